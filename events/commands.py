@@ -1,0 +1,161 @@
+"""Command messages as they come in: untrusted bytes until ``read_command`` has seen them.
+
+Everything that could make Postgres, Python or a later reader stumble is refused here, before any
+transaction: JSON that Python takes but ``jsonb`` does not (NUL, lone surrogates, NaN), keys given
+twice, numbers beyond 64 bits, bodies too large or too deep.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+LARGEST: Final = 64 * 1024
+"""Bytes a command may have."""
+DEEPEST: Final = 32
+"""Levels of arrays and objects a command may have."""
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_INT64: Final = 2**63
+
+
+class BadCommand(Exception):
+    """The message can't be understood or may not be obeyed; the sender must mend it.
+
+    ``code`` is for programs, the text for people. The message ends in the dead-letter stream.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A well-formed command. ``data`` is not yet checked against what its type wants."""
+
+    id: str
+    type: str
+    data: dict[str, Any]
+    correlation_id: str | None = None
+    causation_id: str | None = None
+
+    @property
+    def saga_id(self) -> UUID:
+        """The id itself when it is a UUID, else the UUIDv5 of it in the URL namespace."""
+        return saga_id_of(self.id)
+
+    @property
+    def hash(self) -> str:
+        """What tells a repeated command from another one under the same id: type and data."""
+        body = json.dumps(
+            [self.type, self.data], sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+        return hashlib.sha256(body.encode()).hexdigest()
+
+
+def saga_id_of(command_id: str) -> UUID:
+    """The saga id that belongs to a command id."""
+    if _UUID.fullmatch(command_id):
+        return UUID(command_id)
+    return uuid5(NAMESPACE_URL, command_id)
+
+
+def read_command(raw: bytes) -> Command:
+    """Understand a command message. Raises ``BadCommand``."""
+    body = _read_json(raw)
+    if not isinstance(body, dict):
+        raise BadCommand("wrong_shape", "a command is a JSON object with id, type and data")
+    if missing := [key for key in ("id", "type", "data") if key not in body]:
+        raise BadCommand("wrong_shape", f"the command has no {' and no '.join(missing)}")
+    if not isinstance(body["data"], dict):
+        raise BadCommand("wrong_shape", "the command's data must be a JSON object")
+    if body.get("specversion", "1.0") != "1.0":
+        raise BadCommand("wrong_shape", "specversion, if given, must be the string 1.0")
+    return Command(
+        id=_text(body, "id"),
+        type=_text(body, "type"),
+        data=body["data"],
+        correlation_id=_text(body, "correlationid") if "correlationid" in body else None,
+        causation_id=_text(body, "causationid") if "causationid" in body else None,
+    )
+
+
+def _text(body: Mapping[str, Any], key: str) -> str:
+    value = body[key]
+    if not isinstance(value, str) or not 1 <= len(value) <= 200:
+        raise BadCommand("wrong_shape", f"{key} must be a string of 1 to 200 characters")
+    return value
+
+
+def _read_json(raw: bytes) -> Any:
+    if len(raw) > LARGEST:
+        raise BadCommand("oversized", f"{len(raw)} bytes; a command may have {LARGEST}")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadCommand("not_utf8", f"byte {error.start} is not UTF-8") from None
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_int64,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise BadCommand("too_deep", f"nested more than {DEEPEST} levels") from None
+    except json.JSONDecodeError as error:
+        raise BadCommand("malformed_json", f"{error.msg} at character {error.pos}") from None
+    _check_depth_and_text(value)
+    return value
+
+
+def _check_depth_and_text(value: Any) -> None:
+    level, pending = 0, [value]
+    while pending:
+        if level > DEEPEST:
+            raise BadCommand("too_deep", f"nested more than {DEEPEST} levels")
+        deeper: list[Any] = []
+        for item in pending:
+            if isinstance(item, dict):
+                deeper += [*item.keys(), *item.values()]
+            elif isinstance(item, list):
+                deeper += item
+            elif isinstance(item, str) and ("\0" in item or _has_surrogate(item)):
+                raise BadCommand("forbidden_character", "a NUL or a lone surrogate in a text")
+        level, pending = level + 1, deeper
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise BadCommand("duplicate_key", f"the key {twice[:80]!r} is given twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise BadCommand("not_a_number", f"{name} is not JSON")
+
+
+def _int64(digits: str) -> int:
+    if len(digits) > 20 or not -_INT64 <= (value := int(digits)) < _INT64:
+        raise BadCommand("number_out_of_range", "an integer beyond 64 bits")
+    return value
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise BadCommand("number_out_of_range", "a number too large for a double")
+    return value

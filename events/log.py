@@ -1,0 +1,345 @@
+"""The append-only event log, with group commit.
+
+An append names the sequence it expects to be next. The first to commit wins; everybody else gets
+``VersionConflict`` and must read again: the sequence is the fencing token that outlives any
+zombie. All appends that arrive while a commit is under way share the next one, so the price of
+durability is paid once for many sagas; a conflict fails its own saga alone.
+
+An effect in our own Postgres may *join* the append (``Join``): it runs inside the transaction,
+and what it says decides which events follow, so row and event are committed together.
+
+When the connection breaks during a commit nobody knows whether it happened. The log finds out by
+reading again, so ``append`` returns only when the events are known to be committed, or known to
+have lost.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from events.database import TRANSIENT, Connection, Pool
+from events.model import Recorded, SagaEvent, data_json, event_from
+
+_Waiting: TypeAlias = "tuple[Append, asyncio.Future[Appended]]"
+
+_BATCH: Final = 256
+_LONGEST_PAUSE: Final = 2.0
+
+
+class VersionConflict(Exception):
+    """Somebody else appended to this saga first. Nobody's fault: read again and decide anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the status row shows after an append; the rest of it never changes."""
+
+    status: str
+    step: str | None = None
+    direction: str | None = None
+    attempt: int | None = None
+    code: str | None = None
+    message: str | None = None
+    due_in: float | None = None
+    """Seconds after the commit at which the saga is due again; None: it is at rest."""
+    owner: str | None = None
+    existing_instance: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """An effect that is part of the commit. ``then`` turns what it said into events and row."""
+
+    run: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]]
+    context: Any
+    then: Callable[[Any], tuple[Sequence[SagaEvent], Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    saga_id: UUID
+    expected: int
+    events: Sequence[SagaEvent]
+    row: Row
+    correlation_id: str
+    causation_id: str | None
+    join: Join | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Committed events, with the database's time of the commit's transaction."""
+
+    events: Sequence[SagaEvent]
+    recorded_at: datetime
+
+
+class EventLog:
+    """The log behind one pool. ``run`` must be running for ``append`` to make progress."""
+
+    def __init__(self, pool: Pool, on_commit: Callable[[], None] = lambda: None) -> None:
+        self._pool = pool
+        self._on_commit = on_commit
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+
+    async def append(self, append: Append) -> Appended:
+        """Commit events at the expected sequence.
+
+        Waits while Postgres is away. Raises ``VersionConflict`` when another append was first,
+        and the database's own error when it refuses the content of this very append.
+        Cancelling the caller doesn't take back what is being written.
+        """
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._waiting.append((append, future))
+        self._wake.set()
+        return await future
+
+    async def read(self, saga_id: UUID) -> list[Recorded]:
+        """The saga's history in order; empty when there is no such saga."""
+        return (await self.read_many([saga_id])).get(saga_id, [])
+
+    async def read_many(self, saga_ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:
+        """Several histories in one query."""
+        rows = await self._pool.fetch(_READ, list(saga_ids))
+        histories: dict[UUID, list[Recorded]] = {}
+        for row in rows:
+            histories.setdefault(row["saga_id"], []).append(recorded_from(row))
+        return histories
+
+    async def run(self) -> None:
+        """Write what is waiting, for ever. Cancel it to stop; what waits then is not written."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while batch := self._next_batch():
+                await self._write_until_settled(batch)
+                self._on_commit()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The oldest appends, one a saga: two of one saga can't both expect the same sequence."""
+        batch: list[_Waiting] = []
+        later: deque[_Waiting] = deque()
+        seen: set[UUID] = set()
+        while self._waiting and len(batch) < _BATCH:
+            item = self._waiting.popleft()
+            if item[0].saga_id in seen:
+                later.append(item)
+            else:
+                seen.add(item[0].saga_id)
+                batch.append(item)
+        self._waiting.extendleft(reversed(later))
+        return batch
+
+    async def _write_until_settled(self, batch: list[_Waiting]) -> None:
+        doubtful, pause = False, 0.02
+        while batch:
+            try:
+                async with self._pool.acquire() as connection:
+                    results = await _write(connection, [a for a, _ in batch], doubtful)
+            except TRANSIENT:
+                doubtful = True
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
+            except Exception as refused:
+                if len(batch) > 1:  # one bad row: find it, and let its neighbours through
+                    for item in batch:
+                        await self._write_until_settled([item])
+                else:
+                    _settle(batch[0][1], refused)
+                return
+            for append, future in batch:
+                _settle(future, results[append.saga_id])
+            return
+
+
+def _settle(future: asyncio.Future[Appended], result: Appended | Exception) -> None:
+    if future.done():  # the caller was cancelled meanwhile
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+async def _write(
+    connection: Connection, batch: Sequence[Append], doubtful: bool
+) -> dict[UUID, Appended | Exception]:
+    """One transaction for all of ``batch``; the result of each."""
+    async with connection.transaction():
+        written = await write(connection, batch)
+        results: dict[UUID, Appended | Exception] = {**written}
+        for append in batch:
+            if append.saga_id not in written:
+                earlier = await _already_committed(connection, append) if doubtful else None
+                results[append.saga_id] = earlier or VersionConflict(
+                    f"saga {append.saga_id} is past sequence {append.expected}"
+                )
+    return results
+
+
+async def write(connection: Connection, batch: Sequence[Append]) -> dict[UUID, Appended]:
+    """Append inside the caller's transaction; what is missing from the answer has lost."""
+    joined = await _run_joins(connection, [a for a in batch if a.join is not None])
+    plans = {
+        a.saga_id: joined[a.saga_id] if a.join else (a.events, a.row)
+        for a in batch
+        if a.join is None or a.saga_id in joined
+    }
+    planned = [a for a in batch if a.saga_id in plans]
+    won = await _move(connection, planned, plans)
+    await _insert_events(
+        connection,
+        [
+            (a.saga_id, a.expected + i, event, a.correlation_id, a.causation_id)
+            for a in planned
+            if a.saga_id in won
+            for i, event in enumerate(plans[a.saga_id][0])
+        ],
+    )
+    return {saga_id: Appended(plans[saga_id][0], moved_at) for saga_id, moved_at in won.items()}
+
+
+async def _run_joins(
+    connection: Connection, appends: Sequence[Append]
+) -> dict[UUID, tuple[Sequence[SagaEvent], Row]]:
+    """Run joined effects for the sagas that are still where their append expects them."""
+    if not appends:
+        return {}
+    locked = await connection.fetch(_LOCK, [a.saga_id for a in appends])
+    at = {row["saga_id"]: row["next_sequence"] for row in locked}
+    groups: dict[Any, list[Append]] = {}
+    for append in appends:
+        if append.join and at.get(append.saga_id) == append.expected:
+            groups.setdefault(append.join.run, []).append(append)
+    plans: dict[UUID, tuple[Sequence[SagaEvent], Row]] = {}
+    for run, group in groups.items():
+        said = await run(connection, [a.join.context for a in group if a.join])
+        for append, outcome in zip(group, said, strict=True):
+            assert append.join is not None
+            events, row = append.join.then(outcome)
+            plans[append.saga_id] = ([*append.events, *events], row)
+    return plans
+
+
+async def _move(
+    connection: Connection,
+    appends: Sequence[Append],
+    plans: Mapping[UUID, tuple[Sequence[SagaEvent], Row]],
+) -> dict[UUID, datetime]:
+    """Advance the status rows that are where expected; the others have lost."""
+    rows = [plans[a.saga_id][1] for a in appends]
+    moved = await connection.fetch(
+        _MOVE,
+        [a.saga_id for a in appends],
+        [a.expected for a in appends],
+        [a.expected + len(plans[a.saga_id][0]) for a in appends],
+        [row.status for row in rows],
+        [row.step for row in rows],
+        [row.direction for row in rows],
+        [row.attempt for row in rows],
+        [row.code for row in rows],
+        [row.message for row in rows],
+        [row.due_in for row in rows],
+        [row.owner for row in rows],
+        [row.existing_instance for row in rows],
+    )
+    return {row["saga_id"]: row["updated_at"] for row in moved}
+
+
+async def _insert_events(
+    connection: Connection,
+    events: Sequence[tuple[UUID, int, SagaEvent, str, str | None]],
+) -> None:
+    """Insert (saga id, sequence, event, correlation id, causation id) in the given order."""
+    if not events:
+        return
+    await connection.execute(
+        _INSERT,
+        [saga_id for saga_id, *_ in events],
+        [sequence for _, sequence, *_ in events],
+        [event.type for _, _, event, *_ in events],
+        [data_json(event) for _, _, event, *_ in events],
+        [correlation for *_, correlation, _ in events],
+        [causation for *_, causation in events],
+    )
+
+
+async def _already_committed(connection: Connection, append: Append) -> Appended | None:
+    """What an earlier try of this append committed before its connection broke, if it did."""
+    rows = await connection.fetch(_READ_FROM, append.saga_id, append.expected)
+    together = [r for r in rows if r["recorded_at"] == rows[0]["recorded_at"]]
+    events = [event_from(r["type"], json.loads(r["data"])) for r in together]
+    if events and events[: len(append.events)] == list(append.events):
+        return Appended(events, rows[0]["recorded_at"])
+    return None
+
+
+def recorded_from(row: asyncpg.Record) -> Recorded:
+    """A row of ``evosaga.saga_events`` as an event with its place in the log."""
+    return Recorded(
+        saga_id=row["saga_id"],
+        sequence=row["sequence"],
+        recorded_at=row["recorded_at"],
+        correlation_id=row["correlation_id"],
+        causation_id=row["causation_id"],
+        event=event_from(row["type"], json.loads(row["data"])),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running_log(
+    pool: Pool, on_commit: Callable[[], None] = lambda: None
+) -> AsyncIterator[EventLog]:
+    """An event log with its writer running, stopped at the end."""
+    log = EventLog(pool, on_commit)
+    writer = asyncio.create_task(log.run(), name="event-log")
+    try:
+        yield log
+    finally:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+
+
+_COLUMNS: Final = "saga_id, sequence, recorded_at, correlation_id, causation_id, type, data"
+_READ: Final = f"""
+SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = ANY($1) ORDER BY saga_id, sequence
+"""  # noqa: S608  # constants only
+_READ_FROM: Final = f"""
+SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = $1 AND sequence >= $2 ORDER BY sequence
+"""  # noqa: S608
+_LOCK: Final = """
+SELECT saga_id, next_sequence FROM evosaga.sagas
+WHERE saga_id = ANY($1) ORDER BY saga_id FOR NO KEY UPDATE
+"""
+_MOVE: Final = """
+UPDATE evosaga.sagas AS saga SET
+    next_sequence = new.next_sequence, status = new.status, step = new.step,
+    direction = new.direction, attempt = new.attempt, code = new.code, message = new.message,
+    next_at = now() + make_interval(secs => new.due_in), owner = new.owner, updated_at = now(),
+    existing_instance = coalesce(new.existing_instance, saga.existing_instance)
+FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::int[],
+            $8::text[], $9::text[], $10::float8[], $11::text[], $12::text[])
+    AS new (saga_id, expected, next_sequence, status, step, direction, attempt, code, message,
+            due_in, owner, existing_instance)
+WHERE saga.saga_id = new.saga_id AND saga.next_sequence = new.expected
+RETURNING saga.saga_id, saga.updated_at
+"""
+_INSERT: Final = """
+INSERT INTO evosaga.saga_events
+    (saga_id, sequence, type, data, correlation_id, causation_id)
+SELECT saga_id, sequence, type, data::jsonb, correlation_id, causation_id
+FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[])
+    WITH ORDINALITY
+    AS new (saga_id, sequence, type, data, correlation_id, causation_id, place)
+ORDER BY place
+"""

@@ -1,0 +1,228 @@
+"""What can happen to a saga, as frozen facts.
+
+An event says what *was* true when it was committed and is never changed afterwards. Every
+field here ends up in Postgres and most on a Redis stream, so the fields are an allow-list:
+there is no place to put an API key, an instance token, a QR code or a pairing code.
+
+The two directions of a step have events of their own (``step.*`` forward, ``compensation.*``
+backward); a *held* attempt is a failed one whose ``outcome`` is ``held``: the dependency was
+down, nothing was sent, and no attempt is burned.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+JsonObject: TypeAlias = dict[str, Any]
+FailureOutcome: TypeAlias = Literal["rejected", "unknown", "held"]
+Direction: TypeAlias = Literal["forward", "compensation"]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    PRIVATE: ClassVar[frozenset[str]] = frozenset()
+    """Fields that stay in Postgres and are left out of the event stream."""
+
+
+class SagaStarted(_Event):
+    """A command was accepted; from this commit on the saga ends in exactly one outcome."""
+
+    PRIVATE = frozenset({"input", "facts"})
+
+    type: Literal["saga.started"] = "saga.started"
+    saga: str
+    version: int
+    command: str
+    command_id: str
+    command_hash: str
+    business_key: str
+    organization_id: UUID | None = None
+    instance_name: str | None = None
+    input: JsonObject
+    facts: JsonObject = Field(default_factory=dict)
+    """What admission found and the saga relies on, such as the id of the row it deletes."""
+
+
+class SagaRejected(_Event):
+    """The command was refused before anything was touched. The whole history of such a saga."""
+
+    PRIVATE = frozenset({"input"})
+
+    type: Literal["saga.rejected"] = "saga.rejected"
+    saga: str
+    version: int
+    command: str
+    command_id: str
+    command_hash: str
+    business_key: str
+    organization_id: UUID | None = None
+    instance_name: str | None = None
+    input: JsonObject
+    code: str
+    message: str
+    existing_instance: str | None = None
+    existing_saga: UUID | None = None
+
+
+class StepStarted(_Event):
+    """Intent, committed before the effect. Appending it is also the claim on the saga."""
+
+    type: Literal["step.started"] = "step.started"
+    step: str
+    attempt: int = Field(ge=1)
+    worker: str
+    lease_seconds: float
+    """After this long without an outcome anyone may take the saga over."""
+
+
+class StepSucceeded(_Event):
+    type: Literal["step.succeeded"] = "step.succeeded"
+    step: str
+    attempt: int = Field(ge=1)
+    result: JsonObject = Field(default_factory=dict)
+
+
+class StepFailed(_Event):
+    type: Literal["step.failed"] = "step.failed"
+    step: str
+    attempt: int = Field(ge=1)
+    outcome: FailureOutcome
+    code: str
+    message: str
+    in_doubt: bool = False
+    """Whether this attempt may have had its effect; always so when the outcome is unknown."""
+    retry_after_seconds: float | None = None
+    """The dependency's own wish (Retry-After, a quiet time); None: the saga's retry policy."""
+
+
+class CompensationBegan(_Event):
+    """The saga turned round. Recorded, so that no later setting can turn it back."""
+
+    type: Literal["compensation.began"] = "compensation.began"
+    because: Literal["step_failed", "cancelled"]
+    step: str | None = None
+    code: str
+    message: str
+    steps: tuple[str, ...]
+    """What will be undone, first to last."""
+
+
+class CompensationStarted(_Event):
+    type: Literal["compensation.started"] = "compensation.started"
+    step: str
+    attempt: int = Field(ge=1)
+    worker: str
+    lease_seconds: float
+
+
+class CompensationSucceeded(_Event):
+    type: Literal["compensation.succeeded"] = "compensation.succeeded"
+    step: str
+    attempt: int = Field(ge=1)
+    result: JsonObject = Field(default_factory=dict)
+
+
+class CompensationFailed(_Event):
+    type: Literal["compensation.failed"] = "compensation.failed"
+    step: str
+    attempt: int = Field(ge=1)
+    outcome: FailureOutcome
+    code: str
+    message: str
+    retry_after_seconds: float | None = None
+
+
+class SagaCompleted(_Event):
+    type: Literal["saga.completed"] = "saga.completed"
+
+
+class SagaCompensated(_Event):
+    """Everything that had been done is undone; nothing is left behind."""
+
+    type: Literal["saga.compensated"] = "saga.compensated"
+    code: str
+    message: str
+
+
+class SagaFailed(_Event):
+    """Parked: a person must look. The saga keeps its business key until replay or cancel."""
+
+    type: Literal["saga.failed"] = "saga.failed"
+    step: str
+    direction: Direction
+    code: str
+    message: str
+
+
+class SagaResumed(_Event):
+    """Somebody replayed a parked saga: it goes on where it stood, with fresh attempts."""
+
+    type: Literal["saga.resumed"] = "saga.resumed"
+    by: str
+    reason: str | None = None
+
+
+class SagaCancelRequested(_Event):
+    type: Literal["saga.cancel_requested"] = "saga.cancel_requested"
+    by: str
+    reason: str | None = None
+
+
+SagaEvent: TypeAlias = (
+    SagaStarted
+    | SagaRejected
+    | StepStarted
+    | StepSucceeded
+    | StepFailed
+    | CompensationBegan
+    | CompensationStarted
+    | CompensationSucceeded
+    | CompensationFailed
+    | SagaCompleted
+    | SagaCompensated
+    | SagaFailed
+    | SagaResumed
+    | SagaCancelRequested
+)
+
+_ADAPTER: TypeAdapter[SagaEvent] = TypeAdapter(Annotated[SagaEvent, Field(discriminator="type")])
+
+
+class Recorded(BaseModel):
+    """An event with its place in the log.
+
+    ``recorded_at`` is Postgres's clock, the only clock the product believes.
+    ``correlation_id`` names the story (by default the first saga), ``causation_id`` what
+    directly led to it (the command).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    saga_id: UUID
+    sequence: int
+    recorded_at: datetime
+    correlation_id: str
+    causation_id: str | None
+    event: SagaEvent
+
+
+def event_from(type_: str, data: Mapping[str, Any]) -> SagaEvent:
+    """Read an event back from its stored form.
+
+    Raises ``pydantic.ValidationError`` when the type or the data is not one this release knows;
+    the log's content is ours, so that is our fault (or a newer release's), never the caller's.
+    """
+    return _ADAPTER.validate_python({"type": type_, **data})
+
+
+def data_json(event: SagaEvent) -> str:
+    """The event's data as compact JSON text, without its type."""
+    return event.model_dump_json(exclude={"type"}, exclude_none=True)
+
+
+def public_data(event: SagaEvent) -> JsonObject:
+    """The event's data as it may leave the house: personal data stays in Postgres."""
+    return event.model_dump(mode="json", exclude={"type", *event.PRIVATE}, exclude_none=True)

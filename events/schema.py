@@ -1,0 +1,152 @@
+"""The tables, for reading code and for queries; the migrations create them.
+
+``evosaga.saga_events`` is inbox, outbox, checkpoint and lock in one. ``evosaga.sagas`` is a
+projection of it, written in the same transaction; only ``owner`` is not in the log, since who
+happens to run a saga is no part of its history. SQL is kept to what Postgres 15 knows.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+OPEN_STATUSES: Final = "status IN ('running', 'compensating', 'failed')"
+"""A parked saga may still own something, so it keeps its key until replay or cancel frees it."""
+ACTIVE_STATUSES: Final = "status IN ('running', 'compensating')"
+
+metadata = MetaData()
+
+
+def _timestamp(name: str, *, nullable: bool = False) -> Column[object]:
+    default = None if nullable else func.now()
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=default)
+
+
+saga_events = Table(
+    "saga_events",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, Identity(always=True), nullable=False, unique=True),
+    Column("type", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+    _timestamp("recorded_at"),
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text),
+    schema="evosaga",
+)
+
+sagas = Table(
+    "sagas",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("saga", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("business_key", Text, nullable=False),
+    Column("organization_id", Uuid),
+    Column("instance_name", Text),
+    Column("command_id", Text, nullable=False),
+    Column("command_hash", Text, nullable=False),
+    Column("step", Text),
+    Column("direction", Text),
+    Column("attempt", Integer),
+    Column("code", Text),
+    Column("message", Text),
+    Column("existing_instance", Text),
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text),
+    Column("next_sequence", Integer, nullable=False),
+    _timestamp("next_at", nullable=True),
+    Column("owner", Text),
+    _timestamp("created_at"),
+    _timestamp("updated_at"),
+    CheckConstraint(
+        "status IN ('running','compensating','completed','compensated','failed','rejected')",
+        name="sagas_status",
+    ),
+    schema="evosaga",
+)
+Index(
+    "one_open_saga_a_business_key",
+    sagas.c.business_key,
+    unique=True,
+    postgresql_where=text(OPEN_STATUSES),
+)
+Index(
+    "one_open_saga_an_instance",
+    sagas.c.instance_name,
+    unique=True,
+    postgresql_where=text(f"{OPEN_STATUSES} AND instance_name IS NOT NULL"),
+)
+Index("sagas_due", sagas.c.next_at, postgresql_where=text(ACTIVE_STATUSES))
+Index("sagas_owned", sagas.c.owner, postgresql_where=text(ACTIVE_STATUSES))
+Index("sagas_newest", sagas.c.created_at.desc(), sagas.c.saga_id.desc())
+Index("sagas_by_status", sagas.c.status, sagas.c.created_at.desc(), sagas.c.saga_id.desc())
+Index(
+    "sagas_by_organization",
+    sagas.c.organization_id,
+    sagas.c.created_at.desc(),
+    sagas.c.saga_id.desc(),
+)
+Index("sagas_by_instance", sagas.c.instance_name, sagas.c.created_at.desc(), sagas.c.saga_id.desc())
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    _timestamp("started_at"),
+    _timestamp("lease_until"),
+    schema="evosaga",
+)
+
+relay = Table(
+    "relay",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("leader", Text),
+    _timestamp("lease_until", nullable=True),
+    schema="evosaga",
+)
+
+integrations = Table(
+    "integrations",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),
+    Column("organization_id", Uuid, nullable=False),
+    Column("type", Text, nullable=False, server_default="whatsapp"),
+    Column("provider", Text, nullable=False, server_default="evolution"),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("config", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("webhook_token", Text),
+    Column("whatsapp_number", Text),
+    _timestamp("created_at"),
+    _timestamp("updated_at"),
+    schema="healthcare",
+)
+Index(
+    "one_enabled_integration_an_organization",
+    integrations.c.organization_id,
+    integrations.c.type,
+    integrations.c.provider,
+    unique=True,
+    postgresql_where=text("enabled"),
+)
+Index("integrations_by_instance", text("(config ->> 'instance_name')"), _table=integrations)

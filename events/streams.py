@@ -1,0 +1,194 @@
+"""Redis streams: names, groups, publishing, dead letters. No other file knows their commands."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+COMMANDS: Final = "evosaga:commands"
+DEAD_COMMANDS: Final = "evosaga:commands:dead"
+EVENTS: Final = "evosaga:events"
+GROUP: Final = "orchestrator"
+
+FIELD: Final = b"data"
+FASTSTREAM_FIELD: Final = b"__data__"
+"""Where FastStream's own publisher puts its envelope."""
+
+_TIMEOUT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message nobody could obey: the original bytes and why."""
+
+    message_id: str
+    data: bytes
+    code: str
+    message: str
+    deliveries: int
+
+
+def connect(url: str) -> "Redis":
+    """A client with deadlines. A retried write may happen twice: readers deduplicate by id."""
+    return Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT,
+        socket_connect_timeout=_TIMEOUT,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+    )
+
+
+async def ensure_group(redis: "Redis") -> bool:
+    """Create the workers' group at 0, so that what was published before is processed.
+
+    True when it had to be made, as at the very first start or after Redis lost its data.
+    """
+    try:
+        await redis.xgroup_create(COMMANDS, GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" in str(error):
+            return False
+        raise
+    return True
+
+
+async def group_exists(redis: "Redis") -> bool:
+    """Whether the workers' group is there. Raises when Redis can't be reached."""
+    try:
+        groups = await redis.xinfo_groups(COMMANDS)
+    except ResponseError:
+        return False
+    return any(_text(group["name"]) == GROUP for group in groups)
+
+
+async def publish_command(redis: "Redis", command: Mapping[str, Any]) -> str:
+    """XADD a command; its stream id."""
+    body = json.dumps(command, ensure_ascii=False, separators=(",", ":"))
+    return _text(await redis.xadd(COMMANDS, {FIELD: body.encode()}))
+
+
+async def publish_events(redis: "Redis", events: Sequence[bytes]) -> int:
+    """XADD events in order in one pipeline; how many, from the first on, Redis acknowledged."""
+    pipeline = redis.pipeline(transaction=False)
+    for event in events:
+        pipeline.xadd(EVENTS, {FIELD: event})
+    replies = await pipeline.execute(raise_on_error=False)
+    for count, reply in enumerate(replies):
+        if isinstance(reply, Exception):
+            return count
+    return len(replies)
+
+
+async def bury(redis: "Redis", letters: Sequence[DeadLetter]) -> None:
+    """Append dead letters. Acknowledge the originals only after this has returned."""
+    pipeline = redis.pipeline(transaction=False)
+    for letter in letters:
+        pipeline.xadd(
+            DEAD_COMMANDS,
+            {
+                FIELD: letter.data,
+                b"code": letter.code,
+                b"message": letter.message,
+                b"deliveries": letter.deliveries,
+                b"message_id": letter.message_id,
+            },
+        )
+    await pipeline.execute()
+
+
+async def acknowledge(redis: "Redis", message_ids: Sequence[bytes]) -> None:
+    """XACK commands whose fate is committed."""
+    if message_ids:
+        await redis.xack(COMMANDS, GROUP, *message_ids)
+
+
+async def deliveries(redis: "Redis", message_ids: Sequence[bytes]) -> dict[bytes, int]:
+    """How often each pending message was handed out."""
+    if not message_ids:
+        return {}
+    pipeline = redis.pipeline(transaction=False)
+    for message_id in message_ids:
+        pipeline.xpending_range(COMMANDS, GROUP, min=message_id, max=message_id, count=1)
+    found = zip(message_ids, await pipeline.execute(), strict=True)
+    return {message_id: int(rows[0]["times_delivered"]) for message_id, rows in found if rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far the workers are behind. ``lag`` is None where Redis itself does not know."""
+
+    length: int
+    lag: int | None
+    pending: int
+    consumers: int
+    dead: int
+
+
+async def backlog(redis: "Redis") -> Backlog | None:
+    """The command stream's state, None before its group exists."""
+    try:
+        groups = await redis.xinfo_groups(COMMANDS)
+    except ResponseError:
+        return None
+    for group in groups:
+        if _text(group["name"]) == GROUP:
+            return Backlog(
+                length=await redis.xlen(COMMANDS),
+                lag=group.get("lag"),
+                pending=group["pending"],
+                consumers=group["consumers"],
+                dead=await redis.xlen(DEAD_COMMANDS),
+            )
+    return None
+
+
+async def trim_commands(redis: "Redis", keep_seconds: float) -> None:
+    """Drop commands that are older than that *and* below everything unread or pending.
+
+    Never by length: MAXLEN would silently drop what nobody has read yet.
+    """
+    groups = await redis.xinfo_groups(COMMANDS)
+    floors = [f"{int((time.time() - keep_seconds) * 1000)}-0"]
+    for group in groups:
+        floors.append(_text(group["last-delivered-id"]))
+        if group["pending"]:
+            pending = await redis.xpending(COMMANDS, _text(group["name"]))
+            floors.append(_text(pending["min"]))
+    await redis.xtrim(COMMANDS, minid=min(floors, key=_stream_id), approximate=True)
+
+
+async def drop_idle_consumers(redis: "Redis", idle_seconds: float) -> None:
+    """Forget consumers that own nothing and have been silent: every restart makes new ones."""
+    for consumer in await redis.xinfo_consumers(COMMANDS, GROUP):
+        if consumer["idle"] > idle_seconds * 1000 and consumer["pending"] == 0:
+            await redis.eval(_DROP_CONSUMER, 1, COMMANDS, GROUP, consumer["name"])
+
+
+_DROP_CONSUMER: Final = """
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local found = {}
+  for i = 1, #consumer, 2 do found[consumer[i]] = consumer[i + 1] end
+  if found.name == ARGV[2] and found.pending == 0 then
+    return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+  end
+end
+"""
+"""Deleting a consumer that owns pending messages would lose them, so look and act at once."""
+
+
+def _stream_id(text: str) -> tuple[int, int]:
+    milliseconds, _, number = text.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,37 @@
+"""Alembic's entry: run on the connection handed over, or on EVOSAGA_DATABASE_URL."""
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from events.schema import metadata
+from migrations import SCHEMA, migrate
+
+# One migration at a time, whoever starts them: transaction-scoped, so a pooler can't leak it.
+_MIGRATION_LOCK = 0x65766F5341474101
+
+
+def _run(connection: Connection) -> None:
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_schemas=True,
+        include_name=lambda name, type_, _: type_ != "schema" or name in (SCHEMA, "healthcare"),
+        version_table_schema=SCHEMA,
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if (handed_over := context.config.attributes.get("connection")) is not None:
+    _run(handed_over)
+else:
+    url = os.environ.get("EVOSAGA_DATABASE_URL") or os.environ.get("DATABASE_URL")
+    if not url:
+        raise SystemExit("set EVOSAGA_DATABASE_URL, or use `evosaga migrate`")
+    asyncio.run(migrate(url))

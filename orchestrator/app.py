@@ -1,0 +1,191 @@
+"""Putting it together: the one place that knows every part."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import structlog
+from redis.asyncio import Redis
+
+import migrations
+from events import streams
+from events.database import Pool, open_pool
+from events.log import EventLog, running_log
+from events.relay import Relay
+from orchestrator.config import Settings, SettingsError, split_secrets
+from orchestrator.engine import Engine
+from orchestrator.lease import Lease
+from orchestrator.recovery import Recovery, tidy
+from orchestrator.worker import CommandReader
+from sagas import catalogue
+from sagas.ownership import KeyRing
+from sagas.steps.evolution_api import EvolutionApi
+from sagas.world import World
+
+_logger = structlog.get_logger("evosaga.app")
+_PATIENCE: Final = 40.0
+"""Seconds that a stopping worker gives the attempts that are out."""
+
+
+class Broken(Exception):
+    """A part of the worker ended that never should. Ours to mend; the supervisor restarts us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A running worker's parts, for those who look after it."""
+
+    name: str
+    engine: Engine
+    reader: CommandReader
+    relay: Relay
+    log: EventLog
+    pool: Pool
+    redis: Redis
+    failed: asyncio.Future[None]
+    """Fails when a part ends that never should."""
+
+
+def worker_name() -> str:
+    """Unique for ever: a restarted worker must never be taken for the one before."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.asynccontextmanager
+async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
+    """Postgres, with its schema checked, and Redis."""
+    assert settings.database_url is not None
+    assert settings.redis_url is not None
+    pool = await open_pool(settings.database_url)
+    redis = streams.connect(settings.redis_url)
+    try:
+        async with pool.acquire() as connection:
+            await migrations.require_current(connection)
+        yield pool, redis
+    finally:
+        await redis.aclose()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pool.close(), 5)
+
+
+@contextlib.asynccontextmanager
+async def world(settings: Settings, redis: Redis, lease: Lease) -> AsyncIterator[World]:
+    """What steps may touch. Raises ``SettingsError`` for what is missing."""
+    for name in ("evolution_url", "evolution_api_key", "secret_key"):
+        if getattr(settings, name) is None:
+            raise SettingsError(f"EVOSAGA_{name.upper()} is not set; a worker needs it")
+    assert settings.evolution_url
+    assert settings.evolution_api_key
+    assert settings.secret_key
+    evolution = EvolutionApi(
+        settings.evolution_url,
+        settings.evolution_api_key.get_secret_value(),
+        timeout=settings.evolution_timeout,
+        before_send=lease.check,
+    )
+    async with evolution, httpx.AsyncClient(trust_env=False) as http:
+        yield World(
+            evolution=evolution,
+            redis=redis,
+            http=http,
+            keys=KeyRing(split_secrets(settings.secret_key)),
+            public_url=settings.public_url,
+            webhook_hosts=settings.webhook_hosts,
+            quiet_seconds=settings.quiet_seconds,
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_worker(
+    settings: Settings, sagas: catalogue.Catalogue | None = None
+) -> AsyncIterator[Worker]:
+    """A worker that reads commands, drives sagas, relays events and recovers what is due.
+
+    On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
+    """
+    known = sagas or catalogue.load()
+    name = worker_name()
+    async with contextlib.AsyncExitStack() as stack:
+        pool, redis = await stack.enter_async_context(stores(settings))
+        lease = Lease(pool, name, ttl=settings.lease_seconds, beat=settings.lease_seconds / 5)
+        outside = await stack.enter_async_context(world(settings, redis, lease))
+        relay = Relay(pool, redis, name)
+        log = await stack.enter_async_context(running_log(pool, relay.nudge))
+        engine = Engine(known, log, outside, lease, capacity=settings.capacity)
+        assert settings.redis_url is not None
+        reader = CommandReader(settings.redis_url, redis, pool, log, engine, outside, name)
+        await lease.beat()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        parts = _start_parts(
+            failed,
+            heartbeat=lease.run(),
+            recovery=Recovery(pool, log, engine, lease).run(),
+            relay=relay.run(),
+            watchdog=reader.watch(),
+            tidy=tidy(redis),
+        )
+        try:
+            await reader.start()
+            _logger.info("worker is up", worker=name)
+            yield Worker(name, engine, reader, relay, log, pool, redis, failed)
+        finally:
+            await _stop(reader, engine, relay, lease, parts)
+            failed.cancel()
+
+
+def _start_parts(
+    failed: asyncio.Future[None], **parts: Coroutine[Any, Any, None]
+) -> list[asyncio.Task[None]]:
+    """Run the parts; one that ends by itself is a failure of the whole."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not failed.done():
+            reason = task.exception() or "it returned"
+            failed.set_exception(Broken(f"{task.get_name()} ended: {reason!r}"))
+
+    tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+    for task in tasks:
+        task.add_done_callback(ended)
+    return tasks
+
+
+async def _stop(
+    reader: CommandReader,
+    engine: Engine,
+    relay: Relay,
+    lease: Lease,
+    parts: list[asyncio.Task[None]],
+) -> None:
+    by_name = {task.get_name(): task for task in parts}
+    by_name["watchdog"].cancel()
+    by_name["recovery"].cancel()
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(reader.stop(), 15)
+    await engine.stop(_PATIENCE)
+    with contextlib.suppress(Exception):
+        while await relay.pump():
+            pass
+    for task in parts:
+        task.cancel()
+    await asyncio.gather(*parts, return_exceptions=True)
+    for leave in (relay.resign(), lease.release()):
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(leave, 3)
+    _logger.info("worker is down", worker=lease.worker)
+
+
+async def serve_until(stop: asyncio.Event, settings: Settings) -> None:
+    """Run a worker until ``stop`` is set. Raises ``Broken`` when one of its parts dies."""
+    async with running_worker(settings) as worker:
+        stopping = asyncio.create_task(stop.wait())
+        worker.failed.add_done_callback(lambda _: stopping.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        if worker.failed.done():
+            worker.failed.result()

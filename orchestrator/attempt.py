@@ -1,0 +1,95 @@
+"""One attempt of one step: what it is told, that it ends in time, and what it said as an event."""
+
+import asyncio
+import time
+from typing import Any, Final, assert_never
+
+import structlog
+
+from events.model import (
+    CompensationFailed,
+    CompensationSucceeded,
+    SagaEvent,
+    SagaRejected,
+    StepFailed,
+    StepSucceeded,
+)
+from orchestrator.decider import InFlight
+from orchestrator.lease import LeaseLost
+from orchestrator.live import Live
+from sagas.definition import InCommit
+from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+from sagas.world import StepContext, World
+
+_logger = structlog.get_logger("evosaga.attempt")
+_LONGEST_MESSAGE: Final = 500
+
+
+async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
+    """Call the step; whatever happens becomes an outcome. Raises only ``LeaseLost``."""
+    step = live.saga.step(flight.step)
+    effect = step.do if flight.direction == "forward" else step.undo
+    assert effect is not None, "only compensatable steps are compensated"
+    assert not isinstance(effect, InCommit), "joined effects never are in flight"
+    try:
+        async with asyncio.timeout(step.timeout):
+            outcome = await effect(context(live, flight, world))
+    except TimeoutError:
+        outcome = Unknown("timeout", f"no outcome within {step.timeout:g} s")
+    except LeaseLost:
+        raise
+    except Exception as error:
+        # The text of a stranger's exception may carry keys, so only its kind is kept.
+        outcome = Unknown("exception", f"the step raised {type(error).__name__}")
+        _logger.error("step raised", saga_id=str(live.saga_id), step=step.name, at=_where(error))
+    return fact(flight, outcome)
+
+
+def context(live: Live, flight: InFlight, world: World) -> StepContext:
+    """What the step is told. An undo is in doubt only about earlier tries of the undo itself."""
+    state, start = live.state, live.state.start
+    assert start is not None
+    assert not isinstance(start, SagaRejected)
+    progress = state.progress(flight.step)
+    doubted_at = live.doubted_at.get(flight.step)
+    return StepContext(
+        saga_id=live.saga_id,
+        input=live.input,
+        world=world,
+        attempt=flight.attempt,
+        in_doubt=progress.in_doubt if flight.direction == "forward" else flight.attempt > 1,
+        was_done=progress.done,
+        doubt_age=time.monotonic() - doubted_at if doubted_at is not None else 0.0,
+        facts=start.facts,
+        results={name: p.result for name, p in state.steps.items() if p.result is not None},
+    )
+
+
+def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
+    """An outcome as the event that records it."""
+    forward = flight.direction == "forward"
+    at: dict[str, Any] = {"step": flight.step, "attempt": flight.attempt}
+    match outcome:
+        case Done(result):
+            succeeded = StepSucceeded if forward else CompensationSucceeded
+            return succeeded(**at, result=dict(result))
+        case Rejected(code, message):
+            why: dict[str, Any] = {"outcome": "rejected"}
+        case Unknown(code, message):
+            why = {"outcome": "unknown", "in_doubt": True}
+        case Held(code, message, retry_after, in_doubt):
+            why = {"outcome": "held", "in_doubt": in_doubt, "retry_after_seconds": retry_after}
+        case never:
+            assert_never(never)
+    failed = StepFailed if forward else CompensationFailed
+    message = message.replace("\0", "")[:_LONGEST_MESSAGE]
+    return failed(**at, **why, code=code, message=message)
+
+
+def _where(error: BaseException) -> str:
+    """Where an exception came from: file and line, never its text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    return f"{type(error).__name__} at {where}"

@@ -1,0 +1,115 @@
+"""Settings from the environment (prefix ``EVOSAGA_``) and from ``.env``."""
+
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_REDIS: Final = ("redis", "rediss", "unix")
+_HTTP: Final = ("http", "https")
+_UNPREFIXED: Final = ("DATABASE_URL", "REDIS_URL")
+"""Honoured without the prefix too, since most platforms set them."""
+
+
+class SettingsError(Exception):
+    """The environment is not usable: the operator must change the variable that is named."""
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVOSAGA_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    database_url: str | None = Field(
+        None, validation_alias=AliasChoices("EVOSAGA_DATABASE_URL", "DATABASE_URL")
+    )
+    redis_url: str | None = Field(
+        None, validation_alias=AliasChoices("EVOSAGA_REDIS_URL", "REDIS_URL")
+    )
+    evolution_url: str | None = None
+    evolution_api_key: SecretStr | None = None
+    public_url: str | None = None
+    secret_key: SecretStr | None = None
+    webhook_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
+    api_keys: SecretStr | None = None
+    log_format: Literal["console", "json"] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    evolution_timeout: float = Field(30.0, gt=0, le=300)
+    """One call to Evolution; a create with everything in its way takes 6 s."""
+    quiet_seconds: float = Field(10.0, ge=0, le=3600)
+    """An effect whose outcome is unknown may still land for this long."""
+    lease_seconds: float = Field(2.5, ge=0.5, le=60)
+    """A worker that is silent for this long is taken for dead."""
+    capacity: int = Field(1000, ge=1, le=100_000)
+    """Sagas that one worker drives at the same time."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, url: str | None) -> str | None:
+        return _url(url, ("postgresql", "postgres"))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: str | None) -> str | None:
+        return _url(url, _REDIS)
+
+    @field_validator("evolution_url", "public_url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        checked = _url(url, _HTTP)
+        return checked.rstrip("/") if checked else None
+
+    @field_validator("webhook_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        hosts = [host.strip().lower() for host in value.split(",") if host.strip()]
+        if bad := [host for host in hosts if not re.fullmatch(r"[a-z0-9.:_-]+", host)]:
+            raise ValueError(f"{bad[0]!r} is not a host name")
+        return frozenset(hosts)
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and any(len(part.encode()) < 32 for part in split_secrets(value)):
+            raise ValueError("every key needs at least 32 bytes; make one: openssl rand -hex 32")
+        return value
+
+
+def split_secrets(value: SecretStr) -> list[str]:
+    """The comma-separated secrets, the one for what is new first."""
+    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()]
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings. Raises ``SettingsError`` with one line that names the variable."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]).upper()
+        # Fields with aliases are reported under the alias that was used.
+        variable = name if name in _UNPREFIXED else f"EVOSAGA_{name}"
+        variable = variable.replace("EVOSAGA_EVOSAGA_", "EVOSAGA_")
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{variable}: {message}") from None
+
+
+def _url(url: str | None, schemes: tuple[str, ...]) -> str | None:
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"is not a URL: {error}") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
+    if parts.scheme in _HTTP and not parts.hostname:
+        raise ValueError("has no host")
+    return url

@@ -1,0 +1,253 @@
+"""The shell around the decider: read, decide, do, append.
+
+Every saga in flight is one asyncio task that goes round a small circle: carry out the attempt
+that is claimed, append its outcome together with whatever follows from it (decisions, and the
+intent of the next attempt), and again. One commit a step, shared with all other sagas.
+
+The sequence decides who drives. An append that loses means that somebody else appended: the
+engine reads the history again and goes on only if the attempt it carries out is still the one
+that is claimed. Otherwise it drops what it knows; a zombie can't write.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from events.log import Append, EventLog, Join, Row, VersionConflict
+from events.model import Recorded, SagaEvent
+from orchestrator.attempt import carry_out, context
+from orchestrator.attempt import fact as fact_of
+from orchestrator.decider import (
+    Rest,
+    Run,
+    State,
+    advance,
+    decide,
+    evolve,
+    intent,
+    lost,
+    replay,
+)
+from orchestrator.lease import Lease, LeaseLost
+from orchestrator.live import Live
+from orchestrator.projection import LEASE_MARGIN, row
+from sagas.catalogue import Catalogue
+from sagas.definition import InCommit
+from sagas.outcome import Outcome
+from sagas.world import World
+
+_logger = structlog.get_logger("evosaga.engine")
+
+
+class Engine:
+    """Drives the sagas of one worker."""
+
+    def __init__(
+        self, catalogue: Catalogue, log: EventLog, world: World, lease: Lease, *, capacity: int
+    ) -> None:
+        self.catalogue = catalogue
+        self._log = log
+        self._world = world
+        self._lease = lease
+        self._capacity = capacity
+        self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
+        self._stopping = False
+        self._room = asyncio.Event()
+        self._room.set()
+
+    # --- taking sagas in and letting them go ---------------------------------------------------
+
+    @property
+    def driving(self) -> frozenset[UUID]:
+        """The sagas this worker drives right now."""
+        return frozenset(self._driving)
+
+    @property
+    def free(self) -> int:
+        """How many more sagas this worker takes."""
+        return 0 if self._stopping else max(0, self._capacity - len(self._driving))
+
+    async def room(self) -> None:
+        """Wait until another batch may be taken in."""
+        await self._room.wait()
+
+    def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
+        """Drive a saga whose beginning, with its first intent, this worker has just committed."""
+        self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
+
+    def take_over(self, histories: Mapping[UUID, Sequence[Recorded]], now: datetime) -> None:
+        """Drive sagas that are due; ``now`` is the database's time.
+
+        One whose history can't be read is left alone and said so; the others go on.
+        """
+        for saga_id, history in histories.items():
+            if saga_id in self._driving or self._stopping:
+                continue
+            try:
+                live = Live.revived(self.catalogue, history, now)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                _logger.error("saga set aside", saga_id=str(saga_id), reason=reason)
+            else:
+                self._spawn(live, lost_attempt=live.state.in_flight is not None)
+
+    def wake(self, saga_id: UUID) -> bool:
+        """Make a saga that waits here look at its history again; False when it isn't here."""
+        driven = self._driving.get(saga_id)
+        if driven is not None:
+            driven[1].wake.set()
+        return driven is not None
+
+    async def stop(self, patience: float) -> None:
+        """Finish the attempts that are out, begin no new ones. Seconds."""
+        self._stopping = True
+        tasks = [task for task, _ in self._driving.values()]
+        for _, live in self._driving.values():
+            live.wake.set()
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, live: Live, *, lost_attempt: bool) -> None:
+        task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
+        self._driving[live.saga_id] = (task, live)
+        task.add_done_callback(lambda _: self._gone(live.saga_id))
+        if len(self._driving) >= self._capacity:
+            self._room.clear()
+
+    def _gone(self, saga_id: UUID) -> None:
+        self._driving.pop(saga_id, None)
+        if len(self._driving) < self._capacity:
+            self._room.set()
+
+    # --- the circle ----------------------------------------------------------------------------
+
+    async def _drive(self, live: Live, lost_attempt: bool) -> None:
+        """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
+        try:
+            fact = lost(live.state) if lost_attempt else await self._attempt(live)
+            while await self._record(live, fact) and await self._wait(live):
+                fact = await self._attempt(live)
+        except LeaseLost:
+            _logger.warning("saga let go", saga_id=str(live.saga_id), reason="lease lost")
+        except Exception as error:
+            # Our own bug, or a history that makes no sense: this saga waits for its lease to
+            # run out and is tried again; the others go on.
+            _logger.error(
+                "saga stumbled", saga_id=str(live.saga_id), error=f"{type(error).__name__}: {error}"
+            )
+
+    async def _attempt(self, live: Live) -> SagaEvent | None:
+        """Carry out the attempt that is claimed; None when there is none."""
+        flight = live.state.in_flight
+        if flight is None:
+            return None
+        self._lease.check()
+        return await carry_out(live, flight, self._world)
+
+    async def _wait(self, live: Live) -> bool:
+        """Sleep until the next attempt is due; False when there is nothing left to do here."""
+        if live.state.in_flight is not None:
+            return True
+        action = decide(live.saga, live.state)
+        if isinstance(action, Run) and not self._stopping:
+            left = live.last_at + action.delay - time.monotonic()
+            if left > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(live.wake.wait(), left)
+                live.wake.clear()
+        return not isinstance(action, Rest) and not self._stopping
+
+    async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
+        """Append what happened and what follows; False when somebody else drives the saga."""
+        while True:
+            append = self._append(live, fact)
+            if append is None:
+                return True
+            try:
+                appended = await self._log.append(append)
+            except VersionConflict:
+                history = await self._log.read(live.saga_id)
+                if not self._still_mine(live, history, fact):
+                    return False
+                continue
+            live.apply(appended.events, time.monotonic())
+            return True
+
+    def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
+        """Take in what others appended; whether the attempt this worker makes still counts."""
+        before = live.state.in_flight
+        live.state = replay(recorded.event for recorded in history)
+        now = live.state.in_flight
+        if fact is None:
+            return now is None
+        return now is not None and now == before
+
+    def _append(self, live: Live, fact: SagaEvent | None) -> Append | None:
+        """One commit: the fact, the decisions it leads to, and the next intent. None: no news."""
+        facts = [fact] if fact is not None else []
+        events, state, action, status_row = self._follow(live, live.state, facts)
+        join = None
+        if (
+            isinstance(action, Run)
+            and isinstance(effect := action.effect, InCommit)
+            and self._begins(live, action, bool(events))
+        ):
+            started = intent(action, self._lease.worker, 0.0)
+            events, state = [*events, started], evolve(state, started)
+            join = self._join(live, effect, state)
+        if not events and join is None:
+            return None
+        return Append(
+            live.saga_id,
+            live.state.sequence,
+            events,
+            status_row,
+            live.correlation_id,
+            live.causation_id,
+            join,
+        )
+
+    def _follow(
+        self, live: Live, state: State, facts: Sequence[SagaEvent]
+    ) -> tuple[list[SagaEvent], State, Run | Rest, Row]:
+        """The facts, what is decided on them, and the claim of the next outside attempt."""
+        for fact in facts:
+            state = evolve(state, fact)
+        decided, state, action = advance(live.saga, state)
+        events = [*facts, *decided]
+        lease = 0.0
+        if (
+            isinstance(action, Run)
+            and not isinstance(action.effect, InCommit)
+            and self._begins(live, action, bool(events))
+        ):
+            lease = action.step.timeout + LEASE_MARGIN
+            events.append(intent(action, self._lease.worker, lease))
+            state = evolve(state, events[-1])
+        owner = None if self._stopping else self._lease.worker
+        return events, state, action, row(state, action, owner, lease)
+
+    def _begins(self, live: Live, action: Run, fresh: bool) -> bool:
+        """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
+        if self._stopping:
+            return False
+        return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
+
+    def _join(self, live: Live, effect: InCommit, state: State) -> Join:
+        """An effect in our own Postgres becomes part of the commit of its own outcome."""
+        flight = state.in_flight
+        assert flight is not None
+
+        def then(outcome: Outcome) -> tuple[list[SagaEvent], Row]:
+            events, _, _, status_row = self._follow(live, state, [fact_of(flight, outcome)])
+            return events, status_row
+
+        return Join(effect.run, context(live, flight, self._world), then)

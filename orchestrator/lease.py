@@ -1,0 +1,86 @@
+"""A worker's sign of life, and its right to act.
+
+A worker that stops beating is taken for dead after ``ttl`` seconds on Postgres's clock, and its
+sagas go to others. One that was merely paused must not act on what it believed before the pause:
+``check`` is asked immediately before every effect and counts from *before* the last successful
+heartbeat, on this machine's monotonic clock, with a margin. What slips through all the same is
+stopped by the sequence of the log, which no zombie can get past.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from events.database import TRANSIENT, Pool
+
+_logger = structlog.get_logger("evosaga.lease")
+_MARGIN: Final = 0.2
+"""Share of the lease that is given up to be on the safe side."""
+
+
+class LeaseLost(Exception):
+    """This worker may no longer act: it was paused, or cut off from Postgres, for too long.
+
+    Nobody's fault in the code; the saga goes on elsewhere.
+    """
+
+
+class Lease:
+    """The lease of one worker. Times are in seconds."""
+
+    def __init__(self, pool: Pool, worker: str, *, ttl: float = 2.5, beat: float = 0.5) -> None:
+        self.worker = worker
+        self.ttl = ttl
+        self._pool = pool
+        self._beat = beat
+        self._valid_until = 0.0
+        self._steady_since = float("inf")
+
+    def check(self) -> None:
+        """Raise ``LeaseLost`` unless this worker may act right now."""
+        if time.monotonic() >= self._valid_until:
+            raise LeaseLost(f"worker {self.worker} has not been seen for a while")
+
+    @property
+    def steady(self) -> bool:
+        """Whether the others' silence means something.
+
+        After an outage of Postgres all leases are over at once; who comes back first must give
+        the others time to show themselves.
+        """
+        now = time.monotonic()
+        return now < self._valid_until and now - self._steady_since > self.ttl
+
+    async def beat(self) -> None:
+        """One heartbeat. Raises what the database raises."""
+        before = time.monotonic()
+        await self._pool.execute(_BEAT, self.worker, self.ttl, timeout=self.ttl)
+        if before >= self._valid_until:
+            self._steady_since = before
+        self._valid_until = before + self.ttl * (1 - _MARGIN)
+
+    async def run(self) -> None:
+        """Beat for ever; cancel it to stop."""
+        while True:
+            try:
+                await self.beat()
+            except TRANSIENT as trouble:
+                _logger.warning("no heartbeat", reason=type(trouble).__name__)
+            await asyncio.sleep(self._beat)
+
+    async def release(self) -> None:
+        """Leave at once: what this worker still owns may be taken over without waiting."""
+        self._valid_until = 0.0
+        await self._pool.execute("DELETE FROM evosaga.workers WHERE worker_id = $1", self.worker)
+
+
+_BEAT: Final = """
+WITH gone AS (
+    DELETE FROM evosaga.workers WHERE lease_until < now() - interval '1 hour'
+)
+INSERT INTO evosaga.workers (worker_id, lease_until)
+VALUES ($1, now() + make_interval(secs => $2))
+ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
+"""

@@ -1,0 +1,79 @@
+"""A saga while a worker drives it: its definition, its state, and when things happened."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from events.model import Recorded, SagaEvent, StepFailed
+from orchestrator.decider import State, evolve, replay
+from sagas.catalogue import Catalogue
+from sagas.definition import Saga
+
+
+class UnknownSaga(Exception):
+    """This release does not know that saga or version; a newer (or older) worker may."""
+
+
+@dataclass(slots=True)
+class Live:
+    """Times are on this process's monotonic clock, in seconds."""
+
+    saga_id: UUID
+    saga: Saga
+    input: Any
+    state: State
+    correlation_id: str
+    causation_id: str | None
+    last_at: float
+    """When its last event was committed."""
+    doubted_at: dict[str, float] = field(default_factory=dict)
+    """When the newest doubtful attempt of a step was recorded."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def apply(self, events: Iterable[SagaEvent], at: float) -> None:
+        """Take in events that were just committed."""
+        for event in events:
+            self.state = evolve(self.state, event)
+            self._note_doubt(event, at)
+        self.last_at = at
+
+    def _note_doubt(self, event: SagaEvent, at: float) -> None:
+        if isinstance(event, StepFailed) and (event.in_doubt or event.outcome == "unknown"):
+            self.doubted_at[event.step] = at
+
+    @staticmethod
+    def begun(catalogue: Catalogue, saga_id: UUID, state: State, correlation_id: str) -> "Live":
+        """A saga whose beginning was committed a moment ago."""
+        saga, data = _definition(catalogue, saga_id, state)
+        causation = state.start.command_id if state.start else None
+        return Live(saga_id, saga, data, state, correlation_id, causation, time.monotonic())
+
+    @staticmethod
+    def revived(catalogue: Catalogue, history: Sequence[Recorded], now: datetime) -> "Live":
+        """A saga as its history tells it; ``now`` is the database's time.
+
+        Raises ``UnknownSaga``, ``IllegalTransition`` or pydantic's ``ValidationError``.
+        """
+        first, state = history[0], replay(recorded.event for recorded in history)
+        saga, data = _definition(catalogue, first.saga_id, state)
+        clock = time.monotonic() - now.timestamp()
+        last_at = history[-1].recorded_at.timestamp() + clock
+        live = Live(
+            first.saga_id, saga, data, state, first.correlation_id, first.causation_id, last_at
+        )
+        for recorded in history:
+            live._note_doubt(recorded.event, recorded.recorded_at.timestamp() + clock)
+        return live
+
+
+def _definition(catalogue: Catalogue, saga_id: UUID, state: State) -> tuple[Saga, Any]:
+    start = state.start
+    saga = catalogue.find(start.saga, start.version) if start else None
+    if start is None or saga is None:
+        name = f"{start.saga} v{start.version}" if start else "a beginning"
+        raise UnknownSaga(f"saga {saga_id} needs {name}, which this release does not know")
+    return saga, saga.input.model_validate(start.input)

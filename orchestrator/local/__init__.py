@@ -1,0 +1,1 @@
+"""Everything that evosaga needs beside it, on one machine and with nothing installed."""

@@ -1,0 +1,143 @@
+"""The same servers from their official images, for those who ask for it: `EVOSAGA_LOCAL=docker`.
+
+They listen on a port of the loopback interface, since a container's Unix sockets can't be reached
+from the outside on every platform. Any user of the machine could connect to that: hence the
+password. Docker keeps the data, in a volume that is named after the folder; that of a private
+server goes with its container, so there it does not survive `kill` or `stop`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from orchestrator.local import postgres, valkey
+from orchestrator.local.binaries import LocalServerUnavailable, cure
+from orchestrator.local.state import Home
+from orchestrator.local.ward import Plan
+
+POSTGRES_IMAGE = "postgres:18-alpine"
+VALKEY_IMAGE = "valkey/valkey:9-alpine"
+SECRETS = "docker.env"
+
+
+def postgres_plan(home: Home) -> Plan:
+    """A Postgres in a container. Raises LocalServerUnavailable."""
+    word = password(home, "POSTGRES_PASSWORD", f"POSTGRES_DB={postgres.DATABASE}")
+    port = free_port()
+    only_here = ("listen_addresses", "unix_socket_permissions")
+    settings = {k: v for k, v in postgres.SETTINGS.items() if k not in only_here}
+    options = [w for name, value in settings.items() for w in ("-c", f"{name}={value}")]
+    return plan(
+        home,
+        image=POSTGRES_IMAGE,
+        url=f"postgresql://{postgres.USER}:{word}@127.0.0.1:{port}/{postgres.DATABASE}",
+        volume="/var/lib/postgresql",
+        ports=(port, postgres.PORT),
+        inside=["postgres", *options],
+        greeting=postgres.greeting(),
+        welcome="R",
+        quit_signal=signal.SIGINT,
+    )
+
+
+def valkey_plan(home: Home) -> Plan:
+    """A Valkey in a container. Raises LocalServerUnavailable."""
+    word = password(home, "PASSWORD")
+    port = free_port()
+    only_here = ("port", "unixsocketperm")
+    settings = {k: v for k, v in valkey.SETTINGS.items() if k not in only_here}
+    options = " ".join(f"--{name} '{value}'" for name, value in settings.items())
+    # By a file, because everybody can read a process's arguments.
+    script = f'echo "requirepass $PASSWORD" > /tmp/c && exec valkey-server /tmp/c {options}'
+    return plan(
+        home,
+        image=VALKEY_IMAGE,
+        url=f"redis://:{word}@127.0.0.1:{port}/0",
+        volume="/data",
+        ports=(port, 6379),
+        inside=["sh", "-c", script],
+        greeting=f"AUTH {word}\r\n".encode(),
+        welcome="+OK",
+        quit_signal=signal.SIGTERM,
+    )
+
+
+def plan(
+    home: Home,
+    *,
+    image: str,
+    url: str,
+    volume: str,
+    ports: tuple[int, int],
+    inside: Sequence[str],
+    greeting: bytes,
+    welcome: str,
+    quit_signal: int,
+) -> Plan:
+    """What the guardian has to do for a container; it signals the client, which passes it on."""
+    get_image(image)
+    name = f"evosaga-{home.path.name}-{blake2b(os.fsencode(home.path), digest_size=6).hexdigest()}"
+    storage = volume if home.private else f"{name}:{volume}"  # without a name it goes with --rm
+    container = ["docker", "run", "--rm", "--name", name, "--env-file", str(home.path / SECRETS)]
+    container += ["-v", storage, "-p", f"127.0.0.1:{ports[0]}:{ports[1]}", image, *inside]
+    # A container is left over when the machine or the guardian went down hard.
+    script = 'docker rm -f "$0" >/dev/null 2>&1; exec "$@"'
+    return Plan(
+        facts={"url": url, "version": image.partition(":")[2], "source": "docker"},
+        folders=[],
+        data=str(home.data),
+        prepare=[],
+        command=["sh", "-c", script, name, *container],
+        address=("127.0.0.1", ports[0]),
+        greeting=greeting.hex(),
+        welcome=welcome,
+        quit_signal=quit_signal,
+        abandon_signal=quit_signal,
+        control=str(home.control),
+        in_use=str(home.in_use),
+        log=str(home.log),
+        remove=home.remove,
+        kill=("docker", "kill", name),
+    )
+
+
+def get_image(image: str) -> None:
+    """Pull an image unless it is there. Raises LocalServerUnavailable."""
+    docker = shutil.which("docker")
+    if docker is None:
+        raise LocalServerUnavailable(f"EVOSAGA_LOCAL=docker, but there is no `docker`. {cure()}")
+    reason = ""
+    for command in (["image", "inspect", image], ["pull", "-q", image]):
+        done = subprocess.run(  # noqa: S603
+            [docker, *command], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            return
+        reason = done.stderr.strip()
+    raise LocalServerUnavailable(f"Docker can't provide {image}: {reason}. {cure()}")
+
+
+def password(home: Home, variable: str, *more: str) -> str:
+    """The server's password: the one it was made with, else a new one."""
+    file = home.path / SECRETS
+    try:
+        return file.read_text().splitlines()[0].partition("=")[2]
+    except FileNotFoundError:
+        word = secrets.token_hex(16)
+        file.touch(mode=0o600)
+        file.write_text("\n".join((f"{variable}={word}", *more, "")))
+        return word
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port

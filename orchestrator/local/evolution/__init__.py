@@ -1,0 +1,39 @@
+"""A stand-in for the Evolution API server: real HTTP, and the real one's habits, quirks included.
+
+It behaves as evolution-api 2.3.7 (or 2.3.6) was observed to behave. What it answers, when it
+answers and what it really does are kept apart on purpose, since that gap is what a client of the
+real server has to survive. Every request, and every effect that landed, goes to a journal.
+
+    async with SimulatedEvolution(api_key="key", pace=0.01) as evolution:
+        evolution.arm("5xx_after", operation="create", times=1)
+        ...
+        evolution.pair("an-instance")
+
+The names below are loaded when first used: aiohttp is slow to import and the command line is not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.local.evolution.command import main_simulate, serve
+    from orchestrator.local.evolution.journal import Journal, JournalEntry
+    from orchestrator.local.evolution.modes import MODES
+    from orchestrator.local.evolution.server import SimulatedEvolution
+
+__all__ = ["MODES", "Journal", "JournalEntry", "SimulatedEvolution", "main_simulate", "serve"]
+
+_HOMES = {
+    "MODES": "modes",
+    "Journal": "journal",
+    "JournalEntry": "journal",
+    "SimulatedEvolution": "server",
+    "main_simulate": "command",
+    "serve": "command",
+}
+
+
+def __getattr__(name: str) -> object:
+    if home := _HOMES.get(name):
+        return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,236 @@
+"""The simulated server as tests and operators hold it: its life, and what they do to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from aiohttp import web
+
+from orchestrator.local.evolution import by_hand, control, views, whatsapp
+from orchestrator.local.evolution.door import Door
+from orchestrator.local.evolution.faults import Armed
+from orchestrator.local.evolution.guards import Call
+from orchestrator.local.evolution.instances import EVOLUTION, Instance, Row, Settings, World
+from orchestrator.local.evolution.journal import Journal, Why
+from orchestrator.local.evolution.reception import Reception
+from orchestrator.local.evolution.views import View
+
+VERSIONS = ("2.3.6", "2.3.7")
+BY_HAND = Why("by hand")
+
+
+class SimulatedEvolution:
+    """A simulated Evolution API server on a real port; an async context manager.
+
+    ``pace`` scales its own waits: 1.0 is real life (5 s for a QR, 75 to 220 ms for a removal,
+    20 minutes of webhook retries), 0 is at once. Parameters of faults are real seconds always.
+    ``save_instances`` is CACHE_REDIS_SAVE_INSTANCES, true as shipped; ``delete_refusal`` is how
+    likely 2.3.7 refuses the DELETE of a connecting or open Baileys instance (None: as observed).
+    ``port`` 0 takes a free one. All methods must be called on the loop that runs the server;
+    LookupError means no such instance, ValueError that the request makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        version: str = "2.3.7",
+        journal: Path | None = None,
+        pace: float = 1.0,
+        save_instances: bool = True,
+        delete_refusal: float | None = None,
+        qrcode_limit: int = 30,
+        global_webhook: str | None = None,
+        expose_token: bool = False,
+        webhook_attempts: int = 10,
+        seed: int = 0,
+    ) -> None:
+        if version not in VERSIONS:
+            raise ValueError(f"version must be one of {', '.join(VERSIONS)}, not {version}")
+        if not api_key:
+            raise ValueError("api_key must not be empty")
+        self.api_key = api_key
+        self.url = ""
+        self.journal = Journal(journal)
+        settings = Settings(
+            api_key=api_key,
+            version=version,
+            pace=pace,
+            save_instances=save_instances,
+            delete_refusal=delete_refusal,
+            qrcode_limit=qrcode_limit,
+            global_webhook=global_webhook,
+            expose_token=expose_token,
+            webhook_attempts=webhook_attempts,
+            seed=seed,
+        )
+        self._world = World(settings, self.journal)
+        self._reception = Reception(self._world, self._act)
+        self._door = Door(host, port)
+        self._backup: dict[str, Row] = {}
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen. ``url`` is known afterwards. OSError when the port is taken."""
+
+        async def under_control(request: web.BaseRequest) -> web.StreamResponse:
+            return await control.handle(self, request)
+
+        await self._door.open(self._reception.handle, under_control, control.PREFIX)
+        self.url = self._world.url = self._door.url
+
+    async def stop(self) -> None:
+        """Close everything, requests under way included; nothing is left running."""
+        self._reception.stop()
+        await self._door.close()
+        await self._world.stop()
+        self.journal.close()
+
+    # -- faults
+
+    def arm(
+        self,
+        mode: str,
+        *,
+        operation: str | None = None,
+        name: str | None = None,
+        times: int | None = 1,
+        **parameters: Any,
+    ) -> Armed:
+        """Let ``mode`` strike the next ``times`` requests (None: all) that fit.
+
+        ``operation`` None means every operation the mode is meant for; ``name`` may be a glob.
+        """
+        return self.arm_with(mode, operation, name, times, parameters)
+
+    def arm_with(
+        self,
+        mode: str,
+        operation: str | None,
+        name: str | None,
+        times: int | None,
+        parameters: Mapping[str, object],
+    ) -> Armed:
+        return self._world.faults.arm(mode, operation, name, times, parameters)
+
+    def disarm(self) -> None:
+        """Disarm all faults; the counts of what has struck stay."""
+        self._world.faults.disarm()
+
+    @property
+    def armed(self) -> list[Armed]:
+        return list(self._world.faults.armed)
+
+    @property
+    def fired(self) -> dict[str, int]:
+        """How often each mode has really struck."""
+        return dict(self._world.faults.fired)
+
+    async def _act(self, armed: Armed, call: Call) -> None:
+        given, name = armed.parameters, call.known_as
+        match armed.mode:
+            case "restart":
+                await self.restart(warmup=given["warmup"], down=given["down"])
+            case "restore":
+                await self.restore()
+            case "foreign" if name is not None:
+                self.foreign(name)
+            case "drop" if name in self._world.memory or name in self._world.rows:
+                self.drop(str(name))
+
+    # -- WhatsApp
+
+    def pair(
+        self, name: str, jid: str = "5511999990000", profile_name: str = "Clínica Sol"
+    ) -> None:
+        """The phone ``jid`` scans the QR on screen; the instance opens, and its webhook hears."""
+        whatsapp.pair(self._world, self._instance(name), jid, profile_name)
+
+    def logout(self, name: str, code: int = 401) -> None:
+        """WhatsApp ends the connection with ``code``: 401, 402, 403, 406 are final, others pass."""
+        whatsapp.lose(self._world, self._instance(name), code)
+
+    def whatsapp(self, *, reachable: bool) -> None:
+        """Cut the server off from WhatsApp, or let it back."""
+        by_hand.set_reachable(self._world, reachable)
+
+    # -- instances
+
+    def foreign(
+        self, name: str, *, integration: str = EVOLUTION, client_name: str | None = None
+    ) -> str:
+        """A stranger's instance under this name, whoever bore it before; returns its id.
+
+        Another ``client_name`` makes it another deployment's: not listed, but the name is taken.
+        """
+        row = by_hand.put_foreign(
+            self._world, name, integration=integration, client_name=client_name
+        )
+        return row.id
+
+    def drop(self, name: str) -> None:
+        """Remove an instance by hand, both halves at once."""
+        self._must_exist(name)
+        by_hand.take_away(self._world, name, BY_HAND)
+
+    def half_delete(self, name: str, *, keep: str = "row") -> None:
+        """Leave one half: the ``row`` (a ghost) or the ``memory`` entry."""
+        self._must_exist(name)
+        if keep not in ("row", "memory"):
+            raise ValueError(f"keep must be row or memory, not {keep}")
+        by_hand.take_away(self._world, name, BY_HAND, keep=keep)
+
+    def live(self) -> dict[str, View]:
+        """What the process has in memory."""
+        return views.live(self._world)
+
+    def rows(self) -> dict[str, View]:
+        """What the database has."""
+        return views.rows(self._world)
+
+    def _instance(self, name: str) -> Instance:
+        instance = self._world.memory.get(name)
+        if instance is None:
+            raise LookupError(f"there is no instance {name!r} in memory")
+        return instance
+
+    def _must_exist(self, name: str) -> None:
+        if name not in self._world.memory and name not in self._world.rows:
+            raise LookupError(f"there is no instance {name!r}")
+
+    # -- the machine
+
+    async def restart(self, *, warmup: float = 0.0, down: float = 0.0) -> None:
+        """Crash and start again: requests, removals under way and webhook retries are lost.
+
+        Connections are refused for ``down`` seconds; then HTTP answers, while the instances come
+        back one by one over ``warmup`` seconds. Real seconds, both.
+        """
+        self._world.forget()
+        await self._door.cut()
+        if down:
+            await self.refuse(down)
+        by_hand.start_again(self._world, warmup)
+
+    async def refuse(self, seconds: float) -> None:
+        """Refuse new connections for so long (real seconds)."""
+        await self._door.refuse(seconds)
+
+    def snapshot(self) -> None:
+        """Back the database up."""
+        self._backup = by_hand.copy_of(self._world)
+
+    async def restore(self) -> None:
+        """Put the last backup back, as one does: with a restart."""
+        by_hand.put_back(self._world, self._backup)
+        await self.restart()

@@ -1,0 +1,41 @@
+"""The two views of the instances, for tests and operators."""
+
+from dataclasses import dataclass
+
+from orchestrator.local.evolution.instances import World
+from orchestrator.local.evolution.journal import fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One instance as one of the two views shows it."""
+
+    name: str
+    instance_id: str
+    token_hash: str
+    state: str
+    integration: str
+    owner_jid: str | None
+
+
+def live(world: World) -> dict[str, View]:
+    """What the process has in memory."""
+    return {
+        it.name: View(it.name, it.id, fingerprint(it.token), it.state, it.integration, it.owner_jid)
+        for it in world.memory.values()
+    }
+
+
+def rows(world: World) -> dict[str, View]:
+    """What the database has."""
+    return {
+        it.name: View(
+            it.name,
+            it.id,
+            fingerprint(it.token),
+            it.connection_status,
+            it.integration,
+            it.owner_jid,
+        )
+        for it in world.rows.values()
+    }

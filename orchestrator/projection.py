@@ -1,0 +1,53 @@
+"""The status row that belongs to a state: what queries see and the sweep looks for.
+
+Pure, and used for every append as well as for a rebuild, so both give the same rows.
+"""
+
+from events.log import Row
+from events.model import SagaRejected
+from orchestrator.decider import Rest, Run, State
+
+LEASE_MARGIN = 10.0
+"""Seconds a lease outlives the step's own timeout, so that a timeout is said before it is over."""
+
+
+def row(state: State, action: Run | Rest, worker: str | None, lease_seconds: float = 0.0) -> Row:
+    """The row after ``state``, when ``action`` is what comes next.
+
+    ``worker`` owns the saga while it is active; ``lease_seconds`` bounds an attempt in flight.
+    """
+    assert state.status is not None
+    flight = state.in_flight
+    active = state.status in ("running", "compensating")
+    step, direction, attempt = None, None, None
+    if flight is not None:
+        step, direction, attempt = flight.step, flight.direction, flight.attempt
+    elif isinstance(action, Run):
+        step, direction, attempt = action.step.name, action.direction, action.attempt
+    elif state.parked is not None:
+        step, direction = state.parked.step, state.parked.direction
+    delay = action.delay if isinstance(action, Run) else 0.0
+    code, message = _reason(state)
+    return Row(
+        status=state.status,
+        step=step,
+        direction=direction,
+        attempt=attempt,
+        code=code,
+        message=message,
+        due_in=(lease_seconds if flight else delay) if active else None,
+        owner=worker if active else None,
+        existing_instance=(
+            state.start.existing_instance if isinstance(state.start, SagaRejected) else None
+        ),
+    )
+
+
+def _reason(state: State) -> tuple[str | None, str | None]:
+    """Why the saga is where it is: the newest thing that went wrong, if any."""
+    if isinstance(state.start, SagaRejected):
+        return state.start.code, state.start.message
+    for trouble in (state.parked, state.failure, state.turned):
+        if trouble is not None:
+            return trouble.code, trouble.message
+    return None, None

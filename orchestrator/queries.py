@@ -1,0 +1,146 @@
+"""Reading: one saga, a page of sagas, a history. One indexed query each."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from events.commands import saga_id_of
+from events.database import Queryable
+from events.log import recorded_from
+from events.model import Recorded
+
+
+class BadCursor(Exception):
+    """The page cursor was not made by this product; the caller must start from the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaView:
+    """A saga's status, as everybody may see it."""
+
+    saga_id: UUID
+    saga: str
+    version: int
+    status: str
+    business_key: str
+    organization_id: UUID | None
+    instance_name: str | None
+    command_id: str
+    step: str | None
+    direction: str | None
+    attempt: int | None
+    code: str | None
+    message: str | None
+    existing_instance: str | None
+    created_at: datetime
+    updated_at: datetime
+    next_at: datetime | None
+    owner: str | None
+    sequence: int
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.status not in ("running", "compensating")
+
+
+async def find_saga(pool: Queryable, reference: str) -> SagaView | None:
+    """The saga of that id or command id, else the newest of the instance of that name."""
+    row = await pool.fetchrow(f"{_SELECT} WHERE saga_id = $1", saga_id_of(reference))
+    if row is None:
+        row = await pool.fetchrow(
+            f"{_SELECT} WHERE instance_name = $1 ORDER BY created_at DESC, saga_id DESC LIMIT 1",
+            reference,
+        )
+    return _view(row) if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a page of sagas is narrowed to; None means all."""
+
+    status: str | None = None
+    saga: str | None = None
+    organization_id: UUID | None = None
+    instance_name: str | None = None
+    since: datetime | None = None
+
+
+async def list_sagas(
+    pool: Queryable, wanted: Filter, *, limit: int = 50, cursor: str | None = None
+) -> tuple[list[SagaView], str | None]:
+    """A page, newest first, and the cursor of the next one. Raises ``BadCursor``."""
+    conditions: list[str] = []
+    values: list[Any] = []
+
+    def need(condition: str, value: Any) -> None:
+        values.append(value)
+        conditions.append(condition.format(f"${len(values)}"))
+
+    for column in ("status", "saga", "organization_id", "instance_name"):
+        if (value := getattr(wanted, column)) is not None:
+            need(f"{column} = {{}}", value)
+    if wanted.since is not None:
+        need("created_at >= {}", wanted.since)
+    if cursor is not None:
+        at, saga_id = _read_cursor(cursor)
+        values += [at, saga_id]
+        conditions.append(f"(created_at, saga_id) < (${len(values) - 1}, ${len(values)})")
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    values.append(limit + 1)
+    rows = await pool.fetch(
+        f"{_SELECT} {where} ORDER BY created_at DESC, saga_id DESC LIMIT ${len(values)}", *values
+    )
+    page = [_view(row) for row in rows[:limit]]
+    return page, _cursor(page[-1]) if len(rows) > limit else None
+
+
+async def history(pool: Queryable, saga_id: UUID, after: int = -1) -> list[Recorded]:
+    """A saga's events above sequence ``after``, in order."""
+    rows = await pool.fetch(
+        "SELECT saga_id, sequence, recorded_at, correlation_id, causation_id, type, data "
+        "FROM evosaga.saga_events WHERE saga_id = $1 AND sequence > $2 ORDER BY sequence",
+        saga_id,
+        after,
+    )
+    return [recorded_from(row) for row in rows]
+
+
+async def living_workers(pool: Queryable) -> int:
+    """How many workers show a sign of life."""
+    count: int = await pool.fetchval(
+        "SELECT count(*) FROM evosaga.workers WHERE lease_until > now()"
+    )
+    return count
+
+
+def _view(row: asyncpg.Record | Mapping[str, Any]) -> SagaView:
+    return SagaView(**dict(row))
+
+
+def _cursor(last: SagaView) -> str:
+    text = json.dumps([last.created_at.isoformat(), str(last.saga_id)])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        at, saga_id = json.loads(text)
+        return datetime.fromisoformat(at), UUID(saga_id)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadCursor("that cursor is not one of ours; leave it out to start anew") from error
+
+
+_SELECT: Final = """
+SELECT saga_id, saga, version, status, business_key, organization_id, instance_name, command_id,
+       step, direction, attempt, code, message, existing_instance, created_at, updated_at, next_at,
+       owner, next_sequence AS sequence
+FROM evosaga.sagas
+"""

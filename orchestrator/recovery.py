@@ -1,0 +1,100 @@
+"""The sweep: whatever is due and not being driven is taken over, after a crash as after a wait.
+
+A saga is due when its owner shows no sign of life, or when its time has come and nobody drives
+it. Taking one only puts a name on the row; the claim that counts is the append that follows.
+"""
+
+import asyncio
+import random
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from events import streams
+from events.database import TRANSIENT, Pool
+from events.log import EventLog
+from orchestrator.engine import Engine
+from orchestrator.lease import Lease
+
+_logger = structlog.get_logger("evosaga.recovery")
+_EVERY: Final = 0.5
+_GRACE: Final = 5.0
+"""Seconds a living owner may be late before somebody else looks after its saga."""
+_MOST: Final = 500
+_KEEP_COMMANDS: Final = 3600.0
+
+
+class Recovery:
+    """Looks for due sagas twice a second and hands them to the engine."""
+
+    def __init__(self, pool: Pool, log: EventLog, engine: Engine, lease: Lease) -> None:
+        self._pool = pool
+        self._log = log
+        self._engine = engine
+        self._lease = lease
+
+    async def run(self) -> None:
+        """Sweep for ever; cancel it to stop."""
+        while True:
+            try:
+                while await self.sweep() == _MOST:
+                    pass
+            except TRANSIENT as trouble:
+                _logger.warning("sweep waits", reason=type(trouble).__name__)
+            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+
+    async def sweep(self) -> int:
+        """One look; how many sagas were taken."""
+        room = min(_MOST, self._engine.free)
+        if room == 0 or not self._lease.steady:
+            return 0
+        known = self._engine.catalogue.versions
+        rows = await self._pool.fetch(
+            _TAKE,
+            self._lease.worker,
+            room,
+            _GRACE,
+            list(self._engine.driving),
+            [name for name, _ in known],
+            [version for _, version in known],
+        )
+        if rows:
+            histories = await self._log.read_many([row["saga_id"] for row in rows])
+            self._engine.take_over(histories, rows[0]["now"])
+            _logger.info("took over", sagas=len(rows))
+        return len(rows)
+
+
+async def tidy(redis: Redis, every: float = 60.0) -> None:
+    """Now and then trim the command stream and forget silent consumers; cancel it to stop."""
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await streams.trim_commands(redis, _KEEP_COMMANDS)
+            await streams.drop_idle_consumers(redis, idle_seconds=600.0)
+        except RedisError as trouble:
+            _logger.warning("tidying waits", reason=type(trouble).__name__)
+
+
+_TAKE: Final = """
+WITH alive AS (
+    SELECT worker_id FROM evosaga.workers WHERE lease_until > now()
+), due AS (
+    SELECT saga_id FROM evosaga.sagas AS saga
+    JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
+    WHERE status IN ('running', 'compensating') AND saga_id <> ALL($4)
+      AND CASE
+          WHEN owner IS NULL THEN next_at <= now()
+          WHEN owner IN (SELECT worker_id FROM alive)
+              THEN next_at <= now() - make_interval(secs => $3)
+          ELSE true
+      END
+    ORDER BY next_at LIMIT $2
+    FOR UPDATE OF saga SKIP LOCKED
+)
+UPDATE evosaga.sagas AS saga SET owner = $1, next_at = now() + interval '60 seconds'
+FROM due WHERE saga.saga_id = due.saga_id
+RETURNING saga.saga_id, now() AS now
+"""

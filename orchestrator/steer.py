@@ -1,0 +1,122 @@
+"""Replay and cancel: events that people append to a saga.
+
+Both are idempotent by the id of the command that asked for them, which is recorded as the
+event's cause.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from events.commands import BadCommand, Command
+from events.log import Append, EventLog, VersionConflict
+from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
+from orchestrator.decider import OPEN, Rest, State, can_turn, evolve, replay
+from orchestrator.engine import Engine
+from orchestrator.projection import LEASE_MARGIN, row
+from sagas.catalogue import Catalogue
+
+
+class Steering(BaseModel):
+    """The ``data`` of ``saga.replay`` and ``saga.cancel``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    saga_id: UUID
+    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
+
+
+STEERING: frozenset[str] = frozenset({"saga.replay", "saga.cancel"})
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A replay that starts the saga anew, as a saga of its own."""
+
+    command: Command
+
+
+async def steer(
+    log: EventLog, engine: Engine, command: Command
+) -> Again | Literal["done", "known"]:
+    """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be."""
+    try:
+        wish = Steering.model_validate_json(json.dumps(command.data))
+    except ValidationError as error:
+        said = "; ".join(e["msg"] for e in error.errors(include_input=False, include_url=False))
+        raise BadCommand("invalid_data", said[:500]) from None
+    while True:
+        history = await log.read(wish.saga_id)
+        if not history:
+            raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
+        if any(r.causation_id == command.id and r.sequence > 0 for r in history):
+            return "known"
+        state = replay(r.event for r in history)
+        if command.type == "saga.replay" and state.status == "compensated":
+            return Again(_anew(command, state, history[0]))
+        event = _event(engine.catalogue, command, wish, state)
+        try:
+            await log.append(_append(engine, history, state, event, command.id))
+        except VersionConflict:
+            continue
+        if not engine.wake(wish.saga_id):
+            history = await log.read(wish.saga_id)
+            if replay(r.event for r in history).in_flight is None:
+                engine.take_over({wish.saga_id: history}, history[-1].recorded_at)
+        return "done"
+
+
+def _event(catalogue: Catalogue, command: Command, wish: Steering, state: State) -> SagaEvent:
+    assert state.start is not None
+    if command.type == "saga.replay":
+        if state.status != "failed":
+            raise BadCommand(
+                "not_replayable",
+                f"the saga is {state.status}; only a failed or a compensated one can be replayed",
+            )
+        return SagaResumed(by=command.id, reason=wish.reason)
+    saga = catalogue.find(state.start.saga, state.start.version)
+    if state.status not in OPEN:
+        raise BadCommand("not_cancellable", f"the saga is {state.status} already")
+    if saga is None or (state.direction == "forward" and not can_turn(saga, state)):
+        raise BadCommand(
+            "not_cancellable", "the saga is past its point of no return; it will complete"
+        )
+    return SagaCancelRequested(by=command.id, reason=wish.reason)
+
+
+def _append(
+    engine: Engine, history: list[Recorded], state: State, event: SagaEvent, cause: str
+) -> Append:
+    """The event, leaving an attempt that is out with the worker that makes it."""
+    after = evolve(state, event)
+    flight, lease = after.in_flight, 0.0
+    if flight is not None and after.start is not None:
+        saga = engine.catalogue.find(after.start.saga, after.start.version)
+        assert saga is not None
+        lease = saga.step(flight.step).timeout + LEASE_MARGIN
+    owner = flight.worker if flight else None
+    return Append(
+        history[0].saga_id,
+        state.sequence,
+        [event],
+        row(after, Rest("in flight"), owner, lease),
+        history[0].correlation_id,
+        cause,
+    )
+
+
+def _anew(command: Command, state: State, first: Recorded) -> Command:
+    start = state.start
+    assert start is not None
+    data: dict[str, Any] = dict(start.input)
+    return Command(
+        id=command.id,
+        type=start.command,
+        data=data,
+        correlation_id=first.correlation_id,
+        causation_id=str(first.saga_id),
+    )

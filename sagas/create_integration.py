@@ -1,0 +1,49 @@
+"""Make a WhatsApp integration: instance, row, routing key, word to the workers, QR code."""
+
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from sagas.definition import InCommit, Retry, Saga, compensatable, retryable
+from sagas.steps import cache, evolution, notify, postgres
+from sagas.vocabulary import ClinicName, InstanceName, PhoneNumber, WebhookUrl
+
+
+class CreateIntegration(BaseModel):
+    """The ``data`` of an ``integration.create`` command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    organization_id: UUID
+    clinic_id: UUID
+    name: ClinicName
+    instance_name: InstanceName | None = None
+    channel: Literal["WHATSAPP-BAILEYS", "EVOLUTION"] = "WHATSAPP-BAILEYS"
+    number: PhoneNumber | None = None
+    webhook_url: Annotated[WebhookUrl, StringConstraints(max_length=500)] | None = None
+
+
+CREATE_INTEGRATION: Final = Saga(
+    name="create-integration",
+    version=1,
+    command="integration.create",
+    input=CreateIntegration,
+    admit=postgres.admit_create,
+    steps=(
+        compensatable(
+            "evolution",
+            do=evolution.create_instance,
+            undo=evolution.remove_instance,
+            retry=Retry(attempts=4, first=1.0),
+        ),
+        compensatable(
+            "postgres",
+            do=InCommit(postgres.save_integrations),
+            undo=InCommit(postgres.unsave_integrations),
+        ),
+        compensatable("cache", do=cache.fill, undo=cache.invalidate),
+        retryable("notify", do=notify.announce_added),
+        retryable("pair", do=evolution.ask_for_qr),
+    ),
+)

@@ -1,0 +1,185 @@
+"""How a saga is written down.
+
+The steps of a saga read ``compensatable* pivot? retryable*`` (Chris Richardson's terms):
+
+- a **compensatable** step can be undone, so it comes while the saga may still turn round;
+- a **pivot** is the point of no return: when it succeeds, the saga only goes forward;
+- a **retryable** step comes after that and is tried until it works or a person looks.
+
+A definition in another order is refused when its module is imported, since a saga that could
+not roll back would only be noticed on the worst day.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sagas.outcome import Outcome
+
+Effect: TypeAlias = Callable[[Any], Awaitable[Outcome]]
+"""``async (StepContext) -> Outcome``: an effect outside our Postgres, at least once."""
+
+BatchEffect: TypeAlias = Callable[[Any, Sequence[Any]], Awaitable[Sequence[Outcome]]]
+"""``async (connection, [StepContext]) -> [Outcome]``, one outcome a context, in order."""
+
+
+class DefinitionError(Exception):
+    """A saga was written down wrongly. The author of the definition must mend it."""
+
+
+class Kind(StrEnum):
+    COMPENSATABLE = "compensatable"
+    PIVOT = "pivot"
+    RETRYABLE = "retryable"
+
+
+@dataclass(frozen=True, slots=True)
+class InCommit:
+    """An effect in our own Postgres that joins the commit of its event: exactly once.
+
+    It is set-based, because the commits of many sagas share one transaction. It must not touch
+    anything but the given connection.
+    """
+
+    run: BatchEffect
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how patiently: exponential, with jitter added by the engine. Seconds."""
+
+    attempts: int = 5
+    first: float = 0.2
+    factor: float = 3.0
+    cap: float = 30.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after failed attempt number ``attempt`` (1, 2, ...), before jitter."""
+        return float(min(self.cap, self.first * self.factor ** min(attempt - 1, 30)))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. ``timeout`` is in seconds and bounds one attempt in either direction."""
+
+    name: str
+    kind: Kind
+    do: Effect | InCommit
+    undo: Effect | InCommit | None = None
+    retry: Retry = field(default_factory=Retry)
+    timeout: float = 40.0
+
+
+def compensatable(
+    name: str,
+    *,
+    do: Effect | InCommit,
+    undo: Effect | InCommit,
+    retry: Retry | None = None,
+    timeout: float = 40.0,
+) -> Step:
+    """A step that can be undone by ``undo``. Timeout in seconds."""
+    return Step(name, Kind.COMPENSATABLE, do, undo, retry or Retry(), timeout)
+
+
+def pivot(
+    name: str, *, do: Effect | InCommit, retry: Retry | None = None, timeout: float = 40.0
+) -> Step:
+    """The point of no return. Timeout in seconds."""
+    return Step(name, Kind.PIVOT, do, None, retry or Retry(attempts=10), timeout)
+
+
+def retryable(
+    name: str, *, do: Effect | InCommit, retry: Retry | None = None, timeout: float = 40.0
+) -> Step:
+    """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
+    return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A command may become a saga.
+
+    ``business_key`` is what only one open saga may hold; ``facts`` are recorded with the start
+    and handed to every step.
+    """
+
+    business_key: str
+    organization_id: UUID | None = None
+    instance_name: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A command may not become a saga, and why. Nothing has been touched."""
+
+    code: str
+    message: str
+    business_key: str = ""
+    organization_id: UUID | None = None
+    instance_name: str | None = None
+    existing_instance: str | None = None
+
+
+Admit: TypeAlias = Callable[
+    [Any, Any, Sequence[tuple[UUID, Any]]], Awaitable[Sequence[Admission | Refusal]]
+]
+"""``async (connection, world, [(saga id, input)]) -> [Admission | Refusal]``, in order.
+
+Called inside the accepting transaction, before the business key is claimed and once more after,
+so that what another worker committed in between is seen. It reads and never writes.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """One version of one saga: the command that starts it, and its steps in order."""
+
+    name: str
+    version: int
+    command: str
+    input: type[Any]
+    """A pydantic model: what the command's ``data`` must look like."""
+    admit: Admit
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        _refuse_wrong_order(self)
+
+    def step(self, name: str) -> Step:
+        """The step of that name. Raises ``KeyError`` when this version has none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(f"{self.name} v{self.version} has no step named {name!r}")
+
+
+def _refuse_wrong_order(saga: Saga) -> None:
+    where = f"saga {saga.name!r} v{saga.version}"
+    if not saga.steps:
+        raise DefinitionError(f"{where} has no steps")
+    if saga.version < 1:
+        raise DefinitionError(f"{where}: versions start at 1")
+    names = [step.name for step in saga.steps]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DefinitionError(f"{where} names a step twice: {', '.join(sorted(twice))}")
+    order = {Kind.COMPENSATABLE: 0, Kind.PIVOT: 1, Kind.RETRYABLE: 2}
+    for before, after in zip(saga.steps, saga.steps[1:], strict=False):
+        if order[after.kind] < order[before.kind]:
+            raise DefinitionError(
+                f"{where}: {after.kind} step {after.name!r} comes after {before.kind} step "
+                f"{before.name!r}; the order is compensatable* pivot? retryable*"
+            )
+    if sum(step.kind is Kind.PIVOT for step in saga.steps) > 1:
+        raise DefinitionError(f"{where} has more than one pivot")
+    for step in saga.steps:
+        if (step.kind is Kind.COMPENSATABLE) != (step.undo is not None):
+            raise DefinitionError(
+                f"{where}: step {step.name!r} is {step.kind} and must"
+                f"{'' if step.kind is Kind.COMPENSATABLE else ' not'} have an undo"
+            )
+        if step.timeout <= 0 or step.retry.attempts < 1:
+            raise DefinitionError(f"{where}: step {step.name!r} needs a timeout and an attempt")

@@ -1,0 +1,49 @@
+"""What a step may say about what it did.
+
+``Unknown`` is not a failure: the effect may have happened, so before anything else is tried or
+undone the step looks at the world again (``StepContext.in_doubt`` tells it to).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The effect is there. ``result`` is recorded for later steps: no secrets, no personal data."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Nothing happened, and trying again would not help."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It may have happened, or it may work the next time. Costs an attempt."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Not now: a dependency is down or wants quiet. Costs no attempt.
+
+    ``retry_after`` is in seconds; None leaves the wait to the engine. ``in_doubt`` says that
+    something was sent all the same and may have had its effect.
+    """
+
+    code: str
+    message: str
+    retry_after: float | None = None
+    in_doubt: bool = False
+
+
+Outcome: TypeAlias = Done | Rejected | Unknown | Held

@@ -1,0 +1,58 @@
+"""What proves that something on the outside is ours.
+
+An instance's ``token`` is ours to choose, so it is a birthmark: an HMAC of the id of the saga that
+creates it. A later look can prove "mine" without the secret being stored anywhere, and nobody
+else can make one.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+_SHORTEST: Final = 32
+
+
+class UnknownKey(Exception):
+    """Something was made under a secret key that is no longer configured.
+
+    The operator must put the old key back into EVOSAGA_SECRET_KEY, behind the new one.
+    """
+
+
+class KeyRing:
+    """The secret keys in use. The first makes what is new; all can recognise what is old."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        if not secrets or any(len(secret.encode()) < _SHORTEST for secret in secrets):
+            raise ValueError(f"every secret key needs at least {_SHORTEST} bytes")
+        self._keys = {_key_id(secret): secret.encode() for secret in secrets}
+        self.current = next(iter(self._keys))
+        """The id of the first key. It is recorded with what is made; it gives nothing away."""
+
+    def instance_token(self, saga_id: UUID, key_id: str) -> str:
+        """The birthmark of the instance that this saga creates."""
+        return self._derive("instance", saga_id, key_id)
+
+    def webhook_token(self, saga_id: UUID, key_id: str) -> str:
+        """What Evolution must show when it delivers events of that instance."""
+        return self._derive("webhook", saga_id, key_id)
+
+    def _derive(self, purpose: str, saga_id: UUID, key_id: str) -> str:
+        key = self._keys.get(key_id)
+        if key is None:
+            raise UnknownKey(
+                f"made under secret key {key_id}, which EVOSAGA_SECRET_KEY no longer has: "
+                "put it back behind the new one"
+            )
+        return hmac.new(key, f"evosaga/{purpose}/{saga_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def fingerprint(secret: str) -> str:
+    """A short hash that may be logged and recorded where the secret itself may not."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+
+def _key_id(secret: str) -> str:
+    return hashlib.sha256(b"evosaga/key-id/" + secret.encode()).hexdigest()[:8]

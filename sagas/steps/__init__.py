@@ -1,0 +1,1 @@
+"""The steps that sagas are made of, one module an outside system."""

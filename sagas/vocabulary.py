@@ -1,0 +1,40 @@
+"""Words that commands share, and what they may look like.
+
+An instance name becomes part of a URL, a Redis key and a plain JavaScript object on Evolution's
+side, so it is held to a narrow alphabet and kept off the names that mean something there.
+"""
+
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, StringConstraints
+
+_RESERVED: Final = frozenset({"constructor", "create", "fetchinstances", "undefined", "null"})
+
+
+def _not_reserved(name: str) -> str:
+    if name in _RESERVED:
+        raise ValueError(f"{name!r} means something else to Evolution; choose another name")
+    return name
+
+
+def _safe_url(url: str) -> str:
+    parts = urlsplit(url)
+    if (
+        parts.scheme not in ("https", "http")
+        or not parts.hostname
+        or parts.username
+        or parts.password
+    ):
+        raise ValueError("must be an http(s) URL with a host and without a user or password")
+    return url
+
+
+InstanceName = Annotated[
+    str,
+    StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{2,62}\z"),
+    AfterValidator(_not_reserved),
+]
+ClinicName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
+PhoneNumber = Annotated[str, StringConstraints(pattern=r"\A[0-9]{6,20}\z")]
+WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

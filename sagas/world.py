@@ -1,0 +1,50 @@
+"""What a step may touch, and what it is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import httpx
+from redis.asyncio import Redis
+
+from sagas.ownership import KeyRing
+from sagas.steps.evolution_api import EvolutionApi
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The systems outside, opened once by the process and shared by all sagas.
+
+    ``http`` is for sagas of your own; Evolution has a client that knows its traps.
+    ``quiet_seconds``: an effect whose outcome is unknown may still land for this long.
+    """
+
+    evolution: EvolutionApi
+    redis: Redis
+    http: httpx.AsyncClient
+    keys: KeyRing
+    public_url: str | None = None
+    webhook_hosts: frozenset[str] = frozenset()
+    quiet_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """One attempt of one step.
+
+    ``input`` is the saga's input model, ``facts`` what admission found, ``results`` what the
+    steps before (and this one, when it is being undone) recorded. ``in_doubt``: an earlier
+    attempt may have had its effect, ``doubt_age`` seconds ago at least; look before you act.
+    ``was_done``, for an undo: the step said so, so there is no doubt that it happened.
+    """
+
+    saga_id: UUID
+    input: Any
+    world: World
+    attempt: int = 1
+    in_doubt: bool = False
+    was_done: bool = False
+    doubt_age: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,156 @@
+"""Real servers for every test that touches one, started by the project itself.
+
+``--servers=docker`` runs the same suite on testcontainers. Each test gets a database of its own,
+copied from a migrated template, an empty Valkey and a simulated Evolution server.
+"""
+
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+import migrations
+from events import streams
+from events.database import Pool, open_pool
+from orchestrator.config import Settings, load_settings
+from orchestrator.local.evolution import SimulatedEvolution
+
+API_KEY = "the-global-key-of-the-tests"
+SECRET = "a-secret-key-of-thirty-two-bytes-or-more"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the suite's Postgres and Valkey are."""
+
+    postgres: str
+    redis: str
+
+    def database(self, name: str) -> str:
+        """The URL of another database on the same server."""
+        parts = urlsplit(self.postgres)
+        return parts._replace(path=f"/{name}").geturl()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=["local", "docker"],
+        default="local",
+        help="where Postgres and Valkey come from: wheels (local) or testcontainers (docker)",
+    )
+
+
+def _docker_answers() -> bool:
+    """Whether a Docker engine listens: a plain connect, since the client is slow and noisy."""
+    import os
+
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    parts = urlsplit(host)
+    try:
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(2)
+                probe.connect(parts.path)
+        else:
+            socket.create_connection((parts.hostname or "", parts.port or 2375), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--servers") == "docker" and not _docker_answers():
+        reason = pytest.mark.skip(reason="no Docker engine answers; `make test` needs none")
+        for item in items:
+            item.add_marker(reason)
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """Postgres and Valkey for the whole run."""
+    if request.config.getoption("--servers") == "docker":
+        from testcontainers.community.postgres import PostgresContainer
+        from testcontainers.community.redis import RedisContainer
+
+        with (
+            PostgresContainer("postgres:17-alpine", driver=None) as postgres,
+            RedisContainer("valkey/valkey:8-alpine") as valkey,
+        ):
+            host, port = valkey.get_container_host_ip(), valkey.get_exposed_port(6379)
+            yield Servers(postgres.get_connection_url(), f"redis://{host}:{port}/0")
+        return
+    from orchestrator.local.servers import local_servers
+
+    with local_servers() as local:
+        yield Servers(local.postgres.url, local.valkey.url)
+
+
+@pytest.fixture(scope="session")
+async def template(servers: Servers) -> str:
+    """A migrated database that the tests' databases are copied from."""
+    admin = await asyncpg.connect(servers.postgres)
+    await admin.execute("CREATE DATABASE evosaga_template")
+    await admin.close()
+    await migrations.migrate(servers.database("evosaga_template"))
+    return "evosaga_template"
+
+
+@pytest.fixture
+async def database_url(servers: Servers, template: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = await asyncpg.connect(servers.postgres)
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield servers.database(name)
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """Connections to the test's database."""
+    pool = await open_pool(database_url)
+    yield pool
+    pool.terminate()
+
+
+@pytest.fixture
+async def redis(servers: Servers) -> AsyncIterator[Redis]:
+    """An empty Valkey."""
+    client = streams.connect(servers.redis)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def evolution() -> AsyncIterator[SimulatedEvolution]:
+    """A simulated Evolution server on which simulated waits are twenty times shorter."""
+    async with SimulatedEvolution(api_key=API_KEY, pace=0.05) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(
+    servers: Servers, database_url: str, redis: Redis, evolution: SimulatedEvolution
+) -> Settings:
+    """What a worker of this test needs, with short waits."""
+    return load_settings(
+        _env_file=None,
+        database_url=database_url,
+        redis_url=servers.redis,
+        evolution_url=evolution.url,
+        evolution_api_key=API_KEY,
+        secret_key=SECRET,
+        quiet_seconds=0.3,
+        lease_seconds=1.0,
+        evolution_timeout=5.0,
+    )
