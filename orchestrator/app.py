@@ -29,7 +29,7 @@ from sagas.steps.evolution_api import EvolutionApi
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.app")
-_PATIENCE: Final = 40.0
+_PATIENCE: Final = 25.0
 """Seconds that a stopping worker gives the attempts that are out."""
 
 

@@ -42,6 +42,16 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
         # The text of a stranger's exception may carry keys, so only its kind is kept.
         outcome = Unknown("exception", f"the step raised {type(error).__name__}")
         _logger.error("step raised", saga_id=str(live.saga_id), step=step.name, at=_where(error))
+    if not isinstance(outcome, Done):
+        _logger.warning(
+            "step " + type(outcome).__name__.lower(),
+            saga_id=str(live.saga_id),
+            step=step.name,
+            direction=flight.direction,
+            attempt=flight.attempt,
+            code=outcome.code,
+            message=outcome.message,
+        )
     return fact(flight, outcome)
 
 

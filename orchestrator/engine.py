@@ -135,8 +135,6 @@ class Engine:
             fact = lost(live.state) if lost_attempt else await self._attempt(live)
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
-        except LeaseLost:
-            _logger.warning("saga let go", saga_id=str(live.saga_id), reason="lease lost")
         except Exception as error:
             # Our own bug, or a history that makes no sense: this saga waits for its lease to
             # run out and is tried again; the others go on.
@@ -149,8 +147,14 @@ class Engine:
         flight = live.state.in_flight
         if flight is None:
             return None
-        self._lease.check()
-        return await carry_out(live, flight, self._world)
+        try:
+            self._lease.check()
+            return await carry_out(live, flight, self._world)
+        except LeaseLost:
+            # Whoever has taken the saga over meanwhile wins the append of this.
+            _logger.warning("attempt given up", saga_id=str(live.saga_id), reason="lease lost")
+            await self._lease.regained()
+            return lost(live.state)
 
     async def _wait(self, live: Live) -> bool:
         """Sleep until the next attempt is due; False when there is nothing left to do here."""

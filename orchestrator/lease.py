@@ -16,7 +16,7 @@ import structlog
 from events.database import TRANSIENT, Pool
 
 _logger = structlog.get_logger("evosaga.lease")
-_MARGIN: Final = 0.2
+_MARGIN: Final = 0.1
 """Share of the lease that is given up to be on the safe side."""
 
 
@@ -42,6 +42,11 @@ class Lease:
         """Raise ``LeaseLost`` unless this worker may act right now."""
         if time.monotonic() >= self._valid_until:
             raise LeaseLost(f"worker {self.worker} has not been seen for a while")
+
+    async def regained(self) -> None:
+        """Wait until this worker may act again."""
+        while time.monotonic() >= self._valid_until:
+            await asyncio.sleep(self._beat / 2)
 
     @property
     def steady(self) -> bool:

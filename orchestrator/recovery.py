@@ -48,7 +48,7 @@ class Recovery:
     async def sweep(self) -> int:
         """One look; how many sagas were taken."""
         room = min(_MOST, self._engine.free)
-        if room == 0 or not self._lease.steady:
+        if room == 0:
             return 0
         known = self._engine.catalogue.versions
         rows = await self._pool.fetch(
@@ -59,6 +59,7 @@ class Recovery:
             list(self._engine.driving),
             [name for name, _ in known],
             [version for _, version in known],
+            self._lease.steady,
         )
         if rows:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
@@ -78,18 +79,19 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
             _logger.warning("tidying waits", reason=type(trouble).__name__)
 
 
+# An owner without a row has left and is not waited for. One that is merely silent is believed
+# to be dead only by a worker that has itself been seen without a break.
 _TAKE: Final = """
-WITH alive AS (
-    SELECT worker_id FROM evosaga.workers WHERE lease_until > now()
-), due AS (
+WITH due AS (
     SELECT saga_id FROM evosaga.sagas AS saga
     JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
+    LEFT JOIN evosaga.workers AS worker ON worker.worker_id = saga.owner
     WHERE status IN ('running', 'compensating') AND saga_id <> ALL($4)
       AND CASE
           WHEN owner IS NULL THEN next_at <= now()
-          WHEN owner IN (SELECT worker_id FROM alive)
-              THEN next_at <= now() - make_interval(secs => $3)
-          ELSE true
+          WHEN worker.worker_id IS NULL THEN true
+          WHEN worker.lease_until <= now() THEN $7
+          ELSE next_at <= now() - make_interval(secs => $3)
       END
     ORDER BY next_at LIMIT $2
     FOR UPDATE OF saga SKIP LOCKED

@@ -164,7 +164,7 @@ class EvolutionApi:
         memory = await self._call("GET", f"/instance/connectionState/{name}", token)
         match memory.status:
             case 401:
-                return Sight.FOREIGN
+                return await self._look_again_with_global_key(name, token)
             case 200 if _has_state(memory.body):
                 return Sight.MINE
             case 200:  # a row without a live instance behind it
@@ -173,6 +173,19 @@ class EvolutionApi:
                 return await self._look_in_database(name, token)
             case _:
                 return Sight.UNKNOWN
+
+    async def _look_again_with_global_key(self, name: str, token: str) -> Sight:
+        """It is there and refused our token: a stranger's, unless Evolution's database is down.
+
+        Tokens live in the database, so without it even our own is refused.
+        """
+        path = f"/instance/fetchInstances?instanceName={name}"
+        found = await self._call("GET", path, self._api_key)
+        if found.status == 200 and isinstance(found.body, list):
+            for row in found.body:
+                if isinstance(row, dict) and row.get("name") == name and row.get("token"):
+                    return Sight.MINE if row["token"] == token else Sight.FOREIGN
+        return Sight.UNKNOWN
 
     async def _look_in_database(self, name: str, token: str) -> Sight:
         """Memory has it not; the list, asked with the instance's own token, shows only its row."""
