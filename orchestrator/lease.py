@@ -37,6 +37,7 @@ class Lease:
         self._beat = beat
         self._valid_until = 0.0
         self._steady_since = float("inf")
+        self._beaten = asyncio.Event()
 
     def check(self) -> None:
         """Raise ``LeaseLost`` unless this worker may act right now."""
@@ -46,7 +47,7 @@ class Lease:
     async def regained(self) -> None:
         """Wait until this worker may act again."""
         while time.monotonic() >= self._valid_until:
-            await asyncio.sleep(self._beat / 2)
+            await self._beaten.wait()
 
     @property
     def steady(self) -> bool:
@@ -65,6 +66,8 @@ class Lease:
         if before >= self._valid_until:
             self._steady_since = before
         self._valid_until = before + self.ttl * (1 - _MARGIN)
+        self._beaten.set()
+        self._beaten.clear()
 
     async def run(self) -> None:
         """Beat for ever; cancel it to stop."""
