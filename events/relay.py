@@ -65,10 +65,9 @@ class Relay:
         rows = await self._pool.fetch(_READ, cursor, _BATCH)
         if not rows:
             return False
-        sent = await streams.publish_events(self._redis, [cloud_event(row) for row in rows])
-        if sent:
-            await self._pool.execute(_MOVE, streams.EVENTS, self._me, rows[sent - 1]["position"])
-        return sent == len(rows) == _BATCH
+        await streams.publish_events(self._redis, [cloud_event(row) for row in rows])
+        await self._pool.execute(_MOVE, streams.EVENTS, self._me, rows[-1]["position"])
+        return len(rows) == _BATCH
 
     async def resign(self) -> None:
         """Let another relay lead at once."""

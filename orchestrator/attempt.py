@@ -1,7 +1,9 @@
 """One attempt of one step: what it is told, that it ends in time, and what it said as an event."""
 
 import asyncio
+import json
 import time
+from collections.abc import Mapping
 from typing import Any, Final, assert_never
 
 import structlog
@@ -67,7 +69,7 @@ def context(live: Live, flight: InFlight, world: World) -> StepContext:
         input=live.input,
         world=world,
         attempt=flight.attempt,
-        in_doubt=progress.in_doubt if flight.direction == "forward" else flight.attempt > 1,
+        in_doubt=(progress.in_doubt if flight.direction == "forward" else progress.undo_in_doubt),
         was_done=progress.done,
         doubt_age=time.monotonic() - doubted_at if doubted_at is not None else 0.0,
         facts=start.facts,
@@ -79,6 +81,9 @@ def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
     """An outcome as the event that records it."""
     forward = flight.direction == "forward"
     at: dict[str, Any] = {"step": flight.step, "attempt": flight.attempt}
+    if isinstance(outcome, Done) and not _storable(outcome.result):
+        # Found out here, it costs this saga an attempt; found out by Postgres, a whole batch.
+        outcome = Unknown("unstorable_result", "the step's result is no JSON that can be stored")
     match outcome:
         case Done(result):
             succeeded = StepSucceeded if forward else CompensationSucceeded
@@ -91,9 +96,22 @@ def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
             why = {"outcome": "held", "in_doubt": in_doubt, "retry_after_seconds": retry_after}
         case never:
             assert_never(never)
-    failed = StepFailed if forward else CompensationFailed
-    message = message.replace("\0", "")[:_LONGEST_MESSAGE]
-    return failed(**at, **why, code=code, message=message)
+    # It may quote a stranger: neither a NUL nor half a surrogate pair can be stored.
+    message = message.encode(errors="replace").decode().replace("\0", "")[:_LONGEST_MESSAGE]
+    if forward:
+        return StepFailed(**at, **why, code=code, message=message)
+    # An undo looks before it acts each time, so whether one had its effect makes no difference.
+    why.pop("in_doubt", None)
+    return CompensationFailed(**at, **why, code=code, message=message)
+
+
+def _storable(result: Mapping[str, Any]) -> bool:
+    """Whether Postgres takes it as jsonb: no NaN, no NUL, no half of a surrogate pair."""
+    try:
+        text = json.dumps(dict(result), ensure_ascii=False, allow_nan=False)
+        return "\\u0000" not in text and bool(text.encode())
+    except (TypeError, ValueError):
+        return False
 
 
 def _where(error: BaseException) -> str:

@@ -81,6 +81,7 @@ class Progress:
     in_doubt: bool = False
     result: Mapping[str, Any] | None = None
     undo_attempts: int = 0
+    undo_in_doubt: bool = False
     undone: bool = False
 
     @property
@@ -197,7 +198,8 @@ def can_turn(saga: Saga, state: State) -> bool:
         progress = state.progress(step.name)
         if step.kind is Kind.PIVOT and (progress.done or progress.in_doubt):
             return False
-        if step.kind is Kind.RETRYABLE and (progress.attempts or progress.done):
+        # Begun once is begun for ever: a replay gives fresh attempts, but takes nothing back.
+        if step.kind is Kind.RETRYABLE and step.name in state.steps:
             return False
     return True
 
@@ -286,8 +288,7 @@ def _park(step: Step, direction: Direction, failure: StepFailed | CompensationFa
 def _backoff(state: State, step: Step, failure: StepFailed | CompensationFailed) -> float:
     if failure.code == WORKER_LOST:
         return 0.0
-    wished = failure.retry_after_seconds
-    return _jitter(state, failure, wished or step.retry.delay(failure.attempt))
+    return _jitter(state, failure, step.retry.delay(failure.attempt))
 
 
 def _hold(state: State, failure: StepFailed | CompensationFailed) -> float:
@@ -414,6 +415,8 @@ def _evolve_failed(state: State, event: StepFailed | CompensationFailed) -> Stat
     progress = state.progress(event.step)
     if isinstance(event, StepFailed) and (event.outcome == "unknown" or event.in_doubt):
         progress = replace(progress, in_doubt=True)
+    if isinstance(event, CompensationFailed) and event.outcome == "unknown":
+        progress = replace(progress, undo_in_doubt=True)
     return replace(
         state,
         in_flight=None,

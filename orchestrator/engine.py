@@ -10,7 +10,6 @@ that is claimed. Otherwise it drops what it knows; a zombie can't write.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -163,10 +162,10 @@ class Engine:
         action = decide(live.saga, live.state)
         if isinstance(action, Run) and not self._stopping:
             left = live.last_at + action.delay - time.monotonic()
-            if left > 0:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(live.wake.wait(), left)
-                live.wake.clear()
+            if left > 0 and await _woken(live, left):
+                # Somebody appended, a cancel say: what is due may be something else by now.
+                history = await self._log.read(live.saga_id)
+                return self._still_mine(live, history, None) and not self._stopping
         return not isinstance(action, Rest) and not self._stopping
 
     async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
@@ -255,3 +254,13 @@ class Engine:
             return events, status_row
 
         return Join(effect.run, context(live, flight, self._world), then)
+
+
+async def _woken(live: Live, within: float) -> bool:
+    """Sleep so many seconds; True when somebody ended the sleep early."""
+    try:
+        await asyncio.wait_for(live.wake.wait(), within)
+    except TimeoutError:
+        return False
+    live.wake.clear()
+    return True

@@ -179,6 +179,11 @@ class CommandReader:
                     requests.append((message, request))
             except BadCommand as refusal:
                 bad.append((message, refusal))
+            except TRANSIENT:
+                raise
+            except Exception as stumble:
+                if (verdict := await self._stumbled(message, stumble)) is not None:
+                    bad.append((message, verdict))
         for message, answer in await self._accept(requests):
             if isinstance(answer, BadCommand):
                 bad.append((message, answer))

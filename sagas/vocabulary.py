@@ -19,13 +19,15 @@ def _not_reserved(name: str) -> str:
 
 
 def _safe_url(url: str) -> str:
-    parts = urlsplit(url)
-    if (
-        parts.scheme not in ("https", "http")
-        or not parts.hostname
-        or parts.username
-        or parts.password
-    ):
+    # urlsplit drops tabs and newlines before it looks; whoever reads the URL next may not.
+    if not url.isprintable() or " " in url:
+        raise ValueError("must not contain spaces or control characters")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may quote a password
+        raise ValueError("is not a URL") from None
+    credentials = parts.username or parts.password
+    if parts.scheme not in ("https", "http") or not parts.hostname or credentials:
         raise ValueError("must be an http(s) URL with a host and without a user or password")
     return url
 

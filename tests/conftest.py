@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -19,6 +20,12 @@ from events import streams
 from events.database import Pool, open_pool
 from orchestrator.config import Settings, load_settings
 from orchestrator.local.evolution import SimulatedEvolution
+from orchestrator.local.lifetime import LocalServer
+from orchestrator.local.postgres import local_postgres
+from orchestrator.local.valkey import local_valkey
+from sagas.ownership import KeyRing
+from sagas.steps.evolution_api import EvolutionApi
+from sagas.world import World
 
 API_KEY = "the-global-key-of-the-tests"
 SECRET = "a-secret-key-of-thirty-two-bytes-or-more"
@@ -154,3 +161,33 @@ def settings(
         lease_seconds=1.0,
         evolution_timeout=5.0,
     )
+
+
+@pytest.fixture
+async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[World]:
+    """What steps may touch, for tests that call them without a worker."""
+    api = EvolutionApi(evolution.url, API_KEY, timeout=0.5)
+    async with api, httpx.AsyncClient(trust_env=False) as http:
+        yield World(api, redis, http, KeyRing([SECRET]), quiet_seconds=0.3)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[LocalServer]:
+    """An empty Postgres of the test's own, to be killed and started again."""
+    with local_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[LocalServer]:
+    """A Valkey of the test's own."""
+    with local_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+async def own_redis(own_valkey: LocalServer) -> AsyncIterator[Redis]:
+    """A client of ``own_valkey``."""
+    client = streams.connect(own_valkey.url)
+    yield client
+    await client.aclose()

@@ -1,13 +1,19 @@
 """Short words for what most tests do: publish a command and see how the saga ends."""
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from redis.asyncio import Redis
 
 from events import streams
 from events.database import Pool
+from events.log import EventLog
+from orchestrator.decider import advance, replay
+from orchestrator.projection import row
 from orchestrator.queries import SagaView, find_saga, history
+from sagas.catalogue import Catalogue, catalogue_of, load
+from sagas.definition import Retry
 from tests.waiting import eventually
 
 
@@ -51,3 +57,53 @@ async def story(pool: Pool, saga: SagaView) -> list[str]:
     """The saga's events as short lines: ``step.succeeded evolution``."""
     events = [recorded.event for recorded in await history(pool, saga.saga_id)]
     return [" ".join(filter(None, (e.type, getattr(e, "step", None)))) for e in events]
+
+
+def impatient(attempts: int = 2) -> Catalogue:
+    """The same sagas with few attempts and short pauses."""
+    retry = Retry(attempts=attempts, first=0.05, factor=1.0)
+    return catalogue_of(
+        replace(saga, steps=tuple(replace(step, retry=retry) for step in saga.steps))
+        for saga in load().versions.values()
+    )
+
+
+async def contradictions(pool: Pool) -> list[str]:
+    """Where status rows and histories disagree: the sagas of which one was not told the other."""
+    sagas = await pool.fetch("SELECT * FROM evosaga.sagas")
+    histories = await EventLog(pool).read_many([saga["saga_id"] for saga in sagas])
+    orphans = await pool.fetchval(
+        "SELECT count(*) FROM evosaga.saga_events WHERE saga_id NOT IN "
+        "(SELECT saga_id FROM evosaga.sagas)"
+    )
+    found = [f"{orphans} events have no saga"] if orphans else []
+    catalogue = load()
+    for saga in sagas:
+        recorded = histories.get(saga["saga_id"], [])
+        if [r.sequence for r in recorded] != list(range(saga["next_sequence"])):
+            found.append(f"{saga['saga_id']}: {len(recorded)} events, row says {dict(saga)}")
+            continue
+        state = replay(r.event for r in recorded)
+        definition = catalogue.find(saga["saga"], saga["version"])
+        assert definition is not None
+        _, _, action = advance(definition, state)
+        told = row(state, action, saga["owner"])
+        for field in ("status", "step", "direction", "attempt", "code", "message"):
+            if getattr(told, field) != saga[field]:
+                found.append(f"{saga['saga_id']}: {field} is {saga[field]}, history says {told}")
+    return found
+
+
+async def dead_letters(redis: Redis) -> list[dict[str, Any]]:
+    """What is in the dead-letter stream, as text; ``data`` stays bytes."""
+    letters = await redis.xrange(streams.DEAD_COMMANDS)
+    return [
+        {k.decode(): v if k == b"data" else v.decode() for k, v in fields.items()}
+        for _, fields in letters
+    ]
+
+
+async def nothing_pending(redis: Redis) -> bool:
+    """Whether every command was read and acknowledged."""
+    backlog = await streams.backlog(redis)
+    return backlog is not None and backlog.pending == 0 and backlog.lag == 0

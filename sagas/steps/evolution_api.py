@@ -185,6 +185,7 @@ class EvolutionApi:
             for row in found.body:
                 if isinstance(row, dict) and row.get("name") == name and row.get("token"):
                     return Sight.MINE if row["token"] == token else Sight.FOREIGN
+            return Sight.HALF  # in memory, without a row behind it, so no token opens it
         return Sight.UNKNOWN
 
     async def _look_in_database(self, name: str, token: str) -> Sight:
@@ -192,6 +193,8 @@ class EvolutionApi:
         listed = await self._call("GET", "/instance/fetchInstances", token)
         if listed.status == 401:  # no row has this token
             return Sight.ABSENT
+        if listed.status == 404 and name in json.dumps(listed.body):
+            return Sight.HALF  # our token opened it, so there is a row, and nothing behind it
         if listed.status != 200 or not isinstance(listed.body, list):
             return Sight.UNKNOWN
         names = [row.get("name") for row in listed.body if isinstance(row, dict)]
@@ -270,4 +273,6 @@ def _seconds(text: str | None) -> float | None:
 
 def _sentence(error: BaseException) -> str:
     """The kind of trouble, without the URL or headers an exception's text may carry."""
+    if isinstance(error, TimeoutError):
+        return "nothing in time"
     return type(error.__cause__ or error).__name__
