@@ -119,10 +119,10 @@ def _read_json(raw: bytes) -> Any:
 def _check_depth_and_text(value: Any) -> None:
     level, pending = 0, [value]
     while pending:
-        if level > DEEPEST:
-            raise BadCommand("too_deep", f"nested more than {DEEPEST} levels")
         deeper: list[Any] = []
         for item in pending:
+            if level == DEEPEST and isinstance(item, dict | list):
+                raise BadCommand("too_deep", f"nested more than {DEEPEST} levels")
             if isinstance(item, dict):
                 deeper += [*item.keys(), *item.values()]
             elif isinstance(item, list):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,6 +23,7 @@ FASTSTREAM_FIELD: Final = b"__data__"
 """Where FastStream's own publisher puts its envelope."""
 
 _TIMEOUT: Final = 5.0
+_CONNECTIONS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,20 @@ class DeadLetter:
 
 
 def connect(url: str) -> "Redis":
-    """A client with deadlines. A retried write may happen twice: readers deduplicate by id."""
-    return Redis.from_url(
+    """A client with deadlines. A retried write may happen twice: readers deduplicate by id.
+
+    With many sagas at once a command waits its turn for a connection.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=_CONNECTIONS,
+        timeout=_TIMEOUT,
         socket_timeout=_TIMEOUT,
         socket_connect_timeout=_TIMEOUT,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
     )
+    return Redis.from_pool(pool)
 
 
 async def ensure_group(redis: "Redis") -> bool:
@@ -76,16 +83,20 @@ async def publish_command(redis: "Redis", command: Mapping[str, Any]) -> str:
     return _text(await redis.xadd(COMMANDS, {FIELD: body.encode()}))
 
 
-async def publish_events(redis: "Redis", events: Sequence[bytes]) -> int:
-    """XADD events in order in one pipeline; how many, from the first on, Redis acknowledged."""
-    pipeline = redis.pipeline(transaction=False)
+async def publish_events(
+    redis: "Redis", events: Sequence[bytes], commands: Sequence[bytes] = ()
+) -> None:
+    """XADD events in order, and what they command; all or, when this raises, perhaps nothing.
+
+    In a transaction, since a Redis that is short of memory refuses one XADD of a pipeline and
+    takes the next, and then an event would be seen before the one ahead of it.
+    """
+    pipeline = redis.pipeline(transaction=True)
     for event in events:
         pipeline.xadd(EVENTS, {FIELD: event})
-    replies = await pipeline.execute(raise_on_error=False)
-    for count, reply in enumerate(replies):
-        if isinstance(reply, Exception):
-            return count
-    return len(replies)
+    for command in commands:
+        pipeline.xadd(COMMANDS, {FIELD: command})
+    await pipeline.execute()
 
 
 async def bury(redis: "Redis", letters: Sequence[DeadLetter]) -> None:

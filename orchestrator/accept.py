@@ -27,6 +27,10 @@ from sagas.definition import Admission, InCommit, Refusal, Saga
 from sagas.world import World
 
 
+class _HolderGone(Exception):
+    """What was in the way has ended meanwhile: look again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """What became of one command.
@@ -77,7 +81,7 @@ async def accept(
         try:
             async with pool.acquire() as connection, connection.transaction():
                 return await _accept(connection, world, worker, requests)
-        except (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError):
+        except (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError, _HolderGone):
             if attempt == 4:
                 raise
     raise AssertionError("unreachable")
@@ -175,9 +179,12 @@ async def _explain(
         [verdict.instance_name for verdict in wanted.values()],
     )
     by_key = {row["business_key"]: row for row in rows}
+    names = {row["instance_name"] for row in rows}
     explained: dict[UUID, Admission | Refusal] = {}
     for saga_id, verdict in wanted.items():
         holder = by_key.get(verdict.business_key)
+        if holder is None and verdict.instance_name not in names:
+            raise _HolderGone
         code = "in_progress" if holder else "name_taken"
         message = (
             f"a {holder['saga']} saga of this organization is still open"

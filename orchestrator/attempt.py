@@ -9,6 +9,7 @@ import structlog
 from events.model import (
     CompensationFailed,
     CompensationSucceeded,
+    FollowUp,
     SagaEvent,
     SagaRejected,
     StepFailed,
@@ -69,6 +70,7 @@ def context(live: Live, flight: InFlight, world: World) -> StepContext:
         attempt=flight.attempt,
         in_doubt=progress.in_doubt if flight.direction == "forward" else flight.attempt > 1,
         was_done=progress.done,
+        age=time.monotonic() - live.started_at,
         doubt_age=time.monotonic() - doubted_at if doubted_at is not None else 0.0,
         facts=start.facts,
         results={name: p.result for name, p in state.steps.items() if p.result is not None},
@@ -80,9 +82,10 @@ def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
     forward = flight.direction == "forward"
     at: dict[str, Any] = {"step": flight.step, "attempt": flight.attempt}
     match outcome:
-        case Done(result):
+        case Done(result, follow):
             succeeded = StepSucceeded if forward else CompensationSucceeded
-            return succeeded(**at, result=dict(result))
+            command = FollowUp(type=follow.type, data=dict(follow.data)) if follow else None
+            return succeeded(**at, result=dict(result), follow_up=command)
         case Rejected(code, message):
             why: dict[str, Any] = {"outcome": "rejected"}
         case Unknown(code, message):
@@ -91,9 +94,12 @@ def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
             why = {"outcome": "held", "in_doubt": in_doubt, "retry_after_seconds": retry_after}
         case never:
             assert_never(never)
-    failed = StepFailed if forward else CompensationFailed
     message = message.replace("\0", "")[:_LONGEST_MESSAGE]
-    return failed(**at, **why, code=code, message=message)
+    if forward:
+        return StepFailed(**at, **why, code=code, message=message)
+    # An undo looks before it acts each time, so whether one had its effect makes no difference.
+    why.pop("in_doubt", None)
+    return CompensationFailed(**at, **why, code=code, message=message)
 
 
 def _where(error: BaseException) -> str:

@@ -197,7 +197,8 @@ def can_turn(saga: Saga, state: State) -> bool:
         progress = state.progress(step.name)
         if step.kind is Kind.PIVOT and (progress.done or progress.in_doubt):
             return False
-        if step.kind is Kind.RETRYABLE and (progress.attempts or progress.done):
+        # Begun once is begun for ever: a replay gives fresh attempts, but takes nothing back.
+        if step.kind is Kind.RETRYABLE and step.name in state.steps:
             return False
     return True
 
