@@ -78,11 +78,23 @@ class StepStarted(_Event):
     """After this long without an outcome anyone may take the saga over."""
 
 
+class FollowUp(BaseModel):
+    """A command that the relay publishes together with the event that carries it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    data: JsonObject
+
+
 class StepSucceeded(_Event):
+    PRIVATE = frozenset({"follow_up"})
+
     type: Literal["step.succeeded"] = "step.succeeded"
     step: str
     attempt: int = Field(ge=1)
     result: JsonObject = Field(default_factory=dict)
+    follow_up: FollowUp | None = None
 
 
 class StepFailed(_Event):
@@ -119,10 +131,13 @@ class CompensationStarted(_Event):
 
 
 class CompensationSucceeded(_Event):
+    PRIVATE = frozenset({"follow_up"})
+
     type: Literal["compensation.succeeded"] = "compensation.succeeded"
     step: str
     attempt: int = Field(ge=1)
     result: JsonObject = Field(default_factory=dict)
+    follow_up: FollowUp | None = None
 
 
 class CompensationFailed(_Event):

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from events import streams
 from events.database import TRANSIENT, Pool
 from events.log import recorded_from
-from events.model import public_data
+from events.model import CompensationSucceeded, Recorded, StepSucceeded, public_data
 
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
@@ -65,7 +65,12 @@ class Relay:
         rows = await self._pool.fetch(_READ, cursor, _BATCH)
         if not rows:
             return False
-        await streams.publish_events(self._redis, [cloud_event(row) for row in rows])
+        recorded = [recorded_from(row) for row in rows]
+        await streams.publish_events(
+            self._redis,
+            [cloud_event(row, told) for row, told in zip(rows, recorded, strict=True)],
+            [command for told in recorded if (command := follow_up(told))],
+        )
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, rows[-1]["position"])
         return len(rows) == _BATCH
 
@@ -74,9 +79,24 @@ class Relay:
         await self._pool.execute(_RESIGN, streams.EVENTS, self._me)
 
 
-def cloud_event(row: asyncpg.Record) -> bytes:
-    """A row of the log, joined to its saga, as CloudEvents 1.0 JSON without private fields."""
-    recorded = recorded_from(row)
+def follow_up(recorded: Recorded) -> bytes | None:
+    """The command that an event brings with it. Its id is the event's, so it starts one saga."""
+    event = recorded.event
+    if not isinstance(event, StepSucceeded | CompensationSucceeded) or event.follow_up is None:
+        return None
+    told = f"{recorded.saga_id}:{recorded.sequence}"
+    command = {
+        "id": told,
+        "type": event.follow_up.type,
+        "data": event.follow_up.data,
+        "correlationid": recorded.correlation_id,
+        "causationid": told,
+    }
+    return json.dumps(command, ensure_ascii=False).encode()
+
+
+def cloud_event(row: asyncpg.Record, recorded: Recorded) -> bytes:
+    """An event of the log as CloudEvents 1.0 JSON without its private fields."""
     known = {
         "saga": row["saga"],
         "version": row["version"],

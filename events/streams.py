@@ -83,8 +83,10 @@ async def publish_command(redis: "Redis", command: Mapping[str, Any]) -> str:
     return _text(await redis.xadd(COMMANDS, {FIELD: body.encode()}))
 
 
-async def publish_events(redis: "Redis", events: Sequence[bytes]) -> None:
-    """XADD events in order, all of them or, when this raises, perhaps none.
+async def publish_events(
+    redis: "Redis", events: Sequence[bytes], commands: Sequence[bytes] = ()
+) -> None:
+    """XADD events in order, and what they command; all or, when this raises, perhaps nothing.
 
     In a transaction, since a Redis that is short of memory refuses one XADD of a pipeline and
     takes the next, and then an event would be seen before the one ahead of it.
@@ -92,6 +94,8 @@ async def publish_events(redis: "Redis", events: Sequence[bytes]) -> None:
     pipeline = redis.pipeline(transaction=True)
     for event in events:
         pipeline.xadd(EVENTS, {FIELD: event})
+    for command in commands:
+        pipeline.xadd(COMMANDS, {FIELD: command})
     await pipeline.execute()
 
 

@@ -98,6 +98,7 @@ async def world(settings: Settings, redis: Redis, lease: Lease) -> AsyncIterator
             public_url=settings.public_url,
             webhook_hosts=settings.webhook_hosts,
             quiet_seconds=settings.quiet_seconds,
+            watch_after=settings.watch_after,
         )
 
 

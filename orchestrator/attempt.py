@@ -11,6 +11,7 @@ import structlog
 from events.model import (
     CompensationFailed,
     CompensationSucceeded,
+    FollowUp,
     SagaEvent,
     SagaRejected,
     StepFailed,
@@ -71,6 +72,7 @@ def context(live: Live, flight: InFlight, world: World) -> StepContext:
         attempt=flight.attempt,
         in_doubt=(progress.in_doubt if flight.direction == "forward" else progress.undo_in_doubt),
         was_done=progress.done,
+        age=time.monotonic() - live.started_at,
         doubt_age=time.monotonic() - doubted_at if doubted_at is not None else 0.0,
         facts=start.facts,
         results={name: p.result for name, p in state.steps.items() if p.result is not None},
@@ -85,9 +87,10 @@ def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
         # Found out here, it costs this saga an attempt; found out by Postgres, a whole batch.
         outcome = Unknown("unstorable_result", "the step's result is no JSON that can be stored")
     match outcome:
-        case Done(result):
+        case Done(result, follow):
             succeeded = StepSucceeded if forward else CompensationSucceeded
-            return succeeded(**at, result=dict(result))
+            command = FollowUp(type=follow.type, data=dict(follow.data)) if follow else None
+            return succeeded(**at, result=dict(result), follow_up=command)
         case Rejected(code, message):
             why: dict[str, Any] = {"outcome": "rejected"}
         case Unknown(code, message):

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     """One call to Evolution; a create with everything in its way takes 6 s."""
     quiet_seconds: float = Field(10.0, ge=0, le=3600)
     """An effect whose outcome is unknown may still land for this long."""
+    watch_after: tuple[float, float, float, float] = (10.0, 60.0, 300.0, 1800.0)
+    """When to look again for an instance whose create stayed unknown and was undone."""
     lease_seconds: float = Field(2.5, ge=0.5, le=60)
     """A worker that is silent for this long is taken for dead."""
     capacity: int = Field(1000, ge=1, le=100_000)

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -41,6 +42,8 @@ from sagas.outcome import Outcome
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
+_LONGEST_NAP: Final = 5.0
+"""Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
 
 
 class Engine:
@@ -162,6 +165,8 @@ class Engine:
         action = decide(live.saga, live.state)
         if isinstance(action, Run) and not self._stopping:
             left = live.last_at + action.delay - time.monotonic()
+            if left > _LONGEST_NAP:
+                return False
             if left > 0 and await _woken(live, left):
                 # Somebody appended, a cancel say: what is due may be something else by now.
                 history = await self._log.read(live.saga_id)
@@ -235,7 +240,9 @@ class Engine:
             lease = action.step.timeout + LEASE_MARGIN
             events.append(intent(action, self._lease.worker, lease))
             state = evolve(state, events[-1])
-        owner = None if self._stopping else self._lease.worker
+        # A saga that sleeps long is nobody's: the sweep finds it when it is due.
+        sleeps = isinstance(action, Run) and action.delay > _LONGEST_NAP
+        owner = None if self._stopping or sleeps else self._lease.worker
         return events, state, action, row(state, action, owner, lease)
 
     def _begins(self, live: Live, action: Run, fresh: bool) -> bool:

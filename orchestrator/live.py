@@ -28,6 +28,7 @@ class Live:
     state: State
     correlation_id: str
     causation_id: str | None
+    started_at: float
     last_at: float
     """When its last event was committed."""
     doubted_at: dict[str, float] = field(default_factory=dict)
@@ -50,7 +51,8 @@ class Live:
         """A saga whose beginning was committed a moment ago."""
         saga, data = _definition(catalogue, saga_id, state)
         causation = state.start.command_id if state.start else None
-        return Live(saga_id, saga, data, state, correlation_id, causation, time.monotonic())
+        now = time.monotonic()
+        return Live(saga_id, saga, data, state, correlation_id, causation, now, now)
 
     @staticmethod
     def revived(catalogue: Catalogue, history: Sequence[Recorded], now: datetime) -> "Live":
@@ -61,9 +63,15 @@ class Live:
         first, state = history[0], replay(recorded.event for recorded in history)
         saga, data = _definition(catalogue, first.saga_id, state)
         clock = time.monotonic() - now.timestamp()
-        last_at = history[-1].recorded_at.timestamp() + clock
         live = Live(
-            first.saga_id, saga, data, state, first.correlation_id, first.causation_id, last_at
+            first.saga_id,
+            saga,
+            data,
+            state,
+            first.correlation_id,
+            first.causation_id,
+            started_at=first.recorded_at.timestamp() + clock,
+            last_at=history[-1].recorded_at.timestamp() + clock,
         )
         for recorded in history:
             live._note_doubt(recorded.event, recorded.recorded_at.timestamp() + clock)

@@ -10,10 +10,22 @@ from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A command to be published once the outcome that carries it is committed: exactly one saga."""
+
+    type: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """The effect is there. ``result`` is recorded for later steps: no secrets, no personal data."""
+    """The effect is there. ``result`` is recorded for later steps: no secrets, no personal data.
+
+    ``follow_up`` starts another saga that looks after what this one can't wait for.
+    """
 
     result: Mapping[str, Any] = field(default_factory=dict)
+    follow_up: FollowUp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ def _safe_url(url: str) -> str:
         raise ValueError("must not contain spaces or control characters")
     try:
         parts = urlsplit(url)
+        _ = parts.port  # which raises when it is none
     except ValueError:  # its text may quote a password
         raise ValueError("is not a URL") from None
     credentials = parts.username or parts.password

@@ -18,6 +18,7 @@ class World:
 
     ``http`` is for sagas of your own; Evolution has a client that knows its traps.
     ``quiet_seconds``: an effect whose outcome is unknown may still land for this long.
+    ``watch_after``: when, in seconds, an instance that should not be there is looked for again.
     """
 
     evolution: EvolutionApi
@@ -27,6 +28,7 @@ class World:
     public_url: str | None = None
     webhook_hosts: frozenset[str] = frozenset()
     quiet_seconds: float = 10.0
+    watch_after: tuple[float, ...] = (10.0, 60.0, 300.0, 1800.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class StepContext:
     ``input`` is the saga's input model, ``facts`` what admission found, ``results`` what the
     steps before (and this one, when it is being undone) recorded. ``in_doubt``: an earlier
     attempt may have had its effect, ``doubt_age`` seconds ago at least; look before you act.
-    ``was_done``, for an undo: the step said so, so there is no doubt that it happened.
+    ``age`` is the saga's, in seconds. ``was_done``, for an undo: the step said so, so there is no
+    doubt that it happened.
     """
 
     saga_id: UUID
@@ -45,6 +48,7 @@ class StepContext:
     attempt: int = 1
     in_doubt: bool = False
     was_done: bool = False
+    age: float = 0.0
     doubt_age: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -10,7 +10,8 @@ import time
 from typing import Any, Final
 from uuid import UUID
 
-from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+from sagas.definition import Effect
+from sagas.outcome import Done, FollowUp, Held, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
 from sagas.steps.evolution_api import Answer, Sight, Verdict, classify_create
 from sagas.world import StepContext
@@ -87,8 +88,25 @@ async def remove_instance(ctx: StepContext) -> Outcome:
         # Its create was never seen to land, and may land yet.
         if (left := ctx.world.quiet_seconds - ctx.doubt_age) > 0:
             return Held("quiet_time", f"instance {name} is absent; looking again", left)
-        return Done({"note": "no_effect"})
+        watch = {k: ctx.facts[k] for k in ("instance_name", "created_by", "key_id")}
+        return Done({"note": "no_effect"}, FollowUp("instance.watch", watch))
     return await _remove(ctx, name, token, sight)
+
+
+def look_again(nth: int) -> Effect:
+    """The nth look at a place that should be empty: what landed late is removed late."""
+
+    async def look(ctx: StepContext) -> Outcome:
+        if (left := ctx.world.watch_after[nth] - ctx.age) > 0:
+            return Held("watching", "looking again later", left)
+        name, token = _name(ctx), _token(ctx)
+        sight = await ctx.world.evolution.look(name, token)
+        outcome = await _remove(ctx, name, token, sight)
+        if isinstance(outcome, Done) and outcome.result["note"] == "removed":
+            return Done({"note": "landed_late_and_removed"})
+        return outcome
+
+    return look
 
 
 async def delete_instance(ctx: StepContext) -> Outcome:
