@@ -32,6 +32,7 @@ INPUTS: Final[dict[str, dict[str, Any]]] = {
         "channel": "WHATSAPP-BAILEYS",
     },
     "delete-integration": {"instance_name": NAME, "organization_id": ORGANIZATION},
+    "watch-instance": {"instance_name": NAME, "created_by": COMMAND, "key_id": "0a1b2c3d"},
 }
 
 FACTS: Final[dict[str, dict[str, Any]]] = {
@@ -45,6 +46,7 @@ FACTS: Final[dict[str, dict[str, Any]]] = {
         "organization_id": ORGANIZATION,
         "key_id": "0a1b2c3d",
     },
+    "watch-instance": {"instance_name": NAME, "created_by": COMMAND, "key_id": "0a1b2c3d"},
 }
 
 STORIES: Final[dict[str, dict[str, str]]] = {
@@ -84,6 +86,10 @@ STORIES: Final[dict[str, dict[str, str]]] = {
         "cancelled before the pivot": "cancel done",
         "cancelled at the pivot while held": "done cancel held",
         "cancelled at the pivot, too late": "done cancel done",
+    },
+    "watch-instance": {
+        "completed": "held done held done held done held done",
+        "worker lost": "held lost",
     },
 }
 """What happens, attempt by attempt; when the words run out, everything succeeds."""

@@ -108,6 +108,6 @@ def undoing_context(*told: Told) -> StepContext:
     """What the undo that is out is told."""
     state = replay(events_of(told))
     assert state.in_flight is not None
-    live = Live(UUID(int=1), TRIP, None, state, "correlation", None, last_at=0.0)
+    live = Live(UUID(int=1), TRIP, None, state, "correlation", None, 0.0, 0.0)
     world: Any = None
     return context(live, state.in_flight, world)

@@ -234,11 +234,11 @@ FIELDS: dict[str, set[str]] = {
     "saga.started": ABOUT | WHOSE | {"facts"},
     "saga.rejected": ABOUT | WHOSE | WHY | {"existing_instance", "existing_saga"},
     "step.started": CLAIM,
-    "step.succeeded": ATTEMPT | {"result"},
+    "step.succeeded": ATTEMPT | {"result", "follow_up"},
     "step.failed": ATTEMPT | WHY | {"outcome", "in_doubt", "retry_after_seconds"},
     "compensation.began": WHY | {"because", "step", "steps"},
     "compensation.started": CLAIM,
-    "compensation.succeeded": ATTEMPT | {"result"},
+    "compensation.succeeded": ATTEMPT | {"result", "follow_up"},
     "compensation.failed": ATTEMPT | WHY | {"outcome", "retry_after_seconds"},
     "saga.completed": set(),
     "saga.compensated": WHY,
@@ -306,7 +306,7 @@ def test_what_is_private_is_what_a_person_typed_and_what_was_found_about_them(
     kind: type[BaseModel],
 ) -> None:
     private: frozenset[str] = getattr(kind, "PRIVATE")  # noqa: B009  # not on BaseModel
-    assert private == {"input", "facts"} & set(kind.model_fields)
+    assert private == {"input", "facts", "follow_up"} & set(kind.model_fields)
 
 
 def test_an_event_comes_back_from_its_stored_form_as_it_was() -> None:
