@@ -1,0 +1,37 @@
+"""The command line. Start-up is quick: a verb imports what it needs when it is called."""
+
+from collections.abc import Sequence
+
+from orchestrator.cli.output import Output
+from orchestrator.cli.parser import read_arguments
+from orchestrator.cli.trouble import BUG, INTERRUPTED, Trouble, explained
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; its exit code. Trouble that can be expected is one line on stderr."""
+    out = Output()
+    try:
+        arguments = read_arguments(argv)
+        out = Output(json=arguments.json, debug=arguments.debug or None)
+        return int(arguments.verb.load()(arguments, out))
+    except KeyboardInterrupt:
+        out.problem("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        out.abandon()
+        return 0
+    except Exception as error:
+        return _failed(out, error)
+
+
+def _failed(out: Output, error: Exception) -> int:
+    trouble = error if isinstance(error, Trouble) else explained(error)
+    if out.debug or trouble is None:
+        import traceback
+
+        out.problem("".join(traceback.format_exception(error)).rstrip())
+    if trouble is None:
+        out.problem("that is a bug in evosaga; please report it with the lines above")
+        return BUG
+    out.problem(trouble.sentence)
+    return trouble.code

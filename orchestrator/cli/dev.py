@@ -1,0 +1,152 @@
+"""``evosaga dev``: everything on this machine, and how to talk to it from another terminal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cli import places
+from orchestrator.cli.output import Output
+from orchestrator.cli.processes import migrated, on_signals
+from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+
+
+def dev(arguments: argparse.Namespace, out: Output) -> int:
+    """Run the servers, the simulated Evolution and a worker until told to stop."""
+    from orchestrator import app, logs
+
+    with _alone(), places.servers(out) as settings:
+        logs.configure(settings)
+        try:
+            asyncio.run(_run(settings, arguments.evolution_port, out))
+        except app.Broken as error:
+            out.problem(f"a part of the worker broke: {error}")
+            return UNFINISHED
+    out.note("evosaga: stopped; what it stored is kept for the next time")
+    return DONE
+
+
+async def _run(settings: Settings, port: int, out: Output) -> None:
+    from orchestrator import app
+
+    stop = asyncio.Event()
+    on_signals(stop.set)
+    await migrated(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        given: dict[str, str] = {}
+        if settings.evolution_url is None:
+            from orchestrator.local.evolution import SimulatedEvolution
+
+            key = settings.evolution_api_key
+            api_key = key.get_secret_value() if key else secrets.token_hex(16)
+            simulator = SimulatedEvolution(api_key=api_key, port=port)
+            try:
+                await stack.enter_async_context(simulator)
+            except OSError as error:
+                raise Trouble(WRONG, f"can't use port {port}: {error.strerror}") from error
+            given |= {"evolution_url": simulator.url, "evolution_api_key": api_key}
+        if settings.secret_key is None:
+            given["secret_key"] = kept_secret(_state() / "secret-key")
+        if given:
+            from orchestrator.config import load_settings
+
+            urls = {"database_url": settings.database_url, "redis_url": settings.redis_url}
+            settings = load_settings(**urls, **given)
+        _tell(settings, given, out)
+        await app.serve_until(stop, settings)
+
+
+def kept_secret(path: Path) -> str:
+    """The secret in that file, made if there is none; nobody else may read it."""
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(file, f"{secrets.token_hex(32)}\n".encode())
+        os.close(file)
+    return path.read_text().strip()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One ``dev`` a state folder: two simulated Evolutions on one database would disagree."""
+    with (_state() / "dev.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = f"`evosaga dev` is running already on {_state()}; EVOSAGA_STATE_DIR moves it"
+            raise Trouble(WRONG, said) from None
+        yield
+
+
+def _state() -> Path:
+    from orchestrator.local.state import make_own_folder, state_folder
+
+    folder = state_folder()
+    try:
+        # Root's servers run as another account, which must be able to pass.
+        make_own_folder(folder, 0o700 if os.geteuid() else 0o711)
+    except OSError as error:
+        said = f"can't use the state folder {folder}: {error.strerror or error}"
+        raise Trouble(WRONG, f"{said}; EVOSAGA_STATE_DIR names another one") from error
+    return folder
+
+
+def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
+    """What is there, and ready-to-paste ways to use it."""
+    simulated = given.get("evolution_url")
+    if out.json:
+        out.data(
+            {
+                "database_url": settings.database_url if _embedded("DATABASE_URL") else None,
+                "redis_url": settings.redis_url if _embedded("REDIS_URL") else None,
+                "evolution_url": settings.evolution_url,
+                "evolution_api_key": given.get("evolution_api_key"),
+                "state_folder": str(_state()),
+            }
+        )
+        return
+    lines = ["", "evosaga dev: everything is running. In another terminal:", ""]
+    if folder := os.environ.get("EVOSAGA_STATE_DIR"):
+        lines.append(f"  export EVOSAGA_STATE_DIR={shlex.quote(folder)}")
+    lines += [
+        "  evosaga create --name 'Clínica Sol' \\",
+        "      --organization-id $(python3 -c 'import uuid; print(uuid.uuid4())') \\",
+        "      --clinic-id $(python3 -c 'import uuid; print(uuid.uuid4())')",
+        "  evosaga list",
+        "  evosaga delete INSTANCE",
+    ]
+    if simulated:
+        control = f"{simulated}/__control__"
+        lines += [
+            "",
+            f"The Evolution server is simulated, on {simulated}; it forgets when this ends.",
+            "Let the phone scan the QR code, or the next create fail half way:",
+            "",
+            f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
+            f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
+            "",
+            "For `evosaga doctor`, and for more workers:",
+            "",
+            f"  export EVOSAGA_EVOLUTION_URL={simulated}",
+            f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
+        ]
+        if "secret_key" in given:
+            file = shlex.quote(str(_state() / "secret-key"))
+            lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
+    for line in [*lines, "", "Ctrl-C stops everything; what was stored is kept.", ""]:
+        out.line(line)
+
+
+def _embedded(variable: str) -> bool:
+    """An address that was given may hold a password, and whoever gave it knows it."""
+    return not (os.environ.get(f"EVOSAGA_{variable}") or os.environ.get(variable))

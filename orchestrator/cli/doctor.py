@@ -1,0 +1,227 @@
+"""``evosaga doctor``: look at everything evosaga depends on, and name the cure."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from orchestrator.cli import places
+from orchestrator.cli.output import Output
+from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble, place
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from events.database import Pool
+    from orchestrator.config import Settings
+
+_OLDEST_POSTGRES: Final = 15
+_OLDEST_REDIS: Final = (7, 0)
+_LATE: Final = 1000
+"""So many events or commands behind is worth a word."""
+_EVOLUTION_TIMEOUT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``cure`` is empty when there is nothing to do."""
+
+    check: str
+    verdict: Literal["ok", "warn", "bad"]
+    said: str
+    cure: str = ""
+
+
+def doctor(_: argparse.Namespace, out: Output) -> int:
+    """Look, tell, and answer with the worst that was found."""
+    with places.servers(out) as settings:
+        return asyncio.run(_doctor(settings, out))
+
+
+async def _doctor(settings: Settings, out: Output) -> int:
+    findings: list[Finding] = []
+    unreachable = False
+    for look in (_look_at_postgres, _look_at_redis, _look_at_evolution):
+        try:
+            async for finding in look(settings):
+                findings.append(finding)
+                if not out.json:
+                    _tell(finding, out)
+        except Trouble as trouble:
+            unreachable = unreachable or trouble.code == UNREACHABLE
+            findings.append(Finding(look.__name__.rpartition("_")[2], "bad", trouble.sentence))
+            if not out.json:
+                _tell(findings[-1], out)
+    bad = any(finding.verdict == "bad" for finding in findings)
+    if out.json:
+        out.data({"healthy": not bad, "checks": [asdict(finding) for finding in findings]})
+    return UNREACHABLE if unreachable else UNFINISHED if bad else DONE
+
+
+def _tell(finding: Finding, out: Output) -> None:
+    cure = f"\n{'':<20}{finding.cure}" if finding.cure else ""
+    if not out.terminal:
+        out.line(f"{finding.verdict:<6}{finding.check:<14}{finding.said}{cure}")
+        return
+    from rich.text import Text
+
+    mark, style = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}[
+        finding.verdict
+    ]
+    out.console.print(
+        Text.assemble((f" {mark}    ", style), (f"{finding.check:<14}", "bold"), finding.said, cure)
+    )
+
+
+# --- Postgres ---------------------------------------------------------------------------------
+
+
+async def _look_at_postgres(settings: Settings) -> AsyncIterator[Finding]:
+    import migrations
+
+    async with places.postgres(settings) as pool:
+        number = int(await pool.fetchval("SHOW server_version_num")) // 10000
+        version = await pool.fetchval("SHOW server_version")
+        old = number < _OLDEST_POSTGRES
+        cure = f"evosaga needs Postgres {_OLDEST_POSTGRES} or newer" if old else ""
+        yield Finding("postgres", "bad" if old else "ok", f"Postgres {version}", cure)
+
+        async with pool.acquire() as connection:
+            found, needed = await migrations.current(connection), migrations.head()
+        if found != needed:
+            said = f"the schema is {found or 'missing'}, this release needs {needed}"
+            yield Finding("schema", "bad", said, "run: evosaga migrate")
+            return
+        yield Finding("schema", "ok", f"revision {found}")
+        async for finding in _look_at_work(pool):
+            yield finding
+
+
+async def _look_at_work(pool: Pool) -> AsyncIterator[Finding]:
+    row = await pool.fetchrow(_WORK)
+    assert row is not None
+    if row["workers"]:
+        yield Finding("workers", "ok", f"{row['workers']} alive")
+    else:
+        said = "none alive, so commands wait"
+        yield Finding("workers", "warn", said, "start one: evosaga worker")
+    open_, failed = row["active"], row["failed"]
+    if failed:
+        cure = "see: evosaga list --status failed; then: evosaga replay ID, or evosaga cancel ID"
+        yield Finding("sagas", "warn", f"{failed} parked, {open_} under way", cure)
+    else:
+        yield Finding("sagas", "ok", f"none parked, {open_} under way")
+    behind = row["behind"]
+    late = behind > _LATE or (behind and not row["workers"])
+    cure = "a worker relays them; is one alive, and is Redis well?" if late else ""
+    said = f"{behind} events not yet on the stream evosaga:events"
+    yield Finding("relay", "warn" if late else "ok", said, cure)
+
+
+# The newest position is an upper bound: rolled back transactions leave gaps.
+_WORK: Final = """
+SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS workers,
+       (SELECT count(*) FROM evosaga.sagas WHERE status IN ('running', 'compensating')) AS active,
+       (SELECT count(*) FROM evosaga.sagas WHERE status = 'failed') AS failed,
+       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
+           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
+           AS behind
+"""
+
+
+# --- Redis ------------------------------------------------------------------------------------
+
+
+async def _look_at_redis(settings: Settings) -> AsyncIterator[Finding]:
+    async with places.redis(settings) as redis:
+        # INFO and not CONFIG, which managed servers forbid.
+        info = await redis.info()
+        name = str(info.get("server_name", "redis")).capitalize()
+        version = str(info.get(f"{name.lower()}_version") or info["redis_version"])
+        spoken = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+        old = spoken < _OLDEST_REDIS
+        cure = "evosaga needs Redis 7.0 or newer, or Valkey" if old else ""
+        yield Finding("redis", "bad" if old else "ok", f"{name} {version}", cure)
+
+        policy = str(info.get("maxmemory_policy", "unknown"))
+        evicts = policy.startswith("allkeys")
+        cure = "streams could be evicted: set maxmemory-policy to noeviction" if evicts else ""
+        said = f"maxmemory-policy {policy}"
+        yield Finding("eviction", "bad" if evicts else "ok", said, cure)
+
+        kept = bool(info.get("aof_enabled"))
+        cure = "" if kept else "a crash loses commands nobody has read yet: set appendonly to yes"
+        said = f"appendonly {'yes' if kept else 'no'}"
+        yield Finding("persistence", "ok" if kept else "warn", said, cure)
+        async for finding in _look_at_commands(redis):
+            yield finding
+
+
+async def _look_at_commands(redis: Redis) -> AsyncIterator[Finding]:
+    from events import streams
+
+    backlog = await streams.backlog(redis)
+    if backlog is None:
+        waiting = await redis.xlen(streams.COMMANDS)
+        said = f"no worker has ever run here; {waiting} commands wait"
+        yield Finding("commands", "warn", said, "the first worker makes the group and reads them")
+        dead = await redis.xlen(streams.DEAD_COMMANDS)
+    else:
+        lag = "unknown" if backlog.lag is None else backlog.lag
+        said = f"{lag} unread, {backlog.pending} being accepted"
+        late = (backlog.lag or 0) + backlog.pending > _LATE
+        cure = "start more workers: evosaga worker" if late else ""
+        yield Finding("commands", "warn" if late else "ok", said, cure)
+        dead = backlog.dead
+    cure = f"what and why: redis-cli XREVRANGE {streams.DEAD_COMMANDS} + - COUNT 10" if dead else ""
+    yield Finding("dead letters", "warn" if dead else "ok", str(dead), cure)
+
+
+# --- Evolution --------------------------------------------------------------------------------
+
+
+async def _look_at_evolution(settings: Settings) -> AsyncIterator[Finding]:
+    import httpx
+
+    if settings.evolution_url is None or settings.evolution_api_key is None:
+        cure = "a worker needs EVOSAGA_EVOLUTION_URL and EVOSAGA_EVOLUTION_API_KEY"
+        yield Finding("evolution", "warn", "not configured here", cure)
+        return
+    where = place(settings.evolution_url)
+    headers = {"apikey": settings.evolution_api_key.get_secret_value()}
+    async with httpx.AsyncClient(
+        base_url=settings.evolution_url, timeout=_EVOLUTION_TIMEOUT, trust_env=False
+    ) as http:
+        try:
+            # The status is enough; the list itself may be megabytes.
+            async with http.stream("GET", "/instance/fetchInstances", headers=headers) as answer:
+                status = answer.status_code
+        except (httpx.HTTPError, OSError) as error:
+            said = f"no answer at {where} ({type(error).__name__})"
+            yield Finding("evolution", "bad", said, "is it up, and is EVOSAGA_EVOLUTION_URL right?")
+            return
+        yield _key_finding(status, where)
+        yield Finding("evolution", "ok", f"version {await _evolution_version(http)} at {where}")
+
+
+def _key_finding(status: int, where: str) -> Finding:
+    if status == 200:
+        return Finding("evolution key", "ok", "accepted")
+    if status in (401, 403):
+        return Finding("evolution key", "bad", "refused", "check EVOSAGA_EVOLUTION_API_KEY")
+    cure = "check EVOSAGA_EVOLUTION_URL, and the server's own logs and licence"
+    return Finding("evolution key", "bad", f"{where} answered HTTP {status}", cure)
+
+
+async def _evolution_version(http: object) -> str:
+    import httpx
+
+    assert isinstance(http, httpx.AsyncClient)
+    try:
+        body = (await http.get("/")).json()
+        return str(body["version"])[:20]
+    except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
+        return "unknown"

@@ -1,0 +1,88 @@
+"""Where the servers are: given by the environment, or the embedded ones of the state folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.output import Output
+from orchestrator.cli.trouble import reaching_postgres, reaching_redis
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from events.database import Pool
+    from orchestrator.config import Settings
+
+
+@contextlib.contextmanager
+def servers(out: Output, *, redis: bool = True) -> Iterator[Settings]:
+    """The settings, with the URL of a running server where none was given.
+
+    Embedded servers are shared by all processes that use the same state folder, and stop with
+    the last of them; what they store stays.
+    """
+    from orchestrator.config import load_settings
+
+    settings = load_settings()
+    with contextlib.ExitStack() as stack:
+        found: dict[str, str] = {}
+        if settings.database_url is None:
+            from orchestrator.local.postgres import local_postgres
+            from orchestrator.local.state import state_folder
+
+            found["database_url"] = stack.enter_context(local_postgres(state_folder())).url
+        if redis and settings.redis_url is None:
+            from orchestrator.local.state import state_folder
+            from orchestrator.local.valkey import local_valkey
+
+            found["redis_url"] = stack.enter_context(local_valkey(state_folder())).url
+        if found:
+            out.note(_announcement(found))
+            settings = settings.model_copy(update=found)
+        yield settings
+
+
+def _announcement(found: dict[str, str]) -> str:
+    from orchestrator.local.state import state_folder
+
+    names = {"database_url": "Postgres", "redis_url": "Valkey"}
+    kinds = " and ".join(names[field] for field in found)
+    variables = " and ".join(f"EVOSAGA_{field.upper()}" for field in found)
+    return f"evosaga: using the embedded {kinds} in {state_folder()} ({variables} not set)"
+
+
+@contextlib.asynccontextmanager
+async def postgres(settings: Settings) -> AsyncIterator[Pool]:
+    """A few connections to Postgres, or a sentence on why there are none."""
+    from events.database import open_pool
+
+    assert settings.database_url is not None
+    with reaching_postgres(settings.database_url):
+        pool = await open_pool(settings.database_url, size=2)
+    try:
+        yield pool
+    finally:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pool.close(), 5)
+
+
+@contextlib.asynccontextmanager
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A client of a Redis that answers, or a sentence on why there is none."""
+    from events import streams
+
+    assert settings.redis_url is not None
+    with reaching_redis(settings.redis_url):
+        client = streams.connect(settings.redis_url)
+        try:
+            await client.ping()
+        except BaseException:
+            await client.aclose()
+            raise
+    try:
+        yield client
+    finally:
+        await client.aclose()

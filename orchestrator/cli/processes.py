@@ -1,0 +1,149 @@
+"""The verbs that are processes: migrate, worker (and serve), simulate-evolution."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.cli import places
+from orchestrator.cli.output import Output
+from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble, reaching_postgres
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+
+_NEEDED: Final = {
+    "evolution_url": "set EVOSAGA_EVOLUTION_URL to your Evolution API server, https://…",
+    "evolution_api_key": "set EVOSAGA_EVOLUTION_API_KEY to that server's global API key",
+    "secret_key": "set EVOSAGA_SECRET_KEY to 32 bytes or more: openssl rand -hex 32",
+}
+
+
+def migrate(_: argparse.Namespace, out: Output) -> int:
+    """Bring the schema up to date."""
+    with places.servers(out, redis=False) as settings:
+        before, after = asyncio.run(migrated(settings))
+    if out.json:
+        out.data({"before": before, "after": after})
+    elif before == after:
+        out.line(f"the schema is up to date ({after})")
+    else:
+        out.line(f"the schema was {before or 'missing'} and is {after} now")
+    return DONE
+
+
+async def migrated(settings: Settings) -> tuple[str | None, str]:
+    """Migrate; the revisions before and after."""
+    import asyncpg
+
+    import migrations
+
+    url = settings.database_url
+    assert url is not None
+    with reaching_postgres(url):
+        connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10)
+        try:
+            before = await migrations.current(connection)
+        finally:
+            await connection.close()
+        try:
+            await migrations.migrate(url)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate and error.sqlstate.startswith("P0"):  # a migration's own refusal
+                cure = f" {error.hint}" if getattr(error, "hint", None) else ""
+                raise Trouble(WRONG, f"can't migrate: {error}.{cure}") from error
+            raise
+    return before, migrations.head()
+
+
+def worker(_: argparse.Namespace, out: Output) -> int:
+    """Carry out sagas until told to stop."""
+    require(out)
+    with places.servers(out) as settings:
+        return run_until_signal(settings, out)
+
+
+def require(out: Output) -> None:
+    """Refuse to start while settings are missing that have no embedded stand-in."""
+    from orchestrator.config import load_settings
+
+    settings = load_settings()
+    missing = [cure for name, cure in _NEEDED.items() if getattr(settings, name) is None]
+    if not missing:
+        return
+    for cure in missing[:-1]:
+        out.problem(cure)
+    raise Trouble(WRONG, f"{missing[-1]} (or try everything with `evosaga dev`)")
+
+
+def run_until_signal(settings: Settings, out: Output) -> int:
+    """A worker on these settings, until SIGTERM or SIGINT; a second signal ends it at once."""
+    asyncio.run(_look_at_both(settings))
+    from orchestrator import app, logs  # slow, so only once we know that it is worth it
+
+    logs.configure(settings)
+    try:
+        asyncio.run(_work(settings))
+    except app.Broken as error:
+        out.problem(f"a part of the worker broke: {error}")
+        return UNFINISHED
+    return DONE
+
+
+async def _look_at_both(settings: Settings) -> None:
+    """A look before the start, for a sentence that says which of them is not there."""
+    async with places.redis(settings), places.postgres(settings) as pool:
+        import migrations
+
+        async with pool.acquire() as connection:
+            try:
+                await migrations.require_current(connection)
+            except migrations.SchemaOutdated as error:
+                raise Trouble(WRONG, str(error)) from error
+
+
+async def _work(settings: Settings) -> None:
+    from orchestrator import app
+
+    stop = asyncio.Event()
+    on_signals(stop.set)
+    await app.serve_until(stop, settings)
+
+
+def on_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first SIGTERM or SIGINT; from then on they end the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, first)
+
+
+def simulate_evolution(arguments: argparse.Namespace, out: Output) -> int:
+    """The simulated Evolution server alone."""
+    from orchestrator.local.evolution import main_simulate
+
+    try:
+        main_simulate(
+            arguments.port,
+            arguments.journal,
+            api_key=arguments.api_key,
+            as_json=out.json,
+            host=arguments.host,
+            version=arguments.evolution_version,
+            pace=arguments.pace,
+            global_webhook=arguments.global_webhook,
+            seed=arguments.seed,
+        )
+    except OSError as error:
+        where = f"port {arguments.port} or the journal {arguments.journal}"
+        raise Trouble(WRONG, f"can't use {where}: {error.strerror or error}") from error
+    return DONE

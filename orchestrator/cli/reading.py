@@ -1,0 +1,244 @@
+"""The verbs that only read: status, list, events. Postgres is all they need."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from orchestrator.cli import places
+from orchestrator.cli.output import Output
+from orchestrator.cli.trouble import DONE, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from events.database import Pool
+    from events.model import Recorded
+    from orchestrator.config import Settings
+    from orchestrator.queries import SagaView
+
+
+def status(arguments: argparse.Namespace, out: Output) -> int:
+    """One saga at a glance."""
+    with places.servers(out, redis=False) as settings:
+        return asyncio.run(_status(settings, arguments.reference, out))
+
+
+def list_sagas(arguments: argparse.Namespace, out: Output) -> int:
+    """A page of sagas, newest first."""
+    since = moment(arguments.since, datetime.now(UTC)) if arguments.since else None
+    with places.servers(out, redis=False) as settings:
+        return asyncio.run(_list(settings, arguments, since, out))
+
+
+def events(arguments: argparse.Namespace, out: Output) -> int:
+    """The history of a saga, and with ``--follow`` what comes."""
+    with places.servers(out, redis=False) as settings:
+        return asyncio.run(_events(settings, arguments, out))
+
+
+async def find(pool: Pool, reference: str) -> SagaView:
+    """The saga that is meant, or trouble."""
+    from orchestrator.queries import find_saga
+
+    view = await find_saga(pool, reference)
+    if view is None:
+        said = f"no saga, command or instance is called {reference!r}: see `evosaga list`"
+        raise Trouble(WRONG, said)
+    return view
+
+
+def document(view: SagaView) -> dict[str, Any]:
+    """A saga for programs; ids and times as text."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in (asdict(view) | {"over": view.over}).items()
+    }
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """A time as people write it: ISO 8601 (without a zone: UTC), or so long ago: ``2d``."""
+    try:
+        if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", text):
+            units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+            return now - timedelta(**{units[ago[2]]: int(ago[1])})
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        said = f"--since {text!r} is no time: write 2025-12-05T12:00Z, 30m, 1h or 2d"
+        raise Trouble(WRONG, said) from None
+
+
+async def _status(settings: Settings, reference: str, out: Output) -> int:
+    from orchestrator.cli.story import steps_of
+    from orchestrator.queries import history
+
+    async with places.postgres(settings) as pool:
+        view = await find(pool, reference)
+        told = await history(pool, view.saga_id)
+    steps = steps_of(told)
+    if out.json:
+        out.data(document(view) | {"steps": [step.as_dict() for step in steps]})
+        return DONE
+    _headline(view, out)
+    if out.terminal:
+        from orchestrator.cli.picture import steps_table
+
+        out.console.print(steps_table(steps))
+    else:
+        for step in steps:
+            spent = f"{step.seconds:.2f} s" if step.seconds is not None else ""
+            out.line(f"  {step.name:<12}{step.state:<12}{spent:>8}  {step.note}".rstrip())
+    return DONE
+
+
+def _headline(view: SagaView, out: Output) -> None:
+    facts = {
+        "saga": f"{view.saga} v{view.version}",
+        "status": view.status,
+        "saga id": view.saga_id,
+        "command id": view.command_id if view.command_id != str(view.saga_id) else None,
+        "instance": view.instance_name,
+        "organization": view.organization_id,
+        "began": _clock(view.created_at),
+        "changed": _clock(view.updated_at),
+        "why": f"{view.message} ({view.code})" if view.message else None,
+        "existing": view.existing_instance,
+        "next try": _clock(view.next_at) if view.next_at and not view.over else None,
+        "worker": view.owner,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            _fact(name, str(value), out)
+
+
+def _fact(name: str, value: str, out: Output) -> None:
+    if not out.terminal:
+        out.line(f"{name + ':':<14}{value}")
+        return
+    from rich.text import Text
+
+    from orchestrator.cli.picture import COLOURS
+
+    style = COLOURS.get(value, "") if name == "status" else ""
+    out.console.print(Text.assemble((f"{name:<14}", "dim"), (value, style)))
+
+
+async def _list(
+    settings: Settings, arguments: argparse.Namespace, since: datetime | None, out: Output
+) -> int:
+    from orchestrator import queries
+
+    organization = arguments.organization_id
+    wanted = queries.Filter(
+        status=arguments.status,
+        saga=arguments.saga,
+        organization_id=UUID(organization) if organization else None,
+        instance_name=arguments.instance_name,
+        since=since,
+    )
+    async with places.postgres(settings) as pool:
+        try:
+            page, cursor = await queries.list_sagas(
+                pool, wanted, limit=arguments.limit, cursor=arguments.cursor
+            )
+        except queries.BadCursor as error:
+            raise Trouble(WRONG, str(error)) from None
+    if out.json:
+        out.data({"sagas": [document(view) for view in page], "cursor": cursor})
+        return DONE
+    _draw_list(page, out)
+    if cursor:
+        out.note(f"there are more: --cursor {cursor}")
+    return DONE
+
+
+def _draw_list(page: Sequence[SagaView], out: Output) -> None:
+    if not page:
+        out.note("no saga fits; `evosaga create --help` shows how to start one")
+        return
+    rows = [_row(view) for view in page]
+    heading = {name: name.upper() for name in rows[0]}
+    widths = {name: max(len(row[name]) for row in (heading, *rows)) for name in heading}
+    if not out.terminal:
+        for row in (heading, *rows):
+            out.line("  ".join(f"{row[name]:<{widths[name]}}" for name in widths).rstrip())
+        return
+    from rich.text import Text
+
+    from orchestrator.cli.picture import COLOURS
+
+    shown = _that_fit(widths, out.console.width)
+    for row in (heading, *rows):
+        line = Text("  ").join(
+            Text(
+                f"{row[name]:<{widths[name]}}",
+                COLOURS.get(row[name], "") if name == "status" else "",
+            )
+            for name in shown
+        )
+        line.rstrip()
+        line.truncate(out.console.width, overflow="ellipsis")
+        if row is heading:
+            line.stylize("dim")
+        out.console.print(line, no_wrap=True)
+
+
+def _that_fit(widths: dict[str, int], window: int) -> list[str]:
+    """The columns to show: an id that is cut is of no use, the end of a reason may go."""
+    shown = {"began", "status", "saga id", "why"}
+    for name in ("saga", "instance"):
+        wanted = shown | {name}
+        ids = sum(widths[one] + 2 for one in wanted - {"why"})
+        if ids + min(widths["why"], 30) <= window:
+            shown = wanted
+    return [name for name in widths if name in shown]
+
+
+def _row(view: SagaView) -> dict[str, str]:
+    return {
+        "began": _clock(view.created_at),
+        "status": view.status,
+        "saga": view.saga,
+        "saga id": str(view.saga_id),
+        "instance": view.instance_name or "",
+        "why": view.message or (f"at {view.step}" if view.step and not view.over else ""),
+    }
+
+
+def _clock(at: datetime) -> str:
+    return at.astimezone().strftime("%b %d %H:%M:%S")
+
+
+async def _events(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from orchestrator.cli.following import Seen, follow
+    from orchestrator.cli.story import event_line
+
+    def tell(seen: Seen, fresh: Sequence[Recorded]) -> None:
+        for recorded in fresh:
+            if out.json:
+                assert seen.view is not None
+                out.line(cloud_event(seen.view, recorded))
+            else:
+                out.line(event_line(recorded))
+
+    async with places.postgres(settings) as pool:
+        view = await find(pool, arguments.reference)
+        await follow(pool, view.saga_id, tell, timeout=None if arguments.follow else 0)
+    return DONE
+
+
+def cloud_event(view: SagaView, recorded: Recorded) -> str:
+    """An event exactly as the stream ``evosaga:events`` has it."""
+    from events import relay
+
+    row: Any = {
+        "saga": view.saga,
+        "version": view.version,
+        "organization_id": view.organization_id,
+    }
+    return relay.cloud_event(row, recorded).decode()

@@ -1,0 +1,42 @@
+"""``evosaga demo``: the product's promises, kept before your eyes and checked while you watch.
+
+Every scene asserts what it says against Postgres, Valkey and the journal of the simulated
+Evolution server, never against its own words. One claim that does not hold ends the demo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.trouble import DONE, UNFINISHED
+
+if TYPE_CHECKING:
+    from orchestrator.cli.output import Output
+
+
+def run(_: argparse.Namespace, out: Output) -> int:
+    """Play all scenes; 0 when every claim held."""
+    from orchestrator.demo.claims import NotSo
+    from orchestrator.demo.play import play
+    from orchestrator.demo.stage import Show
+    from orchestrator.local.servers import local_servers
+
+    began = time.monotonic()
+    show = Show(out)
+    show.title("evosaga: all of it, or none of it")
+    show.say("Starting a real Postgres and a real Valkey, for this demo alone ...")
+    try:
+        with local_servers() as servers:
+            claims = asyncio.run(play(show, servers))
+    except NotSo as broken:
+        out.problem(f"NOT SO: {broken}")
+        return UNFINISHED
+    show.end(
+        f"{claims} claims, all of them checked and true, in {time.monotonic() - began:.0f} s. "
+        "Nothing is left running."
+    )
+    show.say("Next: `make dev` to play with it yourself, `make test` for the whole suite.")
+    return DONE
