@@ -7,6 +7,8 @@
 
 ARGS =
 PYTEST = .venv/bin/python -m pytest
+# Most tests wait for a server; two at a time halve the time. Each process has servers of its own.
+JOBS = 2
 
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__
 
@@ -28,7 +30,7 @@ dev: setup ## everything on the embedded servers, until Ctrl-C
 	@.venv/bin/evosaga dev $(ARGS)
 
 test: setup ## the whole test suite on the embedded servers
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n $(JOBS) $(ARGS)
 
 test-docker: setup ## the same suite on servers in Docker containers
 	@$(PYTEST) --servers=docker $(ARGS)

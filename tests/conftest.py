@@ -109,16 +109,13 @@ async def template(servers: Servers) -> str:
 
 
 @pytest.fixture
-async def database_url(servers: Servers, template: str) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
+async def database_url(servers: Servers, template: str) -> str:
+    """A migrated database of the test's own. It goes with the server: dropping costs more."""
     name = f"test_{uuid.uuid4().hex}"
     admin = await asyncpg.connect(servers.postgres)
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    try:
-        yield servers.database(name)
-    finally:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
+    await admin.close()
+    return servers.database(name)
 
 
 @pytest.fixture
@@ -166,7 +163,7 @@ def settings(
 @pytest.fixture
 async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[World]:
     """What steps may touch, for tests that call them without a worker."""
-    api = EvolutionApi(evolution.url, API_KEY, timeout=0.5)
+    api = EvolutionApi(evolution.url, API_KEY, timeout=0.3)
     async with api, httpx.AsyncClient(trust_env=False) as http:
         yield World(api, redis, http, KeyRing([SECRET]), quiet_seconds=0.3)
 
