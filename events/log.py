@@ -15,6 +15,7 @@ have lost.
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -24,12 +25,15 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
+import structlog
+from pydantic import ValidationError
 
 from events.database import TRANSIENT, Connection, Pool
 from events.model import Recorded, SagaEvent, data_json, event_from
 
 _Waiting: TypeAlias = "tuple[Append, asyncio.Future[Appended]]"
 
+_logger = structlog.get_logger("evosaga.log")
 _BATCH: Final = 256
 _LONGEST_PAUSE: Final = 2.0
 
@@ -104,15 +108,22 @@ class EventLog:
         return await future
 
     async def read(self, saga_id: UUID) -> list[Recorded]:
-        """The saga's history in order; empty when there is no such saga."""
-        return (await self.read_many([saga_id])).get(saga_id, [])
+        """The saga's history in order; empty when there is no such saga.
+
+        Raises pydantic's ``ValidationError`` for an event that this release does not know.
+        """
+        return [recorded_from(row) for row in await self._pool.fetch(_READ, [saga_id])]
 
     async def read_many(self, saga_ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:
-        """Several histories in one query."""
+        """Several histories in one query; those that this release can't read are left out."""
         rows = await self._pool.fetch(_READ, list(saga_ids))
         histories: dict[UUID, list[Recorded]] = {}
-        for row in rows:
-            histories.setdefault(row["saga_id"], []).append(recorded_from(row))
+        for saga_id, events in itertools.groupby(rows, lambda row: row["saga_id"]):
+            try:
+                histories[saga_id] = [recorded_from(row) for row in events]
+            except ValidationError as error:
+                reason = error.errors(include_input=False, include_url=False)[0]["msg"]
+                _logger.error("saga set aside", saga_id=str(saga_id), reason=reason)
         return histories
 
     async def run(self) -> None:

@@ -10,10 +10,12 @@ at least once, deduplicate by id.
 import asyncio
 import contextlib
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import asyncpg
 import structlog
+from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -25,6 +27,7 @@ from events.model import CompensationSucceeded, Recorded, StepSucceeded, public_
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
 _IDLE_POLL: Final = 0.25
+_PLACE: Final = ("saga_id", "sequence", "recorded_at", "correlation_id", "causation_id")
 _logger = structlog.get_logger("evosaga.relay")
 
 
@@ -65,11 +68,15 @@ class Relay:
         rows = await self._pool.fetch(_READ, cursor, _BATCH)
         if not rows:
             return False
-        recorded = [recorded_from(row) for row in rows]
+        recorded = [_recorded(row) for row in rows]
         await streams.publish_events(
             self._redis,
-            [cloud_event(row, told) for row, told in zip(rows, recorded, strict=True)],
-            [command for told in recorded if (command := follow_up(told))],
+            [
+                # While releases are mixed: what may leave the house of an unknown event is unknown.
+                cloud_event(row, told) if told else _told(row, dict(row), row["type"], {})
+                for row, told in zip(rows, recorded, strict=True)
+            ],
+            [command for told in recorded if told and (command := follow_up(told))],
         )
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, rows[-1]["position"])
         return len(rows) == _BATCH
@@ -97,6 +104,22 @@ def follow_up(recorded: Recorded) -> bytes | None:
 
 def cloud_event(row: asyncpg.Record, recorded: Recorded) -> bytes:
     """An event of the log as CloudEvents 1.0 JSON without its private fields."""
+    place = {name: getattr(recorded, name) for name in _PLACE}
+    return _told(row, place, recorded.event.type, public_data(recorded.event))
+
+
+def _recorded(row: asyncpg.Record) -> Recorded | None:
+    """The event; None when only a newer release than this one knows it."""
+    try:
+        return recorded_from(row)
+    except ValidationError:
+        _logger.error("unknown event", saga_id=str(row["saga_id"]), sequence=row["sequence"])
+        return None
+
+
+def _told(
+    row: asyncpg.Record, place: Mapping[str, Any], type_: str, public: Mapping[str, Any]
+) -> bytes:
     known = {
         "saga": row["saga"],
         "version": row["version"],
@@ -104,17 +127,17 @@ def cloud_event(row: asyncpg.Record, recorded: Recorded) -> bytes:
     }
     body = {
         "specversion": "1.0",
-        "id": f"{recorded.saga_id}:{recorded.sequence}",
+        "id": f"{place['saga_id']}:{place['sequence']}",
         "source": "/evosaga",
-        "type": recorded.event.type,
-        "subject": str(recorded.saga_id),
-        "time": recorded.recorded_at.isoformat(),
+        "type": type_,
+        "subject": str(place["saga_id"]),
+        "time": place["recorded_at"].isoformat(),
         "datacontenttype": "application/json",
-        "correlationid": recorded.correlation_id,
-        "causationid": recorded.causation_id,
-        "data": {k: v for k, v in known.items() if v is not None} | public_data(recorded.event),
+        "correlationid": place["correlation_id"],
+        "causationid": place["causation_id"],
+        "data": {k: v for k, v in known.items() if v is not None} | dict(public),
     }
-    if recorded.causation_id is None:
+    if place["causation_id"] is None:
         del body["causationid"]
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 

@@ -77,6 +77,7 @@ class Engine:
     async def room(self) -> None:
         """Wait until another batch may be taken in."""
         await self._room.wait()
+        self._lease.pin()
 
     def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
         """Drive a saga whose beginning, with its first intent, this worker has just committed."""
@@ -176,6 +177,7 @@ class Engine:
     async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
         """Append what happened and what follows; False when somebody else drives the saga."""
         while True:
+            self._lease.pin()
             append = self._append(live, fact)
             if append is None:
                 return True

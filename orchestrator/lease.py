@@ -9,6 +9,7 @@ stopped by the sequence of the log, which no zombie can get past.
 
 import asyncio
 import time
+from contextvars import ContextVar
 from typing import Final
 
 import structlog
@@ -18,6 +19,9 @@ from events.database import TRANSIENT, Pool
 _logger = structlog.get_logger("evosaga.lease")
 _MARGIN: Final = 0.1
 """Share of the lease that is given up to be on the safe side."""
+
+
+_pinned: ContextVar[int | None] = ContextVar("evosaga_lease_epoch", default=None)
 
 
 class LeaseLost(Exception):
@@ -36,12 +40,21 @@ class Lease:
         self._pool = pool
         self._beat = beat
         self._valid_until = 0.0
+        self._epoch = 0
         self._steady_since = float("inf")
         self._beaten = asyncio.Event()
 
+    def pin(self) -> None:
+        """What the current task does from now on rests on the lease as it is now.
+
+        To be called before an intent is committed. A lease that was lost and is there again
+        gives no right to act on it: the saga may be somebody else's.
+        """
+        _pinned.set(self._epoch)
+
     def check(self) -> None:
         """Raise ``LeaseLost`` unless this worker may act right now."""
-        if time.monotonic() >= self._valid_until:
+        if time.monotonic() >= self._valid_until or _pinned.get() not in (None, self._epoch):
             raise LeaseLost(f"worker {self.worker} has not been seen for a while")
 
     async def regained(self) -> None:
@@ -65,6 +78,7 @@ class Lease:
         await self._pool.execute(_BEAT, self.worker, self.ttl, timeout=self.ttl)
         if before >= self._valid_until:
             self._steady_since = before
+            self._epoch += 1
         self._valid_until = before + self.ttl * (1 - _MARGIN)
         self._beaten.set()
         self._beaten.clear()

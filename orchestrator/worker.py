@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import structlog
 from faststream import AckPolicy, Context
@@ -226,14 +227,25 @@ class CommandReader:
 
     async def _commit(self, requests: Sequence[Request]) -> list[Accepted]:
         """Accept, waiting while Postgres is away: no acknowledgement without a commit."""
-        pause = 0.05
+        pause, doubtful = 0.05, False
         while True:
             try:
-                return await accept(self._pool, self._world, self._worker, requests)
+                answers = await accept(self._pool, self._world, self._worker, requests)
+                if doubtful:
+                    await self._take_up([a.saga_id for a in answers if a.kind == "known"])
+                return answers
             except TRANSIENT as trouble:
+                doubtful = True
                 _logger.warning("accepting waits", reason=type(trouble).__name__)
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
+
+    async def _take_up(self, saga_ids: Sequence[UUID]) -> None:
+        """Drive what an earlier try committed before its connection broke: nobody else will."""
+        mine = await self._pool.fetch(_MINE, saga_ids, self._worker)
+        if mine:
+            histories = await self._log.read_many([row["saga_id"] for row in mine])
+            self._engine.take_over(histories, mine[0]["now"])
 
     async def _stumbled(self, message: _Message, stumble: Exception) -> BadCommand | None:
         counts = await streams.deliveries(self._redis, [message.id])
@@ -261,3 +273,9 @@ class CommandReader:
         )
         for message, refusal in bad:
             _logger.warning("dead letter", message=message.id.decode(), code=refusal.code)
+
+
+_MINE: Final = """
+SELECT saga_id, now() AS now FROM evosaga.sagas
+WHERE saga_id = ANY($1) AND owner = $2 AND status IN ('running', 'compensating')
+"""

@@ -96,6 +96,8 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
 
     with local_servers() as local:
         yield Servers(local.postgres.url, local.valkey.url)
+        for server in local:  # nobody needs the data, and an orderly end writes all of it
+            server.kill()
 
 
 @pytest.fixture(scope="session")

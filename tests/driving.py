@@ -94,12 +94,23 @@ async def contradictions(pool: Pool) -> list[str]:
     return found
 
 
+async def entries(redis: Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """A whole stream: ids and fields."""
+    found: Any = await redis.xrange(stream)
+    return list(found)
+
+
+async def count(pool: Pool, query: str, *values: Any) -> int:
+    """The number that a query answers."""
+    number: int = await pool.fetchval(query, *values)
+    return number
+
+
 async def dead_letters(redis: Redis) -> list[dict[str, Any]]:
     """What is in the dead-letter stream, as text; ``data`` stays bytes."""
-    letters = await redis.xrange(streams.DEAD_COMMANDS)
     return [
         {k.decode(): v if k == b"data" else v.decode() for k, v in fields.items()}
-        for _, fields in letters
+        for _, fields in await entries(redis, streams.DEAD_COMMANDS)
     ]
 
 

@@ -8,14 +8,34 @@ import json
 from collections.abc import Awaitable
 from typing import Final, cast
 
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.world import StepContext
 
 TTL: Final = 3600
 _MARK_TTL: Final = 2 * TTL
+
+# redis-py takes the first word off an error for which it has a class.
+_PASSING: Final = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+_PASSING_WORDS: Final = ("NOREPLICAS", "MISCONF", "BUSY", "OOM", "READONLY", "LOADING")
 
 _FILL: Final = """
 if redis.call('GET', KEYS[2]) == ARGV[1] then return 0 end
@@ -65,14 +85,9 @@ async def invalidate(ctx: StepContext) -> Outcome:
 def trouble(error: RedisError) -> Held | Unknown:
     """A Redis that is down or refuses writes is waited for; anything else costs an attempt."""
     name = type(error).__name__
-    if isinstance(error, RedisConnectionError) or _passes(str(error)):
+    if isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS):
         return Held("redis_unavailable", f"Redis is unavailable: {name}", in_doubt=True)
     return Unknown("redis_error", f"Redis answered with an error: {name}")
-
-
-def _passes(said: str) -> bool:
-    passing = ("READONLY", "NOREPLICAS", "LOADING", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN")
-    return said.startswith(passing) or "imeout" in said
 
 
 def _mark(instance_name: str) -> str:

@@ -10,9 +10,12 @@ import time
 from typing import Any, Final
 from uuid import UUID
 
+from redis.exceptions import RedisError
+
 from sagas.definition import Effect
 from sagas.outcome import Done, FollowUp, Held, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
+from sagas.steps.cache import trouble
 from sagas.steps.evolution_api import Answer, Sight, Verdict, classify_create
 from sagas.world import StepContext
 
@@ -27,6 +30,7 @@ MESSAGE_EVENTS: Final = ("MESSAGES_UPSERT", "MESSAGES_UPDATE", "SEND_MESSAGE")
 # down would stall the removal for twenty minutes.
 QR_TTL: Final = 60
 _VANISH_SECONDS: Final = 15.0
+_REMOVAL_SECONDS: Final = 3.0
 
 
 async def create_instance(ctx: StepContext) -> Outcome:
@@ -131,7 +135,7 @@ async def _remove(ctx: StepContext, name: str, token: str, sight: Sight) -> Outc
         case Sight.MINE | Sight.HALF:
             pass
     # A repeated DELETE is a second removal by name, so first give the one before its time.
-    if ctx.in_doubt and await _vanishes(ctx, name, token, 3.0):
+    if ctx.in_doubt and await _vanishes(ctx, name, token, _REMOVAL_SECONDS):
         return Done({"note": "removed"})
     answer = await ctx.world.evolution.delete(name, token)
     if answer.status == 400:
@@ -189,7 +193,10 @@ async def ask_for_qr(ctx: StepContext) -> Outcome:
         "code": body.get("code"),
         "pairing_code": body.get("pairingCode"),
     }
-    await ctx.world.redis.set(f"evosaga:qr:{_name(ctx)}", json.dumps(code), ex=QR_TTL)
+    try:
+        await ctx.world.redis.set(f"evosaga:qr:{_name(ctx)}", json.dumps(code), ex=QR_TTL)
+    except RedisError as error:
+        return trouble(error)
     return Done({"qr": "ready"})
 
 

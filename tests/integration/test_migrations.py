@@ -1,0 +1,197 @@
+"""Migrations: from nothing, from the old system's table, twice at once, and back."""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+import migrations
+from events.schema import metadata
+from tests.conftest import Servers
+
+ROOT = Path(__file__).parents[2]
+OLD_TABLE = """
+CREATE SCHEMA healthcare;
+CREATE TABLE healthcare.integrations (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    organization_id uuid NOT NULL,
+    type varchar(50) NOT NULL,
+    provider varchar(50) NOT NULL,
+    status text NOT NULL DEFAULT 'pending',
+    config jsonb NOT NULL DEFAULT '{}',
+    legacy_note text
+);
+CREATE FUNCTION healthcare.save_evolution_integration(
+    p_organization_id uuid, p_instance_name text, p_phone_number text, p_webhook_url text
+) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{"old": true}'::jsonb $$;
+"""
+ROW = "INSERT INTO healthcare.integrations (organization_id, type, provider, config, legacy_note) "
+
+
+@pytest.fixture
+async def empty(servers: Servers) -> AsyncIterator[str]:
+    """The URL of a database that nobody has migrated."""
+    name = f"empty_{uuid.uuid4().hex}"
+    admin = await asyncpg.connect(servers.postgres)
+    await admin.execute(f"CREATE DATABASE {name}")
+    try:
+        yield servers.database(name)
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+
+
+@pytest.fixture
+async def database(empty: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(empty)
+    yield connection
+    await connection.close()
+
+
+async def on(url: str, work: Any) -> Any:
+    """Run synchronous Alembic work on a connection, and commit."""
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
+    )
+    async with engine.begin() as connection:
+        answer = await connection.run_sync(work)
+    await engine.dispose()
+    return answer
+
+
+def downgrade(connection: Connection) -> None:
+    config = migrations._config()
+    config.attributes["connection"] = connection
+    command.downgrade(config, "base")
+
+
+def drift(connection: Connection) -> list[Any]:
+    def ours(name: str | None, type_: str, _: Any) -> bool:
+        return type_ != "schema" or name in ("evosaga", "healthcare")
+
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "include_schemas": True,
+            "include_name": ours,
+            "version_table_schema": "evosaga",
+            "compare_type": True,
+            "compare_server_default": True,
+        },
+    )
+    return list(compare_metadata(context, metadata))
+
+
+async def test_an_unmigrated_database_names_the_cure(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    with pytest.raises(migrations.SchemaOutdated, match=r"missing.*evosaga migrate"):
+        await migrations.require_current(database)
+    await migrations.migrate(empty)
+    await migrations.require_current(database)
+    await database.execute("UPDATE evosaga.alembic_version SET version_num = '0000'")
+    with pytest.raises(migrations.SchemaOutdated, match=r"0000.*evosaga migrate"):
+        await migrations.require_current(database)
+
+
+async def test_migrating_in_two_places_at_once_and_once_more_changes_nothing(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    script = "import asyncio, sys, migrations; asyncio.run(migrations.migrate(sys.argv[1]))"
+    places = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", script, empty, cwd=ROOT)
+        for _ in range(2)
+    ]
+    assert [await place.wait() for place in places] == [0, 0]
+    await database.execute(
+        "INSERT INTO healthcare.integrations (organization_id) VALUES (gen_random_uuid())"
+    )
+    await migrations.migrate(empty)
+    assert await migrations.current(database) == migrations.head()
+    assert await database.fetchval("SELECT count(*) FROM healthcare.integrations") == 1
+    assert await database.fetchval("SELECT count(*) FROM evosaga.relay") == 1
+
+
+async def test_the_tables_are_what_the_code_says(empty: str) -> None:
+    await migrations.migrate(empty)
+    assert await on(empty, drift) == []
+
+
+async def test_the_old_systems_table_is_taken_over_with_its_rows(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await database.execute(OLD_TABLE)
+    organization = uuid.uuid4()
+    await database.execute(
+        ROW + "VALUES ($1, 'whatsapp', 'evolution', '{\"instance_name\": \"old\"}', 'keep me'), "
+        "($1, 'email', 'smtp', '{}', NULL)",
+        organization,
+    )
+    before = await database.fetch("SELECT * FROM healthcare.integrations ORDER BY type")
+    await migrations.migrate(empty)
+    after = await database.fetch("SELECT * FROM healthcare.integrations ORDER BY type")
+    assert [{k: row[k] for k in dict(before[0])} for row in after] == [dict(r) for r in before]
+    assert all(row["enabled"] and row["webhook_token"] is None for row in after)
+    assert all(row["created_at"] and row["updated_at"] for row in after)
+
+    saved = await database.fetchval(
+        "SELECT healthcare.save_evolution_integration($1, 'old', '5511')", organization
+    )
+    assert '"old"' in saved
+    assert (
+        await database.fetchval(
+            "SELECT whatsapp_number FROM healthcare.integrations WHERE type = 'whatsapp'"
+        )
+        == "5511"
+    )
+
+
+async def test_doubled_integrations_are_named_and_nothing_is_changed_until_one_is_kept(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await database.execute(OLD_TABLE)
+    organization = uuid.uuid4()
+    for _ in range(2):
+        await database.execute(
+            ROW + "VALUES ($1, 'whatsapp', 'evolution', '{}', NULL)", organization
+        )
+    with pytest.raises(asyncpg.RaiseError, match=str(organization)) as error:
+        await migrations.migrate(empty)
+    assert "enabled = false" in str(error.value.hint)
+    assert await database.fetchval("SELECT to_regclass('evosaga.saga_events')") is None
+    columns = await database.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'integrations'"
+    )
+    assert "enabled" not in {row["column_name"] for row in columns}
+    await database.execute(
+        "DELETE FROM healthcare.integrations "
+        "WHERE id = (SELECT id FROM healthcare.integrations LIMIT 1)"
+    )
+    await migrations.migrate(empty)
+    await migrations.require_current(database)
+
+
+async def test_down_and_up_again_keeps_the_integrations(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await migrations.migrate(empty)
+    await database.execute("SELECT healthcare.save_evolution_integration(gen_random_uuid(), 'one')")
+    await on(empty, downgrade)
+    assert await migrations.current(database) is None
+    assert await database.fetchval("SELECT to_regclass('evosaga.sagas')") is None
+    assert await database.fetchval("SELECT count(*) FROM healthcare.integrations") == 1
+    await migrations.migrate(empty)
+    await migrations.require_current(database)
+    assert await on(empty, drift) == []
+    assert await database.fetchval("SELECT count(*) FROM healthcare.integrations") == 1

@@ -1,0 +1,404 @@
+"""The relay: every committed event reaches the stream, each saga's in order, whatever breaks."""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+import events.relay
+from events import streams
+from events.database import Pool
+from events.log import Append, EventLog, Row, running_log
+from events.model import SagaEvent, StepStarted
+from events.relay import Relay
+from orchestrator.app import running_worker
+from orchestrator.config import Settings
+from orchestrator.local.lifetime import LocalServer
+from sagas.ownership import KeyRing
+from tests.conftest import API_KEY, SECRET
+from tests.driving import count, create, delete, entries, outcome, publish
+from tests.waiting import eventually
+
+
+@pytest.fixture
+async def log(pool: Pool) -> AsyncIterator[EventLog]:
+    async with running_log(pool) as log:
+        yield log
+
+
+async def new_saga(pool: Pool) -> UUID:
+    saga = uuid.uuid4()
+    await pool.execute(
+        """
+        INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id,
+            command_hash, correlation_id, next_sequence)
+        VALUES ($1, 'create-integration', 1, 'running', $2, $2, 'h', $2, 0)
+        """,
+        saga,
+        str(saga),
+    )
+    return saga
+
+
+async def tell(log: EventLog, saga: UUID, expected: int, count: int = 1, note: str = "w") -> None:
+    """Append ``count`` events."""
+    facts: list[SagaEvent] = [
+        StepStarted(step="evolution", attempt=expected + i + 1, worker=note, lease_seconds=5)
+        for i in range(count)
+    ]
+    await log.append(Append(saga, expected, facts, Row("running"), str(saga), None))
+
+
+@contextlib.asynccontextmanager
+async def running(*relays: Relay) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(relay.run()) for relay in relays]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def told(redis: Redis) -> list[dict[str, Any]]:
+    return [json.loads(fields[b"data"]) for _, fields in await entries(redis, streams.EVENTS)]
+
+
+async def committed(pool: Pool) -> list[str]:
+    rows = await pool.fetch("SELECT saga_id, sequence FROM evosaga.saga_events ORDER BY position")
+    return [f"{row['saga_id']}:{row['sequence']}" for row in rows]
+
+
+def first_sights(seen: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(event["id"] for event in seen))
+
+
+def assert_in_order(ids: list[str]) -> None:
+    """Of every saga, sequence 0 comes first, then 1, 2, …"""
+    seen: dict[str, int] = {}
+    for id_ in ids:
+        saga, _, sequence = id_.rpartition(":")
+        assert int(sequence) == seen.get(saga, -1) + 1, f"{id_} after {seen.get(saga)}"
+        seen[saga] = int(sequence)
+
+
+async def everything_is_told(redis: Redis, pool: Pool, timeout: float = 10.0) -> list[str]:
+    """Wait until it is; the ids in the order of their first sight."""
+
+    async def all_there() -> bool:
+        return set(first_sights(await told(redis))) == set(await committed(pool))
+
+    await eventually(all_there, timeout, message="every committed event on the stream")
+    ids = first_sights(await told(redis))
+    assert_in_order(ids)
+    return ids
+
+
+async def test_committed_events_are_told_in_order_and_once_while_nothing_breaks(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay = Relay(pool, redis, "me")
+    sagas = [await new_saga(pool) for _ in range(20)]
+
+    async def live(saga: UUID) -> None:
+        for i in range(0, 10, 2):
+            await tell(log, saga, i, 2)
+
+    async with running(relay):
+        await asyncio.gather(*map(live, sagas))
+        relay.nudge()
+        ids = await everything_is_told(redis, pool)
+    assert ids == await committed(pool)
+    assert len(await told(redis)) == len(ids) == 200
+
+
+async def test_e9_v1_nothing_is_skipped_when_transactions_commit_out_of_order(
+    log: EventLog, pool: Pool, redis: Redis, database_url: str
+) -> None:
+    """A transaction draws its positions, stays open while others append, and commits last.
+
+    The others wait for it, so that no reader can see a later position and miss an earlier one.
+    """
+    insert = (
+        "INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id) VALUES "
+        "($1, $2, 'step.started', "
+        """'{"step": "s", "attempt": 1, "worker": "w", "lease_seconds": 1}', 'c')"""
+    )
+    a, b, c = [await new_saga(pool) for _ in range(3)]
+    relay = Relay(pool, redis, "me")
+    slow = await asyncpg.connect(database_url)
+    async with running(relay):
+        transaction = slow.transaction()
+        await transaction.start()
+        await slow.execute(insert, a, 0)
+        through_the_log = asyncio.create_task(tell(log, b, 0))
+        by_hand = asyncio.create_task(pool.execute(insert, c, 0))
+
+        async def both_wait() -> bool:
+            return (
+                await count(
+                    pool,
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                )
+                == 2
+            )
+
+        await eventually(both_wait)
+        relay.nudge()
+        await relay.pump()
+        assert await told(redis) == []
+        await slow.execute(insert, a, 1)
+        await transaction.commit()
+        await asyncio.gather(through_the_log, by_hand)
+        ids = await everything_is_told(redis, pool)
+    await slow.close()
+    assert ids[:2] == [f"{a}:0", f"{a}:1"]
+    assert len(ids) == 4
+
+
+async def test_e9_many_writers_that_commit_and_roll_back_at_random(
+    log: EventLog, pool: Pool, redis: Redis, database_url: str
+) -> None:
+    rng = random.Random(11)
+
+    async def writer(seed: int) -> None:
+        connection = await asyncpg.connect(database_url)
+        dice = random.Random(seed)
+        for _ in range(15):
+            saga = await new_saga(pool)
+            with contextlib.suppress(ZeroDivisionError):
+                async with connection.transaction():
+                    for sequence in range(dice.randint(1, 3)):
+                        await connection.execute(
+                            "INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, "
+                            "correlation_id) VALUES ($1, $2, 'saga.completed', '{}', 'c')",
+                            saga,
+                            sequence,
+                        )
+                        await asyncio.sleep(dice.uniform(0, 0.003))
+                    if dice.random() < 0.3:
+                        raise ZeroDivisionError
+        await connection.close()
+
+    async def appender() -> None:
+        saga = await new_saga(pool)
+        for i in range(40):
+            await tell(log, saga, i)
+            await asyncio.sleep(rng.uniform(0, 0.005))
+
+    async with running(Relay(pool, redis, "one")):
+        await asyncio.gather(*(writer(seed) for seed in range(4)), appender())
+        await everything_is_told(redis, pool)
+    assert len(await told(redis)) == len(await committed(pool))
+
+
+async def test_g2_two_relays_repeat_at_most_and_a_dead_leader_is_followed_in_seconds(
+    log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader stops without a word; the other takes over when its lease is over."""
+    monkeypatch.setattr(events.relay, "_LEASE_SECONDS", 1.5)
+    first, second = Relay(pool, redis, "first"), Relay(pool, redis, "second")
+    saga = await new_saga(pool)
+    async with running(first):
+        await tell(log, saga, 0, 5)
+        await everything_is_told(redis, pool)
+    await tell(log, saga, 5, 5)
+    assert not await second.pump(), "the first still leads"
+    async with running(second):
+        await everything_is_told(redis, pool, timeout=8)
+    leader = await pool.fetchval("SELECT leader FROM evosaga.relay")
+    assert leader == "second"
+
+
+async def test_g1_g2_a_leader_that_was_paused_only_repeats(
+    log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read its batch, lost the lease, and publishes all the same: late, and never ahead."""
+    zombie, heir = Relay(pool, redis, "zombie"), Relay(pool, redis, "heir")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 5)
+    asleep, wake = asyncio.Event(), asyncio.Event()
+    publish_now = streams.publish_events
+
+    async def publish_late(*arguments: Any) -> None:
+        if not asleep.is_set():
+            asleep.set()
+            await wake.wait()
+        await publish_now(*arguments)
+
+    monkeypatch.setattr(streams, "publish_events", publish_late)
+    paused = asyncio.create_task(zombie.pump())
+    await asyncio.wait_for(asleep.wait(), 5)
+    await pool.execute("UPDATE evosaga.relay SET lease_until = now() - interval '1 second'")
+    await tell(log, saga, 5, 5)
+    await heir.pump()
+    position = await pool.fetchval("SELECT position FROM evosaga.relay")
+    wake.set()
+    await paused
+    await heir.pump()
+    assert await pool.fetchval("SELECT position FROM evosaga.relay") == position
+    seen = await told(redis)
+    assert len(seen) == 15
+    assert first_sights(seen) == await committed(pool)
+
+
+async def test_g3_redis_goes_away_and_comes_back(
+    log: EventLog, pool: Pool, own_valkey: LocalServer, own_redis: Redis
+) -> None:
+    saga = await new_saga(pool)
+    relay = Relay(pool, own_redis, "me")
+    async with running(relay):
+        await tell(log, saga, 0, 5)
+        relay.nudge()
+        await everything_is_told(own_redis, pool)
+        await asyncio.to_thread(own_valkey.stop)
+        for i in range(5, 50, 5):
+            await tell(log, saga, i, 5)
+            relay.nudge()
+        await asyncio.to_thread(own_valkey.start_again)
+        assert len(await everything_is_told(own_redis, pool, timeout=20)) == 50
+
+
+async def test_g5_only_what_redis_acknowledged_counts_as_told(
+    log: EventLog, pool: Pool, own_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is full in the middle of a backlog, again and again, and is given a little more."""
+    monkeypatch.setattr(events.relay, "_BATCH", 20)
+    relay = Relay(pool, own_redis, "me")
+    sagas = [await new_saga(pool) for _ in range(4)]
+    for i in range(0, 50, 5):
+        for saga in sagas:
+            await tell(log, saga, i, 5, note="x" * 2000)
+    used = (await own_redis.info("memory"))["used_memory"]
+    positions = set()
+    for room in range(0, 1_000_000, 100_000):
+        await own_redis.config_set("maxmemory", used + room)
+        with contextlib.suppress(RedisError):
+            while await relay.pump():
+                pass
+        position = await pool.fetchval("SELECT position FROM evosaga.relay")
+        positions.add(position)
+        ids = first_sights(await told(own_redis))
+        assert_in_order(ids)
+        marked = (
+            await pool.fetchval(
+                "SELECT count(*) FROM evosaga.saga_events WHERE position <= $1", position
+            )
+            == 2
+        )
+        assert (await committed(pool))[:marked] == ids[:marked]
+    assert len(positions) > 2, "it was never full half way"
+    await own_redis.config_set("maxmemory", 0)
+    while await relay.pump():
+        pass
+    assert await everything_is_told(own_redis, pool) == await committed(pool)
+
+
+async def test_g5_memory_that_comes_and_goes_during_a_batch_never_turns_the_order_round(
+    log: EventLog, pool: Pool, own_valkey: LocalServer, own_redis: Redis
+) -> None:
+    """An event may not be told before the one that was refused just ahead of it."""
+    relay = Relay(pool, own_redis, "me")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 900, note="x" * 1000)
+    over = asyncio.Event()
+
+    async def meddle() -> None:
+        async with streams.connect(own_valkey.url) as meddler:
+            while not over.is_set():
+                await meddler.config_set("maxmemory", 1)
+                await meddler.config_set("maxmemory", 0)
+
+    meddling = [asyncio.create_task(meddle()) for _ in range(4)]
+    try:
+        for _ in range(8):
+            with contextlib.suppress(RedisError):
+                await relay.pump()
+            assert_in_order(first_sights(await told(own_redis)))
+    finally:
+        over.set()
+        await asyncio.gather(*meddling)
+    while await relay.pump():
+        pass
+    await everything_is_told(own_redis, pool)
+
+
+# -- what is told
+
+
+async def test_events_are_cloudevents_without_private_fields_and_without_secrets(
+    settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    private = {
+        "name": "Clinica-Da-Dona-Zulmira",
+        "number": "5511987654321",
+        "webhook_url": "https://hooks.example/very-private-path",
+    }
+    settings = settings.model_copy(
+        update={"webhook_hosts": {"hooks.example"}, "public_url": "http://127.0.0.1:9"}
+    )
+    command = create(channel="WHATSAPP-BAILEYS", **private)
+    command |= {"correlationid": "story-1", "causationid": "what-came-before"}
+    async with running_worker(settings):
+        saga = await outcome(pool, await publish(redis, command))
+        assert saga.status == "completed"
+        webhook = await pool.fetchval("SELECT webhook_token FROM healthcare.integrations")
+        qr = json.loads(await redis.get(f"evosaga:qr:{saga.instance_name}") or b"{}")
+        deletion = await outcome(pool, await publish(redis, delete(str(saga.instance_name))))
+        assert deletion.status == "completed"
+        await everything_is_told(redis, pool)
+    seen = await told(redis)
+    assert {event["type"] for event in seen} <= TYPES
+    assert all({"saga", "version", "organization_id"} <= e["data"].keys() for e in seen)
+    first = next(event for event in seen if event["subject"] == str(saga.saga_id))
+    assert datetime.fromisoformat(first.pop("time")).tzinfo is not None
+    data = first.pop("data")
+    assert re.fullmatch("[0-9a-f]{64}", data.pop("command_hash"))
+    assert data == {
+        "saga": "create-integration",
+        "version": 1,
+        "organization_id": command["data"]["organization_id"],
+        "command": "integration.create",
+        "command_id": command["id"],
+        "business_key": f"whatsapp/evolution/{command['data']['organization_id']}",
+        "instance_name": saga.instance_name,
+    }
+    assert first == {
+        "specversion": "1.0",
+        "id": f"{saga.saga_id}:0",
+        "source": "/evosaga",
+        "type": "saga.started",
+        "subject": str(saga.saga_id),
+        "datacontenttype": "application/json",
+        "correlationid": "story-1",
+        "causationid": command["id"],
+    }
+
+    keys = KeyRing([SECRET])
+    token = keys.instance_token(saga.saga_id, keys.current)
+    assert webhook == keys.webhook_token(saga.saga_id, keys.current)
+    on_the_stream = repr(await redis.xrange(streams.EVENTS))
+    in_postgres = repr(await pool.fetch("SELECT * FROM evosaga.saga_events, evosaga.sagas"))
+    for secret in (API_KEY, SECRET, token, webhook, qr["base64"], qr["code"], qr["pairing_code"]):
+        assert secret is None or secret not in on_the_stream + in_postgres
+    for value in private.values():
+        assert value not in on_the_stream
+
+
+TYPES = {
+    "saga.started", "saga.rejected", "step.started", "step.succeeded", "step.failed",
+    "compensation.began", "compensation.started", "compensation.succeeded", "compensation.failed",
+    "saga.completed", "saga.compensated", "saga.failed", "saga.resumed", "saga.cancel_requested",
+}  # fmt: skip
