@@ -14,11 +14,10 @@ have lost.
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -36,6 +35,9 @@ _Waiting: TypeAlias = "tuple[Append, asyncio.Future[Appended]]"
 _logger = structlog.get_logger("evosaga.log")
 _BATCH: Final = 256
 _LONGEST_PAUSE: Final = 2.0
+_STEP_ASIDE: Final = 1.0
+_IMPATIENT: Final = "SET LOCAL lock_timeout = '500ms'"
+"""People may hold rows of tables that aren't ours alone; other commits can't wait for them."""
 
 
 class VersionConflict(Exception):
@@ -103,9 +105,12 @@ class EventLog:
         Cancelling the caller doesn't take back what is being written.
         """
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting.append((append, future))
-        self._wake.set()
+        self._enqueue((append, future))
         return await future
+
+    def _enqueue(self, item: _Waiting) -> None:
+        self._waiting.append(item)
+        self._wake.set()
 
     async def read(self, saga_id: UUID) -> list[Recorded]:
         """The saga's history in order; empty when there is no such saga.
@@ -150,12 +155,20 @@ class EventLog:
         self._waiting.extendleft(reversed(later))
         return batch
 
-    async def _write_until_settled(self, batch: list[_Waiting]) -> None:
-        doubtful, pause = False, 0.02
+    async def _write_until_settled(self, batch: list[_Waiting], doubtful: bool = False) -> None:
+        pause = 0.02
         while batch:
             try:
                 async with self._pool.acquire() as connection:
                     results = await _write(connection, [a for a, _ in batch], doubtful)
+            except asyncpg.LockNotAvailableError:
+                # Somebody holds a row that one of these wants: it steps aside, the others go on.
+                if len(batch) > 1:
+                    for item in batch:
+                        await self._write_until_settled([item], doubtful)
+                else:
+                    asyncio.get_running_loop().call_later(_STEP_ASIDE, self._enqueue, batch[0])
+                return
             except TRANSIENT:
                 doubtful = True
                 await asyncio.sleep(pause)
@@ -164,7 +177,7 @@ class EventLog:
             except Exception as refused:
                 if len(batch) > 1:  # one bad row: find it, and let its neighbours through
                     for item in batch:
-                        await self._write_until_settled([item])
+                        await self._write_until_settled([item], doubtful)
                 else:
                     _settle(batch[0][1], refused)
                 return
@@ -187,6 +200,8 @@ async def _write(
 ) -> dict[UUID, Appended | Exception]:
     """One transaction for all of ``batch``; the result of each."""
     async with connection.transaction():
+        if any(append.join for append in batch):
+            await connection.execute(_IMPATIENT)
         written = await write(connection, batch)
         results: dict[UUID, Appended | Exception] = {**written}
         for append in batch:
@@ -305,20 +320,6 @@ def recorded_from(row: asyncpg.Record) -> Recorded:
         causation_id=row["causation_id"],
         event=event_from(row["type"], json.loads(row["data"])),
     )
-
-
-@contextlib.asynccontextmanager
-async def running_log(
-    pool: Pool, on_commit: Callable[[], None] = lambda: None
-) -> AsyncIterator[EventLog]:
-    """An event log with its writer running, stopped at the end."""
-    log = EventLog(pool, on_commit)
-    writer = asyncio.create_task(log.run(), name="event-log")
-    try:
-        yield log
-    finally:
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
 
 
 _COLUMNS: Final = "saga_id, sequence, recorded_at, correlation_id, causation_id, type, data"

@@ -64,7 +64,6 @@ class SagaRejected(_Event):
     code: str
     message: str
     existing_instance: str | None = None
-    existing_saga: UUID | None = None
 
 
 class StepStarted(_Event):

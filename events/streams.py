@@ -32,6 +32,8 @@ class DeadLetter:
 
     message_id: str
     data: bytes
+    others: Mapping[bytes, bytes]
+    """The message's other fields; kept as ``field:<name>``."""
     code: str
     message: str
     deliveries: int
@@ -68,15 +70,6 @@ async def ensure_group(redis: "Redis") -> bool:
     return True
 
 
-async def group_exists(redis: "Redis") -> bool:
-    """Whether the workers' group is there. Raises when Redis can't be reached."""
-    try:
-        groups = await redis.xinfo_groups(COMMANDS)
-    except ResponseError:
-        return False
-    return any(_text(group["name"]) == GROUP for group in groups)
-
-
 async def publish_command(redis: "Redis", command: Mapping[str, Any]) -> str:
     """XADD a command; its stream id."""
     body = json.dumps(command, ensure_ascii=False, separators=(",", ":"))
@@ -111,7 +104,8 @@ async def bury(redis: "Redis", letters: Sequence[DeadLetter]) -> None:
                 b"message": letter.message,
                 b"deliveries": letter.deliveries,
                 b"message_id": letter.message_id,
-            },
+            }
+            | {b"field:" + name: value for name, value in letter.others.items()},
         )
     await pipeline.execute()
 
@@ -162,19 +156,22 @@ async def backlog(redis: "Redis") -> Backlog | None:
     return None
 
 
-async def trim_commands(redis: "Redis", keep_seconds: float) -> None:
-    """Drop commands that are older than that *and* below everything unread or pending.
+async def trim(redis: "Redis", stream: str, keep_seconds: float) -> None:
+    """Drop entries that are older than that *and* below everything unread or pending.
 
     Never by length: MAXLEN would silently drop what nobody has read yet.
     """
-    groups = await redis.xinfo_groups(COMMANDS)
+    try:
+        groups = await redis.xinfo_groups(stream)
+    except ResponseError:  # nothing was ever written to it
+        return
     floors = [f"{int((time.time() - keep_seconds) * 1000)}-0"]
     for group in groups:
         floors.append(_text(group["last-delivered-id"]))
-        if group["pending"]:
-            pending = await redis.xpending(COMMANDS, _text(group["name"]))
+        pending = await redis.xpending(stream, _text(group["name"]))
+        if pending["min"] is not None:
             floors.append(_text(pending["min"]))
-    await redis.xtrim(COMMANDS, minid=min(floors, key=_stream_id), approximate=True)
+    await redis.xtrim(stream, minid=min(floors, key=_stream_id), approximate=True)
 
 
 async def drop_idle_consumers(redis: "Redis", idle_seconds: float) -> None:

@@ -9,7 +9,7 @@ committed in between is only then sure to be seen.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -43,7 +43,6 @@ class Accepted:
     kind: Literal["new", "rejected", "known", "conflicting"]
     saga_id: UUID
     state: State | None = None
-    recorded_at: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,9 @@ async def _accept(
     wanted = [r for r in fresh if isinstance(verdicts[r.command.saga_id], Admission)]
     claimed = await _claim(connection, wanted, verdicts)
     again = [r for r in wanted if r.command.saga_id in claimed]
-    verdicts |= await _admit(connection, world, again)
+    for saga_id, verdict in (await _admit(connection, world, again)).items():
+        # The row was claimed under the first verdict's key, and history must say the same.
+        verdicts[saga_id] = replace(verdict, business_key=verdicts[saga_id].business_key)
     lost = [r for r in wanted if r.command.saga_id not in claimed]
     # Another worker took the same command just now, or an open saga holds the key.
     hashes |= await _known_hashes(connection, [r.command.saga_id for r in lost])
@@ -114,8 +115,7 @@ async def _accept(
         verdicts,
         claimed,
     )
-    recorded_at = await connection.fetchval("SELECT now()")
-    return [_answer(r, first, hashes, states, recorded_at) for r in requests]
+    return [_answer(r, first, hashes, states) for r in requests]
 
 
 def _answer(
@@ -123,7 +123,6 @@ def _answer(
     first: dict[UUID, Request],
     hashes: dict[UUID, str],
     states: dict[UUID, State],
-    recorded_at: Any,
 ) -> Accepted:
     saga_id = request.command.saga_id
     known = hashes.get(saga_id) or first[saga_id].command.hash
@@ -133,7 +132,7 @@ def _answer(
         return Accepted("known", saga_id)
     state = states[saga_id]
     kind: Literal["rejected", "new"] = "rejected" if state.status == "rejected" else "new"
-    return Accepted(kind, saga_id, state, recorded_at)
+    return Accepted(kind, saga_id, state)
 
 
 async def _known_hashes(connection: Connection, saga_ids: Sequence[UUID]) -> dict[UUID, str]:
@@ -244,7 +243,7 @@ def _beginning(
         "business_key": verdict.business_key,
         "organization_id": verdict.organization_id,
         "instance_name": verdict.instance_name,
-        "input": request.input.model_dump(mode="json", exclude_none=True),
+        "input": request.input.model_dump(mode="json"),
     }
     first: SagaEvent
     if isinstance(verdict, Refusal):

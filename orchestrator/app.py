@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 import migrations
 from events import streams
 from events.database import Pool, open_pool
-from events.log import EventLog, running_log
+from events.log import EventLog
 from events.relay import Relay
 from orchestrator.config import Settings, SettingsError, split_secrets
 from orchestrator.engine import Engine
@@ -117,7 +117,7 @@ async def running_worker(
         lease = Lease(pool, name, ttl=settings.lease_seconds, beat=settings.lease_seconds / 5)
         outside = await stack.enter_async_context(world(settings, redis, lease))
         relay = Relay(pool, redis, name)
-        log = await stack.enter_async_context(running_log(pool, relay.nudge))
+        log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, outside, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
         reader = CommandReader(settings.redis_url, redis, pool, log, engine, outside, name)
@@ -125,6 +125,7 @@ async def running_worker(
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts = _start_parts(
             failed,
+            log=log.run(),
             heartbeat=lease.run(),
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
@@ -169,9 +170,9 @@ async def _stop(
     with contextlib.suppress(Exception):
         await asyncio.wait_for(reader.stop(), 15)
     await engine.stop(_PATIENCE)
+    by_name["relay"].cancel()
     with contextlib.suppress(Exception):
-        while await relay.pump():
-            pass
+        await asyncio.wait_for(_relay_the_rest(relay), 3)
     for task in parts:
         task.cancel()
     await asyncio.gather(*parts, return_exceptions=True)
@@ -179,6 +180,11 @@ async def _stop(
         with contextlib.suppress(Exception):
             await asyncio.wait_for(leave, 3)
     _logger.info("worker is down", worker=lease.worker)
+
+
+async def _relay_the_rest(relay: Relay) -> None:
+    while await relay.pump():
+        pass
 
 
 async def serve_until(stop: asyncio.Event, settings: Settings) -> None:

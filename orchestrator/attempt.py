@@ -37,14 +37,14 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
     try:
         async with asyncio.timeout(step.timeout):
             outcome = await effect(context(live, flight, world))
+            if not isinstance(outcome, Done | Rejected | Unknown | Held):
+                raise TypeError("a step must return an Outcome")
     except TimeoutError:
         outcome = Unknown("timeout", f"no outcome within {step.timeout:g} s")
     except LeaseLost:
         raise
     except Exception as error:
-        # The text of a stranger's exception may carry keys, so only its kind is kept.
-        outcome = Unknown("exception", f"the step raised {type(error).__name__}")
-        _logger.error("step raised", saga_id=str(live.saga_id), step=step.name, at=_where(error))
+        outcome = stumble(live, flight, error)
     if not isinstance(outcome, Done):
         _logger.warning(
             "step " + type(outcome).__name__.lower(),
@@ -56,6 +56,12 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
             message=outcome.message,
         )
     return fact(flight, outcome)
+
+
+def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown:
+    """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept."""
+    _logger.error("step raised", saga_id=str(live.saga_id), step=flight.step, at=_where(error))
+    return Unknown("exception", f"the step raised {type(error).__name__}")
 
 
 def context(live: Live, flight: InFlight, world: World) -> StepContext:
@@ -71,6 +77,7 @@ def context(live: Live, flight: InFlight, world: World) -> StepContext:
         world=world,
         attempt=flight.attempt,
         in_doubt=(progress.in_doubt if flight.direction == "forward" else progress.undo_in_doubt),
+        last_code=state.failure.code if state.failure else None,
         was_done=progress.done,
         age=time.monotonic() - live.started_at,
         doubt_age=time.monotonic() - doubted_at if doubted_at is not None else 0.0,

@@ -72,14 +72,22 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         hosts = [host.strip().lower() for host in value.split(",") if host.strip()]
-        if bad := [host for host in hosts if not re.fullmatch(r"[a-z0-9.:_-]+", host)]:
-            raise ValueError(f"{bad[0]!r} is not a host name")
+        if bad := [host for host in hosts if not re.fullmatch(r"[a-z0-9._-]+", host)]:
+            raise ValueError(f"{bad[0]!r} is not a host name (no port, no scheme)")
         return frozenset(hosts)
+
+    @field_validator("evolution_api_key", "api_keys")
+    @classmethod
+    def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value and value.get_secret_value().strip() else None
 
     @field_validator("secret_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and any(len(part.encode()) < 32 for part in split_secrets(value)):
+        if value is None or not value.get_secret_value().strip():
+            return None
+        parts = split_secrets(value)
+        if not parts or any(len(part.encode()) < 32 for part in parts):
             raise ValueError("every key needs at least 32 bytes; make one: openssl rand -hex 32")
         return value
 

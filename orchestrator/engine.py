@@ -20,7 +20,7 @@ import structlog
 
 from events.log import Append, EventLog, Join, Row, VersionConflict
 from events.model import Recorded, SagaEvent
-from orchestrator.attempt import carry_out, context
+from orchestrator.attempt import carry_out, context, stumble
 from orchestrator.attempt import fact as fact_of
 from orchestrator.decider import (
     Rest,
@@ -31,7 +31,6 @@ from orchestrator.decider import (
     evolve,
     intent,
     lost,
-    replay,
 )
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
@@ -77,10 +76,15 @@ class Engine:
     async def room(self) -> None:
         """Wait until another batch may be taken in."""
         await self._room.wait()
+
+    def pin(self) -> None:
+        """The sagas started from here on rest on the lease as it is now."""
         self._lease.pin()
 
     def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
         """Drive a saga whose beginning, with its first intent, this worker has just committed."""
+        if saga_id in self._driving:
+            return
         self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
 
     def take_over(self, histories: Mapping[UUID, Sequence[Recorded]], now: datetime) -> None:
@@ -121,12 +125,13 @@ class Engine:
     def _spawn(self, live: Live, *, lost_attempt: bool) -> None:
         task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
         self._driving[live.saga_id] = (task, live)
-        task.add_done_callback(lambda _: self._gone(live.saga_id))
+        task.add_done_callback(lambda done: self._gone(live.saga_id, done))
         if len(self._driving) >= self._capacity:
             self._room.clear()
 
-    def _gone(self, saga_id: UUID) -> None:
-        self._driving.pop(saga_id, None)
+    def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
+        if saga_id in self._driving and self._driving[saga_id][0] is done:
+            del self._driving[saga_id]
         if len(self._driving) < self._capacity:
             self._room.set()
 
@@ -176,9 +181,10 @@ class Engine:
 
     async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
         """Append what happened and what follows; False when somebody else drives the saga."""
+        raised: Exception | None = None
         while True:
             self._lease.pin()
-            append = self._append(live, fact)
+            append = self._append(live, fact, raised)
             if append is None:
                 return True
             try:
@@ -188,20 +194,32 @@ class Engine:
                 if not self._still_mine(live, history, fact):
                     return False
                 continue
+            except Exception as error:
+                if append.join is None:
+                    raise
+                # The joined effect took its own commit down, and what happened before with it.
+                raised = error
+                continue
             live.apply(appended.events, time.monotonic())
             return True
 
     def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
         before = live.state.in_flight
-        live.state = replay(recorded.event for recorded in history)
+        told = Live.revived(self.catalogue, history, history[-1].recorded_at)
+        live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
         now = live.state.in_flight
         if fact is None:
             return now is None
         return now is not None and now == before
 
-    def _append(self, live: Live, fact: SagaEvent | None) -> Append | None:
-        """One commit: the fact, the decisions it leads to, and the next intent. None: no news."""
+    def _append(
+        self, live: Live, fact: SagaEvent | None, raised: Exception | None = None
+    ) -> Append | None:
+        """One commit: the fact, the decisions it leads to, and the next intent. None: no news.
+
+        An effect that should join it but has ``raised`` is recorded as an attempt like any other.
+        """
         facts = [fact] if fact is not None else []
         events, state, action, status_row = self._follow(live, live.state, facts)
         join = None
@@ -212,7 +230,13 @@ class Engine:
         ):
             started = intent(action, self._lease.worker, 0.0)
             events, state = [*events, started], evolve(state, started)
-            join = self._join(live, effect, state)
+            if raised is None:
+                join = self._join(live, effect, state)
+            else:
+                assert state.in_flight is not None
+                failed = fact_of(state.in_flight, stumble(live, state.in_flight, raised))
+                more, _, _, status_row = self._follow(live, state, [failed])
+                events += more
         if not events and join is None:
             return None
         return Append(

@@ -51,11 +51,15 @@ class SagaView:
 
 
 async def find_saga(pool: Queryable, reference: str) -> SagaView | None:
-    """The saga of that id or command id, else the newest of the instance of that name."""
+    """The saga of that id or command id, else the newest of the instance of that name.
+
+    One that was refused comes last: it never had anything to do with the instance.
+    """
     row = await pool.fetchrow(f"{_SELECT} WHERE saga_id = $1", saga_id_of(reference))
     if row is None:
         row = await pool.fetchrow(
-            f"{_SELECT} WHERE instance_name = $1 ORDER BY created_at DESC, saga_id DESC LIMIT 1",
+            f"{_SELECT} WHERE instance_name = $1 "
+            "ORDER BY status = 'rejected', created_at DESC, saga_id DESC LIMIT 1",
             reference,
         )
     return _view(row) if row else None

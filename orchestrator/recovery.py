@@ -10,7 +10,6 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from events import streams
 from events.database import TRANSIENT, Pool
@@ -24,6 +23,7 @@ _GRACE: Final = 5.0
 """Seconds a living owner may be late before somebody else looks after its saga."""
 _MOST: Final = 500
 _KEEP_COMMANDS: Final = 3600.0
+_KEEP_EVENTS: Final = 7 * 86400.0
 
 
 class Recovery:
@@ -63,34 +63,40 @@ class Recovery:
         )
         if rows:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
-            self._engine.take_over(histories, rows[0]["now"])
+            # A paused owner may have woken up and gone on in between: then it is not lost.
+            at = {row["saga_id"]: row["next_sequence"] for row in rows}
+            still = {id_: told for id_, told in histories.items() if len(told) == at[id_]}
+            self._engine.take_over(still, rows[0]["now"])
             _logger.info("took over", sagas=len(rows))
         return len(rows)
 
 
 async def tidy(redis: Redis, every: float = 60.0) -> None:
-    """Now and then trim the command stream and forget silent consumers; cancel it to stop."""
+    """Now and then trim the streams and forget silent consumers; cancel it to stop."""
     while True:
         await asyncio.sleep(every)
         try:
-            await streams.trim_commands(redis, _KEEP_COMMANDS)
+            await streams.trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
+            await streams.trim(redis, streams.EVENTS, _KEEP_EVENTS)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
-        except RedisError as trouble:
+        except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("tidying waits", reason=type(trouble).__name__)
 
 
+# Subqueries, not a join: when another worker took the row while we waited for its lock, Postgres
+# asks again with the new row, and only a subquery is then looked up anew.
 # An owner without a row has left and is not waited for. One that is merely silent is believed
 # to be dead only by a worker that has itself been seen without a break.
 _TAKE: Final = """
 WITH due AS (
     SELECT saga_id FROM evosaga.sagas AS saga
     JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
-    LEFT JOIN evosaga.workers AS worker ON worker.worker_id = saga.owner
     WHERE status IN ('running', 'compensating') AND saga_id <> ALL($4)
       AND CASE
           WHEN owner IS NULL THEN next_at <= now()
-          WHEN worker.worker_id IS NULL THEN true
-          WHEN worker.lease_until <= now() THEN $7
+          WHEN NOT EXISTS (SELECT FROM evosaga.workers WHERE worker_id = saga.owner) THEN true
+          WHEN EXISTS (SELECT FROM evosaga.workers
+                       WHERE worker_id = saga.owner AND lease_until <= now()) THEN $7::boolean
           ELSE next_at <= now() - make_interval(secs => $3)
       END
     ORDER BY next_at LIMIT $2
@@ -98,5 +104,5 @@ WITH due AS (
 )
 UPDATE evosaga.sagas AS saga SET owner = $1, next_at = now() + interval '60 seconds'
 FROM due WHERE saga.saga_id = due.saga_id
-RETURNING saga.saga_id, now() AS now
+RETURNING saga.saga_id, saga.next_sequence, now() AS now
 """

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from events.commands import BadCommand, Command
 from events.log import Append, EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
-from orchestrator.decider import OPEN, Rest, State, can_turn, evolve, replay
+from orchestrator.decider import OPEN, Rest, Run, State, can_turn, decide, evolve, replay
 from orchestrator.engine import Engine
 from orchestrator.projection import LEASE_MARGIN, row
 from sagas.catalogue import Catalogue
@@ -52,11 +52,13 @@ async def steer(
         history = await log.read(wish.saga_id)
         if not history:
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
-        if any(r.causation_id == command.id and r.sequence > 0 for r in history):
+        if _asked_before(history, command, wish):
             return "known"
         state = replay(r.event for r in history)
         if command.type == "saga.replay" and state.status == "compensated":
             return Again(_anew(command, state, history[0]))
+        if await log.read(command.saga_id):
+            raise _conflict(command)
         event = _event(engine.catalogue, command, wish, state)
         try:
             await log.append(_append(engine, history, state, event, command.id))
@@ -67,6 +69,22 @@ async def steer(
             if replay(r.event for r in history).in_flight is None:
                 engine.take_over({wish.saga_id: history}, history[-1].recorded_at)
         return "done"
+
+
+def _asked_before(history: list[Recorded], command: Command, wish: Steering) -> bool:
+    """Whether this very wish was obeyed already. Raises when its id was used for another."""
+    for recorded in history:
+        event = recorded.event
+        if isinstance(event, SagaResumed | SagaCancelRequested) and event.by == command.id:
+            asked = "saga.replay" if isinstance(event, SagaResumed) else "saga.cancel"
+            if (asked, event.reason) != (command.type, wish.reason):
+                raise _conflict(command)
+            return True
+    return False
+
+
+def _conflict(command: Command) -> BadCommand:
+    return BadCommand("conflicting_duplicate", f"the id {command.id} was used for another command")
 
 
 def _event(catalogue: Catalogue, command: Command, wish: Steering, state: State) -> SagaEvent:
@@ -93,17 +111,19 @@ def _append(
 ) -> Append:
     """The event, leaving an attempt that is out with the worker that makes it."""
     after = evolve(state, event)
+    assert after.start is not None
+    saga = engine.catalogue.find(after.start.saga, after.start.version)
     flight, lease = after.in_flight, 0.0
-    if flight is not None and after.start is not None:
-        saga = engine.catalogue.find(after.start.saga, after.start.version)
-        assert saga is not None
+    if flight is not None and saga is not None:
         lease = saga.step(flight.step).timeout + LEASE_MARGIN
     owner = flight.worker if flight else None
+    next_ = decide(saga, after) if saga is not None else None
+    action = next_ if isinstance(next_, Run) else Rest("in flight")
     return Append(
         history[0].saga_id,
         state.sequence,
         [event],
-        row(after, Rest("in flight"), owner, lease),
+        row(after, action, owner, lease),
         history[0].correlation_id,
         cause,
     )

@@ -20,7 +20,7 @@ from faststream import AckPolicy, Context
 from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.parser import BinaryMessageFormatV1, MessageFormat
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from events import streams
 from events.commands import BadCommand, Command, read_command
@@ -68,12 +68,13 @@ class _Message:
             return BinaryMessageFormatV1.parse(self.fields[streams.FASTSTREAM_FIELD])[0]
         raise BadCommand("no_data_field", "the command must be in the message's field `data`")
 
-    def original(self) -> bytes:
-        """What to keep of a message that can't be obeyed."""
-        for name in (streams.FIELD, streams.FASTSTREAM_FIELD):
-            if name in self.fields:
-                return self.fields[name]
-        return b" ".join(part for pair in self.fields.items() for part in pair)
+    def letter(self, code: str, sentence: str, deliveries: int) -> DeadLetter:
+        """What is kept of a message that can't be obeyed: every byte of it."""
+        others = dict(self.fields)
+        data = others.pop(streams.FIELD, None)
+        if data is None:
+            data = others.pop(streams.FASTSTREAM_FIELD, b"")
+        return DeadLetter(self.id.decode(), data, others, code, sentence, deliveries)
 
 
 class CommandReader:
@@ -122,6 +123,7 @@ class CommandReader:
         ]
         for subscriber in self._subscribers:
             subscriber(self._handle)
+            _calm(subscriber)
 
     async def start(self) -> None:
         """Make the group, at 0, before anything reads; then read."""
@@ -149,7 +151,7 @@ class CommandReader:
                     if not subscriber.running:
                         _logger.warning("subscriber had stopped; starting it again")
                         await subscriber.start()
-            except RedisError as trouble:
+            except (RedisError, OSError, TimeoutError) as trouble:
                 _logger.warning("redis is away", reason=type(trouble).__name__)
 
     async def _handle(self, message: Annotated[Any, Context("message")]) -> None:
@@ -167,10 +169,20 @@ class CommandReader:
         bad: list[tuple[_Message, BadCommand]] = []
         requests: list[tuple[_Message, Request]] = []
         done: list[_Message] = []
+
+        async def accept_collected() -> None:
+            for message, answer in await self._accept(requests):
+                if isinstance(answer, BadCommand):
+                    bad.append((message, answer))
+                elif answer is not None:
+                    done.append(message)
+            requests.clear()
+
         for message in messages:
             try:
                 command = read_command(message.body())
                 if command.type in STEERING:
+                    await accept_collected()  # it may be about what came just before it
                     request = await self._steer(command)
                 else:
                     request = understand(self._engine.catalogue, command)
@@ -185,11 +197,7 @@ class CommandReader:
             except Exception as stumble:
                 if (verdict := await self._stumbled(message, stumble)) is not None:
                     bad.append((message, verdict))
-        for message, answer in await self._accept(requests):
-            if isinstance(answer, BadCommand):
-                bad.append((message, answer))
-            elif answer is not None:
-                done.append(message)
+        await accept_collected()
         await self._bury(bad)
         ids = [message.id for message in (*done, *(m for m, _ in bad))]
         await streams.acknowledge(self._redis, ids)
@@ -230,6 +238,7 @@ class CommandReader:
         pause, doubtful = 0.05, False
         while True:
             try:
+                self._engine.pin()
                 answers = await accept(self._pool, self._world, self._worker, requests)
                 if doubtful:
                     await self._take_up([a.saga_id for a in answers if a.kind == "known"])
@@ -261,18 +270,31 @@ class CommandReader:
         await streams.bury(
             self._redis,
             [
-                DeadLetter(
-                    message.id.decode(),
-                    message.original(),
-                    refusal.code,
-                    refusal.message,
-                    counts.get(message.id, 1),
-                )
+                message.letter(refusal.code, refusal.message, counts.get(message.id, 1))
                 for message, refusal in bad
             ],
         )
         for message, refusal in bad:
             _logger.warning("dead letter", message=message.id.decode(), code=refusal.code)
+
+
+def _calm(subscriber: Any) -> None:
+    """Make FastStream pause after an error that Redis answers with, as after a broken connection.
+
+    Left alone, it starts reading again at once, thousands of times a second, for as long as Redis
+    is read-only, say. NOGROUP it must see: it stops then, and ``watch`` brings the group back.
+    """
+    read = subscriber._get_msgs
+
+    async def get_messages(*args: Any) -> None:
+        try:
+            await read(*args)
+        except ResponseError as error:
+            if "NOGROUP" in str(error):
+                raise
+            raise RedisError(f"Redis refused a read: {type(error).__name__}") from error
+
+    subscriber._get_msgs = get_messages
 
 
 _MINE: Final = """

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from sagas.definition import Admission, Saga, retryable
+from sagas.definition import Admission, Refusal, Saga, retryable
 from sagas.steps.evolution import look_again
 from sagas.vocabulary import InstanceName
 from sagas.world import World
@@ -27,10 +27,23 @@ class WatchInstance(BaseModel):
 
 
 async def _admit(
-    _connection: Any, _world: World, commands: Sequence[tuple[UUID, WatchInstance]]
-) -> list[Admission]:
+    connection: Any, _world: World, commands: Sequence[tuple[UUID, WatchInstance]]
+) -> list[Admission | Refusal]:
+    """Only what a rolled back create may have left behind: never somebody's working instance."""
+    rows = await connection.fetch(
+        """
+        SELECT saga_id FROM evosaga.sagas
+        WHERE saga_id = ANY($1) AND status IN ('compensating', 'compensated', 'failed')
+          AND direction IS DISTINCT FROM 'forward'
+          AND NOT EXISTS (SELECT FROM healthcare.integrations WHERE id = saga_id)
+        """,
+        [data.created_by for _, data in commands],
+    )
+    undone = {row["saga_id"] for row in rows}
     return [
         Admission(f"watch/{data.created_by}", facts=data.model_dump(mode="json"))
+        if data.created_by in undone
+        else Refusal("not_undone", "no create of that id was rolled back")
         for _, data in commands
     ]
 

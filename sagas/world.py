@@ -18,6 +18,7 @@ class World:
 
     ``http`` is for sagas of your own; Evolution has a client that knows its traps.
     ``quiet_seconds``: an effect whose outcome is unknown may still land for this long.
+    ``settle_seconds``: a contested name is looked at again after that.
     ``watch_after``: when, in seconds, an instance that should not be there is looked for again.
     """
 
@@ -28,6 +29,7 @@ class World:
     public_url: str | None = None
     webhook_hosts: frozenset[str] = frozenset()
     quiet_seconds: float = 10.0
+    settle_seconds: float = 1.0
     watch_after: tuple[float, ...] = (10.0, 60.0, 300.0, 1800.0)
 
 
@@ -38,8 +40,8 @@ class StepContext:
     ``input`` is the saga's input model, ``facts`` what admission found, ``results`` what the
     steps before (and this one, when it is being undone) recorded. ``in_doubt``: an earlier
     attempt may have had its effect, ``doubt_age`` seconds ago at least; look before you act.
-    ``age`` is the saga's, in seconds. ``was_done``, for an undo: the step said so, so there is no
-    doubt that it happened.
+    ``last_code`` is that of the failure before. ``age`` is the saga's, in seconds. ``was_done``,
+    for an undo: the step said so, so there is no doubt that it happened.
     """
 
     saga_id: UUID
@@ -47,6 +49,7 @@ class StepContext:
     world: World
     attempt: int = 1
     in_doubt: bool = False
+    last_code: str | None = None
     was_done: bool = False
     age: float = 0.0
     doubt_age: float = 0.0

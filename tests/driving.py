@@ -1,6 +1,9 @@
 """Short words for what most tests do: publish a command and see how the saga ends."""
 
+import asyncio
+import contextlib
 import uuid
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -118,3 +121,17 @@ async def nothing_pending(redis: Redis) -> bool:
     """Whether every command was read and acknowledged."""
     backlog = await streams.backlog(redis)
     return backlog is not None and backlog.pending == 0 and backlog.lag == 0
+
+
+@contextlib.asynccontextmanager
+async def running_log(
+    pool: Pool, on_commit: Callable[[], None] = lambda: None
+) -> AsyncIterator[EventLog]:
+    """An event log with its writer running, stopped at the end."""
+    log = EventLog(pool, on_commit)
+    writer = asyncio.create_task(log.run(), name="event-log")
+    try:
+        yield log
+    finally:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)

@@ -31,6 +31,10 @@ CREATE TABLE evosaga.saga_events (
 
 CREATE FUNCTION evosaga.append_in_commit_order() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    -- Whoever stops while holding the lock must not stop the others; set here and for this
+    -- transaction only, since a pooler would carry a session's settings to somebody else.
+    PERFORM set_config('idle_in_transaction_session_timeout', '5000', true),
+            set_config('lock_timeout', '10000', true);
     PERFORM pg_advisory_xact_lock({APPEND_LOCK});
     RETURN NULL;
 END $$;
@@ -165,6 +169,10 @@ DECLARE
     details jsonb := jsonb_strip_nulls(jsonb_build_object(
         'instance_name', p_instance_name, 'webhook_url', p_webhook_url));
 BEGIN
+    IF coalesce(p_instance_name, '') = '' THEN
+        RAISE EXCEPTION 'p_instance_name must name the instance'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     INSERT INTO healthcare.integrations AS kept
         (organization_id, type, provider, status, enabled, config, webhook_token, whatsapp_number)
     VALUES (p_organization_id, 'whatsapp', 'evolution',

@@ -29,6 +29,7 @@ MESSAGE_EVENTS: Final = ("MESSAGES_UPSERT", "MESSAGES_UPDATE", "SEND_MESSAGE")
 # Never REMOVE_INSTANCE: Evolution delivers that one before it removes, so a receiver that is
 # down would stall the removal for twenty minutes.
 QR_TTL: Final = 60
+_CLEANING_UP: Final = "refused_and_cleaning_up"
 _VANISH_SECONDS: Final = 15.0
 _REMOVAL_SECONDS: Final = 3.0
 
@@ -37,6 +38,8 @@ async def create_instance(ctx: StepContext) -> Outcome:
     """Make the instance under our name and birthmark, and see it there before saying so."""
     name, token = _name(ctx), _token(ctx)
     if ctx.in_doubt:
+        if ctx.last_code == _CLEANING_UP and (left := ctx.world.quiet_seconds - ctx.doubt_age) > 0:
+            return Held(_CLEANING_UP, "Evolution may still remove what it refused", left)
         match await ctx.world.evolution.look(name, token):
             case Sight.MINE:
                 return Done({"token_hash": fingerprint(token), "adopted": True})
@@ -54,12 +57,13 @@ async def create_instance(ctx: StepContext) -> Outcome:
         case Verdict.NOT_SENT:
             return Held("evolution_unreachable", f"can't connect to Evolution: {answer.text}")
         case Verdict.REJECTED:
-            return Rejected("evolution_refused", f"Evolution refused the instance: {_said(answer)}")
+            said = _said(ctx, answer)
+            return Rejected("evolution_refused", f"Evolution refused the instance: {said}")
         case Verdict.MISCONFIGURED:
             return Held(
                 "evolution_misconfigured",
-                f"Evolution answered {answer.text} ({_said(answer)}): check EVOSAGA_EVOLUTION_URL, "
-                "EVOSAGA_EVOLUTION_API_KEY and the server's licence",
+                f"Evolution answered {answer.text} ({_said(ctx, answer)}): check "
+                "EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY and the server's licence",
                 30.0,
             )
         case Verdict.BUSY:
@@ -73,6 +77,15 @@ async def _verify(
 ) -> Outcome:
     """An answer is only evidence: a 201 can be false, an error can come after the effect."""
     sight = await ctx.world.evolution.look(name, token)
+    if answer.status == 400:
+        # Whatever went wrong, Evolution removes by name in a moment, so what is there now proves
+        # nothing; the next attempt waits until that is over and looks again.
+        return Unknown(_CLEANING_UP, f"Evolution answered 400: {_said(ctx, answer)}")
+    if sight is Sight.MINE and ctx.input.instance_name:
+        # A name that people choose may be wanted twice at once, and then the loser's clean-up
+        # takes the winner's instance with it.
+        await asyncio.sleep(ctx.world.settle_seconds)
+        sight = await ctx.world.evolution.look(name, token)
     if sight is Sight.MINE:
         return Done({"token_hash": fingerprint(token)})
     if sight is Sight.FOREIGN:
@@ -246,11 +259,15 @@ def _taken(name: str) -> Rejected:
     return Rejected("name_taken", f"Evolution has an instance {name} that is not ours")
 
 
-def _said(answer: Answer) -> str:
-    """Evolution's own words on what was wrong, shortened."""
+def _said(ctx: StepContext, answer: Answer) -> str:
+    """Evolution's own words on what was wrong, shortened, without what we told it in confidence."""
     body = answer.body if isinstance(answer.body, dict) else {}
     response = body.get("response")
     said = response.get("message") if isinstance(response, dict) else body.get("error")
     while isinstance(said, list) and said:
         said = said[0]
-    return str(said)[:200] if said else answer.text
+    text = str(said) if said else answer.text
+    webhook = ctx.world.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
+    for secret in (_token(ctx), webhook, ctx.input.number):
+        text = text.replace(secret, "[redacted]") if secret else text
+    return text[:200]

@@ -189,16 +189,23 @@ class EvolutionApi:
         return Sight.UNKNOWN
 
     async def _look_in_database(self, name: str, token: str) -> Sight:
-        """Memory has it not; the list, asked with the instance's own token, shows only its row."""
-        listed = await self._call("GET", "/instance/fetchInstances", token)
-        if listed.status == 401:  # no row has this token
-            return Sight.ABSENT
-        if listed.status == 404 and name in json.dumps(listed.body):
+        """Memory has it not: does a row remain?
+
+        Asked with the instance's own token the list shows only its row, or 401 when no row has
+        that token. Without its database Evolution answers 401 as well, so only the whole list,
+        asked with the global key, makes an absence certain.
+        """
+        own = await self._call("GET", "/instance/fetchInstances", token)
+        if own.status == 404 and name in json.dumps(own.body):
             return Sight.HALF  # our token opened it, so there is a row, and nothing behind it
-        if listed.status != 200 or not isinstance(listed.body, list):
+        if own.status == 200 and name in _names(own):
+            return Sight.HALF
+        if own.status not in (200, 401):
             return Sight.UNKNOWN
-        names = [row.get("name") for row in listed.body if isinstance(row, dict)]
-        return Sight.HALF if name in names else Sight.ABSENT
+        everything = await self.instances()
+        if everything.status != 200 or not isinstance(everything.body, list):
+            return Sight.UNKNOWN
+        return Sight.HALF if name in _names(everything) else Sight.ABSENT
 
     async def _call(
         self,
@@ -254,6 +261,11 @@ async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
         f"HTTP {response.status_code}",
         retry_after=_seconds(response.headers.get("retry-after")),
     )
+
+
+def _names(listed: Answer) -> list[Any]:
+    rows = listed.body if isinstance(listed.body, list) else []
+    return [row.get("name") for row in rows if isinstance(row, dict)]
 
 
 def _has_state(body: Any) -> bool:

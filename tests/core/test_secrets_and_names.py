@@ -232,7 +232,7 @@ CLAIM = ATTEMPT | {"worker", "lease_seconds"}
 
 FIELDS: dict[str, set[str]] = {
     "saga.started": ABOUT | WHOSE | {"facts"},
-    "saga.rejected": ABOUT | WHOSE | WHY | {"existing_instance", "existing_saga"},
+    "saga.rejected": ABOUT | WHOSE | WHY | {"existing_instance"},
     "step.started": CLAIM,
     "step.succeeded": ATTEMPT | {"result", "follow_up"},
     "step.failed": ATTEMPT | WHY | {"outcome", "in_doubt", "retry_after_seconds"},

@@ -14,10 +14,11 @@ import pytest
 import events.log
 import migrations
 from events.database import Pool, open_pool
-from events.log import Append, Appended, EventLog, Join, Row, VersionConflict, running_log
+from events.log import Append, Appended, EventLog, Join, Row, VersionConflict
 from events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
 from orchestrator.local.lifetime import LocalServer
 from sagas.outcome import Done, Rejected
+from tests.driving import running_log
 from tests.waiting import eventually
 
 RUNNING = Row("running", step="evolution", attempt=1, owner="w", due_in=5.0)

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 import events.relay
 from events import streams
 from events.database import Pool
-from events.log import Append, EventLog, Row, running_log
+from events.log import Append, EventLog, Row
 from events.model import SagaEvent, StepStarted
 from events.relay import Relay
 from orchestrator.app import running_worker
@@ -27,7 +27,7 @@ from orchestrator.config import Settings
 from orchestrator.local.lifetime import LocalServer
 from sagas.ownership import KeyRing
 from tests.conftest import API_KEY, SECRET
-from tests.driving import count, create, delete, entries, outcome, publish
+from tests.driving import count, create, delete, entries, outcome, publish, running_log
 from tests.waiting import eventually
 
 
@@ -150,7 +150,8 @@ async def test_e9_v1_nothing_is_skipped_when_transactions_commit_out_of_order(
                 await count(
                     pool,
                     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
-                    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                    "AND database = "
+                    "(SELECT oid FROM pg_database WHERE datname = current_database())",
                 )
                 == 2
             )

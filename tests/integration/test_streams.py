@@ -41,9 +41,9 @@ async def completed(pool: Pool, redis: Redis, timeout: float = 15.0) -> None:
 
 async def test_v3_the_group_begins_at_the_first_command_and_is_made_once(own_redis: Redis) -> None:
     await publish(own_redis, create())
-    assert not await streams.group_exists(own_redis)
+    assert await streams.backlog(own_redis) is None
     assert [await streams.ensure_group(own_redis) for _ in range(3)] == [True, False, False]
-    assert await streams.group_exists(own_redis)
+    assert await streams.backlog(own_redis) is not None
     [group] = await own_redis.xinfo_groups(streams.COMMANDS)
     assert (group["last-delivered-id"], group["lag"]) == (b"0-0", 1)
 
@@ -154,16 +154,16 @@ async def test_r13_trimming_never_takes_what_is_unread_or_pending(own_redis: Red
         )
         return [id_ for id_, _ in answer[0][1]]
 
-    await streams.trim_commands(own_redis, 3600)
+    await streams.trim(own_redis, streams.COMMANDS, 3600)
     assert await own_redis.xlen(streams.COMMANDS) == 400
     ids = await read(300)
     await streams.acknowledge(own_redis, ids[:200])
-    await streams.trim_commands(own_redis, 3600)
+    await streams.trim(own_redis, streams.COMMANDS, 3600)
     left = [id_ for id_, _ in await entries(own_redis, streams.COMMANDS)]
     assert set(ids[200:]) <= set(left)
     assert len(left) < 400
     await streams.acknowledge(own_redis, ids[200:])
-    await streams.trim_commands(own_redis, 3600)
+    await streams.trim(own_redis, streams.COMMANDS, 3600)
     assert len(await read(1000)) == 100
 
 
@@ -189,7 +189,7 @@ async def test_the_backlog_says_how_far_behind_we_are(own_redis: Redis) -> None:
     await streams.ensure_group(own_redis)
     read: Any = await own_redis.xreadgroup(streams.GROUP, "w", {streams.COMMANDS: ">"}, count=2)
     [(first, _), _] = read[0][1]
-    await streams.bury(own_redis, [DeadLetter("1-1", os.urandom(8), "c", "m", 1)])
+    await streams.bury(own_redis, [DeadLetter("1-1", os.urandom(8), {}, "c", "m", 1)])
     await streams.acknowledge(own_redis, [first])
     backlog = await streams.backlog(own_redis)
     assert backlog == streams.Backlog(length=3, lag=1, pending=1, consumers=1, dead=1)

@@ -63,7 +63,7 @@ CREATES: list[tuple[str, dict[str, Any], str, bool]] = [
     ("5xx_before", {}, "Unknown evolution_unclear", False),
     ("5xx_before", {"status": 503}, "Held evolution_unavailable", False),
     ("reject", {"message": "token is required"}, "Rejected evolution_refused", False),
-    ("reject", {"message": "what went wrong"}, "Unknown evolution_unclear", False),
+    ("reject", {"message": "what went wrong"}, "Unknown refused_and_cleaning_up", False),
     ("401", {}, "Held evolution_misconfigured", False),
     ("reject", {"status": 404, "message": "Cannot POST"}, "Held evolution_misconfigured", False),
     ("redirect", {}, "Held evolution_misconfigured", False),
@@ -85,7 +85,7 @@ CREATES: list[tuple[str, dict[str, Any], str, bool]] = [
     ("huge", {}, "Done", True),
     ("wrong_body", {"body": {"instance": {"instanceName": "other"}}}, "Done", True),
     ("hang_after", {}, "Done", True),
-    ("create_race", {"winner": "theirs"}, "Rejected name_taken", True),
+    ("create_race", {"winner": "theirs"}, "Unknown refused_and_cleaning_up", True),
 ]
 
 
