@@ -74,7 +74,7 @@ class StepStarted(_Event):
     attempt: int = Field(ge=1)
     worker: str
     lease_seconds: float
-    """After this long without an outcome anyone may take the saga over."""
+    """Without an outcome, anyone may take over after this long; sooner if the worker dies."""
 
 
 class FollowUp(BaseModel):

@@ -1,8 +1,9 @@
 """The tables, for reading code and for queries; the migrations create them.
 
 ``evosaga.saga_events`` is inbox, outbox, checkpoint and lock in one. ``evosaga.sagas`` is a
-projection of it, written in the same transaction; only ``owner`` is not in the log, since who
-happens to run a saga is no part of its history. SQL is kept to what Postgres 15 knows.
+projection of it, written in the same transaction. Only ``owner`` (and ``next_at``, while a saga is
+being taken over) is not in the log: who happens to run a saga is no part of its history. SQL is
+kept to what Postgres 15 knows.
 """
 
 from typing import Final

@@ -96,17 +96,16 @@ async def bury(redis: "Redis", letters: Sequence[DeadLetter]) -> None:
     """Append dead letters. Acknowledge the originals only after this has returned."""
     pipeline = redis.pipeline(transaction=False)
     for letter in letters:
-        pipeline.xadd(
-            DEAD_COMMANDS,
-            {
-                FIELD: letter.data,
-                b"code": letter.code,
-                b"message": letter.message,
-                b"deliveries": letter.deliveries,
-                b"message_id": letter.message_id,
-            }
-            | {b"field:" + name: value for name, value in letter.others.items()},
-        )
+        told: dict[Any, Any] = {
+            FIELD: letter.data,
+            b"code": letter.code,
+            b"message": letter.message,
+            b"deliveries": letter.deliveries,
+            b"message_id": letter.message_id,
+        }
+        for name, value in letter.others.items():
+            told["field:" + name.decode(errors="backslashreplace")] = value
+        pipeline.xadd(DEAD_COMMANDS, told)
     await pipeline.execute()
 
 

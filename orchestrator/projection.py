@@ -1,6 +1,6 @@
 """The status row that belongs to a state: what queries see and the sweep looks for.
 
-Pure, and used for every append as well as for a rebuild, so both give the same rows.
+Pure, and used for every append, so that the rows can be had again from the log.
 """
 
 from events.log import Row

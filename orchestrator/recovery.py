@@ -1,7 +1,8 @@
 """The sweep: whatever is due and not being driven is taken over, after a crash as after a wait.
 
 A saga is due when its owner shows no sign of life, or when its time has come and nobody drives
-it. Taking one only puts a name on the row; the claim that counts is the append that follows.
+it. Taking one puts a name on the row and moves its time; the claim that counts is the append that
+follows.
 """
 
 import asyncio

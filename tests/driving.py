@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 from events import streams
 from events.database import Pool
-from events.log import EventLog
+from events.log import EventLog, recorded_from
+from events.model import Recorded
 from orchestrator.decider import advance, replay
 from orchestrator.projection import row
 from orchestrator.queries import SagaView, find_saga, history
@@ -73,12 +74,14 @@ def impatient(attempts: int = 2) -> Catalogue:
 
 async def contradictions(pool: Pool) -> list[str]:
     """Where status rows and histories disagree: the sagas of which one was not told the other."""
-    sagas = await pool.fetch("SELECT * FROM evosaga.sagas")
-    histories = await EventLog(pool).read_many([saga["saga_id"] for saga in sagas])
-    orphans = await pool.fetchval(
-        "SELECT count(*) FROM evosaga.saga_events WHERE saga_id NOT IN "
-        "(SELECT saga_id FROM evosaga.sagas)"
-    )
+    async with pool.acquire() as one, one.transaction(isolation="repeatable_read"):
+        # One snapshot: a saga that goes on meanwhile contradicts nothing.
+        sagas = await one.fetch("SELECT * FROM evosaga.sagas")
+        events = await one.fetch("SELECT * FROM evosaga.saga_events ORDER BY saga_id, sequence")
+    histories: dict[uuid.UUID, list[Recorded]] = {}
+    for event in events:
+        histories.setdefault(event["saga_id"], []).append(recorded_from(event))
+    orphans = len(histories.keys() - {saga["saga_id"] for saga in sagas})
     found = [f"{orphans} events have no saga"] if orphans else []
     catalogue = load()
     for saga in sagas:
@@ -110,9 +113,12 @@ async def count(pool: Pool, query: str, *values: Any) -> int:
 
 
 async def dead_letters(redis: Redis) -> list[dict[str, Any]]:
-    """What is in the dead-letter stream, as text; ``data`` stays bytes."""
+    """What is in the dead-letter stream, as text; what came from outside stays bytes."""
     return [
-        {k.decode(): v if k == b"data" else v.decode() for k, v in fields.items()}
+        {
+            k.decode("latin-1"): v if k.startswith((b"data", b"field:")) else v.decode()
+            for k, v in fields.items()
+        }
         for _, fields in await entries(redis, streams.DEAD_COMMANDS)
     ]
 

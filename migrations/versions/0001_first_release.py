@@ -144,7 +144,7 @@ BEGIN
     ) AS several;
     IF doubled IS NOT NULL THEN
         RAISE EXCEPTION 'these organizations have several enabled integrations: %', doubled
-            USING HINT = 'Keep one of each (set enabled = false on the others), then migrate.';
+            USING HINT = 'Keep one of each (delete or disable the others), then migrate.';
     END IF;
 END $$;
 CREATE UNIQUE INDEX IF NOT EXISTS one_enabled_integration_an_organization

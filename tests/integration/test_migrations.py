@@ -168,7 +168,7 @@ async def test_doubled_integrations_are_named_and_nothing_is_changed_until_one_i
         )
     with pytest.raises(asyncpg.RaiseError, match=str(organization)) as error:
         await migrations.migrate(empty)
-    assert "enabled = false" in str(error.value.hint)
+    assert "disable the others" in str(error.value.hint)
     assert await database.fetchval("SELECT to_regclass('evosaga.saga_events')") is None
     columns = await database.fetch(
         "SELECT column_name FROM information_schema.columns WHERE table_name = 'integrations'"
