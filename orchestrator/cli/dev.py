@@ -9,6 +9,8 @@ import fcntl
 import os
 import secrets
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,15 +117,16 @@ def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
             }
         )
         return
+    program = _program()
     lines = ["", "evosaga dev: everything is running. In another terminal:", ""]
     if folder := os.environ.get("EVOSAGA_STATE_DIR"):
         lines.append(f"  export EVOSAGA_STATE_DIR={shlex.quote(folder)}")
     lines += [
-        "  evosaga create --name 'Clínica Sol' \\",
+        f"  {program} create --name 'Clínica Sol' \\",
         "      --organization-id $(python3 -c 'import uuid; print(uuid.uuid4())') \\",
         "      --clinic-id $(python3 -c 'import uuid; print(uuid.uuid4())')",
-        "  evosaga list",
-        "  evosaga delete INSTANCE",
+        f"  {program} list",
+        f"  {program} delete INSTANCE",
     ]
     if simulated:
         control = f"{simulated}/__control__"
@@ -135,7 +138,7 @@ def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
             f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
             f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
             "",
-            "For `evosaga doctor`, and for more workers:",
+            f"For `{program} doctor`, and for more workers:",
             "",
             f"  export EVOSAGA_EVOLUTION_URL={simulated}",
             f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
@@ -145,6 +148,14 @@ def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
             lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
     for line in [*lines, "", "Ctrl-C stops everything; what was stored is kept.", ""]:
         out.line(line)
+
+
+def _program() -> str:
+    """How this command is called from the folder one is in: `make dev` puts it on no PATH."""
+    if shutil.which("evosaga"):
+        return "evosaga"
+    called = os.path.relpath(sys.argv[0])
+    return shlex.quote(called if not called.startswith("..") else os.path.abspath(sys.argv[0]))
 
 
 def _embedded(variable: str) -> bool:
