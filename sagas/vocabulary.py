@@ -4,6 +4,7 @@ An instance name becomes part of a URL, a Redis key and a plain JavaScript objec
 side, so it is held to a narrow alphabet and kept off the names that mean something there.
 """
 
+import unicodedata
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -33,11 +34,22 @@ def _safe_url(url: str) -> str:
     return url
 
 
+def _no_control_characters(text: str) -> str:
+    """A name ends up on people's terminals, where an escape sequence would be obeyed."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
 InstanceName = Annotated[
     str,
     StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{2,62}\z"),
     AfterValidator(_not_reserved),
 ]
-ClinicName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
+ClinicName = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=120),
+    AfterValidator(_no_control_characters),
+]
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"\A[0-9]{6,20}\z")]
 WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

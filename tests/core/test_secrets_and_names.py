@@ -2,6 +2,7 @@
 
 import json
 import string
+import uuid
 from typing import get_args
 from urllib.parse import quote, urlsplit
 from uuid import UUID
@@ -320,3 +321,16 @@ def test_the_input_of_a_saga_has_no_field_for_a_secret() -> None:
         *("channel", "number", "webhook_url"),
     }
     assert set(DeleteIntegration.model_fields) == {"instance_name", "organization_id"}
+
+
+@pytest.mark.parametrize("name", ["Clínica\n Sol", "\x1b[31mred", "a\x00b", "tab\there"])
+def test_a_name_can_not_command_a_terminal(name: str) -> None:
+    about = {"organization_id": str(uuid.uuid4()), "clinic_id": str(uuid.uuid4()), "name": name}
+    with pytest.raises(ValidationError, match="control characters"):
+        CreateIntegration.model_validate(about)
+
+
+def test_a_name_may_be_written_as_people_write() -> None:
+    for name in ("Clínica Sol", "診療所", "👩‍⚕️ Dr. Ana", "O'Brien & Söhne"):
+        about = {"organization_id": str(uuid.uuid4()), "clinic_id": str(uuid.uuid4()), "name": name}
+        assert CreateIntegration.model_validate(about).name == name
