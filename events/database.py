@@ -60,8 +60,7 @@ async def open_pool(url: str, *, size: int = 8) -> Pool:
     In transaction mode prepared statements and session settings would end up in somebody
     else's session, so behind a pooler both are left out.
     """
-    if pooled := await behind_pooler(url):
-        size = max(size, 2)
+    pooled = await behind_pooler(url)
     pool: Pool = await asyncpg.create_pool(
         url,
         min_size=0,

@@ -35,7 +35,7 @@ def head() -> str:
 
 
 async def migrate(database_url: str, revision: str = "head") -> None:
-    """Bring the database to ``revision``. Safe to run from several places at once."""
+    """Bring the database to ``revision``. Safe to run from several processes at once."""
     url = database_url.replace("postgres://", "postgresql://", 1)
     engine = create_async_engine(
         "postgresql+asyncpg://",

@@ -62,8 +62,13 @@ def understand(catalogue: Catalogue, command: Command) -> Request:
         raise BadCommand(
             "unknown_type", f"no saga starts with {command.type[:80]!r}; known: {known}"
         )
+    return Request(command, saga, checked(saga.input, command))
+
+
+def checked(model: type[Any], command: Command) -> Any:
+    """The command's data as ``model``. Raises ``BadCommand`` naming the field, never its value."""
     try:
-        return Request(command, saga, saga.input.model_validate_json(json.dumps(command.data)))
+        return model.model_validate_json(json.dumps(command.data))
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {e['msg']}"

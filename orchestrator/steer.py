@@ -4,16 +4,16 @@ Both are idempotent by the id of the command that asked for them, which is recor
 event's cause.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from events.commands import BadCommand, Command
 from events.log import Append, EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
+from orchestrator.accept import checked
 from orchestrator.decider import OPEN, Rest, Run, State, can_turn, decide, evolve, replay
 from orchestrator.engine import Engine
 from orchestrator.projection import LEASE_MARGIN, row
@@ -43,11 +43,7 @@ async def steer(
     log: EventLog, engine: Engine, command: Command
 ) -> Again | Literal["done", "known"]:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be."""
-    try:
-        wish = Steering.model_validate_json(json.dumps(command.data))
-    except ValidationError as error:
-        said = "; ".join(e["msg"] for e in error.errors(include_input=False, include_url=False))
-        raise BadCommand("invalid_data", said[:500]) from None
+    wish: Steering = checked(Steering, command)
     while True:
         history = await log.read(wish.saga_id)
         if not history:

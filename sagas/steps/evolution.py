@@ -76,11 +76,11 @@ async def _verify(
     ctx: StepContext, name: str, token: str, answer: Answer, verdict: Verdict
 ) -> Outcome:
     """An answer is only evidence: a 201 can be false, an error can come after the effect."""
-    sight = await ctx.world.evolution.look(name, token)
     if answer.status == 400:
         # Whatever went wrong, Evolution removes by name in a moment, so what is there now proves
-        # nothing; the next attempt waits until that is over and looks again.
+        # nothing; the next attempt waits until that is over and looks then.
         return Unknown(_CLEANING_UP, f"Evolution answered 400: {_said(ctx, answer)}")
+    sight = await ctx.world.evolution.look(name, token)
     if sight is Sight.MINE and ctx.input.instance_name:
         # A name that people choose may be wanted twice at once, and then the loser's clean-up
         # takes the winner's instance with it.
