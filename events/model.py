@@ -27,10 +27,19 @@ class _Event(BaseModel):
     """Fields that stay in Postgres and are left out of the event stream."""
 
 
+class FollowUp(BaseModel):
+    """A command that the relay publishes together with the event that carries it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    data: JsonObject
+
+
 class SagaStarted(_Event):
     """A command was accepted; from this commit on the saga ends in exactly one outcome."""
 
-    PRIVATE = frozenset({"input", "facts"})
+    PRIVATE = frozenset({"input", "facts", "follow_up"})
 
     type: Literal["saga.started"] = "saga.started"
     saga: str
@@ -44,6 +53,11 @@ class SagaStarted(_Event):
     input: JsonObject
     facts: JsonObject = Field(default_factory=dict)
     """What admission found and the saga relies on, such as the id of the row it deletes."""
+    deadline_seconds: float | None = None
+    """After so long a saga that can still turn round does; recorded, so no setting moves it."""
+    behind: UUID | None = None
+    """The open saga of the same integration that this one waits for."""
+    follow_up: FollowUp | None = None
 
 
 class SagaRejected(_Event):
@@ -77,15 +91,6 @@ class StepStarted(_Event):
     """Without an outcome, anyone may take over after this long; sooner if the worker dies."""
 
 
-class FollowUp(BaseModel):
-    """A command that the relay publishes together with the event that carries it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    type: str
-    data: JsonObject
-
-
 class StepSucceeded(_Event):
     PRIVATE = frozenset({"follow_up"})
 
@@ -113,7 +118,7 @@ class CompensationBegan(_Event):
     """The saga turned round. Recorded, so that no later setting can turn it back."""
 
     type: Literal["compensation.began"] = "compensation.began"
-    because: Literal["step_failed", "cancelled"]
+    because: Literal["step_failed", "cancelled", "deadline"]
     step: str | None = None
     code: str
     message: str
@@ -177,6 +182,8 @@ class SagaResumed(_Event):
     type: Literal["saga.resumed"] = "saga.resumed"
     by: str
     reason: str | None = None
+    redo: tuple[str, ...] | None = None
+    """Steps that were done, and whose effect a fresh look found gone: they are done again."""
 
 
 class SagaCancelRequested(_Event):

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from events import streams
 from events.database import TRANSIENT, Pool
 from events.log import recorded_from
-from events.model import CompensationSucceeded, Recorded, StepSucceeded, public_data
+from events.model import CompensationSucceeded, Recorded, SagaStarted, StepSucceeded, public_data
 
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
@@ -89,7 +89,9 @@ class Relay:
 def follow_up(recorded: Recorded) -> bytes | None:
     """The command that an event brings with it. Its id is the event's, so it starts one saga."""
     event = recorded.event
-    if not isinstance(event, StepSucceeded | CompensationSucceeded) or event.follow_up is None:
+    if not isinstance(event, SagaStarted | StepSucceeded | CompensationSucceeded):
+        return None
+    if event.follow_up is None:
         return None
     told = f"{recorded.saga_id}:{recorded.sequence}"
     command = {

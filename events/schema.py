@@ -77,6 +77,7 @@ sagas = Table(
     Column("owner", Text),
     _timestamp("created_at"),
     _timestamp("updated_at"),
+    Column("behind", Uuid),
     CheckConstraint(
         "status IN ('running','compensating','completed','compensated','failed','rejected')",
         name="sagas_status",
@@ -93,7 +94,7 @@ Index(
     "one_open_saga_an_instance",
     sagas.c.instance_name,
     unique=True,
-    postgresql_where=text(f"{OPEN_STATUSES} AND instance_name IS NOT NULL"),
+    postgresql_where=text(f"{OPEN_STATUSES} AND instance_name IS NOT NULL AND behind IS NULL"),
 )
 Index("sagas_due", sagas.c.next_at, postgresql_where=text(ACTIVE_STATUSES))
 Index("sagas_owned", sagas.c.owner, postgresql_where=text(ACTIVE_STATUSES))

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from events.commands import BadCommand, Command
 from events.database import Connection, Pool
 from events.log import Append, Row, write
-from events.model import SagaEvent, SagaRejected, SagaStarted
+from events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
 from orchestrator.decider import Run, State, advance, evolve, intent
 from orchestrator.projection import LEASE_MARGIN, row
 from sagas.catalogue import Catalogue
@@ -37,10 +37,11 @@ class Accepted:
 
     ``new``: a saga has started and its first intent is committed; the caller must run it.
     ``rejected``: refused with a reason, recorded. ``known``: seen before, nothing to do.
-    ``conflicting``: the id was used for another body.
+    ``conflicting``: the id was used for another body. ``steered``: a saga that is there was
+    replayed or cancelled.
     """
 
-    kind: Literal["new", "rejected", "known", "conflicting"]
+    kind: Literal["new", "rejected", "known", "conflicting", "steered"]
     saga_id: UUID
     state: State | None = None
 
@@ -78,9 +79,12 @@ def checked(model: type[Any], command: Command) -> Any:
 
 
 async def accept(
-    pool: Pool, world: World, worker: str, requests: Sequence[Request]
+    pool: Pool, world: World, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted]:
-    """Accept a batch; the answers are in its order. Committed when this returns."""
+    """Accept a batch; the answers are in its order. Committed when this returns.
+
+    Without a ``worker`` the sagas begin unowned and due, for whichever worker sweeps next.
+    """
     for attempt in range(5):
         try:
             async with pool.acquire() as connection, connection.transaction():
@@ -92,7 +96,7 @@ async def accept(
 
 
 async def _accept(
-    connection: Connection, world: World, worker: str, requests: Sequence[Request]
+    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted]:
     first: dict[UUID, Request] = {}
     for request in requests:
@@ -208,7 +212,7 @@ async def _explain(
 
 async def _record(
     connection: Connection,
-    worker: str,
+    worker: str | None,
     requests: Sequence[Request],
     verdicts: dict[UUID, Admission | Refusal],
     claimed: set[UUID],
@@ -236,7 +240,7 @@ async def _record(
 
 
 def _beginning(
-    request: Request, verdict: Admission | Refusal, worker: str
+    request: Request, verdict: Admission | Refusal, worker: str | None
 ) -> tuple[list[SagaEvent], State, Row]:
     """The first events: a rejection, or the start and the intent of the first step."""
     about: dict[str, Any] = {
@@ -259,11 +263,18 @@ def _beginning(
             existing_instance=verdict.existing_instance,
         )
     else:
-        first = SagaStarted(**about, facts=verdict.facts)
+        follow = verdict.follow_up
+        first = SagaStarted(
+            **about,
+            facts=verdict.facts,
+            deadline_seconds=verdict.deadline_seconds,
+            behind=verdict.behind,
+            follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,
+        )
     events, state, action = advance(request.saga, evolve(State(), first))
     lease = 0.0
     # A first step that joins a commit is left to the engine, which knows how.
-    if isinstance(action, Run) and not isinstance(action.step.do, InCommit):
+    if worker is not None and isinstance(action, Run) and not isinstance(action.effect, InCommit):
         lease = action.step.timeout + LEASE_MARGIN
         events.append(intent(action, worker, lease))
         state = evolve(state, events[-1])
@@ -292,18 +303,19 @@ async def _insert_rows(
         [r.command.id for r in requests],
         [r.command.hash for r in requests],
         [r.command.correlation_id or str(r.command.saga_id) for r in requests],
+        [verdict.behind if isinstance(verdict, Admission) else None for verdict in told],
     )
 
 
 _INSERT_ROWS: Final = """
 INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,
-    instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence)
+    instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence, behind)
 SELECT saga_id, saga, version, $4, business_key, organization_id, instance_name, command_id,
-    command_hash, correlation_id, command_id, 0
+    command_hash, correlation_id, command_id, 0, behind
 FROM unnest($1::uuid[], $2::text[], $3::int[], $5::text[], $6::uuid[], $7::text[], $8::text[],
-            $9::text[], $10::text[])
+            $9::text[], $10::text[], $11::uuid[])
     AS new (saga_id, saga, version, business_key, organization_id, instance_name, command_id,
-            command_hash, correlation_id)
+            command_hash, correlation_id, behind)
 ORDER BY business_key
 ON CONFLICT DO NOTHING RETURNING saga_id
 """

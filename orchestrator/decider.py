@@ -362,7 +362,7 @@ def evolve(state: State, event: SagaEvent) -> State:
             new = replace(state, status="failed", parked=event)
         case SagaResumed():
             _demand(state.status == "failed", event, "only a parked saga is resumed")
-            new = replace(_unpark(state), runs=state.runs + 1)
+            new = _redo(replace(_unpark(state), runs=state.runs + 1), event)
         case SagaCancelRequested():
             _demand(state.status in OPEN, event, "the saga is over")
             new = replace(_unpark(state), cancel_requested=True)
@@ -458,6 +458,17 @@ def _unpark(state: State) -> State:
         holds=0,
         steps={**state.steps, name: fresh},
     )
+
+
+def _redo(state: State, event: SagaResumed) -> State:
+    """Steps whose effect is gone are due again, and in doubt: their undo must include them."""
+    gone = {name: Progress(in_doubt=True) for name in event.redo or ()}
+    _demand(
+        not gone or (state.direction == "forward" and all(state.progress(n).done for n in gone)),
+        event,
+        "only steps that were done can be done again",
+    )
+    return replace(state, steps={**state.steps, **gone})
 
 
 def _demand(fits: bool, event: SagaEvent, otherwise: str) -> None:

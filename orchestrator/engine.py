@@ -64,6 +64,11 @@ class Engine:
     # --- taking sagas in and letting them go ---------------------------------------------------
 
     @property
+    def worker(self) -> str:
+        """The name under which this engine claims attempts."""
+        return self._lease.worker
+
+    @property
     def driving(self) -> frozenset[UUID]:
         """The sagas this worker drives right now."""
         return frozenset(self._driving)

@@ -38,6 +38,7 @@ class SagaView:
     code: str | None
     message: str | None
     existing_instance: str | None
+    behind: UUID | None
     created_at: datetime
     updated_at: datetime
     next_at: datetime | None
@@ -144,7 +145,7 @@ def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
 
 _SELECT: Final = """
 SELECT saga_id, saga, version, status, business_key, organization_id, instance_name, command_id,
-       step, direction, attempt, code, message, existing_instance, created_at, updated_at, next_at,
-       owner, next_sequence AS sequence
+       step, direction, attempt, code, message, existing_instance, behind, created_at,
+       updated_at, next_at, owner, next_sequence AS sequence
 FROM evosaga.sagas
 """

@@ -40,9 +40,12 @@ class Again:
 
 
 async def steer(
-    log: EventLog, engine: Engine, command: Command
+    log: EventLog, catalogue: Catalogue, command: Command, engine: Engine | None
 ) -> Again | Literal["done", "known"]:
-    """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be."""
+    """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
+
+    Without an ``engine`` at hand the next sweep of a worker finds what is due.
+    """
     wish: Steering = checked(Steering, command)
     while True:
         history = await log.read(wish.saga_id)
@@ -55,12 +58,12 @@ async def steer(
             return Again(_anew(command, state, history[0]))
         if await log.read(command.saga_id):
             raise _conflict(command)
-        event = _event(engine.catalogue, command, wish, state)
+        event = _event(catalogue, command, wish, state)
         try:
-            await log.append(_append(engine, history, state, event, command.id))
+            await log.append(_append(catalogue, history, state, event, command.id))
         except VersionConflict:
             continue
-        if not engine.wake(wish.saga_id):
+        if engine is not None and not engine.wake(wish.saga_id):
             history = await log.read(wish.saga_id)
             if replay(r.event for r in history).in_flight is None:
                 engine.take_over({wish.saga_id: history}, history[-1].recorded_at)
@@ -103,12 +106,12 @@ def _event(catalogue: Catalogue, command: Command, wish: Steering, state: State)
 
 
 def _append(
-    engine: Engine, history: list[Recorded], state: State, event: SagaEvent, cause: str
+    catalogue: Catalogue, history: list[Recorded], state: State, event: SagaEvent, cause: str
 ) -> Append:
     """The event, leaving an attempt that is out with the worker that makes it."""
     after = evolve(state, event)
     assert after.start is not None
-    saga = engine.catalogue.find(after.start.saga, after.start.version)
+    saga = catalogue.find(after.start.saga, after.start.version)
     flight, lease = after.in_flight, 0.0
     if flight is not None and saga is not None:
         lease = saga.step(flight.step).timeout + LEASE_MARGIN

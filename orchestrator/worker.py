@@ -204,7 +204,7 @@ class CommandReader:
 
     async def _steer(self, command: Command) -> Request | None:
         """Replay or cancel; a replay that starts anew is a request like any other."""
-        answer = await steer(self._log, self._engine, command)
+        answer = await steer(self._log, self._engine.catalogue, command, self._engine)
         if isinstance(answer, Again):
             return understand(self._engine.catalogue, answer.command)
         return None

@@ -16,13 +16,17 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sagas.outcome import Outcome
+from sagas.outcome import Finding, FollowUp, Outcome
 
 Effect: TypeAlias = Callable[[Any], Awaitable[Outcome]]
 """``async (StepContext) -> Outcome``: an effect outside our Postgres, at least once."""
 
 BatchEffect: TypeAlias = Callable[[Any, Sequence[Any]], Awaitable[Sequence[Outcome]]]
 """``async (connection, [StepContext]) -> [Outcome]``, one outcome a context, in order."""
+
+
+Probe: TypeAlias = Callable[[Any], Awaitable[Finding]]
+"""``async (StepContext) -> Finding``: looks whether the effect is there, and changes nothing."""
 
 
 class DefinitionError(Exception):
@@ -62,7 +66,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``timeout`` is in seconds and bounds one attempt in either direction."""
+    """One step. ``timeout`` is in seconds and bounds one attempt in either direction.
+
+    ``do`` executes, ``undo`` compensates, and ``probe`` says what is really there; a replay asks
+    it before it believes that a step which was done still is.
+    """
 
     name: str
     kind: Kind
@@ -70,6 +78,7 @@ class Step:
     undo: Effect | InCommit | None = None
     retry: Retry = field(default_factory=Retry)
     timeout: float = 40.0
+    probe: Probe | None = None
 
 
 def compensatable(
@@ -79,23 +88,34 @@ def compensatable(
     undo: Effect | InCommit,
     retry: Retry | None = None,
     timeout: float = 40.0,
+    probe: Probe | None = None,
 ) -> Step:
     """A step that can be undone by ``undo``. Timeout in seconds."""
-    return Step(name, Kind.COMPENSATABLE, do, undo, retry or Retry(), timeout)
+    return Step(name, Kind.COMPENSATABLE, do, undo, retry or Retry(), timeout, probe)
 
 
 def pivot(
-    name: str, *, do: Effect | InCommit, retry: Retry | None = None, timeout: float = 40.0
+    name: str,
+    *,
+    do: Effect | InCommit,
+    retry: Retry | None = None,
+    timeout: float = 40.0,
+    probe: Probe | None = None,
 ) -> Step:
     """The point of no return. Timeout in seconds."""
-    return Step(name, Kind.PIVOT, do, None, retry or Retry(attempts=10), timeout)
+    return Step(name, Kind.PIVOT, do, None, retry or Retry(attempts=10), timeout, probe)
 
 
 def retryable(
-    name: str, *, do: Effect | InCommit, retry: Retry | None = None, timeout: float = 40.0
+    name: str,
+    *,
+    do: Effect | InCommit,
+    retry: Retry | None = None,
+    timeout: float = 40.0,
+    probe: Probe | None = None,
 ) -> Step:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
-    return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout)
+    return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +123,18 @@ class Admission:
     """A command may become a saga.
 
     ``business_key`` is what only one open saga may hold; ``facts`` are recorded with the start
-    and handed to every step.
+    and handed to every step. ``behind``: the open saga that this one waits for, which keeps the
+    instance's name meanwhile. ``deadline_seconds``: when to turn round by itself. ``follow_up``:
+    a command that is published with the beginning.
     """
 
     business_key: str
     organization_id: UUID | None = None
     instance_name: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    behind: UUID | None = None
+    deadline_seconds: float | None = None
+    follow_up: FollowUp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ undone the step looks at the world again (``StepContext.in_doubt`` tells it to).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, TypeAlias
 
 
@@ -59,3 +60,23 @@ class Held:
 
 
 Outcome: TypeAlias = Done | Rejected | Unknown | Held
+
+
+class Sighting(StrEnum):
+    """What a fresh look at a step's effect found."""
+
+    THERE = "there"
+    ABSENT = "absent"
+    FOREIGN = "foreign"
+    """Something is there, and it is somebody else's."""
+    HALF = "half"
+    UNKNOWN = "unknown"
+    """The look itself failed, so nothing may be concluded from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer of a step's probe. ``evidence`` is a sentence for people, without secrets."""
+
+    sighting: Sighting
+    evidence: str

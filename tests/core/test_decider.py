@@ -68,7 +68,9 @@ class TestGoingForward:
         given(*HOTEL_IS_OUT).then_rests("in flight")
 
     def test_a_command_that_was_refused_is_the_whole_story(self) -> None:
-        beginning = begun().model_dump(exclude={"type", "facts"})
+        beginning = begun().model_dump(
+            exclude={"type", "facts", "deadline_seconds", "behind", "follow_up"}
+        )
         refused = SagaRejected(**beginning, code="duplicate", message="there is one already")
         given(refused).then_rests("over")
 
