@@ -8,6 +8,7 @@ from typing import Any, Final, assert_never
 
 import structlog
 
+from events import syncpoints
 from events.model import (
     CompensationFailed,
     CompensationSucceeded,
@@ -34,9 +35,12 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
     effect = step.do if flight.direction == "forward" else step.undo
     assert effect is not None, "only compensatable steps are compensated"
     assert not isinstance(effect, InCommit), "joined effects never are in flight"
+    undoing = flight.direction == "compensation"
     try:
         async with asyncio.timeout(step.timeout):
+            await syncpoints.reach("start.post", step.name, undoing=undoing)
             outcome = await effect(context(live, flight, world))
+            await syncpoints.reach("eff.post", step.name, undoing=undoing)
             if not isinstance(outcome, Done | Rejected | Unknown | Held):
                 raise TypeError("a step must return an Outcome")
     except TimeoutError:
@@ -46,7 +50,9 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
     except Exception as error:
         outcome = stumble(live, flight, error)
     if not isinstance(outcome, Done):
-        _logger.warning(
+        # A thousand sagas that wait for one server are one alert, which the breaker gives.
+        tell = _logger.debug if isinstance(outcome, Held) else _logger.warning
+        tell(
             "step " + type(outcome).__name__.lower(),
             saga_id=str(live.saga_id),
             step=step.name,

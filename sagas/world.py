@@ -20,6 +20,8 @@ class World:
     ``quiet_seconds``: an effect whose outcome is unknown may still land for this long.
     ``settle_seconds``: a contested name is looked at again after that.
     ``watch_after``: when, in seconds, an instance that should not be there is looked for again.
+    ``create_deadline``: a create that is not done after so many seconds is undone; None: never.
+    ``pool``: our Postgres, for probes alone; an effect there joins the commit of its event.
     """
 
     evolution: EvolutionApi
@@ -31,6 +33,8 @@ class World:
     quiet_seconds: float = 10.0
     settle_seconds: float = 1.0
     watch_after: tuple[float, ...] = (10.0, 60.0, 300.0, 1800.0)
+    create_deadline: float | None = None
+    pool: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,102 +1,62 @@
-"""The Evolution API server, as far as an outcome can be known from what it answers.
+"""The Evolution API server: the calls, and the look that finds out what really is there.
 
-Evolution has no idempotency key, its 201 can be false and its DELETE answers before deleting.
-So an answer is only evidence. ``VERDICTS`` says, as data, what each answer to a create proves;
-``look`` finds out what really is there. Ownership is asked in one call: Evolution's guards run
-in the order exists (404), then key (401), so with our own instance token as the key,
+What an answer proves is written down in ``verdicts``. Ownership is asked in one call: Evolution's
+guards run in the order exists (404), then key (401), so with our own instance token as the key,
 ``connectionState`` says absent, not ours, or ours. Deletes always carry that token, never the
 global key: a compare-and-delete. (All as observed on Evolution 2.3.6 and 2.3.7.)
 """
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from sagas.steps.breaker import Breaker, BreakerState, Health, Shut
+from sagas.steps.sharing import Shared
+from sagas.steps.verdicts import (
+    FIRST_LOOK,
+    MISCONFIGURED,
+    UNREACHABLE,
+    Answer,
+    Asked,
+    Sight,
+    health,
+    read_look,
+)
+
+__all__ = ["Answer", "BreakerState", "EvolutionApi", "Seen", "Sight"]
+
 _LARGEST_BODY: Final = 1024 * 1024
 _LARGEST_LIST: Final = 64 * 1024 * 1024
-
-
-class Verdict(StrEnum):
-    LANDED = "landed"
-    REJECTED = "rejected"
-    """Refused for good, and nothing was made."""
-    NOT_SENT = "not sent"
-    AMBIGUOUS = "ambiguous"
-    """It may have happened, or may happen yet: look."""
-    OUTAGE = "outage"
-    """Nobody was home (503): wait, but look first, since a proxy may have answered."""
-    MISCONFIGURED = "misconfigured"
-    """A person must mend the set-up (wrong key, no licence, wrong URL); sagas wait meanwhile."""
-    BUSY = "busy"
-    """Asked to come back later (429)."""
-
-
-class Sight(StrEnum):
-    """What a look at an instance found."""
-
-    MINE = "mine"
-    FOREIGN = "foreign"
-    ABSENT = "absent"
-    HALF = "half"
-    """One of Evolution's two views has it, the other not."""
-    UNKNOWN = "unknown"
+_QUICK: Final = frozenset({Asked.STATE, Asked.OWN, Asked.NAMED})
+_QUICK_TIMEOUT: Final = 8.0
+"""Seconds for what reads one instance: after a silent create its step has little time left."""
+_PATIENCE: Final = 3.0
+"""Seconds to wait for a place when many calls are out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, or (status 0) what went wrong instead. ``text`` never holds a body."""
+class Seen:
+    """What a look found, the evidence as a sentence, and the answer that it rests on."""
 
-    status: int
-    body: Any
-    text: str
-    sent: bool = True
-    retry_after: float | None = None
-
-
-# What each answer to POST /instance/create proves: the first row that fits. A 400 is rarely a
-# plain refusal: any exception inside a create answers 400 and removes *by name* a moment later.
-VERDICTS: Final[tuple[tuple[int | range, str, Verdict], ...]] = (
-    (201, "", Verdict.LANDED),
-    (400, "invalid integration", Verdict.REJECTED),
-    (400, "does not match pattern", Verdict.REJECTED),
-    (400, "is required", Verdict.REJECTED),
-    (400, "cannot be empty", Verdict.REJECTED),
-    (400, "invalid proxy", Verdict.REJECTED),
-    (401, "", Verdict.MISCONFIGURED),
-    (404, "", Verdict.MISCONFIGURED),
-    (range(300, 400), "", Verdict.MISCONFIGURED),
-    (range(413, 416), "", Verdict.REJECTED),
-    (429, "", Verdict.BUSY),
-    (503, "license_required", Verdict.MISCONFIGURED),
-    (503, "", Verdict.OUTAGE),
-    (range(1000), "", Verdict.AMBIGUOUS),
-)
-
-
-def classify_create(answer: Answer) -> Verdict:
-    """What an answer to a create proves."""
-    if not answer.sent:
-        return Verdict.NOT_SENT
-    said = json.dumps(answer.body).lower() if answer.body is not None else ""
-    for status, words, verdict in VERDICTS:
-        fits = answer.status == status if isinstance(status, int) else answer.status in status
-        if fits and words in said:
-            return verdict
-    return Verdict.AMBIGUOUS
+    sight: Sight
+    evidence: str
+    answer: Answer
 
 
 class EvolutionApi:
     """A client of one server. Use as an async context manager.
 
-    No method raises for what the server or the network does; they answer with evidence.
+    No method raises for what the server or the network does; they answer with evidence. While the
+    server is in trouble, or as busy as it should be, nothing is sent, and the answer says so.
     ``timeout`` is in seconds and bounds a whole call, however slowly the bytes trickle.
     """
 
@@ -106,30 +66,32 @@ class EvolutionApi:
         api_key: str,
         *,
         timeout: float = 30.0,
+        concurrency: int = 64,
         before_send: Callable[[], None] = lambda: None,
     ) -> None:
-        """``before_send`` may raise to keep a worker that is no longer in charge from acting."""
+        """``concurrency``: so many calls are out at once.
+
+        ``before_send`` may raise to keep a worker that is no longer in charge from acting.
+        """
         self.url = url.rstrip("/")
         self._api_key = api_key
         self._timeout = timeout
         self._before_send = before_send
-        self._client: httpx.AsyncClient | None = None
+        self._breaker = Breaker(_host(self.url), concurrency)
+        self._list = Shared(self._fetch_list)
+        self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=128, keepalive_timeout=4.0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),  # the breaker limits
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         # aiohttp would silently send a GET or DELETE again when a kept connection breaks. A
         # second DELETE is a removal of its own on Evolution, so nothing is sent that we don't send.
         session._retry_connection = False
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(client=session),
-            base_url=self.url,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=httpx.Timeout(self._timeout, connect=5.0),
-        )
+        # Straight to the transport: httpx's client above it merges URLs, headers and cookies and
+        # follows redirects, none of which is wanted, for as much time as the call itself takes.
+        self._transport = AiohttpTransport(client=session)
         return self
 
     async def __aexit__(
@@ -138,100 +100,151 @@ class EvolutionApi:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        await self._list.close()
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    @property
+    def state(self) -> BreakerState:
+        """Whether calls are let through, and if not, why and for how long."""
+        return self._breaker.state
 
     async def create(self, payload: dict[str, Any]) -> Answer:
         """POST /instance/create with the global key."""
-        return await self._call("POST", "/instance/create", self._api_key, payload)
+        return await self._call(Asked.CREATE, "POST", "/instance/create", self._api_key, payload)
 
     async def delete(self, name: str, token: str) -> Answer:
         """DELETE the instance if, and only if, it carries this token."""
-        return await self._call("DELETE", f"/instance/delete/{name}", token)
+        return await self._call(Asked.DELETE, "DELETE", f"/instance/delete/{name}", token)
 
     async def connect(self, name: str, token: str, number: str | None) -> Answer:
         """Start pairing and ask for the QR code; takes two seconds on a closed instance."""
         query = f"?number={number}" if number else ""
-        return await self._call("GET", f"/instance/connect/{name}{query}", token)
+        return await self._call(Asked.CONNECT, "GET", f"/instance/connect/{name}{query}", token)
 
     async def instances(self) -> Answer:
-        """Every instance of the server, as its database has them."""
-        path = "/instance/fetchInstances"
-        return await self._call("GET", path, self._api_key, largest=_LARGEST_LIST)
+        """Every instance of the server, as its database has them. The body is shared: read only.
+
+        With thousands of instances that is megabytes, so all who ask at the same time get the
+        same list, one that was asked for after they came.
+        """
+        self._before_send()
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._list()
+        except TimeoutError:
+            return Answer(0, None, "nothing in time")
 
     async def look(self, name: str, token: str) -> Sight:
         """What is there under this name, in both of Evolution's views."""
-        memory = await self._call("GET", f"/instance/connectionState/{name}", token)
-        match memory.status:
-            case 401:
-                return await self._look_again_with_global_key(name, token)
-            case 200 if _has_state(memory.body):
-                return Sight.MINE
-            case 200:  # a row without a live instance behind it
-                return Sight.HALF
-            case 404:
-                return await self._look_in_database(name, token)
+        return (await self.see(name, token)).sight
+
+    async def see(self, name: str, token: str) -> Seen:
+        """The same, with the evidence."""
+        asked = FIRST_LOOK
+        while True:
+            answer = await self._ask(asked, name, token)
+            found, evidence = read_look(asked, answer, name, token)
+            if isinstance(found, Sight):
+                return Seen(found, evidence, answer)
+            asked = found
+
+    async def memory(self, name: str, token: str) -> Answer:
+        """The first question of a look alone: what Evolution's memory says of the instance."""
+        return await self._ask(Asked.STATE, name, token)
+
+    async def own_rows(self, token: str) -> Answer:
+        """The rows that carry this token, as the list shows them: one, or none."""
+        return await self._ask(Asked.OWN, "", token)
+
+    async def _ask(self, asked: Asked, name: str, token: str) -> Answer:
+        """One question of a look."""
+        everything = "/instance/fetchInstances"
+        match asked:
+            case Asked.STATE:
+                return await self._call(asked, "GET", f"/instance/connectionState/{name}", token)
+            case Asked.OWN:
+                return await self._call(asked, "GET", everything, token)
+            case Asked.NAMED:
+                path = f"{everything}?instanceName={name}"
+                return await self._call(asked, "GET", path, self._api_key)
+            case Asked.LIST:
+                return await self.instances()
             case _:
-                return Sight.UNKNOWN
+                raise ValueError(f"{asked} is no question of a look")
 
-    async def _look_again_with_global_key(self, name: str, token: str) -> Sight:
-        """It is there and refused our token: a stranger's, unless Evolution's database is down.
-
-        Tokens live in the database, so without it even our own is refused.
-        """
-        path = f"/instance/fetchInstances?instanceName={name}"
-        found = await self._call("GET", path, self._api_key)
-        if found.status == 200 and isinstance(found.body, list):
-            for row in found.body:
-                if isinstance(row, dict) and row.get("name") == name and row.get("token"):
-                    return Sight.MINE if row["token"] == token else Sight.FOREIGN
-            return Sight.HALF  # in memory, without a row behind it, so no token opens it
-        return Sight.UNKNOWN
-
-    async def _look_in_database(self, name: str, token: str) -> Sight:
-        """Memory has it not: does a row remain?
-
-        Asked with the instance's own token the list shows only its row, or 401 when no row has
-        that token. Without its database Evolution answers 401 as well, so only the whole list,
-        asked with the global key, makes an absence certain.
-        """
-        own = await self._call("GET", "/instance/fetchInstances", token)
-        if own.status == 404 and name in json.dumps(own.body):
-            return Sight.HALF  # our token opened it, so there is a row, and nothing behind it
-        if own.status == 200 and name in _names(own):
-            return Sight.HALF
-        if own.status not in (200, 401):
-            return Sight.UNKNOWN
-        everything = await self.instances()
-        if everything.status != 200 or not isinstance(everything.body, list):
-            return Sight.UNKNOWN
-        return Sight.HALF if name in _names(everything) else Sight.ABSENT
+    async def _fetch_list(self) -> Answer:
+        # Not fenced: each of those who share it has been checked, and its pin is only one's.
+        path = "/instance/fetchInstances"
+        return await self._call(
+            Asked.LIST, "GET", path, self._api_key, largest=_LARGEST_LIST, fenced=False
+        )
 
     async def _call(
         self,
+        asked: Asked,
         method: str,
         path: str,
         key: str,
         payload: dict[str, Any] | None = None,
         *,
         largest: int = _LARGEST_BODY,
+        fenced: bool = True,
     ) -> Answer:
-        assert self._client is not None, "use EvolutionApi as a context manager"
-        request = self._client.build_request(method, path, headers={"apikey": key}, json=payload)
+        timeout = min(self._timeout, _QUICK_TIMEOUT) if asked in _QUICK else self._timeout
+        request = httpx.Request(
+            method,
+            self.url + path,
+            headers={"apikey": key},
+            json=payload,
+            extensions={"timeout": httpx.Timeout(timeout, connect=5.0).as_dict()},
+        )
         # Names are checked long before; should one slip through, httpx would quietly turn
         # "/delete/.." into another path, so look at what would really be sent.
         if not request.url.raw_path.decode().endswith(path):
             raise ValueError("an instance name changed the path of a request")
-        self._before_send()
+        place = await self._breaker.enter(min(_PATIENCE, timeout / 2))
+        if isinstance(place, Shut):
+            return _not_sent(place)
+        told, why, began = None, f"{asked}: nothing in time", time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._client.send(request, stream=True)
+            if fenced:
+                self._before_send()
+            answer = await self._send(request, timeout, largest)
+            told, why = health(asked, answer), f"{asked}: {answer.text}"
+        finally:
+            if told is None and time.monotonic() - began >= _QUICK_TIMEOUT:
+                told = Health.SICK  # the step's own time was over before ours
+            self._breaker.leave(place, told, why)
+        if told is Health.WELL:
+            return answer
+        code = MISCONFIGURED if told is Health.MISCONFIGURED else answer.code
+        wait = answer.retry_after or self._breaker.retry_after()
+        return replace(answer, code=code, retry_after=wait)
+
+    async def _send(self, request: httpx.Request, timeout: float, largest: int) -> Answer:
+        assert self._transport is not None, "use EvolutionApi as a context manager"
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._transport.handle_async_request(request)
                 try:
                     return await _read(response, largest, self._api_key)
                 finally:
                     await response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            return Answer(0, None, _sentence(error), sent=_may_have_been_sent(error))
+            if _may_have_been_sent(error):
+                return Answer(0, None, _sentence(error))
+            return Answer(0, None, _sentence(error), sent=False, code=UNREACHABLE)
+
+
+def _not_sent(shut: Shut) -> Answer:
+    text = f"Evolution is not asked at the moment ({shut.reason})"
+    return Answer(0, None, text, False, shut.retry_after, f"evolution_{shut.code}")
+
+
+def _host(url: str) -> str:
+    """The server for a log line: no user, no password, no path."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _may_have_been_sent(error: BaseException) -> bool:
@@ -260,19 +273,6 @@ async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
         body,
         f"HTTP {response.status_code}",
         retry_after=_seconds(response.headers.get("retry-after")),
-    )
-
-
-def _names(listed: Answer) -> list[Any]:
-    rows = listed.body if isinstance(listed.body, list) else []
-    return [row.get("name") for row in rows if isinstance(row, dict)]
-
-
-def _has_state(body: Any) -> bool:
-    return (
-        isinstance(body, dict)
-        and isinstance(body.get("instance"), dict)
-        and bool(body["instance"].get("state"))
     )
 
 

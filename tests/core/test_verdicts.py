@@ -18,14 +18,21 @@ from httpx_aiohttp.transport import map_aiohttp_exceptions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagas.steps.evolution_api import (
-    _LARGEST_BODY,
+from sagas.steps.breaker import Health
+from sagas.steps.evolution_api import _LARGEST_BODY, _may_have_been_sent, _read
+from sagas.steps.verdicts import (
+    DELETES,
+    HEALTH,
+    LOOKS,
     VERDICTS,
     Answer,
+    Asked,
+    Sight,
     Verdict,
-    _may_have_been_sent,
-    _read,
     classify_create,
+    classify_delete,
+    health,
+    read_look,
 )
 
 SECRET = "the-global-key"
@@ -127,6 +134,191 @@ def test_every_row_of_the_table_is_tried() -> None:
         statuses = {status} if isinstance(status, int) else set(status)
         assert any(at in statuses and words in body for at, body in answers), (status, words)
         assert verdict in {found for found, _ in ROWS}
+
+
+LICENCE = {"error": "service not activated", "code": "LICENSE_REQUIRED"}
+DELETED = {"status": "SUCCESS", "error": False, "response": {"message": "Instance deleted"}}
+
+DELETE_ROWS: list[tuple[Verdict, list[tuple[int, Any]]]] = [
+    (
+        Verdict.LANDED,
+        [
+            (200, DELETED),
+            (200, HTML),
+            *in_all_shapes(404, 'The "x" instance does not exist'),
+            (404, HTML),
+        ],
+    ),
+    (Verdict.REJECTED, [*in_all_shapes(400, "[object Object]"), (400, HTML)]),
+    (
+        Verdict.MISCONFIGURED,
+        [*((status, HTML) for status in (301, 302, 307, 308)), (503, LICENCE)],
+    ),
+    (Verdict.BUSY, [(429, HTML)]),
+    (Verdict.OUTAGE, [(503, HTML), (503, "down")]),
+    (
+        Verdict.AMBIGUOUS,
+        [
+            (200, {"error": True, "message": "[object Object]"}),
+            # Not our token any more, or Evolution without its database: a look will tell.
+            *in_all_shapes(401, "Unauthorized"),
+            *((status, HTML) for status in (0, 201, 204, 403, 408, 500, 502, 504, 599)),
+            *in_all_shapes(500, "Error: Connection Closed"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "body"),
+    [
+        pytest.param(verdict, status, body, id=f"{verdict}: {status} {json.dumps(body)[:60]}")
+        for verdict, cases in DELETE_ROWS
+        for status, body in cases
+    ],
+)
+def test_an_answer_to_a_delete_proves_no_more_than_this(
+    verdict: Verdict, status: int, body: Any
+) -> None:
+    assert classify_delete(Answer(status, body, "")) is verdict
+    assert classify_delete(Answer(status, body, "", sent=False)) is Verdict.NOT_SENT
+
+
+EVERYBODY, OURS, GLOBAL = (
+    set(Asked),
+    {Asked.STATE, Asked.OWN, Asked.DELETE, Asked.CONNECT},
+    {
+        Asked.CREATE,
+        Asked.LIST,
+        Asked.NAMED,
+    },
+)
+
+HEALTH_ROWS: list[tuple[Health, set[Asked], list[tuple[int, Any]]]] = [
+    (
+        Health.SICK,
+        EVERYBODY,
+        [(status, HTML) for status in (0, 500, 502, 503, 504, 520, 599)]
+        + [(500, said(500, "Not allowed by CORS")), (503, said(503, "Service Unavailable"))],
+    ),
+    (Health.MISCONFIGURED, EVERYBODY, [(503, LICENCE), (301, HTML), (302, HTML), (308, HTML)]),
+    (Health.MISCONFIGURED, GLOBAL, [*in_all_shapes(401, "Unauthorized"), (401, HTML)]),
+    (Health.MISCONFIGURED, {Asked.CREATE, Asked.LIST}, [(404, said(404, ["Cannot GET /x"]))]),
+    # An instance's own token that is refused, or a name that nobody has, says nothing about the
+    # server but that it answers.
+    (Health.WELL, OURS, [*in_all_shapes(401, "Unauthorized"), (404, HTML)]),
+    (Health.WELL, {Asked.NAMED}, in_all_shapes(404, 'Instance "x" not found')),
+    (
+        Health.WELL,
+        EVERYBODY,
+        [(200, []), (200, {"error": True}), (201, CREATED)]
+        + [(status, HTML) for status in (400, 403, 413, 429)],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "asked", "status", "body"),
+    [
+        pytest.param(verdict, asked, status, body, id=f"{asked}: {status} {json.dumps(body)[:50]}")
+        for verdict, whom, cases in HEALTH_ROWS
+        for asked in sorted(whom)
+        for status, body in cases
+    ],
+)
+def test_an_answer_says_this_about_the_server(
+    verdict: Health, asked: Asked, status: int, body: Any
+) -> None:
+    assert health(asked, Answer(status, body, "")) is verdict
+
+
+def test_every_row_of_the_other_tables_is_tried() -> None:
+    deletes = [
+        (status, json.dumps(body).lower()) for _, cases in DELETE_ROWS for status, body in cases
+    ]
+    for status, words, _ in DELETES:
+        statuses = {status} if isinstance(status, int) else set(status)
+        assert any(at in statuses and words in body for at, body in deletes), (status, words)
+    looks = {(asked, status, result) for asked, status, _, result in LOOK_ROWS}
+    for question, status, _, result, _ in LOOKS:
+        assert (question, status, result) in looks
+    states = {
+        (asked, status) for _, whom, cases in HEALTH_ROWS for asked in whom for status, _ in cases
+    }
+    for whom, status, _, _ in HEALTH:
+        statuses = {status} if isinstance(status, int) else set(status)
+        assert any(asked in whom and at in statuses for asked, at in states), (whom, status)
+
+
+# --- looking -----------------------------------------------------------------------------------
+
+OUR_ROW = {"name": "x", "token": "T", "connectionStatus": "close"}
+THEIR_ROW = {"name": "x", "token": "another"}
+OTHERS = [{"name": "y", "token": "T"}, {"name": "X", "token": "T"}, {}, 17, None]
+
+LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
+    (Asked.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}, Sight.MINE),
+    (Asked.STATE, 200, {"instance": {"instanceName": "x"}}, Sight.HALF),
+    (Asked.STATE, 200, {"error": True}, Sight.HALF),
+    (Asked.STATE, 401, said(401, "Unauthorized"), Asked.NAMED),
+    (Asked.STATE, 404, said(404, ['The "x" instance does not exist']), Asked.OWN),
+    (Asked.NAMED, 200, [OUR_ROW], Sight.MINE),
+    (Asked.NAMED, 200, [*OTHERS, OUR_ROW], Sight.MINE),
+    (Asked.NAMED, 200, [THEIR_ROW], Sight.FOREIGN),
+    (Asked.NAMED, 200, [{"name": "x", "token": None}], Sight.HALF),
+    (Asked.NAMED, 200, [], Sight.HALF),
+    (Asked.NAMED, 200, OTHERS, Sight.HALF),
+    (Asked.NAMED, 200, {"error": True}, Sight.UNKNOWN),
+    (Asked.NAMED, 404, said(404, ['Instance "x" not found']), Sight.UNKNOWN),
+    (Asked.NAMED, 401, said(401, "Unauthorized"), Sight.UNKNOWN),
+    (Asked.OWN, 404, said(404, ['Instance "x" not found']), Sight.HALF),
+    (Asked.OWN, 404, said(404, ["Cannot GET"]), Sight.UNKNOWN),
+    (Asked.OWN, 200, [OUR_ROW], Sight.HALF),
+    (Asked.OWN, 200, [], Asked.LIST),
+    (Asked.OWN, 200, OTHERS, Asked.LIST),
+    (Asked.OWN, 401, said(401, "Unauthorized"), Asked.LIST),
+    (Asked.LIST, 200, [*OTHERS, OUR_ROW], Sight.HALF),
+    (Asked.LIST, 200, [*OTHERS, THEIR_ROW], Sight.HALF),
+    (Asked.LIST, 200, [{"name": "x"}], Sight.HALF),
+    (Asked.LIST, 200, [], Sight.ABSENT),
+    (Asked.LIST, 200, OTHERS, Sight.ABSENT),
+    (Asked.LIST, 200, {}, Sight.UNKNOWN),
+    (Asked.LIST, 200, HTML, Sight.UNKNOWN),
+    (Asked.LIST, 401, said(401, "Unauthorized"), Sight.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body", "result"),
+    [
+        pytest.param(*row, id=f"{row[0]}: {row[1]} {json.dumps(row[2])[:40]} -> {row[3]}")
+        for row in LOOK_ROWS
+    ],
+)
+def test_an_answer_to_a_look_proves_no_more_than_this(
+    asked: Asked, status: int, body: Any, result: Sight | Asked
+) -> None:
+    found, evidence = read_look(asked, Answer(status, body, f"HTTP {status}"), "x", "T")
+    assert found is result
+    assert bool(evidence) is isinstance(found, Sight), "who concludes something says why"
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.sampled_from([Asked.STATE, Asked.NAMED, Asked.OWN, Asked.LIST]),
+    st.integers(0, 999).filter(lambda status: status not in (200, 401, 404)),
+    st.sampled_from([*ODD, [OUR_ROW], [THEIR_ROW], CREATED]),
+)
+def test_no_trouble_of_the_server_shows_or_hides_an_instance(
+    asked: Asked, status: int, body: Any
+) -> None:
+    assert read_look(asked, Answer(status, body, ""), "x", "T")[0] is Sight.UNKNOWN
+
+
+def test_a_token_never_gets_into_the_evidence() -> None:
+    for asked, status, body, _ in LOOK_ROWS:
+        _, evidence = read_look(asked, Answer(status, body, "HTTP 200"), "x", "secret-token")
+        assert "secret-token" not in evidence
 
 
 def test_what_was_not_sent_proves_itself_whatever_else_is_said() -> None:

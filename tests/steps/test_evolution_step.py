@@ -16,6 +16,7 @@ from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
 from sagas.steps.evolution import ask_for_qr, create_instance, delete_instance, remove_instance
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_payload import payload
 from sagas.world import StepContext, World
 from tests.conftest import API_KEY
 
@@ -265,7 +266,7 @@ async def test_d2_d11_what_was_never_seen_to_land_is_watched_for_a_quiet_time(
     [
         (None, "Done removed"),
         (("5xx_before", {}), "Held evolution_unavailable"),
-        (("401", {}), "Held evolution_unavailable"),
+        (("401", {}), "Held evolution_misconfigured"),
         (("trunc", {}), "Held evolution_unavailable"),
     ],
 )
@@ -278,8 +279,10 @@ async def test_an_instance_of_older_code_is_deleted_with_the_token_that_the_list
         evolution.arm(listing[0], operation="fetch", **listing[1])
     assert kind(await delete_instance(legacy)) == says
     assert deletes_by_key(evolution) == ({"instance"} if says == "Done removed" else set())
-    nobody = replace(legacy, facts={**legacy.facts, "instance_name": "nobody"})
-    evolution.disarm()
+
+
+async def test_an_instance_of_older_code_that_no_list_shows_is_gone(ctx: StepContext) -> None:
+    nobody = replace(ctx, facts={"instance_name": "nobody", "created_by": str(uuid.uuid4())})
     assert kind(await delete_instance(nobody)) == "Done already_absent"
 
 
@@ -360,16 +363,16 @@ async def test_c20_the_payload_is_an_allow_list_and_a_webhook_always_names_its_e
     ctx: StepContext, evolution: SimulatedEvolution
 ) -> None:
     public = replace(ctx.world, public_url="https://evosaga.example")
-    payload = sagas.steps.evolution._payload(replace(ctx, world=public), "ours", token(ctx))
-    assert set(payload) == {"instanceName", "integration", "token", "qrcode", "webhook"}
-    webhook = payload["webhook"]
+    asked = payload(replace(ctx, world=public), "ours", token(ctx))
+    assert set(asked) == {"instanceName", "integration", "token", "qrcode", "webhook"}
+    webhook = asked["webhook"]
     assert webhook["url"] == "https://evosaga.example/webhooks/evolution/ours"
     assert set(webhook["headers"]) == {"X-Webhook-Token"}
     assert webhook["headers"]["X-Webhook-Token"] not in webhook["url"]
     assert "MESSAGES_UPSERT" in webhook["events"]
     assert "REMOVE_INSTANCE" not in webhook["events"]
     given = ctx.input.model_copy(update={"webhook_url": "https://theirs.example/in"})
-    theirs = sagas.steps.evolution._payload(replace(ctx, input=given), "ours", token(ctx))
+    theirs = payload(replace(ctx, input=given), "ours", token(ctx))
     assert theirs["webhook"]["headers"] == {}
     assert theirs["webhook"]["events"]
     assert isinstance(await create_instance(replace(ctx, input=given)), Done)

@@ -1,0 +1,207 @@
+"""A server is asked no more than it can bear: a bulkhead and a circuit breaker in one.
+
+At most so many calls are out at once. When one failure after another says that the server itself
+is in trouble there is no place at all for a while; then one, and one more for each call that goes
+well, until enough have. A failure before that shuts it again, for twice as long.
+
+    closed ── failures in a row ──► open ── a pause ──► half-open ── went well ──► closed
+                                     ▲                      │
+                                     └────── a failure ─────┘
+
+Who finds no place has sent nothing, and is told when to come back: never all at the same moment.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal, TypeAlias
+
+import structlog
+
+_logger = structlog.get_logger("evosaga.breaker")
+
+FAILURES: Final = 5
+"""So many in a row open it."""
+PROVEN: Final = 16
+"""Half-open, it closes when so many places are open again: after 1, 2, 4, 8 calls at once."""
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+STUCK: Final = 2.5
+"""Seconds without a call coming or going after which it makes no sense to wait for a place."""
+
+
+class Health(StrEnum):
+    """What the end of a call says about the server."""
+
+    WELL = "well"
+    SICK = "sick"
+    """Nothing came back, or trouble of the server's own."""
+    MISCONFIGURED = "misconfigured"
+    """It will go on like this until a person mends the set-up, so one such answer is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """The call can't be made now; nothing was sent. ``retry_after`` is in seconds, with jitter."""
+
+    code: Literal["unavailable", "misconfigured", "busy"]
+    reason: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """How a server is doing, as far as its callers know.
+
+    ``reason`` and ``retry_in`` (seconds until a call is let through) are None when it is closed.
+    """
+
+    state: Literal["closed", "open", "half-open"]
+    since_seconds: float
+    reason: str | None = None
+    retry_in: float | None = None
+
+
+Place: TypeAlias = int
+"""Allowed to make one call. The number tells since when: see ``Breaker._era``."""
+
+
+class Breaker:
+    """The places for calls to one server. Times are in seconds; ``clock`` never goes back."""
+
+    def __init__(
+        self,
+        server: str,
+        places: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._server = server
+        self._places = places
+        self._clock = clock
+        self._chance = chance
+        self._since = clock()
+        self._trouble: tuple[Literal["unavailable", "misconfigured"], str] | None = None
+        self._pause = 0.0
+        self._until = 0.0
+        self._limit = places
+        self._out = 0
+        # Goes up when it opens. A call that began before says nothing about how things are since.
+        self._era = 0
+        self._out_in_era = 0
+        self._moved = self._since
+        self._failures = 0
+        self._waiting: dict[asyncio.Future[Place | Shut], None] = {}
+
+    @property
+    def state(self) -> BreakerState:
+        """What to tell people. It changes by itself from open to half-open."""
+        now = self._clock()
+        if self._trouble is None:
+            return BreakerState("closed", now - self._since)
+        left = max(0.0, self._until - now)
+        state: Literal["open", "half-open"] = "open" if left else "half-open"
+        return BreakerState(state, now - self._since, self._trouble[1], left)
+
+    async def enter(self, patience: float) -> Place | Shut:
+        """Wait up to ``patience`` seconds for a place, which must be given back by ``leave``."""
+        if self._is_open():
+            return self._refusal()
+        if self._has_room():  # then nobody is waiting
+            return self._let_in()
+        if self._clock() - self._moved > STUCK:
+            return self._busy()
+        waiter: asyncio.Future[Place | Shut] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        try:
+            await asyncio.wait((waiter,), timeout=patience)
+        except asyncio.CancelledError:
+            if waiter.done() and isinstance(place := waiter.result(), Place):
+                self.leave(place, None)
+            raise
+        finally:
+            self._waiting.pop(waiter, None)
+        return waiter.result() if waiter.done() else self._busy()
+
+    def retry_after(self) -> float | None:
+        """How long to stay away, in seconds: longer than it is open, and never the same twice.
+
+        None: it is not open.
+        """
+        if not self._is_open():
+            return None
+        left = self._until - self._clock()
+        return left * (1 + self._chance() / 4) + self._chance()
+
+    def leave(self, place: Place, health: Health | None, reason: str = "") -> None:
+        """Give the place back, and say how it went; None: the call ended without a meaning."""
+        self._out -= 1
+        self._moved = self._clock()
+        if place == self._era:
+            self._out_in_era -= 1
+            if health is Health.WELL:
+                self._went_well()
+            elif health is not None:
+                self._went_wrong(health, reason)
+        while self._waiting and self._has_room():
+            waiter = next(iter(self._waiting))
+            del self._waiting[waiter]
+            waiter.set_result(self._let_in())
+
+    def _is_open(self) -> bool:
+        return self._trouble is not None and self._clock() < self._until
+
+    def _has_room(self) -> bool:
+        return not self._is_open() and self._out < self._places and self._out_in_era < self._limit
+
+    def _let_in(self) -> Place:
+        self._out += 1
+        self._out_in_era += 1
+        self._moved = self._clock()
+        return self._era
+
+    def _refusal(self) -> Shut:
+        assert self._trouble is not None
+        return Shut(*self._trouble, self.retry_after() or 0.0)
+
+    def _busy(self) -> Shut:
+        # Long enough for the saga to leave the worker's memory, so that others have room.
+        reason = f"{self._out} calls are out already"
+        return Shut("busy", reason, 5.0 + 5.0 * self._chance())
+
+    def _went_well(self) -> None:
+        self._failures = 0
+        if self._trouble is None:
+            return
+        self._limit += 1
+        # Where few calls are made, time without trouble counts as well.
+        if self._limit >= PROVEN or self._clock() - self._until >= LONGEST_PAUSE:
+            lasted = self._clock() - self._since
+            _logger.info("evolution is back", server=self._server, after_seconds=round(lasted, 1))
+            self._trouble, self._limit, self._since = None, self._places, self._clock()
+
+    def _went_wrong(self, health: Health, reason: str) -> None:
+        self._failures += 1
+        if self._trouble is not None:
+            self._pause = min(LONGEST_PAUSE, self._pause * 2)
+        elif health is Health.SICK and self._failures < FAILURES:
+            return
+        else:
+            self._pause, self._since = FIRST_PAUSE, self._clock()
+        self._open("misconfigured" if health is Health.MISCONFIGURED else "unavailable", reason)
+
+    def _open(self, code: Literal["unavailable", "misconfigured"], reason: str) -> None:
+        if self._trouble is None or self._trouble[0] != code:
+            _logger.error(
+                f"evolution {code}", server=self._server, reason=reason, retry_in=self._pause
+            )
+        self._trouble, self._until = (code, reason), self._clock() + self._pause
+        self._era += 1
+        self._limit, self._out_in_era, self._failures = 1, 0, 0
+        for waiter in self._waiting:
+            waiter.set_result(self._refusal())
+        self._waiting.clear()

@@ -1,0 +1,48 @@
+"""How a step says that Evolution is in trouble, or what it said no with."""
+
+from typing import Final
+
+from sagas.outcome import Held
+from sagas.steps.evolution_api import Seen
+from sagas.steps.verdicts import BUSY, MISCONFIGURED, UNAVAILABLE, UNREACHABLE, Answer, Verdict
+from sagas.world import StepContext
+
+_CURE: Final = "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY and the server's licence"
+
+
+def not_now(answer: Answer, verdict: Verdict) -> Held:
+    """Nothing was done, and it is not this saga's fault: wait."""
+    if verdict is Verdict.BUSY:
+        return Held(BUSY, "Evolution asked to come back later", answer.retry_after)
+    code = MISCONFIGURED if verdict is Verdict.MISCONFIGURED else answer.code
+    return Held(code, _trouble(code, answer), answer.retry_after)
+
+
+def unclear(seen: Seen) -> Held:
+    """A look that found nothing out is no reason for anything but another look."""
+    answer = seen.answer
+    words = _trouble(answer.code, answer) if answer.code else seen.evidence
+    return Held(answer.code or UNAVAILABLE, words, answer.retry_after)
+
+
+def _trouble(code: str, answer: Answer) -> str:
+    if code == UNREACHABLE:
+        return f"can't connect to Evolution: {answer.text}"
+    if code == MISCONFIGURED:
+        told = f"Evolution answered {answer.text}" if answer.sent else answer.text
+        return f"{told}: {_CURE}"
+    return answer.text
+
+
+def said(ctx: StepContext, answer: Answer, token: str) -> str:
+    """Evolution's own words on what was wrong, shortened, without what we told it in confidence."""
+    body = answer.body if isinstance(answer.body, dict) else {}
+    response = body.get("response")
+    message = response.get("message") if isinstance(response, dict) else body.get("error")
+    while isinstance(message, list) and message:
+        message = message[0]
+    text = str(message) if message else answer.text
+    webhook = ctx.world.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
+    for secret in (token, webhook, ctx.input.number):
+        text = text.replace(secret, "[redacted]") if secret else text
+    return text[:200]
