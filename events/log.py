@@ -56,6 +56,8 @@ class Row:
     message: str | None = None
     due_in: float | None = None
     """Seconds after the commit at which the saga is due again; None: it is at rest."""
+    due_by: float | None = None
+    """Seconds after the saga's start at which it is due at the latest."""
     owner: str | None = None
     existing_instance: str | None = None
 
@@ -118,6 +120,11 @@ class EventLog:
         Raises pydantic's ``ValidationError`` for an event that this release does not know.
         """
         return [recorded_from(row) for row in await self._pool.fetch(_READ, [saga_id])]
+
+    async def now(self) -> datetime:
+        """Postgres's time, the only one that ages of events are counted from."""
+        at: datetime = await self._pool.fetchval("SELECT now()")
+        return at
 
     async def read_many(self, saga_ids: Sequence[UUID]) -> dict[UUID, list[Recorded]]:
         """Several histories in one query; those that this release can't read are left out."""
@@ -199,17 +206,19 @@ async def _write(
     connection: Connection, batch: Sequence[Append], doubtful: bool
 ) -> dict[UUID, Appended | Exception]:
     """One transaction for all of ``batch``; the result of each."""
-    async with connection.transaction():
-        if any(append.join for append in batch):
+    if any(append.join for append in batch):
+        async with connection.transaction():
             await connection.execute(_IMPATIENT)
-        written = await write(connection, batch)
-        results: dict[UUID, Appended | Exception] = {**written}
-        for append in batch:
-            if append.saga_id not in written:
-                earlier = await _already_committed(connection, append) if doubtful else None
-                results[append.saga_id] = earlier or VersionConflict(
-                    f"saga {append.saga_id} is past sequence {append.expected}"
-                )
+            written = await write(connection, batch)
+    else:
+        written = await write(connection, batch)  # one statement, a transaction by itself
+    results: dict[UUID, Appended | Exception] = {**written}
+    for append in batch:
+        if append.saga_id not in written:
+            earlier = await _already_committed(connection, append) if doubtful else None
+            results[append.saga_id] = earlier or VersionConflict(
+                f"saga {append.saga_id} is past sequence {append.expected}"
+            )
     return results
 
 
@@ -222,17 +231,10 @@ async def write(connection: Connection, batch: Sequence[Append]) -> dict[UUID, A
         if a.join is None or a.saga_id in joined
     }
     planned = [a for a in batch if a.saga_id in plans]
-    won = await _move(connection, planned, plans)
-    await _insert_events(
-        connection,
-        [
-            (a.saga_id, a.expected + i, event, a.correlation_id, a.causation_id)
-            for a in planned
-            if a.saga_id in won
-            for i, event in enumerate(plans[a.saga_id][0])
-        ],
-    )
-    return {saga_id: Appended(plans[saga_id][0], moved_at) for saga_id, moved_at in won.items()}
+    if not planned:
+        return {}
+    moved = await connection.fetch(_APPEND, *_rows(planned, plans), *_events(planned, plans))
+    return {row["saga_id"]: Appended(plans[row["saga_id"]][0], row["updated_at"]) for row in moved}
 
 
 async def _run_joins(
@@ -257,15 +259,13 @@ async def _run_joins(
     return plans
 
 
-async def _move(
-    connection: Connection,
-    appends: Sequence[Append],
-    plans: Mapping[UUID, tuple[Sequence[SagaEvent], Row]],
-) -> dict[UUID, datetime]:
-    """Advance the status rows that are where expected; the others have lost."""
+_Plans: TypeAlias = "Mapping[UUID, tuple[Sequence[SagaEvent], Row]]"
+
+
+def _rows(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
+    """The status rows, column by column."""
     rows = [plans[a.saga_id][1] for a in appends]
-    moved = await connection.fetch(
-        _MOVE,
+    return [
         [a.saga_id for a in appends],
         [a.expected for a in appends],
         [a.expected + len(plans[a.saga_id][0]) for a in appends],
@@ -278,26 +278,23 @@ async def _move(
         [row.due_in for row in rows],
         [row.owner for row in rows],
         [row.existing_instance for row in rows],
-    )
-    return {row["saga_id"]: row["updated_at"] for row in moved}
+        [row.due_by for row in rows],
+    ]
 
 
-async def _insert_events(
-    connection: Connection,
-    events: Sequence[tuple[UUID, int, SagaEvent, str, str | None]],
-) -> None:
-    """Insert (saga id, sequence, event, correlation id, causation id) in the given order."""
-    if not events:
-        return
-    await connection.execute(
-        _INSERT,
-        [saga_id for saga_id, *_ in events],
-        [sequence for _, sequence, *_ in events],
-        [event.type for _, _, event, *_ in events],
-        [data_json(event) for _, _, event, *_ in events],
-        [correlation for *_, correlation, _ in events],
-        [causation for *_, causation in events],
-    )
+def _events(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
+    """The events in order, column by column."""
+    events = [
+        (a, a.expected + i, event) for a in appends for i, event in enumerate(plans[a.saga_id][0])
+    ]
+    return [
+        [a.saga_id for a, _, _ in events],
+        [sequence for _, sequence, _ in events],
+        [event.type for _, _, event in events],
+        [data_json(event) for _, _, event in events],
+        [a.correlation_id for a, _, _ in events],
+        [a.causation_id for a, _, _ in events],
+    ]
 
 
 async def _already_committed(connection: Connection, append: Append) -> Appended | None:
@@ -333,25 +330,34 @@ _LOCK: Final = """
 SELECT saga_id, next_sequence FROM evosaga.sagas
 WHERE saga_id = ANY($1) ORDER BY saga_id FOR NO KEY UPDATE
 """
-_MOVE: Final = """
+# The rows first, and only for those that won the events: one round trip, one commit. The insert
+# comes last, so the lock that its trigger takes to keep commits in order is held as shortly as
+# can be.
+_APPEND: Final = """
+WITH moved AS (
 UPDATE evosaga.sagas AS saga SET
     next_sequence = new.next_sequence, status = new.status, step = new.step,
     direction = new.direction, attempt = new.attempt, code = new.code, message = new.message,
-    next_at = now() + make_interval(secs => new.due_in), owner = new.owner, updated_at = now(),
+    next_at = CASE WHEN new.due_in IS NOT NULL THEN
+        least(now() + make_interval(secs => new.due_in),
+              saga.created_at + make_interval(secs => new.due_by)) END,
+    owner = new.owner, updated_at = now(),
     existing_instance = coalesce(new.existing_instance, saga.existing_instance)
 FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::int[],
-            $8::text[], $9::text[], $10::float8[], $11::text[], $12::text[])
+            $8::text[], $9::text[], $10::float8[], $11::text[], $12::text[], $13::float8[])
     AS new (saga_id, expected, next_sequence, status, step, direction, attempt, code, message,
-            due_in, owner, existing_instance)
+            due_in, owner, existing_instance, due_by)
 WHERE saga.saga_id = new.saga_id AND saga.next_sequence = new.expected
 RETURNING saga.saga_id, saga.updated_at
-"""
-_INSERT: Final = """
-INSERT INTO evosaga.saga_events
-    (saga_id, sequence, type, data, correlation_id, causation_id)
-SELECT saga_id, sequence, type, data::jsonb, correlation_id, causation_id
-FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[])
-    WITH ORDINALITY
-    AS new (saga_id, sequence, type, data, correlation_id, causation_id, place)
-ORDER BY place
+), told AS (
+    INSERT INTO evosaga.saga_events
+        (saga_id, sequence, type, data, correlation_id, causation_id)
+    SELECT saga_id, sequence, type, data::jsonb, correlation_id, causation_id
+    FROM unnest($14::uuid[], $15::int[], $16::text[], $17::text[], $18::text[], $19::text[])
+        WITH ORDINALITY
+        AS new (saga_id, sequence, type, data, correlation_id, causation_id, place)
+    JOIN moved USING (saga_id)
+    ORDER BY place
+)
+SELECT saga_id, updated_at FROM moved
 """

@@ -11,7 +11,7 @@ down, nothing was sent, and no attempt is burned.
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -208,6 +208,9 @@ SagaEvent: TypeAlias = (
     | SagaResumed
     | SagaCancelRequested
 )
+
+KINDS: tuple[type[_Event], ...] = get_args(SagaEvent)
+"""Every kind of event."""
 
 _ADAPTER: TypeAdapter[SagaEvent] = TypeAdapter(Annotated[SagaEvent, Field(discriminator="type")])
 

@@ -2,32 +2,34 @@
 
 The database serialises appends until their commit (a trigger of the first migration), so
 positions are in commit order and "everything above my cursor" skips nothing. One relay leads
-under a lease in Postgres. Should a stopped leader wake up late it can only repeat a stretch that
-starts at or below the cursor, so every event is seen first in its order, and then perhaps again:
-at least once, deduplicate by id.
+under a lease in Postgres. A leader that dies between publishing and noting it repeats a stretch,
+so every event is seen first in its order, and then perhaps again: at least once, deduplicate by id.
+
+Redis keeps how far it was told, in the same script that tells it. What it loses it loses together
+with that, so a leader sees at once that Redis was flushed or came back with an older file, goes
+back to where Redis is, and tells the rest again; and one that was paused meanwhile finds Redis
+elsewhere than it was, and publishes nothing.
 """
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Mapping
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
 
-import asyncpg
 import structlog
-from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events import streams
+from events import notices, streams, syncpoints
 from events.database import TRANSIENT, Pool
-from events.log import recorded_from
-from events.model import CompensationSucceeded, Recorded, SagaStarted, StepSucceeded, public_data
+from events.telling import read_batch
 
+KEEP_SECONDS: Final = 7 * 86400.0
+"""How long events stay on the stream, and how much a Redis that lost everything is told again."""
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
 _IDLE_POLL: Final = 0.25
-_PLACE: Final = ("saga_id", "sequence", "recorded_at", "correlation_id", "causation_id")
 _logger = structlog.get_logger("evosaga.relay")
 
 
@@ -65,83 +67,68 @@ class Relay:
         cursor = await self._pool.fetchval(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
         if cursor is None:
             return False
-        rows = await self._pool.fetch(_READ, cursor, _BATCH)
-        if not rows:
+        told = await streams.told_up_to(self._redis)
+        if cursor and (told is None or told < cursor):
+            cursor = await self._go_back(cursor, told)
+            told = await streams.told_up_to(self._redis)
+        batch = await read_batch(self._pool, cursor, _BATCH)
+        if batch is None:
             return False
-        recorded = [_recorded(row) for row in rows]
-        await streams.publish_events(
-            self._redis,
-            [
-                # While releases are mixed: what may leave the house of an unknown event is unknown.
-                cloud_event(row, told) if told else _told(row, dict(row), row["type"], {})
-                for row, told in zip(rows, recorded, strict=True)
-            ],
-            [command for told in recorded if told and (command := follow_up(told))],
-        )
-        await self._pool.execute(_MOVE, streams.EVENTS, self._me, rows[-1]["position"])
-        return len(rows) == _BATCH
+        await syncpoints.reach("rel.read")
+        try:
+            await streams.tell(self._redis, batch.events, batch.commands, told, batch.last)
+        except streams.OutOfStep:
+            return True
+        await syncpoints.reach("rel.xadd")
+        await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
+        await syncpoints.reach("rel.mark")
+        return len(batch.events) == _BATCH
+
+    async def _go_back(self, cursor: int, told: int | None) -> int:
+        """Redis lost what it was told: the position from which it has to be told again."""
+        has = told if told is not None else await self._newest_on_stream()
+        if has is None:
+            week_ago = await self._pool.fetchval(_AGO, timedelta(seconds=KEEP_SECONDS))
+            has = await position_at(self._pool, week_ago)
+        if has < cursor:
+            _logger.warning("redis lost events, telling them again", after=has, up_to=cursor)
+            lost_at = await self._pool.fetchval(_RECORDED_AFTER, has)
+            if lost_at is not None:
+                await notices.tell_again(self._pool, lost_at)
+            await self._pool.execute(_GO_BACK, streams.EVENTS, self._me, has)
+        await streams.note_told(self._redis, min(has, cursor))
+        return min(has, cursor)
+
+    async def _newest_on_stream(self) -> int | None:
+        """The position of the newest event of ours on a stream that has no note beside it."""
+        for id_ in await streams.newest_ids(self._redis):
+            saga, _, sequence = id_.rpartition(":")
+            with contextlib.suppress(ValueError):
+                at = await self._pool.fetchval(_POSITION, UUID(saga), int(sequence))
+                if at is not None:
+                    return int(at)
+        return None
 
     async def resign(self) -> None:
         """Let another relay lead at once."""
         await self._pool.execute(_RESIGN, streams.EVENTS, self._me)
 
 
-def follow_up(recorded: Recorded) -> bytes | None:
-    """The command that an event brings with it. Its id is the event's, so it starts one saga."""
-    event = recorded.event
-    if not isinstance(event, SagaStarted | StepSucceeded | CompensationSucceeded):
-        return None
-    if event.follow_up is None:
-        return None
-    told = f"{recorded.saga_id}:{recorded.sequence}"
-    command = {
-        "id": told,
-        "type": event.follow_up.type,
-        "data": event.follow_up.data,
-        "correlationid": recorded.correlation_id,
-        "causationid": told,
-    }
-    return json.dumps(command, ensure_ascii=False).encode()
+async def position_at(pool: Pool, at: datetime) -> int:
+    """A position below everything that was recorded from ``at`` on, and not far below it.
 
-
-def cloud_event(row: asyncpg.Record, recorded: Recorded) -> bytes:
-    """An event of the log as CloudEvents 1.0 JSON without its private fields."""
-    place = {name: getattr(recorded, name) for name in _PLACE}
-    return _told(row, place, recorded.event.type, public_data(recorded.event))
-
-
-def _recorded(row: asyncpg.Record) -> Recorded | None:
-    """The event; None when only a newer release than this one knows it."""
-    try:
-        return recorded_from(row)
-    except ValidationError:
-        _logger.error("unknown event", saga_id=str(row["saga_id"]), sequence=row["sequence"])
-        return None
-
-
-def _told(
-    row: asyncpg.Record, place: Mapping[str, Any], type_: str, public: Mapping[str, Any]
-) -> bytes:
-    known = {
-        "saga": row["saga"],
-        "version": row["version"],
-        "organization_id": str(row["organization_id"]) if row["organization_id"] else None,
-    }
-    body = {
-        "specversion": "1.0",
-        "id": f"{place['saga_id']}:{place['sequence']}",
-        "source": "/evosaga",
-        "type": type_,
-        "subject": str(place["saga_id"]),
-        "time": place["recorded_at"].isoformat(),
-        "datacontenttype": "application/json",
-        "correlationid": place["correlation_id"],
-        "causationid": place["causation_id"],
-        "data": {k: v for k, v in known.items() if v is not None} | dict(public),
-    }
-    if place["causation_id"] is None:
-        del body["causationid"]
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    Found by halving: times go up with positions but for the length of a transaction.
+    """
+    at -= timedelta(seconds=60)
+    low, high = 0, int(await pool.fetchval(_NEWEST))
+    while low < high:
+        middle = (low + high) // 2
+        recorded_at = await pool.fetchval(_RECORDED_AFTER, middle)
+        if recorded_at < at:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 # The lease is renewed only when half of it is gone: a relay at rest should not write.
@@ -157,15 +144,19 @@ WITH mine AS (
 )
 SELECT position FROM mine UNION ALL SELECT position FROM taken
 """
-_READ: Final = """
-SELECT e.position, e.saga_id, e.sequence, e.recorded_at, e.correlation_id, e.causation_id,
-       e.type, e.data, s.saga, s.version, s.organization_id
-FROM evosaga.saga_events AS e JOIN evosaga.sagas AS s USING (saga_id)
-WHERE e.position > $1 ORDER BY e.position LIMIT $2
-"""
 _MOVE: Final = """
 UPDATE evosaga.relay SET position = greatest(position, $3) WHERE stream = $1 AND leader = $2
 """
+# Only while it leads: an heir has looked for itself.
+_GO_BACK: Final = """
+UPDATE evosaga.relay SET position = $3 WHERE stream = $1 AND leader = $2
+"""
+_POSITION: Final = "SELECT position FROM evosaga.saga_events WHERE saga_id = $1 AND sequence = $2"
+_NEWEST: Final = "SELECT coalesce(max(position), 0) FROM evosaga.saga_events"
+_RECORDED_AFTER: Final = """
+SELECT recorded_at FROM evosaga.saga_events WHERE position > $1 ORDER BY position LIMIT 1
+"""
+_AGO: Final = "SELECT now() - $1::interval"
 _RESIGN: Final = """
 UPDATE evosaga.relay SET leader = NULL, lease_until = NULL WHERE stream = $1 AND leader = $2
 """

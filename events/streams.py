@@ -10,12 +10,18 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from events.bundling import BundlingRedis
 
 COMMANDS: Final = "evosaga:commands"
 DEAD_COMMANDS: Final = "evosaga:commands:dead"
 EVENTS: Final = "evosaga:events"
+TOLD: Final = "evosaga:events:told"
+"""How far Redis has been told: written with the events, so it is lost with them."""
+WHATSAPP_EVENTS: Final = "wa:events"
+"""What Evolution's webhooks tell that is not ours to apply, messages above all."""
 GROUP: Final = "orchestrator"
 
 FIELD: Final = b"data"
@@ -42,7 +48,7 @@ class DeadLetter:
 def connect(url: str) -> "Redis":
     """A client with deadlines. A retried write may happen twice: readers deduplicate by id.
 
-    With many sagas at once a command waits its turn for a connection.
+    Commands of many sagas travel together, and a pipeline waits its turn for a connection.
     """
     pool = BlockingConnectionPool.from_url(
         url,
@@ -53,7 +59,7 @@ def connect(url: str) -> "Redis":
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
     )
-    return Redis.from_pool(pool)
+    return BundlingRedis.from_pool(pool)
 
 
 async def ensure_group(redis: "Redis") -> bool:
@@ -76,6 +82,34 @@ async def publish_command(redis: "Redis", command: Mapping[str, Any]) -> str:
     return _text(await redis.xadd(COMMANDS, {FIELD: body.encode()}))
 
 
+async def publish_commands(redis: "Redis", commands: Sequence[Mapping[str, Any]]) -> list[str]:
+    """XADD several commands in one go; their stream ids, in order."""
+    pipeline = redis.pipeline(transaction=True)
+    for command in commands:
+        body = json.dumps(command, ensure_ascii=False, separators=(",", ":"))
+        pipeline.xadd(COMMANDS, {FIELD: body.encode()})
+    return [_text(id_) for id_ in await pipeline.execute()]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message lies among the dead letters."""
+
+    message_id: str
+    code: str
+    message: str
+
+
+async def refusals(redis: "Redis", after: str) -> tuple[list[Refusal], str]:
+    """The dead letters above a stream id, and the id to go on from."""
+    found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
+    told = [
+        Refusal(*(fields[name].decode() for name in (b"message_id", b"code", b"message")))
+        for _, fields in found
+    ]
+    return told, _text(found[-1][0]) if found else after
+
+
 async def publish_events(
     redis: "Redis", events: Sequence[bytes], commands: Sequence[bytes] = ()
 ) -> None:
@@ -90,6 +124,87 @@ async def publish_events(
     for command in commands:
         pipeline.xadd(COMMANDS, {FIELD: command})
     await pipeline.execute()
+
+
+class OutOfStep(RedisError):
+    """Redis is not where the relay saw it a moment ago: it lost data, or another relay told more.
+
+    Nothing was published; look again.
+    """
+
+
+async def told_up_to(redis: "Redis") -> int | None:
+    """The position in the log up to which this Redis was told; None when it does not remember."""
+    said = await redis.get(TOLD)
+    return int(said) if said is not None else None
+
+
+async def tell(
+    redis: "Redis",
+    events: Sequence[bytes],
+    commands: Sequence[bytes],
+    before: int | None,
+    up_to: int,
+) -> None:
+    """XADD events in order, and what they command, and note how far Redis has been told.
+
+    All or nothing, in a script: a Redis that is short of memory would refuse one XADD of a
+    pipeline and take the next. Raises ``OutOfStep`` unless Redis was told up to ``before``.
+    """
+    keys = (EVENTS, COMMANDS, TOLD)
+    known = "" if before is None else str(before)
+    arguments: list[str | bytes] = [known, str(up_to), str(len(events)), *events, *commands]
+    if not await redis.eval(_TELL, len(keys), *keys, *arguments):
+        raise OutOfStep("Redis is not where it was")
+
+
+async def note_told(redis: "Redis", position: int) -> None:
+    """Note how far Redis was told, where there is no such note."""
+    await redis.set(TOLD, position, nx=True)
+
+
+async def go_back(redis: "Redis", position: int) -> None:
+    """Make the relay tell again everything above that position."""
+    await redis.set(TOLD, position)
+
+
+_TELL: Final = """
+if (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] then return 0 end
+local events = tonumber(ARGV[3])
+for i = 4, #ARGV do
+  redis.call('XADD', i - 3 <= events and KEYS[1] or KEYS[2], '*', 'data', ARGV[i])
+end
+redis.call('SET', KEYS[3], ARGV[2])
+return 1
+"""
+
+
+async def newest_ids(redis: "Redis", count: int = 100) -> list[str]:
+    """The ids of the newest events on the stream, newest first."""
+    found: Any = await redis.xrevrange(EVENTS, count=count)
+    told = [json.loads(fields[FIELD]) for _, fields in found if FIELD in fields]
+    return [str(event["id"]) for event in told if isinstance(event, dict) and "id" in event]
+
+
+async def publish_wa_event(
+    redis: "Redis", digest: str, fields: Mapping[str, str], remember_seconds: int
+) -> bool:
+    """XADD what a webhook told to ``wa:events``; False when it was told before.
+
+    ``digest`` is the same for the same webhook. It is looked at and noted in one script with the
+    XADD, which comes first: what fails in between is told twice rather than never.
+    """
+    arguments = [item for pair in fields.items() for item in pair]
+    keys = (WHATSAPP_EVENTS, f"evosaga:told:{digest}")
+    return bool(await redis.eval(_TELL_ONCE, len(keys), *keys, str(remember_seconds), *arguments))
+
+
+_TELL_ONCE: Final = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
+redis.call('SET', KEYS[2], '', 'EX', ARGV[1])
+return 1
+"""
 
 
 async def bury(redis: "Redis", letters: Sequence[DeadLetter]) -> None:

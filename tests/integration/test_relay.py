@@ -7,7 +7,7 @@ import random
 import re
 import uuid
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +20,9 @@ import events.relay
 from events import streams
 from events.database import Pool
 from events.log import Append, EventLog, Row
-from events.model import SagaEvent, StepStarted
+from events.model import FollowUp, SagaEvent, StepStarted, StepSucceeded
 from events.relay import Relay
+from events.republish import republish_between, republish_from
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.local.lifetime import LocalServer
@@ -223,23 +224,23 @@ async def test_g2_two_relays_repeat_at_most_and_a_dead_leader_is_followed_in_sec
     assert leader == "second"
 
 
-async def test_g1_g2_a_leader_that_was_paused_only_repeats(
+async def test_g1_g2_a_leader_that_was_paused_publishes_nothing_late(
     log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It read its batch, lost the lease, and publishes all the same: late, and never ahead."""
+    """It read its batch and lost the lease; when it wakes up Redis has been told more."""
     zombie, heir = Relay(pool, redis, "zombie"), Relay(pool, redis, "heir")
     saga = await new_saga(pool)
     await tell(log, saga, 0, 5)
     asleep, wake = asyncio.Event(), asyncio.Event()
-    publish_now = streams.publish_events
+    tell_now = streams.tell
 
-    async def publish_late(*arguments: Any) -> None:
+    async def tell_late(*arguments: Any) -> None:
         if not asleep.is_set():
             asleep.set()
             await wake.wait()
-        await publish_now(*arguments)
+        await tell_now(*arguments)
 
-    monkeypatch.setattr(streams, "publish_events", publish_late)
+    monkeypatch.setattr(streams, "tell", tell_late)
     paused = asyncio.create_task(zombie.pump())
     await asyncio.wait_for(asleep.wait(), 5)
     await pool.execute("UPDATE evosaga.relay SET lease_until = now() - interval '1 second'")
@@ -250,9 +251,7 @@ async def test_g1_g2_a_leader_that_was_paused_only_repeats(
     await paused
     await heir.pump()
     assert await pool.fetchval("SELECT position FROM evosaga.relay") == position
-    seen = await told(redis)
-    assert len(seen) == 15
-    assert first_sights(seen) == await committed(pool)
+    assert [event["id"] for event in await told(redis)] == await committed(pool)
 
 
 async def test_g3_redis_goes_away_and_comes_back(
@@ -375,6 +374,7 @@ async def test_events_are_cloudevents_without_private_fields_and_without_secrets
         "command_id": command["id"],
         "business_key": f"whatsapp/evolution/{command['data']['organization_id']}",
         "instance_name": saga.instance_name,
+        "deadline_seconds": 900.0,
     }
     assert first == {
         "specversion": "1.0",
@@ -403,3 +403,189 @@ TYPES = {
     "compensation.began", "compensation.started", "compensation.succeeded", "compensation.failed",
     "saga.completed", "saga.compensated", "saga.failed", "saga.resumed", "saga.cancel_requested",
 }  # fmt: skip
+
+
+# -- a Redis that lost what it was told
+
+
+async def test_g4_a_flushed_redis_is_told_everything_again_in_order_and_by_itself(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay = Relay(pool, redis, "me")
+    sagas = [await new_saga(pool) for _ in range(5)]
+    async with running(relay):
+        for saga in sagas:
+            await tell(log, saga, 0, 4)
+        relay.nudge()
+        await everything_is_told(redis, pool)
+        await redis.flushall()
+        assert await everything_is_told(redis, pool) == await committed(pool)
+        await tell(log, sagas[0], 4, 2)
+        relay.nudge()
+        assert await everything_is_told(redis, pool) == await committed(pool)
+    assert len(await told(redis)) == 22, "and only once"
+
+
+async def test_g4_a_flush_between_the_look_and_the_telling_is_noticed_all_the_same(
+    log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay(pool, redis, "me")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 5)
+    assert not await relay.pump()
+    await tell(log, saga, 5, 5)
+    tell_now = streams.tell
+
+    async def flush_first(*arguments: Any) -> None:
+        monkeypatch.setattr(streams, "tell", tell_now)
+        await redis.flushall()
+        await tell_now(*arguments)
+
+    monkeypatch.setattr(streams, "tell", flush_first)
+    assert await relay.pump(), "it has to look again"
+    assert await told(redis) == []
+    while await relay.pump():
+        pass
+    assert [event["id"] for event in await told(redis)] == await committed(pool)
+
+
+async def test_g4_a_redis_that_comes_back_with_an_older_file_is_told_only_the_rest(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    """What an append-only file lost at its end takes the note about it along."""
+    relay = Relay(pool, redis, "me")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 6)
+    await relay.pump()
+    older, note = await entries(redis, streams.EVENTS), await streams.told_up_to(redis)
+    assert note is not None
+    await tell(log, saga, 6, 6)
+    await relay.pump()
+    await redis.flushall()
+    for id_, fields in older:
+        await redis.xadd(streams.EVENTS, {"data": fields[b"data"]}, id=id_)
+    await redis.set(streams.TOLD, note)
+    while await relay.pump():
+        pass
+    assert [event["id"] for event in await told(redis)] == await committed(pool)
+
+
+async def test_g4_a_stream_that_is_there_without_the_note_is_not_told_twice(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    """As a release that kept no note leaves it. A stranger's entry misleads nobody."""
+    relay = Relay(pool, redis, "me")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 5)
+    await relay.pump()
+    await redis.xadd(streams.EVENTS, {b"data": b'{"id": "x:notice:1"}'})
+    await redis.delete(streams.TOLD)
+    assert not await relay.pump()
+    await tell(log, saga, 5)
+    await relay.pump()
+    assert len(await entries(redis, streams.EVENTS)) == 7
+
+
+async def test_g4_only_as_much_is_told_again_as_the_stream_would_have_kept(
+    log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 5)
+    await make_older(pool, 30)
+    await tell(log, saga, 5, 5)
+    relay = Relay(pool, redis, "me")
+    await relay.pump()
+    await redis.flushall()
+    while await relay.pump():
+        pass
+    assert [event["id"] for event in await told(redis)] == (await committed(pool))[5:]
+
+
+async def test_g4_the_commands_that_come_with_events_are_given_again_too(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    saga = await new_saga(pool)
+    done = StepSucceeded(
+        step="s", attempt=1, follow_up=FollowUp(type="instance.watch", data={"a": 1})
+    )
+    await log.append(Append(saga, 0, [done], Row("running"), str(saga), None))
+    relay = Relay(pool, redis, "me")
+    await relay.pump()
+    before = await entries(redis, streams.COMMANDS)
+    await redis.flushall()
+    while await relay.pump():
+        pass
+    again = await entries(redis, streams.COMMANDS)
+    assert [fields for _, fields in again] == [fields for _, fields in before]
+    assert len(again) == 1
+
+
+async def test_a_person_can_have_everything_told_again_since_a_time_in_order(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    """With a relay that leads at the same time, and new events that come in between."""
+    relay = Relay(pool, redis, "leader")
+    old, new = await new_saga(pool), await new_saga(pool)
+    await tell(log, old, 0, 5)
+    await make_older(pool, 3)
+    await tell(log, new, 0, 1500)
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    async with running(relay):
+        relay.nudge()
+        await everything_is_told(redis, pool)
+        await redis.xtrim(streams.EVENTS, maxlen=0)  # by hand: Redis does not know of a loss
+        since = await pool.fetchval("SELECT now() - interval '1 day'")
+        appended = asyncio.create_task(tell(log, new, 1500, 5))
+        assert await republish_from(pool, redis, "cli", since, progress) == 1500
+        await appended
+        relay.nudge()
+
+        async def all_there() -> bool:
+            return len(first_sights(await told(redis))) == 1505
+
+        await eventually(all_there)
+    ids = first_sights(await told(redis))
+    assert_in_order(ids)
+    assert seen[-1] == (1500, 1500)
+    assert not any(id_.startswith(str(old)) for id_ in ids)
+
+
+async def test_a_person_can_have_a_stretch_told_again_without_a_worker(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay = Relay(pool, redis, "me")
+    sagas = []
+    for days in (3, 2, 1):
+        sagas.append(await new_saga(pool))
+        await tell(log, sagas[-1], 0, 3)
+        await make_older(pool, days, sagas[-1])
+    await relay.pump()
+    await relay.resign()
+    note = await redis.get(streams.TOLD)
+    await redis.xtrim(streams.EVENTS, maxlen=0)
+    now = await log.now()
+    since, until = now - timedelta(hours=50), now - timedelta(hours=40)
+    assert await republish_between(pool, redis, since, until, lambda *_: None) == 3
+    assert [event["subject"] for event in await told(redis)] == [str(sagas[1])] * 3
+    assert await redis.get(streams.TOLD) == note
+    everything = await republish_from(
+        pool, redis, "cli", since - timedelta(days=9), lambda *_: None
+    )
+    assert everything == 9
+    assert first_sights(await told(redis))[3:] != []
+
+
+async def make_older(pool: Pool, days: int, saga: UUID | None = None) -> None:
+    """Shift events into the past, which the database refuses to everybody else."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(
+            "UPDATE evosaga.saga_events SET recorded_at = recorded_at - $1::interval "
+            "WHERE $2::uuid IS NULL OR saga_id = $2",
+            timedelta(days=days),
+            saga,
+        )

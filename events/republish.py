@@ -1,0 +1,74 @@
+"""Telling ``evosaga:events`` once more what is in Postgres, when a person asks for it.
+
+A Redis that loses its data is told again by the relay itself. This is for what the relay can't
+see: a consumer that lost what it had read, or entries that somebody deleted.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from redis.asyncio import Redis
+
+from events import notices, streams
+from events.database import Pool
+from events.relay import Relay, position_at
+from events.telling import read_batch
+
+_BATCH: Final = 1000
+_POLL: Final = 0.1
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told (events told again so far, of so many), now and then."""
+
+
+async def republish_from(
+    pool: Pool, redis: Redis, me: str, since: datetime, progress: Progress
+) -> int:
+    """Tell again everything since then, each saga's events in order; how many they were.
+
+    The relay is sent back to that point, so that nothing newer is told in between. A worker's
+    relay does the work, or this one when no other leads. Interrupted, it goes on by itself.
+    """
+    start = await position_at(pool, since)
+    target = int(await pool.fetchval(_CURSOR, streams.EVENTS))
+    if start >= target:
+        return 0
+    total = int(await pool.fetchval(_COUNT, start, target))
+    await streams.go_back(redis, start)
+    relay = Relay(pool, redis, me)
+    try:
+        while (told := await streams.told_up_to(redis) or start) < target:
+            done = int(await pool.fetchval(_COUNT, start, told))
+            progress(done, total)
+            if not await relay.pump():
+                await asyncio.sleep(_POLL)
+    finally:
+        await relay.resign()
+    progress(total, total)
+    return total
+
+
+async def republish_between(
+    pool: Pool, redis: Redis, since: datetime, until: datetime, progress: Progress
+) -> int:
+    """Tell again what was recorded from ``since`` to ``until``, give or take a minute.
+
+    The relay goes on meanwhile, and everything later was told before: a consumer sees ids that it
+    knows, and must deduplicate.
+    """
+    position = await position_at(pool, since)
+    cursor = int(await pool.fetchval(_CURSOR, streams.EVENTS))
+    end = min(cursor, await position_at(pool, until + timedelta(minutes=2)))
+    total, done = int(await pool.fetchval(_COUNT, position, end)), 0
+    await notices.tell_again(pool, since)
+    while done < total and (batch := await read_batch(pool, position, min(_BATCH, total - done))):
+        await streams.publish_events(redis, batch.events, batch.commands)
+        position, done = batch.last, done + len(batch.events)
+        progress(done, total)
+    return done
+
+
+_CURSOR: Final = "SELECT position FROM evosaga.relay WHERE stream = $1"
+_COUNT: Final = "SELECT count(*) FROM evosaga.saga_events WHERE position > $1 AND position <= $2"
