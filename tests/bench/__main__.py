@@ -1,0 +1,77 @@
+"""``make bench``: measure everything in one run, and say what it comes to."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.bench import measures, report, upkeep
+from tests.bench.measures import Result
+from tests.bench.rig import Rig, rig
+
+LETTERS = ("a", "c", "e", "f", "g", "h", "i")
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
+    add = parser.add_argument
+    add("--creates", type=int, default=3000, metavar="N", help="sagas a round (default: 3000)")
+    add("--rounds", type=int, default=3, metavar="N", help="rounds of a ratio (default: 3)")
+    add(
+        "--large", type=int, default=1_000_000, metavar="N", help="sagas for (f), default 1,000,000"
+    )
+    add("--quick", action="store_true", help="a tenth of everything: a smoke test, no measurement")
+    add("--only", default="", metavar="LETTERS", help=f"such as ae, of {''.join(LETTERS)}")
+    add("--peer", choices=("dbos",), help="run it beside ours; `pip install dbos` first")
+    add("--json", action="store_true", help="JSON on stdout; progress goes to stderr")
+    add("--plots", type=Path, metavar="FOLDER", help="write the pictures there (docs)")
+    wanted = parser.parse_args()
+    if wanted.peer and find_spec(wanted.peer) is None:
+        parser.error(f"{wanted.peer} is not installed; .venv/bin/pip install {wanted.peer}")
+    return wanted
+
+
+def progress(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], None]) -> list[Result]:
+    """Everything that was asked for, in order."""
+    tenth = 10 if wanted.quick else 1
+    count, rounds = wanted.creates // tenth, 1 if wanted.quick else wanted.rounds
+    chosen = wanted.only or "".join(LETTERS)
+    results: list[Result] = []
+    if "a" in chosen or "b" in chosen or "d" in chosen:
+        results += await measures.throughput(one, count, rounds, say, peer=bool(wanted.peer))
+    if "c" in chosen:
+        results.append(await measures.one_at_a_time(one, 200 // tenth, say))
+    if "e" in chosen:
+        results.append(await measures.recovery(one, 500, say))
+    if "f" in chosen:
+        results += await measures.at_size(one, (10_000 // tenth, wanted.large // tenth), say)
+    if "g" in chosen:
+        results.append(await upkeep.folding(one, 5000 // tenth, say))
+    if "h" in chosen:
+        results.append(await upkeep.at_rest(one, 20 / tenth, say))
+        results.append(await upkeep.crowded(one, 10_000 // tenth, say))
+    if "i" in chosen:
+        results.append(await upkeep.delivery(one, count, say))
+    return results
+
+
+async def main(wanted: argparse.Namespace) -> int:
+    say = progress
+    say(report.machine())
+    async with rig() as one:
+        results = await measure(one, wanted, say)
+    print(report.as_json(results) if wanted.json else report.table(results))
+    if wanted.plots:
+        for path in report.draw(results, wanted.plots):
+            say(f"drew {path}")
+    return 0 if all(one.met is not False for one in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(read_arguments())))

@@ -1,0 +1,218 @@
+"""The rig: real Postgres and Valkey of its own, the stub, and the processes under measurement."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+from redis.asyncio import Redis
+
+import migrations
+from events import streams
+from orchestrator.local.servers import local_servers
+from tests.bench import stub
+
+ROOT: Final = Path(__file__).parents[2]
+SECRET: Final = "a-secret-key-of-thirty-two-bytes-or-more"
+_LONGEST: Final = 120.0
+
+
+class Slow(Exception):
+    """What was measured did not finish; the measurement says nothing."""
+
+
+def spawn(arguments: Sequence[str], log: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    """A process of ours, on this interpreter."""
+    with log.open("ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=log.parent,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill it and wait for it."""
+    process.kill()
+    process.communicate()
+
+
+@dataclass
+class Rig:
+    """Everything a measurement needs. ``folder`` holds the logs."""
+
+    postgres: str
+    redis_url: str
+    evolution: str
+    folder: Path
+    redis: Redis
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    # --- a fresh place ------------------------------------------------------------------------
+
+    async def fresh(self) -> "Database":
+        """An empty, migrated database, an empty Valkey, and a stub that has forgotten."""
+        await self.redis.flushall()
+        async with httpx.AsyncClient() as http:
+            await http.post(f"{self.evolution}/instance/forget")
+        name = f"bench_{uuid.uuid4().hex[:8]}"
+        admin = await asyncpg.connect(self.postgres)
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE evosaga_template")
+        await admin.close()
+        url = urlsplit(self.postgres)._replace(path=f"/{name}").geturl()
+        return Database(url, await asyncpg.connect(url))
+
+    async def stub_says(self) -> dict[str, Any]:
+        """What the stub counted."""
+        async with httpx.AsyncClient() as http:
+            told: dict[str, Any] = (await http.get(f"{self.evolution}/instance/bench")).json()
+            return told
+
+    # --- processes ----------------------------------------------------------------------------
+
+    async def worker(self, database: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """One worker of ours, up and reading."""
+        log = self.folder / f"worker-{len(self.processes)}.log"
+        process = spawn(
+            ["-m", "orchestrator.cli", "worker"],
+            log,
+            EVOSAGA_DATABASE_URL=database,
+            EVOSAGA_REDIS_URL=self.redis_url,
+            EVOSAGA_EVOLUTION_URL=self.evolution,
+            EVOSAGA_EVOLUTION_API_KEY=stub.KEY,
+            EVOSAGA_SECRET_KEY=SECRET,
+            EVOSAGA_LOG_LEVEL="info",
+            **environment,
+        )
+        self.processes.append(process)
+        await until(lambda: b"worker is up" in log.read_bytes(), "a worker to start")
+        return process
+
+    async def ideal(self, database: str) -> "subprocess.Popen[bytes]":
+        """The ideal loop, up and reading."""
+        process = spawn(
+            ["-m", "tests.bench.ideal", database, self.redis_url, self.evolution],
+            self.folder / "ideal.log",
+        )
+        self.processes.append(process)
+        await _first_line(process)
+        return process
+
+    async def dbos(self, database: str) -> "subprocess.Popen[bytes]":
+        """The same steps on DBOS, up and reading."""
+        process = spawn(
+            ["-m", "tests.bench.peer_dbos", database, self.redis_url, self.evolution],
+            self.folder / "dbos.log",
+        )
+        self.processes.append(process)
+        await _first_line(process)
+        return process
+
+    # --- commands -----------------------------------------------------------------------------
+
+    async def publish(self, stream: str, commands: Sequence[dict[str, Any]]) -> float:
+        """XADD all of them; the moment of the first."""
+        began = time.perf_counter()
+        for start in range(0, len(commands), 500):
+            pipeline = self.redis.pipeline(transaction=False)
+            for command in commands[start : start + 500]:
+                pipeline.xadd(stream, {"data": json.dumps(command)})
+            await pipeline.execute()
+        return began
+
+
+@dataclass
+class Database:
+    """A database of one measurement."""
+
+    url: str
+    connection: Any
+
+    async def completed(self, table: str, count: int, status: str = "completed") -> float:
+        """The moment that many sagas have that status."""
+        query = f"SELECT count(*) FROM {table} WHERE status = $1"
+        deadline = time.monotonic() + _LONGEST
+        while await self.connection.fetchval(query, status) < count:
+            if time.monotonic() > deadline:
+                raise Slow(f"{table}: not {count} {status} within {_LONGEST:g} s")
+            await asyncio.sleep(0.01)
+        return time.perf_counter()
+
+
+def creates(count: int) -> list[dict[str, Any]]:
+    """That many different commands."""
+    return [
+        {
+            "id": str(uuid.uuid4()),
+            "type": "integration.create",
+            "data": {
+                "organization_id": str(uuid.uuid4()),
+                "clinic_id": str(uuid.uuid4()),
+                "name": "Clínica Sol",
+                "channel": "EVOLUTION",
+            },
+        }
+        for _ in range(count)
+    ]
+
+
+async def until(holds: Any, what: str, seconds: float = 60.0) -> None:
+    """Wait for it. Raises ``Slow``."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Slow(f"waited {seconds:g} s for {what}")
+        await asyncio.sleep(0.02)
+
+
+async def _first_line(process: "subprocess.Popen[bytes]") -> str:
+    assert process.stdout is not None
+    line = await asyncio.to_thread(process.stdout.readline)
+    if not line:
+        raise Slow("a process ended before it was up; see its log")
+    return line.decode().strip()
+
+
+@contextlib.asynccontextmanager
+async def rig() -> AsyncIterator[Rig]:
+    """Start everything, and end everything."""
+    with _servers() as (postgres, redis_url), tempfile.TemporaryDirectory() as folder:
+        admin = await asyncpg.connect(postgres)
+        for setting in ("fsync", "synchronous_commit"):
+            assert await admin.fetchval(f"SHOW {setting}") == "on", setting
+        await admin.execute("CREATE DATABASE evosaga_template")
+        await admin.close()
+        await migrations.migrate(urlsplit(postgres)._replace(path="/evosaga_template").geturl())
+        evolution = spawn(["-m", "tests.bench.stub"], Path(folder) / "stub.log")
+        redis = streams.connect(redis_url)
+        assert (await redis.config_get("appendonly"))["appendonly"] == "yes"
+        url = f"http://127.0.0.1:{await _first_line(evolution)}"
+        one = Rig(postgres, redis_url, url, Path(folder), redis)
+        try:
+            yield one
+        finally:
+            for process in (*one.processes, evolution):
+                if process.poll() is None:
+                    end(process)
+            await redis.aclose()
+
+
+@contextlib.contextmanager
+def _servers() -> Iterator[tuple[str, str]]:
+    with local_servers() as local:
+        yield local.postgres.url, local.valkey.url
