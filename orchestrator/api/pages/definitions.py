@@ -1,0 +1,30 @@
+"""The sagas this release knows, drawn from their definitions."""
+
+from typing import Final
+
+from fastapi import Request
+from starlette.responses import Response
+
+from orchestrator.api.pages.access import Reader, frame, page_router, parts
+from orchestrator.api.pages.diagram import diagram
+from orchestrator.api.pages.rendering import ROOT, respond
+
+router: Final = page_router()
+
+_ASKED_FOR: Final = ("integration.create", "integration.delete")
+
+
+@router.get(f"{ROOT}/definitions")
+async def definitions(request: Request, who: Reader) -> Response:
+    """Every version of every saga; the newest of each is the one that commands start."""
+    known = parts(request).catalogue.versions.values()
+    newest = {saga.name: saga.version for saga in sorted(known, key=lambda s: s.version)}
+    # What people ask for comes before what the house does by itself.
+    order = sorted(known, key=lambda s: (s.command not in _ASKED_FOR, s.name, -s.version))
+    drawn = [diagram(saga) for saga in order]
+    return respond(
+        "definitions.html",
+        **frame(request, who, "definitions"),
+        diagrams=drawn,
+        newest=newest,
+    )

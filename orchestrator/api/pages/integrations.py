@@ -1,0 +1,259 @@
+"""Integrations: a page of them, one with its three stores and its QR code, and the two forms."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+import segno
+from fastapi import Request
+from markupsafe import Markup
+from starlette.responses import Response
+from uuid_utils.compat import uuid7
+
+from events.commands import BadCommand, Command
+from orchestrator.accept import understand
+from orchestrator.api.auth import Caller, visible
+from orchestrator.api.pages import stores
+from orchestrator.api.pages.access import (
+    Form,
+    Reader,
+    Submitted,
+    absent,
+    frame,
+    page_router,
+    parts,
+    see_other,
+)
+from orchestrator.api.pages.rendering import ROOT, respond
+from orchestrator.api.pages.steering import command_id
+from orchestrator.api.parts import Parts
+from orchestrator.api.submitting import submit
+from orchestrator.integrations import IntegrationView, find_integration, list_integrations
+from orchestrator.pairing import current_qr
+from orchestrator.queries import BadCursor, Filter, SagaView, list_sagas
+
+router: Final = page_router()
+
+_PAGE: Final = 50
+_PATIENCE: Final = 5.0
+"""Seconds that a page waits for Evolution; its connect takes two."""
+_OPTIONAL: Final = ("instance_name", "number", "webhook_url")
+_HERE: Final = f"{ROOT}/integrations"
+_NEW: Final = f"{ROOT}/new-integration"
+"""Not below ``_HERE``, where an instance may be called anything."""
+
+
+@router.get(_HERE)
+async def listed(request: Request, who: Reader) -> Response:
+    """A page of integrations, newest first."""
+    here = parts(request)
+    cursor = request.query_params.get("cursor") or None
+    try:
+        page, following = await list_integrations(
+            here.pool, who.organization_id, limit=_PAGE, cursor=cursor
+        )
+    except BadCursor:
+        return see_other(_HERE)
+    return respond(
+        "integrations.html",
+        **frame(request, who, "integrations"),
+        integrations=page,
+        older=f"{_HERE}?cursor={following}" if following else None,
+        newest=_HERE if cursor else None,
+        now=await here.pool.fetchval("SELECT now()"),
+    )
+
+
+@router.get(_NEW)
+async def new(request: Request, who: Reader) -> Response:
+    """The form that creates one."""
+    return _form(request, who, Form({"id": str(uuid7())}), "")
+
+
+@router.post(_NEW)
+async def create(request: Request, who: Reader, submitted: Submitted) -> Response:
+    """Publish the command, and show the saga that it started."""
+    organization = str(who.organization_id or submitted["organization_id"])
+    data: dict[str, Any] = {
+        "organization_id": organization,
+        "clinic_id": submitted["clinic_id"],
+        "name": submitted["name"],
+        "channel": submitted["channel"] or "WHATSAPP-BAILEYS",
+    }
+    data |= {name: submitted[name] for name in _OPTIONAL if submitted[name]}
+    here = parts(request)
+    command = Command(command_id(who, submitted), "integration.create", data)
+    try:
+        organization_id: UUID = understand(here.catalogue, command).input.organization_id
+        accepted = await submit(here, who, command, organization_id)
+    except BadCommand as error:
+        return _form(request, who, submitted, error.message)
+    return see_other(f"{ROOT}/sagas/{accepted.saga_id}")
+
+
+def _form(request: Request, who: Caller, given: Form, wrong: str) -> Response:
+    return respond(
+        "create.html",
+        422 if wrong else 200,
+        **frame(request, who, "integrations"),
+        given=given,
+        wrong=wrong,
+        webhooks=bool(parts(request).world.webhook_hosts),
+    )
+
+
+@router.get(_HERE + "/{instance_name}")
+async def one(request: Request, who: Reader, instance_name: str) -> Response:
+    """One integration, whole."""
+    content = await _content(request, who, instance_name)
+    return respond("integration.html", **frame(request, who, "integrations"), **content)
+
+
+@router.get(_HERE + "/{instance_name}/stores")
+async def one_again(request: Request, who: Reader, instance_name: str) -> Response:
+    """The three stores, looked at once more."""
+    content = await _content(request, who, instance_name)
+    return respond("integration_stores.html", **frame(request, who, "integrations"), **content)
+
+
+@router.get(_HERE + "/{instance_name}/pairing")
+async def pairing(request: Request, who: Reader, instance_name: str) -> Response:
+    """The QR code as it is now, until the phone is paired."""
+    row = await _its_row(request, who, instance_name)
+    context = frame(request, who, "integrations") | await _pairing(parts(request), row)
+    return respond("integration_pairing.html", **context, row=row, name=instance_name)
+
+
+@router.post(_HERE + "/{instance_name}/pairing")
+async def pair_again(
+    request: Request, who: Reader, submitted: Submitted, instance_name: str
+) -> Response:
+    """Ask Evolution for a new series of codes, after it has shown the last one to its end."""
+    row = await _its_row(request, who, instance_name)
+    await _pairing(parts(request), row, again=True)
+    return see_other(f"{_HERE}/{quote(instance_name, safe='')}")
+
+
+@router.get(_HERE + "/{instance_name}/delete")
+async def deletion(request: Request, who: Reader, instance_name: str) -> Response:
+    """What a delete would do."""
+    row = await find_integration(parts(request).pool, instance_name)
+    if row is None or not visible(who, row.organization_id):
+        raise absent("integration")
+    return respond("delete.html", **frame(request, who, "integrations"), row=row, id=str(uuid7()))
+
+
+@router.post(_HERE + "/{instance_name}/delete")
+async def delete(
+    request: Request, who: Reader, submitted: Submitted, instance_name: str
+) -> Response:
+    """Publish the command, and show the saga that it started."""
+    row = await _its_row(request, who, instance_name)
+    data = {"instance_name": instance_name, "organization_id": str(row.organization_id)}
+    command = Command(command_id(who, submitted), "integration.delete", data)
+    accepted = await submit(parts(request), who, command)
+    return see_other(f"{ROOT}/sagas/{accepted.saga_id}")
+
+
+async def _its_row(request: Request, who: Caller, instance_name: str) -> IntegrationView:
+    """Raises the same 404 for what is not there and for somebody else's."""
+    row = await find_integration(parts(request).pool, instance_name)
+    if row is None or not visible(who, row.organization_id):
+        raise absent("integration")
+    return row
+
+
+async def _content(request: Request, who: Caller, instance_name: str) -> dict[str, Any]:
+    """Raises the same 404 for what was never there and for somebody else's."""
+    here = parts(request)
+    row = await find_integration(here.pool, instance_name)
+    if row is not None and not visible(who, row.organization_id):
+        raise absent("integration")
+    wanted = Filter(organization_id=who.organization_id, instance_name=instance_name)
+    sagas, _ = await list_sagas(here.pool, wanted, limit=10)
+    if row is None and not any(saga.status != "rejected" for saga in sagas):
+        raise absent("integration")
+    found = await stores.look(here, instance_name, row, _born(row, sagas))
+    return {
+        "name": instance_name,
+        "row": row,
+        "told": await _told(here, row, sagas),
+        "busy": any(not saga.over for saga in sagas),
+        "stores": found,
+        "agreement": stores.agreement(found),
+        **(await _pairing(here, row) if row else {"pairing": None, "qr": None}),
+        "now": await here.pool.fetchval("SELECT now()"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A saga about the integration, or a notice of its connection."""
+
+    at: datetime
+    saga: SagaView | None = None
+    notice: str = ""
+
+
+async def _told(
+    here: Parts, row: IntegrationView | None, sagas: Sequence[SagaView]
+) -> list[Happened]:
+    """The newest first."""
+    told = [Happened(saga.created_at, saga) for saga in sagas]
+    if row is not None:
+        told += [
+            Happened(one["recorded_at"], notice=one["type"])
+            for one in await here.pool.fetch(_NOTICES, row.id)
+        ]
+    return sorted(told, key=lambda one: one.at, reverse=True)
+
+
+_NOTICES: Final = """
+SELECT type, recorded_at FROM evosaga.notices WHERE integration_id = $1 ORDER BY id DESC LIMIT 20
+"""
+
+
+def _born(row: IntegrationView | None, sagas: list[SagaView]) -> UUID | None:
+    """The saga that made the instance: a row has its id; without one, the newest create."""
+    if row is not None:
+        return row.id
+    created = (s for s in sagas if s.saga == "create-integration" and s.status != "rejected")
+    return next((saga.saga_id for saga in created), None)
+
+
+async def _pairing(here: Parts, row: IntegrationView, *, again: bool = False) -> dict[str, Any]:
+    """How far pairing is. A server that does not answer must not hold up the page."""
+    if row.instance_name is None or row.status == "deleting":
+        return {"pairing": None, "qr": None}
+    world = here.world
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            found = await current_qr(
+                here.pool,
+                here.redis,
+                world.evolution,
+                world.keys,
+                row.instance_name,
+                again=again,
+                watching=True,
+            )
+    except TimeoutError:
+        found = await current_qr(here.pool, here.redis, None, None, row.instance_name)
+    code = found.qr.get("code") if found.qr else None
+    return {"pairing": found, "qr": _drawn(code) if code else None}
+
+
+def _drawn(code: str) -> Markup | None:
+    """The code as squares, drawn by us: nothing of Evolution's picture is trusted."""
+    try:
+        made = segno.make(code, error="l", micro=False)
+    except segno.DataOverflowError:
+        return None
+    drawn = made.svg_inline(
+        omitsize=True, border=3, dark="#000", light="#fff", svgclass="qr", lineclass=None
+    )
+    return Markup(drawn)  # noqa: S704  # made by segno: squares, whatever the code says

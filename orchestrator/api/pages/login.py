@@ -1,0 +1,78 @@
+"""Signing in with an API key, and out again."""
+
+from typing import Final
+
+from fastapi import Request
+from starlette.responses import Response
+
+from orchestrator.api.auth import COOKIE, SESSION_SECONDS, doorkeeper_of, identify
+from orchestrator.api.pages.access import (
+    LOGIN,
+    Submitted,
+    bare,
+    fields_of,
+    page_router,
+    safe_return,
+    see_other,
+)
+from orchestrator.api.pages.rendering import HOME, ROOT, respond
+
+router: Final = page_router()
+
+
+@router.get(LOGIN)
+async def ask(request: Request) -> Response:
+    """The form. Whoever is signed in goes on."""
+    back = safe_return(request.query_params.get("next", HOME))
+    if identify(request) is not None:
+        return see_other(back)
+    return respond("login.html", **bare(), next=back, wrong="")
+
+
+@router.post(LOGIN)
+async def sign_in(request: Request) -> Response:
+    """Open a session for a key.
+
+    This form carries no token, since there is no session yet; a form of a stranger's could only
+    sign somebody in with the stranger's own key, and SameSite keeps that from mattering.
+    """
+    host = request.client.host if request.client else "unknown"
+    request.app.state.rates.spend(f"login {host}")
+    submitted = await fields_of(request)
+    back = safe_return(submitted["next"] or HOME)
+    session = doorkeeper_of(request).open_session(submitted["key"])
+    if session is None:
+        wrong = "That is not one of the keys of this installation."
+        return respond("login.html", 401, **bare(), next=back, wrong=wrong)
+    answer = see_other(back)
+    answer.set_cookie(
+        COOKIE,
+        session,
+        max_age=SESSION_SECONDS,
+        path="/",
+        secure=_https(request),
+        httponly=True,
+        samesite="strict",
+    )
+    return answer
+
+
+@router.post(f"{ROOT}/logout")
+async def sign_out(request: Request, submitted: Submitted) -> Response:
+    """Forget the session in this browser."""
+    answer = see_other(LOGIN)
+    answer.delete_cookie(COOKIE, path="/", secure=_https(request), httponly=True, samesite="strict")
+    return answer
+
+
+def _https(request: Request) -> bool:
+    """Whether the browser speaks https, with a proxy in between too."""
+    public = request.app.state.parts.settings.public_url or ""
+    forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip()
+    # Being told https by anybody only makes the cookie safer, so the header needs no trust.
+    told = forwarded == "https" or request.url.scheme == "https"
+    return told or (public.startswith("https://") and _same_host(request, public))
+
+
+def _same_host(request: Request, public: str) -> bool:
+    return request.headers.get("host", "") == public.removeprefix("https://").partition("/")[0]

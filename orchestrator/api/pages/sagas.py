@@ -1,0 +1,206 @@
+"""Sagas: a page of them with filters and search, and one with its timeline."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import Request
+from starlette.responses import Response
+
+from events.model import Recorded
+from orchestrator.api.auth import Caller, visible
+from orchestrator.api.pages.access import Reader, absent, frame, page_router, parts, see_other
+from orchestrator.api.pages.rendering import ROOT, WORDS, respond
+from orchestrator.api.pages.telling import cancellable, tell
+from orchestrator.api.parts import Parts
+from orchestrator.decider import IllegalTransition, State, replay
+from orchestrator.queries import (
+    BadCursor,
+    Filter,
+    SagaView,
+    Unreadable,
+    find_saga,
+    history,
+    list_sagas,
+)
+from orchestrator.why import Case, company, why
+from sagas.create_integration import CREATE_INTEGRATION
+
+router: Final = page_router()
+
+_PAGE: Final = 50
+_SINCE: Final[Mapping[str, timedelta]] = {
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "24h": timedelta(days=1),
+    "7d": timedelta(days=7),
+}
+_SINCE_SAID: Final = {"15m": "15 minutes", "1h": "hour", "24h": "24 hours", "7d": "7 days"}
+_LIVE_SECONDS: Final = 4.0
+"""How long an answer waits for something to happen; the times on the page age meanwhile."""
+
+
+@router.get(f"{ROOT}/sagas")
+async def listed(request: Request, who: Reader) -> Response:
+    """A page of sagas, newest first. What can't be understood in the address narrows nothing."""
+    here = parts(request)
+    query = request.query_params
+    search = query.get("q", "").strip()[:200]
+    if search and (found := await _searched(here, who, search)):
+        return see_other(found)
+    asked = {
+        "status": query.get("status", "") if query.get("status") in WORDS else "",
+        "saga": query.get("saga", "").strip()[:80],
+        "organization": query.get("organization", "").strip()[:40],
+        "instance": query.get("instance", "").strip()[:80],
+        "since": query.get("since", "") if query.get("since") in _SINCE else "",
+    }
+    wanted = _filter(asked, who)
+    now = await here.pool.fetchval("SELECT now()")
+    cursor = query.get("cursor") or None
+    page: list[SagaView] = []
+    following = None
+    if wanted is not None:
+        try:
+            page, following = await list_sagas(here.pool, wanted, limit=_PAGE, cursor=cursor)
+        except BadCursor:
+            return see_other(_address(asked))
+    return respond(
+        "sagas.html",
+        **frame(request, who, "sagas"),
+        sagas=page,
+        asked=asked,
+        search=search,
+        now=now,
+        names=sorted({name for name, _ in here.catalogue.versions}),
+        since=_SINCE_SAID,
+        older=_address(asked | {"cursor": following}) if following else None,
+        newest=_address(asked) if cursor else None,
+        filtered=any(asked.values()),
+    )
+
+
+def _address(asked: Mapping[str, str | None]) -> str:
+    given = {name: value for name, value in asked.items() if value}
+    return f"{ROOT}/sagas" + (f"?{urlencode(given)}" if given else "")
+
+
+def _filter(asked: Mapping[str, str], who: Caller) -> Filter | None:
+    """None when nothing can fit: a text that is no UUID, or somebody else's organization."""
+    organization = who.organization_id
+    if asked["organization"]:
+        try:
+            organization = UUID(asked["organization"])
+        except ValueError:
+            return None
+        if not visible(who, organization):
+            return None
+    since = _SINCE.get(asked["since"])
+    return Filter(
+        status=asked["status"] or None,
+        saga=asked["saga"] or None,
+        organization_id=organization,
+        instance_name=asked["instance"] or None,
+        since=datetime.now(UTC) - since if since else None,
+    )
+
+
+async def _searched(here: Parts, who: Caller, text: str) -> str | None:
+    """Where a saga id, command id, instance or organization leads to."""
+    view = await find_saga(here.pool, text)
+    if view is not None and visible(who, view.organization_id):
+        if view.instance_name == text:
+            return _address({"instance": text})
+        return f"{ROOT}/sagas/{view.saga_id}"
+    try:
+        organization = UUID(text)
+    except ValueError:
+        return None
+    wanted = Filter(organization_id=organization)
+    if visible(who, organization) and (await list_sagas(here.pool, wanted, limit=1))[0]:
+        return _address({"organization": str(organization)})
+    return None
+
+
+@router.get(ROOT + "/sagas/{saga_id}")
+async def one(request: Request, who: Reader, saga_id: str) -> Response:
+    """One saga, whole."""
+    content = await _content(request, who, saga_id)
+    return respond("saga.html", **frame(request, who, "sagas"), **content)
+
+
+@router.get(ROOT + "/sagas/{saga_id}/live")
+async def one_again(request: Request, who: Reader, saga_id: str) -> Response:
+    """The part of the page that changes, once it has changed or a few seconds are over."""
+    view = await its_view(parts(request), who, saga_id)
+    try:
+        seen = int(request.query_params.get("seen", "0"))
+    except ValueError:
+        seen = 0
+    if not view.over and view.sequence <= seen:
+        await request.app.state.watch.moved(view.saga_id, view.sequence, _LIVE_SECONDS)
+    content = await _content(request, who, saga_id)
+    return respond("saga_live.html", **frame(request, who, "sagas"), **content)
+
+
+async def its_view(here: Parts, who: Caller, saga_id: str) -> SagaView:
+    """The saga of that id. Raises the same 404 for one that is not there and for a foreign one."""
+    try:
+        wanted = UUID(saga_id)
+    except ValueError:
+        raise absent("saga") from None
+    view = await find_saga(here.pool, str(wanted))
+    if view is None or view.saga_id != wanted or not visible(who, view.organization_id):
+        raise absent("saga")
+    return view
+
+
+async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any]:
+    here = parts(request)
+    view = await its_view(here, who, saga_id)
+    told = await its_history(here, view)
+    now = await here.pool.fetchval("SELECT now()")
+    definition = here.catalogue.find(view.saga, view.version)
+    ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
+    breaker = here.world.evolution.state
+    known = Case(view, definition, told, await company(here.pool), now, ahead, breaker)
+    state = fold(told)
+    everything = request.query_params.get("all") == "1"
+    return {
+        "saga": view,
+        "now": now,
+        "told": tell(view, told or [], definition, now, everything=everything),
+        "why": why(known) if view.status != "completed" else None,
+        "tone": _tone(view, state),
+        "can_replay": view.status in ("failed", "compensated"),
+        "can_cancel": cancellable(definition, state) if state else False,
+        "made": view.status == "completed" and view.saga == CREATE_INTEGRATION.name,
+        "everything": everything,
+    }
+
+
+async def its_history(here: Parts, view: SagaView) -> list[Recorded] | None:
+    """All of its events; None when this release can't read them."""
+    try:
+        return await history(here.pool, view.saga_id)
+    except Unreadable:
+        return None
+
+
+def fold(told: list[Recorded] | None) -> State | None:
+    """What the history amounts to; None when this release can't tell."""
+    try:
+        return replay(recorded.event for recorded in told) if told else None
+    except IllegalTransition:
+        return None
+
+
+def _tone(view: SagaView, state: State | None) -> str:
+    if view.status == "failed":
+        return "failed"
+    if view.status in ("compensating", "compensated"):
+        return "undo"
+    held = state is not None and state.failure is not None and state.failure.outcome == "held"
+    return "held" if held and not view.over else "plain"

@@ -1,0 +1,152 @@
+"""One integration as each of its three stores has it, seen at the same moment."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from redis.exceptions import RedisError
+
+from orchestrator import connection
+from orchestrator.api.parts import Parts
+from orchestrator.integrations import IntegrationView
+from sagas.ownership import UnknownKey
+from sagas.steps import cache
+from sagas.steps.verdicts import Sight
+
+Presence = Literal["there", "absent", "foreign", "half", "unknown"]
+
+_PATIENCE: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What one store says. ``facts`` are what it holds, by name."""
+
+    name: str
+    what: str
+    presence: Presence
+    said: str
+    facts: Sequence[tuple[str, str]] = ()
+
+
+async def look(
+    here: Parts, instance_name: str, row: IntegrationView | None, born: UUID | None
+) -> list[Store]:
+    """Evolution, Postgres and Redis. ``born`` is the saga that made the instance, if one did."""
+    evolution, redis = await asyncio.gather(
+        _evolution(here, instance_name, born), _redis(here, instance_name)
+    )
+    return [evolution, _postgres(row), redis]
+
+
+def agreement(stores: Sequence[Store]) -> tuple[Literal["ok", "warn"], str]:
+    """Whether the three tell the same story, in a sentence."""
+    seen = {store.name: store.presence for store in stores}
+    if "unknown" in seen.values():
+        return "warn", "Not all of them can be asked right now."
+    instance, row, key = seen["Evolution"], seen["Postgres"], seen["Redis"]
+    if instance == row == "there":
+        if key == "there":
+            return "ok", "All three agree: it is there."
+        return "ok", "It is there. The routing key is filled again when it is needed."
+    if instance == row == key == "absent":
+        return "ok", "All three agree: nothing is left of it."
+    return "warn", "They do not agree. While a saga is at work that is how it should be."
+
+
+async def _evolution(here: Parts, instance_name: str, born: UUID | None) -> Store:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            key_id = await here.pool.fetchval(_KEY_ID, born, instance_name) if born else None
+            if born is None or key_id is None:
+                return await _older(here, instance_name)
+            token = here.world.keys.instance_token(born, key_id)
+            seen = await here.world.evolution.see(instance_name, token)
+    except TimeoutError:
+        return _instance("unknown", "No answer in time")
+    except UnknownKey as error:
+        return _instance("unknown", f"It was {error}")
+    body = seen.answer.body
+    told = body.get("instance") if isinstance(body, dict) else None
+    state = told.get("state") if isinstance(told, dict) else None
+    facts = [("connection", state)] if seen.sight is Sight.MINE and isinstance(state, str) else []
+    return _instance(*_SIGHTS[seen.sight], facts)
+
+
+async def _older(here: Parts, instance_name: str) -> Store:
+    """An instance without a birthmark: the row says whose it is, the list whether it is there."""
+    found = await connection.integrations(here.pool, names=[instance_name])
+    if not found:
+        return _instance("unknown", "Nothing tells which instance was meant")
+    seen = await connection.look(here.world.evolution, here.world.keys, found[0])
+    match seen.state:
+        case "absent":
+            return _instance("absent", "It is not there")
+        case "unknown":
+            return _instance(*_SIGHTS[Sight.UNKNOWN])
+    return _instance("there", "It is there; older code made it", [("connection", seen.state)])
+
+
+def _instance(presence: Presence, said: str, facts: Sequence[tuple[str, str]] = ()) -> Store:
+    return Store("Evolution", "the instance", presence, said, facts)
+
+
+_SIGHTS: Final[dict[Sight, tuple[Presence, str]]] = {
+    Sight.MINE: ("there", "It is there, and carries our birthmark"),
+    Sight.FOREIGN: ("foreign", "An instance of that name is there, and it is somebody else's"),
+    Sight.ABSENT: ("absent", "Neither of its two views has it"),
+    Sight.HALF: ("half", "One of its two views has it, the other not"),
+    Sight.UNKNOWN: ("unknown", "It does not answer clearly"),
+}
+
+
+def _postgres(row: IntegrationView | None) -> Store:
+    if row is None:
+        return Store("Postgres", "the row", "absent", "There is no row")
+    facts = {
+        "status": row.status,
+        "enabled": "yes" if row.enabled else "no",
+        "name": row.name,
+        "number": row.whatsapp_number,
+        "channel": row.channel,
+        "clinic_id": row.clinic_id,
+        "organization_id": str(row.organization_id),
+        "webhook_url": row.webhook_url,
+    }
+    held = [(name, value) for name, value in facts.items() if value]
+    return Store("Postgres", "the row", "there", "It is there", held)
+
+
+async def _redis(here: Parts, instance_name: str) -> Store:
+    def told(presence: Presence, said: str, facts: Sequence[tuple[str, str]] = ()) -> Store:
+        return Store("Redis", "the routing key", presence, said, facts)
+
+    name = cache.key(instance_name)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            pipeline = here.redis.pipeline(transaction=False)
+            pipeline.get(name)
+            pipeline.ttl(name)
+            raw, left = await pipeline.execute()
+    except (RedisError, OSError, TimeoutError):
+        return told("unknown", "Redis does not answer")
+    if raw is None:
+        return told("absent", "There is no key")
+    return told("there", f"It is there, for another {max(1, int(left) // 60)} min", _facts(raw))
+
+
+def _facts(raw: bytes) -> list[tuple[str, str]]:
+    try:
+        value: Any = json.loads(raw)
+    except ValueError:
+        return []
+    return [(str(k), str(v)) for k, v in value.items() if v] if isinstance(value, dict) else []
+
+
+_KEY_ID: Final = """
+SELECT data -> 'facts' ->> 'key_id' FROM evosaga.saga_events
+WHERE saga_id = $1 AND sequence = 0 AND type = 'saga.started' AND data ->> 'instance_name' = $2
+"""

@@ -1,0 +1,127 @@
+"""Upkeep: where the stores drifted apart, which phones are away, and what the chores did."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from fastapi import Request
+from starlette.responses import Response
+
+from events.database import Queryable
+from orchestrator.api.pages.access import Reader, frame, page_router, parts
+from orchestrator.api.pages.rendering import ROOT, respond
+from orchestrator.keeping.judging import CURES, WELL
+from orchestrator.keeping.table import VERDICTS
+
+router: Final = page_router()
+
+_MOST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """Something that is not as it should be, and what becomes of it."""
+
+    what: str
+    instance_name: str
+    organization_id: UUID | None
+    first_seen: datetime
+    looks: int
+    repairs: int
+    cause: str
+    repair: str
+    by_itself: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unwell:
+    """An integration whose phone is not connected."""
+
+    instance_name: str
+    name: str | None
+    state: str
+    since: datetime
+    reason: int | None
+    reconnects: int
+    next_reconnect_at: datetime | None
+    alerted_at: datetime | None
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chored:
+    """A chore: when it was done, what came of it, when it is due again."""
+
+    name: str
+    last_run: datetime | None
+    next_at: datetime
+    came: Sequence[tuple[str, str]]
+
+
+@router.get(f"{ROOT}/upkeep")
+async def upkeep(request: Request, who: Reader) -> Response:
+    """What is known; nothing is looked at anew, which is what the chores are for."""
+    pool = parts(request).pool
+    chores = await pool.fetch(_CHORES)
+    results = {row["name"]: json.loads(row["last_result"] or "{}") for row in chores}
+    unwell = await pool.fetch(_UNWELL, who.organization_id, _MOST, list(WELL))
+    return respond(
+        "upkeep.html",
+        **frame(request, who, "upkeep"),
+        drifted=await _drifted(pool, who.organization_id, results),
+        unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
+        chores=[
+            Chored(row["name"], row["last_run"], row["next_at"], _came(results[row["name"]]))
+            for row in chores
+            if who.organization_id is None
+        ],
+        now=await pool.fetchval("SELECT now()"),
+    )
+
+
+async def _drifted(
+    pool: Queryable, organization_id: UUID | None, results: Mapping[str, Any]
+) -> list[Drifted]:
+    rows = await pool.fetch(_SIGHTINGS, organization_id, _MOST)
+    causes = {
+        (shown["what"], shown["where"]): str(shown["cause"])
+        for result in results.values()
+        for shown in result.get("shown", ())
+    }
+    drifted = []
+    for row in rows:
+        verdict = VERDICTS.get(row["what"])
+        # A blank that only the look itself could fill in.
+        general = re.sub(r"\{\w+\}", "…", verdict.cause) if verdict else row["what"]
+        cause = causes.get((row["what"], row["instance_name"]), general)
+        by_itself = verdict is not None and verdict.policy == "auto"
+        repair = verdict.repair if verdict else "this release does not know what to do"
+        drifted.append(Drifted(**dict(row), cause=cause, repair=repair, by_itself=by_itself))
+    return drifted
+
+
+def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers that tell something."""
+    plain = ((k.replace("_", " "), v) for k, v in result.items() if k not in ("shown", "seconds"))
+    return [(name, str(value)) for name, value in plain if value and not isinstance(value, dict)]
+
+
+_SIGHTINGS: Final = """
+SELECT what, instance_name, organization_id, first_seen, looks, repairs FROM evosaga.sightings
+WHERE $1::uuid IS NULL OR organization_id = $1
+ORDER BY first_seen, what, instance_name LIMIT $2
+"""
+_UNWELL: Final = """
+SELECT row.config ->> 'instance_name' AS instance_name, row.config ->> 'name' AS name, seen.state,
+       seen.since, seen.reason, seen.reconnects, seen.next_reconnect_at, seen.alerted_at
+FROM evosaga.connections AS seen
+JOIN healthcare.integrations AS row ON row.id = seen.integration_id
+WHERE row.enabled AND NOT seen.state = ANY($3) AND row.config ->> 'instance_name' IS NOT NULL
+  AND ($1::uuid IS NULL OR row.organization_id = $1)
+ORDER BY seen.since LIMIT $2
+"""
+_CHORES: Final = "SELECT name, last_run, next_at, last_result FROM evosaga.chores ORDER BY name"
