@@ -12,7 +12,7 @@ JOBS = 2
 
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__
 
-.PHONY: all help setup demo dev test test-docker lint format lock clean
+.PHONY: all help setup demo dev test test-docker chaos bench lint format lock clean
 
 all: setup help
 
@@ -34,6 +34,14 @@ test: setup ## the whole test suite on the embedded servers
 
 test-docker: setup ## the same suite on servers in Docker containers
 	@$(PYTEST) --servers=docker $(ARGS)
+
+chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION=)
+	@.venv/bin/python -m tests.chaos $(if $(SEED),--seed "$(SEED)") \
+	    $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SAGAS),--sagas "$(SAGAS)") \
+	    $(if $(VERSION),--version "$(VERSION)") $(ARGS)
+
+bench: setup ## how fast it is, as ratios within one run (ARGS="--help" says what can be chosen)
+	@.venv/bin/python -m tests.bench $(ARGS)
 
 lint: setup ## ruff, mypy (strict) and the arrows between the packages
 	@.venv/bin/python -m ruff check .

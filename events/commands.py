@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -20,6 +21,9 @@ DEEPEST: Final = 32
 """Levels of arrays and objects a command may have."""
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_RFC3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
 _INT64: Final = 2**63
 
 
@@ -44,6 +48,8 @@ class Command:
     data: dict[str, Any]
     correlation_id: str | None = None
     causation_id: str | None = None
+    expires_at: datetime | None = None
+    """When nobody wants it obeyed any more; has a time zone."""
 
     @property
     def saga_id(self) -> UUID:
@@ -68,7 +74,7 @@ def saga_id_of(command_id: str) -> UUID:
 
 def read_command(raw: bytes) -> Command:
     """Understand a command message. Raises ``BadCommand``."""
-    body = _read_json(raw)
+    body = read_json(raw)
     if not isinstance(body, dict):
         raise BadCommand("wrong_shape", "a command is a JSON object with id, type and data")
     if missing := [key for key in ("id", "type", "data") if key not in body]:
@@ -83,6 +89,7 @@ def read_command(raw: bytes) -> Command:
         data=body["data"],
         correlation_id=_text(body, "correlationid") if "correlationid" in body else None,
         causation_id=_text(body, "causationid") if "causationid" in body else None,
+        expires_at=_moment(body, "expirytime") if "expirytime" in body else None,
     )
 
 
@@ -93,7 +100,19 @@ def _text(body: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _read_json(raw: bytes) -> Any:
+def _moment(body: Mapping[str, Any], key: str) -> datetime:
+    value = body[key]
+    try:
+        if isinstance(value, str) and _RFC3339.fullmatch(value):
+            moment = datetime.fromisoformat(value.upper())
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise BadCommand("wrong_shape", f"{key} must be a time such as 2026-01-31T12:00:00Z")
+
+
+def read_json(raw: bytes) -> Any:
+    """JSON that Postgres, Python and all other readers take for the same. Raises ``BadCommand``."""
     if len(raw) > LARGEST:
         raise BadCommand("oversized", f"{len(raw)} bytes; a command may have {LARGEST}")
     try:

@@ -29,9 +29,10 @@ An event that doesn't fit the state raises ``IllegalTransition``, and nothing ch
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, Literal, TypeAlias, assert_never
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, assert_never
 
 from events.model import (
     CompensationBegan,
@@ -59,6 +60,9 @@ Status: TypeAlias = Literal[
 OPEN: Final[frozenset[Status]] = frozenset({"running", "compensating", "failed"})
 """The statuses that hold a business key."""
 
+DEADLINE: Final = "deadline"
+"""Who asks for the cancel when a saga's own time is up."""
+
 WORKER_LOST: Final = "worker_lost"
 """Failure code of an attempt whose worker vanished."""
 
@@ -73,8 +77,7 @@ class IllegalTransition(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """How far one step is. ``attempts`` count since the start or the last replay."""
 
     attempts: int = 0
@@ -89,23 +92,24 @@ class Progress:
         return self.result is not None
 
 
-@dataclass(frozen=True, slots=True)
-class InFlight:
+class InFlight(NamedTuple):
     step: str
     direction: Direction
     attempt: int
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a history amounts to. ``sequence`` is where the next event goes."""
+class State(NamedTuple):
+    """What a history amounts to. ``sequence`` is where the next event goes.
+
+    A named tuple, since every event makes a new one: copying a dataclass takes six times as long.
+    """
 
     sequence: int = 0
     status: Status | None = None
     start: SagaStarted | SagaRejected | None = None
     direction: Direction = "forward"
-    steps: Mapping[str, Progress] = field(default_factory=dict)
+    steps: Mapping[str, Progress] = MappingProxyType({})
     undoing: tuple[str, ...] = ()
     in_flight: InFlight | None = None
     failure: StepFailed | CompensationFailed | None = None
@@ -113,6 +117,8 @@ class State:
     holds: int = 0
     """How often in a row the due step was held."""
     cancel_requested: bool = False
+    out_of_time: bool = False
+    """Whether its own deadline was the first to ask for the cancel."""
     turned: CompensationBegan | None = None
     parked: SagaFailed | None = None
     runs: int = 1
@@ -176,6 +182,8 @@ def decide(saga: Saga, state: State) -> NextAction:
     if state.direction == "compensation":
         return _decide_backward(saga, state)
     if state.cancel_requested and can_turn(saga, state):
+        if state.out_of_time:
+            return Record(_turn(saga, state, "deadline", None, "deadline_exceeded", _late(state)))
         return Record(_turn(saga, state, "cancelled", None, "cancelled", "a cancel was requested"))
     return _decide_forward(saga, state)
 
@@ -202,6 +210,22 @@ def can_turn(saga: Saga, state: State) -> bool:
         if step.kind is Kind.RETRYABLE and step.name in state.steps:
             return False
     return True
+
+
+def expires(saga: Saga, state: State) -> float | None:
+    """Seconds after its start at which the saga turns round by itself; None: it never will.
+
+    No clock is read here. Whoever has one asks for a cancel in the name of ``DEADLINE``.
+    """
+    start = state.start
+    if not isinstance(start, SagaStarted) or start.deadline_seconds is None:
+        return None
+    forward = state.status == "running" and state.direction == "forward"
+    if not forward or state.cancel_requested or not can_turn(saga, state):
+        return None
+    if all(state.progress(step.name).done for step in saga.steps):
+        return None
+    return start.deadline_seconds
 
 
 def intent(run: Run, worker: str, lease_seconds: float) -> StepStarted | CompensationStarted:
@@ -237,9 +261,11 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
     exhausted = progress.attempts >= due.retry.attempts
     if failure.outcome == "unknown" and not exhausted:
         return Run(due, "forward", progress.attempts + 1, _backoff(state, due, failure))
-    if due.kind is Kind.COMPENSATABLE or (
+    may_turn = due.kind is Kind.COMPENSATABLE or (
         due.kind is Kind.PIVOT and failure.outcome == "rejected" and not progress.in_doubt
-    ):
+    )
+    # A replay may do a step again when the point of no return is long past: then it can only park.
+    if may_turn and can_turn(saga, state):
         return Record(_turn(saga, state, "step_failed", due.name, failure.code, failure.message))
     return Record(_park(due, "forward", failure))
 
@@ -262,7 +288,7 @@ def _decide_backward(saga: Saga, state: State) -> NextAction:
 def _turn(
     saga: Saga,
     state: State,
-    because: Literal["step_failed", "cancelled"],
+    because: Literal["step_failed", "cancelled", "deadline"],
     step: str | None,
     code: str,
     message: str,
@@ -272,6 +298,11 @@ def _turn(
     return CompensationBegan(
         because=because, step=step, code=code, message=message, steps=tuple(reversed(touched))
     )
+
+
+def _late(state: State) -> str:
+    seconds = state.start.deadline_seconds if isinstance(state.start, SagaStarted) else None
+    return f"it was not done within {seconds or 0:g} s, which is its deadline"
 
 
 def _touched(state: State, step: Step) -> bool:
@@ -324,10 +355,10 @@ def evolve(state: State, event: SagaEvent) -> State:
     match event:
         case SagaStarted():
             _demand(state.status is None, event, "the saga has begun already")
-            new = replace(state, status="running", start=event)
+            new = state._replace(status="running", start=event)
         case SagaRejected():
             _demand(state.status is None, event, "the saga has begun already")
-            new = replace(state, status="rejected", start=event)
+            new = state._replace(status="rejected", start=event)
         case StepStarted() | CompensationStarted():
             new = _evolve_started(state, event)
         case StepSucceeded() | CompensationSucceeded():
@@ -336,8 +367,7 @@ def evolve(state: State, event: SagaEvent) -> State:
             new = _evolve_failed(state, event)
         case CompensationBegan():
             _demand(state.status == "running" and not state.in_flight, event, "it can't turn now")
-            new = replace(
-                state,
+            new = state._replace(
                 status="compensating",
                 direction="compensation",
                 undoing=event.steps,
@@ -347,28 +377,29 @@ def evolve(state: State, event: SagaEvent) -> State:
             )
         case SagaCompleted():
             _demand(state.status == "running" and not state.in_flight, event, "it isn't running")
-            new = replace(state, status="completed", failure=None)
+            new = state._replace(status="completed", failure=None)
         case SagaCompensated():
             _demand(
                 state.status == "compensating" and not state.undoing, event, "work is left to undo"
             )
-            new = replace(state, status="compensated", failure=None)
+            new = state._replace(status="compensated", failure=None)
         case SagaFailed():
             _demand(
                 state.status in ("running", "compensating") and not state.in_flight,
                 event,
                 "only a saga at rest can be parked",
             )
-            new = replace(state, status="failed", parked=event)
+            new = state._replace(status="failed", parked=event)
         case SagaResumed():
             _demand(state.status == "failed", event, "only a parked saga is resumed")
-            new = _redo(replace(_unpark(state), runs=state.runs + 1), event)
+            new = _redo(_unpark(state)._replace(runs=state.runs + 1), event)
         case SagaCancelRequested():
             _demand(state.status in OPEN, event, "the saga is over")
-            new = replace(_unpark(state), cancel_requested=True)
+            late = state.out_of_time or (event.by == DEADLINE and not state.cancel_requested)
+            new = _unpark(state)._replace(cancel_requested=True, out_of_time=late)
         case never:
             assert_never(never)
-    return replace(new, sequence=state.sequence + 1)
+    return new._replace(sequence=state.sequence + 1)
 
 
 def _evolve_started(state: State, event: StepStarted | CompensationStarted) -> State:
@@ -383,25 +414,24 @@ def _evolve_started(state: State, event: StepStarted | CompensationStarted) -> S
     progress = state.progress(event.step)
     if direction == "forward":
         _demand(not progress.done, event, "the step is done already")
-        progress = replace(progress, attempts=event.attempt)
+        progress = progress._replace(attempts=event.attempt)
     else:
         _demand(state.undoing[:1] == (event.step,), event, "it is not this step's turn")
-        progress = replace(progress, undo_attempts=event.attempt)
+        progress = progress._replace(undo_attempts=event.attempt)
     flight = InFlight(event.step, direction, event.attempt, event.worker)
-    return replace(state, in_flight=flight, steps={**state.steps, event.step: progress})
+    return state._replace(in_flight=flight, steps={**state.steps, event.step: progress})
 
 
 def _evolve_succeeded(state: State, event: StepSucceeded | CompensationSucceeded) -> State:
     flight = _landing(state, event, "forward" if isinstance(event, StepSucceeded) else None)
     progress = state.progress(event.step)
     if flight.direction == "forward":
-        progress = replace(progress, result=event.result, in_doubt=False)
+        progress = progress._replace(result=event.result, in_doubt=False)
         undoing = state.undoing
     else:
-        progress = replace(progress, undone=True, in_doubt=False)
+        progress = progress._replace(undone=True, in_doubt=False)
         undoing = state.undoing[1:]
-    return replace(
-        state,
+    return state._replace(
         in_flight=None,
         failure=None,
         holds=0,
@@ -414,11 +444,10 @@ def _evolve_failed(state: State, event: StepFailed | CompensationFailed) -> Stat
     _landing(state, event, "forward" if isinstance(event, StepFailed) else None)
     progress = state.progress(event.step)
     if isinstance(event, StepFailed) and (event.outcome == "unknown" or event.in_doubt):
-        progress = replace(progress, in_doubt=True)
+        progress = progress._replace(in_doubt=True)
     if isinstance(event, CompensationFailed) and event.outcome == "unknown":
-        progress = replace(progress, undo_in_doubt=True)
-    return replace(
-        state,
+        progress = progress._replace(undo_in_doubt=True)
+    return state._replace(
         in_flight=None,
         failure=event,
         holds=state.holds + 1 if event.outcome == "held" else 0,
@@ -445,13 +474,19 @@ def _landing(
 
 
 def _unpark(state: State) -> State:
-    """A parked saga goes on where it stood, with fresh attempts; others are left as they are."""
+    """A parked saga goes on where it stood, with fresh attempts; others are left as they are.
+
+    The step that is due looks before it acts: meanwhile a person may have mended things.
+    """
     if state.status != "failed" or state.parked is None:
         return state
     name = state.parked.step
-    fresh = replace(state.progress(name), attempts=0, undo_attempts=0)
-    return replace(
-        state,
+    fresh = state.progress(name)._replace(attempts=0, undo_attempts=0)
+    if state.direction == "forward":
+        fresh = fresh._replace(in_doubt=True)
+    else:
+        fresh = fresh._replace(undo_in_doubt=True)
+    return state._replace(
         status="running" if state.direction == "forward" else "compensating",
         parked=None,
         failure=None,
@@ -468,7 +503,7 @@ def _redo(state: State, event: SagaResumed) -> State:
         event,
         "only steps that were done can be done again",
     )
-    return replace(state, steps={**state.steps, **gone})
+    return state._replace(steps={**state.steps, **gone})
 
 
 def _demand(fits: bool, event: SagaEvent, otherwise: str) -> None:

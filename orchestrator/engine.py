@@ -18,17 +18,20 @@ from uuid import UUID
 
 import structlog
 
+from events import syncpoints
 from events.log import Append, EventLog, Join, Row, VersionConflict
-from events.model import Recorded, SagaEvent
+from events.model import Recorded, SagaCancelRequested, SagaEvent
 from orchestrator.attempt import carry_out, context, stumble
 from orchestrator.attempt import fact as fact_of
 from orchestrator.decider import (
+    DEADLINE,
     Rest,
     Run,
     State,
     advance,
     decide,
     evolve,
+    expires,
     intent,
     lost,
 )
@@ -176,6 +179,8 @@ class Engine:
         action = decide(live.saga, live.state)
         if isinstance(action, Run) and not self._stopping:
             left = live.last_at + action.delay - time.monotonic()
+            if (limit := expires(live.saga, live.state)) is not None:
+                left = min(left, live.started_at + limit - time.monotonic())
             if left > _LONGEST_NAP:
                 return False
             if left > 0 and await _woken(live, left):
@@ -197,6 +202,7 @@ class Engine:
             except VersionConflict:
                 history = await self._log.read(live.saga_id)
                 if not self._still_mine(live, history, fact):
+                    _logger.warning("outrun", saga_id=str(live.saga_id), reason="version conflict")
                     return False
                 continue
             except Exception as error:
@@ -206,6 +212,7 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
+            await syncpoints.recorded(appended.events)
             return True
 
     def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
@@ -260,8 +267,11 @@ class Engine:
         """The facts, what is decided on them, and the claim of the next outside attempt."""
         for fact in facts:
             state = evolve(state, fact)
+        late = self._late(live, state)
+        for request in late:
+            state = evolve(state, request)
         decided, state, action = advance(live.saga, state)
-        events = [*facts, *decided]
+        events = [*facts, *late, *decided]
         lease = 0.0
         if (
             isinstance(action, Run)
@@ -274,7 +284,15 @@ class Engine:
         # A saga that sleeps long is nobody's: the sweep finds it when it is due.
         sleeps = isinstance(action, Run) and action.delay > _LONGEST_NAP
         owner = None if self._stopping or sleeps else self._lease.worker
-        return events, state, action, row(state, action, owner, lease)
+        due_by = expires(live.saga, state)
+        return events, state, action, row(state, action, owner, lease, due_by)
+
+    def _late(self, live: Live, state: State) -> list[SagaEvent]:
+        """A saga whose time is up asks for its own cancel: whenever it is looked at, and once."""
+        limit = expires(live.saga, state)
+        if limit is None or state.in_flight or time.monotonic() - live.started_at < limit:
+            return []
+        return [SagaCancelRequested(by=DEADLINE, reason=f"{limit:g} s are over")]
 
     def _begins(self, live: Live, action: Run, fresh: bool) -> bool:
         """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""

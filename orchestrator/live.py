@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from events.model import Recorded, SagaEvent, StepFailed
+from events.model import Recorded, SagaEvent, SagaFailed, SagaResumed, StepFailed
 from orchestrator.decider import State, evolve, replay
 from sagas.catalogue import Catalogue
 from sagas.definition import Saga
@@ -43,8 +43,15 @@ class Live:
         self.last_at = at
 
     def _note_doubt(self, event: SagaEvent, at: float) -> None:
-        if isinstance(event, StepFailed) and (event.in_doubt or event.outcome == "unknown"):
-            self.doubted_at[event.step] = at
+        match event:
+            case StepFailed() if event.in_doubt or event.outcome == "unknown":
+                self.doubted_at[event.step] = at
+            case SagaFailed(direction="forward"):  # a replay looks there before it acts
+                self.doubted_at[event.step] = at
+            case SagaResumed(redo=redo):
+                self.doubted_at |= dict.fromkeys(redo or (), at)
+            case _:
+                pass
 
     @staticmethod
     def begun(catalogue: Catalogue, saga_id: UUID, state: State, correlation_id: str) -> "Live":

@@ -11,10 +11,17 @@ LEASE_MARGIN = 10.0
 """Seconds a lease outlives the step's own timeout, so that a timeout is said before it is over."""
 
 
-def row(state: State, action: Run | Rest, worker: str | None, lease_seconds: float = 0.0) -> Row:
+def row(
+    state: State,
+    action: Run | Rest,
+    worker: str | None,
+    lease_seconds: float = 0.0,
+    due_by: float | None = None,
+) -> Row:
     """The row after ``state``, when ``action`` is what comes next.
 
     ``worker`` owns the saga while it is active; ``lease_seconds`` bounds an attempt in flight.
+    However long it waits, it is looked at ``due_by`` seconds after its start (``expires``).
     """
     assert state.status is not None
     flight = state.in_flight
@@ -36,6 +43,7 @@ def row(state: State, action: Run | Rest, worker: str | None, lease_seconds: flo
         code=code,
         message=message,
         due_in=(lease_seconds if flight else delay) if active else None,
+        due_by=due_by if active and flight is None else None,
         owner=worker if active else None,
         existing_instance=(
             state.start.existing_instance if isinstance(state.start, SagaRejected) else None

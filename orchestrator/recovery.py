@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from events import streams
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
+from events.relay import KEEP_SECONDS
 from orchestrator.engine import Engine
 from orchestrator.lease import Lease
 
@@ -24,7 +25,7 @@ _GRACE: Final = 5.0
 """Seconds a living owner may be late before somebody else looks after its saga."""
 _MOST: Final = 500
 _KEEP_COMMANDS: Final = 3600.0
-_KEEP_EVENTS: Final = 7 * 86400.0
+_KEEP_EVENTS: Final = KEEP_SECONDS
 
 
 class Recovery:
@@ -79,6 +80,7 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
         try:
             await streams.trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
             await streams.trim(redis, streams.EVENTS, _KEEP_EVENTS)
+            await streams.trim(redis, streams.WHATSAPP_EVENTS, _KEEP_EVENTS)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("tidying waits", reason=type(trouble).__name__)

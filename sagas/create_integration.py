@@ -1,12 +1,12 @@
 """Make a WhatsApp integration: instance, row, routing key, word to the workers, QR code."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, retryable
-from sagas.steps import cache, evolution, notify, postgres
+from sagas.steps import admission, cache, evolution, notify, postgres
 from sagas.vocabulary import ClinicName, InstanceName, PhoneNumber, WebhookUrl
 
 
@@ -14,6 +14,7 @@ class CreateIntegration(BaseModel):
     """The ``data`` of an ``integration.create`` command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    asks: ClassVar[Literal["create"]] = "create"
 
     organization_id: UUID
     clinic_id: UUID
@@ -29,20 +30,23 @@ CREATE_INTEGRATION: Final = Saga(
     version=1,
     command="integration.create",
     input=CreateIntegration,
-    admit=postgres.admit_create,
+    admit=admission.admit,
     steps=(
         compensatable(
             "evolution",
             do=evolution.create_instance,
             undo=evolution.remove_instance,
             retry=Retry(attempts=4, first=1.0),
+            probe=evolution.probe_instance,
         ),
         compensatable(
             "postgres",
             do=InCommit(postgres.save_integrations),
             undo=InCommit(postgres.unsave_integrations),
+            probe=postgres.probe_saved,
         ),
-        compensatable("cache", do=cache.fill, undo=cache.invalidate),
+        compensatable("cache", do=cache.fill, undo=cache.invalidate, probe=cache.probe_filled),
+        # An announcement or a picture of a code leaves nothing behind to look for.
         retryable("notify", do=notify.announce_added),
         retryable("pair", do=evolution.ask_for_qr),
     ),

@@ -1,12 +1,12 @@
 """Remove a WhatsApp integration from all three places, and tell the workers."""
 
-from typing import Final
+from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
-from sagas.steps import cache, evolution, notify, postgres
+from sagas.steps import admission, cache, evolution, notify, postgres
 from sagas.vocabulary import InstanceName
 
 
@@ -14,6 +14,7 @@ class DeleteIntegration(BaseModel):
     """The ``data`` of an ``integration.delete`` command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    asks: ClassVar[Literal["delete"]] = "delete"
 
     instance_name: InstanceName
     organization_id: UUID | None = None
@@ -24,16 +25,24 @@ DELETE_INTEGRATION: Final = Saga(
     version=1,
     command="integration.delete",
     input=DeleteIntegration,
-    admit=postgres.admit_delete,
+    admit=admission.admit,
     steps=(
         compensatable(
             "mark",
             do=InCommit(postgres.mark_deleting),
             undo=InCommit(postgres.unmark_deleting),
+            probe=postgres.probe_marked,
         ),
-        pivot("evolution", do=evolution.delete_instance, retry=Retry(attempts=10, first=1.0)),
-        retryable("postgres", do=InCommit(postgres.delete_integrations)),
-        retryable("cache", do=cache.invalidate),
+        pivot(
+            "evolution",
+            do=evolution.delete_instance,
+            retry=Retry(attempts=10, first=1.0),
+            probe=evolution.probe_removal,
+        ),
+        retryable(
+            "postgres", do=InCommit(postgres.delete_integrations), probe=postgres.probe_deleted
+        ),
+        retryable("cache", do=cache.invalidate, probe=cache.probe_invalidated),
         retryable("notify", do=notify.announce_removed),
     ),
 )

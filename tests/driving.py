@@ -72,7 +72,7 @@ def impatient(attempts: int = 2) -> Catalogue:
     )
 
 
-async def contradictions(pool: Pool) -> list[str]:
+async def contradictions(pool: Pool, catalogue: Catalogue | None = None) -> list[str]:
     """Where status rows and histories disagree: the sagas of which one was not told the other."""
     async with pool.acquire() as one, one.transaction(isolation="repeatable_read"):
         # One snapshot: a saga that goes on meanwhile contradicts nothing.
@@ -83,7 +83,7 @@ async def contradictions(pool: Pool) -> list[str]:
         histories.setdefault(event["saga_id"], []).append(recorded_from(event))
     orphans = len(histories.keys() - {saga["saga_id"] for saga in sagas})
     found = [f"{orphans} events have no saga"] if orphans else []
-    catalogue = load()
+    catalogue = catalogue or load()
     for saga in sagas:
         recorded = histories.get(saga["saga_id"], [])
         if [r.sequence for r in recorded] != list(range(saga["next_sequence"])):

@@ -1,23 +1,19 @@
 """Rows of ``healthcare.integrations``. Every effect here joins the commit of its event.
 
 The id of a row is the id of the saga that made it, which is what ties an instance on Evolution,
-its row and its history together. Effects are set-based: many sagas share one statement.
+its row and its history together. Effects are set-based: many sagas share one statement. A row
+that others have pointed at another instance meanwhile is theirs, and is left as it is.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from uuid import UUID
 
-from sagas.definition import Admission, Refusal
-from sagas.outcome import Done, Outcome, Rejected
-from sagas.world import StepContext, World
+from sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting
+from sagas.world import StepContext
 
-
-def business_key(organization_id: UUID) -> str:
-    """What only one open saga may hold: an organization's WhatsApp integration."""
-    return f"whatsapp/evolution/{organization_id}"
+_LONGEST_WAIT: Final = 30.0
 
 
 async def save_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
@@ -48,23 +44,40 @@ async def save_integrations(connection: Any, contexts: Sequence[StepContext]) ->
 
 async def unsave_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """Take back the rows that ``save_integrations`` made; only the saga's own."""
-    return await _delete_rows(connection, [c.saga_id for c in contexts])
+    return await _delete_rows(connection, contexts, [c.saga_id for c in contexts])
 
 
 async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
-    """From now on everybody can see that the integration is going away."""
+    """From now on everybody can see that the integration is going away.
+
+    A saga that is behind another waits here until that one is over. It may have left nothing to
+    mark, and then there is little left to do; but whoever was told that this delete is accepted
+    shall see it done.
+    """
+    ahead = await _ahead(connection, [c for c in contexts if "behind" in c.facts])
+    turn = [c for c in contexts if c.saga_id not in ahead]
     marked = await connection.fetch(
-        "UPDATE healthcare.integrations SET status = 'deleting', updated_at = now() "
-        "WHERE id = ANY($1) RETURNING id",
-        [UUID(c.facts["integration_id"]) for c in contexts],
+        """
+        UPDATE healthcare.integrations AS row SET status = 'deleting', updated_at = now()
+        FROM (SELECT row.id, row.status FROM healthcare.integrations AS row
+              JOIN unnest($1::uuid[], $2::text[]) AS mine (id, instance_name) USING (id)
+              WHERE row.config ->> 'instance_name' = mine.instance_name
+              ORDER BY row.id FOR NO KEY UPDATE OF row) AS old
+        WHERE row.id = old.id RETURNING row.id, old.status
+        """,
+        [_integration_id(c) for c in turn],
+        [c.facts["instance_name"] for c in turn],
     )
-    ids = {str(row["id"]) for row in marked}
-    return [
-        Done()
-        if c.facts["integration_id"] in ids
-        else Rejected("not_found", "the integration's row is gone already")
-        for c in contexts
-    ]
+    before = {row["id"]: row["status"] for row in marked}
+    return [ahead.get(c.saga_id) or _marked(c, before.get(_integration_id(c))) for c in contexts]
+
+
+def _marked(ctx: StepContext, before: str | None) -> Outcome:
+    if before is not None:
+        return Done({"status": before})
+    if "behind" in ctx.facts:
+        return Done({"note": "nothing_left"})
+    return Rejected("not_found", "the integration's row is gone already, or names another instance")
 
 
 async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
@@ -75,119 +88,162 @@ async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> l
         FROM unnest($1::uuid[], $2::text[]) AS old (id, status)
         WHERE row.id = old.id AND row.status = 'deleting'
         """,
-        [UUID(c.facts["integration_id"]) for c in contexts],
-        [c.facts["status"] for c in contexts],
+        [_integration_id(c) for c in contexts],
+        [c.results.get("mark", {}).get("status") or c.facts["status"] for c in contexts],
     )
     return [Done() for _ in contexts]
 
 
 async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """Delete the rows; one that is gone already is as good."""
-    return await _delete_rows(connection, [UUID(c.facts["integration_id"]) for c in contexts])
+    return await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
 
 
-async def _delete_rows(connection: Any, ids: Sequence[UUID]) -> list[Outcome]:
+async def _delete_rows(
+    connection: Any, contexts: Sequence[StepContext], ids: Sequence[UUID]
+) -> list[Outcome]:
     deleted = await connection.fetch(
-        "DELETE FROM healthcare.integrations WHERE id = ANY($1) RETURNING id", ids
+        """
+        DELETE FROM healthcare.integrations AS row
+        USING unnest($1::uuid[], $2::text[]) AS mine (id, instance_name)
+        WHERE row.id = mine.id AND row.config ->> 'instance_name' = mine.instance_name
+        RETURNING row.id
+        """,
+        ids,
+        [c.facts["instance_name"] for c in contexts],
     )
     gone = {row["id"] for row in deleted}
     return [Done({"deleted": id_ in gone}) for id_ in ids]
 
 
-async def admit_create(
-    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
-) -> list[Admission | Refusal]:
-    """One integration an organization, one owner a name: look before anything is touched."""
-    names = [_instance_name(saga_id, data) for saga_id, data in commands]
+# --- waiting for one's turn -------------------------------------------------------------------
+
+
+async def _ahead(connection: Any, contexts: Sequence[StepContext]) -> Mapping[UUID, Outcome]:
+    """What those must be told that have to go on waiting, or wait in vain."""
+    if not contexts:
+        return {}
     rows = await connection.fetch(
+        _AHEAD,
+        [c.saga_id for c in contexts],
+        [UUID(c.facts["behind"]) for c in contexts],
+        [c.facts["organization_id"] for c in contexts],
+        [c.facts["instance_name"] for c in contexts],
+    )
+    told: dict[UUID, Outcome] = {}
+    for ctx in contexts:
+        mine = [row for row in rows if row["me"] == ctx.saga_id]
+        if not mine:
+            continue
+        row = next((row for row in mine if row["status"] == "failed"), mine[0])
+        if row["status"] == "failed":
+            message = (
+                f"saga {row['saga_id']} ({row['saga']}) ahead of it is parked at step "
+                f"{row['step']}: replay or cancel that one, then delete again"
+            )
+            told[ctx.saga_id] = Rejected("ahead_parked", message)
+        else:
+            # Seldom and seldomer: whatever is ahead may have to wait for hours itself.
+            pause = min(_LONGEST_WAIT, max(0.2, ctx.age / 4))
+            message = f"waits for saga {row['saga_id']} ({row['saga']}) to be over"
+            told[ctx.saga_id] = Held("waiting", message, pause)
+    return told
+
+
+# One that was called off while it waited itself leaves its place: then the one before it counts.
+# Whoever holds the key or the name without having looked at the queue is waited for as well.
+_AHEAD: Final = """
+WITH RECURSIVE waiting AS (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
+        AS mine (me, behind, organization_id, instance_name)
+), ahead AS (
+    SELECT me, saga.saga_id, saga.behind, saga.status
+    FROM waiting JOIN evosaga.sagas AS saga ON saga.saga_id = waiting.behind
+    UNION
+    SELECT me, saga.saga_id, saga.behind, saga.status
+    FROM ahead JOIN evosaga.sagas AS saga ON saga.saga_id = ahead.behind
+    WHERE ahead.status IN ('compensated', 'rejected')
+), open AS (
+    SELECT me, saga_id FROM ahead WHERE status IN ('running', 'compensating', 'failed')
+    UNION
+    SELECT me, saga_id FROM waiting JOIN evosaga.sagas AS saga
+        ON saga.business_key = 'whatsapp/evolution/' || waiting.organization_id
+       AND saga.status IN ('running', 'compensating', 'failed')
+    UNION
+    SELECT me, saga_id FROM waiting JOIN evosaga.sagas AS saga
+        ON saga.instance_name = waiting.instance_name AND saga.behind IS NULL
+       AND saga.status IN ('running', 'compensating', 'failed')
+)
+SELECT me, saga.saga_id, saga.saga, saga.status, saga.step
+FROM open JOIN evosaga.sagas AS saga USING (saga_id)
+"""
+
+
+# --- looking, without touching ----------------------------------------------------------------
+
+
+async def probe_saved(ctx: StepContext) -> Finding:
+    """Whether the row that a create saves is there."""
+    rows = await _rows(ctx, ctx.saga_id, ctx.input.organization_id)
+    if rows is None:
+        return _NO_LOOK
+    name = ctx.facts["instance_name"]
+    mine = next((row for row in rows if row["id"] == ctx.saga_id), None)
+    if mine is not None and mine["instance_name"] == name:
+        return Finding(Sighting.THERE, f"its row is there ({mine['status']})")
+    other = mine or next(iter(rows), None)
+    if other is None:
+        return Finding(Sighting.ABSENT, "its row is not there")
+    return Finding(
+        Sighting.FOREIGN, f"the organization's row names the instance {other['instance_name']}"
+    )
+
+
+async def probe_marked(ctx: StepContext) -> Finding:
+    """Whether the row of a delete is marked. One that is gone needs no mark any more."""
+    return await _probe_row(ctx, gone=Sighting.THERE, marked=Sighting.THERE, left=Sighting.ABSENT)
+
+
+async def probe_deleted(ctx: StepContext) -> Finding:
+    """Whether the row of a delete is gone."""
+    return await _probe_row(ctx, gone=Sighting.THERE, marked=Sighting.ABSENT, left=Sighting.ABSENT)
+
+
+async def _probe_row(
+    ctx: StepContext, *, gone: Sighting, marked: Sighting, left: Sighting
+) -> Finding:
+    rows = await _rows(ctx, _integration_id(ctx), None)
+    if rows is None:
+        return _NO_LOOK
+    if not rows:
+        return Finding(gone, "the row is gone")
+    name, status = rows[0]["instance_name"], rows[0]["status"]
+    if name != ctx.facts["instance_name"]:
+        return Finding(Sighting.FOREIGN, f"the row names the instance {name} by now")
+    return Finding(marked if status == "deleting" else left, f"the row is there ({status})")
+
+
+async def _rows(ctx: StepContext, id_: UUID, organization_id: UUID | None) -> list[Any] | None:
+    if ctx.world.pool is None:
+        return None
+    rows = await ctx.world.pool.fetch(
         """
-        SELECT id, organization_id, enabled, config ->> 'instance_name' AS instance_name
+        SELECT id, status, config ->> 'instance_name' AS instance_name
         FROM healthcare.integrations
-        WHERE type = 'whatsapp' AND provider = 'evolution'
-          AND ((organization_id = ANY($1) AND enabled) OR config ->> 'instance_name' = ANY($2))
+        WHERE id = $1 OR (organization_id = $2 AND enabled
+                          AND type = 'whatsapp' AND provider = 'evolution')
         """,
-        [data.organization_id for _, data in commands],
-        names,
+        id_,
+        organization_id,
     )
-    of_organization = {row["organization_id"]: row for row in rows if row["enabled"]}
-    taken = {row["instance_name"] for row in rows}
-    return [
-        _admission(
-            world, saga_id, data, name, of_organization.get(data.organization_id), name in taken
-        )
-        for (saga_id, data), name in zip(commands, names, strict=True)
-    ]
+    return list(rows)
 
 
-def _admission(
-    world: World, saga_id: UUID, data: Any, name: str, existing: Any, taken: bool
-) -> Admission | Refusal:
-    key = business_key(data.organization_id)
-    if data.webhook_url and urlsplit(data.webhook_url).hostname not in world.webhook_hosts:
-        message = "webhook_url names a host that EVOSAGA_WEBHOOK_HOSTS does not list"
-        return Refusal("webhook_host", message, key, data.organization_id, name)
-    if existing is not None:
-        return Refusal(
-            "integration_exists",
-            "WhatsApp integration already exists for this organization",
-            key,
-            data.organization_id,
-            name,
-            existing["instance_name"],
-        )
-    if taken:
-        message = f"another integration uses the instance name {name}"
-        return Refusal("name_taken", message, key, data.organization_id, name)
-    facts = {"instance_name": name, "created_by": str(saga_id), "key_id": world.keys.current}
-    return Admission(key, data.organization_id, name, facts)
+_NO_LOOK: Final = Finding(Sighting.UNKNOWN, "there is no connection to Postgres to look with")
 
 
-async def admit_delete(
-    connection: Any, _world: World, commands: Sequence[tuple[UUID, Any]]
-) -> list[Admission | Refusal]:
-    """Find the rows to delete, and under which key their instances got their birthmark."""
-    rows = await connection.fetch(
-        """
-        SELECT row.id, row.organization_id, row.status, row.config, born.data AS born
-        FROM healthcare.integrations AS row
-        LEFT JOIN evosaga.saga_events AS born
-            ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
-        WHERE row.config ->> 'instance_name' = ANY($1)
-        ORDER BY row.enabled, row.updated_at
-        """,
-        [data.instance_name for _, data in commands],
-    )
-    found = {json.loads(row["config"])["instance_name"]: row for row in rows}
-    return [_deletion(data, found.get(data.instance_name)) for _, data in commands]
-
-
-def _deletion(data: Any, row: Any) -> Admission | Refusal:
-    # Somebody else's integration looks exactly like none at all.
-    if row is None or data.organization_id not in (None, row["organization_id"]):
-        return Refusal(
-            "not_found",
-            f"no integration has the instance {data.instance_name}",
-            f"whatsapp/evolution/instance/{data.instance_name}",
-            data.organization_id,
-            data.instance_name,
-        )
-    facts = {
-        "instance_name": data.instance_name,
-        "integration_id": str(row["id"]),
-        "created_by": str(row["id"]),
-        "status": row["status"],
-        "clinic_id": json.loads(row["config"]).get("clinic_id"),
-        "organization_id": str(row["organization_id"]),
-    }
-    if row["born"]:
-        facts["key_id"] = json.loads(row["born"])["facts"]["key_id"]
-    organization = row["organization_id"]
-    return Admission(business_key(organization), organization, data.instance_name, facts)
-
-
-def _instance_name(saga_id: UUID, data: Any) -> str:
-    """Derived from the saga id unless given: such a name is never used twice."""
-    return data.instance_name or f"wa-{saga_id}"
+def _integration_id(ctx: StepContext) -> UUID:
+    return UUID(ctx.facts["integration_id"])
 
 
 def _config(ctx: StepContext) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Chronicle:
     phase: Phase = "nothing"
     turned: bool = False
     cancelled: bool = False
+    late: bool = False
+    """Whether it was the saga's own deadline that asked for the cancel first."""
     done: frozenset[str] = frozenset()
     doubtful: frozenset[str] = frozenset()
     """Steps that may have had their effect without ever having said so."""
@@ -98,11 +100,16 @@ class Chronicle:
                 return self._parked(saga, event)
             case SagaResumed():
                 self._law(event, self.phase == "parked", "only a parked saga is resumed")
-                return self._reopened()
+                return self._redone(event)
             case SagaCancelRequested():
                 fits = self.phase in ("running", "compensating", "parked")
                 self._law(event, fits, "a saga that is over can't be cancelled")
-                return replace(self._reopened(), cancelled=True)
+                late = self.late or (event.by == "deadline" and not self.cancelled)
+                if event.by == "deadline":
+                    self._at_rest(event, "running")
+                    self._law(event, not self.cancelled, "one cancel is enough")
+                    self._law(event, not self.past(saga), "too late for a deadline")
+                return replace(self._reopened(), cancelled=True, late=late)
             case never:
                 assert_never(never)
 
@@ -156,8 +163,10 @@ class Chronicle:
     def _turned(self, saga: Saga, event: CompensationBegan) -> "Chronicle":
         self._at_rest(event, "running")
         self._law(event, not self.past(saga), "no way back after the point of no return")
-        if event.because == "cancelled":
+        if event.because in ("cancelled", "deadline"):
             self._law(event, self.cancelled, "nobody asked for a cancel")
+            expected = "deadline" if self.late else "cancelled"
+            self._law(event, event.because == expected, f"it was {expected}")
         else:
             step = self._failed_step(saga, event)
             self._law(event, step.kind is not Kind.RETRYABLE, "a retryable step can't turn it")
@@ -184,7 +193,7 @@ class Chronicle:
         expected = (step.name, "compensation" if self.turned else "forward")
         self._law(event, (event.step, event.direction) == expected, f"stuck is {expected}")
         if not self.turned:
-            fits = step.kind is not Kind.COMPENSATABLE
+            fits = step.kind is not Kind.COMPENSATABLE or self.past(saga)
             self._law(event, fits, "what can be undone is undone, not parked")
             if step.kind is Kind.PIVOT:
                 fits = step.name in self.doubtful
@@ -201,6 +210,14 @@ class Chronicle:
         )
         self._law(event, final, f"{step.name} has attempts left")
         return step
+
+    def _redone(self, event: SagaResumed) -> "Chronicle":
+        """What a look found gone is no longer done, and may be there again."""
+        gone = frozenset(event.redo or ())
+        self._law(event, gone <= self.done, "only what was done is done again")
+        self._law(event, not (gone and self.turned), "a saga on its way back does nothing again")
+        again = replace(self, done=self.done - gone, doubtful=self.doubtful | gone)
+        return again._reopened()
 
     def _reopened(self) -> "Chronicle":
         if self.phase != "parked":

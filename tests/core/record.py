@@ -15,7 +15,7 @@ from orchestrator.decider import Rest, Run, State, advance, evolve, intent, lost
 from orchestrator.projection import LEASE_MARGIN
 from sagas.catalogue import load
 from sagas.definition import InCommit, Saga
-from tests.core.telling import step, undo
+from tests.core.telling import out_of_time, step, undo
 
 HISTORIES: Final = Path(__file__).parent / "histories"
 
@@ -33,6 +33,21 @@ INPUTS: Final[dict[str, dict[str, Any]]] = {
     },
     "delete-integration": {"instance_name": NAME, "organization_id": ORGANIZATION},
     "watch-instance": {"instance_name": NAME, "created_by": COMMAND, "key_id": "0a1b2c3d"},
+    "remove-orphan": {
+        "instance_name": NAME,
+        "organization_id": ORGANIZATION,
+        "created_by": COMMAND,
+        "key_id": "0a1b2c3d",
+    },
+    "correct-integration": {"integration_id": COMMAND, "instance_name": NAME, "seen": "missing"},
+    "adopt-instance": {
+        "organization_id": ORGANIZATION,
+        "integration_id": COMMAND,
+        "instance_name": NAME,
+        "token_hash": "0123456789abcdef",
+        "seen": "open",
+    },
+    "drop-key": {"instance_name": NAME},
 }
 
 FACTS: Final[dict[str, dict[str, Any]]] = {
@@ -47,6 +62,32 @@ FACTS: Final[dict[str, dict[str, Any]]] = {
         "key_id": "0a1b2c3d",
     },
     "watch-instance": {"instance_name": NAME, "created_by": COMMAND, "key_id": "0a1b2c3d"},
+    "remove-orphan": {
+        "instance_name": NAME,
+        "created_by": COMMAND,
+        "organization_id": ORGANIZATION,
+        "key_id": "0a1b2c3d",
+    },
+    "correct-integration": {
+        "instance_name": NAME,
+        "before": NAME,
+        "integration_id": COMMAND,
+        "created_by": COMMAND,
+        "organization_id": ORGANIZATION,
+        "clinic_id": CLINIC,
+        "status": "connected",
+        "key_id": "0a1b2c3d",
+    },
+    "adopt-instance": {
+        "instance_name": NAME,
+        "before": "wa-0197f3a00001",
+        "integration_id": COMMAND,
+        "created_by": COMMAND,
+        "organization_id": ORGANIZATION,
+        "clinic_id": CLINIC,
+        "status": "pending",
+    },
+    "drop-key": {"instance_name": NAME},
 }
 
 STORIES: Final[dict[str, dict[str, str]]] = {
@@ -70,10 +111,13 @@ STORIES: Final[dict[str, dict[str, str]]] = {
         "cancelled during the first step": "cancel done",
         "cancelled in doubt": "done done cancel unknown",
         "cancelled too late": "done done done cancel done",
+        "out of time during an outage": "done held held deadline",
     },
     "delete-integration": {
         "completed": "",
         "refused at mark": "rejected",
+        "waited for the saga ahead": "held held done",
+        "waited for a saga that was parked": "held rejected",
         "refused at the pivot": "done rejected",
         "unknown at the pivot, then gone": "done unknown done",
         "pivot refused in doubt": "done unknown rejected",
@@ -87,6 +131,33 @@ STORIES: Final[dict[str, dict[str, str]]] = {
         "cancelled at the pivot while held": "done cancel held",
         "cancelled at the pivot, too late": "done cancel done",
     },
+    "remove-orphan": {
+        "completed": "",
+        "held by an outage": "held doubtful-hold done held done",
+        "refused at the pivot": "rejected",
+        "unknown at the pivot, then gone": "unknown done",
+        "pivot unknown to the end": "unknown " * 10,
+        "worker lost": "lost done lost",
+    },
+    "correct-integration": {
+        "completed": "",
+        "no longer so": "rejected",
+        "changed meanwhile": "done rejected",
+        "held by an outage": "held held done done held done",
+        "worker lost": "lost done done lost",
+        "cancelled during the look": "cancel done",
+    },
+    "adopt-instance": {
+        "completed": "",
+        "no longer so": "rejected",
+        "changed meanwhile": "done rejected",
+        "worker lost": "lost done done lost done lost",
+    },
+    "drop-key": {
+        "completed": "",
+        "held by an outage": "held held done",
+        "parked and resumed": "rejected resume",
+    },
     "watch-instance": {
         "completed": "held done held done held done held done",
         "worker lost": "held lost",
@@ -95,36 +166,40 @@ STORIES: Final[dict[str, dict[str, str]]] = {
 """What happens, attempt by attempt; when the words run out, everything succeeds."""
 
 
+PEOPLE: Final[dict[str, SagaEvent]] = {
+    "cancel": SagaCancelRequested(by="a person"),
+    "resume": SagaResumed(by="a person", reason="the server is back"),
+    "deadline": out_of_time(),
+}
+"""What is said from outside, by whoever looks at the saga."""
+
+
 def play(saga: Saga, words: str) -> list[SagaEvent]:
     """The history of a saga to which that happens."""
-    events: list[SagaEvent] = [beginning(saga)]
+    events: list[SagaEvent] = [beginning(saga, words)]
     state, script = evolve(State(), events[0]), iter(words.split())
     word = next(script, "")
     while True:
         decided, state, action = advance(saga, state)
         events += decided
-        if isinstance(action, Run):
+        if isinstance(action, Run) and word != "deadline":
             claim = intent(action, "worker-1", lease(action))
             events.append(claim)
             state = evolve(state, claim)
             continue
-        if word in ("cancel", "resume"):
-            said: SagaEvent = (
-                SagaCancelRequested(by="a person")
-                if word == "cancel"
-                else SagaResumed(by="a person", reason="the server is back")
-            )
+        if word in PEOPLE:
+            said = PEOPLE[word]
         elif action == Rest("in flight"):
             said = outcome(state, word or "done")
         else:
-            assert not word, f"the saga rests ({action.why}), so {word!r} can't happen"
+            assert not word, f"the saga rests ({action}), so {word!r} can't happen"
             return events
         word = next(script, "")
         events.append(said)
         state = evolve(state, said)
 
 
-def beginning(saga: Saga) -> SagaStarted:
+def beginning(saga: Saga, words: str = "") -> SagaStarted:
     return SagaStarted(
         saga=saga.name,
         version=saga.version,
@@ -136,6 +211,7 @@ def beginning(saga: Saga) -> SagaStarted:
         instance_name=NAME,
         input=INPUTS[saga.name],
         facts=FACTS[saga.name],
+        deadline_seconds=900.0 if "deadline" in words else None,
     )
 
 

@@ -35,6 +35,7 @@ from events.model import (
     StepSucceeded,
 )
 from orchestrator.decider import (
+    DEADLINE,
     IllegalTransition,
     Record,
     Rest,
@@ -83,7 +84,9 @@ TRIP: Final = Saga(
 """Two compensatable steps, the point of no return, and one step after it."""
 
 
-def begun(saga: Saga = TRIP, command_id: str = "command-1") -> SagaStarted:
+def begun(
+    saga: Saga = TRIP, command_id: str = "command-1", deadline: float | None = None
+) -> SagaStarted:
     return SagaStarted(
         saga=saga.name,
         version=saga.version,
@@ -92,6 +95,7 @@ def begun(saga: Saga = TRIP, command_id: str = "command-1") -> SagaStarted:
         command_hash="hash",
         business_key="key",
         input={},
+        deadline_seconds=deadline,
     )
 
 
@@ -159,12 +163,18 @@ def parked(name: str, direction: Direction = "forward") -> SagaFailed:
     return SagaFailed(step=name, direction=direction, code="timeout", message="m")
 
 
-def resumed() -> SagaResumed:
-    return SagaResumed(by="a person")
+def resumed(*gone: str) -> SagaResumed:
+    """A replay; ``gone``: what a look found gone."""
+    return SagaResumed(by="a person", redo=gone or None)
 
 
 def cancelled() -> SagaCancelRequested:
     return SagaCancelRequested(by="a person")
+
+
+def out_of_time() -> SagaCancelRequested:
+    """The saga's own deadline has passed, and somebody with a clock has noticed."""
+    return SagaCancelRequested(by=DEADLINE, reason="900 s are over")
 
 
 def events_of(told: Iterable[Told]) -> list[SagaEvent]:

@@ -26,6 +26,7 @@ from orchestrator.decider import (
     advance,
     can_turn,
     decide,
+    expires,
     intent,
     lost,
     replay,
@@ -41,6 +42,7 @@ from tests.core.telling import (
     events_of,
     given,
     nothing,
+    out_of_time,
     parked,
     resumed,
     step,
@@ -277,26 +279,28 @@ class TestWhatIsRecorded:
         )
 
 
+AT_ANY_MOMENT = pytest.mark.parametrize(
+    ("story", "undone"),
+    [
+        pytest.param((begun(),), (), id="before the first step"),
+        pytest.param((begun(), step.succeeded("hotel")), ("hotel",), id="between two steps"),
+        pytest.param((begun(), step.held("hotel")), (), id="while the first is held"),
+        pytest.param((begun(), step.held("hotel", in_doubt=True)), ("hotel",), id="held in doubt"),
+        pytest.param((begun(), step.unknown("hotel")), ("hotel",), id="in doubt"),
+        pytest.param(BEFORE_PAY, ("car", "hotel"), id="just before the pivot"),
+        pytest.param(
+            (*BEFORE_PAY, step.held("pay")), ("car", "hotel"), id="while the pivot is held"
+        ),
+        pytest.param(
+            (*BEFORE_PAY, step.rejected("pay")), ("car", "hotel"), id="after a pivot's refusal"
+        ),
+    ],
+)
+"""What happened so far, and what is to be undone when the saga turns round then."""
+
+
 class TestACancel:
-    @pytest.mark.parametrize(
-        ("story", "undone"),
-        [
-            pytest.param((begun(),), (), id="before the first step"),
-            pytest.param((begun(), step.succeeded("hotel")), ("hotel",), id="between two steps"),
-            pytest.param((begun(), step.held("hotel")), (), id="while the first is held"),
-            pytest.param(
-                (begun(), step.held("hotel", in_doubt=True)), ("hotel",), id="held in doubt"
-            ),
-            pytest.param((begun(), step.unknown("hotel")), ("hotel",), id="in doubt"),
-            pytest.param(BEFORE_PAY, ("car", "hotel"), id="just before the pivot"),
-            pytest.param(
-                (*BEFORE_PAY, step.held("pay")), ("car", "hotel"), id="while the pivot is held"
-            ),
-            pytest.param(
-                (*BEFORE_PAY, step.rejected("pay")), ("car", "hotel"), id="after a pivot's refusal"
-            ),
-        ],
-    )
+    @AT_ANY_MOMENT
     def test_before_the_point_of_no_return_undoes_what_was_touched(
         self, story: Story, undone: tuple[str, ...]
     ) -> None:
@@ -373,6 +377,47 @@ class TestACancel:
         given(*BEFORE_MAIL, step.succeeded("mail"), SagaCompleted()).then_refuses(cancelled())
 
 
+class TestADeadline:
+    @AT_ANY_MOMENT
+    def test_turns_the_saga_and_undoes_what_was_touched(
+        self, story: Story, undone: tuple[str, ...]
+    ) -> None:
+        started = (begun(deadline=900.0), *story[1:])
+        late = given(*started).when(out_of_time())
+        late.then_turns(*undone, because="deadline")
+
+    def test_says_at_the_end_what_it_was(self) -> None:
+        late = given(begun(deadline=1.5), out_of_time()).then_turns(because="deadline")
+        late.then_records(
+            SagaCompensated,
+            code="deadline_exceeded",
+            message="it was not done within 1.5 s, which is its deadline",
+        )
+
+    def test_is_there_until_the_point_of_no_return(self) -> None:
+        assert expires(TRIP, given(begun()).state) is None
+        timely: Story = (begun(deadline=9.0), *BEFORE_PAY[1:])
+        for told in (timely[:1], timely, (*timely, step.out("pay")), (*timely, step.held("pay"))):
+            assert expires(TRIP, given(*told).state) == 9.0
+        past: Story = (*timely, step.unknown("pay"))
+        for told in (past, (*timely, step.succeeded("pay")), (*timely, cancelled())):
+            assert expires(TRIP, given(*told).state) is None
+        turned_round = given(*timely, step.rejected("pay"), turned("car", "hotel"))
+        assert expires(TRIP, turned_round.state) is None
+        stuck = given(*past, step.unknown("pay", 2), parked("pay"))
+        assert expires(TRIP, stuck.state) is None
+
+    def test_does_not_undo_what_is_done_to_the_last_step(self) -> None:
+        every = (begun(deadline=9.0), step.succeeded("hotel"), step.succeeded("car"))
+        whole = dataclasses.replace(TRIP, steps=TRIP.steps[:2])
+        assert expires(whole, given(*every[:2], saga=whole).state) == 9.0
+        assert expires(whole, given(*every, saga=whole).state) is None
+
+    def test_that_comes_after_a_persons_cancel_is_not_what_turned_it(self) -> None:
+        given(begun(deadline=9.0), cancelled(), out_of_time()).then_turns(because="cancelled")
+        given(begun(deadline=9.0), out_of_time(), cancelled()).then_turns(because="deadline")
+
+
 class TestAReplay:
     def test_of_a_parked_pivot_tries_it_with_fresh_attempts(self) -> None:
         stuck: Story = (*BEFORE_PAY, step.unknown("pay", 1), step.unknown("pay", 2), parked("pay"))
@@ -394,6 +439,35 @@ class TestAReplay:
         stuck: Story = (*UNDOING, undo.unknown("car", 1), undo.unknown("car", 2))
         again = given(*stuck, parked("car", "compensation"), resumed()).then_undoes("car")
         again.when(undo.succeeded("car")).then_undoes("hotel")
+
+    def test_makes_the_step_that_is_due_look_before_it_acts(self) -> None:
+        stuck: Story = (*BEFORE_MAIL, step.rejected("mail"), parked("mail"), resumed())
+        assert given(*stuck).state.progress("mail").in_doubt
+        back = (*UNDOING, undo.rejected("car", 1), undo.rejected("car", 2))
+        again = given(*back, parked("car", "compensation"), resumed()).state
+        assert again.progress("car").undo_in_doubt
+
+    def test_does_a_step_again_whose_effect_is_gone_and_then_goes_on_where_it_stood(self) -> None:
+        stuck: Story = (*BEFORE_MAIL, step.rejected("mail"), parked("mail"))
+        again = given(*stuck, resumed("car")).then_runs("car", attempt=1)
+        assert again.state.progress("car").in_doubt
+        again.when(step.succeeded("car")).then_runs("mail", attempt=1)
+
+    def test_does_several_steps_again_in_their_order(self) -> None:
+        stuck: Story = (*BEFORE_MAIL, step.rejected("mail"), parked("mail"))
+        again = given(*stuck, resumed("car", "hotel")).then_runs("hotel", attempt=1)
+        again.when(step.succeeded("hotel")).then_runs("car", attempt=1)
+
+    def test_of_a_step_before_the_point_of_no_return_parks_again_when_that_fails(self) -> None:
+        stuck: Story = (*BEFORE_MAIL, step.rejected("mail"), parked("mail"), resumed("car"))
+        given(*stuck, step.rejected("car")).then_parks("car")
+        given(*stuck, step.unknown("car", 1), step.unknown("car", 2)).then_parks("car")
+
+    def test_does_only_again_what_was_done_and_nothing_on_the_way_back(self) -> None:
+        stuck: Story = (*BEFORE_MAIL, step.rejected("mail"), parked("mail"))
+        given(*stuck).then_refuses(resumed("mail")).then_refuses(resumed("train"))
+        back = (*UNDOING, undo.rejected("car", 1), undo.rejected("car", 2))
+        given(*back, parked("car", "compensation")).then_refuses(resumed("hotel"))
 
     def test_counts_as_another_run(self) -> None:
         stuck = given(*BEFORE_MAIL, step.rejected("mail"), parked("mail"))
@@ -480,7 +554,7 @@ class TestAnEventThatDoesNotFit:
 
     def test_a_state_cannot_be_changed_by_hand(self) -> None:
         state = given(begun()).state
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             state.status = "completed"  # type: ignore[misc]
 
 

@@ -1,9 +1,9 @@
 """Every way the two real sagas can go, walked once.
 
 A breadth-first search over states: at every attempt in flight each outcome is possible, a worker
-may die, and at any moment a person may cancel or replay. What is walked is the product's own
-``decide`` and ``evolve``; ``tests/core/laws.py`` reads along and judges. Retry limits and the
-number of holds, cancels and replays are small, so that the walk ends.
+may die, and at any moment a person may cancel or replay, or the saga's own time may be up. What
+is walked is the product's own ``decide`` and ``evolve``; ``tests/core/laws.py`` reads along and
+judges. Retry limits and the number of holds, cancels and replays are small, so that the walk ends.
 
 A search that finds nothing proves something only if it would have found something. So the second
 half breaks the decider in a dozen ways, and each must be caught.
@@ -42,6 +42,7 @@ from orchestrator.decider import (
     can_turn,
     decide,
     evolve,
+    expires,
     intent,
     lost,
 )
@@ -50,7 +51,7 @@ from sagas.create_integration import CREATE_INTEGRATION
 from sagas.definition import Kind, Retry, Saga, compensatable, pivot, retryable
 from sagas.delete_integration import DELETE_INTEGRATION
 from tests.core.laws import Chronicle
-from tests.core.telling import TRIP, begun, cancelled, nothing, resumed, step, undo
+from tests.core.telling import TRIP, begun, cancelled, nothing, out_of_time, resumed, step, undo
 
 Decide: TypeAlias = Callable[[Saga, State], NextAction]
 Evolve: TypeAlias = Callable[[State, SagaEvent], State]
@@ -96,7 +97,7 @@ def explore(
 ) -> Walk:
     """Walk every state once. Raises ``LawBroken``, another ``AssertionError`` or the decider's."""
     walk = Walk(saga)
-    start = begun(saga)
+    start = begun(saga, deadline=900.0)
     first = (evolve(State(), start), Chronicle().told(saga, start), purse or Purse())
     numbers = {key(*first): 0}
     waiting = deque([first])
@@ -112,7 +113,7 @@ def explore(
         for event, purse_after in ways:
             if isinstance(event, CompensationBegan):
                 walk.undone.add(event.steps)
-            after = replace(evolve(state, event), sequence=0, runs=1)
+            after = evolve(state, event)._replace(sequence=0, runs=1)
             found = (after, told.told(saga, event), purse_after)
             number = numbers.setdefault(key(*found), len(numbers))
             if number == len(walk.next) + len(waiting):
@@ -151,9 +152,16 @@ def onward(
         case Rest():
             pass
     if state.status in OPEN and purse.cancels:
-        yield cancelled(), replace(purse, cancels=purse.cancels - 1)
+        left = replace(purse, cancels=purse.cancels - 1)
+        yield cancelled(), left
+        if expires(saga, state) is not None and state.in_flight is None:
+            yield out_of_time(), left
     if state.status == "failed" and purse.resumes:
-        yield resumed(), replace(purse, resumes=purse.resumes - 1)
+        left = replace(purse, resumes=purse.resumes - 1)
+        yield resumed(), left
+        if state.direction == "forward":
+            for gone in (s.name for s in saga.steps if state.progress(s.name).done):
+                yield resumed(gone), left
 
 
 def outcomes(state: State, purse: Purse) -> Iterator[tuple[SagaEvent, Purse]]:
@@ -191,6 +199,11 @@ def check(saga: Saga, state: State, told: Chronicle, action: NextAction, whole: 
     if state.direction == "forward":
         turns = can_turn(saga, state)
         assert turns is not told.past(saga), "the point of no return is where the laws see it"
+        ends = turns and not told.cancelled and told.done < {s.name for s in saga.steps}
+        ends = ends and state.status == "running"
+        assert ends is (expires(saga, state) is not None), "as long as it can, it has a deadline"
+    else:
+        assert expires(saga, state) is None
     if not whole:
         return
     _, after, final = advance(saga, state)
@@ -228,7 +241,8 @@ def key(state: State, told: Chronicle, purse: Purse) -> tuple[Any, ...]:
     )
     turned = state.turned and (state.turned.because, state.turned.step)
     return (
-        (state.status, state.direction, state.cancel_requested, state.holds, state.undoing),
+        (state.status, state.direction, state.cancel_requested, state.out_of_time),
+        (state.holds, state.undoing),
         (state.in_flight, failure, steps, turned),
         (told, purse),
     )
@@ -370,6 +384,16 @@ def turns_when_a_retryable_step_is_stuck(saga: Saga, state: State) -> NextAction
             return action
 
 
+def turns_though_the_point_of_no_return_is_long_past(saga: Saga, state: State) -> NextAction:
+    match decide(saga, state):
+        case Record(SagaFailed(direction="forward") as park) if (
+            saga.step(park.step).kind is Kind.COMPENSATABLE
+        ):
+            return Record(turn_because_of(park, compensatables(saga)))
+        case action:
+            return action
+
+
 def turns_on_a_cancel_however_late(saga: Saga, state: State) -> NextAction:
     action = decide(saga, state)
     if state.cancel_requested and state.direction == "forward" and isinstance(action, Run):
@@ -379,7 +403,11 @@ def turns_on_a_cancel_however_late(saga: Saga, state: State) -> NextAction:
 
 
 def does_not_listen_to_a_cancel(saga: Saga, state: State) -> NextAction:
-    return decide(saga, replace(state, cancel_requested=False))
+    return decide(saga, state._replace(cancel_requested=False))
+
+
+def takes_a_deadline_for_a_persons_wish(saga: Saga, state: State) -> NextAction:
+    return decide(saga, state._replace(out_of_time=False))
 
 
 def lets_held_burn_an_attempt(saga: Saga, state: State) -> NextAction:
@@ -461,8 +489,10 @@ WRONG_DECIDERS: Final[list[Decide]] = [
     takes_the_pivot_for_a_compensatable_step,
     turns_on_a_refused_pivot_though_it_is_in_doubt,
     turns_when_a_retryable_step_is_stuck,
+    turns_though_the_point_of_no_return_is_long_past,
     turns_on_a_cancel_however_late,
     does_not_listen_to_a_cancel,
+    takes_a_deadline_for_a_persons_wish,
     lets_held_burn_an_attempt,
     never_gives_up,
     gives_up_at_the_first_unknown,
@@ -480,6 +510,12 @@ def forgets_doubt_at_a_replay(state: State, event: SagaEvent) -> State:
     return without_doubt(after) if isinstance(event, SagaResumed) else after
 
 
+def forgets_what_a_replay_does_again(state: State, event: SagaEvent) -> State:
+    if isinstance(event, SagaResumed):
+        event = event.model_copy(update={"redo": None})
+    return evolve(state, event)
+
+
 def forgets_what_a_held_attempt_may_have_done(state: State, event: SagaEvent) -> State:
     if isinstance(event, StepFailed) and event.outcome == "held":
         event = event.model_copy(update={"in_doubt": False})
@@ -494,7 +530,7 @@ def takes_a_lost_worker_for_nothing_happened(state: State, event: SagaEvent) -> 
 
 def forgets_what_remains_to_be_undone(state: State, event: SagaEvent) -> State:
     after = evolve(state, event)
-    return replace(after, undoing=()) if isinstance(event, CompensationSucceeded) else after
+    return after._replace(undoing=()) if isinstance(event, CompensationSucceeded) else after
 
 
 def lets_a_replay_forget_that_a_step_was_begun(state: State, event: SagaEvent) -> State:
@@ -502,11 +538,12 @@ def lets_a_replay_forget_that_a_step_was_begun(state: State, event: SagaEvent) -
     if not isinstance(event, SagaResumed | SagaCancelRequested) or state.parked is None:
         return after
     rest = {name: p for name, p in after.steps.items() if name != state.parked.step}
-    return replace(after, steps=rest)
+    return after._replace(steps=rest)
 
 
 WRONG_MEMORIES: Final[list[Evolve]] = [
     forgets_doubt_at_a_replay,
+    forgets_what_a_replay_does_again,
     forgets_what_a_held_attempt_may_have_done,
     takes_a_lost_worker_for_nothing_happened,
     forgets_what_remains_to_be_undone,
@@ -557,5 +594,5 @@ def is_pivot(saga: Saga, name: str) -> bool:
 
 
 def without_doubt(state: State) -> State:
-    steps = {name: replace(p, in_doubt=False) for name, p in state.steps.items()}
-    return replace(state, steps=steps)
+    steps = {name: p._replace(in_doubt=False) for name, p in state.steps.items()}
+    return state._replace(steps=steps)

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from events.model import (
     CompensationBegan,
     CompensationStarted,
+    SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
     SagaEvent,
@@ -85,6 +86,8 @@ def demand_same_decision(saga: Saga, state: State, event: SagaEvent, number: int
                 action, event.worker, event.lease_seconds
             )
             demand(same, number, f"now decides {action}")
+        case SagaCancelRequested():  # while it waits as well as during an attempt
+            demand(not isinstance(action, Record), number, f"now decides {action} before it")
         case _:
             fact = not isinstance(action, Record | Run)
             demand(fact, number, f"now decides {action} before it")

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.accept
+import orchestrator.claiming
 from events import streams
 from events.commands import read_command
 from events.database import Pool, open_pool
@@ -174,32 +174,41 @@ async def test_a9_two_workers_race_for_commands_and_organizations(
     assert list(evolution.journal) == [], "nothing was touched"
 
 
-async def test_a_rival_that_ends_just_then_is_looked_at_again(
-    pool: Pool, world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left", ["an integration", "nothing"])
+async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
+    pool: Pool, world: World, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
-    """The key was held when it was asked for, and the holder is gone when asked for its name."""
+    """It took the key after the look, and is gone when asked for its name."""
     organization = str(uuid.uuid4())
     first, second = (create(organization_id=organization) for _ in range(2))
-    await accepted(pool, world, first)
-    real, calls = orchestrator.accept._known_hashes, 0
+    claim, known = orchestrator.claiming.insert_rows, orchestrator.claiming.known_hashes
 
-    async def known(connection: Any, saga_ids: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:  # between the lost claim and the explanation
+    async def claimed_first(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(orchestrator.claiming, "insert_rows", claim)
+        await accepted(pool, world, first)
+        monkeypatch.setattr(orchestrator.claiming, "known_hashes", gone)
+        return await claim(*given, **more)
+
+    async def gone(*given: Any) -> Any:
+        monkeypatch.setattr(orchestrator.claiming, "known_hashes", known)
+        if left == "an integration":
             await pool.execute(
                 "INSERT INTO healthcare.integrations (id, organization_id, config) "
                 'VALUES ($1, $2, \'{"instance_name": "the-winner"}\')',
                 UUID(first["id"]),
                 UUID(organization),
             )
-            await pool.execute("UPDATE evosaga.sagas SET status = 'completed'")
-        return await real(connection, saga_ids)
+        await pool.execute("UPDATE evosaga.sagas SET status = 'completed'")
+        return await known(*given)
 
-    monkeypatch.setattr(orchestrator.accept, "_known_hashes", known)
-    assert [a.kind for a in await accepted(pool, world, second)] == ["rejected"]
+    monkeypatch.setattr(orchestrator.claiming, "insert_rows", claimed_first)
+    kinds = [a.kind for a in await accepted(pool, world, second)]
     saga = await view(pool, second)
-    assert (saga.code, saga.existing_instance) == ("integration_exists", "the-winner")
+    if left == "nothing":
+        assert (kinds, saga.status) == (["new"], "running")
+    else:
+        assert kinds == ["rejected"]
+        assert (saga.code, saga.existing_instance) == ("integration_exists", "the-winner")
 
 
 async def test_a_delete_is_known_by_its_row(pool: Pool, world: World) -> None:
@@ -210,11 +219,11 @@ async def test_a_delete_is_known_by_its_row(pool: Pool, world: World) -> None:
     mine = delete("inst-one", organization_id=str(organization))
     second = delete("inst-one")
     answers = await accepted(pool, world, strange, nobody, mine, second)
-    assert [a.kind for a in answers] == ["rejected", "rejected", "new", "rejected"]
+    assert [a.kind for a in answers] == ["rejected", "rejected", "new", "new"]
     one, two = await view(pool, strange), await view(pool, nobody)
     assert one.code == two.code == "not_found"
     assert str(one.message).replace("inst-one", "inst-two") == two.message
-    assert (await view(pool, second)).code == "in_progress"
+    assert (await view(pool, second)).behind == UUID(mine["id"])
     assert one.business_key == "whatsapp/evolution/instance/inst-one"
 
 

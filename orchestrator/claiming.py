@@ -1,0 +1,224 @@
+"""Who gets what he asks for: admission, and the keys that only one open saga may hold.
+
+Admission is asked before the keys are claimed and once more after: what another worker committed
+in between is only then sure to be seen. Whoever comes away without his key is told which open
+saga holds it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from events.commands import Command
+from events.database import Connection
+from sagas.definition import Admission, Refusal, Saga
+from sagas.world import World
+
+
+class LookAgain(asyncpg.SerializationError):
+    """What an admission relies on has changed meanwhile, as when Postgres can't serialise.
+
+    Nobody's fault; the whole transaction is tried again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command together with the saga it asks for and its checked input."""
+
+    command: Command
+    saga: Saga
+    input: Any
+    saga_id: UUID = field(init=False)
+    hash: str = field(init=False)
+    """Both are those of the command, worked out once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "saga_id", self.command.saga_id)
+        object.__setattr__(self, "hash", self.command.hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What became of a batch. Who was admitted holds a status row, but has no history yet."""
+
+    verdicts: dict[UUID, Admission | Refusal]
+    claimed: set[UUID]
+    known: dict[UUID, str]
+    """Those that another worker took just now, with the hash of what it took."""
+
+
+async def claim(connection: Connection, world: World, requests: Sequence[Request]) -> Claims:
+    """Admit a batch and claim its keys, inside the caller's transaction. Raises ``LookAgain``."""
+    verdicts = await _admit(connection, world, requests)
+    wanted = [r for r in requests if isinstance(verdicts[r.saga_id], Admission)]
+    claimed = await insert_rows(connection, wanted, verdicts, status="running")
+    held = [r for r in wanted if r.saga_id in claimed]
+    await _hold_still(connection, held, verdicts)
+    for saga_id, second in (await _admit(connection, world, held)).items():
+        verdicts[saga_id] = _confirmed(verdicts[saga_id], second)
+    others = [r.saga_id for r in requests if r.saga_id not in claimed]
+    known = await known_hashes(connection, others)
+    lost = [r for r in wanted if r.saga_id not in claimed and r.saga_id not in known]
+    verdicts |= await _explain(connection, world, lost, verdicts)
+    return Claims(verdicts, claimed, known)
+
+
+async def known_hashes(connection: Connection, saga_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """The sagas of these that there are, with the hash of the command that asked for each."""
+    if not saga_ids:
+        return {}
+    rows = await connection.fetch(
+        "SELECT saga_id, command_hash FROM evosaga.sagas WHERE saga_id = ANY($1)", saga_ids
+    )
+    return {row["saga_id"]: row["command_hash"] for row in rows}
+
+
+async def _admit(
+    connection: Connection, world: World, requests: Sequence[Request]
+) -> dict[UUID, Admission | Refusal]:
+    """Ask each admission once; sagas that share one are weighed together, in their order."""
+    groups: dict[Any, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.saga.admit, []).append(request)
+    verdicts: dict[UUID, Admission | Refusal] = {}
+    for admit, group in groups.items():
+        said = await admit(connection, world, [(r.saga_id, r.input) for r in group])
+        verdicts |= dict(zip([r.saga_id for r in group], said, strict=True))
+    return verdicts
+
+
+async def _hold_still(
+    connection: Connection, held: Sequence[Request], verdicts: dict[UUID, Admission | Refusal]
+) -> None:
+    """Until this transaction is over, whatever somebody waits for doesn't end unseen.
+
+    Else the key could go to a newcomer that has seen neither the one ahead nor the one behind.
+    """
+    ahead = {v.behind for r in held if isinstance(v := verdicts[r.saga_id], Admission)}
+    ahead -= {None, *(r.saga_id for r in held)}
+    if ahead:
+        await connection.execute(
+            "SELECT FROM evosaga.sagas WHERE saga_id = ANY($1) ORDER BY saga_id FOR SHARE",
+            list(ahead),
+        )
+
+
+def _confirmed(first: Admission | Refusal, second: Admission | Refusal) -> Admission | Refusal:
+    """The second verdict. Row and history must agree, and the row says what the first one said."""
+    if isinstance(first, Admission) and isinstance(second, Admission):
+        same = (first.business_key, first.behind, first.organization_id, first.instance_name) == (
+            second.business_key,
+            second.behind,
+            second.organization_id,
+            second.instance_name,
+        )
+    else:
+        same = isinstance(first, Admission) and first.behind is None
+    if not same:
+        raise LookAgain("what this command found has changed meanwhile")
+    if isinstance(second, Refusal):
+        return Refusal(
+            second.code,
+            second.message,
+            first.business_key,
+            first.organization_id,
+            first.instance_name,
+            second.existing_instance,
+        )
+    return second
+
+
+async def _explain(
+    connection: Connection,
+    world: World,
+    lost: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+) -> dict[UUID, Admission | Refusal]:
+    """Why these could not get their key: which open saga is in the way."""
+    if not lost:
+        return {}
+    # Who looks at open sagas sees the holder by now, and has his own words for it.
+    explained = await _admit(connection, world, lost)
+    blind = {id_: v for id_, v in explained.items() if isinstance(v, Admission)}
+    if any(_key(verdict) != _key(verdicts[saga_id]) for saga_id, verdict in blind.items()):
+        raise LookAgain("another place in the queue")
+    rows = await connection.fetch(
+        """
+        SELECT saga, business_key, instance_name FROM evosaga.sagas
+        WHERE status IN ('running', 'compensating', 'failed')
+          AND (business_key = ANY($1) OR (instance_name = ANY($2) AND behind IS NULL))
+        """,
+        [verdict.business_key for verdict in blind.values()],
+        [verdict.instance_name for verdict in blind.values()],
+    )
+    by_key = {row["business_key"]: row for row in rows}
+    names = {row["instance_name"] for row in rows}
+    for saga_id, verdict in blind.items():
+        holder = by_key.get(verdict.business_key)
+        if holder is None and verdict.instance_name not in names:
+            raise LookAgain("what was in the way has ended meanwhile")
+        code = "in_progress" if holder else "name_taken"
+        message = (
+            f"a {holder['saga']} saga with the same business key is still open"
+            if holder
+            else f"another open saga uses the instance name {verdict.instance_name}"
+        )
+        explained[saga_id] = Refusal(
+            code,
+            message,
+            verdict.business_key,
+            verdict.organization_id,
+            verdict.instance_name,
+            holder["instance_name"] if holder else verdict.instance_name,
+        )
+    return explained
+
+
+def _key(verdict: Admission | Refusal) -> tuple[str, UUID | None]:
+    return verdict.business_key, verdict.behind if isinstance(verdict, Admission) else None
+
+
+async def insert_rows(
+    connection: Connection,
+    requests: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+    *,
+    status: str,
+) -> set[UUID]:
+    """Insert status rows; who gets a ``running`` one holds the business key."""
+    if not requests:
+        return set()
+    told = [verdicts[r.saga_id] for r in requests]
+    rows = await connection.fetch(
+        _INSERT_ROWS,
+        [r.saga_id for r in requests],
+        [r.saga.name for r in requests],
+        [r.saga.version for r in requests],
+        status,
+        [verdict.business_key for verdict in told],
+        [verdict.organization_id for verdict in told],
+        [verdict.instance_name for verdict in told],
+        [r.command.id for r in requests],
+        [r.hash for r in requests],
+        [r.command.correlation_id or str(r.saga_id) for r in requests],
+        [verdict.behind if isinstance(verdict, Admission) else None for verdict in told],
+    )
+    return {row["saga_id"] for row in rows}
+
+
+_INSERT_ROWS: Final = """
+INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,
+    instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence, behind)
+SELECT saga_id, saga, version, $4, business_key, organization_id, instance_name, command_id,
+    command_hash, correlation_id, command_id, 0, behind
+FROM unnest($1::uuid[], $2::text[], $3::int[], $5::text[], $6::uuid[], $7::text[], $8::text[],
+            $9::text[], $10::text[], $11::uuid[])
+    AS new (saga_id, saga, version, business_key, organization_id, instance_name, command_id,
+            command_hash, correlation_id, behind)
+ORDER BY business_key
+ON CONFLICT DO NOTHING RETURNING saga_id
+"""

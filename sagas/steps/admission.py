@@ -1,0 +1,110 @@
+"""The look that goes before a create or a delete: which integrations and open sagas are there.
+
+One query for a whole batch, inside the accepting transaction; what follows from it is decided in
+``sagas.weighing``.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sagas.definition import Admission, Refusal
+from sagas.weighing import Found, OpenSaga, Policy, Row, arbitrate
+from sagas.world import World
+
+
+async def admit(
+    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
+) -> list[Admission | Refusal]:
+    """Weigh creates and deletes against what is there, and against each other."""
+    organizations = {data.organization_id for _, data in commands if data.organization_id}
+    names = {data.instance_name for _, data in commands if data.instance_name}
+    names |= {f"wa-{saga_id}" for saga_id, data in commands if data.instance_name is None}
+    found = await look(connection, sorted(organizations), sorted(names))
+    policy = Policy(world.keys.current, world.webhook_hosts, world.create_deadline)
+    return arbitrate(found, commands, policy)
+
+
+async def look(
+    connection: Any, organizations: Sequence[UUID], instance_names: Sequence[str]
+) -> Found:
+    """The integrations and open sagas of these organizations and of whoever has these names."""
+    rows = await connection.fetch(_LOOK, organizations, instance_names)
+    return Found(
+        [
+            Row(
+                row["id"],
+                row["organization_id"],
+                row["instance_name"],
+                row["status"],
+                row["enabled"],
+                row["clinic_id"],
+                row["key_id"],
+            )
+            for row in rows
+            if row["saga"] is None
+        ],
+        [
+            OpenSaga(
+                row["id"],
+                row["saga"],
+                row["status"],
+                row["business_key"],
+                row["organization_id"],
+                row["instance_name"],
+                row["step"],
+                row["behind"],
+                row["clinic_id"],
+                json.loads(row["facts"] or "{}"),
+            )
+            for row in rows
+            if row["saga"] is not None
+        ],
+    )
+
+
+_OPEN: Final = "status IN ('running', 'compensating', 'failed')"
+_OURS: Final = "row.type = 'whatsapp' AND row.provider = 'evolution'"
+# Three questions instead of one with OR: each of them has a partial index of its own. A row that
+# was pointed at another instance since it was made says nothing of that one's birthmark.
+_LOOK: Final = f"""
+WITH org AS (
+    SELECT unnest($1::uuid[]) AS id
+    UNION
+    SELECT organization_id FROM healthcare.integrations AS row
+    WHERE {_OURS} AND config ->> 'instance_name' = ANY($2)
+    UNION
+    SELECT organization_id FROM evosaga.sagas
+    WHERE {_OPEN} AND behind IS NULL AND instance_name = ANY($2)
+    UNION
+    SELECT organization_id FROM evosaga.sagas
+    WHERE {_OPEN} AND behind IS NOT NULL AND instance_name = ANY($2)
+), saga AS (
+    SELECT saga_id FROM evosaga.sagas
+    WHERE {_OPEN} AND business_key IN (SELECT 'whatsapp/evolution/' || id FROM org)
+    UNION
+    SELECT saga_id FROM evosaga.sagas
+    WHERE {_OPEN} AND behind IS NULL AND instance_name = ANY($2)
+    UNION
+    SELECT saga_id FROM evosaga.sagas
+    WHERE {_OPEN} AND behind IS NOT NULL AND organization_id IN (SELECT id FROM org)
+)
+SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name, row.status,
+       row.enabled, row.config ->> 'clinic_id' AS clinic_id,
+       born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
+       NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts
+FROM healthcare.integrations AS row
+LEFT JOIN evosaga.saga_events AS born
+    ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
+   AND born.data ->> 'instance_name' = row.config ->> 'instance_name'
+WHERE {_OURS} AND ((row.organization_id = ANY($1) AND row.enabled)
+                   OR row.config ->> 'instance_name' = ANY($2))
+UNION ALL
+SELECT saga.saga_id, saga.organization_id, saga.instance_name, saga.status,
+       NULL, born.data -> 'input' ->> 'clinic_id', NULL, saga.created_at,
+       saga.saga, saga.business_key, saga.step, saga.behind, (born.data -> 'facts')::text
+FROM evosaga.sagas AS saga JOIN saga AS concerned USING (saga_id)
+LEFT JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
+ORDER BY at
+"""  # noqa: S608  # constants only
