@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events import notices, streams, syncpoints
+from events.cancelling import obey_cancel
 from events.database import TRANSIENT, Pool
 from events.telling import read_batch
 
@@ -58,8 +59,10 @@ class Relay:
                 _logger.warning("relay waits", reason=type(trouble).__name__)
                 pause = min(5.0, pause * 2)
                 self._nudge.clear()
+            obey_cancel()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudge.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._nudge.wait()
             self._nudge.clear()
 
     async def pump(self) -> bool:

@@ -9,6 +9,7 @@ stopped by the sequence of the log, which no zombie can get past.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Final
 
@@ -34,8 +35,18 @@ class LeaseLost(Exception):
 class Lease:
     """The lease of one worker. Times are in seconds."""
 
-    def __init__(self, pool: Pool, worker: str, *, ttl: float = 2.5, beat: float = 0.5) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        worker: str,
+        *,
+        ttl: float = 2.5,
+        beat: float = 0.5,
+        knows: Sequence[str] = (),
+    ) -> None:
+        """``knows``: the definitions this worker has, as ``name/version``, for people to see."""
         self.worker = worker
+        self._knows = list(knows)
         self.ttl = ttl
         self._pool = pool
         self._beat = beat
@@ -75,7 +86,7 @@ class Lease:
     async def beat(self) -> None:
         """One heartbeat. Raises what the database raises."""
         before = time.monotonic()
-        await self._pool.execute(_BEAT, self.worker, self.ttl, timeout=self.ttl)
+        await self._pool.execute(_BEAT, self.worker, self.ttl, self._knows, timeout=self.ttl)
         if before >= self._valid_until:
             self._steady_since = before
             self._epoch += 1
@@ -102,7 +113,7 @@ _BEAT: Final = """
 WITH gone AS (
     DELETE FROM evosaga.workers WHERE lease_until < now() - interval '1 hour'
 )
-INSERT INTO evosaga.workers (worker_id, lease_until)
-VALUES ($1, now() + make_interval(secs => $2))
+INSERT INTO evosaga.workers (worker_id, lease_until, knows)
+VALUES ($1, now() + make_interval(secs => $2), $3)
 ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
 """

@@ -9,11 +9,19 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+from pydantic import ValidationError
 
 from events.commands import saga_id_of
 from events.database import Queryable
 from events.log import recorded_from
 from events.model import Recorded
+
+
+class Unreadable(Exception):
+    """A saga's history has an event that this release does not know; a newer one wrote it.
+
+    Such a saga is set aside. Nobody's fault while releases are mixed, else the operator's.
+    """
 
 
 class BadCursor(Exception):
@@ -75,6 +83,7 @@ class Filter:
     organization_id: UUID | None = None
     instance_name: str | None = None
     since: datetime | None = None
+    code: str | None = None
 
 
 async def list_sagas(
@@ -88,13 +97,13 @@ async def list_sagas(
         values.append(value)
         conditions.append(condition.format(f"${len(values)}"))
 
-    for column in ("status", "saga", "organization_id", "instance_name"):
+    for column in ("status", "saga", "organization_id", "instance_name", "code"):
         if (value := getattr(wanted, column)) is not None:
             need(f"{column} = {{}}", value)
     if wanted.since is not None:
         need("created_at >= {}", wanted.since)
     if cursor is not None:
-        at, saga_id = _read_cursor(cursor)
+        at, saga_id = read_cursor(cursor)
         values += [at, saga_id]
         conditions.append(f"(created_at, saga_id) < (${len(values) - 1}, ${len(values)})")
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -103,18 +112,25 @@ async def list_sagas(
         f"{_SELECT} {where} ORDER BY created_at DESC, saga_id DESC LIMIT ${len(values)}", *values
     )
     page = [_view(row) for row in rows[:limit]]
-    return page, _cursor(page[-1]) if len(rows) > limit else None
+    last = page[-1] if len(rows) > limit else None
+    return page, cursor_after(last.created_at, last.saga_id) if last else None
 
 
 async def history(pool: Queryable, saga_id: UUID, after: int = -1) -> list[Recorded]:
-    """A saga's events above sequence ``after``, in order."""
+    """A saga's events above sequence ``after``, in order. Raises ``Unreadable``."""
     rows = await pool.fetch(
         "SELECT saga_id, sequence, recorded_at, correlation_id, causation_id, type, data "
         "FROM evosaga.saga_events WHERE saga_id = $1 AND sequence > $2 ORDER BY sequence",
         saga_id,
         after,
     )
-    return [recorded_from(row) for row in rows]
+    try:
+        return [recorded_from(row) for row in rows]
+    except ValidationError as error:
+        said = error.errors(include_input=False, include_url=False)[0]["msg"]
+        raise Unreadable(
+            f"saga {saga_id} has an event this release does not know: {said}"
+        ) from None
 
 
 async def living_workers(pool: Queryable) -> int:
@@ -129,17 +145,19 @@ def _view(row: asyncpg.Record | Mapping[str, Any]) -> SagaView:
     return SagaView(**dict(row))
 
 
-def _cursor(last: SagaView) -> str:
-    text = json.dumps([last.created_at.isoformat(), str(last.saga_id)])
+def cursor_after(at: datetime, id_: UUID) -> str:
+    """The cursor of the page that goes on below this time and id."""
+    text = json.dumps([at.isoformat(), str(id_)])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+def read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """Where a page goes on. Raises ``BadCursor``."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         at, saga_id = json.loads(text)
         return datetime.fromisoformat(at), UUID(saga_id)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadCursor("that cursor is not one of ours; leave it out to start anew") from error
 
 

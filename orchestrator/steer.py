@@ -1,7 +1,8 @@
 """Replay and cancel: events that people append to a saga.
 
 Both are idempotent by the id of the command that asked for them, which is recorded as the
-event's cause.
+event's cause. A replay looks at the world before it goes on: what was done and is gone is done
+again, and what is somebody else's by now stops it.
 """
 
 from dataclasses import dataclass
@@ -13,20 +14,28 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from events.commands import BadCommand, Command
 from events.log import Append, EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
-from orchestrator.accept import checked
+from orchestrator.accept import checked, too_late
 from orchestrator.decider import OPEN, Rest, Run, State, can_turn, decide, evolve, replay
 from orchestrator.engine import Engine
+from orchestrator.plan import not_replayable
 from orchestrator.projection import LEASE_MARGIN, row
+from orchestrator.replay import plan_parked
 from sagas.catalogue import Catalogue
+from sagas.world import World
 
 
 class Steering(BaseModel):
-    """The ``data`` of ``saga.replay`` and ``saga.cancel``."""
+    """The ``data`` of ``saga.replay`` and ``saga.cancel``.
+
+    ``if_possible``: when it can't be, because the saga is over or past its point of no return,
+    say, then nothing is done and nobody is told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     saga_id: UUID
     reason: Annotated[str, StringConstraints(max_length=500)] | None = None
+    if_possible: bool = False
 
 
 STEERING: frozenset[str] = frozenset({"saga.replay", "saga.cancel"})
@@ -40,25 +49,48 @@ class Again:
 
 
 async def steer(
-    log: EventLog, catalogue: Catalogue, command: Command, engine: Engine | None
+    log: EventLog, world: World, catalogue: Catalogue, command: Command, engine: Engine | None
 ) -> Again | Literal["done", "known"]:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
 
-    Without an ``engine`` at hand the next sweep of a worker finds what is due.
+    Without an ``engine`` at hand the next sweep of a worker finds what is due. A replay takes as
+    long as its look at the world, a few seconds at most.
     """
     wish: Steering = checked(Steering, command)
+    try:
+        return await _steer(log, world, catalogue, command, wish, engine)
+    except BadCommand as refusal:
+        if wish.if_possible and refusal.code != "conflicting_duplicate":
+            return "known"
+        raise
+
+
+async def _steer(
+    log: EventLog,
+    world: World,
+    catalogue: Catalogue,
+    command: Command,
+    wish: Steering,
+    engine: Engine | None,
+) -> Again | Literal["done", "known"]:
     while True:
         history = await log.read(wish.saga_id)
         if not history:
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
         if _asked_before(history, command, wish):
             return "known"
+        if command.expires_at is not None and command.expires_at <= await log.now():
+            raise BadCommand("expired", too_late(command.expires_at))
         state = replay(r.event for r in history)
         if command.type == "saga.replay" and state.status == "compensated":
             return Again(_anew(command, state, history[0]))
         if await log.read(command.saga_id):
             raise _conflict(command)
-        event = _event(catalogue, command, wish, state)
+        event: SagaEvent
+        if command.type == "saga.replay":
+            event = await _resumed(log, world, catalogue, command, wish, history, state)
+        else:
+            event = _cancelled(catalogue, command, wish, state)
         try:
             await log.append(_append(catalogue, history, state, event, command.id))
         except VersionConflict:
@@ -86,22 +118,35 @@ def _conflict(command: Command) -> BadCommand:
     return BadCommand("conflicting_duplicate", f"the id {command.id} was used for another command")
 
 
-def _event(catalogue: Catalogue, command: Command, wish: Steering, state: State) -> SagaEvent:
+async def _resumed(
+    log: EventLog,
+    world: World,
+    catalogue: Catalogue,
+    command: Command,
+    wish: Steering,
+    history: list[Recorded],
+    state: State,
+) -> SagaResumed:
+    """The replay as an event, after a look at what is still there of what the saga did."""
+    if state.status != "failed":
+        raise BadCommand("not_replayable", not_replayable(state))
+    plan = await plan_parked(catalogue, history, state, world, await log.now())
+    if not plan.allowed:
+        raise BadCommand(plan.code or "blocked", plan.headline.removeprefix("refused: "))
+    return SagaResumed(by=command.id, reason=wish.reason, redo=plan.redo or None)
+
+
+def _cancelled(
+    catalogue: Catalogue, command: Command, wish: Steering, state: State
+) -> SagaCancelRequested:
     assert state.start is not None
-    if command.type == "saga.replay":
-        if state.status != "failed":
-            raise BadCommand(
-                "not_replayable",
-                f"the saga is {state.status}; only a failed or a compensated one can be replayed",
-            )
-        return SagaResumed(by=command.id, reason=wish.reason)
     saga = catalogue.find(state.start.saga, state.start.version)
     if state.status not in OPEN:
         raise BadCommand("not_cancellable", f"the saga is {state.status} already")
     if saga is None or (state.direction == "forward" and not can_turn(saga, state)):
-        raise BadCommand(
-            "not_cancellable", "the saga is past its point of no return; it will complete"
-        )
+        onward = "replay it when its cause is mended" if state.parked else "it will complete"
+        said = f"the saga is past its point of no return; {onward}"
+        raise BadCommand("not_cancellable", said)
     return SagaCancelRequested(by=command.id, reason=wish.reason)
 
 

@@ -18,20 +18,23 @@ from typing import TYPE_CHECKING
 from orchestrator.cli import places
 from orchestrator.cli.output import Output
 from orchestrator.cli.processes import migrated, on_signals
+from orchestrator.cli.serving import listen
 from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble
 
 if TYPE_CHECKING:
+    import socket
+
     from orchestrator.config import Settings
 
 
 def dev(arguments: argparse.Namespace, out: Output) -> int:
-    """Run the servers, the simulated Evolution and a worker until told to stop."""
+    """Run the servers, the simulated Evolution, a worker and the API until told to stop."""
     from orchestrator import app, logs
 
     with _alone(), places.servers(out) as settings:
         logs.configure(settings)
         try:
-            asyncio.run(_run(settings, arguments.evolution_port, out))
+            asyncio.run(_run(settings, arguments, out))
         except app.Broken as error:
             out.problem(f"a part of the worker broke: {error}")
             return UNFINISHED
@@ -39,10 +42,10 @@ def dev(arguments: argparse.Namespace, out: Output) -> int:
     return DONE
 
 
-async def _run(settings: Settings, port: int, out: Output) -> None:
-    from orchestrator import app
+async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -> None:
+    from orchestrator.api.server import address, serve_until
 
-    stop = asyncio.Event()
+    port, stop = arguments.evolution_port, asyncio.Event()
     on_signals(stop.set)
     await migrated(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -60,13 +63,28 @@ async def _run(settings: Settings, port: int, out: Output) -> None:
             given |= {"evolution_url": simulator.url, "evolution_api_key": api_key}
         if settings.secret_key is None:
             given["secret_key"] = kept_secret(_state() / "secret-key")
+        if settings.api_keys is None:
+            given["api_keys"] = f"dev:{kept_secret(_state() / 'api-key')}"
+        listener = stack.enter_context(_listener(settings, arguments.port))
+        if settings.evolution_url is None and settings.public_url is None:
+            given["public_url"] = address(listener)  # so that pairing is seen at once
         if given:
             from orchestrator.config import load_settings
 
             urls = {"database_url": settings.database_url, "redis_url": settings.redis_url}
             settings = load_settings(**urls, **given)
-        _tell(settings, given, out)
-        await app.serve_until(stop, settings)
+        _tell(settings, given, address(listener), out)
+        await serve_until(stop, settings, listener)
+
+
+def _listener(settings: Settings, port: int | None) -> socket.socket:
+    """The port that was asked for, else the usual one, else any: nobody should have to care."""
+    try:
+        return listen(settings, None, port)
+    except Trouble:
+        if port is not None:
+            raise
+        return listen(settings, None, 0)
 
 
 def kept_secret(path: Path) -> str:
@@ -103,9 +121,10 @@ def _state() -> Path:
     return folder
 
 
-def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
+def _tell(settings: Settings, given: dict[str, str], http: str, out: Output) -> None:
     """What is there, and ready-to-paste ways to use it."""
     simulated = given.get("evolution_url")
+    api_key = given.get("api_keys", "").partition(":")[2] or None
     if out.json:
         out.data(
             {
@@ -113,12 +132,16 @@ def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
                 "redis_url": settings.redis_url if _embedded("REDIS_URL") else None,
                 "evolution_url": settings.evolution_url,
                 "evolution_api_key": given.get("evolution_api_key"),
+                "url": http,
+                "api_key": api_key,
                 "state_folder": str(_state()),
             }
         )
         return
     program = _program()
-    lines = ["", "evosaga dev: everything is running. In another terminal:", ""]
+    lines = ["", f"evosaga dev: everything is running. The dashboard is at {http}/"]
+    lines.append(f"and opens with the key {api_key or '(one of EVOSAGA_API_KEYS)'}")
+    lines += ["", "In another terminal:", ""]
     if folder := os.environ.get("EVOSAGA_STATE_DIR"):
         lines.append(f"  export EVOSAGA_STATE_DIR={shlex.quote(folder)}")
     lines += [
@@ -127,6 +150,7 @@ def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
         "      --clinic-id $(python3 -c 'import uuid; print(uuid.uuid4())')",
         f"  {program} list",
         f"  {program} delete INSTANCE",
+        f"  curl -H 'X-API-Key: {api_key or 'KEY'}' {http}/sagas",
     ]
     if simulated:
         control = f"{simulated}/__control__"
@@ -142,6 +166,7 @@ def _tell(settings: Settings, given: dict[str, str], out: Output) -> None:
             "",
             f"  export EVOSAGA_EVOLUTION_URL={simulated}",
             f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
+            f"  export EVOSAGA_PUBLIC_URL={given.get('public_url', http)}",
         ]
         if "secret_key" in given:
             file = shlex.quote(str(_state() / "secret-key"))

@@ -44,7 +44,13 @@ def doctor(_: argparse.Namespace, out: Output) -> int:
 async def _doctor(settings: Settings, out: Output) -> int:
     findings: list[Finding] = []
     unreachable = False
-    for look in (_look_at_postgres, _look_at_redis, _look_at_evolution):
+    for look in (
+        _look_at_postgres,
+        _look_at_redis,
+        _look_at_evolution,
+        _look_at_keys,
+        _look_at_webhooks,
+    ):
         try:
             async for finding in look(settings):
                 findings.append(finding)
@@ -225,3 +231,41 @@ async def _evolution_version(http: object) -> str:
         return str(body["version"])[:20]
     except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
         return "unknown"
+
+
+# --- the API's keys ---------------------------------------------------------------------------
+
+
+async def _look_at_keys(settings: Settings) -> AsyncIterator[Finding]:
+    from orchestrator.api.keys import SHORT, read_api_keys
+
+    if settings.api_keys is None:
+        cure = "`evosaga serve` and `evosaga api` need EVOSAGA_API_KEYS: name:key, comma separated"
+        yield Finding("api keys", "warn", "none configured here", cure)
+        return
+    keys = read_api_keys(settings.api_keys.get_secret_value())
+    bound = sum(key.organization_id is not None for key in keys)
+    said = f"{len(keys)}, of which {bound} see one organization only"
+    short = ", ".join(key.name for key in keys if key.short)
+    cure = f"shorter than {SHORT} characters: {short}; make one: openssl rand -hex 32"
+    yield Finding("api keys", "warn" if short else "ok", said, cure if short else "")
+
+
+# --- webhooks in ------------------------------------------------------------------------------
+
+
+async def _look_at_webhooks(settings: Settings) -> AsyncIterator[Finding]:
+    if settings.public_url is None:
+        said = "off: a phone that is paired or lost is noticed by the health check alone"
+        cure = "set EVOSAGA_PUBLIC_URL to where Evolution reaches `evosaga serve`, https://…"
+        yield Finding("webhooks", "warn", said, cure)
+        return
+    at = f"{settings.public_url}/webhooks/evolution"
+    yield Finding("webhooks", "ok", f"new instances deliver to {at}/…")
+    if settings.secret_key is not None:
+        from orchestrator.config import split_secrets
+        from sagas.ownership import KeyRing
+
+        token = KeyRing(split_secrets(settings.secret_key)).global_webhook_tokens()[0]
+        cure = f"if you want it, on the Evolution server: WEBHOOK_GLOBAL_URL={at}?token={token}"
+        yield Finding("global webhook", "ok", "for instances whose own leads elsewhere", cure)

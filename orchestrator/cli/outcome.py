@@ -120,4 +120,4 @@ def _show_qr(code: dict[str, Any], instance_name: str, out: Output) -> None:
         out.line("scan this with WhatsApp on the phone (Linked devices), within a minute:")
         draw_qr(out, code["code"])
     else:
-        out.line(f"its QR code is in Redis for a minute: GET evosaga:qr:{instance_name}")
+        out.line(f"pair its phone: evosaga qr {instance_name}")

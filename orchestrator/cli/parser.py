@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import re
-import textwrap
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
-from orchestrator.cli.verbs import VARIABLES, VERBS, Verb
+from orchestrator.cli import helping
+from orchestrator.cli.values import number as _number
+from orchestrator.cli.values import page as _page
+from orchestrator.cli.values import port as _port
+from orchestrator.cli.values import seconds as _seconds
+from orchestrator.cli.values import text as _text
+from orchestrator.cli.values import uuid as _uuid
+from orchestrator.cli.verbs import VERBS
 
-_WIDTH: Final = 80
-_LONGEST_PAGE: Final = 500
 STATUSES: Final = ("running", "compensating", "completed", "compensated", "failed", "rejected")
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Understand the command line. Exits with 2 when it makes no sense, 0 after help."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(_joined(list(sys.argv[1:] if argv is None else argv)))
     if "verb" not in arguments:
         parser.print_help()
         parser.exit()
     return arguments
+
+
+def _joined(words: list[str]) -> list[str]:
+    """The same with a verb of two words as one: whoever says ``events republish`` means that."""
+    at = next((n for n, word in enumerate(words) if not word.startswith("-")), len(words))
+    two = " ".join(words[at : at + 2])
+    return [*words[:at], two, *words[at + 2 :]] if two in _OPTIONS and " " in two else words
+
+
+def actions_of(verb: str) -> list[argparse.Action]:
+    """What a verb takes: its own options and arguments, then those that all verbs take."""
+    parser = argparse.ArgumentParser(add_help=False)
+    if options := _OPTIONS.get(verb):
+        options(parser)
+    _common(parser, default=argparse.SUPPRESS)
+    return parser._actions
 
 
 class _Version(argparse.Action):
@@ -38,7 +57,7 @@ class _Version(argparse.Action):
 
 class _Top(argparse.ArgumentParser):
     def format_help(self) -> str:
-        return _top_help()
+        return helping.top()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     for verb in VERBS:
         parser = verbs.add_parser(
             verb.name,
-            description=_verb_description(verb),
-            epilog=_verb_epilog(verb),
+            description=helping.description(verb),
+            epilog=helping.epilog(verb),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -94,6 +113,13 @@ def _delete(parser: argparse.ArgumentParser) -> None:
     _asking(parser)
 
 
+def _qr(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("instance_name", type=_text, metavar="NAME", help="the instance's name")
+    add("--follow", action="store_true", help="renew it until the phone is connected")
+    add("--number", type=_number, metavar="DIGITS", help="asks for a pairing code as well")
+
+
 def _asking(parser: argparse.ArgumentParser) -> None:
     help_ = "the command's id, which makes it safe to repeat; made when left out"
     parser.add_argument("--id", type=_text, help=help_)
@@ -106,10 +132,32 @@ def _waiting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help=help_)
 
 
-def _steer(parser: argparse.ArgumentParser) -> None:
-    _reference(parser)
-    parser.add_argument("--reason", type=_text, help="recorded in the saga's history")
-    _waiting(parser)
+def _steering(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    help_ = "saga ids, command ids or instance names"
+    add("references", type=_text, nargs="*", metavar="ID", help=help_)
+    add("--saga", type=_text, metavar="NAME", help="only of this kind, such as create-integration")
+    add("--code", type=_text, help="only those that stopped for this reason: list shows it")
+    add("--organization-id", type=_uuid, metavar="UUID", help="only its sagas")
+    add("--since", type=_text, metavar="WHEN", help="only those begun since: 2025-12-05T12:00Z, 2d")
+    add("--reason", type=_text, help="recorded in the saga's history")
+    add("--yes", action="store_true", help="don't ask before steering many")
+    add("--no-wait", action="store_true", help="publish the commands and leave")
+    help_ = "how long to watch (default: 60, for several 600); the sagas go on after that"
+    add("--timeout", type=_seconds, metavar="SECONDS", help=help_)
+
+
+def _replay(parser: argparse.ArgumentParser) -> None:
+    help_ = "show what it would do to the world and why, and change nothing"
+    parser.add_argument("--plan", action="store_true", help=help_)
+    parser.add_argument("--status", choices=("failed", "compensated"), help="all of these")
+    _steering(parser)
+
+
+def _cancel(parser: argparse.ArgumentParser) -> None:
+    choices = ("running", "compensating", "failed")
+    parser.add_argument("--status", choices=choices, help="all of these")
+    _steering(parser)
 
 
 def _reference(parser: argparse.ArgumentParser) -> None:
@@ -122,20 +170,59 @@ def _events(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--follow", action="store_true", help="go on until the saga is over")
 
 
+def _republish(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    help_ = "from when on: 2025-12-05T12:00Z, or ago: 30m, 1h, 2d"
+    add("--since", type=_text, required=True, metavar="WHEN", help=help_)
+    add("--until", type=_text, metavar="WHEN", help="up to then; without it, up to now")
+
+
+def _rebuild(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="only compare, write nothing")
+
+
 def _list(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--status", choices=STATUSES, help="only these")
     add("--saga", type=_text, metavar="NAME", help="such as create-integration")
     add("--organization-id", type=_uuid, metavar="UUID", help="only its sagas")
     add("--instance-name", type=_text, metavar="NAME", help="only its sagas")
+    add("--code", type=_text, help="only those that stopped for this reason")
     add("--since", type=_text, metavar="WHEN", help="2025-12-05T12:00Z, or ago: 30m, 1h, 2d")
     add("--limit", type=_page, default=20, metavar="N", help="how many (default: 20)")
     add("--cursor", type=_text, help="where the page before ended")
 
 
+def _reconcile(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--organization-id", type=_uuid, metavar="UUID", help="only what concerns this one")
+    add("--fix", action="store_true", help="repair it")
+    help_ = "what the organization keeps: connected (the default), none, or an instance's NAME"
+    add("--keep", type=_text, metavar="WHAT", help=help_)
+    help_ = "how long to wait for the repairs (default: 120); they go on after that"
+    add("--timeout", type=_seconds, default=120.0, metavar="SECONDS", help=help_)
+
+
+def _health(parser: argparse.ArgumentParser) -> None:
+    help_ = "let rows follow what was seen, and connect again what can be"
+    parser.add_argument("--fix", action="store_true", help=help_)
+
+
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="your shell")
+
+
 def _dev(parser: argparse.ArgumentParser) -> None:
     help_ = "port of the simulated Evolution server (default: a free one)"
     parser.add_argument("--evolution-port", type=_port, default=0, metavar="PORT", help=help_)
+    help_ = "port of the dashboard and the API (default: 8080, or a free one if that is taken)"
+    parser.add_argument("--port", type=_port, metavar="PORT", help=help_)
+
+
+def _listening(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--host", type=_text, help="default: EVOSAGA_HOST, else 127.0.0.1")
+    add("--port", type=_port, metavar="PORT", help="default: EVOSAGA_PORT, else 8080; 0: any")
 
 
 def _simulate(parser: argparse.ArgumentParser) -> None:
@@ -155,108 +242,20 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
 _OPTIONS: Final[dict[str, Callable[[argparse.ArgumentParser], None]]] = {
     "create": _create,
     "delete": _delete,
-    "replay": _steer,
-    "cancel": _steer,
+    "qr": _qr,
+    "replay": _replay,
+    "cancel": _cancel,
     "status": _reference,
+    "why": _reference,
+    "events republish": _republish,
+    "rebuild": _rebuild,
+    "completion": _completion,
     "events": _events,
     "list": _list,
+    "reconcile": _reconcile,
+    "health": _health,
     "dev": _dev,
+    "serve": _listening,
+    "api": _listening,
     "simulate-evolution": _simulate,
 }
-
-# --- what a value may look like ---------------------------------------------------------------
-
-
-def _text(value: str) -> str:
-    if not value or any(c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c < "\ue000" for c in value):
-        raise argparse.ArgumentTypeError("must be UTF-8 text without control characters, not empty")
-    return value
-
-
-def _uuid(value: str) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a UUID")
-    return str(UUID(value))
-
-
-def _seconds(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?|\.[0-9]+", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number, 0 or more")
-    return float(value)
-
-
-def _whole(value: str, smallest: int, largest: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value) or not smallest <= int(value) <= largest:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number from {smallest} to {largest}")
-    return int(value)
-
-
-def _port(value: str) -> int:
-    return _whole(value, 0, 65535)
-
-
-def _page(value: str) -> int:
-    return _whole(value, 1, _LONGEST_PAGE)
-
-
-# --- help -------------------------------------------------------------------------------------
-
-
-def _top_help() -> str:
-    lines = [
-        "evosaga keeps Evolution API, Postgres and Redis in agreement: every create and every",
-        "delete of a WhatsApp integration happens in all three, or is undone in all three.",
-        "",
-        "usage: evosaga [--json] [--debug] VERB …",
-    ]
-    for group in dict.fromkeys(verb.group for verb in VERBS):
-        lines += ["", f"{group}:"]
-        for verb in VERBS:
-            if verb.group == group:
-                lines += _entry(verb.name, verb.sentence, 20)
-    lines += ["", "Start here:"]
-    lines += _entry("evosaga demo", "see it work", 20)
-    lines += _entry("evosaga dev", "play with it, from a second terminal", 20)
-    lines += _entry("evosaga VERB --help", "an example, and the variables it needs", 20)
-    lines += ["", "Options, before or after the verb:"]
-    lines += _entry("--json", "JSON on stdout, for programs (verbs that print data)", 20)
-    lines += _entry("--debug", "the traceback of what fails (also: EVOSAGA_LOG_LEVEL=debug)", 20)
-    lines += _entry("--version", "the version", 20)
-    lines += ["", "Exit codes:"]
-    for code, meaning in _EXIT_CODES:
-        lines += _entry(code, meaning, 4)
-    return "\n".join(lines) + "\n"
-
-
-_EXIT_CODES: Final = (
-    ("0", "done"),
-    (
-        "1",
-        "the saga did not complete (rejected, rolled back, parked, or still running when the "
-        "time was over), or doctor found something bad",
-    ),
-    (
-        "2",
-        "wrong usage, input, settings or an unknown id; also a database that needs "
-        "`evosaga migrate`",
-    ),
-    ("3", "a server can't be reached"),
-)
-
-
-def _verb_description(verb: Verb) -> str:
-    return "\n\n".join(textwrap.fill(text, _WIDTH) for text in (verb.sentence, verb.more) if text)
-
-
-def _verb_epilog(verb: Verb) -> str:
-    lines = ["example:", f"  {verb.example}"]
-    if verb.variables:
-        lines += ["", "environment (or a file .env):"]
-        for name in verb.variables:
-            lines += _entry(name, VARIABLES[name], 28)
-    return "\n".join(lines)
-
-
-def _entry(name: str, text: str, width: int) -> list[str]:
-    told = textwrap.wrap(text, _WIDTH - width - 2) or [""]
-    return [f"  {name:<{width}}{told[0]}", *(f"  {'':<{width}}{line}" for line in told[1:])]

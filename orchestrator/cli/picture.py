@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli.output import Output
-from orchestrator.cli.story import StepState, StepStory, event_line, steps_of
+from orchestrator.cli.story import StepState, StepStory, detail, event_line, steps_of
+from orchestrator.cli.wrapping import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,6 +79,46 @@ def timeline(out: Output, names: Sequence[str] = ()) -> Iterator[Watch]:
 def _tell(out: Output, fresh: Sequence[Recorded]) -> None:
     for recorded in fresh:
         out.line(event_line(recorded))
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Names and values; a long value goes on below itself."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        style = COLOURS.get(value, "") if name == "status" else ""
+        table.add_row(Text(f"{name:<12}", style="dim"), Text(value, style=style, overflow="fold"))
+    return table
+
+
+def draw_event(recorded: Recorded, out: Output) -> None:
+    """One event; what it has to say goes on the next line where the window is narrow."""
+    from rich.text import Text
+
+    line = event_line(recorded)
+    said = detail(recorded.event)
+    held = getattr(recorded.event, "outcome", None) == "held"
+    kind = "held" if held else recorded.event.type.rpartition(".")[2]
+    style = _EVENT_COLOURS.get(kind, "")
+    if len(line) <= out.console.width or not said:
+        out.console.print(Text(line, style), no_wrap=True, overflow="ignore", crop=False)
+        return
+    head = line[: len(line) - len(said)].rstrip()
+    out.console.print(Text(head, style), no_wrap=True, overflow="ignore", crop=False)
+    say(said, out, indent=19, style="dim")
+
+
+_EVENT_COLOURS: Final = {
+    "failed": "red",
+    "held": "yellow",
+    "began": "yellow",
+    "completed": "green",
+    "compensated": "yellow",
+    "rejected": "magenta",
+    "started": "dim",
+}
 
 
 def draw_qr(out: Output, code: str) -> None:

@@ -60,7 +60,7 @@ def document(view: SagaView) -> dict[str, Any]:
     }
 
 
-def moment(text: str, now: datetime) -> datetime:
+def moment(text: str, now: datetime, option: str = "--since") -> datetime:
     """A time as people write it: ISO 8601 (without a zone: UTC), or so long ago: ``2d``."""
     try:
         if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", text):
@@ -69,7 +69,7 @@ def moment(text: str, now: datetime) -> datetime:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        said = f"--since {text!r} is no time: write 2025-12-05T12:00Z, 30m, 1h or 2d"
+        said = f"{option} {text!r} is no time: write 2025-12-05T12:00Z, 30m, 1h or 2d"
         raise Trouble(WRONG, said) from None
 
 
@@ -89,6 +89,8 @@ async def _status(settings: Settings, reference: str, out: Output) -> int:
         from orchestrator.cli.picture import steps_table
 
         out.console.print(steps_table(steps))
+        if view.status in ("running", "compensating", "failed"):
+            out.note(f"more: evosaga why {view.saga_id}")
     else:
         for step in steps:
             spent = f"{step.seconds:.2f} s" if step.seconds is not None else ""
@@ -104,28 +106,21 @@ def _headline(view: SagaView, out: Output) -> None:
         "command id": view.command_id if view.command_id != str(view.saga_id) else None,
         "instance": view.instance_name,
         "organization": view.organization_id,
-        "began": _clock(view.created_at),
-        "changed": _clock(view.updated_at),
+        "began": clock(view.created_at),
+        "changed": clock(view.updated_at),
         "why": f"{view.message} ({view.code})" if view.message else None,
         "existing": view.existing_instance,
-        "next try": _clock(view.next_at) if view.next_at and not view.over else None,
+        "next try": clock(view.next_at) if view.next_at and not view.over else None,
         "worker": view.owner,
     }
-    for name, value in facts.items():
-        if value is not None:
-            _fact(name, str(value), out)
-
-
-def _fact(name: str, value: str, out: Output) -> None:
+    known = {name: str(value) for name, value in facts.items() if value is not None}
     if not out.terminal:
-        out.line(f"{name + ':':<14}{value}")
+        for name, value in known.items():
+            out.line(f"{name + ':':<14}{value}")
         return
-    from rich.text import Text
+    from orchestrator.cli.picture import facts_table
 
-    from orchestrator.cli.picture import COLOURS
-
-    style = COLOURS.get(value, "") if name == "status" else ""
-    out.console.print(Text.assemble((f"{name:<14}", "dim"), (value, style)))
+    out.console.print(facts_table(known))
 
 
 async def _list(
@@ -140,6 +135,7 @@ async def _list(
         organization_id=UUID(organization) if organization else None,
         instance_name=arguments.instance_name,
         since=since,
+        code=arguments.code,
     )
     async with places.postgres(settings) as pool:
         try:
@@ -201,21 +197,29 @@ def _that_fit(widths: dict[str, int], window: int) -> list[str]:
 
 def _row(view: SagaView) -> dict[str, str]:
     return {
-        "began": _clock(view.created_at),
+        "began": clock(view.created_at),
         "status": view.status,
         "saga": view.saga,
         "saga id": str(view.saga_id),
         "instance": view.instance_name or "",
-        "why": view.message or (f"at {view.step}" if view.step and not view.over else ""),
+        "why": _reason(view),
     }
 
 
-def _clock(at: datetime) -> str:
+def _reason(view: SagaView) -> str:
+    if view.message:
+        return f"{view.code}: {view.message}"
+    return f"at {view.step}" if view.step and not view.over else ""
+
+
+def clock(at: datetime) -> str:
+    """A time for people, in their zone."""
     return at.astimezone().strftime("%b %d %H:%M:%S")
 
 
 async def _events(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from orchestrator.cli.following import Seen, follow
+    from orchestrator.cli.picture import draw_event
     from orchestrator.cli.story import event_line
 
     def tell(seen: Seen, fresh: Sequence[Recorded]) -> None:
@@ -223,6 +227,8 @@ async def _events(settings: Settings, arguments: argparse.Namespace, out: Output
             if out.json:
                 assert seen.view is not None
                 out.line(cloud_event(seen.view, recorded))
+            elif out.terminal:
+                draw_event(recorded, out)
             else:
                 out.line(event_line(recorded))
 
@@ -234,11 +240,11 @@ async def _events(settings: Settings, arguments: argparse.Namespace, out: Output
 
 def cloud_event(view: SagaView, recorded: Recorded) -> str:
     """An event exactly as the stream ``evosaga:events`` has it."""
-    from events import relay
+    from events import telling
 
     row: Any = {
         "saga": view.saga,
         "version": view.version,
         "organization_id": view.organization_id,
     }
-    return relay.cloud_event(row, recorded).decode()
+    return telling.cloud_event(row, recorded).decode()

@@ -1,4 +1,4 @@
-"""The verbs that steer a saga: replay and cancel."""
+"""The verbs that steer sagas: replay and cancel, one or many."""
 
 from __future__ import annotations
 
@@ -6,52 +6,96 @@ import argparse
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from orchestrator.cli import places
+from orchestrator.cli import bulk, places
 from orchestrator.cli.asking import new_id, published, raise_if_dead, workers
 from orchestrator.cli.outcome import tell_outcome
 from orchestrator.cli.output import Output
 from orchestrator.cli.reading import find
+from orchestrator.cli.trouble import DONE, INTERRUPTED, UNFINISHED
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from events.database import Pool
-    from orchestrator.cli.following import Seen
     from orchestrator.config import Settings
+
+_ONE_SECONDS: Final = 60.0
+_MANY_SECONDS: Final = 600.0
 
 
 def replay(arguments: argparse.Namespace, out: Output) -> int:
-    """Give a saga another try."""
-    with places.servers(out) as settings:
-        return asyncio.run(_steer(settings, "saga.replay", "completed", arguments, out))
+    """Give sagas another try, or say what that would do."""
+    bulk.check_choice(arguments, "replay")
+    if arguments.plan:
+        from orchestrator.cli.planning import show_plans
+
+        return show_plans(arguments, out)
+    return _steer(arguments, out, "saga.replay", "completed")
 
 
 def cancel(arguments: argparse.Namespace, out: Output) -> int:
-    """Stop a saga and undo it."""
+    """Stop sagas and undo them."""
+    bulk.check_choice(arguments, "cancel")
+    return _steer(arguments, out, "saga.cancel", "compensated")
+
+
+def _steer(arguments: argparse.Namespace, out: Output, kind: str, wanted: str) -> int:
+    one = len(arguments.references) == 1
+    if arguments.timeout is None:
+        arguments.timeout = _ONE_SECONDS if one else _MANY_SECONDS
+    work = _steer_one if one else _steer_many
     with places.servers(out) as settings:
-        return asyncio.run(_steer(settings, "saga.cancel", "compensated", arguments, out))
+        try:
+            return asyncio.run(work(settings, kind, wanted, arguments, out))
+        except KeyboardInterrupt:
+            out.problem("stopped watching; what was published goes on: evosaga list")
+            return INTERRUPTED
 
 
-async def _steer(
-    settings: Settings, type_: str, wanted: str, arguments: argparse.Namespace, out: Output
+async def _steer_many(
+    settings: Settings, kind: str, wanted: str, arguments: argparse.Namespace, out: Output
+) -> int:
+    verb = kind.rpartition(".")[2]
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(places.postgres(settings))
+        redis = await stack.enter_async_context(places.redis(settings))
+        sagas = await bulk.chosen(pool, arguments)
+        if not sagas:
+            out.note("no saga fits, so there is nothing to do")
+            if out.json:
+                return bulk.report(kind, [], wanted, out)
+            return DONE
+        if not bulk.agreed(f"{verb} {len(sagas)} sagas?", arguments, out):
+            out.note("nothing was done")
+            return UNFINISHED
+        await workers(pool, out)
+        wishes = await bulk.steer_all(pool, redis, kind, sagas, arguments, out)
+        if arguments.no_wait:
+            out.note(f"published {len(wishes)} commands; see: evosaga list")
+            return DONE
+        return bulk.report(kind, wishes, wanted, out)
+
+
+async def _steer_one(
+    settings: Settings, kind: str, wanted: str, arguments: argparse.Namespace, out: Output
 ) -> int:
     from events import streams
-    from orchestrator.cli.following import follow
+    from orchestrator.cli.following import Seen, follow
     from orchestrator.cli.picture import timeline
 
     command_id = new_id()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
         redis = await stack.enter_async_context(places.redis(settings))
-        saga_id = (await find(pool, arguments.reference)).saga_id
+        saga_id = (await find(pool, arguments.references[0])).saga_id
         company = await workers(pool, out)
         data: dict[str, Any] = {"saga_id": str(saga_id)}
         if arguments.reason:
             data["reason"] = arguments.reason
-        body = {"id": command_id, "type": type_, "data": data}
+        body = {"id": command_id, "type": kind, "data": data}
         message_id = await streams.publish_command(redis, body)
         if arguments.no_wait:
             return published(command_id, str(saga_id), message_id, out)
@@ -61,17 +105,13 @@ async def _steer(
             await asyncio.sleep(0.05)
             steered = await _obeyed(pool, redis, saga_id, command_id, message_id)
             await company()
-        if steered is None:
-            from orchestrator.cli.following import Seen
-
-            return await tell_outcome(
-                Seen(), redis, time.monotonic() - began, str(saga_id), out, wanted=wanted
-            )
-        with timeline(out) as watch:
-            left = max(0.0, deadline - time.monotonic())
-            seen: Seen = await follow(pool, steered, watch, timeout=left)
+        seen = Seen()
+        if steered is not None:
+            with timeline(out) as watch:
+                left = max(0.0, deadline - time.monotonic())
+                seen = await follow(pool, steered, watch, timeout=left)
         spent = time.monotonic() - began
-        return await tell_outcome(seen, redis, spent, str(steered), out, wanted=wanted)
+        return await tell_outcome(seen, redis, spent, str(steered or saga_id), out, wanted=wanted)
 
 
 async def _obeyed(

@@ -37,9 +37,10 @@ def explained(error: BaseException) -> Trouble | None:
     from events.commands import BadCommand
     from orchestrator.config import SettingsError
     from orchestrator.local.binaries import LocalServerUnavailable
+    from orchestrator.queries import Unreadable
 
     match error:
-        case SettingsError() | BadCommand():
+        case SettingsError() | BadCommand() | Unreadable():
             return Trouble(WRONG, str(error))
         case LocalServerUnavailable():
             return Trouble(UNREACHABLE, str(error))

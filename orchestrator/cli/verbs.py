@@ -12,6 +12,9 @@ REDIS: Final = "EVOSAGA_REDIS_URL"
 EVOLUTION: Final = "EVOSAGA_EVOLUTION_URL"
 EVOLUTION_KEY: Final = "EVOSAGA_EVOLUTION_API_KEY"
 SECRET: Final = "EVOSAGA_SECRET_KEY"  # noqa: S105  # its name
+API_KEYS: Final = "EVOSAGA_API_KEYS"
+HOST: Final = "EVOSAGA_HOST"
+PORT: Final = "EVOSAGA_PORT"
 
 VARIABLES: Final = {
     DATABASE: "postgresql://…; without it the embedded Postgres is used",
@@ -19,6 +22,9 @@ VARIABLES: Final = {
     EVOLUTION: "the Evolution API server, https://…",
     EVOLUTION_KEY: "its global API key",
     SECRET: "32 bytes or more, for ownership tokens: openssl rand -hex 32",
+    API_KEYS: "name:key or name:key:organization_id, comma separated",
+    HOST: "where HTTP listens; 127.0.0.1 without it",
+    PORT: "8080 without it",
 }
 
 
@@ -43,6 +49,7 @@ class Verb:
 
 _STORES = (DATABASE, REDIS)
 _WORKER = (*_STORES, EVOLUTION, EVOLUTION_KEY, SECRET)
+_HTTP = (*_WORKER, API_KEYS, HOST, PORT)
 
 VERBS: Final = (
     Verb(
@@ -57,10 +64,10 @@ VERBS: Final = (
     Verb(
         "dev",
         "Try it",
-        "Run everything on this machine until Ctrl-C: servers, simulated Evolution, worker.",
+        "Run everything on this machine until Ctrl-C: servers, Evolution, worker, dashboard.",
         "evosaga dev",
         "orchestrator.cli.dev:dev",
-        (*_STORES, EVOLUTION, EVOLUTION_KEY, SECRET),
+        _HTTP,
         more="No variable is needed. What is not given is embedded, simulated or generated, and "
         "what it stores is kept in the state folder (EVOSAGA_STATE_DIR) for the next time.",
     ),
@@ -94,10 +101,30 @@ VERBS: Final = (
     Verb(
         "serve",
         "Run it",
-        "What a deployment runs. There is no HTTP API yet: for now, a schema check and a worker.",
-        "evosaga serve",
-        "orchestrator.cli.processes:worker",
-        _WORKER,
+        "What a deployment runs: the HTTP API, the dashboard and a worker in one process.",
+        "evosaga serve --port 8080",
+        "orchestrator.cli.serving:serve",
+        _HTTP,
+        more="Ends like a worker: requests and steps that are out finish first.",
+    ),
+    Verb(
+        "api",
+        "Run it",
+        "The HTTP API and the dashboard alone; workers elsewhere carry out what it accepts.",
+        "evosaga api --port 8080",
+        "orchestrator.cli.serving:api",
+        _HTTP,
+        more="It accepts commands straight into Postgres, also while Redis is down.",
+    ),
+    Verb(
+        "check-deploy",
+        "Run it",
+        "Ask, before a deploy or a roll-back, whether this release can finish what is under way.",
+        "evosaga check-deploy",
+        "orchestrator.cli.releasing:check_deploy",
+        (DATABASE,),
+        more="Run it with the release that is to take over. Every saga that is running, being "
+        "undone or parked is held against its definitions; exit code 1 when any would be stranded.",
     ),
     Verb(
         "doctor",
@@ -129,23 +156,77 @@ VERBS: Final = (
         _STORES,
     ),
     Verb(
+        "qr",
+        "Ask for something",
+        "Show the QR code that pairs a phone with an integration.",
+        "evosaga qr wa-0197a0de-0000-7000-8000-000000000003 --follow",
+        "orchestrator.cli.pairing:qr",
+        _WORKER,
+        more="With --follow it is renewed until the phone is connected. When Evolution has shown "
+        "all its codes, calling it again begins a new series. Without the variables of Evolution "
+        "only what webhooks have put into Redis is shown.",
+    ),
+    Verb(
         "replay",
         "Ask for something",
-        "Give a parked or rolled back saga another try.",
-        "evosaga replay 0197a0de-0000-7000-8000-000000000003 --reason 'Evolution is back'",
+        "Give parked or rolled back sagas another try; with --plan, show what that would do.",
+        "evosaga replay 0197a0de-0000-7000-8000-000000000003 --plan",
         "orchestrator.cli.steering:replay",
-        _STORES,
+        _WORKER,
         more="A parked saga goes on where it stood; one that was rolled back starts anew under "
-        "an id of its own.",
+        "an id of its own. Many at once: several IDs, or --status failed with a filter. Only "
+        "--plan needs the variables of Evolution: it looks at the world and changes nothing; exit "
+        "code 1 when a replay would be refused.",
     ),
     Verb(
         "cancel",
         "Ask for something",
-        "Stop a saga and undo what it has done, as long as it can still turn round.",
+        "Stop sagas and undo what they have done, as long as they can still turn round.",
         "evosaga cancel 0197a0de-0000-7000-8000-000000000003",
         "orchestrator.cli.steering:cancel",
         _STORES,
         more="Exit code 0 when everything was undone.",
+    ),
+    Verb(
+        "reconcile",
+        "Keep it true",
+        "Show where Evolution, Postgres and Redis disagree, and why; with --fix, repair it.",
+        "evosaga reconcile --organization-id 0197a0de-0000-7000-8000-000000000001 --fix",
+        "orchestrator.cli.keeping:reconcile",
+        _WORKER,
+        more="It looks twice and changes nothing by itself. --fix repairs what is marked auto; "
+        "what is marked ask is repaired only for the organization that is named, since it can't "
+        "be had back. Workers carry the repairs out. Exit code 1 when anything drifted (is left).",
+    ),
+    Verb(
+        "health",
+        "Keep it true",
+        "Show how each integration is connected right now; with --fix, connect what can be.",
+        "evosaga health --fix",
+        "orchestrator.cli.checkup:health",
+        _WORKER,
+        more="Who was logged out or banned needs a person and a new QR code. "
+        "Exit code 1 when any integration is not well.",
+    ),
+    Verb(
+        "rebuild",
+        "Keep it true",
+        "Compare the status of every saga with its history, and put right what differs.",
+        "evosaga rebuild --check",
+        "orchestrator.cli.releasing:rebuild",
+        (DATABASE,),
+        more="Safe while workers run, and little memory whatever the size. Exit code 1 when rows "
+        "differ and were not repaired.",
+    ),
+    Verb(
+        "events republish",
+        "Keep it true",
+        "Tell events on evosaga:events once more, from Postgres, in order, with the same ids.",
+        "evosaga events republish --since 2h",
+        "orchestrator.cli.releasing:republish",
+        _STORES,
+        more="A Redis that lost its data is told again by the workers themselves; this is for a "
+        "consumer that lost what it had read. Consumers deduplicate by id.",
     ),
     Verb(
         "status",
@@ -153,6 +234,14 @@ VERBS: Final = (
         "Show one saga: how far it is, what failed and what was undone.",
         "evosaga status wa-0197a0de-0000-7000-8000-000000000003",
         "orchestrator.cli.reading:status",
+        (DATABASE,),
+    ),
+    Verb(
+        "why",
+        "See what happened",
+        "Say why a saga is where it is, what happens next and when, and what you can do.",
+        "evosaga why wa-0197a0de-0000-7000-8000-000000000003",
+        "orchestrator.cli.explaining:why",
         (DATABASE,),
     ),
     Verb(
@@ -171,5 +260,14 @@ VERBS: Final = (
         "orchestrator.cli.reading:events",
         (DATABASE,),
         more="With --json every line is a CloudEvent, as on the stream evosaga:events.",
+    ),
+    Verb(
+        "completion",
+        "See what happened",
+        "Print a script that completes verbs and options in bash, zsh or fish.",
+        "evosaga completion bash",
+        "orchestrator.cli.completion:completion",
+        more='In ~/.bashrc, or in ~/.zshrc after compinit: eval "$(evosaga completion bash)", with '
+        "zsh for zsh. For fish: evosaga completion fish > ~/.config/fish/completions/evosaga.fish",
     ),
 )

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,107 +18,19 @@ from redis.asyncio import Redis
 import migrations
 from events import streams
 from events.database import Pool
+from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import living_workers
-from tests.conftest import API_KEY, SECRET, Servers
+from tests.commandline import Evosaga, commandline, creation, working
+from tests.conftest import Servers
 from tests.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 NOWHERE = "postgresql://somebody:hunter2@127.0.0.1:1/evosaga"
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What a run of the command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-
-@dataclass(frozen=True)
-class Evosaga:
-    """``evosaga`` with an environment of its own."""
-
-    folder: Path
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def having(self, **changes: str | None) -> Evosaga:
-        """The same with other variables; None takes one away."""
-        changed = {f"EVOSAGA_{name.upper()}": value for name, value in changes.items()}
-        merged = {**self.variables, **changed}
-        return Evosaga(self.folder, {k: v for k, v in merged.items() if v is not None})
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **self.variables}
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "orchestrator.cli", *arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.folder,
-            env=environment,
-        )
-
-    async def __call__(self, *arguments: str) -> Ran:
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
-        assert "Traceback" not in ran.err, ran.err
-        assert "\x1b" not in ran.out, "colours in a pipe"
-        return ran
-
-
 @pytest.fixture
-def evosaga(
-    tmp_path: Path,
-    servers: Servers,
-    database_url: str,
-    redis: Redis,
-    evolution: SimulatedEvolution,
-) -> Evosaga:
-    return Evosaga(tmp_path).having(
-        database_url=database_url,
-        redis_url=servers.redis,
-        evolution_url=evolution.url,
-        evolution_api_key=API_KEY,
-        secret_key=SECRET,
-        state_dir=str(tmp_path / "state"),
-        quiet_seconds="0.3",
-        lease_seconds="1",
-    )
-
-
-@contextlib.asynccontextmanager
-async def working(evosaga: Evosaga, pool: Pool) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker in a process of its own."""
-    process = await evosaga.start("worker")
-    try:
-
-        async def up() -> bool:
-            assert process.returncode is None, await process.communicate()
-            return await living_workers(pool) > 0
-
-        await eventually(up, 20, message="the worker to be up")
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-def creation(**more: str) -> list[str]:
-    """The arguments of a create for an organization of its own."""
-    given = {"organization-id": str(uuid.uuid4()), "clinic-id": str(uuid.uuid4()), "name": "Sol"}
-    return ["create", *(f"--{name}={value}" for name, value in (given | more).items())]
+def evosaga(tmp_path: Path, settings: Settings) -> Evosaga:
+    return commandline(tmp_path, settings)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +96,7 @@ async def test_a_worker_without_settings_names_each_of_them_and_how_to_get_it(
     evosaga: Evosaga,
 ) -> None:
     names = ("evolution_url", "evolution_api_key", "secret_key")
-    ran = await evosaga.having(**dict.fromkeys(names))("serve")
+    ran = await evosaga.having(**dict.fromkeys(names))("worker")
     assert ran.code == 2
     lines = ran.err.splitlines()
     assert [

@@ -173,7 +173,7 @@ def test_log_lines_are_json_on_stderr_and_hold_no_secret(
         log_level="info",
         evolution_api_key="the-global-key",
         secret_key=f"{'a' * 32},{'b' * 32}",
-        api_keys="ops:the-ops-key:org",
+        api_keys=f"ops:the-ops-key:{ID}",
     )
     logs.configure(settings)
     logger = structlog.stdlib.get_logger("evosaga.test")

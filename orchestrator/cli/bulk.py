@@ -1,0 +1,263 @@
+"""Steering many sagas at once: choose them, ask, publish without flooding, watch, and report."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from orchestrator.cli import tables
+from orchestrator.cli.asking import new_id
+from orchestrator.cli.output import Output
+from orchestrator.cli.reading import find, moment
+from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from events.database import Pool
+    from orchestrator.queries import SagaView
+
+_WINDOW: Final = 200
+"""So many commands that nobody has obeyed yet: others want to get through as well."""
+_POLL: Final = 0.2
+_PAGE: Final = 500
+FILTERS: Final = ("status", "saga", "since", "code", "organization_id")
+
+
+@dataclass(slots=True)
+class Wish:
+    """One command, and what has become of it. ``status`` is that of ``target``."""
+
+    saga_id: UUID
+    command_id: str
+    message_id: str = ""
+    target: UUID | None = None
+    """The saga to watch: the old one, or the one that started anew."""
+    status: str = "waiting"
+    code: str | None = None
+    message: str | None = None
+
+    @property
+    def obeyed(self) -> bool:
+        """Whether a worker has dealt with it."""
+        return self.status != "waiting"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.status not in ("waiting", "running", "compensating")
+
+
+async def chosen(pool: Pool, arguments: argparse.Namespace) -> list[SagaView]:
+    """The sagas that are named or that fit the filter, oldest first. Raises ``Trouble``."""
+    from orchestrator import queries
+
+    if arguments.references:
+        found = [await find(pool, reference) for reference in arguments.references]
+        return list({view.saga_id: view for view in found}.values())
+    organization = arguments.organization_id
+    wanted = queries.Filter(
+        status=arguments.status,
+        saga=arguments.saga,
+        organization_id=UUID(organization) if organization else None,
+        since=moment(arguments.since, datetime.now(UTC)) if arguments.since else None,
+        code=arguments.code,
+    )
+    sagas: list[SagaView] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = await queries.list_sagas(pool, wanted, limit=_PAGE, cursor=cursor)
+        sagas += page
+        if cursor is None:
+            return sagas[::-1]
+
+
+def agreed(question: str, arguments: argparse.Namespace, out: Output) -> bool:
+    """Whether a person at the terminal agrees; without a terminal there is nobody to ask."""
+    if arguments.yes or not out.terminal or not sys.stdin.isatty():
+        return True
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def steer_all(
+    pool: Pool,
+    redis: Redis,
+    kind: str,
+    sagas: Sequence[SagaView],
+    arguments: argparse.Namespace,
+    out: Output,
+) -> list[Wish]:
+    """Publish a command for each saga and watch them, until all are over or the time is."""
+    from events import streams
+
+    wishes = [Wish(view.saga_id, new_id()) for view in sagas]
+    deadline = time.monotonic() + arguments.timeout
+    published, letters_after = 0, "0"
+    with _progress(kind, len(wishes), out) as progress:
+        while True:
+            outstanding = sum(not wish.obeyed for wish in wishes[:published])
+            batch = wishes[published : published + _WINDOW - outstanding]
+            if batch:
+                bodies = [_body(kind, wish, arguments.reason) for wish in batch]
+                ids = await streams.publish_commands(redis, bodies)
+                for wish, id_ in zip(batch, ids, strict=True):
+                    wish.message_id = id_
+                if not published:  # both streams take their ids from the same clock
+                    letters_after = f"{int(ids[0].partition('-')[0]) - 1}"
+                published += len(batch)
+            if arguments.no_wait and published == len(wishes):
+                return wishes
+            letters_after = await _look_for_letters(redis, wishes, letters_after)
+            await _look(pool, [wish for wish in wishes[:published] if not wish.over])
+            progress(wishes)
+            if all(wish.over for wish in wishes) or time.monotonic() >= deadline:
+                return wishes
+            await asyncio.sleep(_POLL)
+
+
+def _body(kind: str, wish: Wish, reason: str | None) -> dict[str, Any]:
+    data = {"saga_id": str(wish.saga_id)} | ({"reason": reason} if reason else {})
+    return {"id": wish.command_id, "type": kind, "data": data}
+
+
+async def _look(pool: Pool, wishes: Sequence[Wish]) -> None:
+    """What has become of them, in one query."""
+    ids = [UUID(wish.command_id) for wish in wishes]
+    rows = await pool.fetch(_LOOK, [wish.saga_id for wish in wishes], ids)
+    by_id = {str(row["command_id"]): row for row in rows}
+    for wish in wishes:
+        row = by_id.get(wish.command_id)
+        if row is not None:
+            wish.target, wish.status = row["saga_id"], row["status"]
+            wish.code, wish.message = row["code"], row["message"]
+
+
+async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) -> str:
+    from events import streams
+
+    refusals, after = await streams.refusals(redis, after)
+    by_message = {wish.message_id: wish for wish in wishes if wish.message_id}
+    for refusal in refusals:
+        if wish := by_message.get(refusal.message_id):
+            wish.status, wish.code, wish.message = "refused", refusal.code, refusal.message
+    return after
+
+
+@contextlib.contextmanager
+def _progress(kind: str, total: int, out: Output) -> Iterator[Callable[[Sequence[Wish]], None]]:
+    """Say how far it is: a bar at a terminal, a line now and then in a pipe, nothing in JSON."""
+    verb = kind.rpartition(".")[2]
+    if out.json:
+        yield lambda wishes: None
+    elif out.terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=out.console, transient=True) as bar:
+            task = bar.add_task(verb, total=total)
+            yield lambda wishes: bar.update(
+                task, completed=sum(w.over for w in wishes), description=f"{verb}: {_sum(wishes)}"
+            )
+    else:
+        said, said_at = "", 0.0
+
+        def line(wishes: Sequence[Wish]) -> None:
+            nonlocal said, said_at
+            now, text = time.monotonic(), _sum(wishes)
+            if now - said_at > 2 and text != said:
+                out.note(f"{verb}: {text}")
+                said, said_at = text, now
+
+        yield line
+
+
+def _sum(wishes: Sequence[Wish]) -> str:
+    counts = Counter(_outcome(wish) for wish in wishes)
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+
+
+def _outcome(wish: Wish) -> str:
+    """In the words of the report."""
+    match wish.status:
+        case "failed":
+            return "still failed"
+        case "rejected":
+            return "refused"
+        case "running" | "compensating":
+            return "under way"
+    return wish.status
+
+
+def report(kind: str, wishes: Sequence[Wish], wanted: str, out: Output) -> int:
+    """Say how it ended for each; 0 only if all of them ended as wanted."""
+    left = [wish for wish in wishes if wish.status != wanted]
+    if out.json:
+        out.data(
+            {
+                "asked": kind,
+                "outcomes": dict(Counter(_outcome(wish) for wish in wishes)),
+                "sagas": [_document(wish) for wish in wishes],
+            }
+        )
+    else:
+        out.line(f"{len(wishes)} sagas: {_sum(wishes)}")
+        if left:
+            tables.draw([_row(wish) for wish in left], out, wrap=("why",))
+        if any(wish.status == "waiting" for wish in wishes):
+            out.problem("nobody has obeyed some of them; they are kept: is a worker running?")
+    return UNFINISHED if left else DONE
+
+
+def _document(wish: Wish) -> dict[str, Any]:
+    anew = wish.target if wish.target != wish.saga_id else None
+    return {
+        "saga_id": wish.saga_id,
+        "anew": anew,
+        "outcome": _outcome(wish),
+        "status": wish.status if wish.target else None,
+        "code": wish.code,
+        "message": wish.message,
+    }
+
+
+def _row(wish: Wish) -> dict[str, str]:
+    return {
+        "outcome": _outcome(wish),
+        "saga id": str(wish.saga_id),
+        "code": wish.code or "",
+        "why": wish.message or "",
+    }
+
+
+def check_choice(arguments: argparse.Namespace, verb: str) -> None:
+    """Sagas are named, or chosen by a filter with a status; never all by accident."""
+    filtered = [name for name in FILTERS if getattr(arguments, name, None)]
+    if arguments.references and filtered:
+        option = filtered[0].replace("_", "-")
+        raise Trouble(WRONG, f"name sagas or choose them by --{option}, not both")
+    if not arguments.references and not getattr(arguments, "status", None):
+        raise Trouble(WRONG, f"which sagas? evosaga {verb} ID…, or evosaga {verb} --status …")
+
+
+_LOOK: Final = """
+SELECT wish.command_id, saga.saga_id, saga.status, saga.code, saga.message
+FROM unnest($1::uuid[], $2::uuid[]) AS wish (saga_id, command_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM evosaga.sagas WHERE saga_id = wish.command_id
+    UNION ALL
+    SELECT * FROM evosaga.sagas WHERE saga_id = wish.saga_id AND EXISTS (
+        SELECT FROM evosaga.saga_events AS event
+        WHERE event.saga_id = wish.saga_id AND event.causation_id = wish.command_id::text)
+) AS saga
+"""

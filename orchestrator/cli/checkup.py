@@ -1,0 +1,115 @@
+"""The verb ``health``: how every integration is connected, and connecting again what can be."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.cli import places
+from orchestrator.cli.keeping import quiet
+from orchestrator.cli.output import Output
+from orchestrator.cli.processes import require
+from orchestrator.cli.tables import draw
+from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+    from orchestrator.keeping.health import Doctor, Patient, Round
+
+_FEW: Final = 40
+_COMES_BACK: Final = 15.0
+"""Seconds that a connection may take to come back before it counts as still down."""
+
+
+def health(arguments: argparse.Namespace, out: Output) -> int:
+    """Look at all of them, and with ``--fix`` do what can be done."""
+    require(out)
+    with places.servers(out) as settings:
+        quiet(settings, out)
+        return asyncio.run(_health(settings, arguments, out))
+
+
+async def _health(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from orchestrator.app import world
+    from orchestrator.keeping.health import Doctor, examine, go_round
+    from orchestrator.keeping.looking import CantLook
+
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(places.postgres(settings))
+        redis = await stack.enter_async_context(places.redis(settings))
+        outside = await stack.enter_async_context(world(settings, redis, None, pool))
+        doctor = Doctor(pool, outside, settings.alert_after)
+        try:
+            if arguments.fix:
+                done = await go_round(doctor, eager=True)
+                if done.aborted is not None:
+                    raise CantLook(done.aborted)
+                if done.reconnects:
+                    await _until_back(doctor)
+                done = await go_round(doctor, eager=True)
+            else:
+                done = await examine(doctor, eager=True)
+        except CantLook as reason:
+            raise Trouble(UNREACHABLE, f"nothing was changed: {reason}") from reason
+    return _tell(done, out)
+
+
+async def _until_back(doctor: Doctor) -> None:
+    """Give Evolution time to connect what it was asked to connect."""
+    from orchestrator.keeping.health import examine
+
+    deadline = time.monotonic() + _COMES_BACK
+    while time.monotonic() < deadline:
+        seen = await examine(doctor)
+        states = {p.judgement.record.state for p in seen.patients if p.judgement}
+        if not states & {"down", "connecting"}:
+            return
+        await asyncio.sleep(0.5)
+
+
+def _tell(done: Round, out: Output) -> int:
+    told = [_described(patient) for patient in done.patients]
+    ill = [one for one in told if not one["well"]]
+    if out.json:
+        out.data({"integrations": told, "summary": done.summary()})
+        return UNFINISHED if ill else DONE
+    shown = sorted(
+        told if len(told) <= _FEW else ill, key=lambda one: (one["well"], one["instance"])
+    )
+    draw(
+        [{n: str(v or "") for n, v in one.items() if n not in ("well", "id")} for one in shown],
+        out,
+        wrap=("cure",),
+    )
+    states = done.summary()["states"]
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    out.line(f"{len(told)} integrations: {counts}" if told else "there are no integrations")
+    return UNFINISHED if ill else DONE
+
+
+def _described(patient: Patient) -> dict[str, Any]:
+    from orchestrator.keeping.judging import CURES, WELL
+
+    row, judged = patient.row, patient.judgement
+    told: dict[str, Any] = {
+        "instance": row.instance_name,
+        "organization": str(row.organization_id),
+        "id": str(row.id),
+        "row": row.status,
+    }
+    if judged is None:
+        cure = "a saga is at work for it, or Evolution gave no clear answer"
+        return told | {"state": "unknown", "since": None, "cure": cure, "well": False}
+    record = judged.record
+    cure = CURES[record.state]
+    if judged.status is not None and judged.status != row.status:
+        cure = f"the row should say {judged.status}" + (f"; {cure}" if cure else "")
+    return told | {
+        "state": record.state,
+        "since": record.since.isoformat(timespec="seconds"),
+        "cure": cure,
+        "well": record.state in WELL and judged.status is None,
+    }

@@ -1,0 +1,251 @@
+"""The verb ``reconcile``: show what drifted, and with ``--fix`` have it repaired."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from orchestrator.cli import places
+from orchestrator.cli.output import Output
+from orchestrator.cli.processes import require
+from orchestrator.cli.tables import draw
+from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+    from orchestrator.keeping.facts import Keep
+    from orchestrator.keeping.plan import Drift
+    from orchestrator.keeping.reconcile import Asked, Keeper
+    from orchestrator.keeping.sightings import Sighting
+
+_BETWEEN: Final = 1.5
+"""Seconds between the two looks: what a saga is just doing is over by then, mostly."""
+_POLL: Final = 0.1
+_AT_ONCE: Final = 4
+
+
+def reconcile(arguments: argparse.Namespace, out: Output) -> int:
+    """Look twice, tell, and repair what may be repaired."""
+    if arguments.keep and not arguments.organization_id:
+        raise Trouble(WRONG, "--keep decides for one organization: give --organization-id as well")
+    require(out)
+    with places.servers(out) as settings:
+        quiet(settings, out)
+        return asyncio.run(_reconcile(settings, arguments, out))
+
+
+def quiet(settings: Settings, out: Output) -> None:
+    """What would be log lines in a worker is told by the verb itself."""
+    from orchestrator import logs
+
+    level = settings.log_level if out.debug else "error"
+    logs.configure(settings.model_copy(update={"log_level": level}))
+
+
+async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from events.log import EventLog
+    from orchestrator.app import world
+    from orchestrator.gate import Gate
+    from orchestrator.keeping.looking import CantLook
+    from orchestrator.keeping.reconcile import Keeper, UnknownChoice
+    from sagas import catalogue
+
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(places.postgres(settings))
+        redis = await stack.enter_async_context(places.redis(settings))
+        outside = await stack.enter_async_context(world(settings, redis, None, pool))
+        gate = Gate(pool, EventLog(pool), outside, catalogue.load())
+        keeper = Keeper(pool, outside, gate, settings.older_names, quiet=0.0)
+        try:
+            return await _Visit(keeper, _keep(arguments), arguments, out).pay()
+        except UnknownChoice as wrong:
+            raise Trouble(WRONG, str(wrong)) from wrong
+        except CantLook as reason:
+            raise Trouble(UNREACHABLE, f"nothing was changed: {reason}") from reason
+
+
+def _keep(arguments: argparse.Namespace) -> Keep | None:
+    from orchestrator.keeping.facts import Keep
+
+    if not arguments.organization_id:
+        return None
+    return Keep(UUID(arguments.organization_id), arguments.keep or "connected")
+
+
+@dataclass(slots=True)
+class _Visit:
+    """One run of the verb."""
+
+    keeper: Keeper
+    keep: Keep | None
+    arguments: argparse.Namespace
+    out: Output
+
+    async def pay(self) -> int:
+        """Look, tell, repair; the exit code."""
+        seen = await self._look_twice()
+        drifts = [sighting.drift for sighting in seen]
+        if not self.arguments.fix:
+            self._tell(drifts, {})
+            return UNFINISHED if drifts else DONE
+        if not self.out.json:
+            _draw(drifts, self.out)
+        repairs = await self._repair(seen)
+        left = [sighting.drift for sighting in await self._look_twice()] if drifts else []
+        self._tell(left, {"repairs": repairs, "before": [_described(one) for one in drifts]})
+        return UNFINISHED if left else DONE
+
+    async def _look_twice(self) -> list[Sighting]:
+        """What two looks saw. Only who repairs leaves a trace of what was seen."""
+        from orchestrator.keeping.reconcile import find
+        from orchestrator.keeping.sightings import Sighting
+
+        first = await find(self.keeper, keep=self.keep)
+        if not first:
+            return []
+        if self.arguments.fix:
+            await self._note(first)
+        await asyncio.sleep(_BETWEEN)
+        before = {(drift.what, drift.where) for drift in first}
+        second = await find(self.keeper, keep=self.keep)
+        if self.arguments.fix:
+            noted = await self._note(second)
+        else:
+            now = _now()
+            noted = [Sighting(drift, now, 2, 0, True) for drift in second]
+        return [one for one in noted if (one.drift.what, one.drift.where) in before]
+
+    async def _note(self, drifts: Sequence[Drift]) -> list[Sighting]:
+        from orchestrator.keeping import sightings
+        from orchestrator.keeping.reconcile import EVERYTHING
+
+        organization = self.keep.organization_id if self.keep else None
+        return await sightings.note(
+            self.keeper.pool, drifts, kinds=EVERYTHING, organization_id=organization, grace=0.0
+        )
+
+    async def _repair(self, seen: Sequence[Sighting]) -> list[dict[str, Any]]:
+        """Ask for the repairs that are allowed, in two waves, and wait for them."""
+        from orchestrator.cli.asking import workers
+        from orchestrator.keeping.reconcile import allowed
+
+        policies: Collection[Any] = {"auto", "ask"} if self.keep else {"auto"}
+        mendable = [one for one in seen if allowed(one.drift, policies)]
+        company = await workers(self.keeper.pool, self.out) if mendable else None
+        deadline = time.monotonic() + self.arguments.timeout
+        told: list[dict[str, Any]] = []
+        # What a row names is changed before what it no longer names is removed.
+        for wave in (False, True):
+            asked = await self._ask([one for one in mendable if one.drift.waits is wave])
+            while asked and time.monotonic() < deadline:
+                if await self._over(asked):
+                    break
+                if company is not None:
+                    await company()
+                await asyncio.sleep(_POLL)
+            told += await self._outcomes(asked)
+        return told
+
+    async def _ask(self, wanted: Sequence[Sighting]) -> list[Asked]:
+        from orchestrator.keeping.reconcile import repair
+
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(sighting: Sighting) -> Asked | None:
+            async with limit:
+                return await repair(self.keeper, sighting)
+
+        answers = await asyncio.gather(*(one(sighting) for sighting in wanted))
+        return [answer for answer in answers if answer is not None]
+
+    async def _over(self, asked: Sequence[Asked]) -> bool:
+        open_ = await self.keeper.pool.fetchval(_OPEN, [one.saga_id for one in asked])
+        return not open_
+
+    async def _outcomes(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        ids = [one.saga_id for one in asked]
+        rows = {row["saga_id"]: row for row in await self.keeper.pool.fetch(_OUTCOMES, ids)}
+        told = []
+        for one in asked:
+            row, drift = rows[one.saga_id], one.sighting.drift
+            told.append(
+                {
+                    "what": drift.what,
+                    "where": drift.where,
+                    "saga_id": str(one.saga_id),
+                    "status": row["status"],
+                    "message": row["message"],
+                }
+            )
+            if not self.out.json:
+                why = f": {row['message']}" if row["message"] else ""
+                self.out.line(f"{drift.what} {drift.where}: {row['status']}{why}")
+        return told
+
+    def _tell(self, drifts: Sequence[Drift], more: dict[str, Any]) -> None:
+        """What is wrong (still, after repairs), and how to go on."""
+        if self.out.json:
+            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more)
+            return
+        if not drifts:
+            self.out.line("the stores agree")
+            return
+        if more:
+            self.out.line("left:")
+        _draw(drifts, self.out)
+        self._advise(drifts)
+
+    def _advise(self, drifts: Sequence[Drift]) -> None:
+        """How to go on."""
+        policies = {drift.policy for drift in drifts}
+        if "auto" in policies and not self.arguments.fix:
+            self.out.note("repair what is marked auto: evosaga reconcile --fix")
+        if "ask" in policies and not (self.arguments.fix and self.keep):
+            one = next((d for d in drifts if d.policy == "ask" and d.organization_id), None)
+            if one is not None:
+                asked = f"evosaga reconcile --organization-id {one.organization_id} --fix"
+                self.out.note(f"what is marked ask is repaired for one organization: {asked}")
+
+
+def _draw(drifts: Sequence[Drift], out: Output) -> None:
+    draw(
+        [
+            {
+                "what": drift.what,
+                "where": drift.where,
+                "policy": drift.policy,
+                "cause": drift.cause,
+                "repair": drift.repair,
+            }
+            for drift in drifts
+        ],
+        out,
+        wrap=("cause", "repair"),
+    )
+
+
+def _described(drift: Drift) -> dict[str, Any]:
+    from orchestrator.keeping.reconcile import described
+
+    return described(drift)
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+_OPEN: Final = """
+SELECT count(*) FROM evosaga.sagas
+WHERE saga_id = ANY($1) AND status IN ('running', 'compensating')
+"""
+_OUTCOMES: Final = """
+SELECT saga_id, status, message FROM evosaga.sagas WHERE saga_id = ANY($1)
+"""

@@ -1,0 +1,135 @@
+"""Why a saga is where it is, said as somebody would who has looked everything up.
+
+``why`` is pure: from a saga's definition, history and status row, and from what is known of the
+workers, to what it waits for, since when, what happens next and when, and what a person can do.
+``why_of`` looks all that up. Both answer for every saga, one that no release can read included.
+"""
+
+from datetime import datetime
+
+from events.database import Pool
+from events.model import CompensationSucceeded, Recorded
+from orchestrator import queries
+from orchestrator.decider import IllegalTransition, State, can_turn, replay
+from orchestrator.queries import SagaView
+from orchestrator.reason import Case as Case
+from orchestrator.reason import Company as Company
+from orchestrator.reason import Why as Why
+from orchestrator.reason import ago, who_could
+from orchestrator.waiting import waiting_for
+from sagas.catalogue import Catalogue
+from sagas.steps.breaker import BreakerState
+
+
+async def why_of(
+    pool: Pool, catalogue: Catalogue, view: SagaView, breaker: BreakerState | None = None
+) -> Why:
+    """Why this saga is where it is right now."""
+    try:
+        history: list[Recorded] | None = await queries.history(pool, view.saga_id)
+    except queries.Unreadable:
+        history = None
+    ahead = await queries.find_saga(pool, str(view.behind)) if view.behind else None
+    now: datetime = await pool.fetchval("SELECT now()")
+    saga = catalogue.find(view.saga, view.version)
+    return why(Case(view, saga, history, await company(pool), now, ahead, breaker))
+
+
+async def company(pool: Pool) -> Company:
+    """The workers as the database knows them."""
+    rows = await pool.fetch(
+        "SELECT worker_id, lease_until > now() AS alive, knows FROM evosaga.workers"
+    )
+    said = {row["worker_id"]: row["knows"] for row in rows if row["knows"]}
+    return Company(
+        frozenset(row["worker_id"] for row in rows if row["alive"]),
+        frozenset(row["worker_id"] for row in rows if not row["alive"]),
+        {worker: frozenset(map(_definition, known)) for worker, known in said.items()},
+    )
+
+
+def _definition(text: str) -> tuple[str, int]:
+    name, _, version = text.rpartition("/")
+    return name, int(version)
+
+
+# --- pure from here on ------------------------------------------------------------------------
+
+
+def why(case: Case) -> Why:
+    """Why the saga is where it is."""
+    view = case.view
+    match view.status:
+        case "completed":
+            return Why(f"It is completed, {ago(view.updated_at, case)} ago: every step is done.")
+        case "rejected":
+            return _rejected(view)
+        case "compensated":
+            return _compensated(case)
+    if case.history is None:
+        return _unreadable(case, "of a type or shape that this release does not know")
+    try:
+        state = replay(recorded.event for recorded in case.history)
+        if view.status == "failed":
+            return _parked(case, state)
+        return waiting_for(case, case.history, state)
+    except (IllegalTransition, LookupError, AssertionError) as error:
+        return _unreadable(case, f"that makes no sense here ({type(error).__name__})")
+
+
+def _rejected(view: SagaView) -> Why:
+    cure = f"see what is in the way: evosaga status {view.existing_instance}"
+    return Why(
+        f"It was refused before anything was touched: {view.message}.",
+        ("Nothing waits and nothing is left behind.",),
+        cure=cure if view.existing_instance else None,
+    )
+
+
+def _compensated(case: Case) -> Why:
+    undone = [
+        r.event.step for r in case.history or () if isinstance(r.event, CompensationSucceeded)
+    ]
+    said = f"Undone, in this order: {', '.join(undone)}." if undone else "Nothing had to be undone."
+    return Why(
+        f"It was rolled back: {case.view.message}.",
+        (said, "Nothing is left behind, and nothing waits."),
+        cure=f"to try again, as a saga of its own: evosaga replay {case.view.saga_id}",
+    )
+
+
+def _unreadable(case: Case, what: str) -> Why:
+    view = case.view
+    return Why(
+        f"It is set aside: its history has an event {what}.",
+        (
+            f"It is {view.status} and unchanged for {ago(view.updated_at, case)}; nothing of "
+            "it is skipped, and other sagas go on.",
+            *who_could(case),
+        ),
+        cure="run a worker of the newer release that wrote it, or report it: "
+        f"evosaga events {view.saga_id} --json",
+    )
+
+
+def _parked(case: Case, state: State) -> Why:
+    view, parked = case.view, state.parked
+    assert parked is not None
+    back = parked.direction == "compensation"
+    tried = "could not be undone" if back else "could not be finished"
+    details = [
+        f"It has been parked for {ago(view.updated_at, case)}; nothing happens until a person "
+        "decides.",
+        "It keeps its business key meanwhile: no other saga of this integration can start.",
+    ]
+    if back:
+        details.append(f"Still to undo: {', '.join(state.undoing)}.")
+    elif case.saga is not None and not can_turn(case.saga, state):
+        details.append("It is past its point of no return, so it can only be finished.")
+    undo = f", or try only to undo it: evosaga cancel {view.saga_id}" if back else ""
+    return Why(
+        f"Parked: step {parked.step} {tried}: {parked.message}.",
+        tuple(details),
+        cure=f"mend the cause; see what a replay would do: evosaga replay {view.saga_id} --plan; "
+        f"then: evosaga replay {view.saga_id}{undo}",
+    )
