@@ -24,13 +24,16 @@ FROM python:3.13-slim-trixie
 RUN useradd --system --uid 10001 --home-dir /var/lib/evosaga --create-home evosaga
 COPY --from=build /opt/evosaga /opt/evosaga
 ENV PATH=/opt/evosaga/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# Inside a container every address is its own; which of them leads outside is for `ports` to say.
+ENV EVOSAGA_HOST=0.0.0.0 EVOSAGA_PORT=8080
+EXPOSE 8080
 USER evosaga
 WORKDIR /var/lib/evosaga
 
-# A worker opens no port to be asked at; what it depends on can be asked instead. Docker knows two
-# answers, healthy and not, so every exit code but 0 becomes 1.
+# A worker opens no port to be asked at; what it depends on can be asked instead (the compose file
+# asks /readyz). Docker knows two answers, healthy and not, so every exit code but 0 becomes 1.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 \
     CMD evosaga doctor || exit 1
 
 ENTRYPOINT ["evosaga"]
-CMD ["worker"]
+CMD ["serve"]

@@ -14,14 +14,17 @@ import structlog
 from redis.asyncio import Redis
 
 import migrations
-from events import streams
+from events import cancelling, streams
 from events.database import Pool, open_pool
 from events.log import EventLog
 from events.relay import Relay
 from orchestrator.config import Settings, SettingsError, split_secrets
 from orchestrator.engine import Engine
+from orchestrator.gate import Gate
+from orchestrator.keeping.chores import Chores, chores_of
 from orchestrator.lease import Lease
 from orchestrator.recovery import Recovery, tidy
+from orchestrator.webhooks.applier import Applier
 from orchestrator.worker import CommandReader
 from sagas import catalogue
 from sagas.ownership import KeyRing
@@ -46,6 +49,7 @@ class Worker:
     reader: CommandReader
     relay: Relay
     log: EventLog
+    world: World
     pool: Pool
     redis: Redis
     failed: asyncio.Future[None]
@@ -75,8 +79,14 @@ async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
 
 
 @contextlib.asynccontextmanager
-async def world(settings: Settings, redis: Redis, lease: Lease) -> AsyncIterator[World]:
-    """What steps may touch. Raises ``SettingsError`` for what is missing."""
+async def world(
+    settings: Settings, redis: Redis, lease: Lease | None = None, pool: "Pool | None" = None
+) -> AsyncIterator[World]:
+    """What steps may touch. Raises ``SettingsError`` for what is missing.
+
+    Without a ``lease`` nothing keeps a process from acting that was paused for long: for looks
+    and for what may be done twice, not for sagas.
+    """
     for name in ("evolution_url", "evolution_api_key", "secret_key"):
         if getattr(settings, name) is None:
             raise SettingsError(f"EVOSAGA_{name.upper()} is not set; a worker needs it")
@@ -87,7 +97,9 @@ async def world(settings: Settings, redis: Redis, lease: Lease) -> AsyncIterator
         settings.evolution_url,
         settings.evolution_api_key.get_secret_value(),
         timeout=settings.evolution_timeout,
-        before_send=lease.check,
+        # A server that hangs may hold up half of the sagas that this worker has room for.
+        concurrency=min(settings.evolution_concurrency, max(1, settings.capacity // 2)),
+        before_send=lease.check if lease is not None else lambda: None,
     )
     async with evolution, httpx.AsyncClient(trust_env=False) as http:
         yield World(
@@ -99,6 +111,8 @@ async def world(settings: Settings, redis: Redis, lease: Lease) -> AsyncIterator
             webhook_hosts=settings.webhook_hosts,
             quiet_seconds=settings.quiet_seconds,
             watch_after=settings.watch_after,
+            create_deadline=settings.create_deadline or None,
+            pool=pool,
         )
 
 
@@ -114,16 +128,23 @@ async def running_worker(
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
-        lease = Lease(pool, name, ttl=settings.lease_seconds, beat=settings.lease_seconds / 5)
-        outside = await stack.enter_async_context(world(settings, redis, lease))
+        lease = Lease(
+            pool,
+            name,
+            ttl=settings.lease_seconds,
+            beat=settings.lease_seconds / 5,
+            knows=[f"{saga}/{version}" for saga, version in known.versions],
+        )
+        outside = await stack.enter_async_context(world(settings, redis, lease, pool))
         relay = Relay(pool, redis, name)
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, outside, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
         reader = CommandReader(settings.redis_url, redis, pool, log, engine, outside, name)
+        gate = Gate(pool, log, outside, known, engine)
         await lease.beat()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        parts = _start_parts(
+        parts = start_parts(
             failed,
             log=log.run(),
             heartbeat=lease.run(),
@@ -131,17 +152,19 @@ async def running_worker(
             relay=relay.run(),
             watchdog=reader.watch(),
             tidy=tidy(redis),
+            webhooks=Applier(pool, redis, outside, name).run(),
+            chores=Chores(pool, name, chores_of(settings, pool, outside, gate)).run(),
         )
         try:
             await reader.start()
             _logger.info("worker is up", worker=name)
-            yield Worker(name, engine, reader, relay, log, pool, redis, failed)
+            yield Worker(name, engine, reader, relay, log, outside, pool, redis, failed)
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
 
 
-def _start_parts(
+def start_parts(
     failed: asyncio.Future[None], **parts: Coroutine[Any, Any, None]
 ) -> list[asyncio.Task[None]]:
     """Run the parts; one that ends by itself is a failure of the whole."""
@@ -166,6 +189,7 @@ async def _stop(
 ) -> None:
     by_name = {task.get_name(): task for task in parts}
     by_name["watchdog"].cancel()
+    by_name["chores"].cancel()
     by_name["recovery"].cancel()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(reader.stop(), 15)
@@ -173,9 +197,7 @@ async def _stop(
     by_name["relay"].cancel()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(_relay_the_rest(relay), 3)
-    for task in parts:
-        task.cancel()
-    await asyncio.gather(*parts, return_exceptions=True)
+    await cancelling.end(parts)
     for leave in (relay.resign(), lease.release()):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(leave, 3)

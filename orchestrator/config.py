@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from orchestrator.api.keys import read_api_keys
+from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
+
 _REDIS: Final = ("redis", "rediss", "unix")
 _HTTP: Final = ("http", "https")
 _UNPREFIXED: Final = ("DATABASE_URL", "REDIS_URL")
@@ -41,14 +44,37 @@ class Settings(BaseSettings):
 
     evolution_timeout: float = Field(30.0, gt=0, le=300)
     """One call to Evolution; a create with everything in its way takes 6 s."""
+    evolution_concurrency: int = Field(64, ge=1, le=1000)
+    """Calls to Evolution that one worker has out at the same time."""
     quiet_seconds: float = Field(10.0, ge=0, le=3600)
     """An effect whose outcome is unknown may still land for this long."""
     watch_after: tuple[float, float, float, float] = (10.0, 60.0, 300.0, 1800.0)
     """When to look again for an instance whose create stayed unknown and was undone."""
+    create_deadline: float = Field(900.0, ge=0)
+    """A create that is not done after so long, and can still be undone, is. 0: it has for ever."""
     lease_seconds: float = Field(2.5, ge=0.5, le=60)
     """A worker that is silent for this long is taken for dead."""
     capacity: int = Field(1000, ge=1, le=100_000)
     """Sagas that one worker drives at the same time."""
+    reconcile_every: float = Field(86400.0, ge=0)
+    """Seconds between two comparisons of all the stores; 0 turns it off, as for the next two."""
+    orphans_every: float = Field(300.0, ge=0)
+    """Seconds between two looks for instances of ours that no row names."""
+    health_every: float = Field(60.0, ge=0)
+    """Seconds between two looks at every integration's connection."""
+    older_names: Annotated[tuple[str, ...], NoDecode] = PLACEHOLDERS_ANYWHERE
+    """What older code called its instances, to find what it left behind."""
+    alert_after: float = Field(900.0, ge=0)
+    """Seconds that an integration may be disconnected before somebody is told; 0: never told."""
+    alert_url: SecretStr | None = None
+    """Where alerts are posted. Such URLs often are a secret themselves."""
+    host: str = "127.0.0.1"
+    """Where the HTTP API listens; 0.0.0.0 is for containers and whoever has a proxy in front."""
+    port: int = Field(8080, ge=0, le=65535)
+    api_rate: float = Field(1000.0, gt=0)
+    """Requests a second that one API key may make; twice as many at once."""
+    organization_sagas: int = Field(20, ge=1)
+    """Sagas of one organization that may be under way when another is asked for over HTTP."""
 
     @field_validator("database_url")
     @classmethod
@@ -76,10 +102,32 @@ class Settings(BaseSettings):
             raise ValueError(f"{bad[0]!r} is not a host name (no port, no scheme)")
         return frozenset(hosts)
 
+    @field_validator("older_names", mode="before")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        for pattern in value:
+            compiled(pattern)
+        return value
+
+    @field_validator("alert_url")
+    @classmethod
+    def _posted_to(cls, value: SecretStr | None) -> SecretStr | None:
+        url = _url(value.get_secret_value(), _HTTP) if value else None
+        return SecretStr(url) if url else None
+
     @field_validator("evolution_api_key", "api_keys")
     @classmethod
     def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value and value.get_secret_value().strip() else None
+
+    @field_validator("api_keys")
+    @classmethod
+    def _readable_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            read_api_keys(value.get_secret_value())
+        return value
 
     @field_validator("secret_key")
     @classmethod

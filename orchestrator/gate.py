@@ -4,14 +4,18 @@ They are accepted straight in Postgres, by the same rules and in the same transa
 the stream, so they are taken while Redis is down. What ``submit`` has answered is committed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
+from events import syncpoints
 from events.commands import BadCommand, Command
 from events.database import Pool
 from events.log import EventLog
 from orchestrator.accept import Accepted, accept, understand
+from orchestrator.claiming import Request
 from orchestrator.engine import Engine
+from orchestrator.intake import Intake
 from orchestrator.steer import STEERING, Again, Steering, steer
 from sagas.catalogue import Catalogue
 from sagas.world import World
@@ -26,6 +30,7 @@ class Gate:
     world: World
     catalogue: Catalogue
     engine: Engine | None = None
+    intake: Intake = field(default_factory=Intake, repr=False, compare=False)
 
     async def submit(self, command: Command) -> Accepted:
         """Obey a command, one that starts a saga or one that steers it.
@@ -35,21 +40,29 @@ class Gate:
         then, nothing is promised, and the caller may repeat.
         """
         if command.type in STEERING:
-            answer = await steer(self.log, self.catalogue, command, self.engine)
+            answer = await steer(self.log, self.world, self.catalogue, command, self.engine)
             if not isinstance(answer, Again):
                 saga_id = UUID(str(Steering.model_validate(command.data).saga_id))
                 return Accepted("known" if answer == "known" else "steered", saga_id)
             command = answer.command
         request = understand(self.catalogue, command)
-        worker = None
-        if self.engine is not None:
-            self.engine.pin()
-            worker = self.engine.worker
-        (accepted,) = await accept(self.pool, self.world, worker, [request])
+        accepted = await self.intake.through(request, self._take)
         if accepted.kind == "conflicting":
             sentence = f"the id {command.id} was used for another command"
             raise BadCommand("conflicting_duplicate", sentence)
-        if accepted.kind == "new" and accepted.state is not None and self.engine is not None:
-            correlation = command.correlation_id or str(accepted.saga_id)
-            self.engine.start(accepted.saga_id, accepted.state, correlation)
         return accepted
+
+    async def _take(self, requests: Sequence[Request]) -> Sequence[Accepted]:
+        """Accept a batch, and drive what is new here if there is room."""
+        engine, worker = self.engine, None
+        if engine is not None and engine.free >= len(requests):
+            engine.pin()
+            worker = engine.worker
+        await syncpoints.reach("api.pre")
+        answers = await accept(self.pool, self.world, worker, requests)
+        await syncpoints.reach("api.post")
+        for request, answer in zip(requests, answers, strict=True):
+            if engine is not None and worker and answer.kind == "new" and answer.state is not None:
+                correlation = request.command.correlation_id or str(answer.saga_id)
+                engine.start(answer.saga_id, answer.state, correlation)
+        return answers

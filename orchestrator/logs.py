@@ -27,6 +27,7 @@ _CHATTY: Final = (
     "httpx",
     "redis",
     "sqlalchemy",
+    "uvicorn",
 )
 """Loggers of others, of which only warnings matter."""
 _PASSWORD: Final = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)@")
@@ -90,6 +91,8 @@ def _secrets(settings: Settings) -> list[str]:
     found = [parts[1].strip() for key in keys if len(parts := key.split(":")) > 1]
     if settings.evolution_api_key:
         found.append(settings.evolution_api_key.get_secret_value())
+    if settings.alert_url:
+        found.append(settings.alert_url.get_secret_value())
     if settings.secret_key:
         found += [part.strip() for part in settings.secret_key.get_secret_value().split(",")]
     return found

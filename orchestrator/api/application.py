@@ -1,0 +1,99 @@
+"""The HTTP application: every router, the door in front of them, and nothing else."""
+
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from orchestrator.api import (
+    asyncapi,
+    commands,
+    documentation,
+    integrations,
+    openapi,
+    ops,
+    pages,
+    problems,
+    qr,
+    sagas,
+    webhooks,
+)
+from orchestrator.api.auth import Doorkeeper
+from orchestrator.api.keys import read_api_keys
+from orchestrator.api.limits import AT_THE_DOOR, Door, Rates
+from orchestrator.api.metrics import HttpMetrics
+from orchestrator.api.parts import Parts
+from orchestrator.api.watch import Watch
+from orchestrator.config import SettingsError, split_secrets
+
+_TOPICS: Final = (
+    integrations,
+    qr,
+    commands,
+    sagas,
+    webhooks,
+    ops,
+    asyncapi,
+    documentation,
+    pages,
+)
+
+
+class Api(FastAPI):
+    """FastAPI, whose document says what bad input really gets: a problem like every other."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                answers = operation["responses"]
+                for answer in answers.values():
+                    if answer["description"] == "Successful Response":
+                        answer["description"] = "done"
+                if "application/json" in answers.get("422", {}).get("content", {}):
+                    answers["422"] = openapi.problems("invalid_data")[422]
+                for status, door in openapi.problems(*AT_THE_DOOR).items():
+                    answers.setdefault(str(status), door)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(unused, None)
+        return document
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The application on these parts. Raises ``SettingsError`` without keys or a secret key."""
+    settings = parts.settings
+    if settings.api_keys is None:
+        raise SettingsError("EVOSAGA_API_KEYS is not set; write name:key or name:key:organization")
+    if settings.secret_key is None:
+        raise SettingsError("EVOSAGA_SECRET_KEY is not set; sessions are signed with it")
+    app = Api(
+        title="evosaga",
+        version=version("evosaga"),
+        summary="Keeps Evolution API, Postgres and Redis in agreement.",
+        docs_url=None,  # the stock page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    app.state.doorkeeper = Doorkeeper(
+        read_api_keys(settings.api_keys.get_secret_value()), split_secrets(settings.secret_key)
+    )
+    app.state.rates = Rates(settings.api_rate)
+    app.state.watch = Watch(parts.pool)
+    app.state.metrics = HttpMetrics()
+    problems.install(app)
+    for module in (
+        integrations,
+        qr,
+        commands,
+        sagas,
+        webhooks,
+        ops,
+        asyncapi,
+        documentation,
+        pages,
+    ):
+        app.include_router(module.router)
+    app.add_middleware(Door)
+    return app

@@ -1,0 +1,190 @@
+"""AsyncAPI 3 of what goes over Redis: both streams and the channels, from the models themselves."""
+
+from importlib.metadata import version
+from typing import Any, Final, get_args
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from events import streams
+from events.model import SagaEvent
+from orchestrator.api import shapes
+from orchestrator.api.commands import EXAMPLE, SCHEMA
+from orchestrator.api.openapi import plain
+from orchestrator.api.parts import Here
+from orchestrator.steer import STEERING, Steering
+from sagas.catalogue import Catalogue
+from sagas.steps.notify import ADDED, REMOVED
+
+router: Final = APIRouter(tags=["operations"])
+
+
+@router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
+async def asyncapi(request: Request, here: Here) -> Response:
+    """What to publish on `evosaga:commands`, and what comes on `evosaga:events`."""
+    return JSONResponse(document(here.catalogue))
+
+
+def document(catalogue: Catalogue) -> dict[str, Any]:
+    """The whole document. It stands for itself: no reference leads out of it."""
+    commands, events = _commands(catalogue), _events()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "evosaga",
+            "version": version("evosaga"),
+            "description": "Redis streams and pub/sub channels. Every message is JSON; in a stream "
+            "it is the field `data` of the entry.",
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {"redis": {"host": "EVOSAGA_REDIS_URL", "protocol": "redis"}},
+        "channels": {
+            "commands": _channel(
+                streams.COMMANDS, "Commands, from any language: one XADD.", commands
+            ),
+            "dead": _channel(
+                streams.DEAD_COMMANDS, "Commands that could not be obeyed, and why.", ["deadLetter"]
+            ),
+            "events": _channel(
+                streams.EVENTS, "What happened: at least once, in order for each saga.", events
+            ),
+            "added": _channel(ADDED, "Pub/sub: an instance is there.", ["instance"]),
+            "removed": _channel(REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
+        },
+        "operations": {
+            "obeyCommand": _operation("receive", "commands"),
+            "buryCommand": _operation("send", "dead"),
+            "tellEvent": _operation("send", "events"),
+            "announceAdded": _operation("send", "added"),
+            "announceRemoved": _operation("send", "removed"),
+        },
+        "components": {"messages": commands | events | _others()},
+    }
+
+
+def _commands(catalogue: Catalogue) -> dict[str, Any]:
+    """One message for each command that people may give."""
+    inputs: dict[str, type[BaseModel]] = dict.fromkeys(sorted(STEERING), Steering)
+    inputs |= {name: saga.input for name, saga in catalogue.by_command.items()}
+    return {
+        _key(name): _message(
+            name, _command(name, model), EXAMPLE if name == EXAMPLE["type"] else None
+        )
+        for name, model in inputs.items()
+    }
+
+
+def _command(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    given = SCHEMA["properties"] | {"type": {"const": name}, "data": _schema(model)}
+    return SCHEMA | {"title": name, "properties": given}
+
+
+def _events() -> dict[str, Any]:
+    """One message for each event, without what stays in Postgres."""
+    found = {}
+    for model in get_args(SagaEvent):
+        name = model.model_fields["type"].default
+        data = _schema(model)
+        hidden = model.PRIVATE | {"type"}
+        data["properties"] = {k: v for k, v in data["properties"].items() if k not in hidden}
+        data["required"] = [k for k in data.get("required", []) if k not in hidden]
+        data["properties"] |= {
+            "saga": {"type": "string"},
+            "version": {"type": "integer"},
+            "organization_id": {"type": "string", "format": "uuid"},
+        }
+        data.pop("additionalProperties", None)
+        found[_key(name)] = _message(name, _cloud_event(name, data), None)
+    return found
+
+
+def _cloud_event(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "subject", "time", "data"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "description": "{saga_id}:{sequence}; deduplicate by it"},
+            "source": {"const": "/evosaga"},
+            "type": {"const": name},
+            "subject": {"type": "string", "format": "uuid", "description": "the saga's id"},
+            "time": {"type": "string", "format": "date-time"},
+            "datacontenttype": {"const": "application/json"},
+            "correlationid": text,
+            "causationid": text,
+            "data": data,
+        },
+    }
+
+
+def _others() -> dict[str, Any]:
+    text, uuid = {"type": "string"}, {"type": "string", "format": "uuid"}
+    instance = {
+        "type": "object",
+        "required": ["instance_name", "organization_id", "clinic_id", "saga_id", "at"],
+        "properties": {
+            "instance_name": text,
+            "organization_id": uuid,
+            "clinic_id": {"type": ["string", "null"]},
+            "saga_id": uuid,
+            "at": {"type": "string", "format": "date-time"},
+        },
+    }
+    letter = {
+        "type": "object",
+        "description": "Fields of the entry, not JSON; `data` is the message as it came.",
+        "properties": dict.fromkeys(("data", "code", "message", "deliveries", "message_id"), text),
+    }
+    example = {
+        "instance_name": shapes.INSTANCE,
+        "organization_id": shapes.ORGANIZATION_ID,
+        "clinic_id": shapes.CLINIC_ID,
+        "saga_id": shapes.SAGA_ID,
+        "at": "2026-01-07T09:30:00.123456+00:00",
+    }
+    return {
+        "instance": _message("instance", instance, example),
+        "deadLetter": _message("dead letter", letter, None),
+    }
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema with its definitions put in place, so that it can stand anywhere."""
+    schema: dict[str, Any] = plain(model.model_json_schema())
+    definitions = schema.pop("$defs", {})
+
+    def placed(part: Any) -> Any:
+        if isinstance(part, dict):
+            if "$ref" in part:
+                return placed(definitions[part["$ref"].rpartition("/")[2]])
+            return {key: placed(value) for key, value in part.items()}
+        return [placed(item) for item in part] if isinstance(part, list) else part
+
+    placed_schema: dict[str, Any] = placed(schema)
+    return placed_schema
+
+
+def _message(name: str, payload: dict[str, Any], example: dict[str, Any] | None) -> dict[str, Any]:
+    examples = {"examples": [{"name": name, "payload": example}]} if example else {}
+    return {"name": name, "payload": payload, **examples}
+
+
+def _channel(address: str, said: str, messages: Any) -> dict[str, Any]:
+    return {
+        "address": address,
+        "description": said,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+    }
+
+
+def _operation(action: str, channel: str) -> dict[str, Any]:
+    return {"action": action, "channel": {"$ref": f"#/channels/{channel}"}}
+
+
+def _key(name: str) -> str:
+    """``step.failed`` as ``stepFailed``: a dot may not stand in a component's name."""
+    first, *rest = name.replace("_", ".").split(".")
+    return first + "".join(word.capitalize() for word in rest)

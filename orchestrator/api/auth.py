@@ -1,0 +1,187 @@
+"""Who is asking: an API key in a header, or the dashboard's session cookie.
+
+Keys are compared as hashes, in constant time and all of them, so that neither a key nor the
+number of keys can be had from how long an answer takes. A key with an organization sees and
+steers only that one; somebody else's looks exactly like nothing at all.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.requests import HTTPConnection
+
+from orchestrator.api.keys import ApiKey, digest
+from orchestrator.api.problems import Problem
+
+COOKIE: Final = "evosaga_session"
+CSRF_HEADER: Final = "X-CSRF-Token"
+SESSION_SECONDS: Final = 12 * 3600
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="evosaga"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. Without an organization: an operator, who sees everything."""
+
+    name: str
+    organization_id: UUID | None = None
+
+
+class Doorkeeper:
+    """Knows the keys, and signs the sessions that the dashboard opens with them.
+
+    A session is nothing but a signed value: it names a key and ends with it, when the key is
+    removed or changed, and after twelve hours. ``secrets_`` are those of ``EVOSAGA_SECRET_KEY``:
+    the first signs, all are recognised.
+    """
+
+    def __init__(self, keys: Sequence[ApiKey], secrets_: Sequence[str]) -> None:
+        self._keys = tuple(keys)
+        self._signing = tuple(_derived(secret, "session") for secret in secrets_)
+
+    def caller_for_key(self, key: str) -> Caller | None:
+        """Whose key that is."""
+        found = self._holder(digest(key))
+        return Caller(found.name, found.organization_id) if found else None
+
+    def open_session(self, key: str) -> str | None:
+        """The cookie's value for whoever has that key, None when nobody has."""
+        holder = self._holder(digest(key))
+        if holder is None:
+            return None
+        claims = {
+            "name": holder.name,
+            "key": _mark(holder),
+            "until": int(time.time()) + SESSION_SECONDS,
+            "nonce": secrets.token_hex(8),
+        }
+        body = _encode(json.dumps(claims).encode())
+        return f"{body}.{_sign(self._signing[0], body)}"
+
+    def caller_for_session(self, value: str) -> Caller | None:
+        """Whose session that is; None when it is forged, over, or its key is gone."""
+        body, _, signature = value.partition(".")
+        told = signature.encode("ascii", "replace")
+        if not sum(hmac.compare_digest(_sign(k, body).encode(), told) for k in self._signing):
+            return None
+        claims: dict[str, Any] = json.loads(_decode(body))
+        if claims["until"] < time.time():
+            return None
+        for key in self._keys:
+            if key.name == claims["name"] and hmac.compare_digest(_mark(key), claims["key"]):
+                return Caller(key.name, key.organization_id)
+        return None
+
+    def csrf_token(self, session: str) -> str:
+        """What a form of that session must carry, to prove that it is a form of ours."""
+        return _sign(self._signing[0], f"csrf/{session}")
+
+    def csrf_holds(self, session: str, token: str) -> bool:
+        """Whether a form with that token was made for that session."""
+        told = token.encode("ascii", "replace")
+        made = [_sign(k, f"csrf/{session}").encode() for k in self._signing]
+        return sum(hmac.compare_digest(one, told) for one in made) > 0
+
+    def _holder(self, wanted: bytes) -> ApiKey | None:
+        found = None
+        for key in self._keys:  # all of them, whichever it is
+            if hmac.compare_digest(key.digest, wanted):
+                found = key
+        return found
+
+
+def doorkeeper_of(connection: HTTPConnection) -> Doorkeeper:
+    """The doorkeeper of the application that is being asked."""
+    doorkeeper: Doorkeeper = connection.app.state.doorkeeper
+    return doorkeeper
+
+
+def identify(request: HTTPConnection) -> Caller | None:
+    """Who asks, None when there is no key and no session, or a wrong one."""
+    doorkeeper = doorkeeper_of(request)
+    key = _key_in(request)
+    if key is not None:
+        return doorkeeper.caller_for_key(key)
+    session = request.cookies.get(COOKIE)
+    return doorkeeper.caller_for_session(session) if session else None
+
+
+async def caller(
+    request: Request,
+    _bearer: Annotated[Any, Security(HTTPBearer(auto_error=False, scheme_name="Bearer"))] = None,
+    _header: Annotated[
+        Any, Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key"))
+    ] = None,
+) -> Caller:
+    """The dependency of every route that needs to know who asks. Raises the 401 of all of them."""
+    who = identify(request)
+    if who is None:
+        raise Problem(
+            "unauthorized",
+            "send one of EVOSAGA_API_KEYS as `Authorization: Bearer …` or as `X-API-Key`",
+            headers=_CHALLENGE,
+        )
+    if _key_in(request) is None and request.method not in _SAFE:
+        session, token = request.cookies[COOKIE], request.headers.get(CSRF_HEADER, "")
+        if not doorkeeper_of(request).csrf_holds(session, token):
+            raise Problem("forbidden", f"with a session, send its token in {CSRF_HEADER}")
+    request.app.state.rates.spend(who.name)
+    request.state.caller = who
+    return who
+
+
+Who = Annotated[Caller, Depends(caller)]
+"""For a route's signature: ``async def route(who: Who)``."""
+
+
+def visible(who: Caller, organization_id: UUID | None) -> bool:
+    """Whether what belongs to that organization may be seen, and steered, by this caller."""
+    return who.organization_id is None or who.organization_id == organization_id
+
+
+async def operator(who: Who) -> Caller:
+    """The dependency of routes that show all organizations at once."""
+    if who.organization_id is not None:
+        raise Problem("forbidden", "this needs a key without an organization")
+    return who
+
+
+def _key_in(request: HTTPConnection) -> str | None:
+    """The key in the headers, if there is any; an empty one counts as one, and as wrong."""
+    if (told := request.headers.get("authorization")) is not None:
+        scheme, _, key = told.partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+    return request.headers.get("x-api-key")
+
+
+def _mark(key: ApiKey) -> str:
+    """What ties a session to a key without telling anything about it."""
+    return hashlib.sha256(b"evosaga/session/" + key.digest).hexdigest()[:32]
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    return hmac.new(secret.encode(), f"evosaga/{purpose}".encode(), hashlib.sha256).digest()
+
+
+def _sign(key: bytes, text: str) -> str:
+    signature = hmac.new(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256)
+    return signature.hexdigest()
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

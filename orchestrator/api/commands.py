@@ -1,0 +1,113 @@
+"""The command stream over HTTP: the same JSON, the same checks, accepted while Redis is down."""
+
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from events.commands import BadCommand, Command, read_command
+from orchestrator.accept import checked, understand
+from orchestrator.api import shapes
+from orchestrator.api.auth import Caller, Who, visible
+from orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from orchestrator.api.parts import Here, Parts
+from orchestrator.api.problems import Problem
+from orchestrator.api.submitting import as_it_is, submit
+from orchestrator.queries import find_saga
+from orchestrator.steer import STEERING, Steering
+
+router: Final = APIRouter(tags=["commands"])
+
+SCHEMA: Final[dict[str, Any]] = {
+    "title": "Command",
+    "description": "A CloudEvents 1.0 event in JSON. `id` is the idempotency key.",
+    "type": "object",
+    "required": ["id", "type", "data"],
+    "properties": {
+        "id": {"type": "string", "minLength": 1, "maxLength": 200},
+        "type": {"type": "string", "minLength": 1, "maxLength": 200},
+        "data": {"type": "object"},
+        "source": {},
+        "time": {},
+        "specversion": {"const": "1.0"},
+        "correlationid": {"type": "string", "minLength": 1, "maxLength": 200},
+        "causationid": {"type": "string", "minLength": 1, "maxLength": 200},
+    },
+}
+EXAMPLE: Final[dict[str, Any]] = {
+    "id": shapes.SAGA_ID,
+    "type": "integration.create",
+    "data": {
+        "organization_id": shapes.ORGANIZATION_ID,
+        "clinic_id": shapes.CLINIC_ID,
+        "name": "Clínica Sol",
+    },
+}
+_OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.delete"}
+
+
+@router.post(
+    "/commands",
+    summary="Give a command",
+    status_code=202,
+    response_model=shapes.Submitted,
+    responses=problems(
+        "malformed_json",
+        "not_utf8",
+        "too_deep",
+        "duplicate_key",
+        "not_a_number",
+        "number_out_of_range",
+        "forbidden_character",
+        "forbidden",
+        "unknown_saga",
+        "conflicting_duplicate",
+        "not_replayable",
+        "not_cancellable",
+        "oversized",
+        "wrong_shape",
+        "unknown_type",
+        "invalid_data",
+        "too_many_sagas",
+        *EVERYWHERE,
+    ),
+    openapi_extra=json_body(SCHEMA, EXAMPLE),
+)
+async def give(request: Request, who: Who, here: Here) -> Response:
+    """What can be published on the stream `evosaga:commands` can be posted here.
+
+    `Location` names the saga to look at. A command that is refused, as a duplicate, is a saga
+    too, whose status is `rejected`.
+    """
+    command = read_command(await request.body())
+    if who.organization_id is not None:
+        command = await _within(here, who, who.organization_id, command)
+    accepted = await submit(here, who, command, _starter(here, command))
+    return await as_it_is(here, accepted)
+
+
+async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Command:
+    """The command as this organization may give it. Raises when it may not."""
+    if command.type in STEERING:
+        wish: Steering = checked(Steering, command)
+        view = await find_saga(here.pool, str(wish.saga_id))
+        if view is None or view.saga_id != wish.saga_id or not visible(who, view.organization_id):
+            raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
+        return command
+    input_ = understand(here.catalogue, command).input
+    if command.type not in _OPEN_TO_ORGANIZATIONS:
+        raise Problem("forbidden", "this command needs a key without an organization")
+    if input_.organization_id not in (None, own):
+        raise Problem("forbidden", "this key may only give commands about its own organization")
+    # A delete that names no organization would be one of anybody's integration.
+    return replace(command, data=command.data | {"organization_id": str(own)})
+
+
+def _starter(here: Parts, command: Command) -> UUID | None:
+    """Whose saga the command would start, where it says so."""
+    if command.type in STEERING:
+        return None
+    organization = getattr(understand(here.catalogue, command).input, "organization_id", None)
+    return organization if isinstance(organization, UUID) else None

@@ -1,0 +1,258 @@
+"""Integrations over HTTP: the two endpoints of the original system, and what is there."""
+
+import json
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from redis.exceptions import RedisError
+from starlette.responses import JSONResponse, Response
+
+from events.commands import BadCommand, Command
+from orchestrator.accept import Accepted, understand
+from orchestrator.api import shapes
+from orchestrator.api.auth import Caller, Who, visible
+from orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from orchestrator.api.outcomes import deleted, failure, results
+from orchestrator.api.parts import Here, Parts
+from orchestrator.api.problems import Problem
+from orchestrator.api.submitting import (
+    IdempotencyKey,
+    Patience,
+    body_object,
+    command_id,
+    on_its_way,
+    settled,
+    submit,
+)
+from orchestrator.api.watch import Watch, Watching
+from orchestrator.decider import OPEN
+from orchestrator.integrations import IntegrationView, find_integration, list_integrations
+from orchestrator.queries import Filter, SagaView, find_saga, history, list_sagas
+from sagas.create_integration import CreateIntegration
+
+router: Final = APIRouter(tags=["integrations"])
+
+_EXAMPLE: Final = {
+    "organization_id": shapes.ORGANIZATION_ID,
+    "clinic_id": shapes.CLINIC_ID,
+    "name": "Clínica Sol",
+}
+_REFUSALS: Final = problems(
+    "malformed_json",
+    "not_utf8",
+    "too_deep",
+    "duplicate_key",
+    "not_a_number",
+    "number_out_of_range",
+    "forbidden_character",
+    "forbidden",
+    "oversized",
+    "invalid_data",
+    "wrong_shape",
+    "name_taken",
+    "in_progress",
+    "refused",
+    "rolled_back",
+    "parked",
+    "conflicting_duplicate",
+    "too_many_sagas",
+    *EVERYWHERE,
+)
+_REFUSALS[409]["description"] += "; or that there is one already, as in the original system"
+_REFUSALS[409]["content"]["application/json"] = {"schema": shapes.Duplicate.model_json_schema()}
+_FAILURES: Final = ("rolled_back", "parked", "conflicting_duplicate", "too_many_sagas")
+
+
+@router.post(
+    "/integrations/evolution/create",
+    summary="Create a WhatsApp integration",
+    status_code=201,
+    response_model=shapes.Created,
+    responses={
+        202: {"model": shapes.Submitted, "description": "not over yet; it goes on by itself"},
+        **_REFUSALS,
+    },
+    openapi_extra=json_body(CreateIntegration.model_json_schema(), _EXAMPLE),
+)
+async def create(
+    request: Request,
+    who: Who,
+    here: Here,
+    watch: Watching,
+    patience: Patience,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Makes the instance, the row and the routing key, tells the workers and asks for a QR code.
+
+    All of it or none: what can't be completed is undone. Safe to repeat with the same
+    `Idempotency-Key`: the answer is that of the same saga.
+    """
+    body = await body_object(request)
+    command = Command(command_id(idempotency_key), "integration.create", body)
+    organization = understand(here.catalogue, command).input.organization_id
+    if not visible(who, organization):
+        raise Problem("forbidden", "this key may only create for its own organization")
+    accepted = await submit(here, who, command, organization)
+    view = await settled(watch, here.pool, accepted, patience)
+    if not view.over:
+        return on_its_way(view.saga_id, view.status, view.instance_name)
+    if view.status == "completed":
+        return await _created(here, view)
+    if view.status != "rejected":
+        raise failure(view, await history(here.pool, view.saga_id))
+    if await _is_duplicate(here, view):
+        told = shapes.Duplicate(existing_instance=view.existing_instance)
+        return JSONResponse(told.model_dump(mode="json"), 409)
+    raise _refusal(view)
+
+
+async def _is_duplicate(here: Parts, view: SagaView) -> bool:
+    """Whether there is an integration, or one is just being made: then a delete has to come first.
+
+    While the one before is deleted, undone or parked it is another matter: then one has to wait.
+    """
+    if view.code != "in_progress" or view.existing_instance is None:
+        return view.code == "integration_exists"
+    ahead = await find_saga(here.pool, view.existing_instance)
+    making = ("running", "completed")
+    return ahead is not None and ahead.saga == view.saga and ahead.status in making
+
+
+async def _created(here: Parts, view: SagaView) -> Response:
+    done = results(await history(here.pool, view.saga_id))
+    qr_code = await _cached_qr(here, str(view.instance_name))
+    told = shapes.Created(
+        saga_id=view.saga_id,
+        integration_id=done.get("postgres", {}).get("integration_id", view.saga_id),
+        instance_name=str(view.instance_name),
+        qr_code=shapes.QrCode.model_validate(qr_code) if qr_code else None,
+    )
+    location = f"/integrations/evolution/{view.instance_name}"
+    return JSONResponse(told.model_dump(mode="json"), 201, {"Location": location})
+
+
+@router.delete(
+    "/integrations/evolution/{instance_name}",
+    summary="Delete a WhatsApp integration",
+    response_model=shapes.Deleted,
+    responses={
+        202: {"model": shapes.Submitted, "description": "not over yet; it goes on by itself"},
+        **problems("unknown_instance", *_FAILURES, "in_progress", "refused", *EVERYWHERE),
+    },
+)
+async def delete(
+    instance_name: str,
+    who: Who,
+    here: Here,
+    watch: Watching,
+    patience: Patience,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Removes the instance, the row and the routing key, and tells the workers.
+
+    Each of the four is true once it is seen to be gone. Who asks while a delete is under way
+    waits for that one.
+    """
+    data = {"instance_name": instance_name}
+    if who.organization_id is not None:
+        data["organization_id"] = str(who.organization_id)
+    command = Command(command_id(idempotency_key), "integration.delete", data)
+    try:
+        understand(here.catalogue, command)
+    except BadCommand:
+        raise _unknown(instance_name) from None  # no instance can have such a name
+    accepted = await submit(here, who, command)
+    view = await settled(watch, here.pool, accepted, patience)
+    if view.status == "rejected" and view.code == "in_progress":
+        view = await _the_one_before(here, watch, view, patience)
+    if not view.over:
+        return on_its_way(view.saga_id, view.status, view.instance_name)
+    if view.status == "rejected":
+        raise _unknown(instance_name) if view.code == "not_found" else _refusal(view)
+    told = await history(here.pool, view.saga_id)
+    if view.status != "completed":
+        raise failure(view, told)
+    return JSONResponse(deleted(told).model_dump(mode="json"))
+
+
+async def _the_one_before(here: Parts, watch: Watch, mine: SagaView, patience: float) -> SagaView:
+    """The delete that was open when ours came, to wait for it. Else ours, which was refused.
+
+    Most deletes wait in a queue of their own; this is for those that found it full, or parked.
+    The same look gives the same saga later, so that a repeated id gets the same answer.
+    """
+    wanted = Filter(saga=mine.saga, instance_name=mine.instance_name)
+    page, _ = await list_sagas(here.pool, wanted, limit=100)
+    for other in page:
+        was_open = other.status in OPEN or other.updated_at >= mine.created_at
+        if other.status != "rejected" and was_open and other.created_at <= mine.created_at:
+            return await settled(watch, here.pool, Accepted("known", other.saga_id), patience)
+    return mine
+
+
+@router.get(
+    "/integrations/evolution/{instance_name}",
+    summary="One integration",
+    responses=problems("unknown_instance", *EVERYWHERE),
+)
+async def one(instance_name: str, who: Who, here: Here) -> shapes.IntegrationShape:
+    """Its state, its phone number, and the newest saga about it."""
+    return shapes.integration_shape(await find(here, who, instance_name))
+
+
+@router.get(
+    "/integrations",
+    summary="All integrations, newest first",
+    responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
+)
+async def listing(
+    who: Who,
+    here: Here,
+    organization_id: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> shapes.IntegrationPage:
+    """A key with an organization sees its own; without, all or those of `organization_id`."""
+    if organization_id is not None and not visible(who, organization_id):
+        return shapes.IntegrationPage(integrations=[], cursor=None)
+    wanted = organization_id or who.organization_id
+    page, after = await list_integrations(here.pool, wanted, limit=limit, cursor=cursor)
+    return shapes.IntegrationPage(
+        integrations=[shapes.integration_shape(view) for view in page], cursor=after
+    )
+
+
+async def find(here: Parts, who: Caller, instance_name: str) -> IntegrationView:
+    """The integration, if there is one that this caller may see. Raises the 404 of both cases."""
+    view = await find_integration(here.pool, instance_name)
+    if view is None or not visible(who, view.organization_id):
+        raise _unknown(instance_name)
+    return view
+
+
+def _unknown(instance_name: str) -> Problem:
+    return Problem("unknown_instance", f"no integration has the instance {instance_name[:80]!r}")
+
+
+def _refusal(view: SagaView) -> Problem:
+    """A saga that was refused before anything was touched, and why."""
+    code = view.code if view.code in ("name_taken", "in_progress") else "refused"
+    location = f"/sagas/{view.saga_id}"
+    return Problem(
+        code,
+        f"{view.message} ({view.code})",
+        reason=view.code,
+        saga_id=str(view.saga_id),
+        existing_instance=view.existing_instance,
+        headers={"Location": location},
+    )
+
+
+async def _cached_qr(here: Parts, instance_name: str) -> dict[str, Any] | None:
+    """The QR code in Redis, None when there is none or no Redis."""
+    try:
+        raw = await here.redis.get(f"evosaga:qr:{instance_name}")
+    except RedisError:
+        return None
+    return dict(json.loads(raw)) if raw else None

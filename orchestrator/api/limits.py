@@ -1,0 +1,167 @@
+"""The door in front of every route: what is too large, too much or not ours to read stays outside.
+
+Plain ASGI, since it has to see the body while it comes in and every answer as it goes out.
+"""
+
+import asyncio
+import time
+import traceback
+from collections import OrderedDict
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from orchestrator.api.problems import Problem, answer, from_exception
+
+COMMAND_BYTES: Final = 64 * 1024
+WEBHOOK_BYTES: Final = 1024 * 1024
+AT_THE_DOOR: Final = ("forbidden_character", "body_timeout", "oversized", "unsupported_encoding")
+"""The codes of what any route may be answered with before it is asked."""
+_BODY_SECONDS: Final = 30.0
+"""A body that trickles longer than that is not waited for."""
+_CALLERS: Final = 10_000
+_OURS: Final = ("orchestrator.", "sagas.", "events.", "migrations")
+_logger = structlog.get_logger("evosaga.api")
+
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Cache-Control": "no-store",
+}
+"""On every answer that does not say otherwise itself, as the pages do."""
+
+
+class Rates:
+    """A token bucket for each caller, in memory: ``rate`` requests a second, twice that at once."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, 2 * rate)
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def spend(self, name: str) -> None:
+        """One request of that caller. Raises the 429."""
+        now = time.monotonic()
+        left, at = self._left.pop(name, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        self._left[name] = (max(0.0, left - 1), now)
+        while len(self._left) > _CALLERS:
+            self._left.popitem(last=False)
+        if left < 1:
+            wait = max(1, round((1 - left) / self._rate + 0.5))
+            detail = f"this key may ask {self._rate:g} times a second; wait {wait} s"
+            raise Problem("rate_limited", detail, headers={"Retry-After": str(wait)})
+
+
+class Door:
+    """Bodies within limits in, safe headers out, and no exception to the outside."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        correlation_id, began = str(uuid7()), time.monotonic()
+        begun, status = False, 0
+
+        async def told(message: Message) -> None:
+            nonlocal begun, status
+            if message["type"] == "http.response.start":
+                begun, status = True, message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = correlation_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            _refuse(scope)
+            await self._app(scope, _limited(scope, receive), told)
+        except Problem as problem:
+            if not begun:
+                await answer(problem)(scope, receive, told)
+        except Exception as error:
+            where = _place(error)
+            _logger.error(
+                "request failed",
+                correlation_id=correlation_id,
+                error=type(error).__name__,
+                where=where,
+                exc_info=scope["app"].state.parts.settings.log_level == "debug",
+            )
+            if not begun:  # else the server sees half an answer, and breaks the connection
+                await answer(from_exception(error, correlation_id))(scope, receive, told)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            observed = scope["app"].state.metrics.seconds.labels(scope["method"], route, status)
+            observed.observe(time.monotonic() - began)
+
+
+def _refuse(scope: Scope) -> None:
+    """What can be refused before anything of the body has come."""
+    headers = Headers(scope=scope)
+    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        raise Problem(
+            "unsupported_encoding",
+            "send the body as it is, without Content-Encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
+    if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
+        raise Problem("forbidden_character", "a NUL in the address")
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > (largest := _largest(scope)):
+        raise _too_large(largest)
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """The body, counted while it comes in: what Content-Length says proves nothing."""
+    largest, read, complete = _largest(scope), 0, False
+    deadline: float | None = None
+
+    async def counted() -> Message:
+        nonlocal read, complete, deadline
+        if complete:  # from here on it is only waited for the client to leave
+            return await receive()
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise Problem(
+                "body_timeout", f"a body must come within {_BODY_SECONDS:.0f} s"
+            ) from None
+        read += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if read > largest:
+            raise _too_large(largest)
+        return message
+
+    return counted
+
+
+def _largest(scope: Scope) -> int:
+    return WEBHOOK_BYTES if scope["path"].startswith("/webhooks/") else COMMAND_BYTES
+
+
+def _too_large(largest: int) -> Problem:
+    return Problem("oversized", f"a body may have {largest} bytes here")
+
+
+def _place(error: Exception) -> str:
+    """The last place in our own code; the text of an exception may quote what it should not."""
+    ours = [
+        f"{frame.f_code.co_filename.rpartition('/')[2]}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith(_OURS)
+    ]
+    return ours[-1] if ours else "unknown"

@@ -1,0 +1,159 @@
+"""Prometheus metrics. Labels hold no id and no name of anybody: numbers, for those who run it."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import asyncpg
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from redis.exceptions import RedisError
+
+from events import streams
+from events.database import TRANSIENT
+from orchestrator.api.parts import Parts
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+_FRESH: Final = 5.0
+"""Seconds that the counts of finished sagas, which take a scan, are good for."""
+
+
+@dataclass(slots=True)
+class HttpMetrics:
+    """What this process has answered. ``route`` is a template, never an address."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    seconds: Histogram = field(init=False)
+    counted: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    counted_at: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.seconds = Histogram(
+            "evosaga_http_request_seconds",
+            "How long answers took, until their last byte",
+            ("method", "route", "status"),
+            registry=self.registry,
+            buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
+        )
+
+
+async def exposition(parts: Parts, http: HttpMetrics) -> bytes:
+    """Everything, as text. A server that is away is a metric too, never an error."""
+    found = [*await _postgres(parts, http), *await _redis(parts), _breaker(parts), *_worker(parts)]
+    registry = CollectorRegistry()
+    registry.register(_Found(found))
+    return generate_latest(registry) + generate_latest(http.registry)
+
+
+class _Found:
+    """What was found out already, as a collector, which can't wait for anything."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+async def _postgres(parts: Parts, http: HttpMetrics) -> list[Metric]:
+    try:
+        row = await parts.pool.fetchrow(_WORK)
+        if time.monotonic() - http.counted_at > _FRESH:
+            counts = await parts.pool.fetch(_COUNTS)
+            http.counted = {(r["what"], r["status"]): r["number"] for r in counts}
+            http.counted_at = time.monotonic()
+    except (asyncpg.PostgresError, *TRANSIENT):
+        return [_up("postgres", 0)]
+    assert row is not None
+    return [
+        _up("postgres", 1),
+        *(_by_status(what, statuses, http.counted) for what, statuses in _STATUSES.items()),
+        _gauge("evosaga_workers", "Workers that show a sign of life", row["workers"]),
+        _gauge("evosaga_oldest_active_seconds", "Age of the oldest saga under way", row["oldest"]),
+        _gauge("evosaga_due_seconds", "How long the saga that is due longest waits", row["due"]),
+        _gauge("evosaga_relay_lag_events", "Committed events not yet on the stream", row["lag"]),
+    ]
+
+
+async def _redis(parts: Parts) -> list[Metric]:
+    try:
+        backlog = await streams.backlog(parts.redis)
+    except (RedisError, OSError, TimeoutError):
+        return [_up("redis", 0)]
+    if backlog is None:
+        return [_up("redis", 1)]
+    told: dict[str, tuple[str, Any]] = {
+        "lag": ("Commands that no worker has read yet", backlog.lag),
+        "pending": ("Commands being accepted", backlog.pending),
+        "dead": ("Dead letters", backlog.dead),
+    }
+    return [
+        _up("redis", 1),
+        *(
+            _gauge(f"evosaga_commands_{name}", said, value)
+            for name, (said, value) in told.items()
+            if value is not None
+        ),
+    ]
+
+
+def _breaker(parts: Parts) -> Metric:
+    """How this process finds the Evolution server to be doing."""
+    now = parts.world.evolution.state.state
+    said = "1 for the state of the circuit breaker to Evolution"
+    family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["state"])
+    for state in ("closed", "half-open", "open"):
+        family.add_metric([state], int(state == now))
+    return family
+
+
+def _worker(parts: Parts) -> list[Metric]:
+    if parts.reader is None or parts.engine is None:
+        return []
+    return [
+        _gauge("evosaga_consumers_healthy", "Both subscribers run", int(parts.reader.healthy)),
+        _gauge("evosaga_driving", "Sagas this process drives", len(parts.engine.driving)),
+    ]
+
+
+def _by_status(
+    what: str, statuses: Iterable[str], counted: Mapping[tuple[str, str], int]
+) -> Metric:
+    family = GaugeMetricFamily(
+        f"evosaga_{what}", f"{what.capitalize()} by status", labels=["status"]
+    )
+    for status in statuses:
+        family.add_metric([status], counted.get((what, status), 0))
+    return family
+
+
+def _up(dependency: str, value: int) -> Metric:
+    return _gauge(f"evosaga_{dependency}_up", f"Whether {dependency} answers", value)
+
+
+def _gauge(name: str, said: str, value: Any) -> Metric:
+    return GaugeMetricFamily(name, said, value=float(value))
+
+
+_STATUSES: Final = {
+    "sagas": ("running", "compensating", "completed", "compensated", "failed", "rejected"),
+    "integrations": ("pending", "connected", "disconnected", "deleting"),
+}
+_COUNTS: Final = """
+SELECT 'sagas' AS what, status, count(*) AS number FROM evosaga.sagas GROUP BY status
+UNION ALL
+SELECT 'integrations', status, count(*) FROM healthcare.integrations
+WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY status
+"""
+_WORK: Final = """
+SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS workers,
+       coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM evosaga.sagas
+           WHERE status IN ('running', 'compensating'))), 0) AS oldest,
+       greatest(0, coalesce(extract(epoch FROM now() - (SELECT min(next_at) FROM evosaga.sagas
+           WHERE status IN ('running', 'compensating'))), 0)) AS due,
+       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
+           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
+           AS lag
+"""

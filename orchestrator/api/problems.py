@@ -1,0 +1,184 @@
+"""Errors as RFC 9457 ``application/problem+json``: one shape for everything that goes wrong.
+
+A 4xx says what the caller must change. A 5xx is our trouble and says no more than a correlation
+id; what it was is in the log under that id.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from events.commands import BadCommand
+from events.database import TRANSIENT
+from orchestrator.lease import LeaseLost
+from orchestrator.queries import BadCursor
+
+_logger = structlog.get_logger("evosaga.api")
+RETRY_AFTER: Final = 2
+"""Seconds after which it is worth trying again when a server behind us is away."""
+
+TITLES: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed_json": (400, "The body is not JSON"),
+    "not_utf8": (400, "The body is not UTF-8"),
+    "too_deep": (400, "The body is nested too deeply"),
+    "duplicate_key": (400, "A key is given twice"),
+    "not_a_number": (400, "The body holds something that is not JSON"),
+    "number_out_of_range": (400, "A number is too large"),
+    "forbidden_character": (400, "A character that can't be stored"),
+    "incomplete": (400, "The request was cut off"),
+    "unauthorized": (401, "Who are you?"),
+    "forbidden": (403, "Not with this key"),
+    "not_found": (404, "There is nothing here"),
+    "unknown_saga": (404, "There is no such saga"),
+    "unknown_instance": (404, "There is no such integration"),
+    "method_not_allowed": (405, "Not with this method"),
+    "body_timeout": (408, "The body did not come in time"),
+    "conflicting_duplicate": (409, "The id was used for another command"),
+    "in_progress": (409, "Another saga is at work on it"),
+    "name_taken": (409, "The instance name is taken"),
+    "not_replayable": (409, "The saga can't be replayed"),
+    "not_cancellable": (409, "The saga can't be cancelled"),
+    "refused": (409, "The command was refused, and nothing was touched"),
+    "already_connected": (409, "The phone is connected, so there is no QR code"),
+    "no_qr_code": (409, "There is no QR code for it"),
+    "oversized": (413, "The body is too large"),
+    "unsupported_encoding": (415, "The body must not be compressed"),
+    "unsupported_media_type": (415, "The body must be JSON"),
+    "invalid_data": (422, "The request is understood, but its data is wrong"),
+    "unknown_type": (422, "There is no such command"),
+    "wrong_shape": (422, "The command's shape is wrong"),
+    "bad_cursor": (422, "The cursor is not one of ours"),
+    "rate_limited": (429, "Too many requests with this key"),
+    "too_many_sagas": (429, "Too many sagas of this organization are under way"),
+    "too_many_streams": (429, "Too many open streams with this key"),
+    "internal": (500, "That is a fault of ours"),
+    "not_accepted": (500, "That is a fault of ours"),
+    "rolled_back": (502, "It failed, and everything was undone"),
+    "parked": (502, "It failed half-way, and a person must look"),
+    "unavailable": (503, "A server behind us is away"),
+}
+"""Every code with its status and title. Public: codes may be added, none changes its meaning."""
+
+
+class Problem(HTTPException):
+    """An answer that is an error. ``detail`` is a sentence for the caller that names the cure."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(TITLES[code][0], detail, dict(headers or {}))
+        self.code = code
+        self.more = more
+
+
+def answer(problem: Problem) -> Response:
+    """The problem as a response. The same problem gives the same bytes, whoever asks."""
+    status, title = TITLES[problem.code]
+    body = {
+        "type": f"/docs#{problem.code}",
+        "title": title,
+        "status": status,
+        "code": problem.code,
+        "detail": problem.detail,
+    }
+    return JSONResponse(
+        body | problem.more, status, problem.headers, media_type="application/problem+json"
+    )
+
+
+def unavailable(what: str) -> Problem:
+    """A server behind us is away: nothing is wrong with the request."""
+    detail = f"{what} can't be reached; the request can be repeated as it is"
+    return Problem("unavailable", detail, headers={"Retry-After": str(RETRY_AFTER)})
+
+
+def from_exception(error: Exception, correlation_id: str) -> Problem:
+    """What to say about an exception that nobody expected."""
+    if isinstance(error, RedisError):
+        return unavailable("Redis")
+    if isinstance(error, (*TRANSIENT, LeaseLost)):
+        return unavailable("Postgres")
+    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+        return unavailable("The database's schema is not this release's, so it")
+    return Problem(
+        "internal",
+        f"it is in our log as {correlation_id}; please name that when you report it",
+        correlation_id=correlation_id,
+    )
+
+
+def refused(error: BadCommand) -> Problem:
+    """A command that can't be understood or may not be obeyed."""
+    return Problem(error.code if error.code in TITLES else "refused", error.message)
+
+
+def install(app: FastAPI) -> None:
+    """Give every expected error its problem; the unexpected ones are the door's."""
+
+    async def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return answer(error)
+
+    async def bad_command(_: Request, error: Exception) -> Response:
+        assert isinstance(error, BadCommand)
+        return answer(refused(error))
+
+    async def bad_cursor(_: Request, error: Exception) -> Response:
+        return answer(Problem("bad_cursor", str(error)))
+
+    async def cut_off(_: Request, __: Exception) -> Response:
+        return answer(Problem("incomplete", "the connection ended before the body did"))
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(BadCommand, bad_command)
+    app.add_exception_handler(BadCursor, bad_cursor)
+    app.add_exception_handler(ClientDisconnect, cut_off)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """The fields that are wrong and why; never their values, which may be anything."""
+    assert isinstance(error, RequestValidationError)
+    fields = [
+        {"where": ".".join(str(part) for part in e["loc"]), "what": e["msg"]}
+        for e in error.errors()
+    ]
+    detail = "; ".join(f"{field['where']}: {field['what']}" for field in fields)[:500]
+    return answer(Problem("invalid_data", detail, fields=fields[:20]))
+
+
+_OF_STATUS: Final = {
+    400: "malformed_json",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "oversized",
+    415: "unsupported_media_type",
+    429: "rate_limited",
+}
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    """What the framework itself refuses, such as a path or a method that is not there."""
+    assert isinstance(error, HTTPException)
+    code = _OF_STATUS.get(error.status_code, "internal")
+    said = {
+        404: "no route has this path; /docs lists them all",
+        405: "this path does not take this method; the header Allow names those it takes",
+    }.get(error.status_code, str(error.detail))
+    return answer(Problem(code, said, headers=error.headers))

@@ -1,0 +1,63 @@
+"""The QR code of an integration over HTTP, until its phone is paired."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+
+from orchestrator.api import shapes
+from orchestrator.api.auth import Who
+from orchestrator.api.integrations import find
+from orchestrator.api.openapi import EVERYWHERE, problems
+from orchestrator.api.parts import Here
+from orchestrator.api.problems import Problem
+from orchestrator.pairing import current_qr
+
+router: Final = APIRouter(tags=["integrations"])
+
+
+@router.get(
+    "/integrations/evolution/{instance_name}/qr",
+    summary="The QR code to pair its phone with",
+    responses=problems("unknown_instance", "already_connected", "no_qr_code", *EVERYWHERE),
+)
+async def qr(
+    instance_name: str,
+    who: Who,
+    here: Here,
+    number: Annotated[
+        str | None, Query(pattern="^[0-9]{6,20}$", description="asks for a pairing code as well")
+    ] = None,
+    again: Annotated[bool, Query(description="a new series, after the last was shown")] = False,
+) -> shapes.QrAnswer:
+    """The current one; Evolution is asked when there is none. Good for less than a minute, so ask
+    again until it is paired.
+    """
+    await find(here, who, instance_name)
+    world = here.world
+    found = await current_qr(
+        here.pool,
+        here.redis,
+        world.evolution,
+        world.keys,
+        instance_name,
+        number=number,
+        again=again,
+        watching=True,  # so that a scan is seen at once, with webhooks or without
+    )
+    if found.state == "unavailable":  # the last code may be good for a while yet
+        kept = await current_qr(here.pool, here.redis, None, None, instance_name)
+        found = kept if kept.state == "qr" else found
+    if found.state == "qr" and found.qr is not None:
+        code = shapes.QrCode.model_validate(found.qr)
+        return shapes.QrAnswer(instance_name=instance_name, message=found.message, qr_code=code)
+    code_, wait = _NO_QR.get(found.state, ("no_qr_code", 0))
+    headers = {"Retry-After": str(wait)} if wait else {}
+    raise Problem(code_, found.message, headers=headers, state=found.state)
+
+
+_NO_QR: Final = {
+    "paired": ("already_connected", 0),
+    "not_yet": ("no_qr_code", 3),
+    "unavailable": ("unavailable", 5),
+}
+"""The problem for a state without a code, and after how many seconds to ask again (0: don't)."""

@@ -1,0 +1,77 @@
+"""Whether this process can do its work right now: one named check for each thing it needs."""
+
+import asyncio
+import functools
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+from redis.exceptions import RedisError
+
+import migrations
+from events.database import TRANSIENT
+from orchestrator.api.parts import Parts
+from orchestrator.queries import living_workers
+
+_PATIENCE: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """``needed``: without it this process is not ready. ``said`` holds no address and no secret."""
+
+    ok: bool
+    said: str
+    needed: bool = True
+
+
+async def checks(parts: Parts) -> dict[str, Check]:
+    """Look at everything, at once; each look takes a few seconds at most."""
+    (postgres, schema, workers), redis = await asyncio.gather(_postgres(parts), _redis(parts))
+    found = {"postgres": postgres, "schema": schema, "redis": redis}
+    if parts.reader is None:
+        return found | {"workers": workers}
+    healthy = parts.reader.healthy
+    said = "both subscribers are running" if healthy else "a subscriber has stopped"
+    found["consumers"] = Check(healthy, said)
+    dead = parts.failed is not None and parts.failed.done()
+    found["worker"] = Check(not dead, "a part of it has ended" if dead else "all parts are running")
+    return found
+
+
+def ready(found: dict[str, Check]) -> bool:
+    """Whether nothing that is needed is missing."""
+    return all(check.ok for check in found.values() if check.needed)
+
+
+async def _postgres(parts: Parts) -> tuple[Check, Check, Check]:
+    unknown = Check(False, "Postgres can't be asked")
+    try:
+        async with asyncio.timeout(_PATIENCE), parts.pool.acquire() as connection:
+            found, needed = await migrations.current(connection), _needed_revision()
+            alive = await living_workers(connection)
+    except asyncpg.UndefinedTableError:
+        return Check(True, "answers"), Check(False, "missing; run evosaga migrate"), unknown
+    except (asyncpg.PostgresError, *TRANSIENT) as error:
+        return Check(False, f"does not answer ({type(error).__name__})"), unknown, unknown
+    cure = "" if found == needed else f", this release needs {needed}; run evosaga migrate"
+    return (
+        Check(True, "answers"),
+        Check(found == needed, f"revision {found}{cure}"),
+        Check(alive > 0, f"{alive} alive", needed=False),
+    )
+
+
+async def _redis(parts: Parts) -> Check:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await parts.redis.ping()
+    except (RedisError, OSError, TimeoutError) as error:
+        return Check(False, f"does not answer ({type(error).__name__})")
+    return Check(True, "answers")
+
+
+@functools.cache
+def _needed_revision() -> str:
+    """Read from files, which stay as they are while this runs."""
+    return migrations.head()

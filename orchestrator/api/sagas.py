@@ -1,0 +1,227 @@
+"""Sagas over HTTP: what happened, what happens, what a replay would do; and to steer them."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
+from uuid_utils.compat import uuid7
+
+from events.commands import BadCommand, Command
+from orchestrator.api import shapes
+from orchestrator.api.auth import Caller, Who, visible
+from orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from orchestrator.api.parts import Here, Parts
+from orchestrator.api.problems import Problem
+from orchestrator.api.streaming import last_seen, tell
+from orchestrator.api.submitting import IdempotencyKey, as_it_is, body_object, command_id, submit
+from orchestrator.api.watch import Watching
+from orchestrator.decider import Status
+from orchestrator.queries import Filter, SagaView, find_saga, history, list_sagas
+from orchestrator.replay import plan_of
+from orchestrator.why import why_of
+
+router: Final = APIRouter(tags=["sagas"])
+_MOST_STREAMS: Final = 100
+_MOST_EVENTS: Final = 1000
+_MESSAGE: Final = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string", "description": "the event's sequence"},
+        "event": {"type": "string", "description": "the event's type, and at the end `over`"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+
+@router.get(
+    "/sagas",
+    summary="Sagas, newest first",
+    responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
+)
+async def listing(
+    who: Who,
+    here: Here,
+    status: Status | None = None,
+    saga: Annotated[str | None, Query(max_length=200, examples=["create-integration"])] = None,
+    organization_id: UUID | None = None,
+    instance_name: Annotated[str | None, Query(max_length=200)] = None,
+    since: Annotated[datetime | None, Query(description="began then or later")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> shapes.SagaPage:
+    """A page. The same filters with its `cursor` give the next one."""
+    if organization_id is not None and not visible(who, organization_id):
+        return shapes.SagaPage(sagas=[], cursor=None)
+    wanted = Filter(
+        status=status,
+        saga=saga,
+        organization_id=organization_id or who.organization_id,
+        instance_name=instance_name,
+        since=since.replace(tzinfo=since.tzinfo or UTC) if since else None,
+    )
+    page, after = await list_sagas(here.pool, wanted, limit=limit, cursor=cursor)
+    return shapes.SagaPage(sagas=[shapes.saga_shape(view) for view in page], cursor=after)
+
+
+@router.get(
+    "/sagas/{saga_id}",
+    summary="One saga",
+    responses=problems("unknown_saga", *EVERYWHERE),
+)
+async def one(saga_id: str, who: Who, here: Here) -> shapes.SagaShape:
+    """By its id, its command's id, or the name of an instance (then it is the newest of it)."""
+    return shapes.saga_shape(await find(here, who, saga_id))
+
+
+@router.get(
+    "/sagas/{saga_id}/events",
+    summary="Its history",
+    responses=problems("unknown_saga", "invalid_data", *EVERYWHERE),
+)
+async def events(
+    saga_id: str,
+    who: Who,
+    here: Here,
+    limit: Annotated[int, Query(ge=1, le=_MOST_EVENTS)] = _MOST_EVENTS,
+    cursor: Annotated[int, Query(ge=-1, le=2**31 - 1)] = -1,
+) -> Response:
+    """The events in order. `cursor` is the sequence of the last one you have."""
+    view = await find(here, who, saga_id)
+    told = await history(here.pool, view.saga_id, cursor)
+    page, rest = told[:limit], told[limit:]
+    body = b",".join(shapes.cloud_event(view, recorded) for recorded in page)
+    after = f'"{page[-1].sequence}"' if rest else "null"
+    return Response(
+        b'{"events":[' + body + b'],"cursor":' + after.encode() + b"}",
+        media_type="application/json",
+    )
+
+
+@router.get(
+    "/sagas/{saga_id}/stream",
+    summary="Its history and what follows, as server-sent events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": _MESSAGE}}},
+        204: {"description": "it is over, and `Last-Event-ID` was its last event"},
+        **problems("unknown_saga", "too_many_streams", *EVERYWHERE),
+    },
+)
+async def stream(saga_id: str, request: Request, who: Who, here: Here, watch: Watching) -> Response:
+    """A message an event: `id` is its sequence, `event` its type, `data` the CloudEvent.
+
+    The last one is `event: over`. Comments keep a silent connection open. Who comes back with
+    `Last-Event-ID` misses nothing.
+    """
+    view = await find(here, who, saga_id)
+    seen = last_seen(request.headers.get("last-event-id"))
+    if view.over and seen >= view.sequence - 1:
+        return Response(status_code=204)  # which tells a browser not to come back
+    if watch.streams[who.name] >= _MOST_STREAMS:
+        detail = f"this key has {_MOST_STREAMS} streams open; close some"
+        raise Problem("too_many_streams", detail, headers={"Retry-After": "5"})
+    return StreamingResponse(
+        tell(here.pool, watch, who.name, view, seen),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+@router.get(
+    "/sagas/{saga_id}/why",
+    summary="Why it is where it is",
+    responses=problems("unknown_saga", *EVERYWHERE),
+)
+async def why(saga_id: str, who: Who, here: Here) -> shapes.WhyShape:
+    """What it waits for, or what went wrong, and what can be done about it."""
+    view = await find(here, who, saga_id)
+    told = await why_of(here.pool, here.catalogue, view, here.world.evolution.state)
+    return shapes.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
+
+
+@router.get(
+    "/sagas/{saga_id}/replay-plan",
+    summary="What a replay would do",
+    responses=problems("unknown_saga", *EVERYWHERE),
+)
+async def replay_plan(saga_id: str, who: Who, here: Here) -> shapes.PlanShape:
+    """Looks at Evolution, Postgres and Redis and says, step by step, what a replay would do."""
+    view = await find(here, who, saga_id)
+    plan = await plan_of(here.pool, here.world, here.catalogue, view.saga_id)
+    return shapes.PlanShape.model_validate(plan.as_dict() | {"saga_id": view.saga_id})
+
+
+@router.post(
+    "/sagas/{saga_id}/replay",
+    summary="Try again",
+    status_code=202,
+    response_model=shapes.Submitted,
+    responses=problems(
+        "unknown_saga",
+        "not_replayable",
+        "conflicting_duplicate",
+        "invalid_data",
+        "oversized",
+        "malformed_json",
+        *EVERYWHERE,
+    ),
+    openapi_extra=json_body(
+        shapes.Reason.model_json_schema(), {"reason": "Evolution is back"}, required=False
+    ),
+)
+async def replay(
+    saga_id: str, request: Request, who: Who, here: Here, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """A parked saga goes on where it stood; a rolled back one starts anew, under a new id."""
+    return await _steer("saga.replay", saga_id, request, who, here, idempotency_key)
+
+
+@router.post(
+    "/sagas/{saga_id}/cancel",
+    summary="Stop and undo",
+    status_code=202,
+    response_model=shapes.Submitted,
+    responses=problems(
+        "unknown_saga",
+        "not_cancellable",
+        "conflicting_duplicate",
+        "invalid_data",
+        "oversized",
+        "malformed_json",
+        *EVERYWHERE,
+    ),
+    openapi_extra=json_body(
+        shapes.Reason.model_json_schema(), {"reason": "it was a mistake"}, required=False
+    ),
+)
+async def cancel(
+    saga_id: str, request: Request, who: Who, here: Here, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Possible until its point of no return."""
+    return await _steer("saga.cancel", saga_id, request, who, here, idempotency_key)
+
+
+async def find(here: Parts, who: Caller, reference: str) -> SagaView:
+    """The saga, if there is one that this caller may see. Raises the 404 of both cases."""
+    view = await find_saga(here.pool, reference)
+    if view is None or not visible(who, view.organization_id):
+        said = f"no saga, command or instance is called {reference[:80]!r}"
+        raise Problem("unknown_saga", said)
+    return view
+
+
+async def _steer(
+    type_: str, reference: str, request: Request, who: Caller, here: Parts, key: str | None
+) -> Response:
+    body = await body_object(request, required=False)
+    view = await find(here, who, reference)
+    data: dict[str, Any] = {"saga_id": str(view.saga_id)} | body
+    if data["saga_id"] != str(view.saga_id):
+        raise BadCommand("invalid_data", "saga_id: the address names another saga than the body")
+    # Without a key the id tells who it was, since the saga's history keeps it.
+    id_ = command_id(key) if key else f"{who.name}/{uuid7()}"
+    accepted = await submit(here, who, Command(id_, type_, data))
+    return await as_it_is(here, accepted)

@@ -1,0 +1,144 @@
+"""The HTTP server inside our own loop: beside a worker (`serve`, `dev`) or alone (`api`)."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import structlog
+import uvicorn
+
+from events.log import EventLog
+from orchestrator import app
+from orchestrator.api.application import create_app
+from orchestrator.api.parts import Parts
+from orchestrator.config import Settings
+from orchestrator.gate import Gate
+from sagas import catalogue
+
+_logger = structlog.get_logger("evosaga.api")
+_GRACE: Final = 10
+"""Seconds that a stopping server gives the answers that are out."""
+
+
+class _Server(uvicorn.Server):
+    """One that leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address, before anything is started. Raises ``OSError`` when that can't be."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # what was asked for
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def listening(parts: Parts, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Answer requests while inside; the server's task, which ends by itself only when it broke.
+
+    On leaving, answers that are out are finished, streams end, and whoever waits for a saga is
+    told where to look.
+    """
+    application = create_app(parts)
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        http="h11",
+        server_header=False,
+        timeout_keep_alive=20,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listener]), name="http")
+    try:
+        while not server.started and not serving.done():  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0.01)
+        _logger.info("http is up", address=address(listener))
+        yield serving
+    finally:
+        application.state.watch.stop()
+        server.should_exit = True
+        with contextlib.suppress(Exception):
+            await serving
+        listener.close()
+
+
+@contextlib.asynccontextmanager
+async def parts_alone(settings: Settings) -> AsyncIterator[Parts]:
+    """Everything but a worker: what is accepted here is carried out by any worker elsewhere."""
+    async with contextlib.AsyncExitStack() as stack:
+        pool, redis = await stack.enter_async_context(app.stores(settings))
+        outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
+        log, known = EventLog(pool), catalogue.load()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        tasks = app.start_parts(failed, log=log.run())
+        try:
+            gate = Gate(pool, log, outside, known)
+            yield Parts(settings, pool, redis, log, outside, known, gate, failed=failed)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            failed.cancel()
+
+
+@contextlib.asynccontextmanager
+async def parts_with_worker(
+    settings: Settings, sagas: catalogue.Catalogue | None = None
+) -> AsyncIterator[Parts]:
+    """Everything, a worker included."""
+    async with app.running_worker(settings, sagas) as worker:
+        yield Parts(
+            settings,
+            worker.pool,
+            worker.redis,
+            worker.log,
+            worker.world,
+            worker.engine.catalogue,
+            Gate(worker.pool, worker.log, worker.world, worker.engine.catalogue, worker.engine),
+            worker.engine,
+            worker.reader,
+            worker.failed,
+        )
+
+
+async def serve_until(
+    stop: asyncio.Event, settings: Settings, listener: socket.socket, *, worker: bool = True
+) -> None:
+    """Serve until ``stop`` is set. Raises ``app.Broken`` when a part dies that never should."""
+    running = parts_with_worker if worker else parts_alone
+    async with running(settings) as parts, listening(parts, listener) as serving:
+        assert parts.failed is not None
+        waiting = asyncio.create_task(stop.wait())
+        serving.add_done_callback(lambda _: waiting.cancel())
+        parts.failed.add_done_callback(lambda _: waiting.cancel())
+        await asyncio.wait([waiting])
+        if parts.failed.done():
+            parts.failed.result()
+        if serving.done():
+            raise app.Broken(f"the HTTP server ended: {serving.exception()!r}")

@@ -1,0 +1,160 @@
+"""Commands that come over HTTP: their id, their way through the gate, and how long one waits."""
+
+import asyncio
+import random
+import re
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+from fastapi import Depends, Header, Query, Request
+from starlette.responses import JSONResponse
+from uuid_utils.compat import uuid7
+
+from events.commands import BadCommand, Command, read_json
+from events.database import Pool
+from orchestrator.accept import Accepted
+from orchestrator.api.auth import Caller
+from orchestrator.api.parts import Parts
+from orchestrator.api.problems import Problem
+from orchestrator.api.shapes import Submitted
+from orchestrator.api.watch import Watch
+from orchestrator.queries import SagaView, find_saga
+
+_logger = structlog.get_logger("evosaga.api")
+_COMMIT_SECONDS: Final = 20.0
+_LONGEST_WAIT: Final = 300.0
+
+
+async def patience(
+    wait: Annotated[
+        float,
+        Query(ge=0, le=_LONGEST_WAIT, allow_inf_nan=False, description="seconds to wait for it"),
+    ] = 30.0,
+    prefer: Annotated[
+        str | None,
+        Header(alias="Prefer", description="`respond-async` answers at once; `wait=5` waits 5 s"),
+    ] = None,
+) -> float:
+    """The seconds that the caller wants to wait; a preference we don't know is left alone."""
+    if prefer is None:
+        return wait
+    said = [part.strip().lower() for part in re.split(r"[,;]", prefer)]
+    for part in said:
+        if asked := re.fullmatch(r'wait="?([0-9]{1,4})"?', part):
+            return min(float(asked[1]), _LONGEST_WAIT)
+    return 0.0 if "respond-async" in said else wait
+
+
+Patience = Annotated[float, Depends(patience)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="the command's id: the same one again with the same content does nothing twice",
+    ),
+]
+
+
+def command_id(idempotency_key: str | None) -> str:
+    """The id that the caller chose, or a new one, in order of time."""
+    key = (idempotency_key or "").strip()
+    if len(key) > 2 and key[0] == key[-1] == '"':  # as the IETF's draft writes it
+        key = key[1:-1]
+    return key or str(uuid7())
+
+
+async def body_object(request: Request, *, required: bool = True) -> dict[str, Any]:
+    """The body as a JSON object, read as strictly as a command. Raises ``BadCommand``."""
+    raw = await request.body()
+    if not raw and not required:
+        return {}
+    body = read_json(raw)
+    if not isinstance(body, dict):
+        raise BadCommand("wrong_shape", "the body must be a JSON object")
+    return body
+
+
+async def submit(
+    here: Parts, who: Caller, command: Command, organization_id: UUID | None = None
+) -> Accepted:
+    """Hand a command to the gate. Once this returns it is committed.
+
+    ``organization_id``: whose saga it would start, so that nobody can start them by the hundred.
+    """
+    if organization_id is not None:
+        await _room(here, command, organization_id)
+    async with asyncio.timeout(_COMMIT_SECONDS):
+        accepted = await _through(here, command)
+    _logger.info(
+        "command over http",
+        caller=who.name,
+        type=command.type,
+        saga_id=str(accepted.saga_id),
+        became=accepted.kind,
+    )
+    return accepted
+
+
+async def _through(here: Parts, command: Command) -> Accepted:
+    """The gate's answer. Who loses against many others about the same integration tries again."""
+    while True:
+        try:
+            return await here.gate.submit(command)
+        except (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError):
+            await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  # only to drift apart
+
+
+async def settled(watch: Watch, pool: Pool, accepted: Accepted, seconds: float) -> SagaView:
+    """The saga once it is over, or as it is after so many seconds."""
+    if seconds > 0 and accepted.kind != "rejected":
+        await watch.over(accepted.saga_id, seconds)
+    view = await find_saga(pool, str(accepted.saga_id))
+    assert view is not None
+    return view
+
+
+def on_its_way(saga_id: UUID, status: str | None, instance_name: str | None) -> JSONResponse:
+    """202: committed, and where to look."""
+    location = f"/sagas/{saga_id}"
+    told = Submitted.model_validate(
+        {
+            "saga_id": saga_id,
+            "status": status,
+            "instance_name": instance_name,
+            "location": location,
+        }
+    )
+    return JSONResponse(told.model_dump(mode="json"), 202, {"Location": location})
+
+
+async def as_it_is(here: Parts, accepted: Accepted) -> JSONResponse:
+    """202 for a saga that nobody waits for."""
+    state = accepted.state
+    if state is not None and state.start is not None:
+        return on_its_way(accepted.saga_id, state.status, state.start.instance_name)
+    view = await find_saga(here.pool, str(accepted.saga_id))
+    assert view is not None
+    return on_its_way(view.saga_id, view.status, view.instance_name)
+
+
+async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
+    """Whether another saga of the organization may start. A repeated command always may."""
+    most = here.settings.organization_sagas
+    row = await here.pool.fetchrow(_ROOM, organization_id, command.saga_id, most)
+    if row and row["active"] >= most and not row["known"]:
+        detail = f"{most} sagas of this organization are under way; wait until some are over"
+        raise Problem("too_many_sagas", detail, headers={"Retry-After": "5"})
+
+
+_ROOM: Final = """
+SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $2) AS known,
+       (SELECT count(*) FROM (
+            SELECT FROM evosaga.sagas
+            WHERE organization_id = $1 AND status IN ('running', 'compensating') LIMIT $3
+        ) AS open_ones) AS active
+"""
