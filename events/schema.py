@@ -24,11 +24,13 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 OPEN_STATUSES: Final = "status IN ('running', 'compensating', 'failed')"
 """A parked saga may still own something, so it keeps its key until replay or cancel frees it."""
 ACTIVE_STATUSES: Final = "status IN ('running', 'compensating')"
+WAITING: Final = f"{OPEN_STATUSES} AND behind IS NOT NULL"
+"""Behind another saga, and no two behind the same: those that wait form a queue."""
 
 metadata = MetaData()
 
@@ -96,6 +98,9 @@ Index(
     unique=True,
     postgresql_where=text(f"{OPEN_STATUSES} AND instance_name IS NOT NULL AND behind IS NULL"),
 )
+Index("one_saga_behind_another", sagas.c.behind, unique=True, postgresql_where=text(WAITING))
+Index("sagas_waiting_by_organization", sagas.c.organization_id, postgresql_where=text(WAITING))
+Index("sagas_waiting_by_instance", sagas.c.instance_name, postgresql_where=text(WAITING))
 Index("sagas_due", sagas.c.next_at, postgresql_where=text(ACTIVE_STATUSES))
 Index("sagas_owned", sagas.c.owner, postgresql_where=text(ACTIVE_STATUSES))
 Index("sagas_newest", sagas.c.created_at.desc(), sagas.c.saga_id.desc())
@@ -114,6 +119,7 @@ workers = Table(
     Column("worker_id", Text, primary_key=True),
     _timestamp("started_at"),
     _timestamp("lease_until"),
+    Column("knows", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     schema="evosaga",
 )
 
@@ -124,6 +130,93 @@ relay = Table(
     Column("position", BigInteger, nullable=False, server_default=text("0")),
     Column("leader", Text),
     _timestamp("lease_until", nullable=True),
+    schema="evosaga",
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("integration_id", Uuid),
+    Column("instance_name", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("state", Text),
+    Column("reason", Integer),
+    Column("told_at", DateTime, nullable=False),
+    _timestamp("received_at"),
+    _timestamp("due_at"),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    _timestamp("applied_at", nullable=True),
+    schema="evosaga",
+)
+Index("webhooks_due", webhooks.c.due_at, postgresql_where=text("applied_at IS NULL"))
+Index("webhooks_by_age", webhooks.c.received_at)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("integration_id", Uuid, nullable=False),
+    Column("organization_id", Uuid, nullable=False),
+    Column("instance_name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+    _timestamp("recorded_at"),
+    _timestamp("published_at", nullable=True),
+    schema="evosaga",
+)
+Index("notices_unpublished", notices.c.id, postgresql_where=text("published_at IS NULL"))
+Index("notices_by_integration", notices.c.integration_id, notices.c.id)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("leader", Text),
+    _timestamp("lease_until", nullable=True),
+    schema="evosaga",
+)
+
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("what", Text, primary_key=True),
+    Column("instance_name", Text, primary_key=True),
+    Column("organization_id", Uuid),
+    _timestamp("first_seen"),
+    _timestamp("last_seen"),
+    Column("looks", Integer, nullable=False, server_default=text("1")),
+    Column("repairs", Integer, nullable=False, server_default=text("0")),
+    _timestamp("repaired_at", nullable=True),
+    schema="evosaga",
+)
+
+connections = Table(
+    "connections",
+    metadata,
+    Column("integration_id", Uuid, primary_key=True),
+    Column("state", Text, nullable=False),
+    _timestamp("since"),
+    Column("reason", Integer),
+    _timestamp("checked_at", nullable=True),
+    Column("looks", Integer, nullable=False, server_default=text("1")),
+    _timestamp("connected_at", nullable=True),
+    Column("reconnects", Integer, nullable=False, server_default=text("0")),
+    _timestamp("next_reconnect_at", nullable=True),
+    _timestamp("alerted_at", nullable=True),
+    schema="evosaga",
+)
+
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("leader", Text),
+    _timestamp("lease_until", nullable=True),
+    _timestamp("next_at"),
+    _timestamp("last_run", nullable=True),
+    Column("last_result", JSONB),
     schema="evosaga",
 )
 

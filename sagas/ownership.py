@@ -39,6 +39,25 @@ class KeyRing:
         """What Evolution must show when it delivers events of that instance."""
         return self._derive("webhook", saga_id, key_id)
 
+    def webhook_tokens(self, saga_id: UUID) -> tuple[str, ...]:
+        """What Evolution may show for that instance, whichever of our keys it was made under."""
+        return tuple(self.webhook_token(saga_id, key_id) for key_id in self._keys)
+
+    def global_webhook_tokens(self) -> tuple[str, ...]:
+        """What Evolution's global webhook may show, one a key; the first is the one to hand out."""
+        return tuple(
+            hmac.new(key, b"evosaga/global-webhook", hashlib.sha256).hexdigest()
+            for key in self._keys.values()
+        )
+
+    def recognised(self, saga_id: UUID, token: str) -> str | None:
+        """The id of the key under which this token is that saga's birthmark; None: it is not."""
+        for key_id in self._keys:
+            mine = self.instance_token(saga_id, key_id)
+            if hmac.compare_digest(mine.encode(), token.encode()):
+                return key_id
+        return None
+
     def _derive(self, purpose: str, saga_id: UUID, key_id: str) -> str:
         key = self._keys.get(key_id)
         if key is None:

@@ -2,30 +2,37 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
 from sagas.outcome import Done, Outcome
 from sagas.steps.cache import trouble
-from sagas.world import StepContext
+
+if TYPE_CHECKING:
+    from sagas.world import StepContext
 
 ADDED: Final = "wa:instances:added"
 REMOVED: Final = "wa:instances:removed"
 
 
-async def announce_added(ctx: StepContext) -> Outcome:
+async def announce_added(ctx: "StepContext") -> Outcome:
     """Tell the routing workers that an instance is there."""
     return await _publish(ctx, ADDED, str(ctx.input.organization_id), str(ctx.input.clinic_id))
 
 
-async def announce_removed(ctx: StepContext) -> Outcome:
+async def announce_adopted(ctx: "StepContext") -> Outcome:
+    """The same for an instance that was there already, and that a row names now."""
+    return await _publish(ctx, ADDED, ctx.facts["organization_id"], ctx.facts.get("clinic_id"))
+
+
+async def announce_removed(ctx: "StepContext") -> Outcome:
     """Tell the routing workers that an instance is gone."""
     return await _publish(ctx, REMOVED, ctx.facts["organization_id"], ctx.facts.get("clinic_id"))
 
 
 async def _publish(
-    ctx: StepContext, channel: str, organization_id: str, clinic_id: str | None
+    ctx: "StepContext", channel: str, organization_id: str, clinic_id: str | None
 ) -> Outcome:
     message = {
         "instance_name": ctx.facts["instance_name"],

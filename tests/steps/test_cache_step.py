@@ -82,16 +82,25 @@ async def test_f1_a_redis_that_is_away_is_waited_for(
 
 
 @pytest.mark.parametrize("step", [cache.fill, cache.invalidate])
-async def test_h6_a_redis_that_is_full_or_read_only_is_waited_for(
+async def test_h6_a_read_only_redis_is_waited_for(
     ctx: StepContext, own_redis: Redis, step: Effect
 ) -> None:
     given = replace(ctx, world=replace(ctx.world, redis=own_redis))
-    await own_redis.config_set("maxmemory", 1)
-    outcome = await step(given)
-    assert isinstance(outcome, Held), outcome
-    await own_redis.config_set("maxmemory", 0)
     await own_redis.replicaof("127.0.0.1", 1)
     outcome = await step(given)
     assert isinstance(outcome, Held), outcome
     await own_redis.replicaof("NO", "ONE")
     assert await step(given) == Done()
+
+
+async def test_h6_a_full_redis_is_waited_for_by_what_fills_it_and_not_by_what_frees_it(
+    ctx: StepContext, own_redis: Redis
+) -> None:
+    given = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    await own_redis.config_set("maxmemory", 1)
+    outcome = await cache.fill(given)
+    assert isinstance(outcome, Held), outcome
+    assert await cache.invalidate(given) == Done()
+    await own_redis.config_set("maxmemory", 0)
+    outcome = await cache.fill(given)
+    assert isinstance(outcome, Rejected), "the mark was left all the same"

@@ -1,0 +1,1 @@
+"""Evolution's webhooks: taken in and stored at once, then understood as hints and applied."""

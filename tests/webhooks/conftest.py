@@ -1,0 +1,154 @@
+"""A whole house: Evolution delivers its webhooks to a real HTTP server with a worker behind it."""
+
+import contextlib
+import json
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from events.database import Pool
+from orchestrator.api.parts import Parts
+from orchestrator.api.server import address, bind, listening, parts_with_worker
+from orchestrator.config import Settings
+from orchestrator.local.evolution import SimulatedEvolution
+from sagas.ownership import KeyRing
+from tests.conftest import SECRET
+from tests.driving import create, outcome, publish
+from tests.waiting import eventually
+
+
+@dataclass
+class House:
+    """What a test holds of it."""
+
+    parts: Parts
+    url: str
+    evolution: SimulatedEvolution
+    http: httpx.AsyncClient
+
+    @property
+    def pool(self) -> Pool:
+        return self.parts.pool
+
+    @property
+    def redis(self) -> Redis:
+        return self.parts.redis
+
+    async def integration(self, **wanted: Any) -> str:
+        """A new integration that waits for its phone; the name of its instance."""
+        command = create(**{"channel": "WHATSAPP-BAILEYS", "name": "Clínica Sol"} | wanted)
+        await publish(self.redis, command)
+        saga = await outcome(self.pool, command["id"], 30)
+        assert saga.status == "completed", saga
+        return str(saga.instance_name)
+
+    async def deliver(
+        self,
+        name: str,
+        event: str = "connection.update",
+        data: Any = None,
+        *,
+        token: str | None = None,
+        at: str = "2026-01-01T12:00:00.000Z",
+        **more: Any,
+    ) -> httpx.Response:
+        """What Evolution would POST, with the right token unless another is given."""
+        body = {
+            "event": event,
+            "instance": name,
+            "data": {"instance": name, **data} if isinstance(data, dict) else data,
+            "destination": f"{self.url}/webhooks/evolution/{name}",
+            "date_time": at,
+            "server_url": self.evolution.url,
+            "apikey": None,
+        }
+        headers = {"X-Webhook-Token": token or webhook_token(name)}
+        return await self.post(f"/webhooks/evolution/{name}", body | more, headers)
+
+    async def post(self, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        told = {name.encode(): value.encode() for name, value in headers.items()}
+        told |= {b"Content-Type": b"application/json"}
+        return await self.http.post(path, content=raw, headers=told)
+
+    async def row(self, name: str) -> dict[str, Any]:
+        """The integration's row; empty when there is none."""
+        row = await self.pool.fetchrow(
+            "SELECT * FROM healthcare.integrations WHERE config ->> 'instance_name' = $1", name
+        )
+        return dict(row) if row else {}
+
+    async def stored(self, name: str) -> list[dict[str, Any]]:
+        rows = await self.pool.fetch(
+            "SELECT * FROM evosaga.webhooks WHERE instance_name = $1 ORDER BY id", name
+        )
+        return [dict(row) for row in rows]
+
+    async def becomes(self, name: str, status: str, timeout: float = 15.0) -> dict[str, Any]:
+        """Wait until the row says so."""
+
+        async def there() -> bool:
+            return (await self.row(name)).get("status") == status
+
+        await eventually(there, timeout, message=f"{name} to be {status}")
+        return await self.row(name)
+
+    async def all_applied(self) -> None:
+        """Wait until every webhook has been applied, and what came of it told."""
+
+        async def applied() -> bool:
+            waiting = await self.pool.fetchval(
+                "SELECT (SELECT count(*) FROM evosaga.webhooks WHERE applied_at IS NULL)"
+                " + (SELECT count(*) FROM evosaga.notices WHERE published_at IS NULL)"
+            )
+            return not waiting
+
+        await eventually(applied, 30, message="every webhook to be applied")
+
+
+def webhook_token(instance_name: str) -> str:
+    """What Evolution was told to show for an instance with a derived name."""
+    ring = KeyRing([SECRET])
+    return ring.webhook_token(uuid.UUID(instance_name.removeprefix("wa-")), ring.current)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    listener = bind("127.0.0.1", 0)
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def settings(settings: Settings, listener: socket.socket) -> Settings:
+    """With a public address at which Evolution reaches us."""
+    more = {"api_keys": f"tests:{'k' * 40}", "public_url": address(listener)}
+    return Settings.model_validate(settings.model_dump() | more)
+
+
+@contextlib.asynccontextmanager
+async def open_house(
+    settings: Settings, listener: socket.socket, evolution: SimulatedEvolution
+) -> AsyncIterator[House]:
+    """A worker and the API on these settings."""
+    url = address(listener)
+    async with (
+        parts_with_worker(settings) as parts,
+        listening(parts, listener),
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+    ):
+        yield House(parts, url, evolution, http)
+
+
+@pytest.fixture
+async def house(
+    settings: Settings, listener: socket.socket, evolution: SimulatedEvolution
+) -> AsyncIterator[House]:
+    async with open_house(settings, listener, evolution) as house:
+        yield house
