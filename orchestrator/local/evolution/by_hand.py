@@ -5,6 +5,7 @@ from copy import deepcopy
 from uuid import uuid4
 
 from orchestrator.local.evolution import whatsapp
+from orchestrator.local.evolution.clock import timestamp
 from orchestrator.local.evolution.instances import BAILEYS, EVOLUTION, Instance, Row, World
 from orchestrator.local.evolution.journal import Why
 
@@ -42,6 +43,57 @@ def put_foreign(
     why = Why("a stranger's create")
     world.journal.landed("created", why, name=name, instance_id=row.id, token=row.token)
     return row
+
+
+def put(
+    world: World,
+    name: str,
+    *,
+    token: str | None = None,
+    integration: str = BAILEYS,
+    phone: str | None = None,
+) -> Row:
+    """An instance that somebody made long ago, in the place of whatever bore the name.
+
+    With a ``phone`` it is paired and connected; without, a Baileys instance is closed.
+    """
+    take_away(world, name, Why("an older instance takes the name"))
+    jid = f"{phone}@s.whatsapp.net" if phone else None
+    row = Row(
+        id=str(uuid4()),
+        name=name,
+        integration=integration,
+        token=token or str(uuid4()).upper(),
+        client_name=world.settings.client_name,
+        connection_status="open" if phone or integration != BAILEYS else "close",
+        session=phone is not None,
+        owner_jid=jid,
+        setting={},
+    )
+    world.insert(row)
+    world.memory[name] = Instance(
+        id=row.id,
+        name=name,
+        integration=integration,
+        token=row.token,
+        state=row.connection_status,
+        session=row.session,
+        owner_jid=jid,
+    )
+    why = Why("put there by hand")
+    world.journal.landed("created", why, name=name, instance_id=row.id, token=row.token)
+    return row
+
+
+def hang_up(world: World, instance: Instance, code: int) -> None:
+    """The connection ends and nobody takes it up again; the phone stays linked."""
+    whatsapp.hang_up(world, instance)
+    instance.state = "close"
+    row = world.rows.get(instance.name)
+    if row is not None:
+        row.connection_status = "close"
+        row.reason_code = code
+        row.disconnected_at = row.updated_at = timestamp()
 
 
 def start_again(world: World, warm_up: float = 0.0) -> None:

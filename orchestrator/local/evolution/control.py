@@ -139,6 +139,11 @@ async def _logout(server: "SimulatedEvolution", asked: Asked) -> object:
     return _views(server)
 
 
+async def _hang_up(server: "SimulatedEvolution", asked: Asked) -> object:
+    server.hang_up(asked.name(), int(asked.number("code", 428)))
+    return _views(server)
+
+
 async def _whatsapp(server: "SimulatedEvolution", asked: Asked) -> object:
     server.whatsapp(reachable=asked.flag("reachable"))
     return _views(server)
@@ -148,6 +153,19 @@ async def _foreign(server: "SimulatedEvolution", asked: Asked) -> object:
     integration, client_name = asked.text("integration"), asked.text("client_name")
     server.foreign(asked.name(), integration=integration or EVOLUTION, client_name=client_name)
     return _views(server)
+
+
+async def _put(server: "SimulatedEvolution", asked: Asked) -> object:
+    """One older instance, or many: ``{"instances": [{"name": …}, …]}``."""
+    many = asked.fields.get("instances", [asked.fields])
+    if not isinstance(many, list) or not all(isinstance(one, dict) for one in many):
+        raise ValueError("instances must be a list of JSON objects")
+    known = {"name", "token", "integration", "phone"}
+    for one in map(Asked, many):
+        if unknown := sorted(one.fields.keys() - known):
+            raise ValueError(f"unknown field {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        server.put(one.name(), **one.texts("token", "integration", "phone"))
+    return {"put": len(many)}
 
 
 async def _drop(server: "SimulatedEvolution", asked: Asked) -> object:
@@ -209,8 +227,10 @@ _ROUTES: dict[tuple[str, str], tuple[frozenset[str] | None, Work]] = {
     ("GET", "modes"): (frozenset(), _modes),
     ("POST", "pair"): (frozenset({"name", "jid", "profile_name"}), _pair),
     ("POST", "logout"): (frozenset({"name", "code"}), _logout),
+    ("POST", "hang-up"): (frozenset({"name", "code"}), _hang_up),
     ("POST", "whatsapp"): (frozenset({"reachable"}), _whatsapp),
     ("POST", "foreign"): (frozenset({"name", "integration", "client_name"}), _foreign),
+    ("POST", "put"): (frozenset({"name", "token", "integration", "phone", "instances"}), _put),
     ("POST", "drop"): (frozenset({"name"}), _drop),
     ("POST", "half-delete"): (frozenset({"name", "keep"}), _half_delete),
     ("POST", "restart"): (frozenset({"warmup", "down"}), _restart),

@@ -49,7 +49,11 @@ class Reception:
             call = await self._read(request)
         except OSError:  # gone before it had said everything: nothing was asked
             return web.Response()
-        reply = await self._struck(call, request)
+        try:
+            reply = await self._struck(call, request)
+        except asyncio.CancelledError:  # a crash; what has landed by now has landed
+            self._record(call, Reply(0))
+            raise
         self._record(call, reply)
         return await wire.send(request, reply, self.stopping)
 

@@ -10,7 +10,14 @@ from orchestrator.local.evolution import by_hand, control, views, whatsapp
 from orchestrator.local.evolution.door import Door
 from orchestrator.local.evolution.faults import Armed
 from orchestrator.local.evolution.guards import Call
-from orchestrator.local.evolution.instances import EVOLUTION, Instance, Row, Settings, World
+from orchestrator.local.evolution.instances import (
+    BAILEYS,
+    EVOLUTION,
+    Instance,
+    Row,
+    Settings,
+    World,
+)
 from orchestrator.local.evolution.journal import Journal, Why
 from orchestrator.local.evolution.reception import Reception
 from orchestrator.local.evolution.views import View
@@ -160,6 +167,10 @@ class SimulatedEvolution:
         """WhatsApp ends the connection with ``code``: 401, 402, 403, 406 are final, others pass."""
         whatsapp.lose(self._world, self._instance(name), code)
 
+    def hang_up(self, name: str, code: int = 428) -> None:
+        """The connection ends with ``code``, and the server does not connect again by itself."""
+        by_hand.hang_up(self._world, self._instance(name), code)
+
     def whatsapp(self, *, reachable: bool) -> None:
         """Cut the server off from WhatsApp, or let it back."""
         by_hand.set_reachable(self._world, reachable)
@@ -176,6 +187,18 @@ class SimulatedEvolution:
         row = by_hand.put_foreign(
             self._world, name, integration=integration, client_name=client_name
         )
+        return row.id
+
+    def put(
+        self,
+        name: str,
+        *,
+        token: str | None = None,
+        integration: str = BAILEYS,
+        phone: str | None = None,
+    ) -> str:
+        """An instance that older code made, connected if it has a ``phone``; returns its id."""
+        row = by_hand.put(self._world, name, token=token, integration=integration, phone=phone)
         return row.id
 
     def drop(self, name: str) -> None:

@@ -1,0 +1,96 @@
+"""Asking Evolution's memory about single instances, each with the instance's own token."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+from events.database import Pool
+from orchestrator.keeping.facts import Memory, Snapshot
+from orchestrator.keeping.plan import doubt
+from sagas.ownership import UnknownKey
+from sagas.steps.repair_looks import state_of
+from sagas.steps.verdicts import Sight
+from sagas.world import World
+
+_AT_ONCE: Final = 16
+_PAGE: Final = 64
+_NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
+_STATES: Final[dict[str, Memory]] = {
+    "open": "open",
+    "connecting": "connecting",
+    "close": "close",
+}
+_SIGHTS: Final[dict[Sight, Memory]] = {
+    Sight.ABSENT: "absent",
+    Sight.HALF: "half",
+    Sight.FOREIGN: "foreign",
+}
+
+
+async def ask(
+    pool: Pool,
+    world: World,
+    snapshot: Snapshot,
+    tokens: Mapping[str, str],
+    names: Sequence[str],
+) -> dict[str, Memory]:
+    """What memory says of these, a few at a time.
+
+    ``names`` that the list lacks should come first: when many are missing and the first of them
+    turn out to be there, the list is not to be believed, and the rest is not asked.
+    """
+    own = await _own_tokens(pool, world, snapshot, [n for n in names if n not in tokens])
+    known: dict[str, Memory] = {}
+    for page in (names[at : at + _PAGE] for at in range(0, len(names), _PAGE)):
+        limit = asyncio.Semaphore(_AT_ONCE)
+        answers = await asyncio.gather(
+            *(_one(world, name, tokens.get(name), own.get(name), limit) for name in page)
+        )
+        known |= dict(zip(page, answers, strict=True))
+        missing = [name for name in page if name not in snapshot.instances]
+        lied = any(known[name] not in ("absent", "half", "foreign") for name in missing)
+        if lied and doubt(snapshot.asked(known)) is not None:
+            break
+    return known
+
+
+async def _one(
+    world: World, name: str, token: str | None, own: str | None, limit: asyncio.Semaphore
+) -> Memory:
+    async with limit:
+        answer = await world.evolution.memory(name, token or own or _NO_TOKEN)
+        match answer.status:
+            case 200:
+                state = state_of(answer.body)
+                return _STATES.get(state, "unanswered") if state else "half"
+            case 404:
+                return "absent"
+            case 401 if token is None and own is not None:
+                # Not in the list and refusing our token: a stranger's, or only half of ours.
+                seen = await world.evolution.see(name, own)
+                return _SIGHTS.get(seen.sight, "unanswered")
+    return "unanswered"
+
+
+async def _own_tokens(
+    pool: Pool, world: World, snapshot: Snapshot, names: Sequence[str]
+) -> dict[str, str]:
+    """The birthmarks that instances should carry which the list does not show."""
+    wanted = set(names)
+    rows = [row for row in snapshot.rows if row.born and row.instance_name in wanted]
+    ids: dict[UUID, str] = {row.id: row.instance_name for row in rows}
+    found: dict[str, str] = {}
+    for row in await pool.fetch(_KEY_IDS, list(ids)) if ids else ():
+        try:
+            token = world.keys.instance_token(row["saga_id"], row["key_id"] or "")
+        except UnknownKey:
+            continue
+        found[ids[row["saga_id"]]] = token
+    return found
+
+
+_KEY_IDS: Final = """
+SELECT saga_id, data -> 'facts' ->> 'key_id' AS key_id FROM evosaga.saga_events
+WHERE saga_id = ANY($1) AND sequence = 0
+"""

@@ -1,0 +1,192 @@
+"""Chores: what is done every now and then, by one worker at a time.
+
+A row in ``evosaga.chores`` says who is at it, until when, when it is due again and what came of
+it. Whoever takes a chore that is due holds its lease while it works; a worker that dies or is
+paused loses the lease, and another one begins the chore anew. Everything a chore does is harmless
+when it is done twice.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from events.cancelling import obey_cancel
+from events.database import TRANSIENT, Pool
+from orchestrator.config import Settings
+from orchestrator.gate import Gate
+from orchestrator.keeping import health, reconcile
+from orchestrator.keeping.health import Doctor
+from orchestrator.keeping.reconcile import Keeper
+from orchestrator.lease import LeaseLost
+from sagas.world import World
+
+_logger = structlog.get_logger("evosaga.chores")
+_LEASE: Final = 30.0
+_FIRST: Final = 60.0
+"""Seconds until a chore is done that was never done before."""
+_SOON: Final = 60.0
+"""Seconds until a chore is done again that could not be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What came of a chore; ``again`` is in seconds, None leaves it to the plan."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    again: float | None = None
+
+
+MayGoOn: TypeAlias = Callable[[], bool]
+"""Whether whoever does the chore still holds its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """One chore, every so many seconds."""
+
+    name: str
+    every: float
+    work: Callable[[MayGoOn], Awaitable[Came]]
+
+
+@dataclass(slots=True)
+class Chores:
+    """The chores of one worker."""
+
+    pool: Pool
+    worker: str
+    chores: Sequence[Chore]
+    lease: float = _LEASE
+
+    async def run(self) -> None:
+        """Do what is due, for ever; cancel it to stop."""
+        async with asyncio.TaskGroup() as group:
+            for chore in self.chores:
+                group.create_task(self._repeat(chore), name=chore.name)
+            # A part that returns counts as broken, even if there is nothing to do.
+            group.create_task(asyncio.Event().wait())
+
+    async def _repeat(self, chore: Chore) -> None:
+        known = False
+        while True:
+            try:
+                if not known:
+                    first = min(chore.every, _FIRST)
+                    await self.pool.execute(_KNOW, chore.name, first, chore.every)
+                    known = True
+                await self.do(chore)
+            except TRANSIENT as trouble:
+                _logger.warning("chore waits", chore=chore.name, reason=type(trouble).__name__)
+            obey_cancel()
+            pause = min(5.0, max(0.1, chore.every / 10))
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+
+    async def do(self, chore: Chore) -> bool:
+        """Do it if it is due and nobody is at it; whether it was done. Raises what Postgres does.
+
+        A chore that stumbles is told and comes again: that is no reason to stop a worker.
+        """
+        taken = time.monotonic()
+        if not await self.pool.fetchval(_TAKE, chore.name, self.worker, self.lease):
+            return False
+        term = _Term(taken + self.lease * 0.9)
+        keep = asyncio.create_task(self._keep(chore.name, term))
+        try:
+            came = await chore.work(term.holds)
+        except (LeaseLost, *TRANSIENT) as trouble:
+            came = Came({"failed": type(trouble).__name__}, _SOON)
+            _logger.warning("chore failed", chore=chore.name, reason=type(trouble).__name__)
+        except Exception as stumble:
+            came = Came({"failed": type(stumble).__name__}, _SOON)
+            _logger.error("chore stumbled", chore=chore.name, error=type(stumble).__name__)
+        finally:
+            keep.cancel()
+            await asyncio.gather(keep, return_exceptions=True)
+        again = min(chore.every, came.again) if came.again is not None else chore.every
+        await self.pool.execute(
+            _DONE, chore.name, self.worker, json.dumps(came.result, default=str), again
+        )
+        return True
+
+    async def _keep(self, name: str, term: "_Term") -> None:
+        while True:
+            await asyncio.sleep(self.lease / 3)
+            before = time.monotonic()
+            with contextlib.suppress(*TRANSIENT):
+                if not await self.pool.fetchval(_KEEP, name, self.worker, self.lease):
+                    term.until = 0.0  # somebody else took it for abandoned
+                    return
+                term.until = before + self.lease * 0.9
+
+
+@dataclass(slots=True)
+class _Term:
+    """Until when the lease is certain, on this process's monotonic clock."""
+
+    until: float
+
+    def holds(self) -> bool:
+        return time.monotonic() < self.until
+
+
+def chores_of(settings: Settings, pool: Pool, world: World, gate: Gate) -> list[Chore]:
+    """What a worker does every now and then, as far as the settings have not turned it off."""
+    alert_url = settings.alert_url.get_secret_value() if settings.alert_url else None
+    keeper = Keeper(pool, world, gate, settings.older_names, settings.quiet_seconds)
+    doctor = Doctor(pool, world, settings.alert_after, alert_url)
+
+    async def reconcile_all(may_go_on: MayGoOn) -> Came:
+        return _reconciled(keeper, await reconcile.go_round(keeper, may_go_on=may_go_on))
+
+    async def look_for_orphans(may_go_on: MayGoOn) -> Came:
+        done = await reconcile.go_round(keeper, kinds=reconcile.ORPHANS, may_go_on=may_go_on)
+        return _reconciled(keeper, done)
+
+    async def check_health(may_go_on: MayGoOn) -> Came:
+        done = await health.go_round(doctor, may_go_on=may_go_on)
+        return Came(done.summary())
+
+    wanted = [
+        Chore("reconcile", settings.reconcile_every, reconcile_all),
+        Chore("orphans", settings.orphans_every, look_for_orphans),
+        Chore("health", settings.health_every, check_health),
+    ]
+    return [chore for chore in wanted if chore.every > 0]
+
+
+def _reconciled(keeper: Keeper, done: reconcile.Round) -> Came:
+    """A drift that was seen once is looked at again soon, not after a whole period."""
+    again = None
+    if done.aborted is not None:
+        again = _SOON
+    elif done.waiting:
+        again = keeper.quiet + 1.0
+    return Came(done.summary(), again)
+
+
+_KNOW: Final = """
+INSERT INTO evosaga.chores AS known (name, next_at)
+VALUES ($1, now() + make_interval(secs => $2))
+ON CONFLICT (name) DO UPDATE SET
+    next_at = least(known.next_at, now() + make_interval(secs => $3))
+"""
+_TAKE: Final = """
+UPDATE evosaga.chores SET leader = $2, lease_until = now() + make_interval(secs => $3)
+WHERE name = $1 AND next_at <= now() AND (leader IS NULL OR lease_until < now()) RETURNING true
+"""
+_KEEP: Final = """
+UPDATE evosaga.chores SET lease_until = now() + make_interval(secs => $3)
+WHERE name = $1 AND leader = $2 RETURNING true
+"""
+_DONE: Final = """
+UPDATE evosaga.chores SET leader = NULL, lease_until = NULL, last_run = now(),
+    last_result = $3::jsonb, next_at = now() + make_interval(secs => $4)
+WHERE name = $1 AND leader = $2
+"""

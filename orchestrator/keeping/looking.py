@@ -1,0 +1,284 @@
+"""Looking at all the stores at once: Evolution's list, Postgres, Redis and the open sagas.
+
+The list is one call however many instances there are; only what looks wrong is asked about by
+name. Tokens are used here and stay here.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from events.database import Pool
+from orchestrator.keeping import older
+from orchestrator.keeping.asking import ask
+from orchestrator.keeping.facts import Instance, Keep, Key, Origin, Recorded, Row, Snapshot
+from orchestrator.keeping.plan import can_be_sent, doubt, names_of, suspects
+from sagas.arbitration import business_key
+from sagas.ownership import KeyRing, fingerprint
+from sagas.steps import cache
+from sagas.world import World
+
+_OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_PAGE: Final = 1000
+_AT_ONCE: Final = 1.0
+
+
+class CantLook(Exception):
+    """One of the stores gives no answer that can be believed; nothing was concluded from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Evolution's list, and the tokens in it."""
+
+    instances: Mapping[str, Instance]
+    tokens: Mapping[str, str]
+
+
+async def look(
+    pool: Pool,
+    world: World,
+    *,
+    patterns: Sequence[str] = (),
+    keys: bool = True,
+    keep: Keep | None = None,
+) -> Snapshot:
+    """Everything that is needed for a plan. Raises ``CantLook`` when that can't be had.
+
+    ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
+    """
+    listing = await listed(world)
+    rows = await rows_of(pool)
+    snapshot = await compared(pool, world.keys, listing, rows)
+    if patterns:
+        wanted = keep.organization_id if keep else None
+        snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
+    if keys:
+        snapshot = replace(snapshot, keys=await _keys(world.redis))
+    snapshot = await with_busy(pool, replace(snapshot, keep=keep))
+    # Thousands of names take a while, and a worker's other tasks should not notice.
+    names = await asyncio.to_thread(suspects, snapshot)
+    if keep is not None:  # a few, so all of them are asked
+        every = names_of(snapshot, keep.organization_id)
+        names = sorted({*names, *filter(can_be_sent, every)})
+    asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
+    if (reason := doubt(asked)) is not None:
+        raise CantLook(reason)
+    return asked
+
+
+async def listed(world: World) -> Listing:
+    """Evolution's list, without what we don't need. Raises ``CantLook``."""
+    began = time.monotonic()
+    answer = await world.evolution.instances()
+    if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
+        answer = await world.evolution.instances()  # a connection that was kept open was dead
+    if answer.status != 200 or not isinstance(answer.body, list):
+        raise CantLook(f"Evolution does not give its list: {answer.text}")
+    return await asyncio.to_thread(_listing, answer.body)
+
+
+def _listing(body: Sequence[Any]) -> Listing:
+    instances: dict[str, Instance] = {}
+    tokens: dict[str, str] = {}
+    for entry in body:
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            token = str(entry.get("token") or "")
+            tokens[entry["name"]] = token
+            instances[entry["name"]] = _instance(entry, token)
+    return Listing(instances, tokens)
+
+
+def _instance(entry: Mapping[str, Any], token: str) -> Instance:
+    jid, reason = entry.get("ownerJid"), entry.get("disconnectionReasonCode")
+    phone = re.match(r"[0-9]{6,20}", jid) if isinstance(jid, str) else None
+    return Instance(
+        name=entry["name"],
+        status=str(entry.get("connectionStatus") or "close"),
+        token_hash=fingerprint(token),
+        passive=entry.get("integration") != "WHATSAPP-BAILEYS",
+        phone=phone[0] if phone else None,
+        reason=reason if isinstance(reason, int) else None,
+        closed_at=_moment(entry.get("disconnectionAt")),
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo else None
+
+
+async def rows_of(pool: Pool) -> list[Row]:
+    """The integrations that name an instance, the newest first."""
+    return [
+        Row(
+            id=row["id"],
+            organization_id=row["organization_id"],
+            instance_name=row["instance_name"],
+            status=row["status"],
+            enabled=row["enabled"],
+            number=row["whatsapp_number"],
+            clinic_id=row["clinic_id"],
+            born=row["born"],
+            flag=row["state"],
+            updated_at=row["updated_at"],
+            fresh=row["fresh"],
+        )
+        for row in await pool.fetch(_ROWS)
+    ]
+
+
+async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
+    """The same, knowing which names and organizations an open saga is at work for."""
+    open_ = await pool.fetch(_BUSY)
+    return replace(
+        snapshot,
+        busy_names=frozenset(row["instance_name"] for row in open_ if row["instance_name"]),
+        busy_organizations=frozenset(
+            row["organization_id"]
+            for row in open_
+            if row["organization_id"]
+            and row["business_key"].startswith(business_key(row["organization_id"]))
+        ),
+    )
+
+
+# --- whose is it? -----------------------------------------------------------------------------
+
+
+async def compared(pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequence[Row]) -> Snapshot:
+    """Which instances carry a birthmark of ours, and what the log says of them."""
+    born = {row.instance_name: row.id for row in rows if row.born}
+    rest = [name for name in listing.instances if name not in born]
+    derived = {name: UUID(fit[1]) for name in rest if (fit := _OURS.fullmatch(name))}
+    makers = await pool.fetch(_MAKERS, rest, list(derived.values()))
+    ended = {row["instance_name"]: row["at"] for row in await pool.fetch(_ENDED, rest)}
+    by_name: dict[str, list[UUID]] = {}
+    origins: dict[UUID, Origin] = {}
+    for maker in makers:
+        by_name.setdefault(maker["instance_name"], []).append(maker["saga_id"])
+        gone = ended.get(maker["instance_name"])
+        over = maker["status"] == "compensated" or (gone and gone > maker["created_at"])
+        recorded: Recorded = "ended" if over else "alive"
+        origins[maker["saga_id"]] = Origin(recorded, maker["organization_id"])
+    suspected = {name: [id_] for name, id_ in born.items()} | by_name
+    for name, id_ in derived.items():
+        suspected[name] = [*suspected.get(name, []), id_]
+    return Snapshot(
+        instances=await asyncio.to_thread(_recognised, keyring, listing, suspected),
+        rows=rows,
+        origins=origins,
+        ours_by_name=frozenset({*by_name, *derived}),
+    )
+
+
+def _recognised(
+    keyring: KeyRing, listing: Listing, suspected: Mapping[str, Sequence[UUID]]
+) -> dict[str, Instance]:
+    """The instances, those of ours with the saga whose birthmark they carry."""
+    instances = dict(listing.instances)
+    for name, instance in listing.instances.items():
+        for saga_id in suspected.get(name, ()):
+            if key_id := keyring.recognised(saga_id, listing.tokens[name]):
+                instances[name] = replace(instance, made_by=saga_id, key_id=key_id)
+                break
+    return instances
+
+
+async def _older(
+    pool: Pool, snapshot: Snapshot, patterns: Sequence[str], wanted: UUID | None
+) -> dict[str, UUID]:
+    """Instances of older code by their names, as far as they speak of somebody we know."""
+    named = {row.instance_name for row in snapshot.rows}
+    free = [n for n, one in snapshot.instances.items() if n not in named and one.made_by is None]
+    found = older.candidates(free, patterns)
+    known = {row.organization_id for row in snapshot.rows} | ({wanted} if wanted else set())
+    strange = sorted({*found.values()} - known)
+    known |= {row["organization_id"] for row in await pool.fetch(_ORGANIZATIONS, strange)}
+    clinics: dict[UUID, UUID] = {}
+    for row in snapshot.rows:
+        try:
+            clinics[UUID(row.clinic_id or "")] = row.organization_id
+        except ValueError:
+            continue
+    return older.by_organization(found, known, clinics)
+
+
+# --- Redis ------------------------------------------------------------------------------------
+
+
+async def _keys(redis: Redis) -> list[Key]:
+    """Every routing key, a page at a time."""
+    found: list[Key] = []
+    cursor = 0
+    try:
+        while True:
+            cursor, page = await redis.scan(cursor, match=cache.key("*"), count=_PAGE)
+            if page:
+                pipeline = redis.pipeline(transaction=False)
+                pipeline.mget(page)
+                for key in page:
+                    pipeline.pttl(key)
+                values, *lives = await pipeline.execute(raise_on_error=False)
+                found += [_key(*one) for one in zip(page, values, lives, strict=True)]
+            if not cursor:
+                return found
+    except RedisError as error:
+        raise CantLook(f"Redis does not answer: {type(error).__name__}") from error
+
+
+def _key(key: bytes | str, value: Any, life: Any) -> Key:
+    text = key if isinstance(key, str) else key.decode(errors="replace")
+    name = text.removeprefix(cache.key(""))
+    try:
+        told = json.loads(value)
+        organization, clinic = str(told["organization_id"]), told["clinic_id"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Key(name, None, None, readable=False)
+    clinic = str(clinic) if clinic is not None else None
+    return Key(name, organization, clinic, expires=isinstance(life, int) and life >= 0)
+
+
+_ROWS: Final = """
+SELECT row.id, row.organization_id, row.status, row.enabled, row.whatsapp_number,
+       row.updated_at, row.config ->> 'instance_name' AS instance_name,
+       row.config ->> 'clinic_id' AS clinic_id, maker.saga_id IS NOT NULL AS born, known.state,
+       coalesce(maker.updated_at > now() - interval '3 minutes', false) AS fresh
+FROM healthcare.integrations AS row
+LEFT JOIN evosaga.sagas AS maker ON maker.saga_id = row.id AND maker.saga = 'create-integration'
+    AND maker.instance_name = row.config ->> 'instance_name'
+LEFT JOIN evosaga.connections AS known ON known.integration_id = row.id
+WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
+  AND row.config ->> 'instance_name' <> ''
+ORDER BY row.updated_at DESC, row.id
+"""
+_BUSY: Final = """
+SELECT instance_name, organization_id, business_key FROM evosaga.sagas
+WHERE status IN ('running', 'compensating', 'failed')
+"""
+_MAKERS: Final = """
+SELECT saga_id, instance_name, organization_id, status, created_at FROM evosaga.sagas
+WHERE saga = 'create-integration' AND status <> 'rejected'
+  AND (instance_name = ANY($1) OR saga_id = ANY($2))
+"""
+_ENDED: Final = """
+SELECT instance_name, max(created_at) AS at FROM evosaga.sagas
+WHERE saga IN ('delete-integration', 'remove-orphan') AND status = 'completed'
+  AND instance_name = ANY($1)
+GROUP BY instance_name
+"""
+_ORGANIZATIONS: Final = """
+SELECT DISTINCT organization_id FROM evosaga.sagas WHERE organization_id = ANY($1)
+"""

@@ -1,0 +1,339 @@
+"""The truth table of reconciliation, as data.
+
+A *cell* is what is true of one instance name, in a few words a store. ``RULES`` gives every cell
+exactly one verdict: no cell is forgotten and no two rules claim one, which a test proves for all
+of them. Whatever a rule does not mention may be anything, except that, unless it says otherwise,
+it speaks of names that nobody is busy with. ``KEY_RULES`` does the same for the key in Redis.
+
+``auto`` is repaired by the schedule and by ``--fix``; ``ask`` only by ``--fix`` for a named
+organization, since something that cannot be had back might be lost; ``never`` is only told.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+
+Policy: TypeAlias = Literal["auto", "ask", "never"]
+Action: TypeAlias = Literal["remove", "delete", "correct", "adopt", "drop"]
+
+Busy: TypeAlias = Literal["free", "busy"]
+Sight: TypeAlias = Literal["absent", "half", "idle", "open", "paired", "unclear"]
+"""``idle``: there and not connected; ``open``: connected, of a channel that has no phone."""
+Whose: TypeAlias = Literal["ours", "older", "posing", "stranger"]
+"""``posing``: under a name of ours with somebody else's token."""
+RowSays: TypeAlias = Literal[
+    "none", "pending", "connected", "unnumbered", "disconnected", "flagged", "deleting", "disabled"
+]
+"""``unnumbered``: connected, and the number is not the phone's. ``flagged``: known to be ill."""
+Place: TypeAlias = Literal["keep", "spare", "clear", "contested"]
+"""``spare``: the organization keeps another. ``clear``: it is to keep none. ``contested``: a
+person must say which."""
+LogSays: TypeAlias = Literal["alive", "ended", "unknown"]
+KeySays: TypeAlias = Literal["none", "right", "wrong", "unreadable", "eternal"]
+
+
+class Cell(NamedTuple):
+    """What is true of one name. ``log`` counts only for an instance of ours."""
+
+    busy: Busy
+    sight: Sight
+    whose: Whose
+    row: RowSays
+    place: Place
+    log: LogSays
+
+
+class KeyCell(NamedTuple):
+    """What is true of the routing key of one name."""
+
+    busy: Busy
+    key: KeySays
+    row: Literal["none", "enabled"]
+
+
+DIMENSIONS: Final[dict[str, tuple[str, ...]]] = {
+    "busy": get_args(Busy),
+    "sight": get_args(Sight),
+    "whose": get_args(Whose),
+    "row": get_args(RowSays),
+    "place": get_args(Place),
+    "log": get_args(LogSays),
+}
+KEY_DIMENSIONS: Final[dict[str, tuple[str, ...]]] = {
+    "busy": get_args(Busy),
+    "key": get_args(KeySays),
+    "row": ("none", "enabled"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a cell means. ``cause`` and ``repair`` are sentences with a few blanks."""
+
+    policy: Policy
+    action: Action | None
+    cause: str
+    repair: str
+
+
+_NOTHING: Final = "nothing by itself"
+_REMOVE: Final = "remove the instance, with its own token"
+
+VERDICTS: Final[dict[str, Verdict]] = {
+    "unanswered": Verdict(
+        "never", None, "Evolution gave no clear answer about it", "look again later"
+    ),
+    "orphan": Verdict(
+        "auto", "remove", "its saga was undone or it was deleted since, and it is there", _REMOVE
+    ),
+    "rowless": Verdict(
+        "auto", "remove", "it is ours, has no row, and no phone is connected to it", _REMOVE
+    ),
+    "row_gone": Verdict(
+        "ask", "adopt", "it is ours and to be kept, but its row is gone", "make the row again"
+    ),
+    "duplicate": Verdict(
+        "ask", "remove", "it is ours and has no row; the organization keeps {kept}", _REMOVE
+    ),
+    "older_orphan": Verdict(
+        "ask", "remove", "older code made it for the organization, and no row names it", _REMOVE
+    ),
+    "unnamed": Verdict(
+        "ask",
+        "adopt",
+        "it is the one to keep, but the organization's row names another",
+        "let the row name it",
+    ),
+    "contested": Verdict(
+        "never",
+        None,
+        "it is connected, and nothing says whether the organization should keep it",
+        "say which one to keep: --keep NAME, or --keep none",
+    ),
+    "superseded": Verdict(
+        "ask",
+        "remove",
+        "the row names it, but the organization keeps {kept}",
+        "remove it once the row names the other",
+    ),
+    "orphaned_row": Verdict(
+        "ask",
+        None,
+        "the row names an instance that Evolution does not have; {kept} is there",
+        "it will name that one",
+    ),
+    "impostor": Verdict(
+        "never", None, "it bears a name of ours and is somebody else's", "it is not touched"
+    ),
+    "unrecorded": Verdict(
+        "never",
+        None,
+        "it carries our token, but this database never heard of its saga",
+        "was the database restored, or does another one share EVOSAGA_SECRET_KEY? " + _NOTHING,
+    ),
+    "missing": Verdict(
+        "auto",
+        "correct",
+        "the row names an instance that Evolution does not have",
+        "mark the row as disconnected; the instance is not made again",
+    ),
+    "name_taken": Verdict(
+        "auto",
+        "correct",
+        "somebody else's instance bears the name that the row has",
+        "mark the row as disconnected; the instance is not touched",
+    ),
+    "half_there": Verdict(
+        "auto",
+        "correct",
+        "only half of the instance is there",
+        "mark the row as disconnected; a restart of Evolution may bring the other half back",
+    ),
+    "wrong_status": Verdict(
+        "auto", "correct", "the row says {says}, Evolution says {seen}", "let the row follow"
+    ),
+    "deletion_left": Verdict(
+        "auto",
+        "delete",
+        "it was to be deleted and the instance is gone, but nobody finishes",
+        "finish the deletion",
+    ),
+    "deletion_stopped": Verdict(
+        "ask", "delete", "it was to be deleted, and nobody does", "finish the deletion"
+    ),
+    "cleared": Verdict("ask", "delete", "a clean slate was asked for", "delete the integration"),
+    "cleared_instance": Verdict("ask", "remove", "a clean slate was asked for", _REMOVE),
+    "named_twice": Verdict(
+        "never", None, "another row names the same instance", "delete or disable one of the rows"
+    ),
+    "key_left": Verdict(
+        "auto", "drop", "a routing key is left, and no row names the instance", "drop the key"
+    ),
+    "key_wrong": Verdict(
+        "auto", "drop", "the routing key leads to another clinic than the row", "drop the key"
+    ),
+    "key_unreadable": Verdict("auto", "drop", "nobody can read the routing key", "drop the key"),
+    "key_eternal": Verdict("auto", "drop", "the routing key never expires", "drop the key"),
+}
+"""Every drift there is, by its code. A dropped key is filled again by whoever misses it."""
+
+AGREE: Final = "agree"
+BUSY: Final = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``verdict`` for every cell whose words are among ``words``; a dimension left out is free."""
+
+    verdict: str
+    words: Mapping[str, frozenset[str]]
+
+    def covers(self, cell: NamedTuple) -> bool:
+        """Whether this rule speaks of that cell."""
+        said = cell._asdict()
+        return all(said[dimension] in allowed for dimension, allowed in self.words.items())
+
+
+def _rule(verdict: str, **words: str) -> Rule:
+    split = {"busy": "free"} | words
+    return Rule(verdict, {name: frozenset(said.split()) for name, said in split.items()})
+
+
+_THERE = "half idle open paired"
+_SEEN = f"absent {_THERE}"
+_LIVE = "pending connected unnumbered disconnected flagged"
+_KNOWN = "ours older"
+_NOT_OURS = "posing stranger"
+_SETTLED = "keep contested"
+"""A row keeps its instance unless another is kept, or none is."""
+
+RULES: Final = (
+    # Somebody is at work on it, or nobody can say what is there.
+    _rule("busy", busy="busy"),
+    _rule("unanswered", sight="unclear"),
+    # Disabled by a person: left alone, instance and all.
+    _rule("agree", sight=_SEEN, row="disabled"),
+    # A clean slate for the organization.
+    _rule("cleared", sight=_SEEN, row=f"{_LIVE} deleting", place="clear"),
+    # No row.
+    _rule("agree", sight="absent", row="none"),
+    _rule("agree", sight=_THERE, row="none", whose="stranger"),
+    _rule("impostor", sight=_THERE, row="none", whose="posing"),
+    _rule("unrecorded", sight=_THERE, row="none", whose="ours", log="unknown"),
+    _rule(
+        "cleared_instance",
+        sight=_THERE,
+        row="none",
+        whose="ours",
+        place="clear",
+        log="alive ended",
+    ),
+    _rule("cleared_instance", sight=_THERE, row="none", whose="older", place="clear"),
+    _rule(
+        "orphan",
+        sight=_THERE,
+        row="none",
+        whose="ours",
+        place="keep spare contested",
+        log="ended",
+    ),
+    _rule("rowless", sight="half", row="none", whose="ours", place="keep", log="alive"),
+    _rule(
+        "rowless",
+        sight="half idle open",
+        row="none",
+        whose="ours",
+        place="spare contested",
+        log="alive",
+    ),
+    _rule(
+        "row_gone", sight="idle open paired", row="none", whose="ours", place="keep", log="alive"
+    ),
+    _rule("duplicate", sight="paired", row="none", whose="ours", place="spare", log="alive"),
+    _rule("contested", sight="paired", row="none", whose="ours", place="contested", log="alive"),
+    _rule("unnamed", sight="idle open paired", row="none", whose="older", place="keep"),
+    _rule("older_orphan", sight="half", row="none", whose="older", place="keep"),
+    _rule("older_orphan", sight=_THERE, row="none", whose="older", place="spare"),
+    _rule("contested", sight=_THERE, row="none", whose="older", place="contested"),
+    # A deletion that nobody carries out.
+    _rule("deletion_left", sight="absent", row="deleting", place=f"{_SETTLED} spare"),
+    _rule("deletion_stopped", sight=_THERE, row="deleting", place=f"{_SETTLED} spare"),
+    # A row whose organization keeps another instance: the row will name that one.
+    _rule("orphaned_row", sight="absent", row=_LIVE, place="spare"),
+    _rule("superseded", sight=_THERE, row=_LIVE, place="spare", whose=_KNOWN),
+    _rule("impostor", sight=_THERE, row=_LIVE, place="spare", whose=_NOT_OURS),
+    # A row and its instance.
+    _rule(
+        "missing",
+        sight="absent",
+        row="pending connected unnumbered disconnected",
+        place=_SETTLED,
+    ),
+    _rule("agree", sight="absent", row="flagged", place=_SETTLED),
+    _rule(
+        "name_taken",
+        sight=_THERE,
+        row="pending connected unnumbered disconnected",
+        place=_SETTLED,
+        whose=_NOT_OURS,
+    ),
+    _rule("agree", sight=_THERE, row="flagged", place=_SETTLED, whose=_NOT_OURS),
+    _rule(
+        "half_there",
+        sight="half",
+        row="pending connected unnumbered disconnected",
+        place=_SETTLED,
+        whose=_KNOWN,
+    ),
+    _rule("agree", sight="half", row="flagged", place=_SETTLED, whose=_KNOWN),
+    _rule("agree", sight="idle", row="pending disconnected", place=_SETTLED, whose=_KNOWN),
+    _rule(
+        "wrong_status",
+        sight="idle",
+        row="connected unnumbered flagged",
+        place=_SETTLED,
+        whose=_KNOWN,
+    ),
+    _rule("agree", sight="open paired", row="connected", place=_SETTLED, whose=_KNOWN),
+    _rule(
+        "wrong_status",
+        sight="open paired",
+        row="pending unnumbered disconnected flagged",
+        place=_SETTLED,
+        whose=_KNOWN,
+    ),
+)
+
+KEY_RULES: Final = (
+    _rule("busy", busy="busy"),
+    _rule("agree", key="none"),
+    _rule("key_unreadable", key="unreadable"),
+    _rule("key_left", key="right wrong eternal", row="none"),
+    _rule("key_eternal", key="eternal", row="enabled"),
+    _rule("key_wrong", key="wrong", row="enabled"),
+    _rule("agree", key="right", row="enabled"),
+)
+
+
+@cache
+def judge(cell: Cell) -> str:
+    """The verdict's code, ``agree`` or ``busy``."""
+    return next(rule.verdict for rule in RULES if rule.covers(cell))
+
+
+@cache
+def judge_key(cell: KeyCell) -> str:
+    """The same for the routing key."""
+    return next(rule.verdict for rule in KEY_RULES if rule.covers(cell))
+
+
+def every_cell() -> Iterator[Cell]:
+    """All there are."""
+    return (Cell(*words) for words in product(*DIMENSIONS.values()))  # type: ignore[arg-type]
+
+
+def every_key_cell() -> Iterator[KeyCell]:
+    """All there are."""
+    return (KeyCell(*words) for words in product(*KEY_DIMENSIONS.values()))  # type: ignore[arg-type]

@@ -1,0 +1,42 @@
+"""Let an organization's row name an instance that is there, instead of one that is not.
+
+Older code made several instances for one organization; the one that is connected is kept. An
+instance of ours whose row was deleted by hand gets its row again, as the log remembers it.
+"""
+
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
+from sagas.steps import notify, repair_admissions, repair_effects, repair_looks
+from sagas.vocabulary import InstanceName, PhoneNumber
+
+
+class AdoptInstance(BaseModel):
+    """The ``data`` of an ``instance.adopt`` command: which row, which instance, as it was seen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    organization_id: UUID
+    integration_id: UUID
+    instance_name: InstanceName
+    token_hash: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{16}\z")]
+    seen: Literal["open", "closed"]
+    whatsapp_number: PhoneNumber | None = None
+
+
+ADOPT_INSTANCE: Final = Saga(
+    name="adopt-instance",
+    version=1,
+    command="instance.adopt",
+    input=AdoptInstance,
+    admit=repair_admissions.admit_adoption,
+    steps=(
+        compensatable("look", do=repair_looks.see_to_adopt, undo=repair_looks.nothing_to_undo),
+        pivot("postgres", do=InCommit(repair_effects.adopt_rows)),
+        retryable("cache", do=repair_effects.drop_key),
+        retryable("notify", do=notify.announce_adopted),
+    ),
+)

@@ -1,0 +1,27 @@
+"""Drop a routing key that says what is not so; whoever misses it fills it again."""
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from sagas.definition import Saga, retryable
+from sagas.steps import repair_admissions, repair_effects
+from sagas.vocabulary import InstanceName
+
+
+class DropKey(BaseModel):
+    """The ``data`` of a ``key.drop`` command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance_name: InstanceName
+
+
+DROP_KEY: Final = Saga(
+    name="drop-key",
+    version=1,
+    command="key.drop",
+    input=DropKey,
+    admit=repair_admissions.admit_dropping,
+    steps=(retryable("cache", do=repair_effects.drop_key),),
+)

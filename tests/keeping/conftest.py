@@ -1,0 +1,159 @@
+"""What the tests of the housekeeping share: a keeper, and worlds that have drifted."""
+
+import asyncio
+import json
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from events.database import Pool
+from events.log import EventLog
+from orchestrator.config import Settings
+from orchestrator.gate import Gate
+from orchestrator.keeping.health import Doctor
+from orchestrator.keeping.reconcile import Keeper
+from orchestrator.local.evolution import SimulatedEvolution
+from sagas.catalogue import load
+from sagas.ownership import KeyRing
+from sagas.steps.evolution_api import EvolutionApi
+from sagas.world import World
+from tests.conftest import API_KEY, SECRET
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def outside(redis: Redis, evolution: SimulatedEvolution, pool: Pool) -> AsyncIterator[World]:
+    """What a look may touch."""
+    api = EvolutionApi(evolution.url, API_KEY, timeout=5.0)
+    async with api, httpx.AsyncClient(trust_env=False) as http:
+        yield World(api, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
+
+
+@pytest.fixture
+async def keeper(pool: Pool, outside: World) -> Keeper:
+    """Reconciles without waiting between two looks; workers carry out what it asks for."""
+    gate = Gate(pool, EventLog(pool), outside, load())
+    return Keeper(pool, outside, gate, ("*{organization_id}*", "*{clinic_id}*"), quiet=0.0)
+
+
+@pytest.fixture
+async def doctor(pool: Pool, outside: World) -> Doctor:
+    return Doctor(pool, outside, alert_after=900.0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of ``healthcare.integrations``, as people and older code write them."""
+
+    pool: Pool
+
+    async def insert(
+        self,
+        instance_name: str,
+        *,
+        organization_id: uuid.UUID | None = None,
+        id: uuid.UUID | None = None,
+        status: str = "connected",
+        enabled: bool = True,
+        number: str | None = None,
+        clinic_id: str | None = None,
+    ) -> uuid.UUID:
+        id = id or uuid.uuid4()
+        await self.pool.execute(
+            """
+            INSERT INTO healthcare.integrations
+                (id, organization_id, status, enabled, config, whatsapp_number)
+            VALUES ($1, $2, $3, $4, jsonb_strip_nulls(
+                jsonb_build_object('instance_name', $5::text, 'clinic_id', $6::text)), $7)
+            """,
+            id,
+            organization_id or uuid.uuid4(),
+            status,
+            enabled,
+            instance_name,
+            clinic_id,
+            number,
+        )
+        return id
+
+    async def of(self, instance_name: str) -> dict[str, Any]:
+        row = await self.pool.fetchrow(
+            "SELECT * FROM healthcare.integrations WHERE config ->> 'instance_name' = $1",
+            instance_name,
+        )
+        assert row is not None, f"no row names {instance_name}"
+        return dict(row)
+
+    async def count(self) -> int:
+        number: int = await self.pool.fetchval("SELECT count(*) FROM healthcare.integrations")
+        return number
+
+
+@pytest.fixture
+def rows(pool: Pool) -> Rows:
+    return Rows(pool)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Evosaga:
+    """The real command line in a process of its own, against the test's servers."""
+
+    settings: Settings
+    folder: Path
+    changes: tuple[tuple[str, str], ...] = ()
+
+    def having(self, **changes: str) -> "Evosaga":
+        """The same with other variables."""
+        return Evosaga(self.settings, self.folder, (*self.changes, *changes.items()))
+
+    async def __call__(self, *arguments: str) -> Ran:
+        variables = {
+            "DATABASE_URL": str(self.settings.database_url),
+            "REDIS_URL": str(self.settings.redis_url),
+            "EVOLUTION_URL": str(self.settings.evolution_url),
+            "EVOLUTION_API_KEY": API_KEY,
+            "SECRET_KEY": SECRET,
+        } | dict(self.changes)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", "-m", "orchestrator.cli", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                **{f"EVOSAGA_{name}": value for name, value in variables.items()},
+            },
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 100)
+        assert process.returncode is not None
+        ran = Ran(process.returncode, out.decode(), err.decode())
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+
+@pytest.fixture
+def evosaga(settings: Settings, tmp_path: Path) -> Evosaga:
+    return Evosaga(settings, tmp_path)

@@ -1,0 +1,177 @@
+"""``evosaga reconcile`` and ``evosaga health``: what they say, and their exit codes."""
+
+import json
+import uuid
+
+import pytest
+from redis.asyncio import Redis
+
+from events.database import Pool
+from orchestrator.app import running_worker
+from orchestrator.cli.tables import printable
+from orchestrator.config import Settings
+from orchestrator.local.evolution import SimulatedEvolution
+from sagas.steps import cache
+from tests.driving import count, create, outcome, publish
+from tests.keeping.conftest import Evosaga, Rows
+from tests.waiting import eventually
+
+PHONE = "5511987654321"
+CLINIC = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
+
+
+async def test_stores_that_agree_are_one_line_and_exit_code_0(
+    evosaga: Evosaga, settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    async with running_worker(settings):
+        await outcome(pool, await publish(redis, create()))
+        ran = await evosaga("reconcile")
+        assert (ran.code, ran.out) == (0, "the stores agree\n")
+        ran = await evosaga("reconcile", "--fix")
+        assert (ran.code, ran.out) == (0, "the stores agree\n")
+        ran = await evosaga("--json", "reconcile", "--fix")
+        assert (ran.code, ran.json) == (0, {"drifts": [], "repairs": [], "before": []})
+
+
+async def test_drift_is_a_table_of_what_where_why_and_what_to_do(
+    evosaga: Evosaga, pool: Pool, redis: Redis
+) -> None:
+    await redis.set(cache.key("nobody-s"), "garbage", ex=600)
+    ran = await evosaga("reconcile")
+    assert ran.code == 1
+    heading, line = ran.out.splitlines()
+    assert heading.split() == ["WHAT", "WHERE", "POLICY", "CAUSE", "REPAIR"]
+    assert line.split()[:3] == ["key_unreadable", "nobody-s", "auto"]
+    assert "nobody can read the routing key" in line
+    assert "evosaga reconcile --fix" in ran.err
+    assert await redis.exists(cache.key("nobody-s"))
+    assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 0
+
+
+async def test_fixing_says_what_it_did_and_what_is_left(
+    evosaga: Evosaga, settings: Settings, redis: Redis, evolution: SimulatedEvolution, rows: Rows
+) -> None:
+    await redis.set(cache.key("nobody-s"), "garbage", ex=600)
+    evolution.put(f"clinic-{CLINIC}", phone=PHONE)
+    async with running_worker(settings):
+        ran = await evosaga("reconcile", "--fix", "--organization-id", str(CLINIC))
+        assert ran.code == 1
+        assert "left:\n" in ran.out
+        assert "contested" in ran.out
+        ran = await evosaga("reconcile", "--fix")
+    assert ran.code == 0, "strangers' instances of an unknown organization are none of its business"
+    assert "key_unreadable nobody-s: completed" in ran.out
+    assert ran.out.endswith("the stores agree\n")
+
+
+async def test_without_a_worker_it_says_so_and_does_not_wait_for_ever(
+    evosaga: Evosaga, redis: Redis
+) -> None:
+    await redis.set(cache.key("nobody-s"), "garbage", ex=600)
+    ran = await evosaga("--json", "reconcile", "--fix", "--timeout", "1")
+    assert ran.code == 1
+    assert "no worker is running" in ran.err
+    assert [repair["status"] for repair in ran.json["repairs"]] == ["running"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["reconcile", "--keep", "none"], 2, "give --organization-id as well"),
+        (["reconcile", "--organization-id", "x"], 2, "is not a UUID"),
+        (
+            ["reconcile", "--organization-id", str(CLINIC), "--keep", "nobody-s"],
+            2,
+            "there is no nobody-s to keep; the organization has: one-of-theirs",
+        ),
+        (["reconcile", "--fix", "--timeout", "soon"], 2, "is not a number"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_with_the_cure(
+    arguments: list[str], code: int, said: str, evosaga: Evosaga, rows: Rows
+) -> None:
+    await rows.insert("one-of-theirs", organization_id=CLINIC)
+    ran = await evosaga(*arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert said in ran.err
+
+
+@pytest.mark.parametrize("verb", ["reconcile", "health"])
+async def test_servers_that_can_not_be_reached_are_exit_code_3(
+    verb: str, evosaga: Evosaga, evolution: SimulatedEvolution
+) -> None:
+    ran = await evosaga.having(EVOLUTION_URL="http://127.0.0.1:1")(verb)
+    assert ran.code == 3
+    assert "nothing was changed" in ran.err
+    evolution.arm("list_empty", operation="fetch", times=None)
+    ran = await evosaga.having(REDIS_URL="redis://127.0.0.1:1")(verb)
+    assert ran.code == 3
+    ran = await evosaga.having(EVOLUTION_API_KEY="wrong")(verb)
+    assert ran.code == 3
+    assert "does not give its list" in ran.err
+    ran = await evosaga.having(SECRET_KEY="")(verb)
+    assert (ran.code, "EVOSAGA_SECRET_KEY" in ran.err) == (2, True)
+
+
+def test_names_from_elsewhere_do_not_drive_a_terminal() -> None:
+    assert printable("clinic\x1b[2J\x07 \u202esol") == "clinic?[2J? ?sol"
+    assert printable("Clínica Sol – 1") == "Clínica Sol – 1"
+
+
+# --- health ------------------------------------------------------------------------------------
+
+
+async def test_health_tells_how_everybody_is_and_changes_nothing(
+    evosaga: Evosaga, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    assert (await evosaga("health")).out == "there are no integrations\n"
+    for name in ("well", "down", "gone"):
+        evolution.put(name, phone=PHONE)
+        await rows.insert(name, number=PHONE)
+    assert (await evosaga("health")).code == 0
+    evolution.hang_up("down")
+    evolution.drop("gone")
+    ran = await evosaga("--json", "health")
+    assert ran.code == 1
+    told = {one["instance"]: one for one in ran.json["integrations"]}
+    assert {name: one["state"] for name, one in told.items()} == {
+        "well": "connected",
+        "down": "down",
+        "gone": "missing",
+    }
+    assert "the row should say disconnected" in told["gone"]["cure"]
+    assert PHONE not in ran.out
+    ran = await evosaga("health")
+    assert ran.out.splitlines()[0].split() == [
+        "INSTANCE",
+        "ORGANIZATION",
+        "ROW",
+        "STATE",
+        "SINCE",
+        "CURE",
+    ]
+    assert ran.out.splitlines()[-1] == "3 integrations: 1 connected, 1 down, 1 missing"
+    assert await count(pool, "SELECT count(*) FROM evosaga.connections") == 0
+    assert (await rows.of("gone"))["status"] == "connected"
+
+
+async def test_health_fix_connects_what_can_be_and_lets_rows_follow(
+    evosaga: Evosaga, evolution: SimulatedEvolution, rows: Rows
+) -> None:
+    for name in ("down", "gone", "logged-out"):
+        evolution.put(name, phone=PHONE)
+        await rows.insert(name, number=PHONE)
+    evolution.hang_up("down")
+    evolution.drop("gone")
+    evolution.logout("logged-out")
+    await eventually(lambda: evolution.rows()["logged-out"].state == "close")
+    ran = await evosaga("--json", "health", "--fix")
+    assert ran.code == 1, "two need a person"
+    states = {one["instance"]: one["state"] for one in ran.json["integrations"]}
+    assert states == {"down": "connected", "gone": "missing", "logged-out": "needs_qr"}
+    assert evolution.live()["down"].state == "open"
+    assert [(await rows.of(name))["status"] for name in states] == [
+        {"connected": "connected"}.get(state, "disconnected") for state in states.values()
+    ]
+    assert [entry.name for entry in evolution.journal.requests("connect")] == ["down"]
+    assert json.dumps(ran.json).count(PHONE) == 0
