@@ -1,4 +1,4 @@
-"""A saga may wait behind another one of the same integration, which keeps the name meanwhile."""
+"""Sagas that wait behind another, webhooks and notices, and what the housekeeping remembers."""
 
 from alembic import op
 
@@ -7,6 +7,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# A saga may wait behind another of the same integration, which keeps the instance's name meanwhile.
 BEHIND = """
 ALTER TABLE evosaga.sagas ADD COLUMN behind uuid;
 DROP INDEX evosaga.one_open_saga_an_instance;
