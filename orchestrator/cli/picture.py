@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli.output import Output
-from orchestrator.cli.story import StepState, StepStory, detail, event_line, steps_of
 from orchestrator.cli.wrapping import say
+from orchestrator.story import StepState, StepStory, detail, event_line, steps_of
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from orchestrator.cli.asking import new_id
 from orchestrator.cli.following import Seen
-from orchestrator.cli.story import steps_of, undone
 from orchestrator.demo.claims import eventually
 from orchestrator.demo.scenes import CREATE_STEPS, wish
 from orchestrator.demo.stage import Stage
+from orchestrator.story import steps_of, undone
 
 
 async def at_evolution(stage: Stage) -> None:

@@ -10,9 +10,9 @@ from events.model import Direction, Recorded, SagaRejected, SagaStarted, public_
 from orchestrator.api.pages.chronicle import Chronicle, chronicle
 from orchestrator.api.pages.scale import duration
 from orchestrator.api.pages.timeline import Timeline, timeline
-from orchestrator.cli.story import detail, steps_of
 from orchestrator.decider import OPEN, State, can_turn
 from orchestrator.queries import SagaView
+from orchestrator.story import detail, steps_of
 from sagas.definition import Saga
 
 KINDS: Final = {
