@@ -1,0 +1,68 @@
+"""``python -m tests.chaos``: break everything, and see whether anything was lost.
+
+Exit code 0 when every check holds, 1 when one does not, or when a long run has not seen all that
+it should have seen.
+"""
+
+import argparse
+import asyncio
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from tests.chaos.judge import judge
+from tests.chaos.report import summary, table, trouble
+from tests.chaos.run import run
+from tests.chaos.stage import Options
+
+LONG = 1000
+"""Sagas from which on a run must see everything of the list."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """One run and its report."""
+    arguments = _parser().parse_args(argv)
+    seed = arguments.seed if arguments.seed is not None else secrets.randbelow(10**6)
+    options = Options(
+        seed,
+        arguments.minutes,
+        arguments.sagas,
+        arguments.version,
+        arguments.workers,
+        keep=arguments.keep.absolute() if arguments.keep else None,
+    )
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    say(f"seed {seed}")
+    began = time.monotonic()
+    outcome = asyncio.run(run(options, say))
+    verdict = judge(outcome)
+    told = summary(outcome, verdict)
+    told["seconds with the checks"] = round(time.monotonic() - began, 1)
+    print(json.dumps(told, indent=1, ensure_ascii=False) if arguments.json else table(told))
+    if verdict.violations:
+        say(trouble(outcome, verdict))
+    if void := verdict.missing if arguments.sagas >= LONG else []:
+        say("never seen, so the run proves too little: " + ", ".join(void))
+    say(f"{'FAILED' if verdict.violations or void else 'passed'}; again with SEED={seed}")
+    return 1 if verdict.violations or void else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, help="what the plan is drawn from; drawn when left out")
+    parser.add_argument("--minutes", type=float, default=7.0, help="how long it may take (7)")
+    parser.add_argument("--sagas", type=int, default=2200, help="sagas to ask for (2200)")
+    parser.add_argument("--version", choices=("2.3.6", "2.3.7"), default="2.3.7")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--keep", type=Path, help="a folder for the logs of the workers and so on")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
