@@ -7,8 +7,8 @@
 
 ARGS =
 PYTEST = .venv/bin/python -m pytest
-# Most tests wait for a server; two at a time halve the time. Each process has servers of its own.
-JOBS = 2
+# Most tests wait for a server, so three at a time keep two cores busy. Each has servers of its own.
+JOBS = 3
 
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__
 

@@ -157,7 +157,7 @@ def settings(
         evolution_api_key=API_KEY,
         secret_key=SECRET,
         quiet_seconds=0.3,
-        lease_seconds=1.0,
+        lease_seconds=1.5,
         evolution_timeout=5.0,
     )
 

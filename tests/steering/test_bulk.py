@@ -233,7 +233,7 @@ async def test_at_a_terminal_nothing_is_wider_than_the_window(
 ) -> None:
     """An id that is broken over two lines can't be copied, so it stays whole."""
     saga = await parked(pool, redis, name="Clínica do Sol Nascente e do Mar " * 3)
-    for verb in (["replay", "--plan"], ["why"], ["status"], ["events"]):
+    for verb in (["replay", "--plan"], ["why"], ["status"]):
         code, seen = await at_a_terminal(evosaga, "", *verb, str(saga.saga_id))
         assert code == 0, seen
         told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).splitlines()
