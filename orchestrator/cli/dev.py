@@ -157,12 +157,16 @@ def _tell(settings: Settings, given: dict[str, str], http: str, out: Output) -> 
         lines += [
             "",
             f"The Evolution server is simulated, on {simulated}; it forgets when this ends.",
-            "Let the phone scan the QR code, or the next create fail half way:",
+            "Let the phone scan the QR code, or the next create be refused and rolled back, or be",
+            "answered with 500 although it was made (evosaga looks, and keeps it):",
             "",
             f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
+            f"  curl {control}/faults -d '"
+            '{"mode": "reject", "operation": "create", "message": "Invalid integration"}\'',
             f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
             "",
-            f"For `{program} doctor`, and for more workers:",
+            "For what asks Evolution itself (reconcile, health, doctor, qr, replay --plan), for",
+            "more workers, and for redis-cli, psql and docs/routing_worker.py:",
             "",
             f"  export EVOSAGA_EVOLUTION_URL={simulated}",
             f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
@@ -171,6 +175,10 @@ def _tell(settings: Settings, given: dict[str, str], http: str, out: Output) -> 
         if "secret_key" in given:
             file = shlex.quote(str(_state() / "secret-key"))
             lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
+    # Only those of our own servers, which have no password.
+    for name, url in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
+        if _embedded(name):
+            lines.append(f"  export EVOSAGA_{name}={shlex.quote(url or '')}")
     for line in [*lines, "", "Ctrl-C stops everything; what was stored is kept.", ""]:
         out.line(line)
 
