@@ -5,7 +5,12 @@
 #
 # ARGS go to the program behind a target: make test ARGS="-k replay -x"
 
+# Set here, so that nothing of that name in the environment is taken for them.
 ARGS =
+SEED =
+MINUTES =
+SAGAS =
+VERSION =
 PYTEST = .venv/bin/python -m pytest
 # Most tests wait for a server, so three at a time keep two cores busy. Each has servers of its own.
 JOBS = 3
