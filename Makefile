@@ -12,8 +12,8 @@ MINUTES =
 SAGAS =
 VERSION =
 PYTEST = .venv/bin/python -m pytest
-# Most tests wait for a server, so three at a time keep two cores busy. Each has servers of its own.
-JOBS = 3
+# Most tests wait for a server, so four at a time keep two cores busy. Each has servers of its own.
+JOBS = 4
 
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__
 

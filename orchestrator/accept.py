@@ -17,9 +17,9 @@ import asyncpg
 from pydantic import ValidationError
 
 from events import syncpoints
+from events.appending import Append, Row, write
 from events.commands import BadCommand, Command
 from events.database import Connection, Pool
-from events.log import Append, Row, write
 from events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
 from orchestrator.claiming import Request as Request
 from orchestrator.claiming import claim, insert_rows, known_hashes

@@ -19,7 +19,8 @@ from uuid import UUID
 import structlog
 
 from events import syncpoints
-from events.log import Append, EventLog, Join, Row, VersionConflict
+from events.appending import Append, Join, Row
+from events.log import EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent
 from orchestrator.attempt import carry_out, context, stumble
 from orchestrator.attempt import fact as fact_of

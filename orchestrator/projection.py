@@ -3,7 +3,7 @@
 Pure, and used for every append, so that the rows can be had again from the log.
 """
 
-from events.log import Row
+from events.appending import Row
 from events.model import SagaRejected
 from orchestrator.decider import Rest, Run, State
 

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from events.appending import Append
 from events.commands import BadCommand, Command
-from events.log import Append, EventLog, VersionConflict
+from events.log import EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
 from orchestrator.accept import checked, too_late
 from orchestrator.decider import OPEN, Rest, Run, State, can_turn, decide, evolve, replay

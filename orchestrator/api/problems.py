@@ -46,6 +46,8 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "name_taken": (409, "The instance name is taken"),
     "not_replayable": (409, "The saga can't be replayed"),
     "not_cancellable": (409, "The saga can't be cancelled"),
+    "blocked": (409, "Somebody else's thing is in the place of the saga's"),
+    "expired": (409, "It came after its expirytime"),
     "refused": (409, "The command was refused, and nothing was touched"),
     "already_connected": (409, "The phone is connected, so there is no QR code"),
     "no_qr_code": (409, "There is no QR code for it"),

@@ -25,6 +25,11 @@ from orchestrator.why import why_of
 router: Final = APIRouter(tags=["sagas"])
 _MOST_STREAMS: Final = 100
 _MOST_EVENTS: Final = 1000
+_STEERING: Final = (
+    *("unknown_saga", "conflicting_duplicate", "invalid_data", "oversized", "malformed_json"),
+    *EVERYWHERE,
+)
+"""What can be wrong with any wish about a saga."""
 _MESSAGE: Final = {
     "type": "object",
     "required": ["data"],
@@ -79,6 +84,7 @@ async def one(saga_id: str, who: Who, here: Here) -> shapes.SagaShape:
 @router.get(
     "/sagas/{saga_id}/events",
     summary="Its history",
+    response_model=shapes.EventPage,
     responses=problems("unknown_saga", "invalid_data", *EVERYWHERE),
 )
 async def events(
@@ -159,15 +165,7 @@ async def replay_plan(saga_id: str, who: Who, here: Here) -> shapes.PlanShape:
     summary="Try again",
     status_code=202,
     response_model=shapes.Submitted,
-    responses=problems(
-        "unknown_saga",
-        "not_replayable",
-        "conflicting_duplicate",
-        "invalid_data",
-        "oversized",
-        "malformed_json",
-        *EVERYWHERE,
-    ),
+    responses=problems("not_replayable", "blocked", *_STEERING),
     openapi_extra=json_body(
         shapes.Reason.model_json_schema(), {"reason": "Evolution is back"}, required=False
     ),
@@ -184,15 +182,7 @@ async def replay(
     summary="Stop and undo",
     status_code=202,
     response_model=shapes.Submitted,
-    responses=problems(
-        "unknown_saga",
-        "not_cancellable",
-        "conflicting_duplicate",
-        "invalid_data",
-        "oversized",
-        "malformed_json",
-        *EVERYWHERE,
-    ),
+    responses=problems("not_cancellable", *_STEERING),
     openapi_extra=json_body(
         shapes.Reason.model_json_schema(), {"reason": "it was a mistake"}, required=False
     ),

@@ -68,9 +68,9 @@ async def _doctor(settings: Settings, out: Output) -> int:
 
 
 def _tell(finding: Finding, out: Output) -> None:
-    cure = f"\n{'':<20}{finding.cure}" if finding.cure else ""
+    cure = f"\n{'':<22}{finding.cure}" if finding.cure else ""
     if not out.terminal:
-        out.line(f"{finding.verdict:<6}{finding.check:<14}{finding.said}{cure}")
+        out.line(f"{finding.verdict:<6}{finding.check:<16}{finding.said}{cure}")
         return
     from rich.text import Text
 
@@ -78,7 +78,7 @@ def _tell(finding: Finding, out: Output) -> None:
         finding.verdict
     ]
     out.console.print(
-        Text.assemble((f" {mark}    ", style), (f"{finding.check:<14}", "bold"), finding.said, cure)
+        Text.assemble((f" {mark}    ", style), (f"{finding.check:<16}", "bold"), finding.said, cure)
     )
 
 

@@ -43,7 +43,7 @@ def _tell(answer: Why, out: Output) -> None:
     for detail in answer.details:
         say(detail, out, indent=2)
     if answer.next_at is not None:
-        say(f"Next: {clock(answer.next_at)}, by itself.", out, indent=2)
+        say(f"It goes on by itself, by {clock(answer.next_at)} at the latest.", out, indent=2)
     if answer.cure is not None:
         _tell_cure(answer.cure, out)
 

@@ -110,7 +110,7 @@ def _headline(view: SagaView, out: Output) -> None:
         "changed": clock(view.updated_at),
         "why": f"{view.message} ({view.code})" if view.message else None,
         "existing": view.existing_instance,
-        "next try": clock(view.next_at) if view.next_at and not view.over else None,
+        "looked at by": clock(view.next_at) if view.next_at and not view.over else None,
         "worker": view.owner,
     }
     known = {name: str(value) for name, value in facts.items() if value is not None}

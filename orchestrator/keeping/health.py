@@ -153,14 +153,7 @@ def _suspects(doctor: Doctor, look: _Look, in_turn: int) -> list[str]:
         record = look.known.get(row.id)
         one = _name(look, row)
         judgement = judge(one, record, look.now, alert_after=doctor.alert_after)
-        quiet = (
-            judgement is not None
-            and judgement.record.state in WELL
-            and judgement.status is None
-            and (
-                record is None or (record.state == judgement.record.state and not record.reconnects)
-            )
-        )
+        quiet = judgement is not None and _quiet(judgement, record)
         (well if quiet else ill).append(row)
     # The longest unasked first, so that a limit leaves nobody out for ever.
     shown = look.snapshot.instances

@@ -41,7 +41,7 @@ def test_a_long_plan_strikes_every_sync_point_and_uses_every_mode_and_ends_in_ti
 async def test_a_small_run_loses_nothing_and_says_so() -> None:
     said: list[str] = []
     outcome = await run(
-        Options(seed=5, minutes=0.15, sagas=70, version="2.3.7", drills=1), said.append
+        Options(seed=5, minutes=0.15, sagas=70, version="2.3.7", drills=0), said.append
     )
     verdict = judge(outcome)
     assert not verdict.violations, trouble(outcome, verdict)
@@ -51,8 +51,6 @@ async def test_a_small_run_loses_nothing_and_says_so() -> None:
     assert told["faults"]["all"] >= 8
     assert set(told["must be none"].values()) == {0}
     assert told["seconds from the heal to rest"] is not None
-    # In so small a run the one that is killed may have had nothing to do.
-    assert told["take-overs"]["kill -9 in a healthy world"] <= 1
     assert not told["workers that ended by themselves"]
     assert json.loads(json.dumps(told))["plan"] == outcome.plan.mark
     assert said

@@ -13,8 +13,9 @@ import pytest
 
 import events.log
 import migrations
+from events.appending import Append, Appended, Join, Row
 from events.database import Pool, open_pool
-from events.log import Append, Appended, EventLog, Join, Row, VersionConflict
+from events.log import EventLog, VersionConflict
 from events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
 from orchestrator.local.lifetime import LocalServer
 from sagas.outcome import Done, Rejected

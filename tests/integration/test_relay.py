@@ -18,8 +18,9 @@ from redis.exceptions import RedisError
 
 import events.relay
 from events import streams
+from events.appending import Append, Row
 from events.database import Pool
-from events.log import Append, EventLog, Row
+from events.log import EventLog
 from events.model import FollowUp, SagaEvent, StepStarted, StepSucceeded
 from events.relay import Relay
 from events.republish import republish_between, republish_from
