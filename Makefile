@@ -41,6 +41,7 @@ test-docker: setup ## the same suite on servers in Docker containers
 	@$(PYTEST) --servers=docker $(ARGS)
 
 chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION=)
+	@$(PYTEST) -m long
 	@.venv/bin/python -m tests.chaos $(if $(SEED),--seed "$(SEED)") \
 	    $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SAGAS),--sagas "$(SAGAS)") \
 	    $(if $(VERSION),--version "$(VERSION)") $(ARGS)

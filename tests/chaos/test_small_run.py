@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.chaos.faults import BASE_POINTS
 from tests.chaos.judge import judge
 from tests.chaos.plan import Plan, make_plan
@@ -38,6 +40,7 @@ def test_a_long_plan_strikes_every_sync_point_and_uses_every_mode_and_ends_in_ti
     }
 
 
+@pytest.mark.long
 async def test_a_small_run_loses_nothing_and_says_so() -> None:
     said: list[str] = []
     outcome = await run(

@@ -255,8 +255,8 @@ async def test_the_doctor_names_what_is_bad_and_the_cure(evosaga: Evosaga, redis
     away = evosaga.having(redis_url="redis://:hunter2@127.0.0.1:1", database_url=NOWHERE)
     ran = await away("doctor")
     assert ran.code == 3
-    assert "bad   postgres      Postgres at 127.0.0.1:1/evosaga can't be reached" in ran.out
-    assert "bad   redis         Redis at 127.0.0.1:1 can't be reached" in ran.out
+    assert "bad   postgres        Postgres at 127.0.0.1:1/evosaga can't be reached" in ran.out
+    assert "bad   redis           Redis at 127.0.0.1:1 can't be reached" in ran.out
     assert "hunter2" not in ran.out
 
 
