@@ -59,3 +59,8 @@ class StepContext:
     doubt_age: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def evolution(self) -> EvolutionApi:
+        """The Evolution server that this saga's instance lives on."""
+        return self.world.evolution

@@ -59,7 +59,7 @@ async def create_instance(ctx: StepContext) -> Outcome:
     if ctx.in_doubt:
         if ctx.last_code == _CLEANING_UP and (left := ctx.world.quiet_seconds - ctx.doubt_age) > 0:
             return Held(_CLEANING_UP, "Evolution may still remove what it refused", left)
-        seen = await ctx.world.evolution.see(name, token)
+        seen = await ctx.evolution.see(name, token)
         match seen.sight:
             case Sight.MINE:
                 return Done({"token_hash": fingerprint(token), "adopted": True})
@@ -71,7 +71,7 @@ async def create_instance(ctx: StepContext) -> Outcome:
                 return unclear(seen)
             case Sight.ABSENT:
                 pass
-    answer = await ctx.world.evolution.create(payload(ctx, name, token))
+    answer = await ctx.evolution.create(payload(ctx, name, token))
     verdict = classify_create(answer)
     match verdict:
         case Verdict.NOT_SENT | Verdict.MISCONFIGURED | Verdict.BUSY:
@@ -91,12 +91,12 @@ async def _verify(
         # Whatever went wrong, Evolution removes by name in a moment, so what is there now proves
         # nothing; the next attempt waits until that is over and looks then.
         return Unknown(_CLEANING_UP, f"Evolution answered 400: {said(ctx, answer, token)}")
-    seen = await ctx.world.evolution.see(name, token)
+    seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.MINE and ctx.input.instance_name:
         # A name that people choose may be wanted twice at once, and then the loser's clean-up
         # takes the winner's instance with it.
         await asyncio.sleep(ctx.world.settle_seconds)
-        seen = await ctx.world.evolution.see(name, token)
+        seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.MINE:
         return Done({"token_hash": fingerprint(token)})
     if seen.sight is Sight.FOREIGN:
@@ -115,7 +115,7 @@ async def _verify(
 async def remove_instance(ctx: StepContext) -> Outcome:
     """Remove what ``create_instance`` made or may have made; done when it is seen to be gone."""
     name, token = _name(ctx), _token(ctx)
-    seen = await ctx.world.evolution.see(name, token)
+    seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.ABSENT and not ctx.was_done:
         # Its create was never seen to land, and may land yet.
         if (left := ctx.world.quiet_seconds - ctx.doubt_age) > 0:
@@ -132,7 +132,7 @@ def look_again(nth: int) -> Effect:
         if (left := ctx.world.watch_after[nth] - ctx.age) > 0:
             return Held("watching", "looking again later", left)
         name, token = _name(ctx), _token(ctx)
-        seen = await ctx.world.evolution.see(name, token)
+        seen = await ctx.evolution.see(name, token)
         outcome = await _remove(ctx, name, token, seen)
         if isinstance(outcome, Done) and outcome.result["note"] == "removed":
             return Done({"note": "landed_late_and_removed"})
@@ -151,7 +151,7 @@ async def delete_instance(ctx: StepContext) -> Outcome:
         return Done({"note": "already_absent"})
     if ctx.facts.get("token_hash") not in (None, fingerprint(token)):
         return Done({"note": "not_ours"})  # another one bears the name by now
-    return await _remove(ctx, name, token, await ctx.world.evolution.see(name, token))
+    return await _remove(ctx, name, token, await ctx.evolution.see(name, token))
 
 
 async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcome:
@@ -171,11 +171,11 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
             return Done({"note": "removed"})
         if seen.sight is Sight.UNKNOWN:
             return unclear(seen)
-    answer = await ctx.world.evolution.delete(name, token)
+    answer = await ctx.evolution.delete(name, token)
     if classify_delete(answer) is Verdict.REJECTED:
         # 2.3.7 refuses the DELETE of a live instance every third time, having logged it out:
         # nothing is under way then, so asking again is no second removal.
-        answer = await ctx.world.evolution.delete(name, token)
+        answer = await ctx.evolution.delete(name, token)
     verdict = classify_delete(answer)
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
         return not_now(answer, verdict)
@@ -197,7 +197,7 @@ async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> 
     """Evolution answers a delete before it deletes: wait until neither view has the instance."""
     deadline, pause = time.monotonic() + seconds, 0.03
     while True:
-        seen = await ctx.world.evolution.see(name, token)
+        seen = await ctx.evolution.see(name, token)
         if seen.sight is Sight.ABSENT or not seen.answer.tried or time.monotonic() >= deadline:
             return seen
         await asyncio.sleep(pause)
@@ -206,7 +206,7 @@ async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> 
 
 async def probe_instance(ctx: StepContext) -> Finding:
     """Whether the instance that ``create_instance`` made is there."""
-    seen = await ctx.world.evolution.see(_name(ctx), _token(ctx))
+    seen = await ctx.evolution.see(_name(ctx), _token(ctx))
     return Finding(_SIGHTINGS[seen.sight], seen.evidence)
 
 
@@ -218,7 +218,7 @@ async def probe_removal(ctx: StepContext) -> Finding:
         return Finding(Sighting.UNKNOWN, token.message)
     if token is None:
         return Finding(Sighting.THERE, "Evolution's list does not have it")
-    seen = await ctx.world.evolution.see(name, token)
+    seen = await ctx.evolution.see(name, token)
     match seen.sight:
         case Sight.ABSENT | Sight.FOREIGN:  # under a stranger's instance ours can't be
             return Finding(Sighting.THERE, seen.evidence)
@@ -230,7 +230,7 @@ async def probe_removal(ctx: StepContext) -> Finding:
 
 async def _listed_token(ctx: StepContext, name: str) -> str | Held | None:
     """The token of an instance that older code made: our row names it, the server knows it."""
-    listed = await ctx.world.evolution.instances()
+    listed = await ctx.evolution.instances()
     if listed.code:
         return not_now(listed, Verdict.NOT_SENT)
     if listed.status != 200 or not isinstance(listed.body, list):
@@ -248,7 +248,7 @@ async def ask_for_qr(ctx: StepContext) -> Outcome:
     """
     if ctx.input.channel != "WHATSAPP-BAILEYS":
         return Done({"qr": "not_needed"})
-    answer = await ctx.world.evolution.connect(_name(ctx), _token(ctx), ctx.input.number)
+    answer = await ctx.evolution.connect(_name(ctx), _token(ctx), ctx.input.number)
     if answer.code == BUSY:
         return not_now(answer, Verdict.NOT_SENT)
     body = answer.body if isinstance(answer.body, dict) else {}

@@ -50,7 +50,7 @@ async def _seen(ctx: StepContext) -> str | Held:
 
 
 async def _look(ctx: StepContext, token: str) -> str | Held:
-    seen = await ctx.world.evolution.see(ctx.facts["instance_name"], token)
+    seen = await ctx.evolution.see(ctx.facts["instance_name"], token)
     match seen.sight:
         case Sight.ABSENT:
             return "missing"
@@ -73,7 +73,7 @@ def state_of(body: Any) -> str | None:
 
 async def _listed(ctx: StepContext) -> str | Held | None:
     """The token that Evolution lists for the name: only it can say, of what older code made."""
-    listed = await ctx.world.evolution.instances()
+    listed = await ctx.evolution.instances()
     if listed.status != 200 or not isinstance(listed.body, list):
         return Held("evolution_unavailable", f"Evolution's list: {listed.text}")
     for row in listed.body:

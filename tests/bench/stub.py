@@ -14,6 +14,7 @@ from typing import Final
 KEY: Final = "bench"
 
 _instances: dict[str, str] = {}
+_names: dict[str, str] = {}  # by token, so that a look takes no longer when there are many
 _creates: Counter[str] = Counter()
 _calls: Counter[str] = Counter()
 
@@ -29,7 +30,7 @@ def _answer(method: str, path: str, key: str, body: bytes) -> tuple[int, object]
             _creates[name] += 1
             if name in _instances:
                 return 403, _error(f'This name "{name}" is already in use.')
-            _instances[name] = token
+            _instances[name], _names[token] = token, name
             about = {"instanceName": name, "instanceId": name, "status": "close"}
             return 201, {"instance": about, "hash": token}
         case "GET", "connectionState":
@@ -39,15 +40,15 @@ def _answer(method: str, path: str, key: str, body: bytes) -> tuple[int, object]
                 return 401, _error("Unauthorized")
             return 200, {"instance": {"instanceName": name, "state": "close"}}
         case "GET", "fetchInstances":
+            found = list(_instances) if key == KEY else [_names[key]] if key in _names else []
             rows = [
-                {"name": name, "token": token, "connectionStatus": "close"}
-                for name, token in _instances.items()
-                if key in (KEY, token)
+                {"name": name, "token": _instances[name], "connectionStatus": "close"}
+                for name in found
             ]
             return (200, rows) if rows or key == KEY else (401, _error("Unauthorized"))
         case "DELETE", "delete":
             if _instances.get(name) == key:
-                del _instances[name]
+                del _names[_instances.pop(name)]
                 return 200, {"status": "SUCCESS"}
             return (401 if name in _instances else 404), _error("no")
         case "GET", "connect":
@@ -56,7 +57,7 @@ def _answer(method: str, path: str, key: str, body: bytes) -> tuple[int, object]
             repeated = sum(1 for count in _creates.values() if count > 1)
             return 200, {"instances": len(_instances), "repeated": repeated, "calls": _calls}
         case "POST", "forget":
-            for seen in (_instances, _creates, _calls):
+            for seen in (_instances, _names, _creates, _calls):
                 seen.clear()
             return 200, {}
     return 404, _error(f"Cannot {method} {path}")
