@@ -101,7 +101,6 @@ Index(
 Index("one_saga_behind_another", sagas.c.behind, unique=True, postgresql_where=text(WAITING))
 Index("sagas_waiting_by_organization", sagas.c.organization_id, postgresql_where=text(WAITING))
 Index("sagas_waiting_by_instance", sagas.c.instance_name, postgresql_where=text(WAITING))
-Index("sagas_due", sagas.c.next_at, postgresql_where=text(ACTIVE_STATUSES))
 Index("sagas_owned", sagas.c.owner, postgresql_where=text(ACTIVE_STATUSES))
 Index("sagas_newest", sagas.c.created_at.desc(), sagas.c.saga_id.desc())
 Index("sagas_by_status", sagas.c.status, sagas.c.created_at.desc(), sagas.c.saga_id.desc())

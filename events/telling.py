@@ -9,19 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 
 from events.database import Pool
 from events.model import KINDS, Recorded, public_data
 
-_PLACE: Final = ("saga_id", "sequence", "recorded_at", "correlation_id", "causation_id")
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 # While releases are mixed: what may leave the house of an event that only a newer one knows is
 # unknown, so of such an event the envelope alone is told.
 _KNOWN: Final = [kind.model_fields["type"].default for kind in KINDS]
 _PRIVATE: Final = sorted(frozenset[str]().union(*(kind.PRIVATE for kind in KINDS)))
+_NAMING: Final = frozenset(
+    kind.model_fields["type"].default for kind in KINDS if "saga" in kind.model_fields
+)
+"""Kinds that name their saga themselves; the others are told with its name in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ async def read_batch(pool: Pool, after: int, limit: int) -> Batch | None:
     if not rows:
         return None
     return Batch(
-        [_told(row, row["type"], row["public"]) for row in rows],
+        [_told(row, row, row["type"], row["public"]) for row in rows],
         [_follow_up(row) for row in rows if row["follow_up"]],
         rows[-1]["position"],
         rows[-1]["recorded_at"],
@@ -53,33 +57,32 @@ def cloud_event(saga: Mapping[str, Any], recorded: Recorded) -> bytes:
 
     ``saga`` holds the saga's ``saga`` (its name), ``version`` and ``organization_id``.
     """
-    organization = saga["organization_id"]
-    known = {
-        "saga": saga["saga"],
-        "version": saga["version"],
-        "organization_id": str(organization) if organization else None,
-    }
-    public = {k: v for k, v in known.items() if v is not None} | public_data(recorded.event)
-    place = {name: getattr(recorded, name) for name in _PLACE}
-    return _told(place, recorded.event.type, _json(public))
+    place = {name: getattr(recorded, name) for name in Recorded.model_fields}
+    return _told(place, saga, recorded.event.type, _json(public_data(recorded.event)))
 
 
-def _told(place: Mapping[str, Any] | asyncpg.Record, type_: str, public: str) -> bytes:
+_Columns = Mapping[str, Any] | asyncpg.Record
+
+
+def _told(place: _Columns, saga: _Columns, type_: str, public: str) -> bytes:
     """The envelope, around data that is JSON already."""
-    subject = str(place["saga_id"])
-    envelope = {
-        "specversion": "1.0",
-        "id": f"{subject}:{place['sequence']}",
-        "source": "/evosaga",
-        "type": type_,
-        "subject": subject,
-        "time": place["recorded_at"].isoformat(),
-        "datacontenttype": "application/json",
-        "correlationid": place["correlation_id"],
-    }
-    if place["causation_id"] is not None:
-        envelope["causationid"] = place["causation_id"]
-    return f'{_json(envelope)[:-1]},"data":{public}}}'.encode()
+    subject, causation = str(place["saga_id"]), place["causation_id"]
+    if type_ not in _NAMING:
+        public = _named(saga["saga"], saga["version"], saga["organization_id"], public)
+    caused = "" if causation is None else f',"causationid":{_json(causation)}'
+    return (
+        f'{{"specversion":"1.0","id":"{subject}:{place["sequence"]}","source":"/evosaga",'
+        f'"type":{_json(type_)},"subject":"{subject}","time":"{place["recorded_at"].isoformat()}",'
+        '"datacontenttype":"application/json",'
+        f'"correlationid":{_json(place["correlation_id"])}{caused},"data":{public}}}'
+    ).encode()
+
+
+def _named(saga: str, version: int, organization_id: UUID | None, public: str) -> str:
+    """The data with the saga's name, version and organization in front."""
+    whose = "" if organization_id is None else f',"organization_id":"{organization_id}"'
+    rest = "" if public == "{}" else f",{public[1:-1]}"
+    return f'{{"saga":{_json(saga)},"version":{version}{whose}{rest}}}'
 
 
 def _follow_up(row: asyncpg.Record) -> bytes:
@@ -92,9 +95,10 @@ def _follow_up(row: asyncpg.Record) -> bytes:
 
 _READ: Final = """
 SELECT e.position, e.saga_id, e.sequence, e.recorded_at, e.correlation_id, e.causation_id, e.type,
-       (jsonb_strip_nulls(jsonb_build_object(
-            'saga', s.saga, 'version', s.version, 'organization_id', s.organization_id))
-        || CASE WHEN e.type = ANY($3) THEN e.data - $4::text[] ELSE '{}' END)::text AS public,
+       s.saga, s.version, s.organization_id,
+       CASE WHEN e.type <> ALL($3) THEN '{}'
+            WHEN e.data ?| $4::text[] THEN (e.data - $4::text[])::text
+            ELSE e.data::text END AS public,
        CASE WHEN e.type = ANY($3) THEN e.data ->> 'follow_up' END AS follow_up
 FROM evosaga.saga_events AS e JOIN evosaga.sagas AS s USING (saga_id)
 WHERE e.position > $1 ORDER BY e.position LIMIT $2

@@ -51,11 +51,13 @@ class Claims:
     """Those that another worker took just now, with the hash of what it took."""
 
 
-async def claim(connection: Connection, world: World, requests: Sequence[Request]) -> Claims:
+async def claim(
+    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
+) -> Claims:
     """Admit a batch and claim its keys, inside the caller's transaction. Raises ``LookAgain``."""
     verdicts = await _admit(connection, world, requests)
     wanted = [r for r in requests if isinstance(verdicts[r.saga_id], Admission)]
-    claimed = await insert_rows(connection, wanted, verdicts, status="running")
+    claimed = await insert_rows(connection, wanted, verdicts, status="running", owner=worker)
     held = [r for r in wanted if r.saga_id in claimed]
     await _hold_still(connection, held, verdicts)
     for saga_id, second in (await _admit(connection, world, held)).items():
@@ -188,8 +190,12 @@ async def insert_rows(
     verdicts: dict[UUID, Admission | Refusal],
     *,
     status: str,
+    owner: str | None = None,
 ) -> set[UUID]:
-    """Insert status rows; who gets a ``running`` one holds the business key."""
+    """Insert status rows; who gets a ``running`` one holds the business key.
+
+    The ``owner`` is written at once, since changing it later would be a change in an index.
+    """
     if not requests:
         return set()
     told = [verdicts[r.saga_id] for r in requests]
@@ -206,15 +212,17 @@ async def insert_rows(
         [r.hash for r in requests],
         [r.command.correlation_id or str(r.saga_id) for r in requests],
         [verdict.behind if isinstance(verdict, Admission) else None for verdict in told],
+        owner,
     )
     return {row["saga_id"] for row in rows}
 
 
 _INSERT_ROWS: Final = """
 INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,
-    instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence, behind)
+    instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence, behind,
+    owner)
 SELECT saga_id, saga, version, $4, business_key, organization_id, instance_name, command_id,
-    command_hash, correlation_id, command_id, 0, behind
+    command_hash, correlation_id, command_id, 0, behind, $12
 FROM unnest($1::uuid[], $2::text[], $3::int[], $5::text[], $6::uuid[], $7::text[], $8::text[],
             $9::text[], $10::text[], $11::uuid[])
     AS new (saga_id, saga, version, business_key, organization_id, instance_name, command_id,

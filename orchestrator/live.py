@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -34,11 +34,20 @@ class Live:
     doubted_at: dict[str, float] = field(default_factory=dict)
     """When the newest doubtful attempt of a step was recorded."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _plan: tuple[list[SagaEvent], State] | None = None
 
-    def apply(self, events: Iterable[SagaEvent], at: float) -> None:
+    def plan(self, events: Sequence[SagaEvent], state: State) -> None:
+        """Remember what these events, once they are committed, will amount to."""
+        self._plan = list(events), state
+
+    def apply(self, events: Sequence[SagaEvent], at: float) -> None:
         """Take in events that were just committed."""
+        if self._plan is not None and self._plan[0] == list(events):
+            self.state = self._plan[1]
+        else:
+            for event in events:
+                self.state = evolve(self.state, event)
         for event in events:
-            self.state = evolve(self.state, event)
             self._note_doubt(event, at)
         self.last_at = at
 

@@ -195,3 +195,16 @@ async def test_down_and_up_again_keeps_the_integrations(
     await migrations.require_current(database)
     assert await on(empty, drift) == []
     assert await database.fetchval("SELECT count(*) FROM healthcare.integrations") == 1
+
+
+async def test_no_index_of_sagas_has_a_column_that_every_step_changes(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await migrations.migrate(empty)
+    rows = await database.fetch(
+        "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indexrelid "
+        "WHERE indrelid = 'evosaga.sagas'::regclass"
+    )
+    indexed = {row["attname"] for row in rows}
+    assert "status" in indexed
+    assert not indexed & {"next_sequence", "step", "attempt", "next_at", "updated_at"}
