@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.bench import measures, report, upkeep
+from tests.bench import measures, report, sizes, upkeep
 from tests.bench.measures import Result
 from tests.bench.rig import Rig, rig
 
@@ -50,7 +50,7 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
     if "e" in chosen:
         results.append(await measures.recovery(one, 500, say))
     if "f" in chosen:
-        results += await measures.at_size(one, (10_000 // tenth, wanted.large // tenth), say)
+        results += await sizes.at_size(one, (10_000 // tenth, wanted.large // tenth), say)
     if "g" in chosen:
         results.append(await upkeep.folding(one, 5000 // tenth, say))
     if "h" in chosen:

@@ -123,7 +123,8 @@ async def main(database: str, redis_url: str, evolution: str) -> None:
     """Read commands for ever."""
     connection = await asyncpg.connect(database)
     await connection.execute(SCHEMA)
-    redis = streams.connect(redis_url)
+    # Reading blocks, and what shares a connection with a blocked read waits for it.
+    redis, reader = streams.connect(redis_url), streams.connect(redis_url)
     await redis.xgroup_create("ideal:commands", "ideal", id="0", mkstream=True)
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128))
     http = httpx.AsyncClient(
@@ -142,7 +143,7 @@ async def main(database: str, redis_url: str, evolution: str) -> None:
 
     print("up", flush=True)
     while not writing.done():
-        found: Any = await redis.xreadgroup(
+        found: Any = await reader.xreadgroup(
             "ideal", "one", {"ideal:commands": ">"}, count=IN_FLIGHT, block=200
         )
         for _, messages in found or []:

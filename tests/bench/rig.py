@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -24,6 +24,7 @@ from events import streams
 from orchestrator.local.servers import local_servers
 from tests.bench import stub
 
+Process: TypeAlias = "subprocess.Popen[bytes]"
 ROOT: Final = Path(__file__).parents[2]
 SECRET: Final = "a-secret-key-of-thirty-two-bytes-or-more"
 _LONGEST: Final = 120.0
@@ -33,7 +34,7 @@ class Slow(Exception):
     """What was measured did not finish; the measurement says nothing."""
 
 
-def spawn(arguments: Sequence[str], log: Path, **environment: str) -> "subprocess.Popen[bytes]":
+def spawn(arguments: Sequence[str], log: Path, **environment: str) -> Process:
     """A process of ours, on this interpreter."""
     with log.open("ab") as errors:
         return subprocess.Popen(
@@ -46,7 +47,7 @@ def spawn(arguments: Sequence[str], log: Path, **environment: str) -> "subproces
         )
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: Process) -> None:
     """Kill it and wait for it."""
     process.kill()
     process.communicate()
@@ -61,15 +62,16 @@ class Rig:
     evolution: str
     folder: Path
     redis: Redis
-    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    servers: dict[str, list[int]]
+    """The process ids of what a worker talks to, by name."""
+    processes: list[Process] = field(default_factory=list)
 
     # --- a fresh place ------------------------------------------------------------------------
 
     async def fresh(self) -> "Database":
         """An empty, migrated database, an empty Valkey, and a stub that has forgotten."""
         await self.redis.flushall()
-        async with httpx.AsyncClient() as http:
-            await http.post(f"{self.evolution}/instance/forget")
+        await self.tell_stub("forget")
         name = f"bench_{uuid.uuid4().hex[:8]}"
         admin = await asyncpg.connect(self.postgres)
         await admin.execute(f"CREATE DATABASE {name} TEMPLATE evosaga_template")
@@ -83,9 +85,14 @@ class Rig:
             told: dict[str, Any] = (await http.get(f"{self.evolution}/instance/bench")).json()
             return told
 
+    async def tell_stub(self, wish: str) -> None:
+        """``silence/create``: creates are made, but not answered, until ``answer``."""
+        async with httpx.AsyncClient() as http:
+            (await http.post(f"{self.evolution}/instance/{wish}")).raise_for_status()
+
     # --- processes ----------------------------------------------------------------------------
 
-    async def worker(self, database: str, **environment: str) -> "subprocess.Popen[bytes]":
+    async def worker(self, database: str, **environment: str) -> Process:
         """One worker of ours, up and reading."""
         log = self.folder / f"worker-{len(self.processes)}.log"
         process = spawn(
@@ -100,10 +107,13 @@ class Rig:
             **environment,
         )
         self.processes.append(process)
-        await until(lambda: b"worker is up" in log.read_bytes(), "a worker to start")
+        up = "a worker to start"
+        await until(lambda: b"worker is up" in log.read_bytes() or process.poll() is not None, up)
+        if process.poll() is not None:
+            raise Slow(f"a worker ended before it was up: {log.read_text()[-2000:]}")
         return process
 
-    async def ideal(self, database: str) -> "subprocess.Popen[bytes]":
+    async def ideal(self, database: str) -> Process:
         """The ideal loop, up and reading."""
         process = spawn(
             ["-m", "tests.bench.ideal", database, self.redis_url, self.evolution],
@@ -113,7 +123,7 @@ class Rig:
         await _first_line(process)
         return process
 
-    async def dbos(self, database: str) -> "subprocess.Popen[bytes]":
+    async def dbos(self, database: str) -> Process:
         """The same steps on DBOS, up and reading."""
         process = spawn(
             ["-m", "tests.bench.peer_dbos", database, self.redis_url, self.evolution],
@@ -146,11 +156,12 @@ class Database:
     async def completed(self, table: str, count: int, status: str = "completed") -> float:
         """The moment that many sagas have that status."""
         query = f"SELECT count(*) FROM {table} WHERE status = $1"
-        deadline = time.monotonic() + _LONGEST
+        began = time.perf_counter()
         while await self.connection.fetchval(query, status) < count:
-            if time.monotonic() > deadline:
+            if (waited := time.perf_counter() - began) > _LONGEST:
                 raise Slow(f"{table}: not {count} {status} within {_LONGEST:g} s")
-            await asyncio.sleep(0.01)
+            # Counting takes from what is being measured, so two per cent must do.
+            await asyncio.sleep(max(0.01, waited / 50))
         return time.perf_counter()
 
 
@@ -180,7 +191,7 @@ async def until(holds: Any, what: str, seconds: float = 60.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _first_line(process: "subprocess.Popen[bytes]") -> str:
+async def _first_line(process: Process) -> str:
     assert process.stdout is not None
     line = await asyncio.to_thread(process.stdout.readline)
     if not line:
@@ -202,7 +213,12 @@ async def rig() -> AsyncIterator[Rig]:
         redis = streams.connect(redis_url)
         assert (await redis.config_get("appendonly"))["appendonly"] == "yes"
         url = f"http://127.0.0.1:{await _first_line(evolution)}"
-        one = Rig(postgres, redis_url, url, Path(folder), redis)
+        servers = {
+            "Postgres": [await _postmaster(postgres)],
+            "Valkey": [(await redis.info("server"))["process_id"]],
+            "stub": [evolution.pid],
+        }
+        one = Rig(postgres, redis_url, url, Path(folder), redis, servers)
         try:
             yield one
         finally:
@@ -210,6 +226,14 @@ async def rig() -> AsyncIterator[Rig]:
                 if process.poll() is None:
                     end(process)
             await redis.aclose()
+
+
+async def _postmaster(url: str) -> int:
+    """The process whose children are the backends, and everything else that Postgres does."""
+    admin = await asyncpg.connect(url)
+    folder = await admin.fetchval("SHOW data_directory")
+    await admin.close()
+    return int((Path(folder) / "postmaster.pid").read_text().splitlines()[0])
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ _instances: dict[str, str] = {}
 _names: dict[str, str] = {}  # by token, so that a look takes no longer when there are many
 _creates: Counter[str] = Counter()
 _calls: Counter[str] = Counter()
+_silent: set[str] = set()  # operations that have their effect, but are not answered
 
 
 def _answer(method: str, path: str, key: str, body: bytes) -> tuple[int, object]:
@@ -56,8 +57,14 @@ def _answer(method: str, path: str, key: str, body: bytes) -> tuple[int, object]
         case "GET", "bench":
             repeated = sum(1 for count in _creates.values() if count > 1)
             return 200, {"instances": len(_instances), "repeated": repeated, "calls": _calls}
+        case "POST", "silence":
+            _silent.add(name)
+            return 200, {}
+        case "POST", "answer":
+            _silent.clear()
+            return 200, {}
         case "POST", "forget":
-            for seen in (_instances, _names, _creates, _calls):
+            for seen in (_instances, _names, _creates, _calls, _silent):
                 seen.clear()
             return 200, {}
     return 404, _error(f"Cannot {method} {path}")
@@ -89,6 +96,8 @@ class _Connection(asyncio.Protocol):
             self._buffer = self._buffer[end + 4 + length :]
             method, path, _ = first.split(" ", 2)
             status, answer = _answer(method, path, headers.get("apikey", ""), body)
+            if path.removeprefix("/instance/") in _silent:
+                continue
             said = json.dumps(answer).encode()
             self._transport.write(
                 b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"

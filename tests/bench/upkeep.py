@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import statistics
 import time
 from datetime import datetime
@@ -13,6 +12,7 @@ from events import streams
 from events.database import open_pool
 from events.log import recorded_from
 from orchestrator.decider import replay
+from tests.bench import cpu
 from tests.bench.filling import fill
 from tests.bench.measures import Result, Say, percentile
 from tests.bench.rig import Rig, creates, end, until
@@ -26,21 +26,15 @@ def _memory(pid: int) -> float:
     return 0.0
 
 
-def _cpu(pid: int) -> float:
-    """Seconds of processor time so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def at_rest(rig: Rig, seconds: float, say: Say) -> Result:
     """(h): memory and processor of a worker that has nothing to do."""
     database = await rig.fresh()
     process = await rig.worker(database.url)
     try:
         await asyncio.sleep(2)
-        before, began = _cpu(process.pid), time.monotonic()
+        before, began = cpu.of_process(process.pid), time.monotonic()
         await asyncio.sleep(seconds)
-        share = (_cpu(process.pid) - before) / (time.monotonic() - began) * 100
+        share = (cpu.of_process(process.pid) - before) / (time.monotonic() - began) * 100
         memory = _memory(process.pid)
     finally:
         end(process)
