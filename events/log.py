@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from events.appending import Append, Appended, write
 from events.database import TRANSIENT, Connection, Pool
-from events.model import Recorded, event_from
+from events.model import Recorded, data_json, event_from
 
 _Waiting: TypeAlias = "tuple[Append, asyncio.Future[Appended]]"
 
@@ -74,6 +74,15 @@ class EventLog:
         Raises pydantic's ``ValidationError`` for an event that this release does not know.
         """
         return [recorded_from(row) for row in await self._pool.fetch(_READ, [saga_id])]
+
+    async def set_aside(
+        self, saga_id: UUID, sequence: int, owner: str, seconds: float, code: str, message: str
+    ) -> None:
+        """Make a saga under way nobody's, and due after so many ``seconds``. No event tells of it.
+
+        Nothing happens when it has moved on from ``sequence`` or is another worker's by now.
+        """
+        await self._pool.execute(_SET_ASIDE, saga_id, sequence, owner, seconds, code, message)
 
     async def now(self) -> datetime:
         """Postgres's time, the only one that ages of events are counted from."""
@@ -180,9 +189,11 @@ async def _already_committed(connection: Connection, append: Append) -> Appended
     """What an earlier try of this append committed before its connection broke, if it did."""
     rows = await connection.fetch(_READ_FROM, append.saga_id, append.expected)
     together = [r for r in rows if r["recorded_at"] == rows[0]["recorded_at"]]
-    events = [event_from(r["type"], json.loads(r["data"])) for r in together]
-    if events and events[: len(append.events)] == list(append.events):
-        return Appended(events, rows[0]["recorded_at"])
+    stored = [(r["type"], json.loads(r["data"])) for r in together]
+    # As they are stored: reading them may put them into newer words.
+    mine = [(event.type, json.loads(data_json(event))) for event in append.events]
+    if stored and stored[: len(mine)] == mine:
+        return Appended([event_from(*event) for event in stored], rows[0]["recorded_at"])
     return None
 
 
@@ -202,6 +213,12 @@ _COLUMNS: Final = "saga_id, sequence, recorded_at, correlation_id, causation_id,
 _READ: Final = f"""
 SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = ANY($1) ORDER BY saga_id, sequence
 """  # noqa: S608  # constants only
+_SET_ASIDE: Final = """
+UPDATE evosaga.sagas SET owner = NULL, next_at = now() + make_interval(secs => $4), code = $5,
+    message = $6
+WHERE saga_id = $1 AND next_sequence = $2 AND coalesce(owner, $3) = $3
+  AND status IN ('running', 'compensating')
+"""
 _READ_FROM: Final = f"""
 SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = $1 AND sequence >= $2 ORDER BY sequence
 """  # noqa: S608

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Final, assert_never
 
 import structlog
@@ -27,6 +28,7 @@ from sagas.world import StepContext, World
 
 _logger = structlog.get_logger("evosaga.attempt")
 _LONGEST_MESSAGE: Final = 500
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
@@ -66,7 +68,7 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
 
 def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown:
     """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept."""
-    _logger.error("step raised", saga_id=str(live.saga_id), step=flight.step, at=_where(error))
+    _logger.error("step raised", saga_id=str(live.saga_id), step=flight.step, at=where(error))
     return Unknown("exception", f"the step raised {type(error).__name__}")
 
 
@@ -86,7 +88,7 @@ def context(live: Live, flight: InFlight, world: World) -> StepContext:
         last_code=state.failure.code if state.failure else None,
         was_done=progress.done,
         age=time.monotonic() - live.started_at,
-        doubt_age=time.monotonic() - doubted_at if doubted_at is not None else 0.0,
+        doubt_age=time.monotonic() - doubted_at if doubted_at is not None else None,
         facts=start.facts,
         results={name: p.result for name, p in state.steps.items() if p.result is not None},
     )
@@ -123,17 +125,21 @@ def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
 
 def _storable(result: Mapping[str, Any]) -> bool:
     """Whether Postgres takes it as jsonb: no NaN, no NUL, no half of a surrogate pair."""
+    if not result:
+        return True
     try:
-        text = json.dumps(dict(result), ensure_ascii=False, allow_nan=False)
+        text = _encode(dict(result))
         return "\\u0000" not in text and bool(text.encode())
     except (TypeError, ValueError):
         return False
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """Where an exception came from: file and line, never its text."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    return f"{type(error).__name__} at {where}"
+    if trace is None:
+        return type(error).__name__
+    file = "/".join(PurePath(trace.tb_frame.f_code.co_filename).parts[-2:])
+    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"

@@ -21,8 +21,14 @@ import structlog
 from events import syncpoints
 from events.appending import Append, Join, Row
 from events.log import EventLog, VersionConflict
-from events.model import Recorded, SagaCancelRequested, SagaEvent
-from orchestrator.attempt import carry_out, context, stumble
+from events.model import (
+    CompensationStarted,
+    Recorded,
+    SagaCancelRequested,
+    SagaEvent,
+    StepStarted,
+)
+from orchestrator.attempt import carry_out, context, stumble, where
 from orchestrator.attempt import fact as fact_of
 from orchestrator.decider import (
     DEADLINE,
@@ -34,17 +40,20 @@ from orchestrator.decider import (
     evolve,
     expires,
     intent,
+    kept_back,
     lost,
 )
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
 from orchestrator.projection import LEASE_MARGIN, row
+from orchestrator.stumbling import Stumbles
 from sagas.catalogue import Catalogue
 from sagas.definition import InCommit
 from sagas.outcome import Outcome
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
+_CLAIMS: Final = (StepStarted, CompensationStarted)
 _LONGEST_NAP: Final = 5.0
 """Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
 
@@ -59,6 +68,7 @@ class Engine:
         self._log = log
         self._world = world
         self._lease = lease
+        self._stumbles = Stumbles(log, lease.worker)
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
         self._stopping = False
@@ -96,21 +106,28 @@ class Engine:
             return
         self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
 
-    def take_over(self, histories: Mapping[UUID, Sequence[Recorded]], now: datetime) -> None:
+    def take_over(
+        self, histories: Mapping[UUID, Sequence[Recorded]], now: datetime
+    ) -> dict[UUID, str]:
         """Drive sagas that are due; ``now`` is the database's time.
 
-        One whose history can't be read is left alone and said so; the others go on.
+        One whose history makes no sense is left alone, and the answer says why; the others go on.
         """
+        senseless: dict[UUID, str] = {}
         for saga_id, history in histories.items():
             if saga_id in self._driving or self._stopping:
                 continue
             try:
                 live = Live.revived(self.catalogue, history, now)
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                _logger.error("saga set aside", saga_id=str(saga_id), reason=reason)
+                senseless[saga_id] = f"its history can't be followed ({where(error)})"
             else:
                 self._spawn(live, lost_attempt=live.state.in_flight is not None)
+        return senseless
+
+    async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
+        """Leave a saga that stands at ``sequence`` for a while; ``what`` was wrong with it."""
+        await self._stumbles.set_aside(saga_id, sequence, what)
 
     def wake(self, saga_id: UUID) -> bool:
         """Make a saga that waits here look at its history again; False when it isn't here."""
@@ -153,25 +170,25 @@ class Engine:
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
         except Exception as error:
-            # Our own bug, or a history that makes no sense: this saga waits for its lease to
-            # run out and is tried again; the others go on.
-            _logger.error(
-                "saga stumbled", saga_id=str(live.saga_id), error=f"{type(error).__name__}: {error}"
-            )
+            # Our own bug, or a history that makes no sense: the others go on.
+            _logger.error("saga stumbled", saga_id=str(live.saga_id), at=where(error))
+            await self.set_aside(live.saga_id, live.state.sequence, where(error))
 
     async def _attempt(self, live: Live) -> SagaEvent | None:
         """Carry out the attempt that is claimed; None when there is none."""
         flight = live.state.in_flight
         if flight is None:
             return None
+        amounts_to = kept_back
         try:
             self._lease.check()
+            amounts_to = lost
             return await carry_out(live, flight, self._world)
         except LeaseLost:
             # Whoever has taken the saga over meanwhile wins the append of this.
             _logger.warning("attempt given up", saga_id=str(live.saga_id), reason="lease lost")
             await self._lease.regained()
-            return lost(live.state)
+            return amounts_to(live.state)
 
     async def _wait(self, live: Live) -> bool:
         """Sleep until the next attempt is due; False when there is nothing left to do here."""
@@ -213,18 +230,21 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
+            self._stumbles.forget(live.saga_id)
             await syncpoints.recorded(appended.events)
             return True
 
     def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
-        before = live.state.in_flight
+        before, known = live.state.in_flight, live.state.sequence
         told = Live.revived(self.catalogue, history, history[-1].recorded_at)
         live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
         now = live.state.in_flight
         if fact is None:
             return now is None
-        return now is not None and now == before
+        # A held attempt is claimed anew under its old number: a claim made since is another one.
+        claims = (r.sequence for r in history if isinstance(r.event, _CLAIMS))
+        return now is not None and now == before and max(claims) < known
 
     def _append(
         self, live: Live, fact: SagaEvent | None, raised: Exception | None = None
@@ -244,14 +264,15 @@ class Engine:
             started = intent(action, self._lease.worker, 0.0)
             events, state = [*events, started], evolve(state, started)
             if raised is None:
-                join = self._join(live, effect, state)
+                join = self._join(live, effect, events, state)
             else:
                 assert state.in_flight is not None
                 failed = fact_of(state.in_flight, stumble(live, state.in_flight, raised))
-                more, _, _, status_row = self._follow(live, state, [failed])
+                more, state, _, status_row = self._follow(live, state, [failed])
                 events += more
         if not events and join is None:
             return None
+        live.plan(events, state)
         return Append(
             live.saga_id,
             live.state.sequence,
@@ -301,13 +322,16 @@ class Engine:
             return False
         return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
 
-    def _join(self, live: Live, effect: InCommit, state: State) -> Join:
+    def _join(
+        self, live: Live, effect: InCommit, before: Sequence[SagaEvent], state: State
+    ) -> Join:
         """An effect in our own Postgres becomes part of the commit of its own outcome."""
         flight = state.in_flight
         assert flight is not None
 
         def then(outcome: Outcome) -> tuple[list[SagaEvent], Row]:
-            events, _, _, status_row = self._follow(live, state, [fact_of(flight, outcome)])
+            events, after, _, status_row = self._follow(live, state, [fact_of(flight, outcome)])
+            live.plan([*before, *events], after)
             return events, status_row
 
         return Join(effect.run, context(live, flight, self._world), then)

@@ -19,6 +19,7 @@ from events.model import CompensationStarted, Recorded, StepStarted
 from orchestrator.decider import IllegalTransition, Rest, Run, decide, expires, replay
 from orchestrator.projection import row
 from orchestrator.scanning import Told, batches, read
+from orchestrator.stumbling import STUMBLED
 from sagas.catalogue import Catalogue
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -127,7 +128,13 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> tu
     """The columns that are wrong, ``*`` for a row that is not there."""
     if found is None:
         return ("*",)
-    wrong = [name for name in _COLUMNS if name not in _LIVING and found[name] != wanted[name]]
+    # That a worker stumbles over a saga is in no history, only in its row.
+    told = {"code", "message"} if found["code"] == STUMBLED else frozenset()
+    wrong = [
+        name
+        for name in _COLUMNS
+        if name not in _LIVING and name not in told and found[name] != wanted[name]
+    ]
     # Somebody drives it, or it is due at some time; a saga at rest is nobody's.
     active = wanted["next_at"] is not None
     if (found["next_at"] is not None) is not active or (found["owner"] and not active):

@@ -24,6 +24,7 @@ _EVERY: Final = 0.5
 _GRACE: Final = 5.0
 """Seconds a living owner may be late before somebody else looks after its saga."""
 _MOST: Final = 500
+_UNREADABLE: Final = "its history has an event that this release can't read"
 _KEEP_COMMANDS: Final = 3600.0
 _KEEP_EVENTS: Final = KEEP_SECONDS
 
@@ -68,8 +69,16 @@ class Recovery:
             # A paused owner may have woken up and gone on in between: then it is not lost.
             at = {row["saga_id"]: row["next_sequence"] for row in rows}
             still = {id_: told for id_, told in histories.items() if len(told) == at[id_]}
-            self._engine.take_over(still, rows[0]["now"])
-            _logger.info("took over", sagas=len(rows))
+            wrong = self._engine.take_over(still, rows[0]["now"])
+            wrong |= dict.fromkeys(at.keys() - histories.keys(), _UNREADABLE)
+            for saga_id, why in wrong.items():
+                await self._engine.set_aside(saga_id, at[saga_id], why)
+            mine = (None, self._lease.worker)
+            lost = sum(row["was"] not in mine for row in rows if row["saga_id"] in still)
+            # What was merely due, a retry say, is no sign that a worker died.
+            for event, sagas in (("took over", lost), ("goes on", len(still) - lost)):
+                if sagas:
+                    _logger.info(event, sagas=sagas)
         return len(rows)
 
 
@@ -92,7 +101,7 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
 # to be dead only by a worker that has itself been seen without a break.
 _TAKE: Final = """
 WITH due AS (
-    SELECT saga_id FROM evosaga.sagas AS saga
+    SELECT saga_id, owner FROM evosaga.sagas AS saga
     JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
     WHERE status IN ('running', 'compensating') AND saga_id <> ALL($4)
       AND CASE
@@ -107,5 +116,5 @@ WITH due AS (
 )
 UPDATE evosaga.sagas AS saga SET owner = $1, next_at = now() + interval '60 seconds'
 FROM due WHERE saga.saga_id = due.saga_id
-RETURNING saga.saga_id, saga.next_sequence, now() AS now
+RETURNING saga.saga_id, saga.next_sequence, due.owner AS was, now() AS now
 """

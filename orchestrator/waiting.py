@@ -9,7 +9,8 @@ from events.model import Direction, Recorded
 from orchestrator.decider import OPEN, Rest, Run, State, advance, can_turn, expires
 from orchestrator.queries import SagaView
 from orchestrator.reason import Case, Why, ago, span, who_could
-from sagas.definition import Kind, Saga
+from sagas.definition import Kind, Saga, Step
+from sagas.vocabulary import DEFAULT_SERVER
 
 _LATE: Final = timedelta(seconds=10)
 """Overdue for so long, a saga is not merely next in the queue."""
@@ -71,7 +72,7 @@ def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State
     assert flight is not None
     what, last = _deed(flight.step, flight.direction), history[-1].recorded_at
     step = saga.step(flight.step)
-    attempt = f"attempt {flight.attempt} of {step.retry.attempts}"
+    attempt = _which(state, step, flight.direction, flight.attempt)
     before = _before(state)
     if flight.worker in case.company.alive:
         return Why(
@@ -81,6 +82,7 @@ def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State
                 *before,
             ),
             next_at=last + timedelta(seconds=step.timeout),
+            in_flight=True,
         )
     gone = "has gone silent" if flight.worker in case.company.silent else "has left"
     return Why(
@@ -100,7 +102,7 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
     due = history[-1].recorded_at + timedelta(seconds=action.delay)
     step, failure = action.step, state.failure
     what = _thing(step.name, action.direction)
-    of = f"attempt {action.attempt} of {step.retry.attempts}"
+    of = _which(state, step, action.direction, action.attempt)
     if failure is None:
         told = Why(f"It is about to go on with {what}.", next_at=due)
     elif failure.outcome == "held":
@@ -123,6 +125,13 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
             next_at=due,
         )
     return _overdue(case, told, due)
+
+
+def _which(state: State, step: Step, direction: Direction, attempt: int) -> str:
+    """Which of the step's attempts it is; those that were lost with workers are not its own."""
+    _, lost = state.progress(step.name).counted(direction)
+    more = f", {lost} more lost with their workers" if lost else ""
+    return f"attempt {attempt - lost} of {step.retry.attempts}{more}"
 
 
 def _overdue(case: Case, told: Why, due: datetime) -> Why:
@@ -193,15 +202,18 @@ def _server(case: Case) -> tuple[str, ...]:
     breaker = case.breaker
     if breaker is None or breaker.reason is None:
         return ()
+    name = "" if case.server == DEFAULT_SERVER else f" {case.server}"
     return (
-        f"The Evolution server has been in trouble for {span(breaker.since_seconds)}: "
+        f"The Evolution server{name} has been in trouble for {span(breaker.since_seconds)}: "
         f"{breaker.reason}.",
     )
 
 
 _HELD_CURES: Final = {
-    "evolution_misconfigured": "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY and the "
-    "server's licence: evosaga doctor",
+    "evolution_misconfigured": "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a "
+    "further server, EVOSAGA_EVOLUTION_SERVERS) and the server's licence: evosaga doctor",
+    "server_unknown": "start the workers with that server in EVOSAGA_EVOLUTION_SERVERS; what "
+    "else is on it: evosaga doctor",
     "evolution_unreachable": "is the Evolution server up? evosaga doctor",
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",

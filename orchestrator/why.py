@@ -5,6 +5,8 @@ workers, to what it waits for, since when, what happens next and when, and what 
 ``why_of`` looks all that up. Both answer for every saga, one that no release can read included.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from events.database import Pool
@@ -16,15 +18,21 @@ from orchestrator.reason import Case as Case
 from orchestrator.reason import Company as Company
 from orchestrator.reason import Why as Why
 from orchestrator.reason import ago, who_could
+from orchestrator.stumbling import STUMBLED
 from orchestrator.waiting import waiting_for
 from sagas.catalogue import Catalogue
 from sagas.steps.breaker import BreakerState
+from sagas.steps.evolution_api import EvolutionApi
+from sagas.vocabulary import DEFAULT_SERVER
 
 
 async def why_of(
-    pool: Pool, catalogue: Catalogue, view: SagaView, breaker: BreakerState | None = None
+    pool: Pool,
+    catalogue: Catalogue,
+    view: SagaView,
+    servers: Mapping[str, EvolutionApi] | None = None,
 ) -> Why:
-    """Why this saga is where it is right now."""
+    """Why this saga is where it is right now; ``servers``: Evolution's, as far as it is known."""
     try:
         history: list[Recorded] | None = await queries.history(pool, view.saga_id)
     except queries.Unreadable:
@@ -32,7 +40,21 @@ async def why_of(
     ahead = await queries.find_saga(pool, str(view.behind)) if view.behind else None
     now: datetime = await pool.fetchval("SELECT now()")
     saga = catalogue.find(view.saga, view.version)
-    return why(Case(view, saga, history, await company(pool), now, ahead, breaker))
+    server = server_of(history)
+    breaker = breaker_of(servers or {}, server)
+    return why(Case(view, saga, history, await company(pool), now, ahead, breaker, server))
+
+
+def server_of(history: Sequence[Recorded] | None) -> str:
+    """The Evolution server that a saga is pinned to."""
+    facts = getattr(history[0].event, "facts", {}) if history else {}
+    return str(facts.get("server", DEFAULT_SERVER))
+
+
+def breaker_of(servers: Mapping[str, EvolutionApi], server: str) -> BreakerState | None:
+    """How that server is doing; None of one that this process does not know."""
+    known = servers.get(server)
+    return known.state if known is not None else None
 
 
 async def company(pool: Pool) -> Company:
@@ -72,7 +94,8 @@ def why(case: Case) -> Why:
         state = replay(recorded.event for recorded in case.history)
         if view.status == "failed":
             return _parked(case, state)
-        return waiting_for(case, case.history, state)
+        told = waiting_for(case, case.history, state)
+        return _stumbled(view, told) if view.code == STUMBLED else told
     except (IllegalTransition, LookupError, AssertionError) as error:
         return _unreadable(case, f"that makes no sense here ({type(error).__name__})")
 
@@ -95,6 +118,20 @@ def _compensated(case: Case) -> Why:
         f"It was rolled back: {case.view.message}.",
         (said, "Nothing is left behind, and nothing waits."),
         cure=f"to try again, as a saga of its own: evosaga replay {case.view.saga_id}",
+    )
+
+
+def _stumbled(view: SagaView, told: Why) -> Why:
+    return replace(
+        told,
+        headline=f"It is set aside: {view.message}.",
+        details=(
+            "That is a fault of ours, not of the saga. Nothing of it is lost, other sagas go on, "
+            "and it is tried again by itself after growing pauses of up to a minute.",
+            f"Where it is: {told.headline[0].lower()}{told.headline[1:]}",
+            *told.details,
+        ),
+        cure=f"report it, with the worker's log: evosaga events {view.saga_id} --json",
     )
 
 

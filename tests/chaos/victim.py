@@ -4,12 +4,11 @@ For tests that need many of them. What forks them has imported the product alrea
 """
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from sagas.catalogue import Catalogue, catalogue_of, load
 from sagas.definition import Retry
+from tests.preloaded import forkserver
 
 HURRIED = (
     (orchestrator.worker, "_RECLAIM_AFTER", 0.3),
@@ -54,13 +54,6 @@ def steady() -> Catalogue:
         replace(saga, steps=tuple(replace(step, retry=often, timeout=10.0) for step in saga.steps))
         for saga in load().versions.values()
     )
-
-
-def forkserver() -> ForkServerContext:
-    """What forks victims; it is started with the first of them and ends with this process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def victim(settings: Settings, armed: Sequence[Mapping[str, Any]], log: Path) -> ForkServerProcess:

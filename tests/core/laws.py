@@ -38,6 +38,9 @@ Phase: TypeAlias = Literal[
 ]
 Last: TypeAlias = Literal["held", "unknown", "rejected"]
 
+MAY_BE_LOST = 3
+"""So many times a step's own attempts may end with their workers before it is given up on."""
+
 
 class LawBroken(AssertionError):
     """A history that must not exist."""
@@ -58,8 +61,10 @@ class Chronicle:
     to_undo: tuple[str, ...] = ()
     flight: tuple[str, Direction, int] | None = None
     due: str | None = None
-    """The step whose newest attempt failed; ``tries`` and ``last`` are about it."""
+    """The step whose newest attempt failed; ``tries``, ``lost`` and ``last`` are about it."""
     tries: int = 0
+    lost: int = 0
+    """Of the tries those that ended with their worker: they burn none of the step's own."""
     last: Last | None = None
     begun: frozenset[str] = frozenset()
     """Steps that were ever tried."""
@@ -128,7 +133,9 @@ class Chronicle:
         number = self.tries + (self.last != "held") if again else 1
         self._law(event, event.attempt == max(1, number), f"attempt {number} is next")
         limit = saga.step(event.step).retry.attempts
-        self._law(event, event.attempt <= limit, f"{limit} attempts are allowed")
+        lost = self.lost if again else 0
+        self._law(event, event.attempt - lost <= limit, f"{limit} attempts are allowed")
+        self._law(event, lost < MAY_BE_LOST * limit, f"{lost} workers are enough")
         if forward and again:
             self._law(event, self.last != "rejected", "a rejected step is not tried again")
         return replace(
@@ -146,14 +153,17 @@ class Chronicle:
         landed = replace(self, flight=None)
         if isinstance(event, StepFailed | CompensationFailed):
             doubt = isinstance(event, StepFailed) and (event.in_doubt or event.outcome == "unknown")
+            self._law(event, not event.lost or event.outcome == "unknown", "lost is unknown")
+            before = self.lost if self.due == event.step else 0
             return replace(
                 landed,
                 due=event.step,
                 tries=event.attempt,
+                lost=before + bool(event.lost),
                 last=event.outcome,
                 doubtful=self.doubtful | {event.step} if doubt else self.doubtful,
             )
-        landed = replace(landed, due=None, tries=0, last=None)
+        landed = replace(landed, due=None, tries=0, lost=0, last=None)
         if forward:
             return replace(
                 landed, done=self.done | {event.step}, doubtful=self.doubtful - {event.step}
@@ -184,6 +194,7 @@ class Chronicle:
             to_undo=touched,
             due=None,
             tries=0,
+            lost=0,
             last=None,
         )
 
@@ -205,9 +216,9 @@ class Chronicle:
         self._law(event, self.due is not None, "no step has failed")
         assert self.due is not None
         step = saga.step(self.due)
-        final = (self.last == "rejected" and not self.turned) or (
-            self.last != "held" and self.tries >= step.retry.attempts
-        )
+        own, limit = self.tries - self.lost, step.retry.attempts
+        used_up = own >= limit or self.lost >= MAY_BE_LOST * limit
+        final = (self.last == "rejected" and not self.turned) or (self.last != "held" and used_up)
         self._law(event, final, f"{step.name} has attempts left")
         return step
 
@@ -223,7 +234,7 @@ class Chronicle:
         if self.phase != "parked":
             return self
         phase: Phase = "compensating" if self.turned else "running"
-        return replace(self, phase=phase, due=None, tries=0, last=None)
+        return replace(self, phase=phase, due=None, tries=0, lost=0, last=None)
 
     def _at_rest(self, event: SagaEvent, phase: Phase) -> None:
         self._law(event, self.flight is None, f"an attempt is out: {self.flight}")

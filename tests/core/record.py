@@ -100,6 +100,8 @@ STORIES: Final[dict[str, dict[str, str]]] = {
         "unknown to the end": "unknown unknown unknown unknown",
         "unknown, then refused": "unknown rejected",
         "worker lost": "lost done done lost done",
+        "workers lost beside its own attempts": "lost unknown lost unknown lost unknown unknown",
+        "workers lost without end": "lost " * 12,
         "worker lost while undoing": "done rejected lost",
         "held by an outage": "held held done done held doubtful-hold done",
         "held while undoing": "done rejected held held done",

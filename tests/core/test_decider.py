@@ -171,7 +171,7 @@ class TestACompensation:
     def test_that_fails_in_whatever_way_is_tried_again(self, failed: type) -> None:
         given(*UNDOING, failed("car", 1)).then_undoes("car", attempt=2, after=0.2)
 
-    @pytest.mark.parametrize("failed", [undo.rejected, undo.unknown, undo.lost])
+    @pytest.mark.parametrize("failed", [undo.rejected, undo.unknown])
     def test_that_used_up_its_attempts_parks_the_saga(self, failed: type) -> None:
         story: Story = (*UNDOING, undo.unknown("car", 1), failed("car", 2))
         given(*story).then_parks("car", "compensation")
@@ -233,15 +233,47 @@ class TestALostWorker:
     def test_is_followed_by_the_next_compensation_at_once(self) -> None:
         given(*UNDOING, undo.lost("car", 1)).then_undoes("car", attempt=2)
 
-    def test_burns_an_attempt_so_that_a_step_that_kills_its_worker_comes_to_an_end(self) -> None:
-        story: Story = (begun(), *(step.lost("hotel", n) for n in (1, 2, 3)))
-        given(*story).then_turns("hotel")
+    def test_that_follows_another_is_made_good_after_growing_pauses(self) -> None:
+        lost = [step.lost("hotel", n) for n in range(1, 5)]
+        for many, pause in ((2, 0.2), (3, 0.6), (4, 1.8)):
+            given(begun(), *lost[:many]).then_runs("hotel", attempt=many + 1, after=pause)
+
+    def test_burns_none_of_the_steps_own_attempts(self) -> None:
+        told: Story = (begun(), step.lost("hotel", 1), step.unknown("hotel", 2))
+        told = (*told, step.lost("hotel", 3), step.lost("hotel", 4), step.unknown("hotel", 5))
+        last = given(*told).then_runs("hotel", attempt=6, after=0.6)
+        last.when(step.unknown("hotel", 6)).then_turns("hotel")
+
+    def test_burns_none_of_the_attempts_of_a_compensation_either(self) -> None:
+        told = given(*UNDOING, *(undo.lost("car", n) for n in range(1, 6)))
+        told = told.when(undo.unknown("car", 6)).then_undoes("car", attempt=7, after=0.2)
+        told.when(undo.unknown("car", 7)).then_parks("car", "compensation")
+
+    def test_b16_ends_a_step_that_kills_its_worker_each_time(self) -> None:
+        nine = given(begun(), *(step.lost("hotel", n) for n in range(1, 10)))
+        nine.then_turns("hotel")
+        five = given(*UNDOING, *(undo.lost("car", n) for n in range(1, 6)))
+        five.then_undoes("car", attempt=6, after=0.2 * 3**3)
+        five.when(undo.lost("car", 6)).then_parks("car", "compensation")
+
+    def test_of_an_older_release_goes_on_counting_as_it_was_meant(self) -> None:
+        before = [
+            told.model_copy(update={"lost": None}) if isinstance(told, StepFailed) else told
+            for told in events_of(step.lost("hotel", n) for n in (1, 2, 3))
+        ]
+        given(begun(), *before[:4]).then_runs("hotel", attempt=3)
+        given(begun(), *before).then_turns("hotel")
+
+    def test_is_forgiven_by_a_replay(self) -> None:
+        told = given(*BEFORE_PAY, *(step.lost("pay", n) for n in range(1, 7))).then_parks("pay")
+        again = told.when(resumed(), *(step.lost("pay", n) for n in range(1, 6)))
+        again.then_runs("pay", attempt=6, after=27.0)
 
     def test_leaves_the_step_in_doubt(self) -> None:
         assert given(begun(), step.lost("hotel")).state.progress("hotel").in_doubt
 
     def test_on_the_pivots_last_attempt_parks_the_saga(self) -> None:
-        given(*BEFORE_PAY, step.lost("pay", 1), step.lost("pay", 2)).then_parks("pay")
+        given(*BEFORE_PAY, *(step.lost("pay", n) for n in range(1, 7))).then_parks("pay")
 
     def test_cannot_be_told_of_a_saga_with_no_attempt_out(self) -> None:
         with pytest.raises(IllegalTransition, match="no attempt is in flight"):

@@ -50,7 +50,7 @@ from orchestrator.projection import row
 from sagas.create_integration import CREATE_INTEGRATION
 from sagas.definition import Kind, Retry, Saga, compensatable, pivot, retryable
 from sagas.delete_integration import DELETE_INTEGRATION
-from tests.core.laws import Chronicle
+from tests.core.laws import Chronicle, LawBroken
 from tests.core.telling import TRIP, begun, cancelled, nothing, out_of_time, resumed, step, undo
 
 Decide: TypeAlias = Callable[[Saga, State], NextAction]
@@ -68,6 +68,8 @@ class Purse:
     holds: int = 1
     cancels: int = 1
     resumes: int = 1
+    losses: int = 0
+    """Workers that may be lost; when there are none left it costs a hold."""
 
 
 @dataclass
@@ -169,7 +171,10 @@ def outcomes(state: State, purse: Purse) -> Iterator[tuple[SagaEvent, Purse]]:
     flight = state.in_flight
     assert flight is not None
     tell, name, n = step if flight.direction == "forward" else undo, flight.step, flight.attempt
-    yield lost(state), purse
+    if purse.losses:
+        yield lost(state), replace(purse, losses=purse.losses - 1)
+    elif purse.holds:
+        yield lost(state), replace(purse, holds=purse.holds - 1)
     for story in (tell.succeeded(name, n), tell.rejected(name, n), tell.unknown(name, n)):
         yield story[1], purse
     if purse.holds:
@@ -236,7 +241,12 @@ def key(state: State, told: Chronicle, purse: Purse) -> tuple[Any, ...]:
         state.failure.retry_after_seconds,
     )
     steps = tuple(
-        (name, p.attempts, p.in_doubt, p.done, p.undo_attempts, p.undone)
+        (
+            (name, p.in_doubt, p.done, p.undone),
+            # What a step that is over has lost changes nothing any more.
+            (p.attempts - p.lost,) if p.done else p.counted("forward"),
+            (p.undo_attempts - p.undo_lost,) if p.undone else p.counted("compensation"),
+        )
         for name, p in sorted(state.steps.items())
     )
     turned = state.turned and (state.turned.because, state.turned.step)
@@ -322,6 +332,14 @@ def test_the_laws_hold_for_a_saga_of_any_shape(shape: str) -> None:
 
 
 ONE_OF_EACH: Final = shaped("CCPR")
+MANY_LOSSES: Final = Purse(holds=0, losses=14)
+"""More than one step in both directions, or the same step after a replay, can come to."""
+
+
+@pytest.mark.parametrize("shape", ["C", "P", "R"])
+def test_b16_the_laws_hold_however_many_workers_a_saga_outlives(shape: str) -> None:
+    walk = explore(shaped(shape), purse=MANY_LOSSES)
+    assert not goes_in_circles(walk)
 
 
 # --- and the same search on deciders that are wrong --------------------------------------------
@@ -427,6 +445,23 @@ def never_gives_up(saga: Saga, state: State) -> NextAction:
             return action
 
 
+def holds_a_lost_worker_against_the_step(saga: Saga, state: State) -> NextAction:
+    steps = {name: p._replace(lost=0, undo_lost=0) for name, p in state.steps.items()}
+    return decide(saga, state._replace(steps=steps))
+
+
+def kills_one_worker_after_another(saga: Saga, state: State) -> NextAction:
+    if state.failure is None or state.failure.code != WORKER_LOST or state.status == "failed":
+        return decide(saga, state)
+    name = state.failure.step
+    first = state.progress(name)._replace(attempts=1, lost=1, undo_attempts=1, undo_lost=1)
+    match decide(saga, state._replace(steps={**state.steps, name: first})):
+        case Run() as run if run.step.name == name:
+            return replace(run, attempt=state.failure.attempt + 1)
+        case action:
+            return action
+
+
 def gives_up_at_the_first_unknown(saga: Saga, state: State) -> NextAction:
     action = decide(saga, state)
     if isinstance(action, Run) and action.attempt == 2:
@@ -495,6 +530,7 @@ WRONG_DECIDERS: Final[list[Decide]] = [
     takes_a_deadline_for_a_persons_wish,
     lets_held_burn_an_attempt,
     never_gives_up,
+    holds_a_lost_worker_against_the_step,
     gives_up_at_the_first_unknown,
     tries_a_refused_step_again,
     stops_at_the_last_step_but_one,
@@ -556,6 +592,11 @@ CAUGHT: Final = (AssertionError, IllegalTransition)
 def test_the_search_catches_a_decider_that(wrong: Decide) -> None:
     with pytest.raises(CAUGHT):
         explore(ONE_OF_EACH, decide=wrong)
+
+
+def test_the_search_catches_a_decider_that_kills_one_worker_after_another() -> None:
+    with pytest.raises(LawBroken, match="workers are enough"):
+        explore(shaped("C"), decide=kills_one_worker_after_another, purse=MANY_LOSSES)
 
 
 @pytest.mark.parametrize("wrong", WRONG_MEMORIES, ids=lambda f: f.__name__)

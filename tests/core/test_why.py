@@ -98,6 +98,7 @@ def test_an_attempt_that_is_out_names_the_worker_and_until_when_it_may_take() ->
     assert "at it for 12 s, and has 40 s" in said(answer)
     assert "The attempt before ended unknown" in said(answer)
     assert answer.next_at == T0 + timedelta(seconds=3 + 40)
+    assert answer.in_flight, "that is a time limit and no next try"
     assert answer.cure is None
 
 
@@ -116,6 +117,25 @@ def test_an_attempt_whose_worker_is_gone_is_taken_over_by_another(
     assert "Another one takes over" in said(answer)
 
 
+def test_attempts_that_were_lost_with_workers_are_not_said_to_be_the_steps_own() -> None:
+    before = (begun(), step.lost("hotel", 1), step.unknown("hotel", 2), step.lost("hotel", 3))
+    out = why(case(*before, step.out("hotel", 4)))
+    assert "(attempt 2 of 3, 2 more lost with their workers)" in out.headline
+    waits = why(case(*before, step.lost("hotel", 4), step.unknown("hotel", 5)))
+    assert "before attempt 3 of 3, 3 more lost with their workers" in waits.headline
+
+
+def test_b15_a_saga_that_a_worker_stumbled_over_says_so_and_that_the_fault_is_ours() -> None:
+    fine = case(begun(), step.unknown("hotel"))
+    message = "a worker stumbled over it (3 times now): KeyError at orchestrator/engine.py:1"
+    answer = why(replace(fine, view=replace(fine.view, code="stumbled", message=message)))
+    assert answer.headline == f"It is set aside: {message}."
+    assert "tried again by itself after growing pauses" in said(answer)
+    assert "it waits before attempt 2 of 3" in said(answer)
+    assert answer.cure is not None
+    assert answer.cure.startswith("report it")
+
+
 def test_a_held_step_says_on_what_since_when_and_that_it_costs_nothing() -> None:
     told = case(begun(), *[step.held("hotel", retry_after=30.0)] * 3, after=60 * 7 - 4)
     answer = why(told)
@@ -127,6 +147,7 @@ def test_a_held_step_says_on_what_since_when_and_that_it_costs_nothing() -> None
 def test_a_held_step_is_due_when_the_server_asked_for() -> None:
     answer = why(case(begun(), step.held("hotel", retry_after=30.0)))
     assert answer.next_at == T0 + timedelta(seconds=2 + 30)
+    assert not answer.in_flight
 
 
 def test_what_the_breaker_says_of_the_server_is_said_too() -> None:

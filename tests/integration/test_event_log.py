@@ -55,6 +55,7 @@ def started(saga_id: UUID) -> SagaStarted:
         command_hash="h",
         business_key=str(saga_id),
         input={},
+        facts={"server": "default"},
     )
 
 

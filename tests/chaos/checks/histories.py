@@ -14,12 +14,14 @@ from uuid import UUID
 
 from events.model import (
     CompensationBegan,
+    CompensationFailed,
     CompensationStarted,
     CompensationSucceeded,
     Recorded,
     SagaCancelRequested,
     SagaFailed,
     SagaResumed,
+    StepFailed,
     StepStarted,
     StepSucceeded,
 )
@@ -109,11 +111,15 @@ def s7(e: Evidence) -> Iterator[Violation]:
             for (type_, step), times in ended.items():
                 if times > 1:
                     yield of_saga(saga_id, "S7", f"{type_} {step} {times} times in one run")
+            lost: Counter[tuple[str, bool]] = Counter()
             for recorded in run:
                 event = recorded.event
+                if isinstance(event, StepFailed | CompensationFailed) and event.lost:
+                    lost[event.step, isinstance(event, StepFailed)] += 1
                 if saga is None or not isinstance(event, StepStarted | CompensationStarted):
                     continue
-                if event.attempt > (most := saga.step(event.step).retry.attempts):
+                own = event.attempt - lost[event.step, isinstance(event, StepStarted)]
+                if own > (most := saga.step(event.step).retry.attempts):
                     yield of_saga(
                         saga_id, "S7", f"attempt {event.attempt} of {event.step}, of {most}"
                     )
