@@ -16,6 +16,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from events.upcasting import upcast
+
 JsonObject: TypeAlias = dict[str, Any]
 FailureOutcome: TypeAlias = Literal["rejected", "unknown", "held"]
 Direction: TypeAlias = Literal["forward", "compensation"]
@@ -112,6 +114,8 @@ class StepFailed(_Event):
     """Whether this attempt may have had its effect; always so when the outcome is unknown."""
     retry_after_seconds: float | None = None
     """The dependency's own wish (Retry-After, a quiet time); None: the saga's retry policy."""
+    lost: bool | None = None
+    """The attempt ended with its worker, so it is counted apart; None: it burned one attempt."""
 
 
 class CompensationBegan(_Event):
@@ -152,6 +156,8 @@ class CompensationFailed(_Event):
     code: str
     message: str
     retry_after_seconds: float | None = None
+    lost: bool | None = None
+    """As in ``StepFailed``."""
 
 
 class SagaCompleted(_Event):
@@ -234,12 +240,12 @@ class Recorded(BaseModel):
 
 
 def event_from(type_: str, data: Mapping[str, Any]) -> SagaEvent:
-    """Read an event back from its stored form.
+    """Read an event back from its stored form, whichever release wrote it.
 
     Raises ``pydantic.ValidationError`` when the type or the data is not one this release knows;
     the log's content is ours, so that is our fault (or a newer release's), never the caller's.
     """
-    return _ADAPTER.validate_python({"type": type_, **data})
+    return _ADAPTER.validate_python({"type": type_, **upcast(type_, data)})
 
 
 def data_json(event: SagaEvent) -> str:

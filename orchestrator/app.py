@@ -18,7 +18,7 @@ from events import cancelling, streams
 from events.database import Pool, open_pool
 from events.log import EventLog
 from events.relay import Relay
-from orchestrator.config import Settings, SettingsError, split_secrets
+from orchestrator.config import Settings, SettingsError, servers_of, split_secrets
 from orchestrator.engine import Engine
 from orchestrator.gate import Gate
 from orchestrator.keeping.chores import Chores, chores_of
@@ -29,6 +29,7 @@ from orchestrator.worker import CommandReader
 from sagas import catalogue
 from sagas.ownership import KeyRing
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.tls import trusted
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.app")
@@ -90,20 +91,15 @@ async def world(
     for name in ("evolution_url", "evolution_api_key", "secret_key"):
         if getattr(settings, name) is None:
             raise SettingsError(f"EVOSAGA_{name.upper()} is not set; a worker needs it")
-    assert settings.evolution_url
-    assert settings.evolution_api_key
     assert settings.secret_key
-    evolution = EvolutionApi(
-        settings.evolution_url,
-        settings.evolution_api_key.get_secret_value(),
-        timeout=settings.evolution_timeout,
-        # A server that hangs may hold up half of the sagas that this worker has room for.
-        concurrency=min(settings.evolution_concurrency, max(1, settings.capacity // 2)),
-        before_send=lease.check if lease is not None else lambda: None,
-    )
-    async with evolution, httpx.AsyncClient(trust_env=False) as http:
+    async with contextlib.AsyncExitStack() as stack:
+        plain = httpx.AsyncClient(trust_env=False, verify=trusted())
+        http = await stack.enter_async_context(plain)
+        servers = evolution_servers(settings, lease)
+        for server in servers.values():
+            await stack.enter_async_context(server)
         yield World(
-            evolution=evolution,
+            servers=servers,
             redis=redis,
             http=http,
             keys=KeyRing(split_secrets(settings.secret_key)),
@@ -114,6 +110,29 @@ async def world(
             create_deadline=settings.create_deadline or None,
             pool=pool,
         )
+
+
+def evolution_servers(settings: Settings, lease: Lease | None = None) -> dict[str, EvolutionApi]:
+    """A client of each server, with a breaker and a bulkhead of its own; none is open yet.
+
+    A server that hangs may hold up half of the sagas that this worker has room for, or its share
+    where there are several. What waits for a place in a call takes up room as well; of one server
+    alone nobody else would want it.
+    """
+    known = servers_of(settings)
+    share = max(1, settings.capacity // max(2, len(known)))
+    places = min(settings.evolution_concurrency, share if len(known) == 1 else max(1, share // 2))
+    return {
+        name: EvolutionApi(
+            server.url,
+            server.api_key.get_secret_value(),
+            timeout=settings.evolution_timeout,
+            concurrency=places,
+            queue=None if len(known) == 1 else max(1, share - places),
+            before_send=lease.check if lease is not None else lambda: None,
+        )
+        for name, server in known.items()
+    }
 
 
 @contextlib.asynccontextmanager

@@ -1,14 +1,24 @@
 """Settings from the environment (prefix ``EVOSAGA_``) and from ``.env``."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestrator.api.keys import read_api_keys
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
+from orchestrator.servers import EvolutionServer, read_servers, refuse_twins
+from sagas.vocabulary import DEFAULT_SERVER
 
 _REDIS: Final = ("redis", "rediss", "unix")
 _HTTP: Final = ("http", "https")
@@ -35,6 +45,10 @@ class Settings(BaseSettings):
     )
     evolution_url: str | None = None
     evolution_api_key: SecretStr | None = None
+    evolution_servers: Annotated[Mapping[str, EvolutionServer], NoDecode] = Field(
+        default_factory=dict
+    )
+    """Further ones by name; that of ``evolution_url`` is called ``default``."""
     public_url: str | None = None
     secret_key: SecretStr | None = None
     webhook_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
@@ -45,7 +59,7 @@ class Settings(BaseSettings):
     evolution_timeout: float = Field(30.0, gt=0, le=300)
     """One call to Evolution; a create with everything in its way takes 6 s."""
     evolution_concurrency: int = Field(64, ge=1, le=1000)
-    """Calls to Evolution that one worker has out at the same time."""
+    """Calls to one Evolution server that one worker has out at the same time."""
     quiet_seconds: float = Field(10.0, ge=0, le=3600)
     """An effect whose outcome is unknown may still land for this long."""
     watch_after: tuple[float, float, float, float] = (10.0, 60.0, 300.0, 1800.0)
@@ -91,6 +105,13 @@ class Settings(BaseSettings):
     def _http(cls, url: str | None) -> str | None:
         checked = _url(url, _HTTP)
         return checked.rstrip("/") if checked else None
+
+    @field_validator("evolution_servers", mode="before")
+    @classmethod
+    def _servers(cls, value: Any, info: ValidationInfo) -> Any:
+        servers = read_servers(value)
+        refuse_twins(info.data.get("evolution_url"), servers)
+        return servers
 
     @field_validator("webhook_hosts", mode="before")
     @classmethod
@@ -138,6 +159,13 @@ class Settings(BaseSettings):
         if not parts or any(len(part.encode()) < 32 for part in parts):
             raise ValueError("every key needs at least 32 bytes; make one: openssl rand -hex 32")
         return value
+
+
+def servers_of(settings: Settings) -> dict[str, EvolutionServer]:
+    """Every Evolution server by name; ``default`` comes first, where it is configured."""
+    url, key = settings.evolution_url, settings.evolution_api_key
+    default = {DEFAULT_SERVER: EvolutionServer(url, key)} if url and key else {}
+    return default | dict(settings.evolution_servers)
 
 
 def split_secrets(value: SecretStr) -> list[str]:

@@ -20,6 +20,7 @@ from events.notices import Notice
 from sagas.ownership import KeyRing, UnknownKey
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.verdicts import Sight
+from sagas.vocabulary import DEFAULT_SERVER
 
 PASSIVE: Final = "EVOLUTION"
 """A channel without a phone: open as soon as it is there."""
@@ -41,6 +42,8 @@ class Integration:
     whatsapp_number: str | None
     updated_at: datetime
     key_id: str | None = None
+    server: str = DEFAULT_SERVER
+    """The Evolution server that its instance lives on."""
 
     def token(self, keys: KeyRing) -> str | None:
         """The instance's own token, if we can derive it."""
@@ -80,7 +83,7 @@ async def integrations(
 
 
 async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration) -> Seen:
-    """Ask Evolution how the instance is; two short calls, or the whole list for an older one.
+    """Ask its Evolution server how the instance is; two short calls, or a list for an older one.
 
     Raises only what keeps a worker from acting that is not in charge any more.
     """
@@ -201,13 +204,14 @@ def _integration(row: asyncpg.Record) -> Integration:
         whatsapp_number=row["whatsapp_number"],
         updated_at=row["updated_at"],
         key_id=facts.get("key_id"),
+        server=row["server"] or DEFAULT_SERVER,
     )
 
 
 _SELECT: Final = """
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'channel' AS channel, row.status, row.whatsapp_number, row.updated_at,
-       born.data AS born
+       row.config ->> 'server' AS server, born.data AS born
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.saga_events AS born
     ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'

@@ -91,6 +91,7 @@ def _secrets(settings: Settings) -> list[str]:
     found = [parts[1].strip() for key in keys if len(parts := key.split(":")) > 1]
     if settings.evolution_api_key:
         found.append(settings.evolution_api_key.get_secret_value())
+    found += [server.api_key.get_secret_value() for server in settings.evolution_servers.values()]
     if settings.alert_url:
         found.append(settings.alert_url.get_secret_value())
     if settings.secret_key:

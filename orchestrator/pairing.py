@@ -9,6 +9,7 @@ and begins a new series of codes, on one that is pairing it shows the current co
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,6 +23,7 @@ from orchestrator.webhooks.hints import qr_code
 from sagas.ownership import KeyRing
 from sagas.steps import cache
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.unconfigured import server_named
 
 State: TypeAlias = Literal[
     "qr",
@@ -66,7 +68,7 @@ class Pairing:
 async def current_qr(
     pool: Pool,
     redis: Redis,
-    evolution: EvolutionApi | None,
+    servers: Mapping[str, EvolutionApi] | None,
     keys: KeyRing | None,
     instance_name: str,
     *,
@@ -79,7 +81,7 @@ async def current_qr(
     ``number`` asks for a pairing code as well, which Evolution gives when pairing begins.
     ``again``: a person wants a new series of codes although the last one was shown to its end.
     ``watching``: look at the instance even while there is a code, so that a scan is seen without
-    webhooks; to be called about once a second then. Without ``evolution`` only Redis is read. What
+    webhooks; to be called about once a second then. Without ``servers`` only Redis is read. What
     is seen of the connection is written to the row. Raises what Postgres raises; Redis may be
     down.
     """
@@ -87,6 +89,8 @@ async def current_qr(
     if not found:
         return _say("absent", f"no integration has the instance {instance_name}")
     integration = found[0]
+    if integration.status == "deleting":
+        return _say("absent", f"{instance_name} is being deleted")
     if integration.channel == PASSIVE:
         return _say("not_needed")
     code, age = await _kept(redis, instance_name)
@@ -94,8 +98,9 @@ async def current_qr(
     fresh = wanted and age < _FRESH_SECONDS
     if integration.status != "connected" and fresh and not watching:
         return _show(code)
-    if evolution is None or keys is None:
+    if servers is None or keys is None:
         return _without_evolution(integration, code)
+    evolution = server_named(servers, integration.server)
     try:
         seen = await look(evolution, keys, integration)
         await settle(pool, integration, seen)

@@ -7,11 +7,11 @@ instance of ours whose row was deleted by hand gets its row again, as the log re
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
 from sagas.steps import notify, repair_admissions, repair_effects, repair_looks
-from sagas.vocabulary import InstanceName, PhoneNumber
+from sagas.vocabulary import DEFAULT_SERVER, InstanceName, PhoneNumber, ServerName
 
 
 class AdoptInstance(BaseModel):
@@ -25,12 +25,14 @@ class AdoptInstance(BaseModel):
     token_hash: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{16}\z")]
     seen: Literal["open", "closed"]
     whatsapp_number: PhoneNumber | None = None
+    server: ServerName = Field(DEFAULT_SERVER, exclude_if=lambda server: server == DEFAULT_SERVER)
 
 
 ADOPT_INSTANCE: Final = Saga(
     name="adopt-instance",
     version=1,
     command="instance.adopt",
+    internal=True,
     input=AdoptInstance,
     admit=repair_admissions.admit_adoption,
     steps=(

@@ -1,8 +1,10 @@
 """Who comes first, when several commands want the same integration. Pure.
 
 An organization has one integration and an instance's name has one owner, so each command is
-weighed against what is there and against every saga that is still open. ``RULES`` says what
-becomes of it; ``sagas.weighing`` finds out which line applies.
+weighed against what is there and against every saga that is still open. With several Evolution
+servers a name still has one owner in all of them together, since the key that routing workers read
+is found by the name alone: that is stricter than one owner for each (server, name). ``RULES`` says
+what becomes of a command; ``sagas.weighing`` finds out which line applies.
 
     begin    the saga starts, and holds the organization's key until it is over
     wait     the saga starts *behind* an open one, and does nothing until that is over
@@ -79,7 +81,8 @@ def _busy(sentence: str) -> Rule:
 
 _TAKEN: Final = _refuse("name_taken", "another integration uses the instance name {name}")
 _PARKED: Final = _busy(
-    "saga {saga} ({kind}) of this organization is parked at step {step}: replay or cancel it first"
+    "saga {saga} ({kind}) of this organization is parked at step {step}: replay it first, as "
+    "evosaga why {saga} says"
 )
 
 RULES: Final[Mapping[tuple[There, Comer], Rule]] = {

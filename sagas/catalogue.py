@@ -25,6 +25,11 @@ class Catalogue:
         """That version of that saga, None when this release does not know it."""
         return self.versions.get((name, version))
 
+    @property
+    def public(self) -> dict[str, Saga]:
+        """The commands that people are told of, and the sagas that they start."""
+        return {command: saga for command, saga in self.by_command.items() if not saga.internal}
+
 
 def catalogue_of(definitions: Iterable[Saga]) -> Catalogue:
     """A catalogue; the highest version of a saga is the one that commands start.

@@ -25,6 +25,7 @@ CORRECT_INTEGRATION: Final = Saga(
     name="correct-integration",
     version=1,
     command="integration.correct",
+    internal=True,
     input=CorrectIntegration,
     admit=repair_admissions.admit_correction,
     steps=(

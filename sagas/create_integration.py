@@ -3,11 +3,11 @@
 from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, retryable
 from sagas.steps import admission, cache, evolution, notify, postgres
-from sagas.vocabulary import ClinicName, InstanceName, PhoneNumber, WebhookUrl
+from sagas.vocabulary import ClinicName, InstanceName, PhoneNumber, ServerName, WebhookUrl
 
 
 class CreateIntegration(BaseModel):
@@ -23,6 +23,8 @@ class CreateIntegration(BaseModel):
     channel: Literal["WHATSAPP-BAILEYS", "EVOLUTION"] = "WHATSAPP-BAILEYS"
     number: PhoneNumber | None = None
     webhook_url: Annotated[WebhookUrl, StringConstraints(max_length=500)] | None = None
+    # Recorded only where it was given: to a release that knows one server it is no known word.
+    server: ServerName | None = Field(None, exclude_if=lambda server: server is None)
 
 
 CREATE_INTEGRATION: Final = Saga(

@@ -170,6 +170,8 @@ class Saga:
     """A pydantic model: what the command's ``data`` must look like."""
     admit: Admit
     steps: tuple[Step, ...]
+    internal: bool = False
+    """We start it ourselves, to keep things true; nobody else is told of its command."""
 
     def __post_init__(self) -> None:
         _refuse_wrong_order(self)

@@ -21,6 +21,7 @@ DROP_KEY: Final = Saga(
     name="drop-key",
     version=1,
     command="key.drop",
+    internal=True,
     input=DropKey,
     admit=repair_admissions.admit_dropping,
     steps=(retryable("cache", do=repair_effects.drop_key),),

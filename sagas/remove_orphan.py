@@ -3,11 +3,11 @@
 from typing import Annotated, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from sagas.definition import Retry, Saga, pivot, retryable
 from sagas.steps import cache, evolution, notify, repair_admissions
-from sagas.vocabulary import InstanceName
+from sagas.vocabulary import DEFAULT_SERVER, InstanceName, ServerName
 
 
 class RemoveOrphan(BaseModel):
@@ -24,6 +24,7 @@ class RemoveOrphan(BaseModel):
     created_by: UUID | None = None
     key_id: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8}\z")] | None = None
     token_hash: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{16}\z")] | None = None
+    server: ServerName = Field(DEFAULT_SERVER, exclude_if=lambda server: server == DEFAULT_SERVER)
 
     @model_validator(mode="after")
     def _known_again(self) -> Self:
@@ -37,6 +38,7 @@ REMOVE_ORPHAN: Final = Saga(
     name="remove-orphan",
     version=1,
     command="instance.remove",
+    internal=True,
     input=RemoveOrphan,
     admit=repair_admissions.admit_removal,
     steps=(

@@ -10,7 +10,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, StringConstraints
 
+DEFAULT_SERVER: Final = "default"
+"""The Evolution server of EVOSAGA_EVOLUTION_URL, which is meant wherever none is named."""
 _RESERVED: Final = frozenset({"constructor", "create", "fetchinstances", "undefined", "null"})
+
+
+def server_entry(server: str | None) -> dict[str, str]:
+    """How a row or a command says on which server something is: not at all where it is ``default``.
+
+    So what there always was keeps its words, and a release that knows one server only reads it.
+    """
+    return {} if server in (None, DEFAULT_SERVER) else {"server": str(server)}
 
 
 def _not_reserved(name: str) -> str:
@@ -46,6 +56,7 @@ InstanceName = Annotated[
     StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{2,62}\z"),
     AfterValidator(_not_reserved),
 ]
+ServerName = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{0,30}\z")]
 ClinicName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120),

@@ -9,6 +9,7 @@ from uuid import UUID
 from sagas.arbitration import LONGEST_QUEUE, RULES, Comer, Rule, There, business_key
 from sagas.definition import Admission, Refusal
 from sagas.outcome import FollowUp
+from sagas.vocabulary import DEFAULT_SERVER
 
 CREATE_SAGA: Final = "create-integration"
 DELETE_SAGA: Final = "delete-integration"
@@ -25,6 +26,7 @@ class Row:
     enabled: bool = True
     clinic_id: str | None = None
     key_id: str | None = None
+    server: str = DEFAULT_SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Policy:
     key_id: str
     webhook_hosts: frozenset[str] = frozenset()
     deadline_seconds: float | None = None
+    servers: frozenset[str] = frozenset({DEFAULT_SERVER})
+    """The Evolution servers that an instance may be made on."""
 
 
 class _Sight:
@@ -111,6 +115,10 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
     if data.webhook_url and urlsplit(data.webhook_url).hostname not in policy.webhook_hosts:
         message = "webhook_url names a host that EVOSAGA_WEBHOOK_HOSTS does not list"
         return Refusal("webhook_host", message, key, organization, name)
+    server: str = data.server or DEFAULT_SERVER
+    if server not in policy.servers:
+        message = f"EVOSAGA_EVOLUTION_SERVERS has no Evolution server named {server}"
+        return Refusal("unknown_server", message, key, organization, name)
     row = sight.in_use.get(organization)
     there, culprit = _standing(sight.by_key.get(key, ()), row)
     rule = RULES[there, Comer.CREATE]
@@ -126,7 +134,12 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
         key,
         organization,
         name,
-        {"instance_name": name, "created_by": str(saga_id), "key_id": policy.key_id},
+        {
+            "instance_name": name,
+            "created_by": str(saga_id),
+            "key_id": policy.key_id,
+            "server": server,  # pinned: no change of settings moves what has begun
+        },
         deadline_seconds=policy.deadline_seconds,
     )
 
@@ -191,6 +204,7 @@ def _facts(sight: _Sight, name: str) -> dict[str, Any] | None:
             "status": row.status,
             "clinic_id": row.clinic_id,
             "organization_id": str(row.organization_id),
+            "server": row.server,
         }
         return facts | ({"key_id": row.key_id} if row.key_id else {})
     for saga in sight.by_name.get(name, ()):
@@ -205,6 +219,7 @@ def _facts(sight: _Sight, name: str) -> dict[str, Any] | None:
                 "clinic_id": saga.clinic_id,
                 "organization_id": str(saga.organization_id),
                 "key_id": saga.facts.get("key_id"),
+                "server": saga.facts.get("server", DEFAULT_SERVER),
             }
     return None
 

@@ -10,12 +10,16 @@ from redis.asyncio import Redis
 
 from sagas.ownership import KeyRing
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.unconfigured import server_named
+from sagas.vocabulary import DEFAULT_SERVER
 
 
 @dataclass(frozen=True, slots=True)
 class World:
     """The systems outside, opened once by the process and shared by all sagas.
 
+    ``servers``: the Evolution servers by name, ``default`` among them, each with a breaker and a
+    bulkhead of its own.
     ``http`` is for sagas of your own; Evolution has a client that knows its traps.
     ``quiet_seconds``: an effect whose outcome is unknown may still land for this long.
     ``settle_seconds``: a contested name is looked at again after that.
@@ -24,7 +28,7 @@ class World:
     ``pool``: our Postgres, for probes alone; an effect there joins the commit of its event.
     """
 
-    evolution: EvolutionApi
+    servers: Mapping[str, EvolutionApi]
     redis: Redis
     http: httpx.AsyncClient
     keys: KeyRing
@@ -36,6 +40,10 @@ class World:
     create_deadline: float | None = None
     pool: Any = None
 
+    def server(self, name: str) -> EvolutionApi:
+        """The Evolution server of that name, or what stands in for one that is not configured."""
+        return server_named(self.servers, name)
+
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
@@ -43,7 +51,8 @@ class StepContext:
 
     ``input`` is the saga's input model, ``facts`` what admission found, ``results`` what the
     steps before (and this one, when it is being undone) recorded. ``in_doubt``: an earlier
-    attempt may have had its effect, ``doubt_age`` seconds ago at least; look before you act.
+    attempt may have had its effect; look before you act. ``doubt_age``: seconds since the newest
+    attempt whose outcome is unknown; None: there was none.
     ``last_code`` is that of the failure before. ``age`` is the saga's, in seconds. ``was_done``,
     for an undo: the step said so, so there is no doubt that it happened.
     """
@@ -56,11 +65,16 @@ class StepContext:
     last_code: str | None = None
     was_done: bool = False
     age: float = 0.0
-    doubt_age: float = 0.0
+    doubt_age: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
+    def quiet_left(self) -> float:
+        """Seconds for which an attempt in doubt may still have its effect; not above 0: over."""
+        return self.world.quiet_seconds - (self.doubt_age or 0.0)
+
+    @property
     def evolution(self) -> EvolutionApi:
-        """The Evolution server that this saga's instance lives on."""
-        return self.world.evolution
+        """The Evolution server that this saga's instance lives on, pinned when it started."""
+        return self.world.server(self.facts.get("server", DEFAULT_SERVER))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
+from orchestrator.cli.finding import Finding
 from orchestrator.cli.output import Output
-from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble, place
+from orchestrator.cli.servers import look_at_evolution, look_for_stranded
+from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -22,43 +24,33 @@ _OLDEST_POSTGRES: Final = 15
 _OLDEST_REDIS: Final = (7, 0)
 _LATE: Final = 1000
 """So many events or commands behind is worth a word."""
-_EVOLUTION_TIMEOUT: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. ``cure`` is empty when there is nothing to do."""
-
-    check: str
-    verdict: Literal["ok", "warn", "bad"]
-    said: str
-    cure: str = ""
-
-
-def doctor(_: argparse.Namespace, out: Output) -> int:
+def doctor(arguments: argparse.Namespace, out: Output) -> int:
     """Look, tell, and answer with the worst that was found."""
     with places.servers(out) as settings:
-        return asyncio.run(_doctor(settings, out))
+        return asyncio.run(_doctor(settings, arguments.show_secrets, out))
 
 
-async def _doctor(settings: Settings, out: Output) -> int:
+async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
     findings: list[Finding] = []
     unreachable = False
-    for look in (
-        _look_at_postgres,
-        _look_at_redis,
-        _look_at_evolution,
-        _look_at_keys,
-        _look_at_webhooks,
-    ):
+    looks = {
+        "postgres": _look_at_postgres(settings),
+        "redis": _look_at_redis(settings),
+        "evolution": look_at_evolution(settings),
+        "keys": _look_at_keys(settings),
+        "webhooks": _look_at_webhooks(settings, show_secrets),
+    }
+    for name, look in looks.items():
         try:
-            async for finding in look(settings):
+            async for finding in look:
                 findings.append(finding)
                 if not out.json:
                     _tell(finding, out)
         except Trouble as trouble:
             unreachable = unreachable or trouble.code == UNREACHABLE
-            findings.append(Finding(look.__name__.rpartition("_")[2], "bad", trouble.sentence))
+            findings.append(Finding(name, "bad", trouble.sentence))
             if not out.json:
                 _tell(findings[-1], out)
     bad = any(finding.verdict == "bad" for finding in findings)
@@ -87,6 +79,7 @@ def _tell(finding: Finding, out: Output) -> None:
 
 async def _look_at_postgres(settings: Settings) -> AsyncIterator[Finding]:
     import migrations
+    from orchestrator.config import servers_of
 
     async with places.postgres(settings) as pool:
         number = int(await pool.fetchval("SHOW server_version_num")) // 10000
@@ -103,6 +96,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncIterator[Finding]:
             return
         yield Finding("schema", "ok", f"revision {found}")
         async for finding in _look_at_work(pool):
+            yield finding
+        async for finding in look_for_stranded(pool, list(servers_of(settings))):
             yield finding
 
 
@@ -186,53 +181,6 @@ async def _look_at_commands(redis: Redis) -> AsyncIterator[Finding]:
     yield Finding("dead letters", "warn" if dead else "ok", str(dead), cure)
 
 
-# --- Evolution --------------------------------------------------------------------------------
-
-
-async def _look_at_evolution(settings: Settings) -> AsyncIterator[Finding]:
-    import httpx
-
-    if settings.evolution_url is None or settings.evolution_api_key is None:
-        cure = "a worker needs EVOSAGA_EVOLUTION_URL and EVOSAGA_EVOLUTION_API_KEY"
-        yield Finding("evolution", "warn", "not configured here", cure)
-        return
-    where = place(settings.evolution_url)
-    headers = {"apikey": settings.evolution_api_key.get_secret_value()}
-    async with httpx.AsyncClient(
-        base_url=settings.evolution_url, timeout=_EVOLUTION_TIMEOUT, trust_env=False
-    ) as http:
-        try:
-            # The status is enough; the list itself may be megabytes.
-            async with http.stream("GET", "/instance/fetchInstances", headers=headers) as answer:
-                status = answer.status_code
-        except (httpx.HTTPError, OSError) as error:
-            said = f"no answer at {where} ({type(error).__name__})"
-            yield Finding("evolution", "bad", said, "is it up, and is EVOSAGA_EVOLUTION_URL right?")
-            return
-        yield _key_finding(status, where)
-        yield Finding("evolution", "ok", f"version {await _evolution_version(http)} at {where}")
-
-
-def _key_finding(status: int, where: str) -> Finding:
-    if status == 200:
-        return Finding("evolution key", "ok", "accepted")
-    if status in (401, 403):
-        return Finding("evolution key", "bad", "refused", "check EVOSAGA_EVOLUTION_API_KEY")
-    cure = "check EVOSAGA_EVOLUTION_URL, and the server's own logs and licence"
-    return Finding("evolution key", "bad", f"{where} answered HTTP {status}", cure)
-
-
-async def _evolution_version(http: object) -> str:
-    import httpx
-
-    assert isinstance(http, httpx.AsyncClient)
-    try:
-        body = (await http.get("/")).json()
-        return str(body["version"])[:20]
-    except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
-        return "unknown"
-
-
 # --- the API's keys ---------------------------------------------------------------------------
 
 
@@ -254,7 +202,7 @@ async def _look_at_keys(settings: Settings) -> AsyncIterator[Finding]:
 # --- webhooks in ------------------------------------------------------------------------------
 
 
-async def _look_at_webhooks(settings: Settings) -> AsyncIterator[Finding]:
+async def _look_at_webhooks(settings: Settings, show_secrets: bool) -> AsyncIterator[Finding]:
     if settings.public_url is None:
         said = "off: a phone that is paired or lost is noticed by the health check alone"
         cure = "set EVOSAGA_PUBLIC_URL to where Evolution reaches `evosaga serve`, https://…"
@@ -267,5 +215,6 @@ async def _look_at_webhooks(settings: Settings) -> AsyncIterator[Finding]:
         from sagas.ownership import KeyRing
 
         token = KeyRing(split_secrets(settings.secret_key)).global_webhook_tokens()[0]
-        cure = f"if you want it, on the Evolution server: WEBHOOK_GLOBAL_URL={at}?token={token}"
+        shown = token if show_secrets else "…   (whole: evosaga doctor --show-secrets)"
+        cure = f"if you want it, on the Evolution server: WEBHOOK_GLOBAL_URL={at}?token={shown}"
         yield Finding("global webhook", "ok", "for instances whose own leads elsewhere", cure)

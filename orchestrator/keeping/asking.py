@@ -9,6 +9,7 @@ from events.database import Pool
 from orchestrator.keeping.facts import Memory, Snapshot
 from orchestrator.keeping.plan import doubt
 from sagas.ownership import UnknownKey
+from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.repair_looks import state_of
 from sagas.steps.verdicts import Sight
 from sagas.world import World
@@ -35,31 +36,56 @@ async def ask(
     tokens: Mapping[str, str],
     names: Sequence[str],
 ) -> dict[str, Memory]:
-    """What memory says of these, a few at a time.
+    """What memory says of these, a few at a time on each server.
 
-    ``names`` that the list lacks should come first: when many are missing and the first of them
+    ``names`` that a list lacks should come first: when many are missing and the first of them
     turn out to be there, the list is not to be believed, and the rest is not asked.
     """
     own = await _own_tokens(pool, world, snapshot, [n for n in names if n not in tokens])
+    rows = snapshot.named()
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(snapshot.server_of(name, rows), []).append(name)
+    found = await asyncio.gather(
+        *(
+            _ask_server(world.server(server), server, snapshot, tokens, own, group)
+            for server, group in groups.items()
+        )
+    )
+    return {name: memory for group in found for name, memory in group.items()}
+
+
+async def _ask_server(
+    evolution: EvolutionApi,
+    server: str,
+    snapshot: Snapshot,
+    tokens: Mapping[str, str],
+    own: Mapping[str, str],
+    names: Sequence[str],
+) -> dict[str, Memory]:
     known: dict[str, Memory] = {}
     for page in (names[at : at + _PAGE] for at in range(0, len(names), _PAGE)):
         limit = asyncio.Semaphore(_AT_ONCE)
         answers = await asyncio.gather(
-            *(_one(world, name, tokens.get(name), own.get(name), limit) for name in page)
+            *(_one(evolution, name, tokens.get(name), own.get(name), limit) for name in page)
         )
         known |= dict(zip(page, answers, strict=True))
         missing = [name for name in page if name not in snapshot.instances]
         lied = any(known[name] not in ("absent", "half", "foreign") for name in missing)
-        if lied and doubt(snapshot.asked(known)) is not None:
+        if lied and doubt(snapshot.asked(known), server) is not None:
             break
     return known
 
 
 async def _one(
-    world: World, name: str, token: str | None, own: str | None, limit: asyncio.Semaphore
+    evolution: EvolutionApi,
+    name: str,
+    token: str | None,
+    own: str | None,
+    limit: asyncio.Semaphore,
 ) -> Memory:
     async with limit:
-        answer = await world.evolution.memory(name, token or own or _NO_TOKEN)
+        answer = await evolution.memory(name, token or own or _NO_TOKEN)
         match answer.status:
             case 200:
                 state = state_of(answer.body)
@@ -68,7 +94,7 @@ async def _one(
                 return "absent"
             case 401 if token is None and own is not None:
                 # Not in the list and refusing our token: a stranger's, or only half of ours.
-                seen = await world.evolution.see(name, own)
+                seen = await evolution.see(name, own)
                 return _SIGHTS.get(seen.sight, "unanswered")
     return "unanswered"
 

@@ -23,6 +23,7 @@ from orchestrator.config import Settings
 from orchestrator.gate import Gate
 from orchestrator.keeping import health, reconcile
 from orchestrator.keeping.health import Doctor
+from orchestrator.keeping.listing import will_pass
 from orchestrator.keeping.reconcile import Keeper
 from orchestrator.lease import LeaseLost
 from sagas.world import World
@@ -164,7 +165,7 @@ def chores_of(settings: Settings, pool: Pool, world: World, gate: Gate) -> list[
 def _reconciled(keeper: Keeper, done: reconcile.Round) -> Came:
     """A drift that was seen once is looked at again soon, not after a whole period."""
     again = None
-    if done.aborted is not None:
+    if done.aborted is not None or will_pass(done.unseen):
         again = _SOON
     elif done.waiting:
         again = keeper.quiet + 1.0

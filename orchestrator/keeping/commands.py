@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from orchestrator.keeping.cells import Name
 from orchestrator.keeping.table import VERDICTS, Sight
+from sagas.vocabulary import server_entry
 
 SEEN: Final[dict[Sight, str]] = {
     "absent": "missing",
@@ -56,7 +57,7 @@ def _removal(one: Name) -> Command | None:
         proof = {"created_by": str(one.instance.made_by), "key_id": one.instance.key_id}
     else:
         proof = {"token_hash": one.instance.token_hash}
-    return Command("instance.remove", _about(one) | proof)
+    return Command("instance.remove", _about(one) | proof | server_entry(one.instance.server))
 
 
 def _correction(code: str, one: Name) -> Command:
@@ -88,6 +89,7 @@ def _adoption(one: Name, names: Mapping[str, Name]) -> Command | None:
         "integration_id": str(integration),
         "token_hash": one.instance.token_hash,
         "seen": SEEN[one.sight],
+        **server_entry(one.instance.server),
     }
     if one.instance.phone:
         data["whatsapp_number"] = one.instance.phone

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from sagas.vocabulary import DEFAULT_SERVER
+
 Memory: TypeAlias = Literal[
     "open", "connecting", "close", "absent", "half", "foreign", "unanswered"
 ]
@@ -39,6 +41,8 @@ class Instance:
     reason: int | None = None
     """Why its connection ended last; kept after it came back."""
     closed_at: datetime | None = None
+    server: str = DEFAULT_SERVER
+    """The Evolution server that lists it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Row:
     updated_at: datetime | None = None
     fresh: bool = False
     """Made by a saga a moment ago; the health check has not been there yet."""
+    server: str = DEFAULT_SERVER
+    """The Evolution server that its instance should be on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,33 @@ class Snapshot:
     busy_names: frozenset[str] = frozenset()
     busy_organizations: frozenset[UUID] = frozenset()
     keep: Keep | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Names that a second Evolution server has as well, with that server."""
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Evolution servers of which nothing can be said now, and why."""
+
+    def without(self, servers: Mapping[str, str]) -> "Snapshot":
+        """The same, saying nothing of what is on these servers, or of whom it belongs to.
+
+        As if a saga were at work there: an organization that has one instance on a server that
+        can't be seen may have its only good one there.
+        """
+        if not servers:
+            return self
+        hidden = [row for row in self.rows if row.server in servers]
+        whose = {row.organization_id for row in hidden if row.enabled}
+        return replace(
+            self,
+            instances={n: one for n, one in self.instances.items() if one.server not in servers},
+            busy_names=self.busy_names | {row.instance_name for row in hidden},
+            busy_organizations=self.busy_organizations | whose,
+            unseen={**self.unseen, **servers},
+        )
+
+    def server_of(self, name: str, rows: Mapping[str, Row]) -> str:
+        """Whom to ask about that name; ``rows`` are those of ``named``."""
+        known = self.instances.get(name) or rows.get(name)
+        return known.server if known else DEFAULT_SERVER
 
     def asked(self, memory: Mapping[str, Memory]) -> "Snapshot":
         """The same, knowing what Evolution's memory said about some of them."""

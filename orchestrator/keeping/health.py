@@ -22,8 +22,10 @@ from orchestrator.keeping.asking import ask
 from orchestrator.keeping.cells import Name, found
 from orchestrator.keeping.facts import Row, Snapshot
 from orchestrator.keeping.judging import WELL, Judgement, Record, judge, tried
-from orchestrator.keeping.looking import CantLook, compared, listed, rows_of, with_busy
-from orchestrator.keeping.plan import can_be_sent, doubt
+from orchestrator.keeping.listing import CantLook, listed, together, unseen_said
+from orchestrator.keeping.looking import believed, compared, rows_of, with_busy
+from orchestrator.keeping.plan import can_be_sent
+from sagas.steps.evolution_api import EvolutionApi
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.health")
@@ -31,6 +33,7 @@ _ASKED: Final = 500
 _IN_TURN: Final = 20
 """Integrations that look well and are asked all the same, a round."""
 _RECONNECTS: Final = 25
+"""On one server, a round."""
 _AT_ONCE: Final = 4
 
 
@@ -63,6 +66,8 @@ class Round:
     alerts: int = 0
     aborted: str | None = None
     seconds: float = 0.0
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Evolution servers that could not be looked at, and why; nothing was concluded of them."""
 
     def summary(self) -> dict[str, Any]:
         """As the table of chores keeps it."""
@@ -75,6 +80,7 @@ class Round:
             "reconnects": self.reconnects,
             "alerts": self.alerts,
             "aborted": self.aborted,
+            "not_looked_at": unseen_said(self.unseen),
             "seconds": round(self.seconds, 3),
         }
 
@@ -95,7 +101,8 @@ async def examine(doctor: Doctor, *, eager: bool = False) -> Round:
     began = time.monotonic()
     look = await _look(doctor, in_turn=0)
     patients = await asyncio.to_thread(_patients, doctor, look, eager)
-    return Round(patients, asked=len(look.asked), seconds=time.monotonic() - began)
+    seconds, unseen = time.monotonic() - began, look.snapshot.unseen
+    return Round(patients, asked=len(look.asked), seconds=seconds, unseen=unseen)
 
 
 async def go_round(
@@ -125,23 +132,27 @@ async def go_round(
         len(told),
         None,
         time.monotonic() - began,
+        look.snapshot.unseen,
     )
+    if done.unseen:
+        _logger.warning("health check is blind in part", reason=unseen_said(done.unseen))
     (_logger.info if changed or reconnects or told else _logger.debug)("health", **done.summary())
     return done
 
 
 async def _look(doctor: Doctor, *, in_turn: int) -> _Look:
-    listing = await listed(doctor.world)
-    rows = [row for row in await rows_of(doctor.pool) if row.enabled and row.status != "deleting"]
+    lists = await listed(doctor.world)
+    every = await rows_of(doctor.pool)
+    listing = together(lists, every)
+    rows = [row for row in every if row.enabled and row.status != "deleting"]
     snapshot = await compared(doctor.pool, doctor.world.keys, listing, rows)
     snapshot = await with_busy(doctor.pool, snapshot)
     now, known = await records.read(doctor.pool)
     look = _Look(now, snapshot, listing.tokens, known)
     names = await asyncio.to_thread(_suspects, doctor, look, in_turn)
     memory = await ask(doctor.pool, doctor.world, snapshot, listing.tokens, names)
-    look.snapshot, look.asked = snapshot.asked(memory), frozenset(memory)
-    if (reason := doubt(look.snapshot)) is not None:
-        raise CantLook(reason)
+    look.snapshot = believed(doctor.world, snapshot.asked(memory))
+    look.asked = frozenset(memory)
     return look
 
 
@@ -218,12 +229,29 @@ def _is_news(patient: Patient, look: _Look) -> bool:
 async def _reconnect(
     doctor: Doctor, look: _Look, patients: Sequence[Patient], may_go_on: Callable[[], bool]
 ) -> int:
-    """Ask Evolution to connect those whose time has come; how many were asked for.
-
-    A few at a time, and no more of them once the server does not answer.
-    """
+    """Ask Evolution to connect those whose time has come; how many were asked for."""
     due = [p for p in patients if p.judgement and p.judgement.reconnect]
     due.sort(key=lambda p: str(p.judgement.record.next_reconnect_at) if p.judgement else "")
+    groups: dict[str, list[Patient]] = {}
+    for patient in due:
+        groups.setdefault(patient.row.server, []).append(patient)
+    sent = await asyncio.gather(
+        *(
+            _reconnect_on(doctor.world.server(server), doctor, look, group, may_go_on)
+            for server, group in groups.items()
+        )
+    )
+    return sum(sent)
+
+
+async def _reconnect_on(
+    evolution: EvolutionApi,
+    doctor: Doctor,
+    look: _Look,
+    due: Sequence[Patient],
+    may_go_on: Callable[[], bool],
+) -> int:
+    """A few at a time, and no more of them once the server does not answer."""
     limit, sent, stop = asyncio.Semaphore(_AT_ONCE), 0, asyncio.Event()
 
     async def one(patient: Patient) -> None:
@@ -236,7 +264,7 @@ async def _reconnect(
             token = look.tokens.get(row.instance_name)
             if not token:
                 return
-            answer = await doctor.world.evolution.connect(row.instance_name, token, None)
+            answer = await evolution.connect(row.instance_name, token, None)
             if not answer.tried or answer.status == 0 or answer.status >= 500:
                 stop.set()
             if not answer.sent:

@@ -1,16 +1,14 @@
-"""Looking at all the stores at once: Evolution's list, Postgres, Redis and the open sagas.
+"""Looking at all the stores at once: Evolution's lists, Postgres, Redis and the open sagas.
 
-The list is one call however many instances there are; only what looks wrong is asked about by
+A list is one call however many instances there are; only what looks wrong is asked about by
 name. Tokens are used here and stay here.
 """
 
 import asyncio
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,27 +19,16 @@ from events.database import Pool
 from orchestrator.keeping import older
 from orchestrator.keeping.asking import ask
 from orchestrator.keeping.facts import Instance, Keep, Key, Origin, Recorded, Row, Snapshot
+from orchestrator.keeping.listing import CantLook, Listing, listed, refuse_blindness, together
 from orchestrator.keeping.plan import can_be_sent, doubt, names_of, suspects
 from sagas.arbitration import business_key
-from sagas.ownership import KeyRing, fingerprint
+from sagas.ownership import KeyRing
 from sagas.steps import cache
+from sagas.vocabulary import DEFAULT_SERVER
 from sagas.world import World
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _PAGE: Final = 1000
-_AT_ONCE: Final = 1.0
-
-
-class CantLook(Exception):
-    """One of the stores gives no answer that can be believed; nothing was concluded from it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Evolution's list, and the tokens in it."""
-
-    instances: Mapping[str, Instance]
-    tokens: Mapping[str, str]
 
 
 async def look(
@@ -56,8 +43,9 @@ async def look(
 
     ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
     """
-    listing = await listed(world)
+    lists = await listed(world)
     rows = await rows_of(pool)
+    listing = together(lists, rows)
     snapshot = await compared(pool, world.keys, listing, rows)
     if patterns:
         wanted = keep.organization_id if keep else None
@@ -71,53 +59,14 @@ async def look(
         every = names_of(snapshot, keep.organization_id)
         names = sorted({*names, *filter(can_be_sent, every)})
     asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
-    if (reason := doubt(asked)) is not None:
-        raise CantLook(reason)
-    return asked
+    return believed(world, asked)
 
 
-async def listed(world: World) -> Listing:
-    """Evolution's list, without what we don't need. Raises ``CantLook``."""
-    began = time.monotonic()
-    answer = await world.evolution.instances()
-    if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
-        answer = await world.evolution.instances()  # a connection that was kept open was dead
-    if answer.status != 200 or not isinstance(answer.body, list):
-        raise CantLook(f"Evolution does not give its list: {answer.text}")
-    return await asyncio.to_thread(_listing, answer.body)
-
-
-def _listing(body: Sequence[Any]) -> Listing:
-    instances: dict[str, Instance] = {}
-    tokens: dict[str, str] = {}
-    for entry in body:
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            token = str(entry.get("token") or "")
-            tokens[entry["name"]] = token
-            instances[entry["name"]] = _instance(entry, token)
-    return Listing(instances, tokens)
-
-
-def _instance(entry: Mapping[str, Any], token: str) -> Instance:
-    jid, reason = entry.get("ownerJid"), entry.get("disconnectionReasonCode")
-    phone = re.match(r"[0-9]{6,20}", jid) if isinstance(jid, str) else None
-    return Instance(
-        name=entry["name"],
-        status=str(entry.get("connectionStatus") or "close"),
-        token_hash=fingerprint(token),
-        passive=entry.get("integration") != "WHATSAPP-BAILEYS",
-        phone=phone[0] if phone else None,
-        reason=reason if isinstance(reason, int) else None,
-        closed_at=_moment(entry.get("disconnectionAt")),
-    )
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.tzinfo else None
+def believed(world: World, snapshot: Snapshot) -> Snapshot:
+    """The same without the servers whose lists are not to be believed. Raises ``CantLook``."""
+    doubts = {name: reason for name in world.servers if (reason := doubt(snapshot, name))}
+    refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
+    return snapshot.without(doubts)
 
 
 async def rows_of(pool: Pool) -> list[Row]:
@@ -135,6 +84,7 @@ async def rows_of(pool: Pool) -> list[Row]:
             flag=row["state"],
             updated_at=row["updated_at"],
             fresh=row["fresh"],
+            server=row["server"] or DEFAULT_SERVER,
         )
         for row in await pool.fetch(_ROWS)
     ]
@@ -143,7 +93,7 @@ async def rows_of(pool: Pool) -> list[Row]:
 async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
     """The same, knowing which names and organizations an open saga is at work for."""
     open_ = await pool.fetch(_BUSY)
-    return replace(
+    busy = replace(
         snapshot,
         busy_names=frozenset(row["instance_name"] for row in open_ if row["instance_name"]),
         busy_organizations=frozenset(
@@ -153,6 +103,7 @@ async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
             and row["business_key"].startswith(business_key(row["organization_id"]))
         ),
     )
+    return busy.without(busy.unseen)
 
 
 # --- whose is it? -----------------------------------------------------------------------------
@@ -181,6 +132,8 @@ async def compared(pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequenc
         rows=rows,
         origins=origins,
         ours_by_name=frozenset({*by_name, *derived}),
+        elsewhere=listing.elsewhere,
+        unseen=listing.unseen,
     )
 
 
@@ -254,7 +207,8 @@ def _key(key: bytes | str, value: Any, life: Any) -> Key:
 _ROWS: Final = """
 SELECT row.id, row.organization_id, row.status, row.enabled, row.whatsapp_number,
        row.updated_at, row.config ->> 'instance_name' AS instance_name,
-       row.config ->> 'clinic_id' AS clinic_id, maker.saga_id IS NOT NULL AS born, known.state,
+       row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'server' AS server,
+       maker.saga_id IS NOT NULL AS born, known.state,
        coalesce(maker.updated_at > now() - interval '3 minutes', false) AS fresh
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.sagas AS maker ON maker.saga_id = row.id AND maker.saga = 'create-integration'

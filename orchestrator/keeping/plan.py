@@ -27,7 +27,7 @@ from orchestrator.keeping.table import (
     judge,
     judge_key,
 )
-from sagas.vocabulary import InstanceName
+from sagas.vocabulary import DEFAULT_SERVER, InstanceName
 
 _FEW: Final = 3
 _SHARE: Final = 0.2
@@ -69,19 +69,25 @@ def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
         for row in snapshot.rows
         if row.enabled and rows[row.instance_name] is not row
     ]
+    drifts += [
+        _told("elsewhere", name, one.organization_id, {"server": server})
+        for name, server in snapshot.elsewhere.items()
+        if (one := names.get(name)) and one.whose != "stranger" and not _busy(snapshot, one)
+    ]
     return sorted(
         _without_haste(snapshot, drifts),
         key=lambda d: (str(d.organization_id or "~"), d.where, d.what),
     )
 
 
-def doubt(snapshot: Snapshot) -> str | None:
-    """Why nothing may be concluded from this look; None when it can be believed.
+def doubt(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | None:
+    """Why nothing may be concluded from a look at this server; None when it can be believed.
 
     A list that came back empty or in part makes healthy integrations look lost. When many are
     missing at once, each of them must have been asked for by name and be gone there, too.
     """
-    expected = [row for row in snapshot.rows if _expected(snapshot, row)]
+    here = (row for row in snapshot.rows if row.server == server)
+    expected = [row for row in here if _expected(snapshot, row)]
     missing = [row for row in expected if row.instance_name not in snapshot.instances]
     if not too_many(len(missing), len(expected)):
         return None

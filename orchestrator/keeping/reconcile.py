@@ -8,8 +8,8 @@ anew, repair a thing once. The saga then holds the name, looks again and only th
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,7 +20,8 @@ from events.database import Pool
 from orchestrator.gate import Gate
 from orchestrator.keeping import sightings
 from orchestrator.keeping.facts import Keep
-from orchestrator.keeping.looking import CantLook, look
+from orchestrator.keeping.listing import CantLook, unseen_said, will_pass
+from orchestrator.keeping.looking import look
 from orchestrator.keeping.plan import Drift, choices, reconcile_plan
 from orchestrator.keeping.sightings import Sighting
 from orchestrator.keeping.table import VERDICTS, Policy
@@ -69,6 +70,8 @@ class Round:
     """Drifts that will be repaired by themselves, and were seen too recently, or are too many."""
     aborted: str | None = None
     seconds: float = 0.0
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Evolution servers that could not be looked at, and why."""
 
     def summary(self) -> dict[str, Any]:
         """As the table of chores keeps it."""
@@ -78,6 +81,7 @@ class Round:
             "repairs": len(self.repairs),
             "waiting": self.waiting,
             "aborted": self.aborted,
+            "not_looked_at": unseen_said(self.unseen),
             "seconds": round(self.seconds, 3),
             "shown": [described(drift) for drift in self.drifts[:_SHOWN]],
         }
@@ -90,12 +94,20 @@ def described(drift: Drift) -> dict[str, Any]:
     return told | {"organization_id": str(drift.organization_id) if drift.organization_id else None}
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is wrong, and of which Evolution servers nobody can say."""
+
+    drifts: list[Drift]
+    unseen: Mapping[str, str]
+
+
 async def find(
     keeper: Keeper,
     *,
     kinds: Collection[str] = EVERYTHING,
     keep: Keep | None = None,
-) -> list[Drift]:
+) -> Found:
     """What is wrong now; with ``keep``, for that organization only.
 
     Raises ``CantLook``, and ``UnknownChoice`` when the instance to keep is not there.
@@ -108,11 +120,12 @@ async def find(
         if keep.choice not in names:
             known = ", ".join(names) or "none"
             raise UnknownChoice(f"there is no {keep.choice} to keep; the organization has: {known}")
-    return [
+    drifts = [
         drift
         for drift in await asyncio.to_thread(reconcile_plan, snapshot)
         if drift.what in kinds and (keep is None or drift.organization_id == keep.organization_id)
     ]
+    return Found(drifts, snapshot.unseen)
 
 
 async def go_round(
@@ -127,11 +140,17 @@ async def go_round(
     """
     began = time.monotonic()
     try:
-        drifts = await find(keeper, kinds=kinds)
+        found = await find(keeper, kinds=kinds)
     except CantLook as reason:
         _logger.warning("reconcile gives up", reason=str(reason))
         return Round(aborted=str(reason), seconds=time.monotonic() - began)
-    seen = await sightings.note(keeper.pool, drifts, kinds=tuple(kinds), grace=keeper.quiet)
+    drifts = found.drifts
+    seen = await sightings.note(
+        # What is on a server that can't be seen is not over because it is not seen.
+        *(keeper.pool, drifts),
+        kinds=() if will_pass(found.unseen) else tuple(kinds),
+        grace=keeper.quiet,
+    )
     mendable = [s for s in seen if s.drift.policy == "auto" and s.drift.command is not None]
     ripe = [sighting for sighting in mendable if sighting.ripe]
     repairs = [
@@ -140,9 +159,9 @@ async def go_round(
         if may_go_on() and (asked := await repair(keeper, sighting)) is not None
     ]
     waiting = sum(not s.ripe and s.repairs == 0 for s in mendable) + len(ripe[_MOST:])
-    done = Round(drifts, repairs, waiting, None, time.monotonic() - began)
+    done = Round(drifts, repairs, waiting, None, time.monotonic() - began, found.unseen)
     told = {k: v for k, v in done.summary().items() if k != "shown"}
-    (_logger.warning if drifts else _logger.info)("reconciled", **told)
+    (_logger.warning if drifts or found.unseen else _logger.info)("reconciled", **told)
     return done
 
 

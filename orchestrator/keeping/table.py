@@ -168,6 +168,12 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "named_twice": Verdict(
         "never", None, "another row names the same instance", "delete or disable one of the rows"
     ),
+    "elsewhere": Verdict(
+        "never",
+        None,
+        "an instance of that name is on Evolution server {server}, too",
+        "it is not touched; find out whose it is, and remove it there by hand",
+    ),
     "key_left": Verdict(
         "auto", "drop", "a routing key is left, and no row names the instance", "drop the key"
     ),

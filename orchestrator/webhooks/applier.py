@@ -9,6 +9,7 @@ that is gone are let go.
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -38,7 +39,7 @@ _TASK: Final = "evosaga:webhooks"
 _BATCH: Final = 500
 _POLL: Final = 0.2
 _LOOKS: Final = 8
-"""Looks that are out at the same time."""
+"""Looks at one server that are out at the same time; one that hangs holds up its own alone."""
 _LOOK_SECONDS: Final = 20.0
 _PARKED: Final = 0.5
 _BUSY: Final = 0.1
@@ -70,7 +71,9 @@ class Applier:
     _paces: dict[UUID, Pace] = field(default_factory=dict)
     _looks: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
     _tidy_at: float = 0.0
-    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LOOKS))
+    _places: dict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(_LOOKS))
+    )
 
     async def run(self) -> None:
         """Apply for ever; cancel it to stop. Outages are waited out."""
@@ -168,8 +171,9 @@ class Applier:
     ) -> None:
         tries = max(it.tries for it in group)
         try:
-            async with self._places, asyncio.timeout(_LOOK_SECONDS):
-                seen = await look(self.world.evolution, self.world.keys, integration)
+            async with self._places[integration.server], asyncio.timeout(_LOOK_SECONDS):
+                evolution = self.world.server(integration.server)
+                seen = await look(evolution, self.world.keys, integration)
                 said = await settle(self.pool, integration, seen)
             pace.at, pace.state = time.monotonic(), seen.state
             pace.idle = 0 if said == "changed" else pace.idle + 1

@@ -5,11 +5,13 @@ One query for a whole batch, inside the accepting transaction; what follows from
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from events.upcasting import upcast
 from sagas.definition import Admission, Refusal
+from sagas.vocabulary import DEFAULT_SERVER
 from sagas.weighing import Found, OpenSaga, Policy, Row, arbitrate
 from sagas.world import World
 
@@ -22,7 +24,12 @@ async def admit(
     names = {data.instance_name for _, data in commands if data.instance_name}
     names |= {f"wa-{saga_id}" for saga_id, data in commands if data.instance_name is None}
     found = await look(connection, sorted(organizations), sorted(names))
-    policy = Policy(world.keys.current, world.webhook_hosts, world.create_deadline)
+    policy = Policy(
+        world.keys.current,
+        world.webhook_hosts,
+        world.create_deadline,
+        frozenset(world.servers),
+    )
     return arbitrate(found, commands, policy)
 
 
@@ -41,6 +48,7 @@ async def look(
                 row["enabled"],
                 row["clinic_id"],
                 row["key_id"],
+                row["server"],
             )
             for row in rows
             if row["saga"] is None
@@ -56,7 +64,7 @@ async def look(
                 row["step"],
                 row["behind"],
                 row["clinic_id"],
-                json.loads(row["facts"] or "{}"),
+                _facts(row),
             )
             for row in rows
             if row["saga"] is not None
@@ -64,8 +72,15 @@ async def look(
     )
 
 
+def _facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    stored = {"saga": row["saga"], "facts": json.loads(row["facts"] or "{}")}
+    facts: Mapping[str, Any] = upcast("saga.started", stored)["facts"]
+    return facts
+
+
 _OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _OURS: Final = "row.type = 'whatsapp' AND row.provider = 'evolution'"
+# What one batch has begun has one moment, so the place in the log says which of it came first.
 # Three questions instead of one with OR: each of them has a partial index of its own. A row that
 # was pointed at another instance since it was made says nothing of that one's birthmark.
 _LOOK: Final = f"""
@@ -93,7 +108,8 @@ WITH org AS (
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name, row.status,
        row.enabled, row.config ->> 'clinic_id' AS clinic_id,
        born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
-       NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts
+       NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts,
+       coalesce(row.config ->> 'server', '{DEFAULT_SERVER}') AS server, born.position AS place
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.saga_events AS born
     ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
@@ -103,8 +119,9 @@ WHERE {_OURS} AND ((row.organization_id = ANY($1) AND row.enabled)
 UNION ALL
 SELECT saga.saga_id, saga.organization_id, saga.instance_name, saga.status,
        NULL, born.data -> 'input' ->> 'clinic_id', NULL, saga.created_at,
-       saga.saga, saga.business_key, saga.step, saga.behind, (born.data -> 'facts')::text
+       saga.saga, saga.business_key, saga.step, saga.behind, (born.data -> 'facts')::text, NULL,
+       born.position
 FROM evosaga.sagas AS saga JOIN saga AS concerned USING (saga_id)
 LEFT JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
-ORDER BY at
+ORDER BY at, place
 """  # noqa: S608  # constants only

@@ -70,18 +70,23 @@ Place: TypeAlias = int
 
 
 class Breaker:
-    """The places for calls to one server. Times are in seconds; ``clock`` never goes back."""
+    """The places for calls to one server. Times are in seconds; ``clock`` never goes back.
+
+    ``queue``: so many may wait for a place, where those who wait take up room that others need.
+    """
 
     def __init__(
         self,
         server: str,
         places: int,
         *,
+        queue: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._server = server
         self._places = places
+        self._queue = queue
         self._clock = clock
         self._chance = chance
         self._since = clock()
@@ -113,7 +118,7 @@ class Breaker:
             return self._refusal()
         if self._has_room():  # then nobody is waiting
             return self._let_in()
-        if self._clock() - self._moved > STUCK:
+        if self._clock() - self._moved > STUCK or len(self._waiting) == self._queue:
             return self._busy()
         waiter: asyncio.Future[Place | Shut] = asyncio.get_running_loop().create_future()
         self._waiting[waiter] = None

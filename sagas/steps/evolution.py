@@ -17,7 +17,6 @@ from sagas.definition import Effect
 from sagas.outcome import (
     Done,
     Finding,
-    FollowUp,
     Held,
     Outcome,
     Rejected,
@@ -27,10 +26,12 @@ from sagas.outcome import (
 from sagas.ownership import fingerprint
 from sagas.steps.cache import trouble
 from sagas.steps.evolution_api import Seen
+from sagas.steps.evolution_half import PATIENCE, provoke_clean_up, remains
 from sagas.steps.evolution_payload import payload
 from sagas.steps.evolution_trouble import not_now, said, unclear
 from sagas.steps.verdicts import (
     BUSY,
+    SERVER_UNKNOWN,
     UNAVAILABLE,
     Answer,
     Sight,
@@ -38,12 +39,14 @@ from sagas.steps.verdicts import (
     classify_create,
     classify_delete,
 )
+from sagas.steps.watching import watch
 from sagas.world import StepContext
 
 QR_TTL: Final = 60
 _CLEANING_UP: Final = "refused_and_cleaning_up"
 _VANISH_SECONDS: Final = 15.0
 _REMOVAL_SECONDS: Final = 3.0
+_RACE_SECONDS: Final = 0.4
 _SIGHTINGS: Final = {
     Sight.MINE: Sighting.THERE,
     Sight.ABSENT: Sighting.ABSENT,
@@ -57,7 +60,7 @@ async def create_instance(ctx: StepContext) -> Outcome:
     """Make the instance under our name and birthmark, and see it there before saying so."""
     name, token = _name(ctx), _token(ctx)
     if ctx.in_doubt:
-        if ctx.last_code == _CLEANING_UP and (left := ctx.world.quiet_seconds - ctx.doubt_age) > 0:
+        if ctx.last_code == _CLEANING_UP and (left := ctx.quiet_left) > 0:
             return Held(_CLEANING_UP, "Evolution may still remove what it refused", left)
         seen = await ctx.evolution.see(name, token)
         match seen.sight:
@@ -92,10 +95,11 @@ async def _verify(
         # nothing; the next attempt waits until that is over and looks then.
         return Unknown(_CLEANING_UP, f"Evolution answered 400: {said(ctx, answer, token)}")
     seen = await ctx.evolution.see(name, token)
-    if seen.sight is Sight.MINE and ctx.input.instance_name:
-        # A name that people choose may be wanted twice at once, and then the loser's clean-up
-        # takes the winner's instance with it.
-        await asyncio.sleep(ctx.world.settle_seconds)
+    if seen.sight is Sight.MINE and (ctx.in_doubt or ctx.input.instance_name):
+        # A name that people choose may be wanted twice at once, and an earlier try of our own may
+        # land now: then the loser's clean-up takes the winner's instance with it.
+        settle = ctx.world.settle_seconds
+        await asyncio.sleep(settle if ctx.input.instance_name else min(settle, _RACE_SECONDS))
         seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.MINE:
         return Done({"token_hash": fingerprint(token)})
@@ -118,11 +122,15 @@ async def remove_instance(ctx: StepContext) -> Outcome:
     seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.ABSENT and not ctx.was_done:
         # Its create was never seen to land, and may land yet.
-        if (left := ctx.world.quiet_seconds - ctx.doubt_age) > 0:
+        if (left := ctx.quiet_left) > 0:
             return Held("quiet_time", f"instance {name} is absent; looking again", left)
-        watch = {k: ctx.facts[k] for k in ("instance_name", "created_by", "key_id")}
-        return Done({"note": "no_effect"}, FollowUp("instance.watch", watch))
-    return await _remove(ctx, name, token, seen)
+        return Done({"note": "no_effect"}, watch(ctx))
+    outcome = await _remove(ctx, name, token, seen)
+    age = ctx.doubt_age
+    if isinstance(outcome, Done) and age is not None and age < ctx.world.watch_after[-1]:
+        # A create went without an answer, and what is gone now may have been another one's.
+        return replace(outcome, follow_up=watch(ctx))
+    return outcome
 
 
 def look_again(nth: int) -> Effect:
@@ -180,7 +188,12 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
         return not_now(answer, verdict)
     wait = _VANISH_SECONDS if verdict is Verdict.LANDED else 1.0
-    seen = await _vanishes(ctx, name, token, wait)
+    # A 404 sets nothing going: there is only what an earlier delete may have left to do.
+    seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS if answer.status == 404 else wait)
+    stays = seen.sight is Sight.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
+    if stays and await _listed_token(ctx, name) == token:
+        await provoke_clean_up(ctx, name, token)
+        seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
     if seen.sight is Sight.ABSENT:
         return Done({"note": "removed"})
     pause = max(_REMOVAL_SECONDS, seen.answer.retry_after or answer.retry_after or 0.0)
@@ -188,9 +201,7 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
         return replace(unclear(seen), retry_after=pause, in_doubt=True)
     if verdict is Verdict.OUTAGE:
         return Held(UNAVAILABLE, "Evolution is unavailable (503)", pause, in_doubt=True)
-    return Unknown(
-        "instance_remains", f"Evolution answered {answer.text} to the delete and {name} remains"
-    )
+    return Unknown("instance_remains", remains(name, answer, seen))
 
 
 async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> Seen:
@@ -249,7 +260,7 @@ async def ask_for_qr(ctx: StepContext) -> Outcome:
     if ctx.input.channel != "WHATSAPP-BAILEYS":
         return Done({"qr": "not_needed"})
     answer = await ctx.evolution.connect(_name(ctx), _token(ctx), ctx.input.number)
-    if answer.code == BUSY:
+    if answer.code in (BUSY, SERVER_UNKNOWN):
         return not_now(answer, Verdict.NOT_SENT)
     body = answer.body if isinstance(answer.body, dict) else {}
     if answer.status != 200 or not body.get("base64"):

@@ -31,6 +31,7 @@ from sagas.steps.verdicts import (
     health,
     read_look,
 )
+from sagas.tls import trusted
 
 __all__ = ["Answer", "BreakerState", "EvolutionApi", "Seen", "Sight"]
 
@@ -67,17 +68,19 @@ class EvolutionApi:
         *,
         timeout: float = 30.0,
         concurrency: int = 64,
+        queue: int | None = None,
         before_send: Callable[[], None] = lambda: None,
     ) -> None:
-        """``concurrency``: so many calls are out at once.
+        """``concurrency``: so many calls are out at once, and ``queue`` so many wait to be.
 
         ``before_send`` may raise to keep a worker that is no longer in charge from acting.
         """
         self.url = url.rstrip("/")
+        self._create_url = httpx.URL(f"{self.url}/instance/create")  # to take one apart is dear
         self._api_key = api_key
         self._timeout = timeout
         self._before_send = before_send
-        self._breaker = Breaker(_host(self.url), concurrency)
+        self._breaker = Breaker(_host(self.url), concurrency, queue=queue)
         self._list = Shared(self._fetch_list)
         self._transport: AiohttpTransport | None = None
 
@@ -91,7 +94,7 @@ class EvolutionApi:
         session._retry_connection = False
         # Straight to the transport: httpx's client above it merges URLs, headers and cookies and
         # follows redirects, none of which is wanted, for as much time as the call itself takes.
-        self._transport = AiohttpTransport(client=session)
+        self._transport = AiohttpTransport(verify=trusted(trust_env=True), client=session)
         return self
 
     async def __aexit__(
@@ -194,10 +197,10 @@ class EvolutionApi:
         timeout = min(self._timeout, _QUICK_TIMEOUT) if asked in _QUICK else self._timeout
         request = httpx.Request(
             method,
-            self.url + path,
+            self._create_url if asked is Asked.CREATE else self.url + path,
             headers={"apikey": key},
             json=payload,
-            extensions={"timeout": httpx.Timeout(timeout, connect=5.0).as_dict()},
+            extensions={"timeout": {"connect": 5.0, "read": timeout, "pool": timeout}},
         )
         # Names are checked long before; should one slip through, httpx would quietly turn
         # "/delete/.." into another path, so look at what would really be sent.

@@ -7,7 +7,10 @@ from sagas.steps.evolution_api import Seen
 from sagas.steps.verdicts import BUSY, MISCONFIGURED, UNAVAILABLE, UNREACHABLE, Answer, Verdict
 from sagas.world import StepContext
 
-_CURE: Final = "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY and the server's licence"
+_CURE: Final = (
+    "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a further server, "
+    "EVOSAGA_EVOLUTION_SERVERS) and the server's licence"
+)
 
 
 def not_now(answer: Answer, verdict: Verdict) -> Held:

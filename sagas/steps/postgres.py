@@ -7,10 +7,13 @@ that others have pointed at another instance meanwhile is theirs, and is left as
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
 from sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting
+from sagas.steps.watching import watch
+from sagas.vocabulary import server_entry
 from sagas.world import StepContext
 
 _LONGEST_WAIT: Final = 30.0
@@ -44,7 +47,7 @@ async def save_integrations(connection: Any, contexts: Sequence[StepContext]) ->
 
 async def unsave_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """Take back the rows that ``save_integrations`` made; only the saga's own."""
-    return await _delete_rows(connection, contexts, [c.saga_id for c in contexts])
+    return [*await _delete_rows(connection, contexts, [c.saga_id for c in contexts])]
 
 
 async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
@@ -63,18 +66,30 @@ async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> lis
               JOIN unnest($1::uuid[], $2::text[]) AS mine (id, instance_name) USING (id)
               WHERE row.config ->> 'instance_name' = mine.instance_name
               ORDER BY row.id FOR NO KEY UPDATE OF row) AS old
-        WHERE row.id = old.id RETURNING row.id, old.status
+        WHERE row.id = old.id
+        RETURNING row.id, old.status, (
+            -- Each doubtful attempt may have sent a create that lands yet, but for the one that was
+            -- found to have landed. What is older than the last look at such a place is settled.
+            SELECT count(*) FILTER (WHERE type = 'step.failed' AND (data ->> 'outcome' = 'unknown'
+                                    OR (data ->> 'in_doubt')::boolean))
+                 > count(*) FILTER (WHERE type = 'step.succeeded'
+                                    AND (data -> 'result' ->> 'adopted')::boolean)
+            FROM evosaga.saga_events WHERE saga_id = row.id AND data ->> 'step' = 'evolution'
+             AND recorded_at > now() - make_interval(secs => $3)
+        ) AS may_land_late
         """,
         [_integration_id(c) for c in turn],
         [c.facts["instance_name"] for c in turn],
+        max((c.world.watch_after[-1] for c in turn), default=0.0),
     )
-    before = {row["id"]: row["status"] for row in marked}
-    return [ahead.get(c.saga_id) or _marked(c, before.get(_integration_id(c))) for c in contexts]
+    found = {row["id"]: row for row in marked}
+    return [ahead.get(c.saga_id) or _marked(c, found.get(_integration_id(c))) for c in contexts]
 
 
-def _marked(ctx: StepContext, before: str | None) -> Outcome:
-    if before is not None:
-        return Done({"status": before})
+def _marked(ctx: StepContext, row: Mapping[str, Any] | None) -> Outcome:
+    if row is not None:
+        doubt = {"may_land_late": True} if row["may_land_late"] and "key_id" in ctx.facts else {}
+        return Done({"status": row["status"], **doubt})
     if "behind" in ctx.facts:
         return Done({"note": "nothing_left"})
     return Rejected("not_found", "the integration's row is gone already, or names another instance")
@@ -95,13 +110,22 @@ async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> l
 
 
 async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
-    """Delete the rows; one that is gone already is as good."""
-    return await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
+    """Delete the rows; one that is gone already is as good.
+
+    Where a create of the instance may land yet, somebody watches the place from this commit on.
+    """
+    done = await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
+    return [
+        replace(said, follow_up=watch(c))
+        if c.results.get("mark", {}).get("may_land_late")
+        else said
+        for c, said in zip(contexts, done, strict=True)
+    ]
 
 
 async def _delete_rows(
     connection: Any, contexts: Sequence[StepContext], ids: Sequence[UUID]
-) -> list[Outcome]:
+) -> list[Done]:
     deleted = await connection.fetch(
         """
         DELETE FROM healthcare.integrations AS row
@@ -139,7 +163,7 @@ async def _ahead(connection: Any, contexts: Sequence[StepContext]) -> Mapping[UU
         if row["status"] == "failed":
             message = (
                 f"saga {row['saga_id']} ({row['saga']}) ahead of it is parked at step "
-                f"{row['step']}: replay or cancel that one, then delete again"
+                f"{row['step']}: replay that one, then delete again"
             )
             told[ctx.saga_id] = Rejected("ahead_parked", message)
         else:
@@ -258,4 +282,4 @@ def _config(ctx: StepContext) -> dict[str, Any]:
         if ctx.world.public_url
         else None
     )
-    return config | ({"webhook_url": url} if url else {})
+    return config | ({"webhook_url": url} if url else {}) | server_entry(ctx.facts.get("server"))

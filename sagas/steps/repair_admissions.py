@@ -13,6 +13,7 @@ from uuid import UUID
 from sagas.arbitration import business_key
 from sagas.definition import Admission, Refusal
 from sagas.ownership import UnknownKey
+from sagas.vocabulary import DEFAULT_SERVER, server_entry
 from sagas.world import World
 
 
@@ -59,6 +60,7 @@ def _removal(
         "instance_name": name,
         "created_by": str(data.created_by or saga_id),
         "organization_id": str(organization) if organization else None,
+        "server": data.server,
     }
     if data.created_by is not None:
         facts["key_id"] = data.key_id
@@ -137,10 +139,13 @@ def _adoption(
     if row is not None:
         if row["organization_id"] != organization or row["status"] == "deleting":
             return refusal
-        return Admission(key, organization, name, _facts(row) | {"instance_name": name})
+        facts = _facts(row) | {"instance_name": name, "server": data.server}
+        return Admission(key, organization, name, facts)
     wanted, facts = born.get("input", {}), born.get("facts", {})
     mine = wanted.get("organization_id") == str(organization)
-    if not mine or facts.get("instance_name") != name or not _keeps(world, data, facts):
+    there = facts.get("server", DEFAULT_SERVER) == data.server
+    same = there and facts.get("instance_name") == name
+    if not mine or not same or not _keeps(world, data, facts):
         return refusal
     config = {
         "instance_name": name,
@@ -152,6 +157,7 @@ def _adoption(
         config["webhook_url"] = wanted["webhook_url"]
     elif world.public_url:
         config["webhook_url"] = f"{world.public_url}/webhooks/evolution/{name}"
+    config |= server_entry(data.server)
     return Admission(
         key,
         organization,
@@ -163,6 +169,7 @@ def _adoption(
             "organization_id": str(organization),
             "clinic_id": wanted["clinic_id"],
             "key_id": facts["key_id"],
+            "server": data.server,
             "config": config,
         },
     )
@@ -197,6 +204,7 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
         SELECT row.id, row.organization_id, row.status, row.enabled,
                row.config ->> 'instance_name' AS instance_name,
                row.config ->> 'clinic_id' AS clinic_id,
+               coalesce(row.config ->> 'server', $2) AS server,
                born.data -> 'facts' ->> 'key_id' AS key_id
         FROM healthcare.integrations AS row
         LEFT JOIN evosaga.saga_events AS born
@@ -205,6 +213,7 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
         WHERE row.id = ANY($1) AND row.type = 'whatsapp' AND row.provider = 'evolution'
         """,
         ids,
+        DEFAULT_SERVER,
     )
     return {row["id"]: row for row in rows}
 
@@ -218,5 +227,6 @@ def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
         "organization_id": str(row["organization_id"]),
         "clinic_id": row["clinic_id"],
         "status": row["status"],
+        "server": row["server"],
     }
     return facts | ({"key_id": row["key_id"]} if row["key_id"] else {})

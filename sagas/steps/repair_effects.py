@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from sagas.outcome import Done, Outcome, Rejected
 from sagas.steps import cache
+from sagas.vocabulary import server_entry
 from sagas.world import StepContext
 
 _STATES: Final = {"open": "connected", "closed": "down"}
@@ -64,15 +65,15 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         """
         UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(),
             whatsapp_number = new.number,
-            config = row.config || jsonb_build_object('instance_name', new.name)
+            config = (row.config - 'server') || new.named::jsonb
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
-            AS new (id, before, name, status, number)
+            AS new (id, before, named, status, number)
         WHERE row.id = new.id AND row.config ->> 'instance_name' = new.before
           AND row.status <> 'deleting' RETURNING row.id
         """,
         [UUID(c.facts["integration_id"]) for c in named],
         [c.facts["before"] for c in named],
-        [c.facts["instance_name"] for c in named],
+        [json.dumps(_named(c)) for c in named],
         [_status(c) for c in named],
         [c.input.whatsapp_number for c in named],
     )
@@ -137,6 +138,12 @@ async def drop_key(ctx: StepContext) -> Outcome:
     except RedisError as error:
         return cache.trouble(error)
     return Done()
+
+
+def _named(ctx: StepContext) -> dict[str, str]:
+    """What a row says of which instance it means."""
+    name = {"instance_name": str(ctx.facts["instance_name"])}
+    return name | server_entry(ctx.facts.get("server"))
 
 
 def _status(ctx: StepContext) -> str:

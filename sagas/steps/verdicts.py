@@ -17,6 +17,7 @@ UNREACHABLE: Final = "evolution_unreachable"
 UNAVAILABLE: Final = "evolution_unavailable"
 MISCONFIGURED: Final = "evolution_misconfigured"
 BUSY: Final = "evolution_busy"
+SERVER_UNKNOWN: Final = "server_unknown"
 
 
 @dataclass(frozen=True, slots=True)

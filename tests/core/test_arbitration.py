@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import ValidationError
 
 from sagas.arbitration import LONGEST_QUEUE, RULES, Comer, There, business_key
 from sagas.create_integration import CreateIntegration
@@ -23,7 +24,7 @@ NAME = "the-name"
 POLICY = Policy("0a1b2c3d", deadline_seconds=900.0)
 KEY = business_key(MINE)
 
-ROW = Row(AHEAD, MINE, NAME, "connected", clinic_id=str(CLINIC), key_id="0a1b2c3d")
+ROW = Row(AHEAD, MINE, NAME, "connected", clinic_id=str(CLINIC), key_id="0a1b2c3d", server="berlin")
 CREATING = OpenSaga(
     AHEAD,
     "create-integration",
@@ -33,7 +34,12 @@ CREATING = OpenSaga(
     NAME,
     step="evolution",
     clinic_id=str(CLINIC),
-    facts={"instance_name": NAME, "created_by": str(AHEAD), "key_id": "0a1b2c3d"},
+    facts={
+        "instance_name": NAME,
+        "created_by": str(AHEAD),
+        "key_id": "0a1b2c3d",
+        "server": "berlin",
+    },
 )
 DELETING = replace(
     CREATING,
@@ -46,6 +52,7 @@ DELETING = replace(
         "clinic_id": str(CLINIC),
         "organization_id": str(MINE),
         "key_id": "0a1b2c3d",
+        "server": "berlin",
         "behind": str(UUID(int=7)),
     },
 )
@@ -140,7 +147,7 @@ def test_whoever_meets_a_parked_saga_is_told_which_one_to_replay_or_cancel(there
     for command in (create(), delete()):
         message = refused(weigh(SCENES[there], command)[0]).message
         assert f"saga {AHEAD} " in message
-        assert "replay or cancel it first" in message
+        assert "replay it first" in message
 
 
 @pytest.mark.parametrize("there", lines())
@@ -189,8 +196,29 @@ def test_a_delete_without_a_row_knows_what_the_saga_ahead_knows(there: str) -> N
         "clinic_id": str(CLINIC),
         "organization_id": str(MINE),
         "key_id": "0a1b2c3d",
+        "server": "berlin",
     }
     assert facts["behind"] == str(AHEAD)
+
+
+def test_a_delete_goes_to_the_server_of_the_row_and_a_create_to_the_one_it_names() -> None:
+    assert admitted(weigh(Found([ROW]), delete())[0]).facts["server"] == "berlin"
+    assert admitted(weigh(Found(), create())[0]).facts["server"] == "default"
+    two = replace(POLICY, servers=frozenset({"default", "berlin"}))
+    [verdict] = arbitrate(Found(), [(COMER, create(server="berlin"))], two)
+    assert admitted(verdict).facts["server"] == "berlin"
+
+
+def test_a_server_that_is_not_configured_is_refused_before_anything_else_is_weighed() -> None:
+    [verdict] = weigh(Found([ROW]), create(server="berlin"))
+    assert isinstance(verdict, Refusal)
+    assert verdict.code == "unknown_server"
+
+
+@pytest.mark.parametrize("server", ["", "Berlin", "https://berlin.example", "a" * 32, "-a", "a\n"])
+def test_a_command_names_a_server_and_never_an_address(server: str) -> None:
+    with pytest.raises(ValidationError):
+        create(server=server)
 
 
 def test_only_a_create_of_that_very_instance_is_stopped() -> None:

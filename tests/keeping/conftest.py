@@ -1,9 +1,5 @@
 """What the tests of the housekeeping share: a keeper, and worlds that have drifted."""
 
-import asyncio
-import json
-import os
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -24,7 +20,9 @@ from orchestrator.local.evolution import SimulatedEvolution
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.tls import trusted
 from sagas.world import World
+from tests.commandline import Evosaga
 from tests.conftest import API_KEY, SECRET
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 async def outside(redis: Redis, evolution: SimulatedEvolution, pool: Pool) -> AsyncIterator[World]:
     """What a look may touch."""
     api = EvolutionApi(evolution.url, API_KEY, timeout=5.0)
-    async with api, httpx.AsyncClient(trust_env=False) as http:
-        yield World(api, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
+    async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
+        yield World({"default": api}, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
 
 
 @pytest.fixture
@@ -103,57 +101,12 @@ def rows(pool: Pool) -> Rows:
     return Rows(pool)
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What a run of the command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass(frozen=True)
-class Evosaga:
-    """The real command line in a process of its own, against the test's servers."""
-
-    settings: Settings
-    folder: Path
-    changes: tuple[tuple[str, str], ...] = ()
-
-    def having(self, **changes: str) -> "Evosaga":
-        """The same with other variables."""
-        return Evosaga(self.settings, self.folder, (*self.changes, *changes.items()))
-
-    async def __call__(self, *arguments: str) -> Ran:
-        variables = {
-            "DATABASE_URL": str(self.settings.database_url),
-            "REDIS_URL": str(self.settings.redis_url),
-            "EVOLUTION_URL": str(self.settings.evolution_url),
-            "EVOLUTION_API_KEY": API_KEY,
-            "SECRET_KEY": SECRET,
-        } | dict(self.changes)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "orchestrator.cli", *arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.folder,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
-                **{f"EVOSAGA_{name}": value for name, value in variables.items()},
-            },
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 100)
-        assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
-        assert "Traceback" not in ran.err, ran.err
-        return ran
-
-
 @pytest.fixture
 def evosaga(settings: Settings, tmp_path: Path) -> Evosaga:
-    return Evosaga(settings, tmp_path)
+    return Evosaga(tmp_path).having(
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        evolution_url=settings.evolution_url,
+        evolution_api_key=API_KEY,
+        secret_key=SECRET,
+    )

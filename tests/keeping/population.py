@@ -151,7 +151,7 @@ async def _measure(number: int) -> None:
             api = await stack.enter_async_context(EvolutionApi(evolution.url, "a-global-key"))
             http = await stack.enter_async_context(httpx.AsyncClient())
             keys = KeyRing([secret])
-            world = World(api, redis, http, keys, pool=pool)
+            world = World({"default": api}, redis, http, keys, pool=pool)
             made = people(number)
             for at in range(0, number, 1000):
                 await settle(made[at : at + 1000], pool, redis, evolution, keys)

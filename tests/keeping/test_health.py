@@ -14,7 +14,7 @@ from events.database import Pool
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.keeping.health import Doctor, Round, examine, go_round
-from orchestrator.keeping.looking import CantLook
+from orchestrator.keeping.listing import CantLook
 from orchestrator.local.evolution import SimulatedEvolution
 from tests.driving import count, delete, publish
 from tests.keeping.conftest import Rows

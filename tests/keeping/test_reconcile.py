@@ -15,7 +15,7 @@ from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.keeping import sightings
 from orchestrator.keeping.facts import Keep
-from orchestrator.keeping.looking import CantLook
+from orchestrator.keeping.listing import CantLook
 from orchestrator.keeping.reconcile import Keeper, Round, find, go_round
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import Filter, SagaView, list_sagas
@@ -91,10 +91,10 @@ async def test_nothing_is_found_where_the_stores_agree(
         )
         await eventually(lambda: evolution.rows()["of-our-own"].state == "open")
         evolution.put("somebody-elses", phone="5511900000000")
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
     asked = evolution.journal.requests("connectionState")
     looks = len(evolution.journal.requests("fetch"))
-    assert await find(keeper) == []
+    assert (await find(keeper)).drifts == []
     assert evolution.journal.requests("connectionState") == asked, "nobody was asked by name"
     assert len(evolution.journal.requests("fetch")) == looks + 1, "one list call"
 
@@ -113,7 +113,7 @@ async def test_n1_c18_an_orphan_of_ours_is_removed_after_two_looks(
         assert (repair.saga, repair.status) == ("remove-orphan", "completed")
         assert not evolution.live()
         assert not evolution.rows()
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
     strangers_are_safe(evolution)
     assert repair.instance_name == saga.instance_name
     assert "saga.completed" in await story(pool, repair)
@@ -200,7 +200,7 @@ async def test_n2_a_name_that_a_saga_takes_between_the_look_and_the_repair_is_le
         creates, _ = await list_sagas(pool, Filter(saga="create-integration", instance_name=name))
         assert (await outcome(pool, str(creates[0].saga_id))).status == "completed"
         assert list(evolution.live()) == [name]
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
 
 
 class Interposed:
@@ -254,7 +254,7 @@ async def test_d9_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_ma
         assert [drift.what for drift in done.drifts] == ["missing"]
         row = await rows.of(str(saga.instance_name))
         assert (row["status"], row["id"]) == ("disconnected", saga.saga_id)
-        assert await find(keeper) == [], "it is known now"
+        assert (await find(keeper)).drifts == [], "it is known now"
         assert not evolution.rows()
     told = await pool.fetch("SELECT type, data FROM evosaga.notices")
     assert [r["type"] for r in told] == ["integration.disconnected"]
@@ -278,7 +278,7 @@ async def test_l4_an_instance_that_comes_back_takes_the_flag_away(
         done = await healed(keeper)
         assert [drift.what for drift in done.drifts] == ["wrong_status"]
         assert (await rows.of(str(saga.instance_name)))["status"] == "connected"
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
 
 
 @pytest.mark.parametrize("mode", ["list_empty", "list_partial"])
@@ -303,7 +303,7 @@ async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
         with pytest.raises(CantLook, match="not to be believed"):
             await find(keeper)
         evolution.disarm()
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
         after = await pool.fetch("SELECT id, status FROM healthcare.integrations ORDER BY id")
         assert after == before
     assert len(evolution.live()) == 8
@@ -323,7 +323,7 @@ async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
             evolution.drop(name)
         done = await healed(keeper)
         assert [drift.what for drift in done.drifts] == ["missing"] * 5
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ async def test_n6_a_stranger_who_takes_the_name_before_the_delete_keeps_it(
         repair = await outcome(pool, str(done.repairs[0].saga_id))
         assert repair.status == "completed"
         assert list(evolution.live()) == [name]
-        assert [d.what for d in await find(keeper)] == ["impostor"]
+        assert [d.what for d in (await find(keeper)).drifts] == ["impostor"]
     strangers_are_safe(evolution)
 
 
@@ -410,7 +410,7 @@ async def test_c17_a_server_that_is_warming_up_looks_as_well_as_before(
         await healed(keeper)
         await evolution.restart(warmup=5.0)
         assert len(evolution.live()) < 3
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
 
 
 async def test_a_repair_that_was_refused_is_asked_for_again_later_and_not_all_the_time(
@@ -452,7 +452,7 @@ async def test_l3_an_instance_of_ours_whose_row_was_deleted_by_hand_is_removed(
         assert {drift.what for drift in done.drifts} == {"rowless", "key_left"}
         assert not evolution.rows()
         assert not await redis.exists(cache.key(str(saga.instance_name)))
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
 
 
 async def test_a_connected_phone_whose_row_was_deleted_by_hand_gets_its_row_again_when_asked(
@@ -474,7 +474,7 @@ async def test_a_connected_phone_whose_row_was_deleted_by_hand_gets_its_row_agai
         done = await healed(keeper)
         assert ("row_gone", "ask") in [(drift.what, drift.policy) for drift in done.drifts]
         assert name in evolution.live(), "nobody has asked for anything"
-        [drift] = await find(keeper, keep=Keep(organization))
+        [drift] = (await find(keeper, keep=Keep(organization))).drifts
         assert drift.command
         submitted = await keeper.gate.submit(
             Command(id="again", type=drift.command.type, data=dict(drift.command.data))
@@ -484,7 +484,7 @@ async def test_a_connected_phone_whose_row_was_deleted_by_hand_gets_its_row_agai
         same = ("id", "organization_id", "config", "webhook_token", "enabled")
         assert {k: after[k] for k in same} == {k: before[k] for k in same}
         assert (after["status"], after["whatsapp_number"]) == ("connected", PHONE)
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
         gone = await outcome(pool, await publish(redis, delete(name)))
         assert gone.status == "completed"
     assert not evolution.rows()
@@ -513,7 +513,7 @@ async def test_wrong_status_pending_although_the_phone_is_connected(
         await eventually(lambda: evolution.rows()[name].state == "close")
         await healed(keeper)
         assert (await rows.of(name))["status"] == "disconnected"
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
     events = await pool.fetch("SELECT data FROM evosaga.saga_events WHERE type <> 'saga.started'")
     assert not any(PHONE in event["data"] for event in events), "no phone number leaves Postgres"
 
@@ -566,7 +566,7 @@ async def test_a_deletion_that_nobody_finishes_is_finished_once_the_instance_is_
         done = await healed(keeper)
         assert "deletion_left" in [drift.what for drift in done.drifts]
         assert await rows.count() == 0
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
 
 
 async def test_half_an_instance_is_seen_when_its_organization_is_looked_at(
@@ -576,7 +576,7 @@ async def test_half_an_instance_is_seen_when_its_organization_is_looked_at(
         saga = await made(pool, redis)
         assert saga.organization_id
         evolution.half_delete(str(saga.instance_name), keep="row")
-        [drift] = await find(keeper, keep=Keep(saga.organization_id))
+        [drift] = (await find(keeper, keep=Keep(saga.organization_id))).drifts
         assert (drift.what, drift.policy) == ("half_there", "auto")
         assert drift.command
         assert drift.command.data["seen"] == "half"
@@ -595,7 +595,7 @@ async def test_f8_keys_that_say_what_is_not_so_are_dropped_and_filled_again_by_r
         reader = ClinicCache(redis, pool)
         for name in names:
             assert await reader.get(name)
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []
         right = json.loads(await redis.get(cache.key(names[0])) or b"")
         wrong = right | {"organization_id": str(uuid.uuid4())}
         await redis.set(cache.key(names[0]), json.dumps(wrong), ex=600)
@@ -616,4 +616,4 @@ async def test_f8_keys_that_say_what_is_not_so_are_dropped_and_filled_again_by_r
         route = await reader.get(names[0])
         assert route is not None
         assert route.organization_id == str(sagas[0].organization_id)
-        assert await find(keeper) == []
+        assert (await find(keeper)).drifts == []

@@ -54,7 +54,7 @@ class TestTheTable:
 
     def test_knows_every_verdict_that_it_gives_and_gives_every_one_it_knows(self) -> None:
         given = {judge(cell) for cell in every_cell()} | {judge_key(c) for c in every_key_cell()}
-        assert given - {AGREE, BUSY} | {"named_twice"} == set(VERDICTS)
+        assert given - {AGREE, BUSY} | {"named_twice", "elsewhere"} == set(VERDICTS)
 
     def test_has_no_rule_that_never_applies(self) -> None:
         cells: list[Any] = [*every_cell()]

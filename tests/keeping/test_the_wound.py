@@ -16,8 +16,9 @@ from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.routing import ClinicCache
 from sagas.steps import cache
+from tests.commandline import Evosaga
 from tests.driving import count, create, delete, outcome, publish
-from tests.keeping.conftest import Evosaga, Rows
+from tests.keeping.conftest import Rows
 
 CLINIC = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
 NAMES = [f"clinic-{CLINIC}-{number}" for number in range(1, 7)]

@@ -12,8 +12,9 @@ from orchestrator.cli.tables import printable
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.steps import cache
+from tests.commandline import Evosaga
 from tests.driving import count, create, outcome, publish
-from tests.keeping.conftest import Evosaga, Rows
+from tests.keeping.conftest import Rows
 from tests.waiting import eventually
 
 PHONE = "5511987654321"

@@ -34,7 +34,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 async def api(world: World) -> EvolutionApi:
-    return world.evolution
+    return world.servers["default"]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_c10_a_server_in_trouble_is_left_in_peace_and_no_step_has_an_effec
     code: str,
     reason: str,
 ) -> None:
-    api = ctx.world.evolution
+    api = ctx.world.servers["default"]
     evolution.arm(mode, times=None, **parameters)
     for _ in range(FAILURES):
         await create_instance(ctx)
@@ -114,7 +114,7 @@ async def test_c1_who_finds_out_that_the_server_is_down_is_told_how_long_to_stay
     ctx: StepContext,
 ) -> None:
     async with EvolutionApi("http://127.0.0.1:9", API_KEY, timeout=1) as nobody:
-        nowhere = replace(ctx, world=replace(ctx.world, evolution=nobody))
+        nowhere = replace(ctx, world=replace(ctx.world, servers={"default": nobody}))
         waits = []
         for _ in range(FAILURES):
             outcome = await create_instance(nowhere)
@@ -162,9 +162,9 @@ async def test_what_is_wrong_with_one_instance_is_not_wrong_with_the_server(
         if operation == "create":
             await create_instance(ctx)
         else:
-            await ctx.world.evolution.delete("ours", "a-wrong-token")
-            await ctx.world.evolution.look("ours", "a-wrong-token")
-    assert ctx.world.evolution.state.state == "closed"
+            await ctx.world.servers["default"].delete("ours", "a-wrong-token")
+            await ctx.world.servers["default"].look("ours", "a-wrong-token")
+    assert ctx.world.servers["default"].state.state == "closed"
 
 
 async def test_it_goes_on_by_itself_drip_by_drip(
@@ -195,7 +195,7 @@ async def test_it_goes_on_by_itself_drip_by_drip(
 async def patient(ctx: StepContext, evolution: SimulatedEvolution) -> AsyncIterator[StepContext]:
     """The same with time enough for others to find out meanwhile that the server is down."""
     async with EvolutionApi(evolution.url, API_KEY, timeout=2.0) as api:
-        yield replace(ctx, world=replace(ctx.world, evolution=api))
+        yield replace(ctx, world=replace(ctx.world, servers={"default": api}))
 
 
 async def test_a_create_whose_look_is_not_sent_any_more_is_in_doubt_and_costs_no_attempt(
@@ -223,7 +223,7 @@ async def test_a_201_that_nobody_can_confirm_is_in_doubt_as_well(
     evolution.arm("slow_after", operation="create", seconds=1.0)
     creating = asyncio.create_task(create_instance(patient))
     await eventually(lambda: "ours" in evolution.rows())
-    await failures(patient.world.evolution, evolution, FAILURES)
+    await failures(patient.world.servers["default"], evolution, FAILURES)
     outcome = await creating
     assert isinstance(outcome, Held)
     assert outcome.in_doubt
@@ -234,7 +234,7 @@ async def test_a_201_that_nobody_can_confirm_is_in_doubt_as_well(
 async def test_a_delete_that_nobody_can_confirm_is_in_doubt_and_given_time(
     patient: StepContext, evolution: SimulatedEvolution, mode: str
 ) -> None:
-    api, undo = patient.world.evolution, replace(patient, was_done=True)
+    api, undo = patient.world.servers["default"], replace(patient, was_done=True)
     await create_instance(patient)
     evolution.arm("slow", operation="delete", seconds=1.0)
     evolution.arm(mode, operation="delete")
@@ -288,7 +288,7 @@ async def test_o6_so_many_calls_are_out_at_once_and_the_others_are_told_to_come_
 ) -> None:
     monkeypatch.setattr(sagas.steps.evolution_api, "_PATIENCE", 0.1)
     evolution.arm("slow", operation="create", times=None, seconds=1.0)
-    world = replace(ctx.world, evolution=narrow)
+    world = replace(ctx.world, servers={"default": narrow})
     many = [
         replace(ctx, world=world, facts={**ctx.facts, "instance_name": f"ours-{n}"})
         for n in range(10)
@@ -315,7 +315,7 @@ async def test_a_qr_code_is_waited_for_while_the_server_is_busy(
     await asyncio.sleep(0)
     baileys = replace(
         ctx,
-        world=replace(ctx.world, evolution=narrow),
+        world=replace(ctx.world, servers={"default": narrow}),
         input=ctx.input.model_copy(update={"channel": "WHATSAPP-BAILEYS"}),
     )
     outcome = await ask_for_qr(baileys)

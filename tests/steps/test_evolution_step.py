@@ -10,12 +10,14 @@ import pytest
 from redis.asyncio import Redis
 
 import sagas.steps.evolution
+from orchestrator.config import load_settings
 from orchestrator.local.evolution import SimulatedEvolution
-from sagas.create_integration import CreateIntegration
+from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
 from sagas.steps.evolution import ask_for_qr, create_instance, delete_instance, remove_instance
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_half import provoke_clean_up
 from sagas.steps.evolution_payload import payload
 from sagas.world import StepContext, World
 from tests.conftest import API_KEY
@@ -24,6 +26,7 @@ from tests.conftest import API_KEY
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sagas.steps.evolution, "_VANISH_SECONDS", 0.3)
+    monkeypatch.setattr(sagas.steps.evolution, "_REMOVAL_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -136,7 +139,7 @@ async def test_a_201_is_believed_only_when_a_look_confirms_it(
 
 async def test_c1_a_closed_door_proves_that_nothing_was_sent(ctx: StepContext) -> None:
     async with EvolutionApi("http://127.0.0.1:9", API_KEY, timeout=1) as nobody:
-        nowhere = replace(ctx, world=replace(ctx.world, evolution=nobody))
+        nowhere = replace(ctx, world=replace(ctx.world, servers={"default": nobody}))
         for step in (create_instance, delete_instance, remove_instance):
             outcome = await step(nowhere)
             assert isinstance(outcome, Held), outcome
@@ -243,6 +246,73 @@ async def test_d1_d3_d4_a_delete_is_done_when_the_instance_is_seen_to_be_gone(
     gone = "ours" not in evolution.rows() and "ours" not in evolution.live()
     assert gone == isinstance(outcome, Done)
     assert deletes_by_key(evolution) <= {"instance", "wrong"}
+
+
+@pytest.mark.parametrize("doubtful", [True, False], ids=["sent twice", "sent once"])
+async def test_c6_a_201_is_looked_at_twice_when_an_earlier_try_may_land_beside_it(
+    ctx: StepContext, evolution: SimulatedEvolution, doubtful: bool
+) -> None:
+    """The first POST lands now, can't insert its row, and its clean-up removes ours by name."""
+    evolution.arm("create_race", operation="create", winner="ours")
+    outcome = await create_instance(replace(ctx, in_doubt=doubtful))
+    assert isinstance(outcome, Done) is not doubtful
+    if doubtful:
+        assert kind(outcome) == "Unknown evolution_unclear"
+        again = await create_instance(replace(ctx, in_doubt=True, attempt=3))
+        assert kind(again) == "Done"
+        assert "ours" in evolution.live()
+
+
+async def test_c12_a_half_that_is_left_of_a_race_is_neither_adopted_nor_deleted(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("create_race", operation="create", winner="half")
+    outcome = await create_instance(replace(ctx, in_doubt=True))
+    assert kind(outcome) == "Unknown evolution_unclear"
+    again = await create_instance(replace(ctx, in_doubt=True, attempt=3))
+    assert kind(again) == "Unknown instance_half_made"
+    assert len(evolution.journal.requests("create")) == 1
+    assert evolution.journal.requests("delete") == []
+
+
+@pytest.mark.parametrize("step", [remove_instance, delete_instance])
+async def test_d5_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that_must_fail(
+    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+) -> None:
+    """With SAVE_INSTANCES Evolution's DELETE says 404 to it for ever."""
+    await in_doubt(ctx, evolution, "row")
+    for attempt in (1, 2, 3):
+        early = await step(replace(ctx, attempt=attempt, was_done=True))
+        assert kind(early) == "Unknown instance_remains"
+    assert len(evolution.journal.requests("create")) == 1, "not while it may be a passing sight"
+    assert kind(await step(replace(ctx, attempt=4, was_done=True))) == "Done removed"
+    assert not evolution.rows()
+    assert not evolution.live()
+
+
+@pytest.mark.parametrize("there", ["memory", "foreign row"])
+async def test_half_an_instance_that_nobody_can_prove_to_be_ours_is_left_to_a_person(
+    ctx: StepContext, evolution: SimulatedEvolution, there: str
+) -> None:
+    await create_instance(ctx)
+    if there == "foreign row":
+        evolution.foreign("ours")
+    evolution.half_delete("ours", keep=there.split()[-1])
+    outcome = await remove_instance(replace(ctx, attempt=9, was_done=True))
+    assert kind(outcome) == "Unknown instance_remains"
+    assert isinstance(outcome, Unknown)
+    assert "restart Evolution, then replay" in outcome.message
+    assert len(evolution.journal.requests("create")) == 1
+    assert "ours" in evolution.rows() or "ours" in evolution.live()
+
+
+async def test_a_row_that_is_gone_at_the_last_moment_leaves_an_instance_of_ours_to_remove(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    await provoke_clean_up(ctx, "ours", token(ctx))
+    assert evolution.live()["ours"].token_hash == fingerprint(token(ctx))
+    assert kind(await remove_instance(replace(ctx, was_done=True))) == "Done removed"
+    assert "ours" not in evolution.rows()
 
 
 async def test_d2_d11_what_was_never_seen_to_land_is_watched_for_a_quiet_time(
@@ -359,6 +429,17 @@ async def test_f1_a_redis_that_is_away_holds_the_qr_code_and_burns_no_attempt(
 # -- what is sent
 
 
+async def test_c16_a_slow_answer_is_no_timeout_and_no_create_waits_for_a_qr_code(
+    ctx: StepContext,
+) -> None:
+    """With a QR code the answer takes five and a half seconds, and more on a busy server."""
+    waits = load_settings(_env_file=None).evolution_timeout
+    assert waits >= 30
+    assert max(step.timeout for step in CREATE_INTEGRATION.steps) > waits
+    baileys = ctx.input.model_copy(update={"channel": "WHATSAPP-BAILEYS"})
+    assert payload(replace(ctx, input=baileys), "ours", token(ctx))["qrcode"] is False
+
+
 async def test_c20_the_payload_is_an_allow_list_and_a_webhook_always_names_its_events(
     ctx: StepContext, evolution: SimulatedEvolution
 ) -> None:
@@ -384,11 +465,11 @@ async def test_no_error_is_ever_a_reason_to_call_unknown_a_failure(ctx: StepCont
     def stop() -> None:
         raise RuntimeError("not in charge")
 
-    api = EvolutionApi(ctx.world.evolution.url, API_KEY, before_send=stop)
+    api = EvolutionApi(ctx.world.servers["default"].url, API_KEY, before_send=stop)
     async with api:
         for step in (create_instance, remove_instance, delete_instance):
             with pytest.raises(RuntimeError, match="not in charge"):
-                await step(replace(ctx, world=replace(ctx.world, evolution=api)))
+                await step(replace(ctx, world=replace(ctx.world, servers={"default": api})))
 
 
 def test_the_kinds_of_outcome_are_these_four() -> None:

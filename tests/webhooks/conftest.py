@@ -18,6 +18,7 @@ from orchestrator.api.server import address, bind, listening, parts_with_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.ownership import KeyRing
+from sagas.tls import trusted
 from tests.conftest import SECRET
 from tests.driving import create, outcome, publish
 from tests.waiting import eventually
@@ -141,7 +142,7 @@ async def open_house(
     async with (
         parts_with_worker(settings) as parts,
         listening(parts, listener),
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+        httpx.AsyncClient(base_url=url, trust_env=False, verify=trusted(), timeout=30) as http,
     ):
         yield House(parts, url, evolution, http)
 

@@ -70,7 +70,7 @@ async def test_a_log_out_makes_it_disconnected_and_another_phone_connected_again
     (event,) = await told(house, "integration.disconnected")
     assert event["data"]["reason"] == 401
     token = house.parts.world.keys.instance_token(row["id"], house.parts.world.keys.current)
-    await house.parts.world.evolution.connect(name, token, None)
+    await house.parts.world.servers["default"].connect(name, token, None)
     await eventually(lambda: house.evolution.live()[name].state == "connecting")
     await eventually(lambda: house.evolution._world.memory[name].code)
     house.evolution.pair(name, "5511922222222")
@@ -167,7 +167,7 @@ async def test_w13_a_look_finds_out_what_no_webhook_has_told(house: House) -> No
 
     async def looked() -> bool:
         integration = await one(house, name)
-        seen = await look(world.evolution, world.keys, integration)
+        seen = await look(world.servers["default"], world.keys, integration)
         return await settle(house.pool, integration, seen) == "changed"
 
     await eventually(looked)

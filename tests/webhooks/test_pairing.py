@@ -16,6 +16,7 @@ from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
 from orchestrator.pairing import Pairing, current_qr
 from orchestrator.webhooks.hints import Hint, understand
+from tests.commandline import forked
 from tests.conftest import API_KEY
 from tests.waiting import eventually
 from tests.webhooks.conftest import House, open_house
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 async def ask(house: House, name: str, **how: Any) -> Pairing:
     world = house.parts.world
-    return await current_qr(house.pool, house.redis, world.evolution, world.keys, name, **how)
+    return await current_qr(house.pool, house.redis, world.servers, world.keys, name, **how)
 
 
 def connects(evolution: SimulatedEvolution) -> int:
@@ -256,10 +257,8 @@ class Command:
         )
 
     async def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
+        ran = await forked(("qr", *arguments), self.environment, self.cwd)
+        return ran.code, ran.out, ran.err
 
 
 @pytest.fixture

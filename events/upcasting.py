@@ -1,0 +1,47 @@
+"""What older releases stored, in the words of this one.
+
+Stored events never change, so what a release adds has to be read into what is there already. A
+field with a default in ``events.model`` does that for most. An upcast is for the rest: where the
+shape of something has changed, or where what its absence meant depends on the other fields.
+
+Each is a pure function from the stored data of one type of event to data of today's shape. It is
+applied wherever stored events are read, makes no difference to data of today's shape, and is never
+edited or removed: the event that needs it is kept for ever. So it is written in literals, and what
+they meant stays so whatever becomes of the code around. A type that no release has ever written is
+none of its business: that is refused by the model, and its saga is set aside.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+Upcast: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def upcast(type_: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data as this release would have stored it. What was read is not changed."""
+    for one in UPCASTS.get(type_, ()):
+        data = one(data)
+    return data
+
+
+def _only_server(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """There used to be one Evolution server, so nobody wrote down which one it was."""
+    facts = data.get("facts", {})
+    if data.get("saga") not in _ON_EVOLUTION or "server" in facts:
+        return data
+    return {**data, "facts": {**facts, "server": "default"}}
+
+
+_ON_EVOLUTION: Final = frozenset(
+    {
+        "create-integration",
+        "delete-integration",
+        "watch-instance",
+        "adopt-instance",
+        "correct-integration",
+        "remove-orphan",
+    }
+)
+
+UPCASTS: Final[Mapping[str, tuple[Upcast, ...]]] = {"saga.started": (_only_server,)}
+"""By type of event, the oldest first: each makes what the next one expects."""

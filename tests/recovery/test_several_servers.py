@@ -1,0 +1,303 @@
+"""Several Evolution servers: each has a breaker and a bulkhead, and a saga stays on its own.
+
+The waits of the breaker are shortened, as in ``test_evolution_outages``.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+import sagas.steps.breaker
+import sagas.steps.unconfigured
+from events.database import Pool
+from orchestrator.app import running_worker
+from orchestrator.config import Settings
+from orchestrator.local.evolution import SimulatedEvolution
+from orchestrator.queries import Filter, find_saga, list_sagas
+from orchestrator.servers import read_servers
+from orchestrator.why import why_of
+from sagas.catalogue import load
+from sagas.ownership import KeyRing
+from tests.conftest import SECRET
+from tests.driving import contradictions, count, create, delete, outcome, publish, story
+from tests.integration.test_late_landing import IMPATIENT
+from tests.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sagas.steps.breaker, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(sagas.steps.breaker, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(sagas.steps.unconfigured, "_LATER", 0.3)
+
+
+@pytest.fixture
+async def berlin() -> AsyncIterator[SimulatedEvolution]:
+    """A second server, with a key of its own."""
+    async with SimulatedEvolution(api_key="the-key-of-berlin", pace=0.05) as server:
+        yield server
+
+
+@pytest.fixture
+def alone(settings: Settings) -> Settings:
+    """Only the default server, and a lease that no slow moment of the machine ends."""
+    return settings.model_copy(update={"lease_seconds": 10.0})
+
+
+@pytest.fixture
+def both(alone: Settings, berlin: SimulatedEvolution) -> Settings:
+    servers = read_servers({"berlin": {"url": berlin.url, "api_key": "the-key-of-berlin"}})
+    return alone.model_copy(update={"evolution_servers": servers})
+
+
+async def held(pool: Pool, id_: str, code: str) -> None:
+    """Wait until the saga has been held for that reason, twice."""
+    query = (
+        "SELECT count(*) FROM evosaga.saga_events WHERE saga_id = $1 AND data ->> 'code' = $2 "
+        "AND type IN ('step.failed', 'compensation.failed') AND data ->> 'outcome' = 'held'"
+    )
+
+    async def so() -> bool:
+        return await count(pool, query, uuid.UUID(id_), code) >= 2
+
+    await eventually(so, 30, message=f"{id_} to be held: {code}")
+
+
+async def pinned(pool: Pool, id_: str) -> Any:
+    """What is recorded of the saga's server."""
+    return await pool.fetchval(
+        "SELECT data -> 'facts' ->> 'server' FROM evosaga.saga_events "
+        "WHERE saga_id = $1 AND sequence = 0",
+        uuid.UUID(id_),
+    )
+
+
+def names(server: SimulatedEvolution) -> set[str]:
+    return {*server.rows(), *server.live()}
+
+
+async def test_an_integration_lives_and_dies_on_the_server_that_was_chosen(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    async with running_worker(both):
+        there = await outcome(pool, id_ := await publish(redis, create(server="berlin")))
+        here = await outcome(pool, other := await publish(redis, create()))
+        assert (there.status, here.status) == ("completed", "completed")
+        assert names(berlin) == {there.instance_name}
+        assert names(evolution) == {here.instance_name}
+        assert [await pinned(pool, one) for one in (id_, other)] == ["berlin", "default"]
+        configs = await pool.fetch("SELECT config FROM healthcare.integrations ORDER BY created_at")
+        told = [json.loads(row["config"]).get("server") for row in configs]
+        assert told == ["berlin", None], "the default one is not written down"
+        for name in (there.instance_name, here.instance_name):
+            assert name
+            gone = await outcome(pool, id_ := await publish(redis, delete(name)))
+            assert gone.status == "completed"
+    assert names(berlin) == names(evolution) == set()
+    assert len(berlin.journal.requests("delete")) == len(evolution.journal.requests("delete")) == 1
+    assert await contradictions(pool) == []
+
+
+async def test_a_delete_that_stops_a_create_finds_its_server_before_there_is_a_row(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    berlin.arm("slow_after", operation="create", seconds=1.0)
+    async with running_worker(both):
+        command = create(server="berlin", instance_name="clinic-of-berlin")
+        made = await publish(redis, command)
+        await eventually(lambda: "clinic-of-berlin" in berlin.rows())
+        ended = await publish(redis, delete("clinic-of-berlin"))
+        assert (await outcome(pool, ended, 30)).status == "completed"
+        await outcome(pool, made)
+    assert await pinned(pool, ended) == "berlin"
+    assert names(berlin) == set()
+    assert evolution.journal.requests() == []
+
+
+async def test_a_name_has_one_owner_in_all_servers_together(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    """The routing key is found by the name alone."""
+    async with running_worker(both):
+        first = await publish(redis, create(server="berlin", instance_name="clinic-sol"))
+        assert (await outcome(pool, first)).status == "completed"
+        second = await outcome(pool, await publish(redis, create(instance_name="clinic-sol")))
+        assert (second.status, second.code) == ("rejected", "name_taken")
+    assert names(evolution) == set()
+
+
+async def test_an_unknown_server_is_refused_before_anything_is_touched(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    async with running_worker(both):
+        saga = await outcome(pool, await publish(redis, create(server="paris")))
+    assert (saga.status, saga.code) == ("rejected", "unknown_server")
+    assert saga.message == "EVOSAGA_EVOLUTION_SERVERS has no Evolution server named paris"
+    assert evolution.journal.requests() == berlin.journal.requests() == []
+    assert await count(pool, "SELECT count(*) FROM healthcare.integrations") == 0
+
+
+# --- bulkheads --------------------------------------------------------------------------------
+
+
+async def test_o6_l10_one_hanging_server_never_slows_the_sagas_of_another(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    """Three times as many sagas want Berlin as the worker has room for; its calls never end."""
+    given = both.model_copy(update={"evolution_timeout": 60.0, "capacity": 60})
+    waiting = "SELECT count(*) FROM evosaga.sagas WHERE status = 'running'"
+    berlin.arm("hang_before", times=None)
+    async with running_worker(given) as worker:
+        stuck = [await publish(redis, create(server="berlin")) for _ in range(200)]
+        await eventually(lambda: len(berlin.journal.entries) >= 15, 30)
+        prompt = [await publish(redis, create()) for _ in range(40)]
+        for id_ in prompt:
+            assert (await outcome(pool, id_, 30)).status == "completed"
+        assert await count(pool, waiting) == 200, "all of Berlin's wait while they were done"
+        assert len(evolution.rows()) == 40
+        assert len(berlin.journal.requests("create")) == 15, "a quarter of the room, and no more"
+        states = {name: api.state.state for name, api in worker.world.servers.items()}
+        assert states == {"default": "closed", "berlin": "closed"}, "it still hangs"
+        berlin.disarm()
+        await berlin.restart()
+        for id_ in stuck:
+            assert (await outcome(pool, id_, 60)).status == "completed"
+    assert len(berlin.rows()) == 200
+
+
+async def test_each_server_has_a_breaker_of_its_own(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    berlin.arm("5xx_before", times=None, status=502)
+    async with running_worker(both) as worker:
+        servers = worker.world.servers
+        stuck = [await publish(redis, create(server="berlin")) for _ in range(20)]
+        await eventually(lambda: servers["berlin"].state.state == "open", 30)
+        for _ in range(5):
+            assert (await outcome(pool, await publish(redis, create()))).status == "completed"
+        assert servers["berlin"].state.state != "closed"
+        assert servers["default"].state.state == "closed"
+        view = await find_saga(pool, stuck[-1])
+        assert view
+        await held(pool, stuck[-1], "evolution_unavailable")
+        told = await why_of(pool, load(), view, servers)
+        assert any("The Evolution server berlin has been in trouble" in d for d in told.details)
+        berlin.disarm()
+        for id_ in stuck:
+            assert (await outcome(pool, id_, 30)).status == "completed"
+
+
+# --- the configuration changes ----------------------------------------------------------------
+
+
+async def test_c19_a_saga_whose_server_is_no_longer_configured_is_held_until_it_is_again(
+    alone: Settings,
+    both: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    berlin: Any,
+) -> None:
+    berlin.arm("5xx_before", times=None, status=502)
+    async with running_worker(both):
+        id_ = await publish(redis, create(server="berlin", channel="WHATSAPP-BAILEYS"))
+        await held(pool, id_, "evolution_unavailable")
+    berlin.disarm()
+    async with running_worker(alone) as worker:
+        await held(pool, id_, "server_unknown")
+        view = await find_saga(pool, id_)
+        assert view is not None
+        assert view.status == "running"
+        told = await why_of(pool, load(), view, worker.world.servers)
+        assert "no Evolution server named berlin" in told.headline
+        assert told.cure
+        assert "EVOSAGA_EVOLUTION_SERVERS" in told.cure
+    assert evolution.journal.requests() == [], "it is not moved to another server"
+    assert berlin.journal.requests("create") != []
+    async with running_worker(both):
+        saga = await outcome(pool, id_, 30)
+        assert saga.status == "completed"
+        assert names(berlin) == {saga.instance_name}
+    assert not [line for line in await story(pool, saga) if line.startswith("compensation")]
+
+
+async def test_c19_a_delete_waits_as_well_and_believes_nothing_to_be_gone(
+    alone: Settings,
+    both: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    berlin: Any,
+) -> None:
+    async with running_worker(both):
+        made = await outcome(pool, await publish(redis, create(server="berlin")))
+    name = str(made.instance_name)
+    async with running_worker(alone):
+        id_ = await publish(redis, delete(name))
+        await held(pool, id_, "server_unknown")
+        assert await count(pool, "SELECT count(*) FROM healthcare.integrations") == 1
+    assert names(berlin) == {name}
+    async with running_worker(both):
+        assert (await outcome(pool, id_, 30)).status == "completed"
+    assert names(berlin) == set()
+    assert evolution.journal.requests() == []
+
+
+async def test_m8_a_saga_of_a_release_that_knew_one_server_goes_on_there_and_stays_as_stored(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    id_, organization = uuid.uuid4(), uuid.uuid4()
+    stored = {
+        "saga": "create-integration",
+        "version": 1,
+        "command": "integration.create",
+        "command_id": str(id_),
+        "command_hash": "h",
+        "business_key": f"whatsapp/evolution/{organization}",
+        "organization_id": str(organization),
+        "instance_name": f"wa-{id_}",
+        "input": create(organization_id=str(organization))["data"],
+        "facts": {
+            "instance_name": f"wa-{id_}",
+            "created_by": str(id_),
+            "key_id": KeyRing([SECRET]).current,
+        },
+    }
+    await pool.execute(
+        "INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id, "
+        "instance_name, command_id, command_hash, correlation_id, next_sequence, next_at) "
+        "VALUES ($1, 'create-integration', 1, 'running', $2, $3, $4, $5, 'h', $5, 1, now())",
+        *(id_, stored["business_key"], organization, stored["instance_name"], str(id_)),
+    )
+    await pool.execute(
+        "INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id) "
+        "VALUES ($1, 0, 'saga.started', $2::jsonb, $3)",
+        *(id_, json.dumps(stored), str(id_)),
+    )
+    async with running_worker(both):
+        ended = await publish(redis, delete(f"wa-{id_}"))
+        await outcome(pool, str(id_), 30)
+        assert (await outcome(pool, ended, 30)).status == "completed"
+    assert await pinned(pool, ended) == "default"
+    assert await pinned(pool, str(id_)) is None, "what is stored is not touched"
+    assert names(evolution) == set()
+    assert berlin.journal.requests() == []
+
+
+async def test_what_lands_late_is_looked_for_and_removed_on_its_own_server(
+    both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
+) -> None:
+    berlin.arm("late", operation="create", seconds=1.2, reply="cut")
+    patient = both.model_copy(update={"watch_after": (0.5, 2.0, 2.5, 3.0)})
+    async with running_worker(patient, IMPATIENT):
+        saga = await outcome(pool, await publish(redis, create(server="berlin")))
+        assert saga.status == "compensated"
+        await eventually(lambda: bool(berlin.live()), message="the instance to land")
+        await eventually(lambda: not berlin.rows(), message="it to be removed late")
+        watch = (await list_sagas(pool, Filter(saga="watch-instance")))[0][0]
+        assert await pinned(pool, str(watch.saga_id)) == "berlin"
+    assert evolution.journal.requests() == []
