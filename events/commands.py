@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+STEERING: Final = frozenset({"saga.replay", "saga.cancel"})
+"""The commands that are about a saga which is there already."""
 LARGEST: Final = 64 * 1024
 """Bytes a command may have."""
 DEEPEST: Final = 32
@@ -24,6 +26,7 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
+_FORBIDDEN: Final = re.compile("[\0\ud800-\udfff]")
 _INT64: Final = 2**63
 
 
@@ -146,13 +149,9 @@ def _check_depth_and_text(value: Any) -> None:
                 deeper += [*item.keys(), *item.values()]
             elif isinstance(item, list):
                 deeper += item
-            elif isinstance(item, str) and ("\0" in item or _has_surrogate(item)):
+            elif isinstance(item, str) and _FORBIDDEN.search(item):
                 raise BadCommand("forbidden_character", "a NUL or a lone surrogate in a text")
         level, pending = level + 1, deeper
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -93,21 +93,33 @@ async def publish_commands(redis: "Redis", commands: Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a message lies among the dead letters."""
+    """Why a message lies among the dead letters, and as which of them."""
 
     message_id: str
     code: str
     message: str
+    letter_id: str
 
 
 async def refusals(redis: "Redis", after: str) -> tuple[list[Refusal], str]:
     """The dead letters above a stream id, and the id to go on from."""
     found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
     told = [
-        Refusal(*(fields[name].decode() for name in (b"message_id", b"code", b"message")))
-        for _, fields in found
+        Refusal(
+            fields[b"message_id"].decode(),
+            fields[b"code"].decode(),
+            fields[b"message"].decode(),
+            _text(id_),
+        )
+        for id_, fields in found
     ]
     return told, _text(found[-1][0]) if found else after
+
+
+async def take_letters(redis: "Redis", letter_ids: Sequence[str]) -> None:
+    """Take dead letters away: whoever asked has read why, so nobody else need look at them."""
+    if letter_ids:
+        await redis.xdel(DEAD_COMMANDS, *letter_ids)
 
 
 async def publish_events(

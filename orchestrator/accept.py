@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from events import syncpoints
 from events.appending import Append, Row, write
-from events.commands import BadCommand, Command
+from events.commands import STEERING, BadCommand, Command
 from events.database import Connection, Pool
 from events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
 from orchestrator.claiming import Request as Request
@@ -55,11 +55,14 @@ def understand(catalogue: Catalogue, command: Command) -> Request:
     """Check a command against the saga it would start. Raises ``BadCommand``."""
     saga = catalogue.by_command.get(command.type)
     if saga is None:
-        known = ", ".join(sorted(catalogue.by_command))
-        raise BadCommand(
-            "unknown_type", f"no saga starts with {command.type[:80]!r}; known: {known}"
-        )
+        raise unknown_type(catalogue, command.type)
     return Request(command, saga, checked(saga.input, command))
+
+
+def unknown_type(catalogue: Catalogue, type_: str) -> BadCommand:
+    """There is no such command; those that people may give are named, our own are not."""
+    known = ", ".join(sorted(STEERING.union(catalogue.public)))
+    return BadCommand("unknown_type", f"there is no command {type_[:80]!r}; known: {known}")
 
 
 def checked(model: type[Any], command: Command) -> Any:
@@ -68,7 +71,8 @@ def checked(model: type[Any], command: Command) -> Any:
         return model.model_validate_json(json.dumps(command.data))
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {e['msg']}"
+            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: "
+            f"{e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_input=False, include_url=False)
         ]
         raise BadCommand("invalid_data", "; ".join(problems)[:500]) from None
@@ -121,7 +125,7 @@ async def _accept(
     hashes = await known_hashes(connection, list(first))
     fresh = [r for saga_id, r in first.items() if saga_id not in hashes]
     late = await _expired(connection, fresh)
-    claims = await claim(connection, world, [r for r in fresh if r.saga_id not in late])
+    claims = await claim(connection, world, worker, [r for r in fresh if r.saga_id not in late])
     hashes |= claims.known
     states = await _record(
         connection,

@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from events.appending import Append
+from events.commands import STEERING as STEERING
 from events.commands import BadCommand, Command
 from events.log import EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
@@ -39,7 +40,10 @@ class Steering(BaseModel):
     if_possible: bool = False
 
 
-STEERING: frozenset[str] = frozenset({"saga.replay", "saga.cancel"})
+REFUSALS: frozenset[str] = frozenset(
+    {"unknown_saga", "not_replayable", "not_cancellable", "blocked", "expired"}
+)
+"""The codes with which a wish is refused that was understood: an answer, and nobody's mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,7 @@ async def _resumed(
     state: State,
 ) -> SagaResumed:
     """The replay as an event, after a look at what is still there of what the saga did."""
-    if state.status != "failed":
-        raise BadCommand("not_replayable", not_replayable(state))
+    judge(catalogue, command.type, state)
     plan = await plan_parked(catalogue, history, state, world, await log.now())
     if not plan.allowed:
         raise BadCommand(plan.code or "blocked", plan.headline.removeprefix("refused: "))
@@ -140,15 +143,27 @@ async def _resumed(
 def _cancelled(
     catalogue: Catalogue, command: Command, wish: Steering, state: State
 ) -> SagaCancelRequested:
-    assert state.start is not None
-    saga = catalogue.find(state.start.saga, state.start.version)
+    judge(catalogue, command.type, state)
+    return SagaCancelRequested(by=command.id, reason=wish.reason)
+
+
+def judge(catalogue: Catalogue, type_: str, state: State) -> None:
+    """Whether a saga in this state can be replayed or cancelled. Raises ``BadCommand``.
+
+    That is all that can be known without a look at the world, which may still refuse a replay.
+    """
+    if type_ == "saga.replay":
+        if state.status not in ("failed", "compensated"):
+            raise BadCommand("not_replayable", not_replayable(state))
+        return
     if state.status not in OPEN:
         raise BadCommand("not_cancellable", f"the saga is {state.status} already")
+    assert state.start is not None
+    saga = catalogue.find(state.start.saga, state.start.version)
     if saga is None or (state.direction == "forward" and not can_turn(saga, state)):
         onward = "replay it when its cause is mended" if state.parked else "it will complete"
         said = f"the saga is past its point of no return; {onward}"
         raise BadCommand("not_cancellable", said)
-    return SagaCancelRequested(by=command.id, reason=wish.reason)
 
 
 def _append(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,7 +23,7 @@ from events.log import EventLog
 from orchestrator.accept import Accepted, Request, accept, understand
 from orchestrator.engine import Engine
 from orchestrator.reading import Message, subscribed
-from orchestrator.steer import STEERING, Again, steer
+from orchestrator.steer import STEERING, Again, Steering, steer
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.worker")
@@ -90,7 +91,7 @@ class CommandReader:
         await self._obey(messages)
 
     async def _obey(self, messages: Sequence[Message]) -> None:
-        bad: list[tuple[Message, BadCommand]] = []
+        answers: list[tuple[Message, Accepted | BadCommand | None]] = []
         requests: list[tuple[Message, Request]] = []
         wishes: list[tuple[Message, Command]] = []
         for message in messages:
@@ -101,16 +102,15 @@ class CommandReader:
                 else:
                     requests.append((message, understand(self._engine.catalogue, command)))
             except BadCommand as refusal:
-                bad.append((message, refusal))
+                answers.append((message, refusal))
             except Exception as stumble:
-                if (verdict := await self._stumbled(message, stumble)) is not None:
-                    bad.append((message, verdict))
+                answers.append((message, await self._stumbled(message, stumble)))
         # Steering may be about what came with it, and a replay takes its time to look around.
-        answers: list[tuple[Message, Accepted | BadCommand | None]] = await self._accept(requests)
+        answers += await self._accept(requests)
         steered = await self._steer_all(wishes)
         answers += await self._accept([(m, s) for m, s in steered if isinstance(s, Request)])
         answers += [(m, s) for m, s in steered if not isinstance(s, Request)]
-        bad += [(message, said) for message, said in answers if isinstance(said, BadCommand)]
+        bad = [(message, said) for message, said in answers if isinstance(said, BadCommand)]
         await self._bury(bad)
         done = [message for message, said in answers if isinstance(said, Accepted)]
         ids = [message.id for message in (*done, *(m for m, _ in bad))]
@@ -151,7 +151,7 @@ class CommandReader:
             _logger.warning("steering waits", reason=type(trouble).__name__)
             return None
         except Exception as stumble:
-            return await self._stumbled(message, stumble)
+            return await self._stumbled(message, stumble, command)
 
     async def _accept(
         self, requests: Sequence[tuple[Message, Request]]
@@ -164,7 +164,8 @@ class CommandReader:
         except Exception as stumble:
             if len(requests) > 1:  # find the one, and let its neighbours through
                 return [one for request in requests for one in await self._accept([request])]
-            return [(requests[0][0], await self._stumbled(requests[0][0], stumble))]
+            [(message, request)] = requests
+            return [(message, await self._stumbled(message, stumble, request.command))]
         results: list[tuple[Message, Accepted | BadCommand | None]] = []
         for (message, request), answer in zip(requests, answers, strict=True):
             if answer.kind == "new" and answer.state is not None:
@@ -188,7 +189,8 @@ class CommandReader:
                 if doubtful:
                     await self._take_up([a.saga_id for a in answers if a.kind == "known"])
                 return answers
-            except TRANSIENT as trouble:
+            except (*TRANSIENT, asyncpg.UniqueViolationError) as trouble:
+                # Who keeps losing against others who ask for the same is no poison either.
                 doubtful = True
                 _logger.warning("accepting waits", reason=type(trouble).__name__)
                 await asyncio.sleep(pause)
@@ -201,12 +203,28 @@ class CommandReader:
             histories = await self._log.read_many([row["saga_id"] for row in mine])
             self._engine.take_over(histories, mine[0]["now"])
 
-    async def _stumbled(self, message: Message, stumble: Exception) -> BadCommand | None:
+    async def _stumbled(
+        self, message: Message, stumble: Exception, command: Command | None = None
+    ) -> Accepted | BadCommand | None:
+        """What becomes of a message that we stumbled over; None: it may come again."""
         counts = await streams.deliveries(self._redis, [message.id])
         _logger.error("accepting failed", message=message.id.decode(), error=type(stumble).__name__)
         if counts.get(message.id, 1) < _PATIENCE:
             return None
+        try:
+            if command is not None and await self._committed(command):
+                return Accepted("known", command.saga_id)
+        except TRANSIENT:
+            return None
         return BadCommand("not_accepted", f"accepting it raised {type(stumble).__name__}")
+
+    async def _committed(self, command: Command) -> bool:
+        """Whether it was obeyed all the same: before the stumble, or by whoever else had it."""
+        if command.type in STEERING:
+            about = Steering.model_validate(command.data).saga_id  # checked before anything else
+            return bool(await self._pool.fetchval(_STEERED, about, command.id, command.saga_id))
+        known = await self._pool.fetchval(_KNOWN, command.saga_id)
+        return bool(known == command.hash)
 
     async def _bury(self, bad: Sequence[tuple[Message, BadCommand]]) -> None:
         if not bad:
@@ -223,6 +241,11 @@ class CommandReader:
             _logger.warning("dead letter", message=message.id.decode(), code=refusal.code)
 
 
+_KNOWN: Final = "SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1"
+_STEERED: Final = """
+SELECT EXISTS (SELECT FROM evosaga.saga_events WHERE saga_id = $1 AND causation_id = $2)
+    OR EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $3 AND command_id = $2)
+"""
 _MINE: Final = """
 SELECT saga_id, now() AS now FROM evosaga.sagas
 WHERE saga_id = ANY($1) AND owner = $2 AND status IN ('running', 'compensating')

@@ -22,6 +22,7 @@ from orchestrator.api.auth import Doorkeeper
 from orchestrator.api.keys import read_api_keys
 from orchestrator.api.limits import AT_THE_DOOR, Door, Rates
 from orchestrator.api.metrics import HttpMetrics
+from orchestrator.api.pages.access import trouble_of_a_page
 from orchestrator.api.parts import Parts
 from orchestrator.api.watch import Watch
 from orchestrator.config import SettingsError, split_secrets
@@ -82,7 +83,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.rates = Rates(settings.api_rate)
     app.state.watch = Watch(parts.pool)
     app.state.metrics = HttpMetrics()
-    problems.install(app)
+    problems.install(app, trouble_of_a_page)
     for module in (
         integrations,
         qr,
@@ -95,5 +96,5 @@ def create_app(parts: Parts) -> FastAPI:
         pages,
     ):
         app.include_router(module.router)
-    app.add_middleware(Door)
+    app.add_middleware(Door, draw=trouble_of_a_page)
     return app

@@ -19,16 +19,25 @@ from sagas.steps.notify import ADDED, REMOVED
 
 router: Final = APIRouter(tags=["operations"])
 
+_TEXT: Final[dict[str, Any]] = {"type": "string"}
+_UUID: Final[dict[str, Any]] = {"type": "string", "format": "uuid"}
+_TIME: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
+_WHATSAPP_SAID: Final = (
+    "What Evolution's webhooks tell that is not ours to apply, messages above all, with the clinic "
+    "it belongs to. `instance_name`, `clinic_id` (empty: none), `organization_id` and `event` are "
+    "fields of the entry, too, so that a router need not read the JSON."
+)
+
 
 @router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
 async def asyncapi(request: Request, here: Here) -> Response:
-    """What to publish on `evosaga:commands`, and what comes on `evosaga:events`."""
+    """What to publish on `evosaga:commands`, and all that comes out of it over Redis."""
     return JSONResponse(document(here.catalogue))
 
 
 def document(catalogue: Catalogue) -> dict[str, Any]:
     """The whole document. It stands for itself: no reference leads out of it."""
-    commands, events = _commands(catalogue), _events()
+    commands, events = _commands(catalogue), _events() | _notices()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -50,6 +59,7 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
             "events": _channel(
                 streams.EVENTS, "What happened: at least once, in order for each saga.", events
             ),
+            "whatsapp": _channel(streams.WHATSAPP_EVENTS, _WHATSAPP_SAID, ["whatsappEvent"]),
             "added": _channel(ADDED, "Pub/sub: an instance is there.", ["instance"]),
             "removed": _channel(REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
         },
@@ -57,6 +67,7 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
             "obeyCommand": _operation("receive", "commands"),
             "buryCommand": _operation("send", "dead"),
             "tellEvent": _operation("send", "events"),
+            "handOnWhatsapp": _operation("send", "whatsapp"),
             "announceAdded": _operation("send", "added"),
             "announceRemoved": _operation("send", "removed"),
         },
@@ -67,7 +78,7 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
 def _commands(catalogue: Catalogue) -> dict[str, Any]:
     """One message for each command that people may give."""
     inputs: dict[str, type[BaseModel]] = dict.fromkeys(sorted(STEERING), Steering)
-    inputs |= {name: saga.input for name, saga in catalogue.by_command.items()}
+    inputs |= {name: saga.input for name, saga in catalogue.public.items()}
     return {
         _key(name): _message(
             name, _command(name, model), EXAMPLE if name == EXAMPLE["type"] else None
@@ -96,22 +107,52 @@ def _events() -> dict[str, Any]:
             "organization_id": {"type": "string", "format": "uuid"},
         }
         data.pop("additionalProperties", None)
-        found[_key(name)] = _message(name, _cloud_event(name, data), None)
+        payload = _cloud_event(name, data, "{saga_id}:{sequence}", "the saga's id")
+        found[_key(name)] = _message(name, payload, None)
     return found
 
 
-def _cloud_event(name: str, data: dict[str, Any]) -> dict[str, Any]:
-    text = {"type": "string"}
+def _notices() -> dict[str, Any]:
+    """One message for each thing that happens to an integration outside any saga."""
+    about: dict[str, Any] = {
+        "integration_id": _UUID,
+        "organization_id": _UUID,
+        "instance_name": _TEXT,
+    }
+    changed: dict[str, Any] = {"status": _TEXT, "before": _TEXT}
+    more: dict[str, Any] = {"state": _TEXT, "reason": {"type": "integer"}}
+    kinds: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "integration.connected": (changed, more),
+        "integration.disconnected": (changed, more),
+        "integration.qr_updated": ({"available": {"type": "boolean"}}, {}),
+        "integration.alert": ({"status": _TEXT, "state": _TEXT, "since": _TIME}, more),
+    }
+    found = {}
+    for name, (always, sometimes) in kinds.items():
+        data = {
+            "type": "object",
+            "required": [*about, *always],
+            "properties": about | sometimes | always,
+        }
+        payload = _cloud_event(
+            name, data, "{integration_id}:notice:{number}", "the integration's id"
+        )
+        found[_key(name)] = _message(name, payload, None)
+    return found
+
+
+def _cloud_event(name: str, data: dict[str, Any], id_: str, subject: str) -> dict[str, Any]:
+    text = _TEXT
     return {
         "type": "object",
         "required": ["specversion", "id", "source", "type", "subject", "time", "data"],
         "properties": {
             "specversion": {"const": "1.0"},
-            "id": {"type": "string", "description": "{saga_id}:{sequence}; deduplicate by it"},
+            "id": _TEXT | {"description": f"{id_}; deduplicate by it"},
             "source": {"const": "/evosaga"},
             "type": {"const": name},
-            "subject": {"type": "string", "format": "uuid", "description": "the saga's id"},
-            "time": {"type": "string", "format": "date-time"},
+            "subject": _UUID | {"description": subject},
+            "time": _TIME,
             "datacontenttype": {"const": "application/json"},
             "correlationid": text,
             "causationid": text,
@@ -121,7 +162,7 @@ def _cloud_event(name: str, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _others() -> dict[str, Any]:
-    text, uuid = {"type": "string"}, {"type": "string", "format": "uuid"}
+    text, uuid = _TEXT, _UUID
     instance = {
         "type": "object",
         "required": ["instance_name", "organization_id", "clinic_id", "saga_id", "at"],
@@ -130,7 +171,7 @@ def _others() -> dict[str, Any]:
             "organization_id": uuid,
             "clinic_id": {"type": ["string", "null"]},
             "saga_id": uuid,
-            "at": {"type": "string", "format": "date-time"},
+            "at": _TIME,
         },
     }
     letter = {
@@ -148,6 +189,35 @@ def _others() -> dict[str, Any]:
     return {
         "instance": _message("instance", instance, example),
         "deadLetter": _message("dead letter", letter, None),
+        "whatsappEvent": _message("WhatsApp event", _whatsapp_event(), None),
+    }
+
+
+def _whatsapp_event() -> dict[str, Any]:
+    routing = {
+        "instance_name": _TEXT,
+        "clinic_id": {"type": ["string", "null"]},
+        "organization_id": _UUID,
+        "event": _TEXT,
+    }
+    return {
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "subject", "time", "data"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": _TEXT | {"description": "the same for the same webhook; deduplicate by it"},
+            "source": _TEXT | {"description": "/evosaga/evolution/{instance_name}"},
+            "type": _TEXT | {"description": "Evolution's name of the event: messages.upsert, say"},
+            "subject": _TEXT | {"description": "the instance's name"},
+            "time": _TIME,
+            "datacontenttype": {"const": "application/json"},
+            "data": {
+                "type": "object",
+                "description": "what Evolution told, and whose it is",
+                "required": list(routing),
+                "properties": routing,
+            },
+        },
     }
 
 

@@ -21,6 +21,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from orchestrator.api.keys import ApiKey, digest
+from orchestrator.api.parameters import check_parameters
 from orchestrator.api.problems import Problem
 
 COOKIE: Final = "evosaga_session"
@@ -124,7 +125,9 @@ async def caller(
         Any, Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key"))
     ] = None,
 ) -> Caller:
-    """The dependency of every route that needs to know who asks. Raises the 401 of all of them."""
+    """The dependency of every route that needs to know who asks. Raises the 401 of all of them,
+    and the 422 for a parameter that the route does not have.
+    """
     who = identify(request)
     if who is None:
         raise Problem(
@@ -138,6 +141,7 @@ async def caller(
             raise Problem("forbidden", f"with a session, send its token in {CSRF_HEADER}")
     request.app.state.rates.spend(who.name)
     request.state.caller = who
+    check_parameters(request)
     return who
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from events.commands import BadCommand, Command, read_command
-from orchestrator.accept import checked, understand
+from orchestrator.accept import checked, understand, unknown_type
 from orchestrator.api import shapes
 from orchestrator.api.auth import Caller, Who, visible
 from orchestrator.api.openapi import EVERYWHERE, json_body, problems
@@ -96,9 +96,11 @@ async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Comm
         if view is None or view.saga_id != wish.saga_id or not visible(who, view.organization_id):
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
         return command
-    input_ = understand(here.catalogue, command).input
     if command.type not in _OPEN_TO_ORGANIZATIONS:
-        raise Problem("forbidden", "this command needs a key without an organization")
+        if command.type in here.catalogue.public:
+            raise Problem("forbidden", "this command needs a key without an organization")
+        raise unknown_type(here.catalogue, command.type)
+    input_ = understand(here.catalogue, command).input
     if input_.organization_id not in (None, own):
         raise Problem("forbidden", "this key may only give commands about its own organization")
     # A delete that names no organization would be one of anybody's integration.

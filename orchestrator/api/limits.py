@@ -4,6 +4,7 @@ Plain ASGI, since it has to see the body while it comes in and every answer as i
 """
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections import OrderedDict
@@ -11,10 +12,11 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
-from orchestrator.api.problems import Problem, answer, from_exception
+from orchestrator.api.problems import Draw, Problem, answer, from_exception
 
 COMMAND_BYTES: Final = 64 * 1024
 WEBHOOK_BYTES: Final = 1024 * 1024
@@ -63,8 +65,15 @@ class Rates:
 class Door:
     """Bodies within limits in, safe headers out, and no exception to the outside."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, draw: Draw) -> None:
         self._app = app
+        self._draw = draw
+
+    async def _tell(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        page = None
+        with contextlib.suppress(Exception):  # what broke just now may break its page as well
+            page = self._draw(Request(scope), problem)
+        await (page or answer(problem))(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,7 +97,7 @@ class Door:
             await self._app(scope, _limited(scope, receive), told)
         except Problem as problem:
             if not begun:
-                await answer(problem)(scope, receive, told)
+                await self._tell(problem, scope, receive, told)
         except Exception as error:
             where = _place(error)
             _logger.error(
@@ -99,7 +108,7 @@ class Door:
                 exc_info=scope["app"].state.parts.settings.log_level == "debug",
             )
             if not begun:  # else the server sees half an answer, and breaks the connection
-                await answer(from_exception(error, correlation_id))(scope, receive, told)
+                await self._tell(from_exception(error, correlation_id), scope, receive, told)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             observed = scope["app"].state.metrics.seconds.labels(scope["method"], route, status)

@@ -1,4 +1,7 @@
-"""Prometheus metrics. Labels hold no id and no name of anybody: numbers, for those who run it."""
+"""Prometheus metrics. Labels hold no id and no name of anybody: numbers, for those who run it.
+
+A server's name is the operator's own word for it.
+"""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -100,12 +103,13 @@ async def _redis(parts: Parts) -> list[Metric]:
 
 
 def _breaker(parts: Parts) -> Metric:
-    """How this process finds the Evolution server to be doing."""
-    now = parts.world.evolution.state.state
-    said = "1 for the state of the circuit breaker to Evolution"
-    family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["state"])
-    for state in ("closed", "half-open", "open"):
-        family.add_metric([state], int(state == now))
+    """How this process finds each Evolution server to be doing."""
+    said = "1 for the state of the circuit breaker to an Evolution server"
+    family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["server", "state"])
+    for name, server in parts.world.servers.items():
+        now = server.state.state
+        for state in ("closed", "half-open", "open"):
+            family.add_metric([name, state], int(state == now))
     return family
 
 

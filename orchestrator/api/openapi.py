@@ -21,7 +21,7 @@ class ProblemShape(BaseModel):
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The documentation of a route's errors."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for code in codes:
+    for code in dict.fromkeys(codes):
         status, title = TITLES[code]
         entry = documented.setdefault(status, {"description": "", "content": {}})
         entry["description"] = "; ".join(filter(None, (entry["description"], f"`{code}`")))
@@ -38,8 +38,8 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     return documented
 
 
-EVERYWHERE: Final = ("unauthorized", "rate_limited", "internal", "unavailable")
-"""What every route may answer that asks for a key."""
+EVERYWHERE: Final = ("unauthorized", "rate_limited", "invalid_data", "internal", "unavailable")
+"""What every route may answer that asks for a key; ``invalid_data``: to an unknown parameter."""
 
 
 def json_body(

@@ -60,5 +60,5 @@ def failure(view: SagaView, history: Iterable[Recorded]) -> Problem:
             failed |= {"code": end.code, "message": end.message}
         detail = f"{why}; undone: {', '.join(undone) or 'nothing, there was nothing to undo'}"
         return Problem("rolled_back", detail, headers={"Location": location}, **more)
-    detail = f"parked at {step}: {view.message}; look at {location}, then replay or cancel it there"
+    detail = f"parked at {step}: {view.message}; look at {location}, then replay it there"
     return Problem("parked", detail, headers={"Location": location}, **more)

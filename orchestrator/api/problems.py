@@ -4,7 +4,8 @@ A 4xx says what the caller must change. A 5xx is our trouble and says no more th
 id; what it was is in the log under that id.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -127,40 +128,55 @@ def refused(error: BadCommand) -> Problem:
     return Problem(error.code if error.code in TITLES else "refused", error.message)
 
 
-def install(app: FastAPI) -> None:
+Draw = Callable[[Request, Problem], Response | None]
+"""How a problem looks at an address that answers people; None elsewhere."""
+
+
+def install(app: FastAPI, draw: Draw) -> None:
     """Give every expected error its problem; the unexpected ones are the door's."""
-
-    async def problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return answer(error)
-
-    async def bad_command(_: Request, error: Exception) -> Response:
-        assert isinstance(error, BadCommand)
-        return answer(refused(error))
-
-    async def bad_cursor(_: Request, error: Exception) -> Response:
-        return answer(Problem("bad_cursor", str(error)))
-
-    async def cut_off(_: Request, __: Exception) -> Response:
-        return answer(Problem("incomplete", "the connection ended before the body did"))
-
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(BadCommand, bad_command)
-    app.add_exception_handler(BadCursor, bad_cursor)
-    app.add_exception_handler(ClientDisconnect, cut_off)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    for kind in (
+        Problem,
+        BadCommand,
+        BadCursor,
+        ClientDisconnect,
+        RequestValidationError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, partial(_told, draw))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _told(draw: Draw, request: Request, error: Exception) -> Response:
+    problem = _problem(error)
+    return draw(request, problem) or answer(problem)
+
+
+def _problem(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case BadCommand():
+            return refused(error)
+        case BadCursor():
+            return Problem("bad_cursor", str(error))
+        case ClientDisconnect():
+            return Problem("incomplete", "the connection ended before the body did")
+        case RequestValidationError():
+            return _invalid(error)
+    assert isinstance(error, HTTPException)
+    return _http(error)
+
+
+def _invalid(error: RequestValidationError) -> Problem:
     """The fields that are wrong and why; never their values, which may be anything."""
-    assert isinstance(error, RequestValidationError)
     fields = [
-        {"where": ".".join(str(part) for part in e["loc"]), "what": e["msg"]}
+        {
+            "where": ".".join(str(part) for part in e["loc"]),
+            "what": e["msg"].removeprefix("Value error, "),
+        }
         for e in error.errors()
     ]
     detail = "; ".join(f"{field['where']}: {field['what']}" for field in fields)[:500]
-    return answer(Problem("invalid_data", detail, fields=fields[:20]))
+    return Problem("invalid_data", detail, fields=fields[:20])
 
 
 _OF_STATUS: Final = {
@@ -175,12 +191,11 @@ _OF_STATUS: Final = {
 }
 
 
-async def _http(_: Request, error: Exception) -> Response:
+def _http(error: HTTPException) -> Problem:
     """What the framework itself refuses, such as a path or a method that is not there."""
-    assert isinstance(error, HTTPException)
     code = _OF_STATUS.get(error.status_code, "internal")
     said = {
         404: "no route has this path; /docs lists them all",
         405: "this path does not take this method; the header Allow names those it takes",
     }.get(error.status_code, str(error.detail))
-    return answer(Problem(code, said, headers=error.headers))
+    return Problem(code, said, headers=error.headers)

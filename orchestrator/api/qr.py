@@ -37,7 +37,7 @@ async def qr(
     found = await current_qr(
         here.pool,
         here.redis,
-        world.evolution,
+        world.servers,
         world.keys,
         instance_name,
         number=number,

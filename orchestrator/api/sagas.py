@@ -1,6 +1,5 @@
 """Sagas over HTTP: what happened, what happens, what a replay would do; and to steer them."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from events.commands import BadCommand, Command
 from orchestrator.api import shapes
 from orchestrator.api.auth import Caller, Who, visible
 from orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from orchestrator.api.parameters import SINCE, Since
 from orchestrator.api.parts import Here, Parts
 from orchestrator.api.problems import Problem
 from orchestrator.api.streaming import last_seen, tell
@@ -53,7 +53,7 @@ async def listing(
     saga: Annotated[str | None, Query(max_length=200, examples=["create-integration"])] = None,
     organization_id: UUID | None = None,
     instance_name: Annotated[str | None, Query(max_length=200)] = None,
-    since: Annotated[datetime | None, Query(description="began then or later")] = None,
+    since: Annotated[Since | None, SINCE] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> shapes.SagaPage:
@@ -65,7 +65,7 @@ async def listing(
         saga=saga,
         organization_id=organization_id or who.organization_id,
         instance_name=instance_name,
-        since=since.replace(tzinfo=since.tzinfo or UTC) if since else None,
+        since=since,
     )
     page, after = await list_sagas(here.pool, wanted, limit=limit, cursor=cursor)
     return shapes.SagaPage(sagas=[shapes.saga_shape(view) for view in page], cursor=after)
@@ -144,7 +144,7 @@ async def stream(saga_id: str, request: Request, who: Who, here: Here, watch: Wa
 async def why(saga_id: str, who: Who, here: Here) -> shapes.WhyShape:
     """What it waits for, or what went wrong, and what can be done about it."""
     view = await find(here, who, saga_id)
-    told = await why_of(here.pool, here.catalogue, view, here.world.evolution.state)
+    told = await why_of(here.pool, here.catalogue, view, here.world.servers)
     return shapes.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
 
 

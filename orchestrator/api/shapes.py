@@ -90,7 +90,7 @@ class Submitted(_Shape):
 
 
 class SagaShape(_Shape):
-    """``next_at`` is when it is tried again; ``behind`` the saga it waits for."""
+    """``behind`` is the saga it waits for."""
 
     saga_id: UUID = Field(examples=[SAGA_ID])
     saga: str = Field(examples=["create-integration"])
@@ -110,7 +110,10 @@ class SagaShape(_Shape):
     behind: UUID | None
     created_at: datetime = Field(examples=[_AT])
     updated_at: datetime = Field(examples=[_AT])
-    next_at: datetime | None
+    next_at: datetime | None = Field(
+        description="when it is tried again; while an attempt is out, by when that must have "
+        "answered"
+    )
     owner: str | None = Field(description="the worker that has it in hand")
     sequence: int = Field(description="how many events it has", examples=[12])
 
@@ -165,6 +168,7 @@ class IntegrationShape(_Shape):
     enabled: bool
     whatsapp_number: str | None = Field(examples=["5511987654321"])
     webhook_url: str | None
+    server: str = Field(description="the Evolution server it is on", examples=["default"])
     created_at: datetime = Field(examples=[_AT])
     updated_at: datetime = Field(examples=[_AT])
     last_saga: LastSaga | None
@@ -206,8 +210,11 @@ class WhyShape(_Shape):
     saga_id: UUID = Field(examples=[SAGA_ID])
     headline: str
     details: list[str]
-    next_at: datetime | None
+    next_at: datetime | None = Field(
+        description="when it goes on by itself; when `in_flight`, the time limit of that attempt"
+    )
     cure: str | None
+    in_flight: bool = Field(description="an attempt is out right now")
 
 
 class Reason(BaseModel):

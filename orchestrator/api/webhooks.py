@@ -16,6 +16,7 @@ from events.database import TRANSIENT
 from orchestrator.api.openapi import problems
 from orchestrator.api.parts import Parts
 from orchestrator.api.problems import Problem, unavailable
+from orchestrator.config import servers_of
 from orchestrator.routing import RoutingUnavailable
 from orchestrator.webhooks.credentials import Credentials, Shown
 from orchestrator.webhooks.hints import (
@@ -58,9 +59,9 @@ class Receiver:
     """The two halves of receiving, made once for an application."""
 
     def __init__(self, parts: Parts) -> None:
-        key = parts.settings.evolution_api_key
+        secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
         self.credentials = Credentials(parts.pool, parts.world.keys)
-        self.inbox = Inbox(parts.pool, parts.redis, [key.get_secret_value()] if key else [])
+        self.inbox = Inbox(parts.pool, parts.redis, secrets)
 
 
 @router.post(
@@ -94,11 +95,15 @@ async def instance_webhook(
 
 @router.post("", summary="Evolution's global webhook", responses=_PROBLEMS)
 async def global_webhook(request: Request, token: Annotated[str, Query()] = "") -> Receipt:
-    """For the instances whose own webhook leads elsewhere. `evosaga doctor` shows the address."""
+    """For the instances whose own webhook leads elsewhere. `evosaga doctor` shows the address, with
+    `--show-secrets` the whole of it.
+    """
     receiver = _receiver(request)
     if not receiver.credentials.is_global(token):
         _logger.info("global webhook refused")
-        raise Problem("unauthorized", "the address must carry ?token=; `evosaga doctor` shows it")
+        raise Problem(
+            "unauthorized", "the address must carry ?token=; see `evosaga doctor --show-secrets`"
+        )
     told, _ = await _told(request)
     try:
         name = _checked(told.instance_name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DEAD_EVERY: Final = 0.3
 _WORKERS_EVERY: Final = 3.0
+_HASH: Final = "SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1"
 
 
 def create(arguments: argparse.Namespace, out: Output) -> int:
@@ -37,6 +38,7 @@ def create(arguments: argparse.Namespace, out: Output) -> int:
         "channel": arguments.channel,
         "number": arguments.number,
         "webhook_url": arguments.webhook_url,
+        "server": arguments.server,
     }
     return _ask("integration.create", given, arguments, out)
 
@@ -90,6 +92,9 @@ async def _publish_and_follow(
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
         redis = await stack.enter_async_context(places.redis(settings))
+        known = await pool.fetchval(_HASH, saga_id)
+        if known not in (None, request.command.hash):
+            raise Trouble(WRONG, conflict(request.command.id))
         company = await workers(pool, out)
         message_id = await streams.publish_command(redis, body)
         if arguments.no_wait:
@@ -144,15 +149,29 @@ def conflict(command_id: str) -> str:
 
 
 async def raise_if_dead(redis: Redis, message_id: str) -> None:
-    """Raise when our message lies among the dead letters, with the reason it lies there."""
+    """Raise when our message lies among the dead letters, with the reason it lies there.
+
+    A wish that was understood and refused is answered with that, and its letter taken away.
+    """
     from events import streams
+    from orchestrator.steer import REFUSALS
 
     # Both streams take their ids from the same clock, so older letters can't be about ours.
-    letters: Any = await redis.xrange(streams.DEAD_COMMANDS, min=message_id)
-    for _, fields in letters:
-        if fields[b"message_id"] == message_id.encode():
-            said, code = fields[b"message"].decode(), fields[b"code"].decode()
-            raise Trouble(WRONG, f"the command was refused: {said} ({code})")
+    after = f"{int(message_id.partition('-')[0]) - 1}"
+    while True:
+        letters, after = await streams.refusals(redis, after)
+        for letter in letters:
+            if letter.message_id == message_id:
+                if letter.code in REFUSALS:
+                    await streams.take_letters(redis, [letter.letter_id])
+                raise refused(letter.code, letter.message)
+        if not letters:
+            return
+
+
+def refused(code: str, said: str) -> Trouble:
+    """The trouble with a command that was understood, and is not obeyed."""
+    return Trouble(WRONG, f"the command was refused: {said} ({code})")
 
 
 async def workers(pool: Pool, out: Output) -> Callable[[], Awaitable[None]]:

@@ -144,13 +144,19 @@ async def _look(pool: Pool, wishes: Sequence[Wish]) -> None:
 
 
 async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) -> str:
+    """Note who was refused, and take the letters that say no more than the report will."""
     from events import streams
+    from orchestrator.steer import REFUSALS
 
     refusals, after = await streams.refusals(redis, after)
     by_message = {wish.message_id: wish for wish in wishes if wish.message_id}
+    read = []
     for refusal in refusals:
         if wish := by_message.get(refusal.message_id):
             wish.status, wish.code, wish.message = "refused", refusal.code, refusal.message
+            if refusal.code in REFUSALS:
+                read.append(refusal.letter_id)
+    await streams.take_letters(redis, read)
     return after
 
 
@@ -211,7 +217,7 @@ def report(kind: str, wishes: Sequence[Wish], wanted: str, out: Output) -> int:
             }
         )
     else:
-        out.line(f"{len(wishes)} sagas: {_sum(wishes)}")
+        out.line(f"{len(wishes)} saga{'' if len(wishes) == 1 else 's'}: {_sum(wishes)}")
         if left:
             tables.draw([_row(wish) for wish in left], out, wrap=("why",))
         if any(wish.status == "waiting" for wish in wishes):

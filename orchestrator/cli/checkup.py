@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.cli import places
-from orchestrator.cli.keeping import quiet
+from orchestrator.cli.keeping import quiet, tell_unseen
 from orchestrator.cli.output import Output
 from orchestrator.cli.processes import require
 from orchestrator.cli.tables import draw
@@ -35,7 +35,7 @@ def health(arguments: argparse.Namespace, out: Output) -> int:
 async def _health(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from orchestrator.app import world
     from orchestrator.keeping.health import Doctor, examine, go_round
-    from orchestrator.keeping.looking import CantLook
+    from orchestrator.keeping.listing import CantLook
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
@@ -73,9 +73,11 @@ async def _until_back(doctor: Doctor) -> None:
 def _tell(done: Round, out: Output) -> int:
     told = [_described(patient) for patient in done.patients]
     ill = [one for one in told if not one["well"]]
+    code = UNREACHABLE if done.unseen else UNFINISHED if ill else DONE
     if out.json:
         out.data({"integrations": told, "summary": done.summary()})
-        return UNFINISHED if ill else DONE
+        return code
+    tell_unseen(done.unseen, out)
     shown = sorted(
         told if len(told) <= _FEW else ill, key=lambda one: (one["well"], one["instance"])
     )
@@ -86,8 +88,9 @@ def _tell(done: Round, out: Output) -> int:
     )
     states = done.summary()["states"]
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    out.line(f"{len(told)} integrations: {counts}" if told else "there are no integrations")
-    return UNFINISHED if ill else DONE
+    number = "1 integration" if len(told) == 1 else f"{len(told)} integrations"
+    out.line(f"{number}: {counts}" if told else "there are no integrations")
+    return code
 
 
 def _described(patient: Patient) -> dict[str, Any]:

@@ -187,8 +187,13 @@ def _program() -> str:
     """How this command is called from the folder one is in: `make dev` puts it on no PATH."""
     if shutil.which("evosaga"):
         return "evosaga"
-    called = os.path.relpath(sys.argv[0])
-    return shlex.quote(called if not called.startswith("..") else os.path.abspath(sys.argv[0]))
+    script = sys.argv[0]
+    if os.path.basename(script) == "__main__.py":  # python -m orchestrator.cli
+        script = str(Path(sys.executable).with_name("evosaga"))
+        if not os.path.exists(script):
+            return f"{shlex.quote(sys.executable)} -m orchestrator.cli"
+    called = os.path.relpath(script)
+    return shlex.quote(called if not called.startswith("..") else os.path.abspath(script))
 
 
 def _embedded(variable: str) -> bool:

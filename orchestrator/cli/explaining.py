@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
 from orchestrator.cli.output import Output
@@ -43,9 +43,13 @@ def _tell(answer: Why, out: Output) -> None:
     for detail in answer.details:
         say(detail, out, indent=2)
     if answer.next_at is not None:
-        say(f"It goes on by itself, by {clock(answer.next_at)} at the latest.", out, indent=2)
+        said = "This attempt has until {}." if answer.in_flight else _GOES_ON
+        say(said.format(clock(answer.next_at)), out, indent=2)
     if answer.cure is not None:
         _tell_cure(answer.cure, out)
+
+
+_GOES_ON: Final = "It goes on by itself, by {} at the latest."
 
 
 def _tell_cure(cure: str, out: Output) -> None:

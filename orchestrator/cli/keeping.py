@@ -5,23 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from orchestrator.cli import places
 from orchestrator.cli.output import Output
 from orchestrator.cli.processes import require
-from orchestrator.cli.tables import draw
+from orchestrator.cli.tables import draw, printable
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, WRONG, Trouble
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
     from orchestrator.keeping.facts import Keep
     from orchestrator.keeping.plan import Drift
-    from orchestrator.keeping.reconcile import Asked, Keeper
+    from orchestrator.keeping.reconcile import Asked, Found, Keeper
     from orchestrator.keeping.sightings import Sighting
 
 _BETWEEN: Final = 1.5
@@ -52,7 +52,7 @@ async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Out
     from events.log import EventLog
     from orchestrator.app import world
     from orchestrator.gate import Gate
-    from orchestrator.keeping.looking import CantLook
+    from orchestrator.keeping.listing import CantLook
     from orchestrator.keeping.reconcile import Keeper, UnknownChoice
     from sagas import catalogue
 
@@ -86,6 +86,8 @@ class _Visit:
     keep: Keep | None
     arguments: argparse.Namespace
     out: Output
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Evolution servers that could not be looked at, and why."""
 
     async def pay(self) -> int:
         """Look, tell, repair; the exit code."""
@@ -93,13 +95,17 @@ class _Visit:
         drifts = [sighting.drift for sighting in seen]
         if not self.arguments.fix:
             self._tell(drifts, {})
-            return UNFINISHED if drifts else DONE
+            return self._code(drifts)
         if not self.out.json:
             _draw(drifts, self.out)
         repairs = await self._repair(seen)
         left = [sighting.drift for sighting in await self._look_twice()] if drifts else []
         self._tell(left, {"repairs": repairs, "before": [_described(one) for one in drifts]})
-        return UNFINISHED if left else DONE
+        return self._code(left)
+
+    def _code(self, drifts: Sequence[Drift]) -> int:
+        """The exit code. What could not be looked at may be as it should be or not."""
+        return UNREACHABLE if self.unseen else UNFINISHED if drifts else DONE
 
     async def _look_twice(self) -> list[Sighting]:
         """What two looks saw. Only who repairs leaves a trace of what was seen."""
@@ -107,27 +113,33 @@ class _Visit:
         from orchestrator.keeping.sightings import Sighting
 
         first = await find(self.keeper, keep=self.keep)
-        if not first:
+        self.unseen = first.unseen
+        if not first.drifts:
             return []
         if self.arguments.fix:
             await self._note(first)
         await asyncio.sleep(_BETWEEN)
-        before = {(drift.what, drift.where) for drift in first}
+        before = {(drift.what, drift.where) for drift in first.drifts}
         second = await find(self.keeper, keep=self.keep)
+        self.unseen = {**first.unseen, **second.unseen}
         if self.arguments.fix:
             noted = await self._note(second)
         else:
             now = _now()
-            noted = [Sighting(drift, now, 2, 0, True) for drift in second]
+            noted = [Sighting(drift, now, 2, 0, True) for drift in second.drifts]
         return [one for one in noted if (one.drift.what, one.drift.where) in before]
 
-    async def _note(self, drifts: Sequence[Drift]) -> list[Sighting]:
+    async def _note(self, found: Found) -> list[Sighting]:
         from orchestrator.keeping import sightings
+        from orchestrator.keeping.listing import will_pass
         from orchestrator.keeping.reconcile import EVERYTHING
 
         organization = self.keep.organization_id if self.keep else None
         return await sightings.note(
-            self.keeper.pool, drifts, kinds=EVERYTHING, organization_id=organization, grace=0.0
+            *(self.keeper.pool, found.drifts),
+            kinds=() if will_pass(found.unseen) else EVERYTHING,
+            organization_id=organization,
+            grace=0.0,
         )
 
     async def _repair(self, seen: Sequence[Sighting]) -> list[dict[str, Any]]:
@@ -191,10 +203,12 @@ class _Visit:
     def _tell(self, drifts: Sequence[Drift], more: dict[str, Any]) -> None:
         """What is wrong (still, after repairs), and how to go on."""
         if self.out.json:
-            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more)
+            blind = {"not_looked_at": dict(self.unseen)} if self.unseen else {}
+            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more | blind)
             return
+        tell_unseen(self.unseen, self.out)
         if not drifts:
-            self.out.line("the stores agree")
+            self.out.line("what was seen agrees" if self.unseen else "the stores agree")
             return
         if more:
             self.out.line("left:")
@@ -211,6 +225,12 @@ class _Visit:
             if one is not None:
                 asked = f"evosaga reconcile --organization-id {one.organization_id} --fix"
                 self.out.note(f"what is marked ask is repaired for one organization: {asked}")
+
+
+def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
+    """The servers of which nothing can be said."""
+    for server, why in sorted(unseen.items()):
+        out.problem(f"the Evolution server {printable(server)} was not looked at: {why}")
 
 
 def _draw(drifts: Sequence[Drift], out: Output) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
 from orchestrator.cli.output import Output
+from orchestrator.cli.reading import clock
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, WRONG, Trouble
 
 if TYPE_CHECKING:
+    from events.database import Pool
     from orchestrator.config import Settings
     from orchestrator.pairing import Pairing
     from sagas.ownership import KeyRing
@@ -25,7 +28,6 @@ _OVER: Final = {
     "paired": DONE,
     "not_needed": DONE,
     "limit_reached": UNFINISHED,
-    "absent": WRONG,
 }
 """States in which there is nothing to wait for, and the exit code of each."""
 
@@ -46,19 +48,21 @@ async def _qr(settings: Settings, arguments: argparse.Namespace, out: Output) ->
     async with (
         places.postgres(settings) as pool,
         places.redis(settings) as redis,
-        _evolution(settings) as (evolution, keys),
+        _evolution(settings) as (servers, keys),
     ):
         while True:
             pairing = await current_qr(
                 pool,
                 redis,
-                evolution,
+                servers,
                 keys,
                 name,
                 number=arguments.number,
                 again=shown is None,  # a person is asking, at the beginning and not after that
                 watching=follow,
             )
+            if pairing.state == "absent":
+                return await _absent(pool, pairing, name, out)
             if shown is None or (pairing.state, pairing.qr) != (shown.state, shown.qr):
                 _show(pairing, name, out, follow=follow)
             shown = pairing
@@ -74,18 +78,20 @@ async def _qr(settings: Settings, arguments: argparse.Namespace, out: Output) ->
 @contextlib.asynccontextmanager
 async def _evolution(
     settings: Settings,
-) -> AsyncIterator[tuple[EvolutionApi | None, KeyRing | None]]:
-    """Evolution, if it is configured here; what is in Redis can be shown without."""
+) -> AsyncIterator[tuple[Mapping[str, EvolutionApi] | None, KeyRing | None]]:
+    """The Evolution servers, if they are configured; what is in Redis can be shown without."""
     if not (settings.evolution_url and settings.evolution_api_key and settings.secret_key):
         yield None, None
         return
+    from orchestrator.app import evolution_servers
     from orchestrator.config import split_secrets
     from sagas.ownership import KeyRing
-    from sagas.steps.evolution_api import EvolutionApi
 
-    key = settings.evolution_api_key.get_secret_value()
-    async with EvolutionApi(settings.evolution_url, key) as evolution:
-        yield evolution, KeyRing(split_secrets(settings.secret_key))
+    async with contextlib.AsyncExitStack() as stack:
+        servers = evolution_servers(settings)
+        for server in servers.values():
+            await stack.enter_async_context(server)
+        yield servers, KeyRing(split_secrets(settings.secret_key))
 
 
 def _show(pairing: Pairing, name: str, out: Output, *, follow: bool) -> None:
@@ -99,8 +105,6 @@ def _show(pairing: Pairing, name: str, out: Output, *, follow: bool) -> None:
             }
         )
         return
-    if pairing.state == "absent":
-        raise Trouble(WRONG, f"{pairing.message}. See what there is: evosaga list")
     if pairing.qr is None:
         out.line(f"{name}: {pairing.message}{_cure(pairing, name)}")
         return
@@ -110,6 +114,40 @@ def _show(pairing: Pairing, name: str, out: Output, *, follow: bool) -> None:
         out.line(f"pairing code: {pairing.qr['pairing_code']}")
     out.line(f"{pairing.message}{', within a minute' if not follow else ''}:")
     draw_qr(out, str(pairing.qr["code"]))
+
+
+async def _absent(pool: Pool, pairing: Pairing, name: str, out: Output) -> int:
+    """There is no instance to pair: say why, and what to do. The exit code."""
+    code, sentence = await _whereabouts(pool, name)
+    if out.json:
+        _show(replace(pairing, message=sentence), name, out, follow=False)
+        return code
+    raise Trouble(code, sentence)
+
+
+async def _whereabouts(pool: Pool, name: str) -> tuple[int, str]:
+    from orchestrator.integrations import find_integration
+    from orchestrator.queries import find_saga
+
+    row = await find_integration(pool, name)
+    if row is not None and row.status == "deleting":
+        return UNFINISHED, f"{name} is being deleted; how far that is: evosaga status {name}"
+    if row is not None:
+        return UNFINISHED, (
+            f"the instance {name} has vanished from Evolution, though its row is here. See: "
+            f"evosaga reconcile --organization-id {row.organization_id}; or begin anew: "
+            f"evosaga delete {name}"
+        )
+    view = await find_saga(pool, name)
+    if view is None:
+        return WRONG, f"no integration has the instance {name}. See what there is: evosaga list"
+    if view.instance_name not in (None, name):
+        return WRONG, f"{name} is a saga; its instance: evosaga qr {view.instance_name}"
+    what = view.saga.removesuffix("-integration")
+    if view.status == "completed" and what == "delete":
+        return WRONG, f"{name} was deleted ({clock(view.updated_at)}), so there is nothing to pair"
+    said = f"{name} is not there: the {what} of it is {view.status}"
+    return (WRONG if view.over else UNFINISHED), f"{said}; why: evosaga why {view.saga_id}"
 
 
 def _cure(pairing: Pairing, name: str) -> str:

@@ -23,7 +23,10 @@ STATUSES: Final = ("running", "compensating", "completed", "compensated", "faile
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Understand the command line. Exits with 2 when it makes no sense, 0 after help."""
     parser = _parser()
-    arguments = parser.parse_args(_joined(list(sys.argv[1:] if argv is None else argv)))
+    words = _joined(list(sys.argv[1:] if argv is None else argv))
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:  # said by the verb, with its usage
+        getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if "verb" not in arguments:
         parser.print_help()
         parser.exit()
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         if options := _OPTIONS.get(verb.name):
             options(parser)
         _common(parser, default=argparse.SUPPRESS)
-        parser.set_defaults(verb=verb)
+        parser.set_defaults(verb=verb, parser=parser)
     return top
 
 
@@ -103,6 +106,7 @@ def _create(parser: argparse.ArgumentParser) -> None:
     add(
         "--webhook-url", type=_text, metavar="URL", help="its host must be in EVOSAGA_WEBHOOK_HOSTS"
     )
+    add("--server", type=_text, metavar="NAME", help="one of EVOSAGA_EVOLUTION_SERVERS")
     _asking(parser)
 
 
@@ -208,6 +212,11 @@ def _health(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix", action="store_true", help=help_)
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    help_ = "show the address of the global webhook whole, with its token"
+    parser.add_argument("--show-secrets", action="store_true", help=help_)
+
+
 def _completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="your shell")
 
@@ -255,6 +264,7 @@ _OPTIONS: Final[dict[str, Callable[[argparse.ArgumentParser], None]]] = {
     "reconcile": _reconcile,
     "health": _health,
     "dev": _dev,
+    "doctor": _doctor,
     "serve": _listening,
     "api": _listening,
     "simulate-evolution": _simulate,

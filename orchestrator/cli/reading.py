@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -61,16 +60,13 @@ def document(view: SagaView) -> dict[str, Any]:
 
 
 def moment(text: str, now: datetime, option: str = "--since") -> datetime:
-    """A time as people write it: ISO 8601 (without a zone: UTC), or so long ago: ``2d``."""
+    """A time as people write it (``orchestrator.moments``). Raises ``Trouble``."""
+    from orchestrator import moments
+
     try:
-        if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", text):
-            units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-            return now - timedelta(**{units[ago[2]]: int(ago[1])})
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        said = f"{option} {text!r} is no time: write 2025-12-05T12:00Z, 30m, 1h or 2d"
-        raise Trouble(WRONG, said) from None
+        return moments.moment(text, now)
+    except ValueError as error:
+        raise Trouble(WRONG, f"{option} {error}") from None
 
 
 async def _status(settings: Settings, reference: str, out: Output) -> int:
@@ -84,7 +80,7 @@ async def _status(settings: Settings, reference: str, out: Output) -> int:
     if out.json:
         out.data(document(view) | {"steps": [step.as_dict() for step in steps]})
         return DONE
-    _headline(view, out)
+    _headline(view, any(step.state in ("running", "undoing") for step in steps), out)
     if out.terminal:
         from orchestrator.cli.picture import steps_table
 
@@ -98,7 +94,8 @@ async def _status(settings: Settings, reference: str, out: Output) -> int:
     return DONE
 
 
-def _headline(view: SagaView, out: Output) -> None:
+def _headline(view: SagaView, in_flight: bool, out: Output) -> None:
+    due = "answers by" if in_flight else "next try"
     facts = {
         "saga": f"{view.saga} v{view.version}",
         "status": view.status,
@@ -110,7 +107,7 @@ def _headline(view: SagaView, out: Output) -> None:
         "changed": clock(view.updated_at),
         "why": f"{view.message} ({view.code})" if view.message else None,
         "existing": view.existing_instance,
-        "looked at by": clock(view.next_at) if view.next_at and not view.over else None,
+        due: clock(view.next_at) if view.next_at and not view.over else None,
         "worker": view.owner,
     }
     known = {name: str(value) for name, value in facts.items() if value is not None}
@@ -146,6 +143,9 @@ async def _list(
             raise Trouble(WRONG, str(error)) from None
     if out.json:
         out.data({"sagas": [document(view) for view in page], "cursor": cursor})
+        return DONE
+    if not page and wanted == queries.Filter():
+        out.note("there is no saga yet; `evosaga create --help` shows how to start one")
         return DONE
     _draw_list(page, out)
     if cursor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from orchestrator.cli import bulk, places
-from orchestrator.cli.asking import new_id, published, raise_if_dead, workers
+from orchestrator.cli.asking import new_id, published, raise_if_dead, refused, workers
 from orchestrator.cli.outcome import tell_outcome
 from orchestrator.cli.output import Output
 from orchestrator.cli.reading import find
@@ -91,6 +91,7 @@ async def _steer_one(
         pool = await stack.enter_async_context(places.postgres(settings))
         redis = await stack.enter_async_context(places.redis(settings))
         saga_id = (await find(pool, arguments.references[0])).saga_id
+        await _judge(pool, kind, saga_id)
         company = await workers(pool, out)
         data: dict[str, Any] = {"saga_id": str(saga_id)}
         if arguments.reason:
@@ -112,6 +113,27 @@ async def _steer_one(
                 seen = await follow(pool, steered, watch, timeout=left)
         spent = time.monotonic() - began
         return await tell_outcome(seen, redis, spent, str(steered or saga_id), out, wanted=wanted)
+
+
+async def _judge(pool: Pool, kind: str, saga_id: UUID) -> None:
+    """Refuse here what a worker would refuse, as far as the saga's history tells. ``Trouble``."""
+    from events.commands import BadCommand
+    from orchestrator.decider import IllegalTransition, replay
+    from orchestrator.queries import Unreadable, history
+    from orchestrator.steer import judge
+    from sagas import catalogue
+
+    known = catalogue.load()
+    try:
+        state = replay(recorded.event for recorded in await history(pool, saga_id))
+    except (Unreadable, IllegalTransition):
+        return  # the workers may be of a newer release
+    if state.start is None or known.find(state.start.saga, state.start.version) is None:
+        return
+    try:
+        judge(known, kind, state)
+    except BadCommand as refusal:
+        raise refused(refusal.code, refusal.message) from None
 
 
 async def _obeyed(

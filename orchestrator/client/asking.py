@@ -67,8 +67,8 @@ class Client:
         """Create an integration and wait up to ``wait`` seconds until it is there.
 
         ``id`` makes it safe to repeat across restarts of your program. ``options``:
-        ``instance_name``, ``channel``, ``number``, ``webhook_url``. Raises ``AlreadyExists``,
-        ``RolledBack``, ``Parked``, ``NotYet`` and what every call may raise.
+        ``instance_name``, ``channel``, ``number``, ``webhook_url``, ``server``. Raises
+        ``AlreadyExists``, ``RolledBack``, ``Parked``, ``NotYet`` and what every call may raise.
         """
         body = {"organization_id": str(organization_id), "clinic_id": str(clinic_id), "name": name}
         told = await self._command(

@@ -53,7 +53,7 @@ class RolledBack(EvosagaError):
 
 
 class Parked(RolledBack):
-    """It failed half-way: an operator of evosaga must look, then replay or cancel the saga."""
+    """It failed half-way: an operator of evosaga must look, then replay the saga."""
 
 
 class NotYet(EvosagaError):

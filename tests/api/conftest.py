@@ -11,6 +11,7 @@ import pytest
 from orchestrator.api.parts import Parts
 from orchestrator.api.server import address, bind, listening, parts_with_worker
 from orchestrator.config import Settings
+from sagas.tls import trusted
 
 OPERATOR: Final = "the-operators-key-of-the-tests"
 OURS: Final = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
@@ -75,7 +76,9 @@ async def served(parts: Parts) -> AsyncIterator[str]:
 
 def client_with(where: str, key: str | None) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.AsyncClient(base_url=where, headers=headers, trust_env=False, timeout=60)
+    return httpx.AsyncClient(
+        base_url=where, headers=headers, trust_env=False, verify=trusted(), timeout=60
+    )
 
 
 @pytest.fixture

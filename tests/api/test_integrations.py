@@ -28,6 +28,7 @@ async def test_an_integration_tells_its_state_and_its_newest_saga_and_no_secret(
         "enabled": True,
         "whatsapp_number": None,
         "webhook_url": None,
+        "server": "default",
         "created_at": told["created_at"],
         "updated_at": told["updated_at"],
         "last_saga": {

@@ -105,8 +105,8 @@ async def test_metrics_tell_numbers_and_no_names(
         'evosaga_sagas{status="completed"} 1.0',
         'evosaga_sagas{status="rejected"} 1.0',
         'evosaga_integrations{status="deleting"} 0.0',
-        'evosaga_evolution_breaker{state="closed"} 1.0',
-        'evosaga_evolution_breaker{state="open"} 0.0',
+        'evosaga_evolution_breaker{server="default",state="closed"} 1.0',
+        'evosaga_evolution_breaker{server="default",state="open"} 0.0',
         "evosaga_postgres_up 1.0",
         "evosaga_redis_up 1.0",
         "evosaga_workers 1.0",
@@ -274,6 +274,7 @@ async def test_every_reference_of_the_asyncapi_document_leads_somewhere(
         streams.COMMANDS,
         streams.DEAD_COMMANDS,
         streams.EVENTS,
+        streams.WHATSAPP_EVENTS,
         "wa:instances:added",
         "wa:instances:removed",
     }

@@ -426,7 +426,7 @@ async def test_without_redis_the_first_page_says_so_and_what_it_means(
         page = await look(ana, "/")
         assert "no answer" in page.text
         assert "accepted all the same" in page.text
-        assert "All is calm" in page.text  # what Postgres knows is still told
+        assert "Trouble with Redis; nothing moves" in page.text  # what Postgres knows is told
 
 
 async def test_without_postgres_there_is_a_page_and_no_internals(

@@ -203,13 +203,25 @@ async def test_nobody_gives_commands_about_somebody_else(two: Two, pool: Pool) -
                 "integration.delete",
                 {"instance_name": two.their_instance, "organization_id": str(THEIRS)},
             ),
-            (
-                "instance.watch",
-                {"instance_name": two.their_instance, "created_by": two.their_saga, "key_id": "x"},
-            ),
         ):
             answer = await give(us, type_, data)
             assert (answer.status_code, problem(answer)["code"]) == (403, "forbidden"), type_
+
+        # Of our own commands an organization is not even told that there are any.
+        watch = {"instance_name": two.their_instance, "created_by": two.their_saga, "key_id": "x"}
+        unknown = set()
+        for type_, data in (
+            ("instance.watch", watch),
+            ("instance.watch", {}),
+            ("no.such.thing", {}),
+        ):
+            answer = await give(us, type_, data)
+            assert (answer.status_code, problem(answer)["code"]) == (422, "unknown_type"), type_
+            unknown.add(answer.text.replace(type_, "TYPE"))
+        assert len(unknown) == 1
+        known = "integration.create, integration.delete, saga.cancel, saga.replay"
+        assert f"known: {known}" in unknown.pop()
+        assert "instance." not in (await us.get("/asyncapi.json")).text.replace("instance.name", "")
 
         # It is accepted and refused, as it would be if there were no such instance.
         answer = await give(us, "integration.delete", {"instance_name": two.their_instance})

@@ -21,8 +21,9 @@ from events.database import Pool
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import living_workers
+from sagas.ownership import KeyRing
 from tests.commandline import Evosaga, commandline, creation, working
-from tests.conftest import Servers
+from tests.conftest import SECRET, Servers
 from tests.waiting import eventually
 
 NOWHERE = "postgresql://somebody:hunter2@127.0.0.1:1/evosaga"
@@ -182,6 +183,7 @@ async def test_an_integration_is_created_told_about_and_deleted(
         assert f"to replace it, first: evosaga delete {name}" in again.err
         assert other.code == 2
         assert "the id c-1 was used before, for another command" in other.err
+        assert await redis.xlen(streams.DEAD_COMMANDS) == 0  # whoever asked was told
 
         gone = await evosaga("delete", name)
         assert gone.code == 0
@@ -258,6 +260,20 @@ async def test_the_doctor_names_what_is_bad_and_the_cure(evosaga: Evosaga, redis
     assert "bad   postgres        Postgres at 127.0.0.1:1/evosaga can't be reached" in ran.out
     assert "bad   redis           Redis at 127.0.0.1:1 can't be reached" in ran.out
     assert "hunter2" not in ran.out
+
+
+async def test_the_doctor_shows_the_token_of_the_global_webhook_only_when_asked(
+    evosaga: Evosaga,
+) -> None:
+    public = evosaga.having(public_url="https://evosaga.example")
+    token = KeyRing([SECRET]).global_webhook_tokens()[0]
+    for arguments in (["doctor"], ["doctor", "--json"]):
+        ran = await public(*arguments)
+        assert token not in ran.out + ran.err
+        assert "https://evosaga.example/webhooks/evolution?token=…" in ran.out
+        assert "evosaga doctor --show-secrets" in ran.out
+        whole = await public(*arguments, "--show-secrets")
+        assert f"https://evosaga.example/webhooks/evolution?token={token}" in whole.out
 
 
 async def test_dev_brings_what_is_missing_and_stops_at_ctrl_c(

@@ -16,7 +16,7 @@ import zxingcpp
 from PIL import Image
 
 from orchestrator import logs
-from orchestrator.cli import main
+from orchestrator.cli import dev, main
 from orchestrator.cli.output import Output
 from orchestrator.cli.picture import draw_qr
 from orchestrator.cli.reading import moment
@@ -86,6 +86,8 @@ def test_every_verb_leads_to_a_function() -> None:
         ([*CREATE, "--name", "a\x07b"], "--name: must be UTF-8 text without control characters"),
         ([*CREATE, "--name", "\udcff"], "--name: must be UTF-8 text"),
         ([*CREATE, "--name", "Sol", "--timeout", "-1"], "--timeout"),
+        (["doctor", "--bogus"], "evosaga doctor: error: unrecognized arguments: --bogus"),
+        (["--bogus"], "evosaga: error: unrecognized arguments: --bogus"),
         (["list", "--limit", "0"], "'0' is not a number from 1 to 500"),
         (["list", "--status", "happy"], "invalid choice: 'happy'"),
         (["simulate-evolution", "--port", "70000"], "not a number from 0 to 65535"),
@@ -120,6 +122,20 @@ def test_bad_input_is_refused_before_anything_is_published_or_started(
     assert sentence in captured.err
     assert len(captured.err.splitlines()) == 1
     assert captured.out == ""
+
+
+def test_called_as_a_module_dev_names_a_command_that_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "orchestrator" / "cli" / "__main__.py")])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    assert dev._program() == f"{tmp_path}/bin/python -m orchestrator.cli"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "evosaga").touch()
+    assert dev._program() == f"{tmp_path}/bin/evosaga"
+    monkeypatch.chdir(tmp_path)
+    assert dev._program() == "bin/evosaga"
 
 
 def test_a_moment_is_iso_or_so_long_ago() -> None:

@@ -254,6 +254,55 @@ async def test_d5_a_half_that_no_delete_can_reach_is_parked_for_a_person(
     assert await pool.fetchval("SELECT status FROM healthcare.integrations") == "deleting"
 
 
+async def test_d5_a_ghost_row_of_ours_is_cleared_by_itself(
+    settings: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_VANISH_SECONDS", "_REMOVAL_SECONDS"):
+        monkeypatch.setattr(sagas.steps.evolution, name, 0.1)
+    async with running_worker(settings, impatient(5)):
+        name = str((await created(pool, redis)).instance_name)
+        evolution.half_delete(name, keep="row")
+        saga = await ended(pool, redis, delete(name))
+    assert saga.status == "completed"
+    assert not evolution.rows()
+    assert not evolution.live()
+
+
+async def test_d5_the_cure_that_a_parked_half_names_is_one(
+    settings: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_VANISH_SECONDS", "_REMOVAL_SECONDS"):
+        monkeypatch.setattr(sagas.steps.evolution, name, 0.1)
+    async with running_worker(settings, impatient(1)):
+        made = [str((await created(pool, redis)).instance_name) for _ in range(2)]
+        for name, keep in zip(made, ("row", "memory"), strict=True):
+            evolution.half_delete(name, keep=keep)
+        parked = [await ended(pool, redis, delete(name)) for name in made]
+        for saga in parked:
+            assert saga.status == "failed"
+            assert "restart Evolution, then replay" in str(saga.message)
+        await evolution.restart()
+        for saga in parked:
+            data = {"saga_id": str(saga.saga_id)}
+            await publish(redis, {"id": f"r{saga.saga_id}", "type": "saga.replay", "data": data})
+
+        async def all_done() -> bool:
+            query = "SELECT count(*) FROM evosaga.sagas WHERE status = 'completed'"
+            return int(await pool.fetchval(query)) == 4
+
+        await eventually(all_done, message="both deletes to complete")
+    assert not evolution.rows()
+    assert not evolution.live()
+
+
 async def test_d7_a_stranger_who_took_the_name_meanwhile_is_left_alone(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:

@@ -156,7 +156,7 @@ async def test_a_create_that_no_worker_took_up_in_time_touches_nothing(
 ) -> None:
     command = create()
     request = understand(CATALOGUE, read_command(json.dumps(command).encode()))
-    hasty = World(world.evolution, redis, world.http, world.keys, create_deadline=0.01)
+    hasty = World(world.servers, redis, world.http, world.keys, create_deadline=0.01)
     await accept(pool, hasty, None, [request])
     await seen(pool, command["id"], status="running")
     async with running_worker(settings):

@@ -22,6 +22,7 @@ from aiohttp import web
 from PIL import Image
 
 from orchestrator.local.evolution import SimulatedEvolution
+from sagas.tls import trusted
 from tests.waiting import eventually
 
 KEY = "the-global-key"
@@ -38,7 +39,7 @@ async def running(**options: Any) -> AsyncIterator[tuple[SimulatedEvolution, htt
     async with (
         SimulatedEvolution(**settings) as evolution,
         httpx.AsyncClient(
-            base_url=evolution.url, headers={"apikey": KEY}, trust_env=False
+            base_url=evolution.url, headers={"apikey": KEY}, trust_env=False, verify=trusted()
         ) as client,
     ):
         yield evolution, client

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from orchestrator.local.evolution import MODES, SimulatedEvolution
+from sagas.tls import trusted
 from tests.waiting import eventually
 
 KEY = "the-global-key"
@@ -23,7 +24,11 @@ async def evolution() -> AsyncIterator[SimulatedEvolution]:
 @pytest.fixture
 async def client(evolution: SimulatedEvolution) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        base_url=evolution.url, headers={"apikey": KEY}, trust_env=False, timeout=5
+        base_url=evolution.url,
+        headers={"apikey": KEY},
+        trust_env=False,
+        verify=trusted(),
+        timeout=5,
     ) as client:
         yield client
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from events import streams
 from events.database import Pool
 from orchestrator.app import Worker
 from orchestrator.cli import bulk
@@ -45,11 +46,12 @@ async def test_all_that_fit_are_replayed_and_each_that_did_not_complete_has_a_re
     (refused,) = [saga for saga in ran.json["sagas"] if saga["outcome"] == "refused"]
     assert (refused["saga_id"], refused["code"]) == (str(sagas[0].saga_id), "blocked")
     assert "step evolution is blocked" in refused["message"]
+    assert await redis.xlen(streams.DEAD_COMMANDS) == 0  # the report has told it
 
     evolution.drop(str(sagas[0].instance_name))
     again = await evosaga("replay", "--status=failed")
     assert again.code == 0, again.err
-    assert again.lines[0] == "1 sagas: 1 completed"
+    assert again.lines[0] == "1 saga: 1 completed"
     nothing = await evosaga("replay", "--status=failed")
     assert (nothing.code, nothing.out) == (0, "")
     assert "no saga fits" in nothing.err
@@ -267,5 +269,6 @@ async def test_why_says_what_a_parked_saga_waits_for(
     assert told.lines[0] == first
     assert f"evosaga replay {saga.saga_id} --plan" in told.lines[-1]
     document: dict[str, Any] = data.json
-    assert document.keys() == {"saga_id", "status", "headline", "details", "next_at", "cure"}
+    words = {"saga_id", "status", "headline", "details", "next_at", "cure", "in_flight"}
+    assert document.keys() == words
     assert (document["headline"], document["status"]) == (first, "failed")

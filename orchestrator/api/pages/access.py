@@ -7,7 +7,7 @@ only with the session's own token in it, since browsers send cookies along with 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import structlog
 from asyncpg import UndefinedColumnError, UndefinedTableError
@@ -19,9 +19,9 @@ from starlette.responses import RedirectResponse, Response
 from events.commands import BadCommand
 from events.database import TRANSIENT
 from orchestrator.api.auth import COOKIE, Caller, doorkeeper_of, identify
-from orchestrator.api.pages.rendering import HEADERS, HOME, ROOT, respond
+from orchestrator.api.pages.rendering import HEADERS, HOME, ROOT, respond, sentence
 from orchestrator.api.parts import Parts, parts_of
-from orchestrator.api.problems import Problem
+from orchestrator.api.problems import TITLES, Problem
 
 _logger = structlog.get_logger("evosaga.dashboard")
 LOGIN: Final = f"{ROOT}/login"
@@ -83,10 +83,13 @@ def trouble(request: Request, error: Exception) -> Response:
             problem = error
         case Problem(code="rate_limited"):
             problem = PageProblem(429, "Too fast", f"Slow down a little: {error.detail}.")
+        case Problem(code="not_found"):
+            problem = PageProblem(404, "Nothing here", "There is no such page.")
         case Problem():
-            problem = PageProblem(400, "That did not work", f"{error.detail}.")
+            title = TITLES[error.code][1]
+            problem = PageProblem(error.status_code, title, sentence(str(error.detail)))
         case BadCommand():
-            problem = PageProblem(409, "That can't be done", f"{error.message}.")
+            problem = PageProblem(409, "That can't be done", sentence(error.message))
         case RedisError():
             problem = PageProblem(503, "Redis is away", _REPEAT)
         case UndefinedTableError() | UndefinedColumnError():
@@ -102,6 +105,16 @@ def trouble(request: Request, error: Exception) -> Response:
         **frame(request, who, "") if who else bare(),
         problem=problem,
     )
+
+
+def trouble_of_a_page(request: Request, problem: Problem) -> Response | None:
+    """The problem as a page where a page was asked for; None for all other addresses."""
+    path = request.url.path
+    if path not in (HOME, ROOT) and not path.startswith(f"{ROOT}/"):
+        return None
+    page = trouble(request, problem)
+    page.headers.update(problem.headers or {})
+    return page
 
 
 _REPEAT: Final = "It can't be reached right now. Nothing is lost; reload the page in a moment."
@@ -132,7 +145,13 @@ class Form:
 
 
 async def fields_of(request: Request) -> Form:
-    """The fields of a form, whoever sent it. Raises ``PageProblem``."""
+    """The fields of a form of one of our pages. Raises ``PageProblem``."""
+    if not _from_our_pages(request):
+        said = (
+            "It came from a page of another site, so nothing was done. If a proxy stands in "
+            "between, let it hand on the header Host, or set EVOSAGA_PUBLIC_URL."
+        )
+        raise PageProblem(403, "That form is not ours", said)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise PageProblem(415, "No form", "This address takes forms of the dashboard only.")
@@ -144,6 +163,22 @@ async def fields_of(request: Request) -> Form:
     if any("\0" in value for _, value in pairs):
         raise PageProblem(400, "Unreadable form", "A NUL can't be stored.")
     return Form({name: value.strip() for name, value in pairs})
+
+
+def _from_our_pages(request: Request) -> bool:
+    """What the browser says of where a form came from; who says nothing is no browser.
+
+    A session's forms have a token besides. This is for the door, which has no session yet: nobody
+    shall be signed in with a stranger's key by the stranger's page.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    if origin is None:
+        return True
+    public = urlsplit(request.app.state.parts.settings.public_url or "").netloc
+    return urlsplit(origin).netloc in {request.headers.get("host", ""), public} - {""}
 
 
 async def form(request: Request) -> Form:

@@ -41,7 +41,7 @@ router: Final = page_router()
 _PAGE: Final = 50
 _PATIENCE: Final = 5.0
 """Seconds that a page waits for Evolution; its connect takes two."""
-_OPTIONAL: Final = ("instance_name", "number", "webhook_url")
+_OPTIONAL: Final = ("instance_name", "number", "webhook_url", "server")
 _HERE: Final = f"{ROOT}/integrations"
 _NEW: Final = f"{ROOT}/new-integration"
 """Not below ``_HERE``, where an instance may be called anything."""
@@ -103,6 +103,7 @@ def _form(request: Request, who: Caller, given: Form, wrong: str) -> Response:
         given=given,
         wrong=wrong,
         webhooks=bool(parts(request).world.webhook_hosts),
+        servers=list(parts(request).world.servers),
     )
 
 
@@ -235,7 +236,7 @@ async def _pairing(here: Parts, row: IntegrationView, *, again: bool = False) ->
             found = await current_qr(
                 here.pool,
                 here.redis,
-                world.evolution,
+                world.servers,
                 world.keys,
                 row.instance_name,
                 again=again,

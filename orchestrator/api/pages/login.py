@@ -33,8 +33,8 @@ async def ask(request: Request) -> Response:
 async def sign_in(request: Request) -> Response:
     """Open a session for a key.
 
-    This form carries no token, since there is no session yet; a form of a stranger's could only
-    sign somebody in with the stranger's own key, and SameSite keeps that from mattering.
+    This form carries no token, since there is no session yet; that it is ours tells the browser,
+    as of every other form (``fields_of``).
     """
     host = request.client.host if request.client else "unknown"
     request.app.state.rates.spend(f"login {host}")

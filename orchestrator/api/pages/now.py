@@ -15,10 +15,11 @@ from events.streams import Backlog
 from orchestrator.api.auth import Caller
 from orchestrator.api.pages import overview
 from orchestrator.api.pages.access import Reader, frame, page_router, parts
-from orchestrator.api.pages.overview import Minute, Server, Work
+from orchestrator.api.pages.overview import Holding, Minute, Server, Work
 from orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
 from orchestrator.api.pages.scale import duration
 from orchestrator.api.parts import Parts
+from sagas.vocabulary import DEFAULT_SERVER
 
 router: Final = page_router()
 
@@ -48,7 +49,7 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
         overview.postgres(here.pool),
         overview.redis_server(here.redis),
     )
-    servers = [postgres, redis, _evolution(here, work)]
+    servers = [postgres, redis, *_evolution(here, work)]
     if who.organization_id is None:  # how far the whole house is behind is nobody else's business
         servers += [*_of_workers(flow), *_of_commands(backlog)]
     tallest = max([1, *(minute.total for minute in work.minutes)]) if work else 1
@@ -57,7 +58,7 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
         "servers": servers,
         "columns": [_column(n, m, tallest) for n, m in enumerate(work.minutes)] if work else [],
         "tallest": tallest,
-        "headline": headline(work),
+        "headline": headline(work, servers),
         "at": work.now if work else datetime.now(UTC),
     }
 
@@ -76,35 +77,47 @@ async def _flow(here: Parts) -> tuple[int, int] | None:
         return None
 
 
-def headline(work: Work | None) -> str:
-    """The state of the house in one sentence."""
+def headline(work: Work | None, servers: Sequence[Server]) -> str:
+    """The state of the house in one sentence; calm is only what needs no second look."""
     if work is None:
         return "Postgres does not answer, so nothing moves."
     active = work.running + work.compensating
     moving = (
         f"{active} {'saga' if active == 1 else 'sagas'} under way" if active else "nothing moves"
     )
+    counts = ((work.held, "held"), (work.retrying, "trying again"), (work.overdue, "overdue"))
+    restless = ", ".join(f"{count} {word}" for count, word in counts if count)
+    said = f"{moving}: {restless}" if restless else moving
     if work.failed:
         verb = "saga needs" if work.failed == 1 else "sagas need"
-        return f"{work.failed} {verb} a person; {moving}."
-    if work.held:
-        return f"{moving.capitalize()}, {work.held} of them held."
+        return f"{work.failed} {verb} a person; {said}."
+    if trouble := [server.name for server in servers if server.verdict == "bad"]:
+        return f"Trouble with {' and '.join(trouble)}; {said}."
+    if restless:
+        return f"{said.capitalize()}."
     return f"All is calm: {moving}." if active else "All is calm, and nothing moves."
 
 
-def _evolution(here: Parts, work: Work | None) -> Server:
-    """As this process's breaker knows it; and what the sagas of all workers wait for."""
-    known = here.world.evolution.state
+def _evolution(here: Parts, work: Work | None) -> list[Server]:
+    """As this process's breakers know them; and what the sagas of all workers wait for."""
+    held = {h.server: h for h in reversed(work.holdings) if h.server} if work else {}
+    names = [*here.world.servers, *sorted(held.keys() - here.world.servers.keys())]
+    return [_one_evolution(here, name, held.get(name)) for name in names]
+
+
+def _one_evolution(here: Parts, server: str, held: Holding | None) -> Server:
+    name = "Evolution" if server == DEFAULT_SERVER else f"Evolution {server}"
+    if server not in here.world.servers:
+        cure = "Put it back into EVOSAGA_EVOLUTION_SERVERS: its sagas are held until then."
+        return Server(name, "bad", "it is not configured here", cure)
+    known = here.world.servers[server].state
     if known.state != "closed":
         said = f"its breaker is {known.state}: {known.reason}"
         cure = f"Sagas are held; the next call in {duration(known.retry_in or 0)}."
-        return Server("Evolution", "bad", said, cure)
-    held = [h for h in work.holdings if h.code.startswith("evolution")] if work else []
+        return Server(name, "bad", said, cure)
     if held:
-        return Server(
-            "Evolution", "warn", held[0].message, "Sagas wait for it, and go on by themselves."
-        )
-    return Server("Evolution", "ok", "calls are let through")
+        return Server(name, "warn", held.message, "Sagas wait for it, and go on by themselves.")
+    return Server(name, "ok", "calls are let through")
 
 
 def _of_workers(flow: tuple[int, int] | None) -> list[Server]:

@@ -33,6 +33,8 @@ class Holding:
     message: str
     count: int
     next_at: datetime | None
+    server: str | None
+    """The Evolution server that they wait for, if it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Work:
     """When the oldest saga under way began."""
     overdue: int
     """Sagas that nobody has taken up although they are due."""
+    stumbled: int
+    """Sagas under way whose last attempt at something failed, held or to be tried again."""
     needs: Sequence[SagaView]
     holdings: Sequence[Holding]
     minutes: Sequence[Minute]
@@ -68,6 +72,11 @@ class Work:
     @property
     def held(self) -> int:
         return sum(holding.count for holding in self.holdings)
+
+    @property
+    def retrying(self) -> int:
+        """Sagas that try something again, or are about to."""
+        return max(0, self.stumbled - self.held)
 
     def begun(self, status: str) -> int:
         """Of those that began in the last hour, how many are in that status now."""
@@ -109,6 +118,7 @@ async def work(pool: Queryable, organization_id: UUID | None) -> Work:
         failed=numbers["failed"],
         oldest=numbers["oldest"],
         overdue=numbers["overdue"],
+        stumbled=numbers["stumbled"],
         needs=needs,
         holdings=[Holding(**dict(row)) for row in holdings],
         minutes=_minutes(numbers["now"], recent),
@@ -164,14 +174,17 @@ def _milliseconds(began: float) -> str:
     return f"{max(1, round((time.monotonic() - began) * 1000))} ms"
 
 
-# Counted by the partial indexes of what is open, so the finished don't matter.
+# Counted by the partial indexes of what is open, so the finished don't matter. One that is being
+# undone bears the reason for that, so there only the number of the attempt tells.
 _NUMBERS: Final = """
 SELECT now() AS now,
        count(*) FILTER (WHERE status = 'running') AS running,
        count(*) FILTER (WHERE status = 'compensating') AS compensating,
        count(*) FILTER (WHERE status = 'failed') AS failed,
        min(created_at) FILTER (WHERE status <> 'failed' AND saga <> 'watch-instance') AS oldest,
-       count(*) FILTER (WHERE status <> 'failed' AND next_at < now() - interval '10 s') AS overdue
+       count(*) FILTER (WHERE status <> 'failed' AND next_at < now() - interval '10 s') AS overdue,
+       count(*) FILTER (WHERE status <> 'failed' AND saga <> 'watch-instance' AND (
+           attempt > 1 OR status = 'running' AND code IS NOT NULL)) AS stumbled
 FROM evosaga.sagas
 WHERE status IN ('running', 'compensating', 'failed')
   AND ($1::uuid IS NULL OR organization_id = $1)
@@ -180,14 +193,17 @@ WHERE status IN ('running', 'compensating', 'failed')
 # A row doesn't say whether its last attempt was held, the event does; only sagas that wait for
 # something are looked at. A watch only waits for the time to pass.
 _HOLDINGS: Final = """
-SELECT s.code, min(s.message) AS message, count(*) AS count, min(s.next_at) AS next_at
+SELECT s.code, min(s.message) AS message, count(*) AS count, min(s.next_at) AS next_at,
+       CASE WHEN s.code LIKE 'evolution%' OR s.code = 'server_unknown'
+            THEN coalesce(b.data -> 'facts' ->> 'server', 'default') END AS server
 FROM evosaga.sagas AS s
+LEFT JOIN evosaga.saga_events AS b ON b.saga_id = s.saga_id AND b.sequence = 0
 JOIN evosaga.saga_events AS e ON e.saga_id = s.saga_id AND e.sequence = s.next_sequence - 1
 WHERE s.status IN ('running', 'compensating') AND s.next_at IS NOT NULL AND s.code IS NOT NULL
   AND ($1::uuid IS NULL OR s.organization_id = $1)
   AND s.saga <> 'watch-instance'
   AND e.type IN ('step.failed', 'compensation.failed') AND e.data ->> 'outcome' = 'held'
-GROUP BY s.code ORDER BY count DESC, s.code LIMIT 10
+GROUP BY s.code, 5 ORDER BY count DESC, s.code, 5 LIMIT 10
 """
 
 _HOUR: Final = """

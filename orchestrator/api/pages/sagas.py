@@ -1,7 +1,7 @@
 """Sagas: a page of them with filters and search, and one with its timeline."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,10 +12,11 @@ from starlette.responses import Response
 from events.model import Recorded
 from orchestrator.api.auth import Caller, visible
 from orchestrator.api.pages.access import Reader, absent, frame, page_router, parts, see_other
-from orchestrator.api.pages.rendering import ROOT, WORDS, respond
+from orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
 from orchestrator.api.pages.telling import cancellable, tell
 from orchestrator.api.parts import Parts
 from orchestrator.decider import IllegalTransition, State, replay
+from orchestrator.moments import moment
 from orchestrator.queries import (
     BadCursor,
     Filter,
@@ -25,18 +26,14 @@ from orchestrator.queries import (
     history,
     list_sagas,
 )
-from orchestrator.why import Case, company, why
+from orchestrator.why import Case, breaker_of, company, server_of, why
 from sagas.create_integration import CREATE_INTEGRATION
 
 router: Final = page_router()
 
 _PAGE: Final = 50
-_SINCE: Final[Mapping[str, timedelta]] = {
-    "15m": timedelta(minutes=15),
-    "1h": timedelta(hours=1),
-    "24h": timedelta(days=1),
-    "7d": timedelta(days=7),
-}
+_FILTERS: Final = ("status", "saga", "organization", "instance", "since")
+_OTHERS: Final = ("q", "cursor")
 _SINCE_SAID: Final = {"15m": "15 minutes", "1h": "hour", "24h": "24 hours", "7d": "7 days"}
 _LIVE_SECONDS: Final = 4.0
 """How long an answer waits for something to happen; the times on the page age meanwhile."""
@@ -44,21 +41,15 @@ _LIVE_SECONDS: Final = 4.0
 
 @router.get(f"{ROOT}/sagas")
 async def listed(request: Request, who: Reader) -> Response:
-    """A page of sagas, newest first. What can't be understood in the address narrows nothing."""
+    """A page of sagas, newest first. What can't be understood in the address is said on it."""
     here = parts(request)
     query = request.query_params
     search = query.get("q", "").strip()[:200]
     if search and (found := await _searched(here, who, search)):
         return see_other(found)
-    asked = {
-        "status": query.get("status", "") if query.get("status") in WORDS else "",
-        "saga": query.get("saga", "").strip()[:80],
-        "organization": query.get("organization", "").strip()[:40],
-        "instance": query.get("instance", "").strip()[:80],
-        "since": query.get("since", "") if query.get("since") in _SINCE else "",
-    }
-    wanted = _filter(asked, who)
     now = await here.pool.fetchval("SELECT now()")
+    asked, ignored = _understood(query, now)
+    wanted = _filter(asked, who, now)
     cursor = query.get("cursor") or None
     page: list[SagaView] = []
     following = None
@@ -73,13 +64,38 @@ async def listed(request: Request, who: Reader) -> Response:
         sagas=page,
         asked=asked,
         search=search,
+        ignored=ignored,
         now=now,
-        names=sorted({name for name, _ in here.catalogue.versions}),
-        since=_SINCE_SAID,
+        names=sorted({name for name, _ in here.catalogue.versions} | {asked["saga"]} - {""}),
+        since={asked["since"]: asked["since"]} | _SINCE_SAID if asked["since"] else _SINCE_SAID,
         older=_address(asked | {"cursor": following}) if following else None,
         newest=_address(asked) if cursor else None,
         filtered=any(asked.values()),
     )
+
+
+def _understood(query: Mapping[str, str], now: datetime) -> tuple[dict[str, str], list[str]]:
+    """The filters, and a sentence for each thing in the address that is none."""
+    asked = {name: query.get(name, "").strip()[:80] for name in _FILTERS}
+    ignored = [
+        f"There is no filter {name[:40]!r}." for name in query if name not in (*_FILTERS, *_OTHERS)
+    ]
+    if asked["status"] and asked["status"] not in WORDS:
+        ignored.append(f"There is no status {asked['status']!r}; there are {', '.join(WORDS)}.")
+        asked["status"] = ""
+    if asked["since"] and asked["since"] not in _SINCE_SAID:
+        try:
+            moment(asked["since"], now)
+        except ValueError as error:
+            ignored.append(sentence(str(error)))
+            asked["since"] = ""
+    if asked["organization"]:
+        try:
+            asked["organization"] = str(UUID(asked["organization"]))
+        except ValueError:
+            ignored.append(f"An organization is a UUID, which {asked['organization']!r} is not.")
+            asked["organization"] = ""
+    return asked, ignored
 
 
 def _address(asked: Mapping[str, str | None]) -> str:
@@ -87,23 +103,19 @@ def _address(asked: Mapping[str, str | None]) -> str:
     return f"{ROOT}/sagas" + (f"?{urlencode(given)}" if given else "")
 
 
-def _filter(asked: Mapping[str, str], who: Caller) -> Filter | None:
-    """None when nothing can fit: a text that is no UUID, or somebody else's organization."""
+def _filter(asked: Mapping[str, str], who: Caller, now: datetime) -> Filter | None:
+    """None when nothing can fit: somebody else's organization."""
     organization = who.organization_id
     if asked["organization"]:
-        try:
-            organization = UUID(asked["organization"])
-        except ValueError:
-            return None
+        organization = UUID(asked["organization"])
         if not visible(who, organization):
             return None
-    since = _SINCE.get(asked["since"])
     return Filter(
         status=asked["status"] or None,
         saga=asked["saga"] or None,
         organization_id=organization,
         instance_name=asked["instance"] or None,
-        since=datetime.now(UTC) - since if since else None,
+        since=moment(asked["since"], now) if asked["since"] else None,
     )
 
 
@@ -126,7 +138,10 @@ async def _searched(here: Parts, who: Caller, text: str) -> str | None:
 
 @router.get(ROOT + "/sagas/{saga_id}")
 async def one(request: Request, who: Reader, saga_id: str) -> Response:
-    """One saga, whole."""
+    """One saga, whole; by its command's id or its instance's name it is found as well."""
+    named = await find_saga(parts(request).pool, saga_id)
+    if named is not None and str(named.saga_id) != saga_id and visible(who, named.organization_id):
+        return see_other(f"{ROOT}/sagas/{named.saga_id}")
     content = await _content(request, who, saga_id)
     return respond("saga.html", **frame(request, who, "sagas"), **content)
 
@@ -164,8 +179,9 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     now = await here.pool.fetchval("SELECT now()")
     definition = here.catalogue.find(view.saga, view.version)
     ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
-    breaker = here.world.evolution.state
-    known = Case(view, definition, told, await company(here.pool), now, ahead, breaker)
+    server = server_of(told)
+    breaker = breaker_of(here.world.servers, server)
+    known = Case(view, definition, told, await company(here.pool), now, ahead, breaker, server)
     state = fold(told)
     everything = request.query_params.get("all") == "1"
     return {

@@ -15,6 +15,7 @@ from orchestrator.integrations import IntegrationView
 from sagas.ownership import UnknownKey
 from sagas.steps import cache
 from sagas.steps.verdicts import Sight
+from sagas.vocabulary import DEFAULT_SERVER
 
 Presence = Literal["there", "absent", "foreign", "half", "unknown"]
 
@@ -37,7 +38,7 @@ async def look(
 ) -> list[Store]:
     """Evolution, Postgres and Redis. ``born`` is the saga that made the instance, if one did."""
     evolution, redis = await asyncio.gather(
-        _evolution(here, instance_name, born), _redis(here, instance_name)
+        _evolution(here, instance_name, row, born), _redis(here, instance_name)
     )
     return [evolution, _postgres(row), redis]
 
@@ -57,14 +58,17 @@ def agreement(stores: Sequence[Store]) -> tuple[Literal["ok", "warn"], str]:
     return "warn", "They do not agree. While a saga is at work that is how it should be."
 
 
-async def _evolution(here: Parts, instance_name: str, born: UUID | None) -> Store:
+async def _evolution(
+    here: Parts, instance_name: str, row: IntegrationView | None, born: UUID | None
+) -> Store:
     try:
         async with asyncio.timeout(_PATIENCE):
-            key_id = await here.pool.fetchval(_KEY_ID, born, instance_name) if born else None
-            if born is None or key_id is None:
+            made = await here.pool.fetchrow(_MADE, born, instance_name) if born else None
+            if born is None or made is None or made["key_id"] is None:
                 return await _older(here, instance_name)
-            token = here.world.keys.instance_token(born, key_id)
-            seen = await here.world.evolution.see(instance_name, token)
+            token = here.world.keys.instance_token(born, made["key_id"])
+            server = row.server if row else made["server"]
+            seen = await here.world.server(server).see(instance_name, token)
     except TimeoutError:
         return _instance("unknown", "No answer in time")
     except UnknownKey as error:
@@ -81,7 +85,7 @@ async def _older(here: Parts, instance_name: str) -> Store:
     found = await connection.integrations(here.pool, names=[instance_name])
     if not found:
         return _instance("unknown", "Nothing tells which instance was meant")
-    seen = await connection.look(here.world.evolution, here.world.keys, found[0])
+    seen = await connection.look(here.world.server(found[0].server), here.world.keys, found[0])
     match seen.state:
         case "absent":
             return _instance("absent", "It is not there")
@@ -115,6 +119,7 @@ def _postgres(row: IntegrationView | None) -> Store:
         "clinic_id": row.clinic_id,
         "organization_id": str(row.organization_id),
         "webhook_url": row.webhook_url,
+        "server": row.server if row.server != DEFAULT_SERVER else None,
     }
     held = [(name, value) for name, value in facts.items() if value]
     return Store("Postgres", "the row", "there", "It is there", held)
@@ -146,7 +151,9 @@ def _facts(raw: bytes) -> list[tuple[str, str]]:
     return [(str(k), str(v)) for k, v in value.items() if v] if isinstance(value, dict) else []
 
 
-_KEY_ID: Final = """
-SELECT data -> 'facts' ->> 'key_id' FROM evosaga.saga_events
+_MADE: Final = """
+SELECT data -> 'facts' ->> 'key_id' AS key_id,
+       coalesce(data -> 'facts' ->> 'server', 'default') AS server
+FROM evosaga.saga_events
 WHERE saga_id = $1 AND sequence = 0 AND type = 'saga.started' AND data ->> 'instance_name' = $2
 """

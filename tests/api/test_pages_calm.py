@@ -1,0 +1,77 @@
+"""When the first page may say that all is calm: only when nothing is worth a second look."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from events.database import Pool
+from orchestrator.api.pages import overview
+from orchestrator.api.pages.now import headline
+from orchestrator.api.pages.overview import Server
+
+FINE = [Server("Postgres", "ok", ""), Server("Evolution", "warn", "")]
+
+
+async def saga(pool: Pool, **columns: Any) -> None:
+    """A status row of a saga under way, as it is when nothing is wrong."""
+    row: dict[str, Any] = {
+        "saga": "create-integration",
+        "status": "running",
+        "step": "evolution",
+        "attempt": 1,
+        "code": None,
+        "due": 60,
+    } | columns
+    await pool.execute(
+        """
+        INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id,
+            command_hash, correlation_id, next_sequence, step, attempt, code, next_at)
+        VALUES ($1::text::uuid, $2, 1, $3, $1, $1, 'h', $1, 1, $4, $5, $6,
+            now() + make_interval(secs => $7))
+        """,
+        str(uuid.uuid4()),
+        row["saga"],
+        row["status"],
+        row["step"],
+        row["attempt"],
+        row["code"],
+        float(row["due"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({}, "All is calm: 1 saga under way."),
+        ({"status": "compensating", "code": "rejected"}, "All is calm: 1 saga under way."),
+        ({"saga": "watch-instance", "attempt": 3}, "All is calm: 1 saga under way."),
+        ({"attempt": 4, "code": "timeout"}, "1 saga under way: 1 trying again."),
+        ({"status": "compensating", "attempt": 2}, "1 saga under way: 1 trying again."),
+        ({"code": "timeout"}, "1 saga under way: 1 trying again."),
+        ({"due": -60}, "1 saga under way: 1 overdue."),
+        ({"attempt": 2, "due": -60}, "1 saga under way: 1 trying again, 1 overdue."),
+        ({"status": "failed"}, "1 saga needs a person; nothing moves."),
+    ],
+)
+async def test_calm_is_only_what_needs_no_second_look(
+    pool: Pool, columns: dict[str, Any], said: str
+) -> None:
+    await saga(pool, **columns)
+    assert headline(await overview.work(pool, None), FINE) == said
+
+
+async def test_a_saga_that_is_held_is_counted_once(pool: Pool) -> None:
+    await saga(pool, code="evolution_unreachable", attempt=2)
+    await pool.execute(
+        "INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id) "
+        "SELECT saga_id, 0, 'step.failed', '{\"outcome\": \"held\"}', 'c' FROM evosaga.sagas"
+    )
+    work = await overview.work(pool, None)
+    assert headline(work, FINE) == "1 saga under way: 1 held."
+
+
+async def test_a_server_that_is_away_is_no_calm(pool: Pool) -> None:
+    away = [*FINE, Server("Redis", "bad", "no answer")]
+    assert headline(await overview.work(pool, None), away) == "Trouble with Redis; nothing moves."
+    assert headline(await overview.work(pool, None), FINE) == "All is calm, and nothing moves."

@@ -1,0 +1,97 @@
+"""``not_accepted`` is for what was not: a command that was committed is never called dead."""
+
+import uuid
+from typing import Any
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+import orchestrator.accept
+import orchestrator.steer
+import orchestrator.worker
+from events.database import Pool
+from orchestrator.accept import Request
+from orchestrator.app import running_worker
+from orchestrator.config import Settings
+from orchestrator.local.evolution import SimulatedEvolution
+from tests.driving import create, dead_letters, nothing_pending, outcome, publish
+from tests.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 0.3)
+
+
+async def test_a_command_that_was_committed_before_we_stumbled_is_no_dead_letter(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tries = orchestrator.accept.accept, 0
+
+    async def stumble(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+        nonlocal tries
+        await real(pool, world, None, requests)
+        tries += 1
+        raise RuntimeError("a bug, after the commit")
+
+    monkeypatch.setattr(orchestrator.worker, "accept", stumble)
+    command = create()
+    await publish(redis, command)
+    async with running_worker(settings):
+        assert (await outcome(pool, command["id"])).status == "completed"
+        await eventually(lambda: nothing_pending(redis))
+    assert tries == 3
+    assert await dead_letters(redis) == []
+
+
+async def test_a_cancel_that_was_obeyed_before_we_stumbled_is_no_dead_letter(
+    settings: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = orchestrator.steer.steer
+
+    async def stumble(*given: Any) -> Any:
+        await real(*given)
+        raise RuntimeError("a bug, after the commit")
+
+    monkeypatch.setattr(orchestrator.worker, "steer", stumble)
+    evolution.arm("licence", operation="create", times=None)
+    command = create()
+    await publish(redis, command)
+    async with running_worker(settings):
+        await publish(
+            redis,
+            {
+                "id": str(uuid.uuid4()),
+                "type": "saga.cancel",
+                "data": {"saga_id": command["id"]},
+            },
+        )
+        assert (await outcome(pool, command["id"])).status == "compensated"
+        await eventually(lambda: nothing_pending(redis))
+    assert await dead_letters(redis) == []
+
+
+async def test_who_keeps_losing_against_others_is_no_poison(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tries = orchestrator.accept.accept, 0
+
+    async def lose(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 4:
+            raise asyncpg.UniqueViolationError("somebody else was quicker")
+        return await real(pool, world, worker, requests)
+
+    monkeypatch.setattr(orchestrator.worker, "accept", lose)
+    command = create()
+    await publish(redis, command)
+    async with running_worker(settings):
+        assert (await outcome(pool, command["id"])).status == "completed"
+        await eventually(lambda: nothing_pending(redis))
+    assert await dead_letters(redis) == []
