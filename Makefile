@@ -15,7 +15,8 @@ PYTEST = .venv/bin/python -m pytest
 # Most tests wait for a server, so four at a time keep two cores busy. Each has servers of its own.
 JOBS = 4
 
-unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__
+# Without bytecode each of the many processes of a test run would compile what it imports.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__ PYTHONDONTWRITEBYTECODE
 
 .PHONY: all help setup demo dev test test-docker chaos bench lint format lock clean
 
@@ -35,7 +36,7 @@ dev: setup ## everything on the embedded servers, until Ctrl-C
 	@.venv/bin/evosaga dev $(ARGS)
 
 test: setup ## the whole test suite on the embedded servers
-	@$(PYTEST) -n $(JOBS) $(ARGS)
+	@$(PYTEST) -n $(JOBS) --dist worksteal $(ARGS)
 
 test-docker: setup ## the same suite on servers in Docker containers
 	@$(PYTEST) --servers=docker $(ARGS)

@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from events.database import Pool
 from orchestrator.config import Settings
 from orchestrator.queries import living_workers
 from tests.conftest import API_KEY, SECRET
+from tests.preloaded import forkserver, run_verb
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
@@ -52,24 +54,59 @@ class Evosaga:
         merged = {**self.variables, **changed}
         return Evosaga(self.folder, {k: v for k, v in merged.items() if v is not None})
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **self.variables}
+
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **self.variables}
+        """A process from its first byte on: what starts and stops is tested as well."""
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "orchestrator.cli", *arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.folder,
-            env=environment,
+            env=self.environment,
         )
 
     async def __call__(self, *arguments: str) -> Ran:
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
+        """Run a verb to its end."""
+        ran = await forked(arguments, self.environment, self.folder)
         assert "Traceback" not in ran.err, ran.err
         assert "\x1b" not in ran.out, "colours in a pipe"
         return ran
+
+
+async def forked(
+    arguments: Sequence[str], environment: dict[str, str], folder: Path, timeout: float = 60
+) -> Ran:
+    """Run a verb in a process that need not import anything any more."""
+    context = forkserver()
+    (out, its_out), (err, its_err) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+    with its_out, its_err:
+        given = (arguments, environment, folder, its_out, its_err)
+        process = context.Process(target=run_verb, args=given, daemon=True)
+        # In a thread, since the first one waits until the server has imported everything.
+        await asyncio.to_thread(process.start)
+    try:
+        said = await asyncio.wait_for(asyncio.gather(everything(out), everything(err)), timeout)
+        await eventually(lambda: process.exitcode is not None, 10, 0.005, "it to end")
+        assert process.exitcode is not None
+        return Ran(process.exitcode, *(text.decode() for text in said))
+    finally:
+        process.kill()
+
+
+async def everything(pipe: Connection) -> bytes:
+    """What comes out of it until its other end is closed."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(pipe.fileno()), "rb", 0)
+    )
+    pipe.close()
+    try:
+        return await reader.read()
+    finally:
+        transport.close()
 
 
 def commandline(folder: Path, settings: Settings) -> Evosaga:

@@ -1,21 +1,18 @@
 """Real servers for every test that touches one, started by the project itself.
 
-``--servers=docker`` runs the same suite on testcontainers. Each test gets a database of its own,
-copied from a migrated template, an empty Valkey and a simulated Evolution server.
+``--servers=docker`` runs the same suite on testcontainers. Each test gets a migrated and empty
+database, an empty Valkey and a simulated Evolution server.
 """
 
 import socket
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import asyncpg
 import httpx
 import pytest
 from redis.asyncio import Redis
 
-import migrations
 from events import streams
 from events.database import Pool, open_pool
 from orchestrator.config import Settings, load_settings
@@ -25,7 +22,10 @@ from orchestrator.local.postgres import local_postgres
 from orchestrator.local.valkey import local_valkey
 from sagas.ownership import KeyRing
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.tls import trusted
 from sagas.world import World
+from tests.databases import Databases, another
+from tests.databases import databases as make_databases
 
 API_KEY = "the-global-key-of-the-tests"
 SECRET = "a-secret-key-of-thirty-two-bytes-or-more"
@@ -40,8 +40,7 @@ class Servers:
 
     def database(self, name: str) -> str:
         """The URL of another database on the same server."""
-        parts = urlsplit(self.postgres)
-        return parts._replace(path=f"/{name}").geturl()
+        return another(self.postgres, name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,28 +100,19 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-async def template(servers: Servers) -> str:
-    """A migrated database that the tests' databases are copied from."""
-    admin = await asyncpg.connect(servers.postgres)
-    # Hundreds of databases are made here, and nobody pulls the plug of the machine. Tests that
-    # kill a Postgres have one of their own, as it comes.
-    await admin.execute("ALTER SYSTEM SET fsync = off")
-    await admin.execute("SELECT pg_reload_conf()")
-    await admin.execute("CREATE DATABASE evosaga_template")
-    await admin.close()
-    await migrations.migrate(servers.database("evosaga_template"))
-    return "evosaga_template"
+async def databases(servers: Servers) -> AsyncIterator[Databases]:
+    """Migrated databases, one after another."""
+    databases = await make_databases(servers.postgres)
+    yield databases
+    await databases.admin.close()
 
 
 @pytest.fixture
-async def database_url(servers: Servers, template: str) -> AsyncIterator[str]:
-    """A migrated database of the test's own, dropped at once: a thousand of them fill a disk."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = await asyncpg.connect(servers.postgres)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield servers.database(name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+async def database_url(databases: Databases) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    name = await databases.take()
+    yield databases.url(name)
+    await databases.give_back(name)
 
 
 @pytest.fixture
@@ -171,8 +161,8 @@ def settings(
 async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[World]:
     """What steps may touch, for tests that call them without a worker."""
     api = EvolutionApi(evolution.url, API_KEY, timeout=0.3)
-    async with api, httpx.AsyncClient(trust_env=False) as http:
-        yield World(api, redis, http, KeyRing([SECRET]), quiet_seconds=0.3)
+    async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
+        yield World({"default": api}, redis, http, KeyRing([SECRET]), quiet_seconds=0.3)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def _environment(servers: LocalServers, evolution_url: str, api_key: str) -> dic
         "EVOSAGA_REDIS_URL": servers.valkey.url,
         "EVOSAGA_EVOLUTION_URL": evolution_url,
         "EVOSAGA_EVOLUTION_API_KEY": api_key,
+        "EVOSAGA_EVOLUTION_SERVERS": "",
         "EVOSAGA_SECRET_KEY": secrets.token_hex(32),
         "EVOSAGA_QUIET_SECONDS": "1",
         "EVOSAGA_LOG_FORMAT": "json",

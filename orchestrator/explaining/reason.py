@@ -9,20 +9,23 @@ from events.model import Recorded
 from orchestrator.queries import SagaView
 from sagas.definition import Saga
 from sagas.steps.breaker import BreakerState
+from sagas.vocabulary import DEFAULT_SERVER
 
 
 @dataclass(frozen=True, slots=True)
 class Why:
     """``headline`` and ``details`` are sentences, the most telling first.
 
-    ``next_at``: when it goes on by itself, as far as anybody knows. ``cure``: what a person can
-    do about it; None when there is nothing to do.
+    ``next_at``: when it goes on by itself, as far as anybody knows; when ``in_flight``, an attempt
+    is out and that is its time limit. ``cure``: what a person can do about it; None when there is
+    nothing to do.
     """
 
     headline: str
     details: tuple[str, ...] = ()
     next_at: datetime | None = None
     cure: str | None = None
+    in_flight: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -31,6 +34,7 @@ class Why:
             "details": list(self.details),
             "next_at": self.next_at.isoformat() if self.next_at else None,
             "cure": self.cure,
+            "in_flight": self.in_flight,
         }
 
 
@@ -59,7 +63,7 @@ class Case:
 
     ``saga``: its definition, None when this release has none. ``history``: None when this release
     can't read it. ``ahead``: the saga it waits behind, if any. ``breaker``: how this process finds
-    the Evolution server to be doing.
+    the saga's Evolution server to be doing, and ``server`` the name of that one.
     """
 
     view: SagaView
@@ -69,6 +73,7 @@ class Case:
     now: datetime
     ahead: SagaView | None = None
     breaker: BreakerState | None = None
+    server: str = DEFAULT_SERVER
 
 
 def who_could(case: Case) -> tuple[str, ...]:

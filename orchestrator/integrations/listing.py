@@ -24,6 +24,7 @@ class IntegrationView:
     name: str | None
     channel: str | None
     webhook_url: str | None
+    server: str
     status: str
     enabled: bool
     whatsapp_number: str | None
@@ -75,6 +76,7 @@ _SELECT: Final = """
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'name' AS name,
        row.config ->> 'channel' AS channel, row.config ->> 'webhook_url' AS webhook_url,
+       coalesce(row.config ->> 'server', 'default') AS server,
        row.status, row.enabled, row.whatsapp_number, row.created_at, row.updated_at,
        last.saga_id AS last_saga_id, last.saga AS last_saga, last.status AS last_status
 FROM healthcare.integrations AS row

@@ -1,0 +1,1 @@
+"""How commands come in: read, understood, admitted, accepted together."""

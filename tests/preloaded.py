@@ -1,0 +1,50 @@
+"""What a fork server has imported already, so that the processes it forks are up at once.
+
+To start Python and import the product takes most of a second, many times what a verb of the
+command line or the first second of a worker takes. What is forked is a process like any other:
+with an environment, a folder, streams, signals and an exit code of its own.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+from orchestrator.cli import main
+
+
+def forkserver() -> ForkServerContext:
+    """It is started with the first process that it forks, and ends with this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.everything"])
+    return context
+
+
+def run_verb(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    out: Connection,
+    err: Connection,
+) -> None:
+    """``python -W error -m orchestrator.cli`` from where its imports are over."""
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    out.close()
+    err.close()
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    sys.argv = ["evosaga", *arguments]
+    warnings.simplefilter("error")
+    raise SystemExit(main(arguments))
