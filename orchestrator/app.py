@@ -20,7 +20,7 @@ from events.log import EventLog
 from events.relay import Relay
 from orchestrator.config import Settings, SettingsError, servers_of, split_secrets
 from orchestrator.engine import Engine
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.keeping.chores import Chores, chores_of
 from orchestrator.lease import Lease
 from orchestrator.recovery import Recovery, tidy

@@ -19,9 +19,9 @@ from events.model import (
     StepFailed,
     StepSucceeded,
 )
-from orchestrator.decider import InFlight
 from orchestrator.lease import LeaseLost
 from orchestrator.live import Live
+from orchestrator.state import InFlight
 from sagas.definition import InCommit
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.world import StepContext, World

@@ -1,7 +1,7 @@
 """Every decision about a saga, in one pure place: no clock, no I/O, no async.
 
-The theory. A saga's history is a list of events. ``evolve`` folds one event into a ``State``;
-``decide`` looks at a state and says the one thing to do next:
+The theory. A saga's history is a list of events, and ``orchestrator.state`` folds it into a
+``State``. ``decide`` looks at a state and says the one thing to do next:
 
     Run      carry out an attempt of a step, forward or compensating, after a delay
     Record   append this decision to the history, then ask again
@@ -28,44 +28,27 @@ An attempt lost with its worker leaves the step in doubt as well, but mostly say
 it: its worker was killed, paused, or had more to do than it could bear. So losses are counted
 apart. The first is made good at once, the next after growing pauses, and only when a step has
 lost ``LOSSES`` times as many attempts as it has is it given up on: it may be what kills them.
-
-An event that doesn't fit the state raises ``IllegalTransition``, and nothing changes.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 from events.model import (
     CompensationBegan,
     CompensationFailed,
     CompensationStarted,
-    CompensationSucceeded,
     Direction,
-    SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
     SagaEvent,
     SagaFailed,
-    SagaRejected,
-    SagaResumed,
     SagaStarted,
     StepFailed,
     StepStarted,
-    StepSucceeded,
 )
+from orchestrator.state import IllegalTransition, Progress, State, evolve
 from sagas.definition import Effect, InCommit, Kind, Saga, Step
-
-Status: TypeAlias = Literal[
-    "running", "compensating", "completed", "compensated", "failed", "rejected"
-]
-OPEN: Final[frozenset[Status]] = frozenset({"running", "compensating", "failed"})
-"""The statuses that hold a business key."""
-
-DEADLINE: Final = "deadline"
-"""Who asks for the cancel when a saga's own time is up."""
 
 WORKER_LOST: Final = "worker_lost"
 """Failure code of an attempt whose worker vanished."""
@@ -74,84 +57,6 @@ LOSSES: Final = 3
 """A step may lose so many times its own attempts with their workers."""
 
 _HOLD_FIRST, _HOLD_CAP = 0.5, 30.0
-
-
-class IllegalTransition(Exception):
-    """An event does not fit the state it was applied to.
-
-    The history is written by this product alone, so this is our fault: a bug, or a log that was
-    changed by hand.
-    """
-
-
-class Progress(NamedTuple):
-    """How far one step is. ``attempts`` count since the start or the last replay.
-
-    ``lost``: so many of them ended with their worker, and are not held against the step.
-    """
-
-    attempts: int = 0
-    in_doubt: bool = False
-    result: Mapping[str, Any] | None = None
-    undo_attempts: int = 0
-    undo_in_doubt: bool = False
-    undone: bool = False
-    lost: int = 0
-    undo_lost: int = 0
-
-    @property
-    def done(self) -> bool:
-        return self.result is not None
-
-    def counted(self, direction: Direction) -> tuple[int, int]:
-        """The attempts that count as the step's own, and those that were lost."""
-        if direction == "forward":
-            return self.attempts - self.lost, self.lost
-        return self.undo_attempts - self.undo_lost, self.undo_lost
-
-    def used_up(self, step: Step, direction: Direction) -> bool:
-        """Whether the step may not be tried again without a person's word."""
-        own, lost = self.counted(direction)
-        return own >= step.retry.attempts or lost >= LOSSES * step.retry.attempts
-
-
-_UNTOUCHED: Final = Progress()
-
-
-class InFlight(NamedTuple):
-    step: str
-    direction: Direction
-    attempt: int
-    worker: str
-
-
-class State(NamedTuple):
-    """What a history amounts to. ``sequence`` is where the next event goes.
-
-    A named tuple, since every event makes a new one: copying a dataclass takes six times as long.
-    """
-
-    sequence: int = 0
-    status: Status | None = None
-    start: SagaStarted | SagaRejected | None = None
-    direction: Direction = "forward"
-    steps: Mapping[str, Progress] = MappingProxyType({})
-    undoing: tuple[str, ...] = ()
-    in_flight: InFlight | None = None
-    failure: StepFailed | CompensationFailed | None = None
-    """The newest failed attempt of the step that is due; None after a success."""
-    holds: int = 0
-    """How often in a row the due step was held."""
-    cancel_requested: bool = False
-    out_of_time: bool = False
-    """Whether its own deadline was the first to ask for the cancel."""
-    turned: CompensationBegan | None = None
-    parked: SagaFailed | None = None
-    runs: int = 1
-    """1, and one more for every replay."""
-
-    def progress(self, step: str) -> Progress:
-        return self.steps.get(step, _UNTOUCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +87,6 @@ class Rest:
 
 
 NextAction: TypeAlias = Run | Record | Rest
-
-
-# --- decide -----------------------------------------------------------------------------------
 
 
 def decide(saga: Saga, state: State) -> NextAction:
@@ -304,7 +206,7 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
         return Run(due, "forward", progress.attempts + 1)
     if failure.outcome == "held":
         return Run(due, "forward", max(progress.attempts, 1), _hold(state, failure))
-    if failure.outcome == "unknown" and not progress.used_up(due, "forward"):
+    if failure.outcome == "unknown" and not _used_up(progress, due, "forward"):
         return Run(due, "forward", progress.attempts + 1, _backoff(state, due, failure))
     may_turn = due.kind is Kind.COMPENSATABLE or (
         due.kind is Kind.PIVOT and failure.outcome == "rejected" and not progress.in_doubt
@@ -326,9 +228,15 @@ def _decide_backward(saga: Saga, state: State) -> NextAction:
         return Run(due, "compensation", attempts + 1)
     if failure.outcome == "held":
         return Run(due, "compensation", max(attempts, 1), _hold(state, failure))
-    if not progress.used_up(due, "compensation"):
+    if not _used_up(progress, due, "compensation"):
         return Run(due, "compensation", attempts + 1, _backoff(state, due, failure))
     return Record(_park(due, "compensation", failure))
+
+
+def _used_up(progress: Progress, step: Step, direction: Direction) -> bool:
+    """Whether the step may not be tried again without a person's word."""
+    own, lost = progress.counted(direction)
+    return own >= step.retry.attempts or lost >= LOSSES * step.retry.attempts
 
 
 def _turn(
@@ -384,179 +292,3 @@ def _jitter(state: State, failure: StepFailed | CompensationFailed, delay: float
     seed = f"{state.start.command_id}/{failure.step}/{failure.attempt}/{state.holds}"
     share = int.from_bytes(blake2b(seed.encode(), digest_size=4).digest()) / 2**32
     return round(delay * (0.75 + 0.5 * share), 3)
-
-
-# --- evolve -----------------------------------------------------------------------------------
-
-
-def replay(history: Iterable[SagaEvent]) -> State:
-    """The state a whole history amounts to."""
-    state = State()
-    for event in history:
-        state = evolve(state, event)
-    return state
-
-
-def evolve(state: State, event: SagaEvent) -> State:
-    """The state after one more event. Raises ``IllegalTransition`` when it doesn't fit."""
-    match event:
-        case SagaStarted():
-            _demand(state.status is None, event, "the saga has begun already")
-            new = state._replace(status="running", start=event)
-        case SagaRejected():
-            _demand(state.status is None, event, "the saga has begun already")
-            new = state._replace(status="rejected", start=event)
-        case StepStarted() | CompensationStarted():
-            new = _evolve_started(state, event)
-        case StepSucceeded() | CompensationSucceeded():
-            new = _evolve_succeeded(state, event)
-        case StepFailed() | CompensationFailed():
-            new = _evolve_failed(state, event)
-        case CompensationBegan():
-            _demand(state.status == "running" and not state.in_flight, event, "it can't turn now")
-            new = state._replace(
-                status="compensating",
-                direction="compensation",
-                undoing=event.steps,
-                turned=event,
-                failure=None,
-                holds=0,
-            )
-        case SagaCompleted():
-            _demand(state.status == "running" and not state.in_flight, event, "it isn't running")
-            new = state._replace(status="completed", failure=None)
-        case SagaCompensated():
-            _demand(
-                state.status == "compensating" and not state.undoing, event, "work is left to undo"
-            )
-            new = state._replace(status="compensated", failure=None)
-        case SagaFailed():
-            _demand(
-                state.status in ("running", "compensating") and not state.in_flight,
-                event,
-                "only a saga at rest can be parked",
-            )
-            new = state._replace(status="failed", parked=event)
-        case SagaResumed():
-            _demand(state.status == "failed", event, "only a parked saga is resumed")
-            new = _redo(_unpark(state)._replace(runs=state.runs + 1), event)
-        case SagaCancelRequested():
-            _demand(state.status in OPEN, event, "the saga is over")
-            late = state.out_of_time or (event.by == DEADLINE and not state.cancel_requested)
-            new = _unpark(state)._replace(cancel_requested=True, out_of_time=late)
-        case never:
-            assert_never(never)
-    return State(state.sequence + 1, *new[1:])  # what ``_replace`` does, at a quarter of its cost
-
-
-def _evolve_started(state: State, event: StepStarted | CompensationStarted) -> State:
-    direction: Direction = "forward" if isinstance(event, StepStarted) else "compensation"
-    _demand(
-        state.status in ("running", "compensating")
-        and state.in_flight is None
-        and state.direction == direction,
-        event,
-        "another attempt is out, or the saga goes the other way",
-    )
-    progress = state.progress(event.step)
-    if direction == "forward":
-        _demand(not progress.done, event, "the step is done already")
-        progress = progress._replace(attempts=event.attempt)
-    else:
-        _demand(state.undoing[:1] == (event.step,), event, "it is not this step's turn")
-        progress = progress._replace(undo_attempts=event.attempt)
-    flight = InFlight(event.step, direction, event.attempt, event.worker)
-    return state._replace(in_flight=flight, steps={**state.steps, event.step: progress})
-
-
-def _evolve_succeeded(state: State, event: StepSucceeded | CompensationSucceeded) -> State:
-    flight = _landing(state, event, "forward" if isinstance(event, StepSucceeded) else None)
-    progress = state.progress(event.step)
-    if flight.direction == "forward":
-        progress = progress._replace(result=event.result, in_doubt=False)
-        undoing = state.undoing
-    else:
-        progress = progress._replace(undone=True, in_doubt=False)
-        undoing = state.undoing[1:]
-    return state._replace(
-        in_flight=None,
-        failure=None,
-        holds=0,
-        undoing=undoing,
-        steps={**state.steps, event.step: progress},
-    )
-
-
-def _evolve_failed(state: State, event: StepFailed | CompensationFailed) -> State:
-    _landing(state, event, "forward" if isinstance(event, StepFailed) else None)
-    progress = state.progress(event.step)
-    if isinstance(event, StepFailed) and (event.outcome == "unknown" or event.in_doubt):
-        progress = progress._replace(in_doubt=True)
-    if isinstance(event, CompensationFailed) and event.outcome == "unknown":
-        progress = progress._replace(undo_in_doubt=True)
-    if event.lost and isinstance(event, StepFailed):
-        progress = progress._replace(lost=progress.lost + 1)
-    elif event.lost:
-        progress = progress._replace(undo_lost=progress.undo_lost + 1)
-    return state._replace(
-        in_flight=None,
-        failure=event,
-        holds=state.holds + 1 if event.outcome == "held" else 0,
-        steps={**state.steps, event.step: progress},
-    )
-
-
-def _landing(
-    state: State,
-    event: StepSucceeded | StepFailed | CompensationSucceeded | CompensationFailed,
-    forward: Literal["forward"] | None,
-) -> InFlight:
-    """The attempt an outcome belongs to."""
-    flight = state.in_flight
-    if flight is None:
-        raise IllegalTransition(f"{event.type} of {event.step!r}, but no attempt is in flight")
-    direction = forward or "compensation"
-    _demand(
-        (flight.step, flight.direction, flight.attempt) == (event.step, direction, event.attempt),
-        event,
-        f"the attempt in flight is {flight.direction} {flight.step!r} number {flight.attempt}",
-    )
-    return flight
-
-
-def _unpark(state: State) -> State:
-    """A parked saga goes on where it stood, with fresh attempts; others are left as they are.
-
-    The step that is due looks before it acts: meanwhile a person may have mended things.
-    """
-    if state.status != "failed" or state.parked is None:
-        return state
-    name = state.parked.step
-    fresh = state.progress(name)._replace(attempts=0, undo_attempts=0, lost=0, undo_lost=0)
-    if state.direction == "forward":
-        fresh = fresh._replace(in_doubt=True)
-    else:
-        fresh = fresh._replace(undo_in_doubt=True)
-    return state._replace(
-        status="running" if state.direction == "forward" else "compensating",
-        parked=None,
-        failure=None,
-        holds=0,
-        steps={**state.steps, name: fresh},
-    )
-
-
-def _redo(state: State, event: SagaResumed) -> State:
-    """Steps whose effect is gone are due again, and in doubt: their undo must include them."""
-    gone = {name: Progress(in_doubt=True) for name in event.redo or ()}
-    _demand(
-        not gone or (state.direction == "forward" and all(state.progress(n).done for n in gone)),
-        event,
-        "only steps that were done can be done again",
-    )
-    return state._replace(steps={**state.steps, **gone})
-
-
-def _demand(fits: bool, event: SagaEvent, otherwise: str) -> None:
-    if not fits:
-        raise IllegalTransition(f"{event.type} does not fit: {otherwise}")

@@ -30,22 +30,11 @@ from events.model import (
 )
 from orchestrator.attempt import carry_out, context, stumble, where
 from orchestrator.attempt import fact as fact_of
-from orchestrator.decider import (
-    DEADLINE,
-    Rest,
-    Run,
-    State,
-    advance,
-    decide,
-    evolve,
-    expires,
-    intent,
-    kept_back,
-    lost,
-)
+from orchestrator.decider import Rest, Run, advance, decide, expires, intent, kept_back, lost
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
 from orchestrator.projection import LEASE_MARGIN, row
+from orchestrator.state import DEADLINE, State, evolve
 from orchestrator.stumbling import Stumbles
 from sagas.catalogue import Catalogue
 from sagas.definition import InCommit

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from events.model import Recorded, SagaEvent, SagaFailed, SagaResumed, StepFailed
-from orchestrator.decider import State, evolve, replay
+from orchestrator.state import State, evolve, replay
 from sagas.catalogue import Catalogue
 from sagas.definition import Saga
 

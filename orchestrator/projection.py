@@ -5,7 +5,8 @@ Pure, and used for every append, so that the rows can be had again from the log.
 
 from events.appending import Row
 from events.model import SagaRejected
-from orchestrator.decider import Rest, Run, State
+from orchestrator.decider import Rest, Run
+from orchestrator.state import State
 
 LEASE_MARGIN = 10.0
 """Seconds a lease outlives the step's own timeout, so that a timeout is said before it is over."""

@@ -20,10 +20,10 @@ from events import streams, syncpoints
 from events.commands import BadCommand, Command, read_command
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
-from orchestrator.accept import Accepted, Request, accept, understand
 from orchestrator.engine import Engine
-from orchestrator.reading import Message, subscribed
-from orchestrator.steer import STEERING, Again, Steering, steer
+from orchestrator.intake.accept import Accepted, Request, accept, understand
+from orchestrator.intake.reading import Message, subscribed
+from orchestrator.steering.steer import STEERING, Again, Steering, steer
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.worker")

@@ -13,9 +13,10 @@ from events import streams
 from events.database import Pool
 from events.log import EventLog, recorded_from
 from events.model import Recorded
-from orchestrator.decider import advance, replay
+from orchestrator.decider import advance
 from orchestrator.projection import row
 from orchestrator.queries import SagaView, find_saga, history
+from orchestrator.state import replay
 from sagas.catalogue import Catalogue, catalogue_of, load
 from sagas.definition import Retry
 from tests.waiting import eventually

@@ -13,7 +13,7 @@ from orchestrator.api import shapes
 from orchestrator.api.commands import EXAMPLE, SCHEMA
 from orchestrator.api.openapi import plain
 from orchestrator.api.parts import Here
-from orchestrator.steer import STEERING, Steering
+from orchestrator.steering.steer import STEERING, Steering
 from sagas.catalogue import Catalogue
 from sagas.steps.notify import ADDED, REMOVED
 

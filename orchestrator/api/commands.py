@@ -8,15 +8,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from events.commands import BadCommand, Command, read_command
-from orchestrator.accept import checked, understand, unknown_type
 from orchestrator.api import shapes
 from orchestrator.api.auth import Caller, Who, visible
 from orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from orchestrator.api.parts import Here, Parts
 from orchestrator.api.problems import Problem
 from orchestrator.api.submitting import as_it_is, submit
+from orchestrator.intake.accept import checked, understand, unknown_type
 from orchestrator.queries import find_saga
-from orchestrator.steer import STEERING, Steering
+from orchestrator.steering.steer import STEERING, Steering
 
 router: Final = APIRouter(tags=["commands"])
 

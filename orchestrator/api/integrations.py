@@ -9,7 +9,6 @@ from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
 from events.commands import BadCommand, Command
-from orchestrator.accept import Accepted, understand
 from orchestrator.api import shapes
 from orchestrator.api.auth import Caller, Who, visible
 from orchestrator.api.openapi import EVERYWHERE, json_body, problems
@@ -26,9 +25,10 @@ from orchestrator.api.submitting import (
     submit,
 )
 from orchestrator.api.watch import Watch, Watching
-from orchestrator.decider import OPEN
-from orchestrator.integrations import IntegrationView, find_integration, list_integrations
+from orchestrator.intake.accept import Accepted, understand
+from orchestrator.integrations.listing import IntegrationView, find_integration, list_integrations
 from orchestrator.queries import Filter, SagaView, find_saga, history, list_sagas
+from orchestrator.state import OPEN
 from sagas.create_integration import CreateIntegration
 
 router: Final = APIRouter(tags=["integrations"])

@@ -12,7 +12,7 @@ from events.database import Pool
 from events.log import EventLog
 from orchestrator.config import Settings
 from orchestrator.engine import Engine
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.worker import CommandReader
 from sagas.catalogue import Catalogue
 from sagas.world import World

@@ -10,7 +10,7 @@ from orchestrator.api.integrations import find
 from orchestrator.api.openapi import EVERYWHERE, problems
 from orchestrator.api.parts import Here
 from orchestrator.api.problems import Problem
-from orchestrator.pairing import current_qr
+from orchestrator.integrations.pairing import current_qr
 
 router: Final = APIRouter(tags=["integrations"])
 

@@ -17,10 +17,10 @@ from orchestrator.api.problems import Problem
 from orchestrator.api.streaming import last_seen, tell
 from orchestrator.api.submitting import IdempotencyKey, as_it_is, body_object, command_id, submit
 from orchestrator.api.watch import Watching
-from orchestrator.decider import Status
+from orchestrator.explaining.why import why_of
 from orchestrator.queries import Filter, SagaView, find_saga, history, list_sagas
-from orchestrator.replay import plan_of
-from orchestrator.why import why_of
+from orchestrator.state import Status
+from orchestrator.steering.replay import plan_of
 
 router: Final = APIRouter(tags=["sagas"])
 _MOST_STREAMS: Final = 100

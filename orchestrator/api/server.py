@@ -14,7 +14,7 @@ from orchestrator import app
 from orchestrator.api.application import create_app
 from orchestrator.api.parts import Parts
 from orchestrator.config import Settings
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from sagas import catalogue
 
 _logger = structlog.get_logger("evosaga.api")

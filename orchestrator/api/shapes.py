@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from events import telling
 from events.model import Recorded
-from orchestrator.decider import Status
-from orchestrator.integrations import IntegrationView
+from orchestrator.integrations.listing import IntegrationView
 from orchestrator.queries import SagaView
+from orchestrator.state import Status
 
 SAGA_ID: Final = "0197a3c4-5d2e-7c10-8a51-5f0a6f3b2c11"
 ORGANIZATION_ID: Final = "4e8ddba1-ad52-4613-9a03-ec64636b3f6c"

@@ -14,12 +14,12 @@ from uuid_utils.compat import uuid7
 
 from events.commands import BadCommand, Command, read_json
 from events.database import Pool
-from orchestrator.accept import Accepted
 from orchestrator.api.auth import Caller
 from orchestrator.api.parts import Parts
 from orchestrator.api.problems import Problem
 from orchestrator.api.shapes import Submitted
 from orchestrator.api.watch import Watch
+from orchestrator.intake.accept import Accepted
 from orchestrator.queries import SagaView, find_saga
 
 _logger = structlog.get_logger("evosaga.api")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from events.database import Pool
-    from orchestrator.accept import Request
     from orchestrator.cli.following import Seen
     from orchestrator.config import Settings
+    from orchestrator.intake.accept import Request
 
 _DEAD_EVERY: Final = 0.3
 _WORKERS_EVERY: Final = 3.0
@@ -61,7 +61,7 @@ def new_id() -> str:
 
 def _ask(type_: str, given: dict[str, Any], arguments: argparse.Namespace, out: Output) -> int:
     from events.commands import read_command
-    from orchestrator.accept import understand
+    from orchestrator.intake.accept import understand
     from sagas import catalogue
 
     data = {name: value for name, value in given.items() if value is not None}
@@ -154,7 +154,7 @@ async def raise_if_dead(redis: Redis, message_id: str) -> None:
     A wish that was understood and refused is answered with that, and its letter taken away.
     """
     from events import streams
-    from orchestrator.steer import REFUSALS
+    from orchestrator.steering.steer import REFUSALS
 
     # Both streams take their ids from the same clock, so older letters can't be about ours.
     after = f"{int(message_id.partition('-')[0]) - 1}"

@@ -146,7 +146,7 @@ async def _look(pool: Pool, wishes: Sequence[Wish]) -> None:
 async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) -> str:
     """Note who was refused, and take the letters that say no more than the report will."""
     from events import streams
-    from orchestrator.steer import REFUSALS
+    from orchestrator.steering.steer import REFUSALS
 
     refusals, after = await streams.refusals(redis, after)
     by_message = {wish.message_id: wish for wish in wishes if wish.message_id}

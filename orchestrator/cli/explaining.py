@@ -15,7 +15,7 @@ from orchestrator.cli.wrapping import say
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
-    from orchestrator.reason import Why
+    from orchestrator.explaining.reason import Why
 
 
 def why(arguments: argparse.Namespace, out: Output) -> int:
@@ -25,7 +25,7 @@ def why(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _why(settings: Settings, reference: str, out: Output) -> int:
-    from orchestrator.why import why_of
+    from orchestrator.explaining.why import why_of
     from sagas import catalogue
 
     async with places.postgres(settings) as pool:

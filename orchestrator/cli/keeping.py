@@ -51,7 +51,7 @@ def quiet(settings: Settings, out: Output) -> None:
 async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from events.log import EventLog
     from orchestrator.app import world
-    from orchestrator.gate import Gate
+    from orchestrator.intake.gate import Gate
     from orchestrator.keeping.listing import CantLook
     from orchestrator.keeping.reconcile import Keeper, UnknownChoice
     from sagas import catalogue

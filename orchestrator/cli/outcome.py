@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cli.output import Output
 from orchestrator.cli.reading import document
 from orchestrator.cli.trouble import DONE, UNFINISHED
-from orchestrator.story import steps_of, undone
+from orchestrator.explaining.story import steps_of, undone
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

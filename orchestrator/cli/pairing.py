@@ -17,7 +17,7 @@ from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, WRONG, Troub
 if TYPE_CHECKING:
     from events.database import Pool
     from orchestrator.config import Settings
-    from orchestrator.pairing import Pairing
+    from orchestrator.integrations.pairing import Pairing
     from sagas.ownership import KeyRing
     from sagas.steps.evolution_api import EvolutionApi
 
@@ -39,7 +39,7 @@ def qr(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _qr(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
-    from orchestrator.pairing import current_qr
+    from orchestrator.integrations.pairing import current_qr
 
     name, follow = arguments.instance_name, arguments.follow
     loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ async def _absent(pool: Pool, pairing: Pairing, name: str, out: Output) -> int:
 
 
 async def _whereabouts(pool: Pool, name: str) -> tuple[int, str]:
-    from orchestrator.integrations import find_integration
+    from orchestrator.integrations.listing import find_integration
     from orchestrator.queries import find_saga
 
     row = await find_integration(pool, name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli.output import Output
 from orchestrator.cli.wrapping import say
-from orchestrator.story import StepState, StepStory, detail, event_line, steps_of
+from orchestrator.explaining.story import StepState, StepStory, detail, event_line, steps_of
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,8 +14,8 @@ from orchestrator.cli.wrapping import say
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
-    from orchestrator.plan import Plan
     from orchestrator.queries import SagaView
+    from orchestrator.steering.plan import Plan
 
 _AT_ONCE: Final = 16
 _STYLES: Final = {
@@ -38,7 +38,7 @@ def show_plans(arguments: argparse.Namespace, out: Output) -> int:
 
 async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from orchestrator.app import world
-    from orchestrator.replay import plan_of
+    from orchestrator.steering.replay import plan_of
     from sagas import catalogue
 
     known = catalogue.load()

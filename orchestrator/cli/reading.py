@@ -70,8 +70,8 @@ def moment(text: str, now: datetime, option: str = "--since") -> datetime:
 
 
 async def _status(settings: Settings, reference: str, out: Output) -> int:
+    from orchestrator.explaining.story import steps_of
     from orchestrator.queries import history
-    from orchestrator.story import steps_of
 
     async with places.postgres(settings) as pool:
         view = await find(pool, reference)
@@ -220,7 +220,7 @@ def clock(at: datetime) -> str:
 async def _events(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from orchestrator.cli.following import Seen, follow
     from orchestrator.cli.picture import draw_event
-    from orchestrator.story import event_line
+    from orchestrator.explaining.story import event_line
 
     def tell(seen: Seen, fresh: Sequence[Recorded]) -> None:
         for recorded in fresh:

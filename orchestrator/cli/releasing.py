@@ -46,7 +46,7 @@ def republish(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _check_deploy(settings: Settings, out: Output) -> int:
-    from orchestrator.deploy import check_deploy
+    from orchestrator.releasing.deploy import check_deploy
     from sagas import catalogue
 
     async with places.postgres(settings) as pool:
@@ -75,7 +75,7 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
 
 
 async def _rebuild(settings: Settings, check: bool, out: Output) -> int:
-    from orchestrator.rebuild import rebuild
+    from orchestrator.releasing.rebuild import rebuild
     from sagas import catalogue
 
     known = catalogue.load()

@@ -118,9 +118,9 @@ async def _steer_one(
 async def _judge(pool: Pool, kind: str, saga_id: UUID) -> None:
     """Refuse here what a worker would refuse, as far as the saga's history tells. ``Trouble``."""
     from events.commands import BadCommand
-    from orchestrator.decider import IllegalTransition, replay
     from orchestrator.queries import Unreadable, history
-    from orchestrator.steer import judge
+    from orchestrator.state import IllegalTransition, replay
+    from orchestrator.steering.steer import judge
     from sagas import catalogue
 
     known = catalogue.load()

@@ -10,7 +10,7 @@ from orchestrator.cli.following import Seen
 from orchestrator.demo.claims import eventually
 from orchestrator.demo.scenes import CREATE_STEPS, wish
 from orchestrator.demo.stage import Stage
-from orchestrator.story import steps_of, undone
+from orchestrator.explaining.story import steps_of, undone
 
 
 async def at_evolution(stage: Stage) -> None:

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from events.model import Direction, Recorded
-from orchestrator.decider import OPEN, Rest, Run, State, advance, can_turn, expires
+from orchestrator.decider import Rest, Run, advance, can_turn, expires
+from orchestrator.explaining.reason import Case, Why, ago, span, who_could
 from orchestrator.queries import SagaView
-from orchestrator.reason import Case, Why, ago, span, who_could
+from orchestrator.state import OPEN, State
 from sagas.definition import Kind, Saga, Step
 from sagas.vocabulary import DEFAULT_SERVER
 

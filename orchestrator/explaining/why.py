@@ -12,14 +12,15 @@ from datetime import datetime
 from events.database import Pool
 from events.model import CompensationSucceeded, Recorded
 from orchestrator import queries
-from orchestrator.decider import IllegalTransition, State, can_turn, replay
+from orchestrator.decider import can_turn
+from orchestrator.explaining.reason import Case as Case
+from orchestrator.explaining.reason import Company as Company
+from orchestrator.explaining.reason import Why as Why
+from orchestrator.explaining.reason import ago, who_could
+from orchestrator.explaining.waiting import waiting_for
 from orchestrator.queries import SagaView
-from orchestrator.reason import Case as Case
-from orchestrator.reason import Company as Company
-from orchestrator.reason import Why as Why
-from orchestrator.reason import ago, who_could
+from orchestrator.state import IllegalTransition, State, replay
 from orchestrator.stumbling import STUMBLED
-from orchestrator.waiting import waiting_for
 from sagas.catalogue import Catalogue
 from sagas.steps.breaker import BreakerState
 from sagas.steps.evolution_api import EvolutionApi

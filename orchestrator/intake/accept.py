@@ -2,8 +2,8 @@
 
 A command becomes a saga by inserting its status row: the primary key recognises a repeated
 command, the partial unique indexes let one open saga hold a business key or an instance name
-(``orchestrator.claiming``). Whoever loses is *rejected*, which is a saga too, so that everybody
-gets an answer they can look up.
+(``claiming``). Whoever loses is *rejected*, which is a saga too, so that everybody gets an answer
+they can look up.
 """
 
 import json
@@ -21,10 +21,11 @@ from events.appending import Append, Row, write
 from events.commands import STEERING, BadCommand, Command
 from events.database import Connection, Pool
 from events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
-from orchestrator.claiming import Request as Request
-from orchestrator.claiming import claim, insert_rows, known_hashes
-from orchestrator.decider import Run, State, advance, evolve, intent
+from orchestrator.decider import Run, advance, intent
+from orchestrator.intake.claiming import Request as Request
+from orchestrator.intake.claiming import claim, insert_rows, known_hashes
 from orchestrator.projection import LEASE_MARGIN, row
+from orchestrator.state import State, evolve
 from sagas.catalogue import Catalogue
 from sagas.definition import Admission, InCommit, Refusal
 from sagas.world import World

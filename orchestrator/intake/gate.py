@@ -12,11 +12,11 @@ from events import syncpoints
 from events.commands import BadCommand, Command
 from events.database import Pool
 from events.log import EventLog
-from orchestrator.accept import Accepted, accept, understand
-from orchestrator.claiming import Request
 from orchestrator.engine import Engine
-from orchestrator.intake import Intake
-from orchestrator.steer import STEERING, Again, Steering, steer
+from orchestrator.intake.accept import Accepted, accept, understand
+from orchestrator.intake.claiming import Request
+from orchestrator.intake.together import Intake
+from orchestrator.steering.steer import STEERING, Again, Steering, steer
 from sagas.catalogue import Catalogue
 from sagas.world import World
 

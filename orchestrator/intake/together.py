@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from events.database import TRANSIENT
-from orchestrator.accept import Accepted
-from orchestrator.claiming import Request
+from orchestrator.intake.accept import Accepted
+from orchestrator.intake.claiming import Request
 
 _BATCH: Final = 100
 Take: TypeAlias = Callable[[Sequence[Request]], Awaitable[Sequence[Accepted]]]

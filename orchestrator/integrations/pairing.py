@@ -17,7 +17,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events.database import Pool
-from orchestrator.connection import PASSIVE, Integration, Seen, integrations, look, settle
+from orchestrator.integrations.connection import (
+    PASSIVE,
+    Integration,
+    Seen,
+    integrations,
+    look,
+    settle,
+)
 from orchestrator.lease import LeaseLost
 from orchestrator.webhooks.hints import qr_code
 from sagas.ownership import KeyRing

@@ -20,7 +20,7 @@ import structlog
 from events.cancelling import obey_cancel
 from events.database import TRANSIENT, Pool
 from orchestrator.config import Settings
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.keeping import health, reconcile
 from orchestrator.keeping.health import Doctor
 from orchestrator.keeping.listing import will_pass

@@ -17,7 +17,7 @@ import structlog
 
 from events.commands import BadCommand, Command
 from events.database import Pool
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.keeping import sightings
 from orchestrator.keeping.facts import Keep
 from orchestrator.keeping.listing import CantLook, unseen_said, will_pass

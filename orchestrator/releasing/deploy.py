@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from events.database import Pool
 from events.model import Recorded, SagaResumed, SagaStarted
-from orchestrator.decider import IllegalTransition, State, decide, evolve, replay
-from orchestrator.scanning import Told, batches
+from orchestrator.decider import decide
+from orchestrator.releasing.scanning import Told, batches
+from orchestrator.state import IllegalTransition, State, evolve, replay
 from sagas.catalogue import Catalogue
 from sagas.definition import Saga
 

@@ -16,9 +16,10 @@ import asyncpg
 
 from events.database import Pool
 from events.model import CompensationStarted, Recorded, StepStarted
-from orchestrator.decider import IllegalTransition, Rest, Run, decide, expires, replay
+from orchestrator.decider import Rest, Run, decide, expires
 from orchestrator.projection import row
-from orchestrator.scanning import Told, batches, read
+from orchestrator.releasing.scanning import Told, batches, read
+from orchestrator.state import IllegalTransition, replay
 from orchestrator.stumbling import STUMBLED
 from sagas.catalogue import Catalogue
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from orchestrator.decider import Progress, State
+from orchestrator.state import Progress, State
 from sagas.definition import Saga, Step
 from sagas.outcome import Finding, Sighting
 

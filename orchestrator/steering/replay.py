@@ -1,9 +1,9 @@
 """Looking at the world before a replay does anything to it.
 
 ``look_at_the_world`` asks the probes of the steps, all at once and not for long; it changes
-nothing. ``plan_of`` puts what they found beside the history (``orchestrator.plan``). A replay looks
-the same way before it goes on (``orchestrator.steer``), and each step looks once more before it
-acts, so a plan is never a promise that is carried out blindly.
+nothing. ``plan_of`` puts what they found beside the history (``plan``). A replay looks the same way
+before it goes on (``steer``), and each step looks once more before it acts, so a plan is never a
+promise that is carried out blindly.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from events.commands import BadCommand, Command
 from events.database import Pool
 from events.model import Recorded, SagaRejected
 from orchestrator import queries
-from orchestrator.accept import rehearse, understand
 from orchestrator.attempt import context
-from orchestrator.decider import InFlight, State, replay
+from orchestrator.intake.accept import rehearse, understand
 from orchestrator.live import Live, UnknownSaga
-from orchestrator.plan import Line as Line
-from orchestrator.plan import Plan as Plan
-from orchestrator.plan import Refused, anew, replay_plan
+from orchestrator.state import InFlight, State, replay
+from orchestrator.steering.plan import Line as Line
+from orchestrator.steering.plan import Plan as Plan
+from orchestrator.steering.plan import Refused, anew, replay_plan
 from sagas.catalogue import Catalogue
 from sagas.definition import Step
 from sagas.outcome import Finding, Sighting

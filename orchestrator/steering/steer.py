@@ -16,12 +16,13 @@ from events.commands import STEERING as STEERING
 from events.commands import BadCommand, Command
 from events.log import EventLog, VersionConflict
 from events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
-from orchestrator.accept import checked, too_late
-from orchestrator.decider import OPEN, Rest, Run, State, can_turn, decide, evolve, replay
+from orchestrator.decider import Rest, Run, can_turn, decide
 from orchestrator.engine import Engine
-from orchestrator.plan import not_replayable
+from orchestrator.intake.accept import checked, too_late
 from orchestrator.projection import LEASE_MARGIN, row
-from orchestrator.replay import plan_parked
+from orchestrator.state import OPEN, State, evolve, replay
+from orchestrator.steering.plan import not_replayable
+from orchestrator.steering.replay import plan_parked
 from sagas.catalogue import Catalogue
 from sagas.world import World
 

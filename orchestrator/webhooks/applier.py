@@ -27,7 +27,7 @@ from events.database import TRANSIENT, Pool
 from events.leadership import Leadership
 from events.notices import Notice
 from orchestrator import routing
-from orchestrator.connection import Integration, integrations, look, settle
+from orchestrator.integrations.connection import Integration, integrations, look, settle
 from orchestrator.lease import LeaseLost
 from orchestrator.webhooks.hints import QR, Heard, Hint, merge
 from orchestrator.webhooks.pacing import SELDOMEST, Pace, again_in

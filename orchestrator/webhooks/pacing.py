@@ -6,7 +6,7 @@ Pure: monotonic seconds in, seconds out.
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.connection import Seen
+from orchestrator.integrations.connection import Seen
 from orchestrator.webhooks.hints import Heard
 
 SOONEST: Final = 0.25

@@ -10,7 +10,7 @@ import httpx
 from orchestrator import app
 from orchestrator.api.parts import Parts
 from orchestrator.config import Settings
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView
 from tests.driving import create, impatient, outcome, publish

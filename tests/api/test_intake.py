@@ -8,13 +8,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-import orchestrator.accept
+import orchestrator.intake.accept
 from events.commands import BadCommand, Command
 from events.database import Pool
-from orchestrator.accept import Accepted
 from orchestrator.api.parts import Parts
 from orchestrator.api.server import parts_with_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import Accepted
 from tests.api.conftest import asked
 from tests.driving import contradictions, outcome
 
@@ -28,7 +28,7 @@ def command(**overrides: Any) -> Command:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that were accepted."""
     sizes: list[int] = []
-    real = orchestrator.accept.accept
+    real = orchestrator.intake.accept.accept
 
     async def accept(*arguments: Any) -> Sequence[Accepted]:
         sizes.append(len(arguments[3]))
@@ -38,7 +38,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise asyncpg.SerializationError
         return await real(*arguments)
 
-    monkeypatch.setattr("orchestrator.gate.accept", accept)
+    monkeypatch.setattr("orchestrator.intake.gate.accept", accept)
     return sizes
 
 

@@ -33,8 +33,8 @@ from orchestrator.api.pages.rendering import HERE, render, shown
 from orchestrator.api.pages.scale import duration
 from orchestrator.api.pages.telling import cancellable, cancellation
 from orchestrator.api.pages.timeline import Timeline, timeline
-from orchestrator.decider import replay
-from orchestrator.story import steps_of
+from orchestrator.explaining.story import steps_of
+from orchestrator.state import replay
 from sagas.catalogue import load
 from sagas.create_integration import CREATE_INTEGRATION
 from sagas.definition import Saga

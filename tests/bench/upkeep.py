@@ -11,7 +11,7 @@ from typing import Any
 from events import streams
 from events.database import open_pool
 from events.log import recorded_from
-from orchestrator.decider import replay
+from orchestrator.state import replay
 from tests.bench import cpu
 from tests.bench.filling import fill
 from tests.bench.measures import Result, Say, percentile

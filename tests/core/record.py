@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from events.model import SagaCancelRequested, SagaEvent, SagaResumed, SagaStarted, data_json
-from orchestrator.decider import Rest, Run, State, advance, evolve, intent, lost
+from orchestrator.decider import Rest, Run, advance, intent, lost
 from orchestrator.projection import LEASE_MARGIN
+from orchestrator.state import State, evolve
 from sagas.catalogue import load
 from sagas.definition import InCommit, Saga
 from tests.core.telling import out_of_time, step, undo

@@ -34,18 +34,8 @@ from events.model import (
     StepStarted,
     StepSucceeded,
 )
-from orchestrator.decider import (
-    DEADLINE,
-    IllegalTransition,
-    Record,
-    Rest,
-    Run,
-    State,
-    decide,
-    evolve,
-    lost,
-    replay,
-)
+from orchestrator.decider import Record, Rest, Run, decide, lost
+from orchestrator.state import DEADLINE, IllegalTransition, State, evolve, replay
 from sagas.definition import Retry, Saga, compensatable, pivot, retryable
 from sagas.outcome import Done, Outcome
 

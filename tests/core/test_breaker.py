@@ -30,11 +30,16 @@ class Server:
     places: int = 64
     chance: float = 0.0
     now: float = 100.0
+    queue: int | None = None
     breaker: Breaker = field(init=False)
 
     def __post_init__(self) -> None:
         self.breaker = Breaker(
-            "there", self.places, clock=lambda: self.now, chance=lambda: self.chance
+            "there",
+            self.places,
+            queue=self.queue,
+            clock=lambda: self.now,
+            chance=lambda: self.chance,
         )
 
     @property
@@ -114,6 +119,28 @@ async def test_each_failure_before_it_is_closed_doubles_the_pause_up_to_a_limit(
     await server.tell("30 " + "well " * PROVEN)
     await server.tell(DOWN)
     assert server.breaker.state.retry_in == FIRST_PAUSE, "a new outage begins anew"
+
+
+async def test_who_comes_when_enough_wait_for_a_place_is_sent_away_at_once() -> None:
+    """What waits takes up room in the worker, which the sagas of other servers need."""
+    server = Server(places=1, queue=2)
+    place = await server.ask()
+    assert isinstance(place, int)
+    waiting = [asyncio.create_task(server.breaker.enter(60.0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    turned_away = await server.breaker.enter(60.0)
+    assert isinstance(turned_away, Shut)
+    assert turned_away.code == "busy"
+    server.breaker.leave(place, Health.WELL)
+    first = await waiting[0]
+    assert isinstance(first, int)
+    again = asyncio.create_task(server.breaker.enter(60.0))
+    await asyncio.sleep(0)
+    assert not again.done(), "there is room in the queue again"
+    for _ in range(2):
+        server.breaker.leave(first, Health.WELL)
+    assert isinstance(await waiting[1], int)
+    assert isinstance(await again, int)
 
 
 async def test_its_state_tells_since_when_and_why() -> None:

@@ -18,19 +18,8 @@ from events.model import (
     StepFailed,
     StepSucceeded,
 )
-from orchestrator.decider import (
-    IllegalTransition,
-    Rest,
-    Run,
-    State,
-    advance,
-    can_turn,
-    decide,
-    expires,
-    intent,
-    lost,
-    replay,
-)
+from orchestrator.decider import Rest, Run, advance, can_turn, decide, expires, intent, lost
+from orchestrator.state import IllegalTransition, State, replay
 from sagas.definition import Retry, Saga, compensatable, retryable
 from tests.core.telling import (
     TRIP,

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from events.model import Recorded
-from orchestrator.deploy import unfit
-from orchestrator.scanning import Told
+from orchestrator.releasing.deploy import unfit
+from orchestrator.releasing.scanning import Told
 from sagas.definition import Retry, Saga, Step, compensatable, pivot, retryable
 from tests.core.telling import (
     TRIP,

@@ -30,23 +30,20 @@ from events.model import (
     StepFailed,
 )
 from orchestrator.decider import (
-    OPEN,
     WORKER_LOST,
-    IllegalTransition,
     NextAction,
     Record,
     Rest,
     Run,
-    State,
     advance,
     can_turn,
     decide,
-    evolve,
     expires,
     intent,
     lost,
 )
 from orchestrator.projection import row
+from orchestrator.state import OPEN, IllegalTransition, State, evolve
 from sagas.create_integration import CREATE_INTEGRATION
 from sagas.definition import Kind, Retry, Saga, compensatable, pivot, retryable
 from sagas.delete_integration import DELETE_INTEGRATION

@@ -27,7 +27,9 @@ from events.model import (
     data_json,
     event_from,
 )
-from orchestrator.decider import Record, Rest, Run, State, advance, decide, evolve, intent
+from events.upcasting import upcast
+from orchestrator.decider import Record, Rest, Run, advance, decide, intent
+from orchestrator.state import State, evolve
 from sagas.catalogue import Catalogue, catalogue_of, load
 from sagas.create_integration import CreateIntegration
 from sagas.definition import Kind, Retry, Saga, Step
@@ -64,7 +66,8 @@ def replayed(recording: Recording, catalogue: Catalogue) -> State:
     state = State()
     for number, line in enumerate(recording.events):
         event = event_from(line["type"], line["data"])
-        demand(json.loads(data_json(event)) == line["data"], number, "it is written otherwise")
+        today = upcast(line["type"], line["data"])
+        demand(json.loads(data_json(event)) == today, number, "it is written otherwise")
         if number:
             demand_same_decision(saga, state, event, number)
         else:

@@ -8,8 +8,8 @@ import pytest
 
 from events.model import CompensationFailed, StepFailed, data_json
 from orchestrator.attempt import context, fact
-from orchestrator.decider import evolve, replay
 from orchestrator.live import Live
+from orchestrator.state import evolve, replay
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.world import StepContext
 from tests.core.telling import (

@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 
 from events.model import SagaCompensated, SagaCompleted, SagaRejected
-from orchestrator.decider import State, evolve, replay
-from orchestrator.plan import Plan, Refused, replay_plan
+from orchestrator.state import State, evolve, replay
+from orchestrator.steering.plan import Plan, Refused, replay_plan
 from sagas.outcome import Finding, Sighting
 from tests.core.telling import (
     TRIP,

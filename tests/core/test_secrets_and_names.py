@@ -236,11 +236,11 @@ FIELDS: dict[str, set[str]] = {
     "saga.rejected": ABOUT | WHOSE | WHY | {"existing_instance"},
     "step.started": CLAIM,
     "step.succeeded": ATTEMPT | {"result", "follow_up"},
-    "step.failed": ATTEMPT | WHY | {"outcome", "in_doubt", "retry_after_seconds"},
+    "step.failed": ATTEMPT | WHY | {"outcome", "in_doubt", "retry_after_seconds", "lost"},
     "compensation.began": WHY | {"because", "step", "steps"},
     "compensation.started": CLAIM,
     "compensation.succeeded": ATTEMPT | {"result", "follow_up"},
-    "compensation.failed": ATTEMPT | WHY | {"outcome", "retry_after_seconds"},
+    "compensation.failed": ATTEMPT | WHY | {"outcome", "retry_after_seconds", "lost"},
     "saga.completed": set(),
     "saga.compensated": WHY,
     "saga.failed": WHY | {"step", "direction"},
@@ -319,7 +319,7 @@ def test_an_event_comes_back_from_its_stored_form_as_it_was() -> None:
 def test_the_input_of_a_saga_has_no_field_for_a_secret() -> None:
     assert set(CreateIntegration.model_fields) == {
         *("organization_id", "clinic_id", "name", "instance_name"),
-        *("channel", "number", "webhook_url"),
+        *("channel", "number", "webhook_url", "server"),
     }
     assert set(DeleteIntegration.model_fields) == {"instance_name", "organization_id"}
 

@@ -9,10 +9,10 @@ import pytest
 
 from events.model import Recorded, SagaCompensated, SagaCompleted
 from orchestrator.decider import advance
-from orchestrator.decider import replay as fold
+from orchestrator.explaining.why import Case, Company, Why, why
 from orchestrator.projection import row
 from orchestrator.queries import SagaView
-from orchestrator.why import Case, Company, Why, why
+from orchestrator.state import replay as fold
 from sagas.definition import Saga
 from sagas.steps.breaker import BreakerState
 from tests.core.telling import (

@@ -22,8 +22,9 @@ from events.model import CompensationBegan, SagaCompleted, SagaEvent, SagaStarte
 from orchestrator.app import running_worker
 from orchestrator.attempt import fact
 from orchestrator.config import Settings
-from orchestrator.decider import Record, Rest, Run, State, decide, evolve, intent, replay
+from orchestrator.decider import Record, Rest, Run, decide, intent
 from orchestrator.queries import SagaView
+from orchestrator.state import State, evolve, replay
 from sagas.catalogue import catalogue_of
 from sagas.definition import (
     Admission,

@@ -11,13 +11,13 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.claiming
+import orchestrator.intake.claiming
 from events import streams
 from events.commands import read_command
 from events.database import Pool, open_pool
-from orchestrator.accept import Accepted, Request, accept, understand
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import Accepted, Request, accept, understand
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, find_saga
 from sagas.catalogue import load
@@ -181,16 +181,19 @@ async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
     """It took the key after the look, and is gone when asked for its name."""
     organization = str(uuid.uuid4())
     first, second = (create(organization_id=organization) for _ in range(2))
-    claim, known = orchestrator.claiming.insert_rows, orchestrator.claiming.known_hashes
+    claim, known = (
+        orchestrator.intake.claiming.insert_rows,
+        orchestrator.intake.claiming.known_hashes,
+    )
 
     async def claimed_first(*given: Any, **more: Any) -> Any:
-        monkeypatch.setattr(orchestrator.claiming, "insert_rows", claim)
+        monkeypatch.setattr(orchestrator.intake.claiming, "insert_rows", claim)
         await accepted(pool, world, first)
-        monkeypatch.setattr(orchestrator.claiming, "known_hashes", gone)
+        monkeypatch.setattr(orchestrator.intake.claiming, "known_hashes", gone)
         return await claim(*given, **more)
 
     async def gone(*given: Any) -> Any:
-        monkeypatch.setattr(orchestrator.claiming, "known_hashes", known)
+        monkeypatch.setattr(orchestrator.intake.claiming, "known_hashes", known)
         if left == "an integration":
             await pool.execute(
                 "INSERT INTO healthcare.integrations (id, organization_id, config) "
@@ -201,7 +204,7 @@ async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
         await pool.execute("UPDATE evosaga.sagas SET status = 'completed'")
         return await known(*given)
 
-    monkeypatch.setattr(orchestrator.claiming, "insert_rows", claimed_first)
+    monkeypatch.setattr(orchestrator.intake.claiming, "insert_rows", claimed_first)
     kinds = [a.kind for a in await accepted(pool, world, second)]
     saga = await view(pool, second)
     if left == "nothing":

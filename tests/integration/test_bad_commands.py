@@ -9,13 +9,13 @@ import pytest
 from faststream.redis import RedisBroker
 from redis.asyncio import Redis
 
-import orchestrator.accept
+import orchestrator.intake.accept
 import orchestrator.worker
 from events import streams
 from events.database import Pool
-from orchestrator.accept import Request
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import Request
 from tests.conftest import Servers
 from tests.driving import create, dead_letters, nothing_pending, outcome, publish
 from tests.waiting import eventually
@@ -191,7 +191,7 @@ async def test_j3_a_message_that_makes_us_stumble_is_dead_after_three_deliveries
 ) -> None:
     """Our own bug on one message: its batch goes through, and it does not circle for ever."""
     monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 0.3)
-    poison, real = create(name="poison"), orchestrator.accept.accept
+    poison, real = create(name="poison"), orchestrator.intake.accept.accept
 
     async def stumble(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
         if any(request.input.name == "poison" for request in requests):

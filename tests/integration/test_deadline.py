@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from events import streams
 from events.commands import BadCommand, read_command
 from events.database import Pool
-from orchestrator.accept import accept, understand
 from orchestrator.app import running_worker
 from orchestrator.config import Settings, SettingsError, load_settings
+from orchestrator.intake.accept import accept, understand
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, find_saga, history
 from sagas.catalogue import load

@@ -7,13 +7,13 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.accept
-import orchestrator.steer
+import orchestrator.intake.accept
+import orchestrator.steering.steer
 import orchestrator.worker
 from events.database import Pool
-from orchestrator.accept import Request
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import Request
 from orchestrator.local.evolution import SimulatedEvolution
 from tests.driving import create, dead_letters, nothing_pending, outcome, publish
 from tests.waiting import eventually
@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_command_that_was_committed_before_we_stumbled_is_no_dead_letter(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, tries = orchestrator.accept.accept, 0
+    real, tries = orchestrator.intake.accept.accept, 0
 
     async def stumble(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
         nonlocal tries
@@ -52,7 +52,7 @@ async def test_a_cancel_that_was_obeyed_before_we_stumbled_is_no_dead_letter(
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = orchestrator.steer.steer
+    real = orchestrator.steering.steer.steer
 
     async def stumble(*given: Any) -> Any:
         await real(*given)
@@ -79,7 +79,7 @@ async def test_a_cancel_that_was_obeyed_before_we_stumbled_is_no_dead_letter(
 async def test_who_keeps_losing_against_others_is_no_poison(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, tries = orchestrator.accept.accept, 0
+    real, tries = orchestrator.intake.accept.accept, 0
 
     async def lose(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
         nonlocal tries

@@ -16,13 +16,13 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.accept
+import orchestrator.intake.accept
 from events import streams
 from events.commands import read_command
 from events.database import Pool, open_pool
-from orchestrator.accept import Accepted, accept, understand
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import Accepted, accept, understand
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, find_saga, history
 from sagas.catalogue import load
@@ -356,7 +356,7 @@ async def test_whoever_is_ahead_cannot_end_while_somebody_gets_in_line_behind_it
 ) -> None:
     """Else a create that came just then would see neither of the two."""
     await accepted(pool, world, made := create(instance_name="the-name"))
-    record, had_to_wait = orchestrator.accept._record, False
+    record, had_to_wait = orchestrator.intake.accept._record, False
 
     async def recording(*given: Any) -> Any:
         nonlocal had_to_wait
@@ -369,7 +369,7 @@ async def test_whoever_is_ahead_cannot_end_while_somebody_gets_in_line_behind_it
             had_to_wait = True
         return await record(*given)
 
-    monkeypatch.setattr(orchestrator.accept, "_record", recording)
+    monkeypatch.setattr(orchestrator.intake.accept, "_record", recording)
     [answer] = await accepted(pool, world, gone := delete("the-name"))
     assert answer.kind == "new"
     assert had_to_wait

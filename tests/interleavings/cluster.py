@@ -13,9 +13,10 @@ from uuid import UUID
 
 from events.commands import STEERING, BadCommand, Command
 from events.model import FollowUp, SagaEvent, SagaRejected
-from orchestrator import accept
-from orchestrator.decider import State, can_turn
-from orchestrator.steer import Again, steer
+from orchestrator.decider import can_turn
+from orchestrator.intake import accept
+from orchestrator.state import State
+from orchestrator.steering.steer import Again, steer
 from sagas.definition import Admission, Refusal
 from sagas.remove_orphan import REMOVE_ORPHAN
 from sagas.steps import repair_admissions
@@ -122,7 +123,7 @@ class Cluster:
             worker.engine.start(command.saga_id, state, str(command.saga_id))
 
     def _accept(self, worker: Worker, command: Command) -> State | None:
-        """``orchestrator.accept`` on dicts; None: there is nothing to drive."""
+        """``orchestrator.intake.accept`` on dicts; None: there is nothing to drive."""
         if command.saga_id in self.database.sagas:
             self.notes["duplicate command"] += 1
             return None

@@ -15,7 +15,7 @@ from uuid import UUID
 from events.appending import Append, Appended, Row
 from events.log import VersionConflict
 from events.model import Recorded, SagaEvent, SagaRejected, SagaStarted
-from orchestrator.decider import IllegalTransition, State, evolve
+from orchestrator.state import IllegalTransition, State, evolve
 from sagas import weighing
 from sagas.catalogue import Catalogue, catalogue_of
 from sagas.create_integration import CREATE_INTEGRATION

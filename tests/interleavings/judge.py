@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from events.model import SagaRejected, SagaStarted, StepSucceeded
-from orchestrator.decider import advance, replay
+from orchestrator.decider import advance
 from orchestrator.projection import row
+from orchestrator.state import replay
 from sagas.create_integration import CREATE_INTEGRATION
 from sagas.delete_integration import DELETE_INTEGRATION
 from sagas.steps import cache

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from events.database import Pool
 from events.log import EventLog
 from orchestrator.config import Settings
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.keeping.health import Doctor
 from orchestrator.keeping.reconcile import Keeper
 from orchestrator.local.evolution import SimulatedEvolution

@@ -20,7 +20,7 @@ import migrations
 from events import streams
 from events.database import Pool, open_pool
 from events.log import EventLog
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.keeping import health
 from orchestrator.keeping.health import Doctor
 from orchestrator.keeping.reconcile import EVERYTHING, ORPHANS, Keeper, find, go_round

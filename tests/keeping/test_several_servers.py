@@ -14,8 +14,9 @@ from events.database import Pool
 from events.log import EventLog
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
-from orchestrator.connection import integrations, look
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
+from orchestrator.integrations.connection import integrations, look
+from orchestrator.integrations.pairing import current_qr
 from orchestrator.keeping import health
 from orchestrator.keeping.facts import Instance, Keep, Row, Snapshot
 from orchestrator.keeping.health import Doctor
@@ -23,7 +24,6 @@ from orchestrator.keeping.listing import CantLook, OneList, together
 from orchestrator.keeping.plan import doubt, reconcile_plan
 from orchestrator.keeping.reconcile import Keeper, find, go_round
 from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.pairing import current_qr
 from orchestrator.servers import read_servers
 from sagas.catalogue import load
 from sagas.ownership import KeyRing

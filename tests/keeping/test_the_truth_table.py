@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any, get_args
 
 from events.commands import Command
-from orchestrator.accept import understand
+from orchestrator.intake.accept import understand
 from orchestrator.keeping.cells import found, places_of, row_says
 from orchestrator.keeping.facts import Instance, Keep, Memory, Origin, Row, Snapshot
 from orchestrator.keeping.plan import Drift, reconcile_plan, suspects

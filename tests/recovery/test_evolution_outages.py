@@ -115,7 +115,7 @@ async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation
             evolution.arm(mode, times=None)
             ids = [await publish(redis, create()) for _ in range(150)]
             await held(pool, 150)
-            state = worker.engine._world.evolution.state
+            state = worker.engine._world.servers["default"].state
             assert state.state in ("open", "half-open")
             asked = len(evolution.journal.requests("create")) - 5
             assert asked < 120, f"{asked} creates were sent to a server that refuses them all"
@@ -195,7 +195,7 @@ async def test_o6_l10_a_hanging_evolution_does_not_slow_a_saga_that_does_not_use
             note = {"id": f"note-{n}", "type": "note.write", "data": {"text": "hello"}}
             saga = await outcome(pool, await publish(redis, note), 25)
             assert saga.status == "completed"
-        assert worker.engine._world.evolution.state.state == "closed", "it still hangs"
+        assert worker.engine._world.servers["default"].state.state == "closed", "it still hangs"
         assert len(evolution.journal.requests("create")) == 30, "half of the room, and no more"
         evolution.disarm()
         await evolution.restart()

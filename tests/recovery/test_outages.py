@@ -11,14 +11,14 @@ import pytest
 from redis.asyncio import Redis
 
 import migrations
-import orchestrator.accept
+import orchestrator.intake.accept
 import orchestrator.worker
 from events import streams
 from events.database import Pool, open_pool
 from events.relay import Relay
-from orchestrator.accept import Accepted
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import Accepted
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
@@ -77,7 +77,7 @@ async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Committed, but the acceptor could not hear it: on the second try it knows the command."""
-    real, broken = orchestrator.accept.accept, iter([True])
+    real, broken = orchestrator.intake.accept.accept, iter([True])
 
     async def commit_and_break(*arguments: Any) -> Sequence[Accepted]:
         answers = await real(*arguments)

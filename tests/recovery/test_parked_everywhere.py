@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from events.database import Pool
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
+from orchestrator.explaining.why import why_of
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, find_saga
-from orchestrator.why import why_of
 from sagas.catalogue import Catalogue, catalogue_of
 from sagas.definition import Effect, InCommit, Step
 from sagas.outcome import Outcome, Rejected, Unknown

@@ -16,10 +16,10 @@ import sagas.steps.unconfigured
 from events.database import Pool
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
+from orchestrator.explaining.why import why_of
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import Filter, find_saga, list_sagas
 from orchestrator.servers import read_servers
-from orchestrator.why import why_of
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
 from tests.conftest import SECRET

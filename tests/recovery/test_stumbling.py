@@ -14,12 +14,12 @@ from events.database import Pool
 from orchestrator import decider
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
-from orchestrator.decider import State
+from orchestrator.explaining.why import why_of
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, find_saga
-from orchestrator.rebuild import rebuild
-from orchestrator.why import why_of
+from orchestrator.releasing.rebuild import rebuild
+from orchestrator.state import State
 from sagas.catalogue import load
 from sagas.definition import Saga
 from tests.driving import contradictions, count, create, outcome, publish, story

@@ -7,9 +7,9 @@ from structlog.testing import capture_logs
 
 from events.commands import Command
 from events.database import Pool
-from orchestrator.accept import accept, understand
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.accept import accept, understand
 from sagas.catalogue import load
 from sagas.world import World
 from tests.driving import create, outcome

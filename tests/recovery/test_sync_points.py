@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.accept
 import orchestrator.engine
+import orchestrator.intake.accept
 import orchestrator.recovery
 from events import syncpoints
 from events.database import Pool
@@ -216,7 +216,7 @@ async def test_i1_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
     tmp_path: Path,
 ) -> None:
     """A bug of ours anywhere costs an attempt, a lease or a worker, and never the truth."""
-    for module in (orchestrator.engine, orchestrator.accept):
+    for module in (orchestrator.engine, orchestrator.intake.accept):
         monkeypatch.setattr(module, "LEASE_MARGIN", -9.5)
     monkeypatch.setattr(orchestrator.recovery, "_GRACE", 0.2)
     command = await begin(story, quick, pool, redis, evolution)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.rebuild
+import orchestrator.releasing.rebuild
 from events.commands import Command
 from events.database import Pool
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.rebuild import rebuild
-from orchestrator.steer import steer
+from orchestrator.releasing.rebuild import rebuild
+from orchestrator.steering.steer import steer
 from sagas.catalogue import catalogue_of, load
 from sagas.world import World
 from tests.commandline import Evosaga
@@ -246,7 +246,7 @@ async def test_while_workers_run_nothing_differs_and_nobody_is_held_up(
 async def test_batches_do_not_lose_a_saga_at_their_edges(
     sagas: list[dict[str, Any]], pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.scanning._BATCH", 1)
+    monkeypatch.setattr("orchestrator.releasing.scanning._BATCH", 1)
     await pool.execute("TRUNCATE evosaga.sagas")
     assert (await rebuild(pool, load(), check=False)).repaired == len(sagas)
     assert await settled(pool) == sagas
@@ -297,7 +297,7 @@ async def test_a_saga_that_goes_on_between_the_look_and_the_repair_is_read_once_
 ) -> None:
     await pool.execute("UPDATE evosaga.sagas SET code = 'x' WHERE status = 'failed'")
     stuck = await pool.fetchval("SELECT saga_id FROM evosaga.sagas WHERE status = 'failed'")
-    repair_now = orchestrator.rebuild._repair
+    repair_now = orchestrator.releasing.rebuild._repair
 
     async def replay_first(*arguments: Any) -> None:
         async with running_log(pool) as log:
@@ -305,7 +305,7 @@ async def test_a_saga_that_goes_on_between_the_look_and_the_repair_is_read_once_
             await steer(log, world, load(), wish, None)
         await repair_now(*arguments)
 
-    monkeypatch.setattr(orchestrator.rebuild, "_repair", replay_first)
+    monkeypatch.setattr(orchestrator.releasing.rebuild, "_repair", replay_first)
     assert (await rebuild(pool, load(), check=False)).repaired == 1
     monkeypatch.undo()
     row = await pool.fetchrow("SELECT * FROM evosaga.sagas WHERE saga_id = $1", stuck)

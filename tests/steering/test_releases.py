@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from events.database import Pool
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
-from orchestrator.deploy import check_deploy
+from orchestrator.explaining.why import why_of
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, Unreadable, find_saga, history
-from orchestrator.why import why_of
+from orchestrator.releasing.deploy import check_deploy
 from sagas.catalogue import Catalogue, catalogue_of, load
 from sagas.definition import Step, retryable
 from sagas.outcome import Done, Outcome

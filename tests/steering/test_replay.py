@@ -14,10 +14,10 @@ from events.database import Pool
 from events.model import SagaResumed
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
-from orchestrator.gate import Gate
+from orchestrator.intake.gate import Gate
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, history
-from orchestrator.replay import plan_of
+from orchestrator.steering.replay import plan_of
 from sagas.catalogue import load
 from sagas.steps import cache
 from tests.driving import (

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from events import notices
-from orchestrator.connection import Integration, Seen, digits, integrations, judge, look, settle
+from orchestrator.integrations.connection import (
+    Integration,
+    Seen,
+    digits,
+    integrations,
+    judge,
+    look,
+    settle,
+)
 from orchestrator.local.evolution import SimulatedEvolution
 from tests.driving import delete, entries, outcome, publish
 from tests.waiting import eventually

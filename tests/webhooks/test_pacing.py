@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.connection import Seen
+from orchestrator.integrations.connection import Seen
 from orchestrator.webhooks.hints import Heard
 from orchestrator.webhooks.pacing import SELDOMEST, SOONEST, Pace, again_in
 

@@ -12,9 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from orchestrator.config import Settings
+from orchestrator.integrations.pairing import Pairing, current_qr
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
-from orchestrator.pairing import Pairing, current_qr
 from orchestrator.webhooks.hints import Hint, understand
 from tests.commandline import forked
 from tests.conftest import API_KEY

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
 from events.commands import BadCommand, Command
-from orchestrator.accept import understand
 from orchestrator.api.auth import Caller, visible
 from orchestrator.api.pages import stores
 from orchestrator.api.pages.access import (
@@ -32,8 +31,9 @@ from orchestrator.api.pages.rendering import ROOT, respond
 from orchestrator.api.pages.steering import command_id
 from orchestrator.api.parts import Parts
 from orchestrator.api.submitting import submit
-from orchestrator.integrations import IntegrationView, find_integration, list_integrations
-from orchestrator.pairing import current_qr
+from orchestrator.intake.accept import understand
+from orchestrator.integrations.listing import IntegrationView, find_integration, list_integrations
+from orchestrator.integrations.pairing import current_qr
 from orchestrator.queries import BadCursor, Filter, SagaView, list_sagas
 
 router: Final = page_router()

@@ -15,7 +15,7 @@ from orchestrator.api.pages.access import Reader, absent, frame, page_router, pa
 from orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
 from orchestrator.api.pages.telling import cancellable, tell
 from orchestrator.api.parts import Parts
-from orchestrator.decider import IllegalTransition, State, replay
+from orchestrator.explaining.why import Case, breaker_of, company, server_of, why
 from orchestrator.moments import moment
 from orchestrator.queries import (
     BadCursor,
@@ -26,7 +26,7 @@ from orchestrator.queries import (
     history,
     list_sagas,
 )
-from orchestrator.why import Case, breaker_of, company, server_of, why
+from orchestrator.state import IllegalTransition, State, replay
 from sagas.create_integration import CREATE_INTEGRATION
 
 router: Final = page_router()

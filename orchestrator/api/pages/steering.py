@@ -24,7 +24,7 @@ from orchestrator.api.pages.sagas import fold, its_history, its_view
 from orchestrator.api.pages.telling import cancellation
 from orchestrator.api.submitting import submit
 from orchestrator.queries import SagaView
-from orchestrator.replay import plan_of
+from orchestrator.steering.replay import plan_of
 
 router: Final = page_router()
 

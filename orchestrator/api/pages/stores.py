@@ -9,9 +9,9 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from orchestrator import connection
 from orchestrator.api.parts import Parts
-from orchestrator.integrations import IntegrationView
+from orchestrator.integrations import connection
+from orchestrator.integrations.listing import IntegrationView
 from sagas.ownership import UnknownKey
 from sagas.steps import cache
 from sagas.steps.verdicts import Sight

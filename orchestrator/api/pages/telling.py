@@ -10,9 +10,10 @@ from events.model import Direction, Recorded, SagaRejected, SagaStarted, public_
 from orchestrator.api.pages.chronicle import Chronicle, chronicle
 from orchestrator.api.pages.scale import duration
 from orchestrator.api.pages.timeline import Timeline, timeline
-from orchestrator.decider import OPEN, State, can_turn
+from orchestrator.decider import can_turn
+from orchestrator.explaining.story import detail, steps_of
 from orchestrator.queries import SagaView
-from orchestrator.story import detail, steps_of
+from orchestrator.state import OPEN, State
 from sagas.definition import Saga
 
 KINDS: Final = {

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from orchestrator.api.pages.chronicle import Attempt, Chronicle, Ending, Mark
 from orchestrator.api.pages.scale import Scale, Tick, duration
-from orchestrator.story import StepStory
+from orchestrator.explaining.story import StepStory
 
 Shape: TypeAlias = Literal["attempt", "wait"]
 
