@@ -30,7 +30,10 @@ KEEP_SECONDS: Final = 7 * 86400.0
 """How long events stay on the stream, and how much a Redis that lost everything is told again."""
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
-_IDLE_POLL: Final = 0.25
+_IDLE_POLL: Final = 0.5
+"""Seconds between two looks for what others have committed; our own commits say so."""
+_GATHER: Final = 0.01
+"""Seconds that what was committed waits for what comes next: a saga commits every few of them."""
 _logger = structlog.get_logger("evosaga.relay")
 
 
@@ -63,17 +66,21 @@ class Relay:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._nudge.wait()
+                await asyncio.sleep(_GATHER)
             self._nudge.clear()
 
     async def pump(self) -> bool:
         """Publish one batch if this relay leads; True when there may be more."""
-        cursor = await self._pool.fetchval(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
-        if cursor is None:
+        lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
+        if lead is None:
             return False
+        cursor, newest = lead["position"], lead["newest"] or 0
         told = await streams.told_up_to(self._redis)
         if cursor and (told is None or told < cursor):
             cursor = await self._go_back(cursor, told)
             told = await streams.told_up_to(self._redis)
+        if cursor >= newest:
+            return False
         batch = await read_batch(self._pool, cursor, _BATCH)
         if batch is None:
             return False
@@ -145,10 +152,14 @@ WITH mine AS (
       AND NOT EXISTS (SELECT FROM mine)
     RETURNING position
 )
-SELECT position FROM mine UNION ALL SELECT position FROM taken
+SELECT position, (SELECT max(position) FROM evosaga.saga_events) AS newest
+FROM (SELECT position FROM mine UNION ALL SELECT position FROM taken) AS held
 """
+# Nobody waits for this commit to reach the disk: if it is lost the events are told once more.
 _MOVE: Final = """
-UPDATE evosaga.relay SET position = greatest(position, $3) WHERE stream = $1 AND leader = $2
+WITH hurried AS (SELECT set_config('synchronous_commit', 'off', true))
+UPDATE evosaga.relay SET position = greatest(position, $3)
+FROM hurried WHERE stream = $1 AND leader = $2
 """
 # Only while it leads: an heir has looked for itself.
 _GO_BACK: Final = """

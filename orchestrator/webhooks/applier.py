@@ -37,7 +37,7 @@ from sagas.world import World
 _logger = structlog.get_logger("evosaga.webhooks")
 _TASK: Final = "evosaga:webhooks"
 _BATCH: Final = 500
-_POLL: Final = 0.2
+_POLL: Final = 0.5
 _LOOKS: Final = 8
 """Looks at one server that are out at the same time; one that hangs holds up its own alone."""
 _LOOK_SECONDS: Final = 20.0
