@@ -24,6 +24,8 @@ def _run(connection: Connection) -> None:
         version_table_schema=SCHEMA,
         compare_type=True,
     )
+    # Whoever waits for a table keeps everybody else from it who comes after.
+    connection.execute(text("SET LOCAL lock_timeout = '5s'"))
     with context.begin_transaction():
         context.run_migrations()
 

@@ -63,7 +63,10 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
             code=outcome.code,
             message=outcome.message,
         )
-    return fact(flight, outcome)
+    try:
+        return fact(flight, outcome)
+    except Exception as error:  # an outcome with something in it that no event can have
+        return fact(flight, stumble(live, flight, error))
 
 
 def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown:

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestrator.api.keys import read_api_keys
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
-from orchestrator.servers import EvolutionServer, read_servers, refuse_twins
+from orchestrator.servers import EvolutionServer, check_key, read_servers, refuse_twins
 from sagas.vocabulary import DEFAULT_SERVER
 
 _REDIS: Final = ("redis", "rediss", "unix")
@@ -142,6 +142,13 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value and value.get_secret_value().strip() else None
+
+    @field_validator("evolution_api_key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_key(value.get_secret_value(), "the key")
+        return value
 
     @field_validator("api_keys")
     @classmethod

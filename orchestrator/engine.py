@@ -23,14 +23,25 @@ from events.appending import Append, Join, Row
 from events.log import EventLog, VersionConflict
 from events.model import (
     CompensationStarted,
+    CompensationSucceeded,
     Recorded,
     SagaCancelRequested,
     SagaEvent,
     StepStarted,
+    StepSucceeded,
 )
 from orchestrator.attempt import carry_out, context, stumble, where
 from orchestrator.attempt import fact as fact_of
-from orchestrator.decider import Rest, Run, advance, decide, expires, intent, kept_back, lost
+from orchestrator.decider import (
+    Rest,
+    Run,
+    advance,
+    decide,
+    expires,
+    intent,
+    kept_back,
+    lost,
+)
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
 from orchestrator.projection import LEASE_MARGIN, row
@@ -43,7 +54,8 @@ from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
-_LONGEST_NAP: Final = 5.0
+_STRIDES: Final = (StepSucceeded, CompensationSucceeded)
+_LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
 """Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
 
 
@@ -80,6 +92,11 @@ class Engine:
     def free(self) -> int:
         """How many more sagas this worker takes."""
         return 0 if self._stopping else max(0, self._capacity - len(self._driving))
+
+    @property
+    def _nap(self) -> float:
+        """How long a saga may wait here: when others want its room, hardly at all."""
+        return _LONGEST_NAP if 2 * len(self._driving) <= self._capacity else _CROWDED_NAP
 
     async def room(self) -> None:
         """Wait until another batch may be taken in."""
@@ -188,7 +205,7 @@ class Engine:
             left = live.last_at + action.delay - time.monotonic()
             if (limit := expires(live.saga, live.state)) is not None:
                 left = min(left, live.started_at + limit - time.monotonic())
-            if left > _LONGEST_NAP:
+            if left > _LONGEST_NAP or (live.let_go and left > 0):
                 return False
             if left > 0 and await _woken(live, left):
                 # Somebody appended, a cancel say: what is due may be something else by now.
@@ -219,7 +236,8 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
-            self._stumbles.forget(live.saga_id)
+            if any(isinstance(event, _STRIDES) for event in appended.events):
+                self._stumbles.forget(live.saga_id)
             await syncpoints.recorded(appended.events)
             return True
 
@@ -293,8 +311,8 @@ class Engine:
             events.append(intent(action, self._lease.worker, lease))
             state = evolve(state, events[-1])
         # A saga that sleeps long is nobody's: the sweep finds it when it is due.
-        sleeps = isinstance(action, Run) and action.delay > _LONGEST_NAP
-        owner = None if self._stopping or sleeps else self._lease.worker
+        live.let_go = isinstance(action, Run) and action.delay > self._nap
+        owner = None if self._stopping or live.let_go else self._lease.worker
         due_by = expires(live.saga, state)
         return events, state, action, row(state, action, owner, lease, due_by)
 

@@ -34,6 +34,8 @@ class Live:
     doubted_at: dict[str, float] = field(default_factory=dict)
     """When the newest doubtful attempt of a step was recorded."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    let_go: bool = False
+    """Whether its row says that it is nobody's until it is due."""
     _plan: tuple[list[SagaEvent], State] | None = None
 
     def plan(self, events: Sequence[SagaEvent], state: State) -> None:

@@ -68,12 +68,15 @@ def _server(name: str, said: Any) -> EvolutionServer:
     key = key.get_secret_value() if isinstance(key, SecretStr) else key
     if not isinstance(key, str) or not key.strip():
         raise ValueError(f"{name}: api_key must be a text that is not empty")
+    check_key(key, f"{name}: api_key")
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
     except ValueError:
         parts = None
     if parts is None or not _usable(parts):
-        raise ValueError(f"{name}: url must start with http:// or https:// and have a host")
+        raise ValueError(
+            f"{name}: url must start with http:// or https://, have a host, and no ? or #"
+        )
     return EvolutionServer(str(url).rstrip("/"), SecretStr(key))
 
 
@@ -82,7 +85,14 @@ def _usable(parts: SplitResult) -> bool:
         _ = parts.port  # which raises when it is none
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    more = parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not more
+
+
+def check_key(key: str, what: str) -> None:
+    """Refuse what can't be sent in a header. Raises ``ValueError``, which doesn't quote it."""
+    if not key.isascii() or not key.isprintable():
+        raise ValueError(f"{what} must be plain ASCII, without control characters")
 
 
 def refuse_twins(default: str | None, servers: Mapping[str, EvolutionServer]) -> None:

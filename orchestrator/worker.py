@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -23,14 +24,18 @@ from events.log import EventLog
 from orchestrator.engine import Engine
 from orchestrator.intake.accept import Accepted, Request, accept, understand
 from orchestrator.intake.reading import Message, subscribed
-from orchestrator.steering.steer import STEERING, Again, Steering, steer
+from orchestrator.steering.steer import STEERING, UNKNOWN_VERSION, Again, Steering, steer
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.worker")
 _RECLAIM_AFTER: Final = 5.0
 """Seconds after which a message that nobody acknowledged is given to another worker."""
+_RIVALS: Final = 5
+"""Times in a row that a command may lose against others who ask for the same."""
 _PATIENCE: Final = 3
 """Deliveries after which a message that we stumble over is dead-lettered. Our bug, not lost."""
+_LONG_PATIENCE: Final = 100
+"""Deliveries of one that is about a history which this release can't read: some ten minutes."""
 
 
 class CommandReader:
@@ -146,7 +151,8 @@ class CommandReader:
                 return understand(engine.catalogue, answer.command)
             return Accepted("known" if answer == "known" else "steered", command.saga_id)
         except BadCommand as refusal:
-            return refusal
+            foreign = refusal.code == UNKNOWN_VERSION
+            return None if foreign and await self._tries(message) < _LONG_PATIENCE else refusal
         except TRANSIENT as trouble:
             _logger.warning("steering waits", reason=type(trouble).__name__)
             return None
@@ -180,7 +186,7 @@ class CommandReader:
 
     async def _commit(self, requests: Sequence[Request]) -> list[Accepted]:
         """Accept, waiting while Postgres is away: no acknowledgement without a commit."""
-        pause, doubtful = 0.05, False
+        pause, doubtful, rivals = 0.05, False, 0
         while True:
             try:
                 self._engine.pin()
@@ -190,7 +196,10 @@ class CommandReader:
                     await self._take_up([a.saga_id for a in answers if a.kind == "known"])
                 return answers
             except (*TRANSIENT, asyncpg.UniqueViolationError) as trouble:
-                # Who keeps losing against others who ask for the same is no poison either.
+                # Who loses against others who ask for the same is no poison, unless it never ends.
+                rivals += isinstance(trouble, asyncpg.UniqueViolationError)
+                if rivals > _RIVALS:
+                    raise
                 doubtful = True
                 _logger.warning("accepting waits", reason=type(trouble).__name__)
                 await asyncio.sleep(pause)
@@ -207,9 +216,10 @@ class CommandReader:
         self, message: Message, stumble: Exception, command: Command | None = None
     ) -> Accepted | BadCommand | None:
         """What becomes of a message that we stumbled over; None: it may come again."""
-        counts = await streams.deliveries(self._redis, [message.id])
         _logger.error("accepting failed", message=message.id.decode(), error=type(stumble).__name__)
-        if counts.get(message.id, 1) < _PATIENCE:
+        # A newer worker may well understand what this one doesn't.
+        patience = _LONG_PATIENCE if isinstance(stumble, ValidationError) else _PATIENCE
+        if await self._tries(message) < patience:
             return None
         try:
             if command is not None and await self._committed(command):
@@ -217,6 +227,10 @@ class CommandReader:
         except TRANSIENT:
             return None
         return BadCommand("not_accepted", f"accepting it raised {type(stumble).__name__}")
+
+    async def _tries(self, message: Message) -> int:
+        counts = await streams.deliveries(self._redis, [message.id])
+        return counts.get(message.id, 1)
 
     async def _committed(self, command: Command) -> bool:
         """Whether it was obeyed all the same: before the stumble, or by whoever else had it."""

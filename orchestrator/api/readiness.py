@@ -54,10 +54,11 @@ async def _postgres(parts: Parts) -> tuple[Check, Check, Check]:
         return Check(True, "answers"), Check(False, "missing; run evosaga migrate"), unknown
     except (asyncpg.PostgresError, *TRANSIENT) as error:
         return Check(False, f"does not answer ({type(error).__name__})"), unknown, unknown
-    cure = "" if found == needed else f", this release needs {needed}; run evosaga migrate"
+    fits = found == needed or migrations.newer(found, needed)
+    cure = "" if fits else f", this release needs {needed}; run evosaga migrate"
     return (
         Check(True, "answers"),
-        Check(found == needed, f"revision {found}{cure}"),
+        Check(fits, f"revision {found}{cure}"),
         Check(alive > 0, f"{alive} alive", needed=False),
     )
 

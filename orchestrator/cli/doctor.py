@@ -62,7 +62,7 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
 def _tell(finding: Finding, out: Output) -> None:
     cure = f"\n{'':<22}{finding.cure}" if finding.cure else ""
     if not out.terminal:
-        out.line(f"{finding.verdict:<6}{finding.check:<16}{finding.said}{cure}")
+        out.line(f"{finding.verdict:<6}{finding.check:<15} {finding.said}{cure}")
         return
     from rich.text import Text
 
@@ -70,7 +70,9 @@ def _tell(finding: Finding, out: Output) -> None:
         finding.verdict
     ]
     out.console.print(
-        Text.assemble((f" {mark}    ", style), (f"{finding.check:<16}", "bold"), finding.said, cure)
+        Text.assemble(
+            (f" {mark}    ", style), (f"{finding.check:<15} ", "bold"), finding.said, cure
+        )
     )
 
 
@@ -90,11 +92,12 @@ async def _look_at_postgres(settings: Settings) -> AsyncIterator[Finding]:
 
         async with pool.acquire() as connection:
             found, needed = await migrations.current(connection), migrations.head()
-        if found != needed:
+        if found != needed and not migrations.newer(found, needed):
             said = f"the schema is {found or 'missing'}, this release needs {needed}"
             yield Finding("schema", "bad", said, "run: evosaga migrate")
             return
-        yield Finding("schema", "ok", f"revision {found}")
+        ahead = "" if found == needed else ", which a newer release has made"
+        yield Finding("schema", "ok", f"revision {found}{ahead}")
         async for finding in _look_at_work(pool):
             yield finding
         async for finding in look_for_stranded(pool, list(servers_of(settings))):

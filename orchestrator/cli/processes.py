@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
 from orchestrator.cli.output import Output
-from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble, reaching_postgres
+from orchestrator.cli.trouble import (
+    DONE,
+    UNFINISHED,
+    UNREACHABLE,
+    WRONG,
+    Trouble,
+    reaching_postgres,
+)
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
@@ -52,6 +59,8 @@ async def migrated(settings: Settings) -> tuple[str | None, str]:
             before = await migrations.current(connection)
         finally:
             await connection.close()
+        if migrations.newer(before, migrations.head()):
+            return before, str(before)  # a newer release has been here
         try:
             await migrations.migrate(url)
         except asyncpg.PostgresError as error:
@@ -59,6 +68,8 @@ async def migrated(settings: Settings) -> tuple[str | None, str]:
                 cure = f" {error.hint}" if getattr(error, "hint", None) else ""
                 raise Trouble(WRONG, f"can't migrate: {error}.{cure}") from error
             raise
+        except migrations.SchemaBusy as error:
+            raise Trouble(UNREACHABLE, f"can't migrate now: {error}") from error
     return before, migrations.head()
 
 

@@ -46,9 +46,16 @@ async def _look_at_server(name: str, server: EvolutionServer) -> AsyncIterator[F
             # The status is enough; the list itself may be megabytes.
             async with http.stream("GET", "/instance/fetchInstances", headers=headers) as answer:
                 status = answer.status_code
+                kind = answer.headers.get("content-type", "")
         except (httpx.HTTPError, OSError) as error:
             said = f"no answer at {where} ({type(error).__name__})"
             yield Finding(check, "bad", said, f"is it up, and is {variables[0]} right?")
+            return
+        if status == 200 and "json" not in kind:
+            said = (
+                f"{where} answers with {printable(kind) or 'something'}, which Evolution never does"
+            )
+            yield Finding(check, "bad", said, f"is {variables[0]} right?")
             return
         yield _key_finding(f"{check} key", status, where, variables)
         yield Finding(check, "ok", f"version {await _evolution_version(http)} at {where}")

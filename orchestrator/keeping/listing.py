@@ -98,7 +98,9 @@ def together(lists: Lists, rows: Sequence[Row]) -> Listing:
     for row in sorted(rows, key=lambda row: not row.enabled):
         home.setdefault(row.instance_name, row.server)
     unseen = {name: told for name, told in lists.items() if isinstance(told, str)}
-    unseen |= {row.server: NOT_CONFIGURED for row in rows if row.server not in lists}
+    unseen |= {
+        row.server: NOT_CONFIGURED for row in rows if row.enabled and row.server not in lists
+    }
     instances: dict[str, Instance] = {}
     tokens: dict[str, str] = {}
     elsewhere: dict[str, str] = {}

@@ -115,13 +115,12 @@ async def compared(pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequenc
     rest = [name for name in listing.instances if name not in born]
     derived = {name: UUID(fit[1]) for name in rest if (fit := _OURS.fullmatch(name))}
     makers = await pool.fetch(_MAKERS, rest, list(derived.values()))
-    ended = {row["instance_name"]: row["at"] for row in await pool.fetch(_ENDED, rest)}
+    ended = {row["created_by"] for row in await pool.fetch(_ENDED, rest)}
     by_name: dict[str, list[UUID]] = {}
     origins: dict[UUID, Origin] = {}
     for maker in makers:
         by_name.setdefault(maker["instance_name"], []).append(maker["saga_id"])
-        gone = ended.get(maker["instance_name"])
-        over = maker["status"] == "compensated" or (gone and gone > maker["created_at"])
+        over = maker["status"] == "compensated" or str(maker["saga_id"]) in ended
         recorded: Recorded = "ended" if over else "alive"
         origins[maker["saga_id"]] = Origin(recorded, maker["organization_id"])
     suspected = {name: [id_] for name, id_ in born.items()} | by_name
@@ -223,15 +222,16 @@ SELECT instance_name, organization_id, business_key FROM evosaga.sagas
 WHERE status IN ('running', 'compensating', 'failed')
 """
 _MAKERS: Final = """
-SELECT saga_id, instance_name, organization_id, status, created_at FROM evosaga.sagas
+SELECT saga_id, instance_name, organization_id, status FROM evosaga.sagas
 WHERE saga = 'create-integration' AND status <> 'rejected'
   AND (instance_name = ANY($1) OR saga_id = ANY($2))
 """
+# By the create that they undo: the name alone may be another one's, on another server.
 _ENDED: Final = """
-SELECT instance_name, max(created_at) AS at FROM evosaga.sagas
-WHERE saga IN ('delete-integration', 'remove-orphan') AND status = 'completed'
-  AND instance_name = ANY($1)
-GROUP BY instance_name
+SELECT born.data -> 'facts' ->> 'created_by' AS created_by FROM evosaga.sagas AS saga
+JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
+WHERE saga.saga IN ('delete-integration', 'remove-orphan') AND saga.status = 'completed'
+  AND saga.instance_name = ANY($1)
 """
 _ORGANIZATIONS: Final = """
 SELECT DISTINCT organization_id FROM evosaga.sagas WHERE organization_id = ANY($1)

@@ -6,7 +6,7 @@ again, and what is somebody else's by now stops it.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -41,6 +41,8 @@ class Steering(BaseModel):
     if_possible: bool = False
 
 
+UNKNOWN_VERSION: Final = "unknown_version"
+"""The code of a refusal that another worker, of another release, would not give."""
 REFUSALS: frozenset[str] = frozenset(
     {"unknown_saga", "not_replayable", "not_cancellable", "blocked", "expired"}
 )
@@ -66,7 +68,7 @@ async def steer(
     try:
         return await _steer(log, world, catalogue, command, wish, engine)
     except BadCommand as refusal:
-        if wish.if_possible and refusal.code != "conflicting_duplicate":
+        if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
             return "known"
         raise
 
@@ -161,7 +163,11 @@ def judge(catalogue: Catalogue, type_: str, state: State) -> None:
         raise BadCommand("not_cancellable", f"the saga is {state.status} already")
     assert state.start is not None
     saga = catalogue.find(state.start.saga, state.start.version)
-    if saga is None or (state.direction == "forward" and not can_turn(saga, state)):
+    if saga is None:
+        named = f"{state.start.saga} v{state.start.version}"
+        said = f"this release does not know {named}; a worker of the release that began it does"
+        raise BadCommand(UNKNOWN_VERSION, said)
+    if state.direction == "forward" and not can_turn(saga, state):
         onward = "replay it when its cause is mended" if state.parked else "it will complete"
         said = f"the saga is past its point of no return; {onward}"
         raise BadCommand("not_cancellable", said)

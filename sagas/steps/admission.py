@@ -109,7 +109,8 @@ SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_n
        row.enabled, row.config ->> 'clinic_id' AS clinic_id,
        born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
        NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts,
-       coalesce(row.config ->> 'server', '{DEFAULT_SERVER}') AS server, born.position AS place
+       coalesce(nullif(row.config ->> 'server', ''), '{DEFAULT_SERVER}') AS server,
+       born.position AS place
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.saga_events AS born
     ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'

@@ -174,9 +174,12 @@ class Breaker:
         return Shut(*self._trouble, self.retry_after() or 0.0)
 
     def _busy(self) -> Shut:
-        # Long enough for the saga to leave the worker's memory, so that others have room.
+        # Where calls come back there is a place in a moment. Where none does, stay away for long
+        # enough to leave the worker's memory, so that others have room.
+        stuck = self._clock() - self._moved > STUCK
+        pause = 5.0 if stuck else 0.5
         reason = f"{self._out} calls are out already"
-        return Shut("busy", reason, 5.0 + 5.0 * self._chance())
+        return Shut("busy", reason, pause + pause * self._chance())
 
     def _went_well(self) -> None:
         self._failures = 0

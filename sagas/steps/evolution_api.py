@@ -271,11 +271,13 @@ async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
         body = json.loads(raw.replace(secret.encode(), b"[redacted]"))
     except (ValueError, RecursionError):
         body = None
+    alien = 200 <= response.status_code < 300 and bytes(raw.lstrip()[:1]) not in (b"{", b"[")
     return Answer(
         response.status_code,
         body,
-        f"HTTP {response.status_code}",
+        f"HTTP {response.status_code}" + (", and no JSON" if alien else ""),
         retry_after=_seconds(response.headers.get("retry-after")),
+        alien=alien,
     )
 
 

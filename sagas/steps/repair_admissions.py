@@ -204,7 +204,7 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
         SELECT row.id, row.organization_id, row.status, row.enabled,
                row.config ->> 'instance_name' AS instance_name,
                row.config ->> 'clinic_id' AS clinic_id,
-               coalesce(row.config ->> 'server', $2) AS server,
+               coalesce(nullif(row.config ->> 'server', ''), $2) AS server,
                born.data -> 'facts' ->> 'key_id' AS key_id
         FROM healthcare.integrations AS row
         LEFT JOIN evosaga.saga_events AS born

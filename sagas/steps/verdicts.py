@@ -25,7 +25,8 @@ class Answer:
     """What came back, or (status 0) what went wrong instead. ``text`` never holds a body.
 
     ``sent`` False proves that nothing left us. ``code`` names trouble that is not the caller's:
-    of the connection, of the set-up, or that the server is left in peace for a while.
+    of the connection, of the set-up, or that the server is left in peace for a while. ``alien``:
+    it went well, and is nothing that an Evolution server ever says: no JSON, a web page say.
     """
 
     status: int
@@ -34,6 +35,7 @@ class Answer:
     sent: bool = True
     retry_after: float | None = None
     code: str = ""
+    alien: bool = False
 
     @property
     def tried(self) -> bool:
@@ -164,7 +166,7 @@ LOOKS: Final[tuple[tuple[Asked, Status, frozenset[Shows], Sight | Asked, str], .
     (
         Asked.STATE,
         200,
-        _ANYTHING,
+        frozenset({Shows.NAME}),
         Sight.HALF,
         "Evolution knows the name, but no live instance is behind it",
     ),
@@ -224,6 +226,8 @@ def classify_delete(answer: Answer) -> Verdict:
 
 def health(asked: Asked, answer: Answer) -> Health:
     """What an answer says about the server, whatever it says about the instance."""
+    if answer.alien:
+        return Health.MISCONFIGURED
     rows = ((status, words, found) for who, status, words, found in HEALTH if asked in who)
     return _first(rows, answer) or Health.WELL
 
@@ -264,6 +268,6 @@ def _shows(body: Any, name: str, token: str) -> Shows:
             return Shows.OUR_ROW if tokens[0] == token else Shows.THEIR_ROW
         return Shows.ROW if rows else Shows.LIST
     instance = body.get("instance") if isinstance(body, dict) else None
-    if isinstance(instance, dict) and instance.get("state"):
+    if isinstance(instance, dict) and isinstance(instance.get("state"), str) and instance["state"]:
         return Shows.STATE
     return Shows.NAME if name in json.dumps(body) else Shows.NOTHING

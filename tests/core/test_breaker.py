@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from sagas.steps.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, PROVEN, Breaker, Health, Shut
+from sagas.steps.breaker import (
+    FAILURES,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PROVEN,
+    STUCK,
+    Breaker,
+    Health,
+    Shut,
+)
 
 ENDS = {
     "sick": Health.SICK,
@@ -220,7 +229,11 @@ async def test_so_many_calls_are_out_at_once_and_no_more() -> None:
     shut = await server.ask()
     assert isinstance(shut, Shut)
     assert (shut.code, shut.reason) == ("busy", "3 calls are out already")
-    assert 5.0 <= shut.retry_after <= 10.0
+    assert 0.5 <= shut.retry_after <= 1.0, "there will be a place in a moment"
+    server.now += STUCK + 0.1
+    shut = await server.ask()
+    assert isinstance(shut, Shut)
+    assert 5.0 <= shut.retry_after <= 10.0, "nobody comes back: others have more use for the room"
     server.breaker.leave(first, Health.WELL)
     assert len(await server.fill()) == 1
     assert server.state == "closed", "to be busy is no trouble"

@@ -55,6 +55,9 @@ def test_it_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         (json.dumps({"berlin": GOOD | {"url": "http://b:x"}}), "berlin: url must start with"),
         (json.dumps({"berlin": GOOD | {"api_key": " "}}), "berlin: api_key must be a text"),
         (json.dumps({"berlin": GOOD | {"api_key": 5}}), "berlin: api_key must be a text"),
+        (json.dumps({"berlin": GOOD | {"api_key": "KEY\n2"}}), "must be plain ASCII"),
+        (json.dumps({"berlin": GOOD | {"api_key": "KEY漢"}}), "must be plain ASCII"),
+        (json.dumps({"berlin": GOOD | {"url": "http://b.example?x=1"}}), "no ? or #"),
         (f'{{"a": {json.dumps(GOOD)}, "a": {{}}}}', "given twice"),
         (json.dumps({"a": GOOD, "b": GOOD}), "b and a are the same server"),
         (
@@ -95,3 +98,8 @@ def test_every_server_leaves_room_for_the_others(further: int, most: int) -> Non
         waiting = api._breaker._queue
         assert (waiting is None) == (further == 0), "alone, nobody else wants the room"
         assert most + (waiting or 0) <= 1000 // (1 + further)
+
+
+def test_a_key_that_no_header_can_carry_is_refused_at_the_start() -> None:
+    with pytest.raises(SettingsError, match="EVOSAGA_EVOLUTION_API_KEY: the key must be plain"):
+        load_settings(_env_file=None, evolution_url="https://first.example", evolution_api_key="é")

@@ -259,7 +259,9 @@ OTHERS = [{"name": "y", "token": "T"}, {"name": "X", "token": "T"}, {}, 17, None
 LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
     (Asked.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}, Sight.MINE),
     (Asked.STATE, 200, {"instance": {"instanceName": "x"}}, Sight.HALF),
-    (Asked.STATE, 200, {"error": True}, Sight.HALF),
+    (Asked.STATE, 200, {"error": True}, Sight.UNKNOWN),
+    (Asked.STATE, 200, [None], Sight.UNKNOWN),
+    (Asked.STATE, 200, {"instance": {"state": 1e400}}, Sight.UNKNOWN),
     (Asked.STATE, 401, said(401, "Unauthorized"), Asked.NAMED),
     (Asked.STATE, 404, said(404, ['The "x" instance does not exist']), Asked.OWN),
     (Asked.NAMED, 200, [OUR_ROW], Sight.MINE),

@@ -105,6 +105,25 @@ async def test_an_unmigrated_database_names_the_cure(
         await migrations.require_current(database)
 
 
+async def test_a_worker_that_restarts_after_a_newer_release_has_migrated_goes_on(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await migrations.migrate(empty)
+    await database.execute("UPDATE evosaga.alembic_version SET version_num = '9999'")
+    await migrations.require_current(database)
+
+
+async def test_e14_a_migration_gives_way_to_whoever_holds_a_table(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await migrations.migrate(empty, "0002")
+    async with database.transaction():
+        await database.execute("LOCK TABLE evosaga.sagas IN ACCESS SHARE MODE")
+        with pytest.raises(migrations.SchemaBusy, match="try again"):
+            await migrations.migrate(empty)
+    await migrations.migrate(empty)
+
+
 async def test_migrating_in_two_places_at_once_and_once_more_changes_nothing(
     empty: str, database: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:

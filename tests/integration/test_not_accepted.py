@@ -95,3 +95,18 @@ async def test_who_keeps_losing_against_others_is_no_poison(
         assert (await outcome(pool, command["id"])).status == "completed"
         await eventually(lambda: nothing_pending(redis))
     assert await dead_letters(redis) == []
+
+
+async def test_a_command_whose_status_row_is_lost_holds_up_nobody(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its history is there, so it can't begin again, however often that is tried."""
+    monkeypatch.setattr(orchestrator.worker, "_RIVALS", 1)
+    command = create()
+    async with running_worker(settings):
+        await outcome(pool, await publish(redis, command))
+        await pool.execute("DELETE FROM evosaga.sagas")
+        await publish(redis, command)
+        assert (await outcome(pool, await publish(redis, create()))).status == "completed"
+        await eventually(lambda: nothing_pending(redis))
+    assert [letter["code"] for letter in await dead_letters(redis)] == ["not_accepted"]

@@ -301,3 +301,22 @@ async def test_what_lands_late_is_looked_for_and_removed_on_its_own_server(
         watch = (await list_sagas(pool, Filter(saga="watch-instance")))[0][0]
         assert await pinned(pool, str(watch.saga_id)) == "berlin"
     assert evolution.journal.requests() == []
+
+
+async def test_who_is_refused_by_the_breaker_of_one_server_makes_room_for_the_others(
+    both: Settings, pool: Pool, redis: Redis, berlin: Any
+) -> None:
+    """What the breaker says comes at once, so no share of the calls keeps these in bounds."""
+    await berlin.stop()
+    small = both.model_copy(update={"capacity": 20})
+
+    async def nobodys() -> bool:
+        query = "SELECT count(*) FROM evosaga.sagas WHERE owner IS NULL AND status = 'running'"
+        return await count(pool, query) >= 25
+
+    async with running_worker(small):
+        for _ in range(40):
+            await publish(redis, create(server="berlin"))
+        await eventually(nobodys, 4)
+        here = await outcome(pool, await publish(redis, create()))
+        assert here.status == "completed"

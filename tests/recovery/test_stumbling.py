@@ -125,3 +125,27 @@ async def test_b5_an_attempt_that_was_not_begun_for_want_of_a_lease_burns_nothin
     assert failed is not None
     assert tuple(failed) == ("held", "lease_lost", "false", None)
     assert len(evolution.journal.entries) == 2, "one create and one look, none before"
+
+
+async def test_b15_who_stumbles_after_each_attempt_is_left_alone_for_longer_each_time(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the attempt before was lost can always be said, so that is no sign of getting on."""
+    genuine, broken = decider.advance, True
+
+    def advance(saga: Saga, state: State) -> Any:
+        if broken and state.progress("cache").done:
+            raise LookupError
+        return genuine(saga, state)
+
+    monkeypatch.setattr(orchestrator.engine, "advance", advance)
+
+    async def third_time() -> bool:
+        view = await find_saga(pool, id_)
+        return bool(view and "(3 times now)" in (view.message or ""))
+
+    async with running_worker(settings):
+        id_ = await publish(redis, create())
+        await eventually(third_time)
+        broken = False
+        assert (await outcome(pool, id_)).status == "completed"

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -214,7 +215,7 @@ async def test_events_are_told_again_from_the_command_line(
 ) -> None:
     async with running_worker(settings):
         saga = await outcome(pool, await publish(redis, create()))
-    entries = await redis.xrange("evosaga:events")
+    entries: Any = await redis.xrange("evosaga:events")
     told = len({json.loads(fields[b"data"])["id"] for _, fields in entries})  # some twice, maybe
     assert told == saga.sequence
     await redis.xtrim("evosaga:events", maxlen=0)

@@ -83,6 +83,7 @@ CREATES: list[tuple[str, dict[str, Any], str, bool]] = [
     ("5xx_after", {}, "Done", True),
     ("5xx_after", {"status": 503}, "Done", True),
     ("html502", {}, "Done", True),
+    ("html502", {"status": 200}, "Held evolution_misconfigured", True),
     ("cut", {"bytes": 0}, "Done", True),
     ("cut", {"bytes": 100}, "Done", True),
     ("trunc", {}, "Done", True),
