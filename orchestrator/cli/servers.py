@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
@@ -44,10 +45,13 @@ async def _look_at_server(name: str, server: EvolutionServer) -> AsyncIterator[F
     async with httpx.AsyncClient(base_url=server.url, timeout=_TIMEOUT, trust_env=False) as http:
         try:
             # The status is enough; the list itself may be megabytes.
-            async with http.stream("GET", "/instance/fetchInstances", headers=headers) as answer:
+            async with (
+                asyncio.timeout(_TIMEOUT),  # httpx's own begins anew with every byte
+                http.stream("GET", "/instance/fetchInstances", headers=headers) as answer,
+            ):
                 status = answer.status_code
                 kind = answer.headers.get("content-type", "")
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, TimeoutError) as error:
             said = f"no answer at {where} ({type(error).__name__})"
             yield Finding(check, "bad", said, f"is it up, and is {variables[0]} right?")
             return
@@ -96,7 +100,8 @@ async def _evolution_version(http: object) -> str:
 
     assert isinstance(http, httpx.AsyncClient)
     try:
-        body = (await http.get("/")).json()
+        async with asyncio.timeout(_TIMEOUT):
+            body = (await http.get("/")).json()
         return str(body["version"])[:20]
-    except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, OSError, TimeoutError, ValueError, KeyError, TypeError):
         return "unknown"
