@@ -56,7 +56,7 @@ WORKER_LOST: Final = "worker_lost"
 LOSSES: Final = 3
 """A step may lose so many times its own attempts with their workers."""
 
-_HOLD_FIRST, _HOLD_CAP = 0.5, 30.0
+_HOLD_FIRST, _HOLD_CAP, _LOSS_CAP = 0.5, 30.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ def _backoff(state: State, step: Step, failure: StepFailed | CompensationFailed)
     own, lost = state.progress(step.name).counted(state.direction)
     if failure.code != WORKER_LOST:
         return _jitter(state, failure, step.retry.delay(own))
-    return _jitter(state, failure, step.retry.delay(lost - 1)) if lost > 1 else 0.0
+    return _jitter(state, failure, min(_LOSS_CAP, step.retry.delay(lost - 1))) if lost > 1 else 0.0
 
 
 def _hold(state: State, failure: StepFailed | CompensationFailed) -> float:

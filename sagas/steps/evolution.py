@@ -59,7 +59,9 @@ _SIGHTINGS: Final = {
 async def create_instance(ctx: StepContext) -> Outcome:
     """Make the instance under our name and birthmark, and see it there before saying so."""
     name, token = _name(ctx), _token(ctx)
-    if ctx.in_doubt:
+    # A chosen name may be a stranger's, whose instance a starting Evolution has not loaded yet:
+    # then it lets the create pass, fails, and cleans up by name.
+    if ctx.in_doubt or ctx.input.instance_name:
         if ctx.last_code == _CLEANING_UP and (left := ctx.quiet_left) > 0:
             return Held(_CLEANING_UP, "Evolution may still remove what it refused", left)
         seen = await ctx.evolution.see(name, token)
@@ -68,8 +70,10 @@ async def create_instance(ctx: StepContext) -> Outcome:
                 return Done({"token_hash": fingerprint(token), "adopted": True})
             case Sight.FOREIGN:
                 return _taken(name)
-            case Sight.HALF:
+            case Sight.HALF if ctx.in_doubt:
                 return Unknown("instance_half_made", f"only half of instance {name} is there")
+            case Sight.HALF:
+                return Held("name_in_doubt", f"{name} is there by half: {seen.evidence}", 5.0)
             case Sight.UNKNOWN:
                 return unclear(seen)
             case Sight.ABSENT:

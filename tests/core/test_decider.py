@@ -256,7 +256,7 @@ class TestALostWorker:
     def test_is_forgiven_by_a_replay(self) -> None:
         told = given(*BEFORE_PAY, *(step.lost("pay", n) for n in range(1, 7))).then_parks("pay")
         again = told.when(resumed(), *(step.lost("pay", n) for n in range(1, 6)))
-        again.then_runs("pay", attempt=6, after=27.0)
+        again.then_runs("pay", attempt=6, after=5.0)
 
     def test_leaves_the_step_in_doubt(self) -> None:
         assert given(begun(), step.lost("hotel")).state.progress("hotel").in_doubt

@@ -188,7 +188,14 @@ def acts_on_a_lease_that_was_lost_and_won_again(patch: pytest.MonkeyPatch) -> No
 
 
 def takes_a_403_for_success(patch: pytest.MonkeyPatch) -> None:
+    """And does not look first, as for a stranger who comes between the look and the create."""
+
+    async def create(ctx: Any) -> Outcome:
+        blind = ctx.input.model_copy(update={"instance_name": None})
+        return await steps.create_instance(replace(ctx, input=blind))
+
     trusts(patch, 403)
+    in_the_catalogue(patch, "create-integration", do=create)
 
 
 def takes_a_201_for_success(patch: pytest.MonkeyPatch) -> None:

@@ -475,3 +475,20 @@ async def test_no_error_is_ever_a_reason_to_call_unknown_a_failure(ctx: StepCont
 
 def test_the_kinds_of_outcome_are_these_four() -> None:
     assert {Done, Held, Rejected, Unknown} == set(Outcome.__args__)
+
+
+async def test_c17_a_chosen_name_is_looked_for_before_a_create_that_could_kill_its_owner(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    """A starting Evolution lets the create of a name pass whose instance it has not loaded yet."""
+    evolution.foreign("chosen")
+    await evolution.restart(warmup=2.0)
+    facts = {**ctx.facts, "instance_name": "chosen"}
+    wanted = replace(
+        ctx, facts=facts, input=ctx.input.model_copy(update={"instance_name": "chosen"})
+    )
+    outcome = await create_instance(wanted)
+    assert kind(outcome) in ("Held name_in_doubt", "Rejected name_taken")
+    await asyncio.sleep(0)
+    assert evolution.journal.requests("create") == []
+    assert "chosen" in evolution.rows()
