@@ -205,9 +205,8 @@ async def test_a_delete_of_today_is_not_answered_with_that_of_yesterday(
         evolution.disarm()
         await client.post(f"/sagas/{parked['saga_id']}/replay")
         assert (await outcome(parts.pool, parked["saga_id"])).status == "completed"
-        evolution.arm("5xx_after", operation="create")
+        evolution.arm("400_async_remove", operation="create", seconds=60)
         evolution.arm("5xx_before", operation="delete", times=None)
-        evolution.arm("5xx_before", operation="connectionState", times=1)
         half = problem(await client.post(CREATE, json=body))
         assert half["code"] == "parked"
         told = await client.delete(path)

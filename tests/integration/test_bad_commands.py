@@ -215,8 +215,9 @@ async def test_j3_a_message_that_makes_us_stumble_is_dead_after_three_deliveries
 async def test_b15_a_cancel_of_a_saga_whose_history_nobody_can_read_holds_nobody_up(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event of a newer release, say: the command is a dead letter, its neighbours go on."""
+    """An event of a newer release, say: a dead letter in the end, and its neighbours go on."""
     monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 0.3)
+    monkeypatch.setattr(orchestrator.worker, "_LONG_PATIENCE", 4)
     saga, neighbour = uuid.uuid4(), create()
     await pool.execute(
         "INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id, "
