@@ -78,10 +78,10 @@ class Lease:
         """Whether the others' silence means something.
 
         After an outage of Postgres all leases are over at once; who comes back first must give
-        the others time to show themselves.
+        the others time to show themselves: half a lease, in which the living beat more than once.
         """
         now = time.monotonic()
-        return now < self._valid_until and now - self._steady_since > self.ttl
+        return now < self._valid_until and now - self._steady_since > self.ttl / 2
 
     async def beat(self) -> None:
         """One heartbeat. Raises what the database raises."""
