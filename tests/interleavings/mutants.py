@@ -271,6 +271,8 @@ class Hidden:
     """A mutant, where it shows itself, and how many faults that takes."""
 
     mutant: Mutant
+    breaks: str
+    """The law that it must be caught by, or how else the judge puts it."""
     scenario: str = "create"
     faults: int = 1
     first: str | None = None
@@ -279,27 +281,27 @@ class Hidden:
 
 
 MUTANTS: Final = [
-    Hidden(acts_before_its_intent_is_committed),
-    Hidden(appends_without_looking_at_the_sequence),
-    Hidden(does_the_joined_effect_though_the_append_has_lost),
-    Hidden(goes_on_after_a_conflict_as_if_it_had_won),
-    Hidden(does_not_take_in_what_others_appended),
-    Hidden(takes_every_saga_for_its_own_after_a_conflict),
-    Hidden(carries_out_the_attempt_of_a_dead_worker_again),
-    Hidden(takes_a_lost_attempt_for_one_that_was_never_sent, faults=1),
-    Hidden(takes_a_lost_attempt_for_a_refusal),
-    Hidden(takes_an_interrupted_attempt_for_one_that_never_began, faults=2, first="doze"),
-    Hidden(takes_a_timeout_for_a_failure),
-    Hidden(forgets_what_is_to_follow, faults=2, first="late"),
-    Hidden(counts_the_age_of_a_doubt_from_the_beginning, faults=1),
-    Hidden(acts_without_asking_whether_its_lease_is_over),
-    Hidden(acts_on_a_lease_that_was_lost_and_won_again),
-    Hidden(appends_without_looking_at_the_sequence, fenced=False),
-    Hidden(takes_a_403_for_success, "create where a stranger lives", faults=0),
-    Hidden(takes_a_201_for_success),
-    Hidden(does_not_wait_until_a_400_has_cleaned_up),
-    Hidden(removes_without_looking, faults=2, first="late"),
-    Hidden(takes_the_answer_to_a_delete_for_the_end, "delete"),
-    Hidden(removes_with_the_global_key, "delete", faults=0),
-    Hidden(creates_again_without_looking),
+    Hidden(acts_before_its_intent_is_committed, "S5"),
+    Hidden(appends_without_looking_at_the_sequence, "S7"),
+    Hidden(does_the_joined_effect_though_the_append_has_lost, "S10"),
+    Hidden(goes_on_after_a_conflict_as_if_it_had_won, "saga stumbled"),
+    Hidden(does_not_take_in_what_others_appended, "it goes on for ever"),
+    Hidden(takes_every_saga_for_its_own_after_a_conflict, "saga stumbled"),
+    Hidden(carries_out_the_attempt_of_a_dead_worker_again, "S5"),
+    Hidden(takes_a_lost_attempt_for_one_that_was_never_sent, "S7", faults=1),
+    Hidden(takes_a_lost_attempt_for_a_refusal, "S7"),
+    Hidden(takes_an_interrupted_attempt_for_one_that_never_began, "L3", faults=2, first="doze"),
+    Hidden(takes_a_timeout_for_a_failure, "L3"),
+    Hidden(forgets_what_is_to_follow, "L3", faults=2, first="late"),
+    Hidden(counts_the_age_of_a_doubt_from_the_beginning, "L3", faults=1),
+    Hidden(acts_without_asking_whether_its_lease_is_over, "S5"),
+    Hidden(acts_on_a_lease_that_was_lost_and_won_again, "S5"),
+    Hidden(appends_without_looking_at_the_sequence, "S7", fenced=False),
+    Hidden(takes_a_403_for_success, "S9", "create where a stranger lives", faults=0),
+    Hidden(takes_a_201_for_success, "S9"),
+    Hidden(does_not_wait_until_a_400_has_cleaned_up, "L3"),
+    Hidden(removes_without_looking, "L3", faults=2, first="late"),
+    Hidden(takes_the_answer_to_a_delete_for_the_end, "L3", "delete"),
+    Hidden(removes_with_the_global_key, "S8", "delete", faults=0),
+    Hidden(creates_again_without_looking, "L3"),
 ]

@@ -18,7 +18,7 @@ def _id(hidden: Hidden) -> str:
 def test_the_explorer_catches_one_that(hidden: Hidden, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden.mutant(monkeypatch)
     mine = begins_with(hidden.first) if hidden.first else lambda *_: True
-    with pytest.raises(Broken):
+    with pytest.raises(Broken, match=hidden.breaks):
         explore(SCENARIOS[hidden.scenario], hidden.faults, fenced=hidden.fenced, mine=mine)
 
 
