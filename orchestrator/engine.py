@@ -19,42 +19,29 @@ from uuid import UUID
 import structlog
 
 from events import syncpoints
-from events.appending import Append, Join, Row
+from events.appending import Append
 from events.log import EventLog, VersionConflict
 from events.model import (
     CompensationStarted,
     CompensationSucceeded,
     Recorded,
-    SagaCancelRequested,
     SagaEvent,
     StepStarted,
     StepSucceeded,
 )
-from orchestrator.attempt import carry_out, context, stumble, where
-from orchestrator.attempt import fact as fact_of
-from orchestrator.decider import (
-    Rest,
-    Run,
-    advance,
-    decide,
-    expires,
-    intent,
-    kept_back,
-    lost,
-)
+from orchestrator.attempt import carry_out, where
+from orchestrator.composing import Terms, compose
+from orchestrator.decider import Rest, Run, decide, expires, kept_back, lost
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
-from orchestrator.projection import LEASE_MARGIN, row
-from orchestrator.state import DEADLINE, State, evolve
+from orchestrator.state import State
 from orchestrator.stumbling import Stumbles
 from sagas.catalogue import Catalogue
-from sagas.definition import InCommit
-from sagas.outcome import Outcome
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
-_STRIDES: Final = (StepSucceeded, CompensationSucceeded)
+_STRIDES: Final = frozenset({StepSucceeded, CompensationSucceeded})
 _LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
 """Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
 
@@ -236,7 +223,7 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
-            if any(isinstance(event, _STRIDES) for event in appended.events):
+            if any(type(event) in _STRIDES for event in appended.events):
                 self._stumbles.forget(live.saga_id)
             await syncpoints.recorded(appended.events)
             return True
@@ -256,92 +243,8 @@ class Engine:
     def _append(
         self, live: Live, fact: SagaEvent | None, raised: Exception | None = None
     ) -> Append | None:
-        """One commit: the fact, the decisions it leads to, and the next intent. None: no news.
-
-        An effect that should join it but has ``raised`` is recorded as an attempt like any other.
-        """
-        facts = [fact] if fact is not None else []
-        events, state, action, status_row = self._follow(live, live.state, facts)
-        join = None
-        if (
-            isinstance(action, Run)
-            and isinstance(effect := action.effect, InCommit)
-            and self._begins(live, action, bool(events))
-        ):
-            started = intent(action, self._lease.worker, 0.0)
-            events, state = [*events, started], evolve(state, started)
-            if raised is None:
-                join = self._join(live, effect, events, state)
-            else:
-                assert state.in_flight is not None
-                failed = fact_of(state.in_flight, stumble(live, state.in_flight, raised))
-                more, state, _, status_row = self._follow(live, state, [failed])
-                events += more
-        if not events and join is None:
-            return None
-        live.plan(events, state)
-        return Append(
-            live.saga_id,
-            live.state.sequence,
-            events,
-            status_row,
-            live.correlation_id,
-            live.causation_id,
-            join,
-        )
-
-    def _follow(
-        self, live: Live, state: State, facts: Sequence[SagaEvent]
-    ) -> tuple[list[SagaEvent], State, Run | Rest, Row]:
-        """The facts, what is decided on them, and the claim of the next outside attempt."""
-        for fact in facts:
-            state = evolve(state, fact)
-        late = self._late(live, state)
-        for request in late:
-            state = evolve(state, request)
-        decided, state, action = advance(live.saga, state)
-        events = [*facts, *late, *decided]
-        lease = 0.0
-        if (
-            isinstance(action, Run)
-            and not isinstance(action.effect, InCommit)
-            and self._begins(live, action, bool(events))
-        ):
-            lease = action.step.timeout + LEASE_MARGIN
-            events.append(intent(action, self._lease.worker, lease))
-            state = evolve(state, events[-1])
-        # A saga that sleeps long is nobody's: the sweep finds it when it is due.
-        live.let_go = isinstance(action, Run) and action.delay > self._nap
-        owner = None if self._stopping or live.let_go else self._lease.worker
-        due_by = expires(live.saga, state)
-        return events, state, action, row(state, action, owner, lease, due_by)
-
-    def _late(self, live: Live, state: State) -> list[SagaEvent]:
-        """A saga whose time is up asks for its own cancel: whenever it is looked at, and once."""
-        limit = expires(live.saga, state)
-        if limit is None or state.in_flight or time.monotonic() - live.started_at < limit:
-            return []
-        return [SagaCancelRequested(by=DEADLINE, reason=f"{limit:g} s are over")]
-
-    def _begins(self, live: Live, action: Run, fresh: bool) -> bool:
-        """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
-        if self._stopping:
-            return False
-        return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
-
-    def _join(
-        self, live: Live, effect: InCommit, before: Sequence[SagaEvent], state: State
-    ) -> Join:
-        """An effect in our own Postgres becomes part of the commit of its own outcome."""
-        flight = state.in_flight
-        assert flight is not None
-
-        def then(outcome: Outcome) -> tuple[list[SagaEvent], Row]:
-            events, after, _, status_row = self._follow(live, state, [fact_of(flight, outcome)])
-            live.plan([*before, *events], after)
-            return events, status_row
-
-        return Join(effect.run, context(live, flight, self._world), then)
+        terms = Terms(self._lease.worker, not self._stopping, self._nap, self._world)
+        return compose(live, fact, raised, terms)
 
 
 async def _woken(live: Live, within: float) -> bool:

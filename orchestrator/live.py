@@ -5,13 +5,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from events.model import Recorded, SagaEvent, SagaFailed, SagaResumed, StepFailed
 from orchestrator.state import State, evolve, replay
 from sagas.catalogue import Catalogue
 from sagas.definition import Saga
+
+_DOUBTFUL: Final = frozenset({StepFailed, SagaFailed, SagaResumed})
 
 
 class UnknownSaga(Exception):
@@ -50,7 +52,8 @@ class Live:
             for event in events:
                 self.state = evolve(self.state, event)
         for event in events:
-            self._note_doubt(event, at)
+            if type(event) in _DOUBTFUL:
+                self._note_doubt(event, at)
         self.last_at = at
 
     def _note_doubt(self, event: SagaEvent, at: float) -> None:

@@ -50,6 +50,6 @@ CREATE_INTEGRATION: Final = Saga(
         compensatable("cache", do=cache.fill, undo=cache.invalidate, probe=cache.probe_filled),
         # An announcement or a picture of a code leaves nothing behind to look for.
         retryable("notify", do=notify.announce_added),
-        retryable("pair", do=evolution.ask_for_qr),
+        retryable("pair", do=evolution.ask_for_qr, spare=evolution.needs_no_qr),
     ),
 )

@@ -10,7 +10,7 @@ A definition in another order is refused when its module is imported, since a sa
 not roll back would only be noticed on the worst day.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -27,6 +27,10 @@ BatchEffect: TypeAlias = Callable[[Any, Sequence[Any]], Awaitable[Sequence[Outco
 
 Probe: TypeAlias = Callable[[Any], Awaitable[Finding]]
 """``async (StepContext) -> Finding``: looks whether the effect is there, and changes nothing."""
+
+
+Spare: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
+"""``(input) -> result``: what is recorded where this input leaves nothing to do; None: do it."""
 
 
 class DefinitionError(Exception):
@@ -69,7 +73,9 @@ class Step:
     """One step. ``timeout`` is in seconds and bounds one attempt in either direction.
 
     ``do`` executes, ``undo`` compensates, and ``probe`` says what is really there; a replay asks
-    it before it believes that a step which was done still is.
+    it before it believes that a step which was done still is. ``spare`` tells from the saga's
+    input alone that there is nothing to do: such a step is recorded in the commit of the one
+    before it, without an attempt of its own.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Step:
     retry: Retry = field(default_factory=Retry)
     timeout: float = 40.0
     probe: Probe | None = None
+    spare: Spare | None = None
 
 
 def compensatable(
@@ -113,9 +120,10 @@ def retryable(
     retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe | None = None,
+    spare: Spare | None = None,
 ) -> Step:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
-    return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe)
+    return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, spare)
 
 
 @dataclass(frozen=True, slots=True)

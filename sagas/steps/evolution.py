@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from redis.exceptions import RedisError
@@ -256,13 +256,18 @@ async def _listed_token(ctx: StepContext, name: str) -> str | Held | None:
     return None
 
 
+def needs_no_qr(wanted: Any) -> dict[str, str] | None:
+    """Only a phone is paired; any other channel has nothing to wait for."""
+    return None if wanted.channel == "WHATSAPP-BAILEYS" else {"qr": "not_needed"}
+
+
 async def ask_for_qr(ctx: StepContext) -> Outcome:
     """Start pairing and keep the QR code in Redis for a minute.
 
     A QR code that doesn't come is no failed create: it can be asked for at any time.
     """
-    if ctx.input.channel != "WHATSAPP-BAILEYS":
-        return Done({"qr": "not_needed"})
+    if (nothing := needs_no_qr(ctx.input)) is not None:
+        return Done(nothing)
     answer = await ctx.evolution.connect(_name(ctx), _token(ctx), ctx.input.number)
     if answer.code in (BUSY, SERVER_UNKNOWN):
         return not_now(answer, Verdict.NOT_SENT)

@@ -1,0 +1,152 @@
+"""What one commit of a saga holds: a fact, the decisions it leads to, and the next claim.
+
+Everything that can be known without another effect goes into the same commit: steps that this
+saga's input leaves nothing to do in, and the effect in our own Postgres that *joins* it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from events.appending import Append, Join, Row
+from events.model import SagaCancelRequested, SagaEvent, SagaStarted, StepSucceeded
+from orchestrator.attempt import context, stumble
+from orchestrator.attempt import fact as fact_of
+from orchestrator.decider import Rest, Run, advance, expires, intent
+from orchestrator.live import Live
+from orchestrator.projection import LEASE_MARGIN, row
+from orchestrator.state import DEADLINE, State, evolve
+from sagas.definition import InCommit
+from sagas.outcome import Outcome
+from sagas.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a worker appends: under which name, and whether it still begins anything.
+
+    ``nap``: so many seconds a saga may sleep in memory; one that sleeps longer is let go.
+    """
+
+    worker: str
+    begins: bool
+    nap: float
+    world: World
+
+
+def compose(
+    live: Live, fact: SagaEvent | None, raised: Exception | None, terms: Terms
+) -> Append | None:
+    """One commit: the fact, the decisions it leads to, and the next intent. None: no news.
+
+    An effect that should join it but has ``raised`` is recorded as an attempt like any other.
+    """
+    facts = [fact] if fact is not None else []
+    events, state, action, status_row = _follow(live, live.state, facts, terms)
+    join = None
+    if (
+        isinstance(action, Run)
+        and isinstance(effect := action.effect, InCommit)
+        and _begins(live, action, terms, bool(events))
+    ):
+        started = intent(action, terms.worker, 0.0)
+        events, state = [*events, started], evolve(state, started)
+        if raised is None:
+            join = _join(live, effect, events, state, terms)
+        else:
+            assert state.in_flight is not None
+            failed = fact_of(state.in_flight, stumble(live, state.in_flight, raised))
+            more, state, _, status_row = _follow(live, state, [failed], terms)
+            events += more
+    if not events and join is None:
+        return None
+    live.plan(events, state)
+    return Append(
+        live.saga_id,
+        live.state.sequence,
+        events,
+        status_row,
+        live.correlation_id,
+        live.causation_id,
+        join,
+    )
+
+
+def _follow(
+    live: Live, state: State, facts: Sequence[SagaEvent], terms: Terms
+) -> tuple[list[SagaEvent], State, Run | Rest, Row]:
+    """The facts, what is decided on them, and the claim of the next outside attempt."""
+    for fact in facts:
+        state = evolve(state, fact)
+    late = _late(live, state)
+    for request in late:
+        state = evolve(state, request)
+    decided, state, action = advance(live.saga, state)
+    events = [*facts, *late, *decided]
+    while spared := _spared(live, action, terms, bool(events)):
+        for event in spared:
+            state = evolve(state, event)
+        decided, state, action = advance(live.saga, state)
+        events += [*spared, *decided]
+    lease = 0.0
+    if (
+        isinstance(action, Run)
+        and not isinstance(action.effect, InCommit)
+        and _begins(live, action, terms, bool(events))
+    ):
+        lease = action.step.timeout + LEASE_MARGIN
+        events.append(intent(action, terms.worker, lease))
+        state = evolve(state, events[-1])
+    # A saga that sleeps long is nobody's: the sweep finds it when it is due.
+    live.let_go = isinstance(action, Run) and action.delay > terms.nap
+    owner = terms.worker if terms.begins and not live.let_go else None
+    due_by = None if state.in_flight else expires(live.saga, state)
+    return events, state, action, row(state, action, owner, lease, due_by)
+
+
+def _late(live: Live, state: State) -> list[SagaEvent]:
+    """A saga whose time is up asks for its own cancel: whenever it is looked at, and once."""
+    start = state.start
+    if state.in_flight or not isinstance(start, SagaStarted) or start.deadline_seconds is None:
+        return []
+    if time.monotonic() - live.started_at < start.deadline_seconds:  # as nearly always
+        return []
+    limit = expires(live.saga, state)
+    if limit is None:
+        return []
+    return [SagaCancelRequested(by=DEADLINE, reason=f"{limit:g} s are over")]
+
+
+def _spared(live: Live, action: Run | Rest, terms: Terms, fresh: bool) -> list[SagaEvent]:
+    """A step in which there is nothing to do: claimed and done in one."""
+    if not isinstance(action, Run) or action.step.spare is None:
+        return []
+    nothing = action.step.spare(live.input)
+    if nothing is None or not _begins(live, action, terms, fresh):
+        return []
+    claim = intent(action, terms.worker, 0.0)
+    done = StepSucceeded(step=claim.step, attempt=claim.attempt, result=dict(nothing))
+    return [claim, done]
+
+
+def _begins(live: Live, action: Run, terms: Terms, fresh: bool) -> bool:
+    """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
+    if not terms.begins:
+        return False
+    return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
+
+
+def _join(
+    live: Live, effect: InCommit, before: Sequence[SagaEvent], state: State, terms: Terms
+) -> Join:
+    """An effect in our own Postgres becomes part of the commit of its own outcome."""
+    flight = state.in_flight
+    assert flight is not None
+
+    def then(outcome: Outcome) -> tuple[list[SagaEvent], Row]:
+        told = [fact_of(flight, outcome)]
+        events, after, _, status_row = _follow(live, state, told, terms)
+        live.plan([*before, *events], after)
+        return events, status_row
+
+    return Join(effect.run, context(live, flight, terms.world), then)

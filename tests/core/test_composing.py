@@ -1,0 +1,81 @@
+"""What goes into one commit: given a saga and a fact, then these events, and no more."""
+
+import time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from events.model import SagaEvent, SagaStarted, StepStarted, StepSucceeded
+from orchestrator.composing import Terms, compose
+from orchestrator.live import Live
+from orchestrator.state import State, evolve
+from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
+from sagas.definition import Saga
+
+PLAIN: dict[str, Any] = {"organization_id": str(uuid4()), "clinic_id": str(uuid4()), "name": "Sol"}
+TERMS = Terms("worker-7", begins=True, nap=5.0, world=None)  # type: ignore[arg-type]
+NOTIFIED = StepSucceeded(step="notify", attempt=1)
+
+
+def told_to_notify(saga: Saga, channel: str) -> Live:
+    """A create whose workers are just being told; the phone is to be paired after that."""
+    wanted = PLAIN | {"channel": channel}
+    events: list[SagaEvent] = [
+        SagaStarted(
+            saga=saga.name,
+            version=saga.version,
+            command=saga.command,
+            command_id="c",
+            command_hash="h",
+            business_key="k",
+            input=wanted,
+        )
+    ]
+    for name in ("evolution", "postgres", "cache"):
+        events += [started(name), StepSucceeded(step=name, attempt=1)]
+    state = State()
+    for event in [*events, started("notify")]:
+        state = evolve(state, event)
+    now = time.monotonic()
+    data = CreateIntegration.model_validate(wanted)
+    return Live(uuid4(), saga, data, state, "c", "c", started_at=now, last_at=now)
+
+
+def started(step: str) -> StepStarted:
+    return StepStarted(step=step, attempt=1, worker="worker-7", lease_seconds=50.0)
+
+
+def composed(live: Live, fact: SagaEvent | None, terms: Terms = TERMS) -> list[tuple[str, Any]]:
+    append = compose(live, fact, None, terms)
+    assert append is not None
+    return [(event.type, getattr(event, "step", None)) for event in append.events]
+
+
+def test_a_step_with_something_to_do_is_claimed_and_left_to_be_carried_out() -> None:
+    live = told_to_notify(CREATE_INTEGRATION, "WHATSAPP-BAILEYS")
+    assert composed(live, NOTIFIED) == [("step.succeeded", "notify"), ("step.started", "pair")]
+
+
+def test_a_step_with_nothing_to_do_shares_the_commit_of_the_one_before_it() -> None:
+    live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
+    assert composed(live, NOTIFIED) == [
+        ("step.succeeded", "notify"),
+        ("step.started", "pair"),
+        ("step.succeeded", "pair"),
+        ("saga.completed", None),
+    ]
+
+
+def test_what_it_amounts_to_is_recorded_like_any_outcome() -> None:
+    append = compose(told_to_notify(CREATE_INTEGRATION, "EVOLUTION"), NOTIFIED, None, TERMS)
+    assert append is not None
+    assert StepSucceeded(step="pair", attempt=1, result={"qr": "not_needed"}) in append.events
+    assert (append.row.status, append.row.owner) == ("completed", None)
+
+
+@pytest.mark.parametrize("channel", ["EVOLUTION", "WHATSAPP-BAILEYS"])
+def test_a_worker_that_is_stopping_begins_neither(channel: str) -> None:
+    leaving = Terms("worker-7", begins=False, nap=5.0, world=None)  # type: ignore[arg-type]
+    live = told_to_notify(CREATE_INTEGRATION, channel)
+    assert composed(live, NOTIFIED, leaving) == [("step.succeeded", "notify")]
