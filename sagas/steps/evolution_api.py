@@ -9,7 +9,7 @@ global key: a compare-and-delete. (All as observed on Evolution 2.3.6 and 2.3.7.
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -40,6 +40,8 @@ _LARGEST_LIST: Final = 64 * 1024 * 1024
 _QUICK: Final = frozenset({Asked.STATE, Asked.OWN, Asked.NAMED})
 _QUICK_TIMEOUT: Final = 8.0
 """Seconds for what reads one instance: after a silent create its step has little time left."""
+_TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
+"""For the transport; ``timeout`` bounds the rest, and a timer for each read would come on top."""
 _PATIENCE: Final = 3.0
 """Seconds to wait for a place when many calls are out."""
 
@@ -200,7 +202,7 @@ class EvolutionApi:
             self._create_url if asked is Asked.CREATE else self.url + path,
             headers={"apikey": key},
             json=payload,
-            extensions={"timeout": {"connect": 5.0, "read": timeout, "pool": timeout}},
+            extensions=_TIMEOUTS,
         )
         # Names are checked long before; should one slip through, httpx would quietly turn
         # "/delete/.." into another path, so look at what would really be sent.
@@ -214,7 +216,8 @@ class EvolutionApi:
             if fenced:
                 self._before_send()
             answer = await self._send(request, timeout, largest)
-            told, why = health(asked, answer), f"{asked}: {answer.text}"
+            told = health(asked, answer)
+            why = "" if told is Health.WELL else f"{asked}: {answer.text}"
         finally:
             if told is None and time.monotonic() - began >= _QUICK_TIMEOUT:
                 told = Health.SICK  # the step's own time was over before ours
@@ -261,8 +264,14 @@ def _may_have_been_sent(error: BaseException) -> bool:
 
 
 async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
+    chunks: AsyncIterable[bytes] = response.aiter_bytes()
+    if (
+        "content-encoding" not in response.headers
+    ):  # then the way through its decoders is for nothing
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        chunks = response.stream
     raw = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in chunks:
         raw += chunk
         if len(raw) > largest:
             return Answer(response.status_code, None, f"HTTP {response.status_code}, too large")
@@ -271,12 +280,13 @@ async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
         body = json.loads(raw.replace(secret.encode(), b"[redacted]"))
     except (ValueError, RecursionError):
         body = None
-    alien = 200 <= response.status_code < 300 and bytes(raw.lstrip()[:1]) not in (b"{", b"[")
+    well = 200 <= response.status_code < 300
+    alien = well and not isinstance(body, dict | list) and not raw.lstrip().startswith((b"{", b"["))
     return Answer(
         response.status_code,
         body,
         f"HTTP {response.status_code}" + (", and no JSON" if alien else ""),
-        retry_after=_seconds(response.headers.get("retry-after")),
+        retry_after=None if well else _seconds(response.headers.get("retry-after")),
         alien=alien,
     )
 

@@ -6,6 +6,7 @@ one text, or, from the schema's validation, a list in a list.
 
 import asyncio
 import errno
+import gzip
 import json
 import ssl
 from typing import Any
@@ -363,6 +364,11 @@ def read(content: bytes, status: int = 200, **headers: str) -> Answer:
 
 def test_a_body_of_json_is_read() -> None:
     assert read(b'{"a":[1]}', 201) == Answer(201, {"a": [1]}, "HTTP 201")
+
+
+def test_what_a_proxy_has_compressed_is_read() -> None:
+    answer = read(gzip.compress(b'{"a":[1]}'), 201, **{"content-encoding": "gzip"})
+    assert answer == Answer(201, {"a": [1]}, "HTTP 201")
 
 
 @pytest.mark.parametrize(
