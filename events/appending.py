@@ -134,9 +134,12 @@ def _events(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
     ]
 
 
+# People may hold rows of tables that aren't ours alone, and other commits can't wait for them. From
+# here on the transaction is impatient, which takes no round trip of its own.
 _LOCK: Final = """
-SELECT saga_id, next_sequence FROM evosaga.sagas
-WHERE saga_id = ANY($1) ORDER BY saga_id FOR NO KEY UPDATE
+WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', '500ms', true))
+SELECT saga_id, next_sequence FROM impatient, evosaga.sagas
+WHERE saga_id = ANY($1) ORDER BY saga_id FOR NO KEY UPDATE OF sagas
 """
 # The rows first, and only for those that won the events: one round trip, one commit. The insert
 # comes last, so the lock that its trigger takes to keep commits in order is held as shortly as

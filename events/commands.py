@@ -134,7 +134,10 @@ def read_json(raw: bytes) -> Any:
         raise BadCommand("too_deep", f"nested more than {DEEPEST} levels") from None
     except json.JSONDecodeError as error:
         raise BadCommand("malformed_json", f"{error.msg} at character {error.pos}") from None
-    _check_depth_and_text(value)
+    # What has no escapes and few brackets can be neither too deep nor hold what is forbidden: in
+    # a string JSON allows no bare NUL, and UTF-8 no surrogate.
+    if "\\" in text or text.count("{") + text.count("[") > DEEPEST:
+        _check_depth_and_text(value)
     return value
 
 

@@ -36,8 +36,6 @@ _logger = structlog.get_logger("evosaga.log")
 _BATCH: Final = 256
 _LONGEST_PAUSE: Final = 2.0
 _STEP_ASIDE: Final = 1.0
-_IMPATIENT: Final = "SET LOCAL lock_timeout = '500ms'"
-"""People may hold rows of tables that aren't ours alone; other commits can't wait for them."""
 
 
 class VersionConflict(Exception):
@@ -171,7 +169,6 @@ async def _write(
     """One transaction for all of ``batch``; the result of each."""
     if any(append.join for append in batch):
         async with connection.transaction():
-            await connection.execute(_IMPATIENT)
             written = await write(connection, batch)
     else:
         written = await write(connection, batch)  # one statement, a transaction by itself

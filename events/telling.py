@@ -4,6 +4,7 @@ Postgres takes the private fields off and writes the rest as JSON, so that a str
 goes from the one server to the other without being understood in between.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from events.database import Pool
 from events.model import KINDS, Recorded, public_data
 
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_word: Final = functools.lru_cache(maxsize=256)(_json)
+"""The same for what is said again and again: types and names of sagas."""
 
 # While releases are mixed: what may leave the house of an event that only a newer one knows is
 # unknown, so of such an event the envelope alone is told.
@@ -66,15 +69,20 @@ _Columns = Mapping[str, Any] | asyncpg.Record
 
 def _told(place: _Columns, saga: _Columns, type_: str, public: str) -> bytes:
     """The envelope, around data that is JSON already."""
-    subject, causation = str(place["saga_id"]), place["causation_id"]
+    subject = str(place["saga_id"])
+    correlation, causation = place["correlation_id"], place["causation_id"]
     if type_ not in _NAMING:
         public = _named(saga["saga"], saga["version"], saga["organization_id"], public)
-    caused = "" if causation is None else f',"causationid":{_json(causation)}'
+    # Most stories have one saga, and its id is that of the command.
+    story = f'"{subject}"' if correlation == subject else _json(correlation)
+    caused = ""
+    if causation is not None:
+        caused = f',"causationid":{story if causation == correlation else _json(causation)}'
     return (
         f'{{"specversion":"1.0","id":"{subject}:{place["sequence"]}","source":"/evosaga",'
-        f'"type":{_json(type_)},"subject":"{subject}","time":"{place["recorded_at"].isoformat()}",'
+        f'"type":{_word(type_)},"subject":"{subject}","time":"{place["recorded_at"].isoformat()}",'
         '"datacontenttype":"application/json",'
-        f'"correlationid":{_json(place["correlation_id"])}{caused},"data":{public}}}'
+        f'"correlationid":{story}{caused},"data":{public}}}'
     ).encode()
 
 
@@ -82,7 +90,7 @@ def _named(saga: str, version: int, organization_id: UUID | None, public: str) -
     """The data with the saga's name, version and organization in front."""
     whose = "" if organization_id is None else f',"organization_id":"{organization_id}"'
     rest = "" if public == "{}" else f",{public[1:-1]}"
-    return f'{{"saga":{_json(saga)},"version":{version}{whose}{rest}}}'
+    return f'{{"saga":{_word(saga)},"version":{version}{whose}{rest}}}'
 
 
 def _follow_up(row: asyncpg.Record) -> bytes:

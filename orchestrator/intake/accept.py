@@ -31,9 +31,6 @@ from sagas.definition import Admission, InCommit, Refusal
 from sagas.world import World
 
 _TRIES: Final = 5
-# Planning the looks anew each time, which Postgres prefers once the tables are large, would cost
-# more than all the rest of a small batch.
-_PLAN_ONCE: Final = "SET LOCAL plan_cache_mode = force_generic_plan"
 _CONTENDED: Final = (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError)
 
 
@@ -119,7 +116,6 @@ async def rehearse(pool: Pool, world: World, request: Request) -> State:
 async def _accept(
     connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted]:
-    await connection.execute(_PLAN_ONCE)
     first: dict[UUID, Request] = {}
     for request in requests:
         first.setdefault(request.saga_id, request)

