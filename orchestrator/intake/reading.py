@@ -19,6 +19,10 @@ from events.commands import BadCommand
 from events.streams import DeadLetter
 
 _BATCH: Final = 100
+_BLOCK: Final = 3000
+"""Milliseconds that a read waits for messages, which end it at once; below the client's timeout."""
+_LOOK: Final = 1500
+"""Milliseconds between two looks for what was left behind."""
 
 
 class _Raw(MessageFormat):
@@ -104,7 +108,7 @@ def subscribed(
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
         )
-        for polling, idle in ((500, None), (1000, int(reclaim_after * 1000)))
+        for polling, idle in ((_BLOCK, None), (_LOOK, int(reclaim_after * 1000)))
     ]
     for subscriber in subscribers:
         subscriber(handle_raw)
