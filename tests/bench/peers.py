@@ -35,6 +35,15 @@ class Peer:
 
 PEERS: Final = {
     "dbos": Peer("DBOS", "tests.bench.peer_dbos", times=10, share=5, packages=(("dbos", "dbos"),)),
+    "restate": Peer(
+        "Restate",
+        "tests.bench.peer_restate",
+        times=3,
+        share=2,
+        packages=(("restate", "restate-sdk"), ("granian", "granian")),
+        program="restate-server",
+        install="npm install @restatedev/restate-server",
+    ),
 }
 
 
