@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 from tests.bench import measures, report, sizes, upkeep
 from tests.bench.measures import Result
+from tests.bench.peers import PEERS, missing
 from tests.bench.rig import Rig, rig
+from tests.bench.throughput import throughput
 
 LETTERS = ("a", "c", "e", "f", "g", "h", "i")
 
@@ -24,12 +25,20 @@ def read_arguments() -> argparse.Namespace:
     )
     add("--quick", action="store_true", help="a tenth of everything: a smoke test, no measurement")
     add("--only", default="", metavar="LETTERS", help=f"such as ae, of {''.join(LETTERS)}")
-    add("--peer", choices=("dbos",), help="run it beside ours; `pip install dbos` first")
+    add(
+        "--peer",
+        choices=(*PEERS, "all"),
+        action="append",
+        default=[],
+        help="run it beside ours, if it is installed; may be repeated",
+    )
     add("--json", action="store_true", help="JSON on stdout; progress goes to stderr")
     add("--plots", type=Path, metavar="FOLDER", help="write the pictures there (docs)")
     wanted = parser.parse_args()
-    if wanted.peer and find_spec(wanted.peer) is None:
-        parser.error(f"{wanted.peer} is not installed; .venv/bin/pip install {wanted.peer}")
+    wanted.peer = [PEERS[name] for name in PEERS if {name, "all"} & set(wanted.peer)]
+    for peer in wanted.peer:
+        if told := missing(peer):
+            parser.error(told)
     return wanted
 
 
@@ -44,9 +53,9 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
     chosen = wanted.only or "".join(LETTERS)
     results: list[Result] = []
     if "a" in chosen or "b" in chosen or "d" in chosen:
-        results += await measures.throughput(one, count, rounds, say, peer=bool(wanted.peer))
+        results += await throughput(one, count, rounds, say, wanted.peer)
     if "c" in chosen:
-        results.append(await measures.one_at_a_time(one, 200 // tenth, say))
+        results.append(await measures.one_at_a_time(one, 200 // tenth, say, wanted.peer))
     if "e" in chosen:
         results.append(await measures.recovery(one, 500, say))
     if "f" in chosen:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.measures import Result
+from tests.bench.peers import PEERS
 
 
 def machine() -> str:
@@ -79,6 +80,9 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     written = []
     if (one := by_what.get("creates, one worker")) and (more := by_what.get("more workers")):
         rates = {"hand-written ideal loop": one.values["ideal loop"]} | more.values
+        for peer in PEERS.values():
+            if beside := by_what.get(f"beside {peer.name}"):
+                rates[peer.name] = beside.values[peer.name]
         path = folder / "throughput.svg"
         path.write_text(bars("Creates a second", rates, "/s", note))
         written.append(path)

@@ -23,11 +23,12 @@ import migrations
 from events import streams
 from orchestrator.local.servers import local_servers
 from tests.bench import stub
+from tests.bench.peers import Peer
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 ROOT: Final = Path(__file__).parents[2]
 SECRET: Final = "a-secret-key-of-thirty-two-bytes-or-more"
-_LONGEST: Final = 120.0
+LONGEST: Final = 120.0
 
 
 class Slow(Exception):
@@ -47,8 +48,12 @@ def spawn(arguments: Sequence[str], log: Path, **environment: str) -> Process:
         )
 
 
-def end(process: Process) -> None:
-    """Kill it and wait for it."""
+def end(process: Process, patience: float = 0.0) -> None:
+    """Kill it and wait for it; one that has children gets so long to end them and itself first."""
+    if patience:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=patience)  # its input is closed, which tells it
+            return
     process.kill()
     process.communicate()
 
@@ -123,11 +128,11 @@ class Rig:
         await _first_line(process)
         return process
 
-    async def dbos(self, database: str) -> Process:
-        """The same steps on DBOS, up and reading."""
+    async def peer(self, peer: Peer, database: str) -> Process:
+        """One of the others, up and reading."""
         process = spawn(
-            ["-m", "tests.bench.peer_dbos", database, self.redis_url, self.evolution],
-            self.folder / "dbos.log",
+            ["-m", peer.module, database, self.redis_url, self.evolution],
+            self.folder / f"{peer.name}.log",
         )
         self.processes.append(process)
         await _first_line(process)
@@ -158,8 +163,8 @@ class Database:
         query = f"SELECT count(*) FROM {table} WHERE status = $1"
         began = time.perf_counter()
         while await self.connection.fetchval(query, status) < count:
-            if (waited := time.perf_counter() - began) > _LONGEST:
-                raise Slow(f"{table}: not {count} {status} within {_LONGEST:g} s")
+            if (waited := time.perf_counter() - began) > LONGEST:
+                raise Slow(f"{table}: not {count} {status} within {LONGEST:g} s")
             # Counting takes from what is being measured, so two per cent must do.
             await asyncio.sleep(max(0.01, waited / 50))
         return time.perf_counter()
@@ -224,7 +229,7 @@ async def rig() -> AsyncIterator[Rig]:
         finally:
             for process in (*one.processes, evolution):
                 if process.poll() is None:
-                    end(process)
+                    end(process, patience=5)
             await redis.aclose()
 
 
