@@ -65,7 +65,7 @@ class KeyRing:
                 f"made under secret key {key_id}, which EVOSAGA_SECRET_KEY no longer has: "
                 "put it back behind the new one"
             )
-        return hmac.new(key, f"evosaga/{purpose}/{saga_id}".encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(key, f"evosaga/{purpose}/{saga_id}".encode(), "sha256").hex()
 
 
 def fingerprint(secret: str) -> str:
