@@ -203,7 +203,7 @@ def _server(case: Case) -> tuple[str, ...]:
     breaker = case.breaker
     if breaker is None or breaker.reason is None:
         return ()
-    name = "" if case.server == DEFAULT_SERVER else f" {case.server}"
+    name = f" {case.server}" if case.several or case.server != DEFAULT_SERVER else ""
     return (
         f"The Evolution server{name} has been in trouble for {span(breaker.since_seconds)}: "
         f"{breaker.reason}.",

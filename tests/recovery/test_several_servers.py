@@ -6,6 +6,7 @@ The waits of the breaker are shortened, as in ``test_evolution_outages``.
 import json
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from orchestrator.queries import Filter, find_saga, list_sagas
 from orchestrator.servers import read_servers
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
+from tests.commandline import commandline
 from tests.conftest import SECRET
 from tests.driving import contradictions, count, create, delete, outcome, publish, story
 from tests.integration.test_late_landing import IMPATIENT
@@ -189,6 +191,45 @@ async def test_each_server_has_a_breaker_of_its_own(
         berlin.disarm()
         for id_ in stuck:
             assert (await outcome(pool, id_, 30)).status == "completed"
+
+
+@pytest.mark.parametrize("away", ["berlin", "default"])
+async def test_a_saga_that_is_held_says_which_of_the_servers_it_waits_for(
+    away: str,
+    both: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    berlin: Any,
+    tmp_path: Path,
+) -> None:
+    evosaga = commandline(tmp_path, both)
+    (berlin if away == "berlin" else evolution).arm("5xx_before", times=None, status=502)
+    async with running_worker(both) as worker:
+        stuck = [await publish(redis, create(server=away)) for _ in range(8)][0]
+        await held(pool, stuck, "evolution_unavailable")
+        servers = worker.world.servers
+        await eventually(lambda: servers[away].state.state == "open", 30)
+        view = await find_saga(pool, stuck)
+        assert view
+        assert f"(server {away})" in str(view.message)
+        told = await why_of(pool, load(), view, worker.world.servers)
+        assert f"(server {away})" in told.headline
+        assert any(f"The Evolution server {away} has been in trouble" in d for d in told.details)
+        for verb in ("why", "status", "list"):
+            assert f"(server {away})" in (await evosaga(verb, *[stuck][: verb != "list"])).out
+
+
+async def test_with_one_server_none_is_named(
+    alone: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("5xx_before", times=None, status=502)
+    async with running_worker(alone):
+        stuck = await publish(redis, create())
+        await held(pool, stuck, "evolution_unavailable")
+        view = await find_saga(pool, stuck)
+    assert view
+    assert "(server" not in str(view.message)
 
 
 # --- the configuration changes ----------------------------------------------------------------
