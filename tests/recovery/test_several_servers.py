@@ -206,7 +206,9 @@ async def test_a_saga_that_is_held_says_which_of_the_servers_it_waits_for(
     evosaga = commandline(tmp_path, both)
     (berlin if away == "berlin" else evolution).arm("5xx_before", times=None, status=502)
     async with running_worker(both) as worker:
-        stuck = [await publish(redis, create(server=away)) for _ in range(8)][0]
+        stuck = await publish(redis, create(server=away))
+        for _ in range(7):
+            await publish(redis, create(server=away))
         await held(pool, stuck, "evolution_unavailable")
         servers = worker.world.servers
         await eventually(lambda: servers[away].state.state == "open", 30)
