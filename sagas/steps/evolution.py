@@ -194,8 +194,7 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
     seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS if answer.status == 404 else wait)
     stays = seen.sight is Sight.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
     if stays and await _listed_token(ctx, name) == token:
-        await provoke_clean_up(ctx, name, token)
-        seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
+        return await _remove_by_create(ctx, name, token)
     if seen.sight is Sight.ABSENT:
         return Done({"note": "removed"})
     pause = max(_REMOVAL_SECONDS, seen.answer.retry_after or answer.retry_after or 0.0)
@@ -203,7 +202,30 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
         return replace(unclear(ctx, seen), retry_after=pause, in_doubt=True)
     if verdict is Verdict.OUTAGE:
         return out_of_service(ctx, pause)
-    return Unknown("instance_remains", remains(name, answer, seen))
+    return Unknown("instance_remains", remains("delete", name, answer, seen))
+
+
+async def _remove_by_create(ctx: StepContext, name: str, token: str) -> Outcome:
+    """A row that no delete can reach goes with the clean-up after a create that has to fail."""
+    answer = await provoke_clean_up(ctx, name, token)
+    verdict = classify_create(answer)
+    if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
+        return not_now(ctx, answer, verdict)
+    if verdict is Verdict.LANDED:
+        # The row had gone meanwhile, so what is there now is what we have just made.
+        seen = await ctx.evolution.see(name, token)
+        return await _remove(replace(ctx, attempt=1, in_doubt=False), name, token, seen)
+    seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
+    if seen.sight is Sight.ABSENT and answer.status != 400:
+        # The create may be under way still, and find nothing in its way by now.
+        return Held("quiet_time", f"{name} is absent; looking again", ctx.world.quiet_seconds)
+    if seen.sight is Sight.ABSENT:
+        return Done({"note": "removed"})
+    if not seen.answer.tried:
+        return replace(unclear(ctx, seen), in_doubt=True)
+    if verdict is Verdict.OUTAGE:
+        return out_of_service(ctx, answer.retry_after)
+    return Unknown("instance_remains", remains("create that cleans up", name, answer, seen))
 
 
 async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> Seen:
