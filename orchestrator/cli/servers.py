@@ -80,17 +80,24 @@ async def look_for_stranded(pool: Pool, known: list[str]) -> AsyncGenerator[Find
     """What is on servers that nobody has configured here: it waits until somebody does."""
     for row in await pool.fetch(_STRANDED, known):
         said = f"not configured; {row['integrations']} integrations and {row['sagas']} open sagas"
-        cure = "put it back into EVOSAGA_EVOLUTION_SERVERS, wherever workers run"
-        yield Finding(f"evolution {printable(row['server'])}", "bad", f"{said} are on it", cure)
+        said += " are on it"
+        if row["undoing"]:
+            said += f", of which {row['undoing']} wait to be undone and hold their organizations"
+        cure = (
+            "put it back into EVOSAGA_EVOLUTION_SERVERS, wherever workers run; if it is gone for "
+            "good, put an empty server there under its name"
+        )
+        yield Finding(f"evolution {printable(row['server'])}", "bad", said, cure)
 
 
 _STRANDED: Final = """
 SELECT server, count(*) FILTER (WHERE what = 'row') AS integrations,
-       count(*) FILTER (WHERE what = 'saga') AS sagas
+       count(*) FILTER (WHERE what <> 'row') AS sagas,
+       count(*) FILTER (WHERE what = 'compensating') AS undoing
 FROM (SELECT 'row' AS what, config ->> 'server' AS server FROM healthcare.integrations
       WHERE type = 'whatsapp' AND provider = 'evolution'
       UNION ALL
-      SELECT 'saga', born.data -> 'facts' ->> 'server' FROM evosaga.sagas
+      SELECT status, born.data -> 'facts' ->> 'server' FROM evosaga.sagas
       JOIN evosaga.saga_events AS born USING (saga_id)
       WHERE sagas.status IN ('running', 'compensating', 'failed') AND born.sequence = 0) AS found
 WHERE server <> 'default' AND server <> ALL($1) GROUP BY server ORDER BY server LIMIT 20
