@@ -62,5 +62,7 @@ ClinicName = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120),
     AfterValidator(_no_control_characters),
 ]
+Remark = Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_control_characters)]
+"""Why somebody wants something, in his own words."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"\A[0-9]{6,20}\z")]
 WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

@@ -75,4 +75,5 @@ def said(ctx: StepContext, answer: Answer, token: str) -> str:
     webhook = ctx.world.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
     for secret in (token, webhook, ctx.input.number):
         text = text.replace(secret, "[redacted]") if secret else text
-    return text[:200]
+    # It is shown in terminals, where an escape sequence would be obeyed.
+    return "".join(c if c.isprintable() else " " for c in text[:200])

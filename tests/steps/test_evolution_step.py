@@ -292,6 +292,16 @@ async def test_d5_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that
     assert not evolution.live()
 
 
+async def test_what_evolution_says_is_told_without_what_a_terminal_would_obey(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("reject", operation="create", message="token is required\x1b[2J\n\u2028\x9b31m")
+    outcome = await create_instance(ctx)
+    assert isinstance(outcome, Rejected)
+    assert outcome.message.isprintable()
+    assert "token is required" in outcome.message
+
+
 @pytest.fixture
 def gone_by_then(monkeypatch: pytest.MonkeyPatch, evolution: SimulatedEvolution) -> None:
     """The row goes by itself in the moment before the create that should have removed it."""
