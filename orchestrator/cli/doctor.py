@@ -14,6 +14,7 @@ from orchestrator.cli.finding import Finding
 from orchestrator.cli.output import Output
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
+from orchestrator.cli.variables import look_at_variables
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -42,6 +43,7 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
         "evolution": look_at_evolution(settings),
         "keys": _look_at_keys(settings),
         "webhooks": _look_at_webhooks(settings, show_secrets),
+        "variables": look_at_variables(),
     }
     for name, look in looks.items():
         # Closed here and now when telling fails: a look that is left open, with its connection,

@@ -281,6 +281,18 @@ async def test_the_doctor_names_what_is_bad_and_the_cure(evosaga: Evosaga, redis
     assert "hunter2" not in ran.out
 
 
+async def test_the_doctor_names_a_variable_that_nothing_reads_and_what_may_be_meant(
+    evosaga: Evosaga,
+) -> None:
+    assert "variables" not in (await evosaga("doctor")).out
+    (evosaga.folder / ".env").write_text("EVOSAGA_NO_SUCH_THING=hunter2\n")
+    told = (await evosaga.having(evolution_server="hunter2")("doctor")).out
+    assert "nothing reads EVOSAGA_EVOLUTION_SERVER\n" in told
+    assert "did you mean EVOSAGA_EVOLUTION_SERVERS?" in told
+    assert "nothing reads EVOSAGA_NO_SUCH_THING\n" in told
+    assert "hunter2" not in told
+
+
 async def test_the_doctor_shows_the_token_of_the_global_webhook_only_when_asked(
     evosaga: Evosaga,
 ) -> None:
