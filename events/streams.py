@@ -116,10 +116,41 @@ async def refusals(redis: "Redis", after: str) -> tuple[list[Refusal], str]:
     return told, _text(found[-1][0]) if found else after
 
 
-async def take_letters(redis: "Redis", letter_ids: Sequence[str]) -> None:
-    """Take dead letters away: whoever asked has read why, so nobody else need look at them."""
-    if letter_ids:
-        await redis.xdel(DEAD_COMMANDS, *letter_ids)
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it lies there."""
+
+    id: str
+    message_id: str
+    code: str
+    message: str
+    deliveries: int
+    data: bytes
+
+
+async def letters(redis: "Redis", limit: int) -> tuple[list[Letter], int]:
+    """The newest dead letters, newest first, and how many more there are."""
+    found: Any = await redis.xrevrange(DEAD_COMMANDS, count=limit)
+    told = [
+        Letter(
+            _text(id_),
+            fields[b"message_id"].decode(),
+            fields[b"code"].decode(),
+            fields[b"message"].decode(),
+            int(fields[b"deliveries"]),
+            fields.get(b"data", b""),
+        )
+        for id_, fields in found
+    ]
+    return told, max(0, await redis.xlen(DEAD_COMMANDS) - len(told))
+
+
+async def take_letters(redis: "Redis", letter_ids: Sequence[str]) -> int:
+    """Take dead letters away: whoever asked has read why, so nobody else need look at them.
+
+    How many of them were there.
+    """
+    return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0
 
 
 async def publish_events(

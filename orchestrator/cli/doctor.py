@@ -193,7 +193,7 @@ async def _look_at_commands(redis: Redis) -> AsyncGenerator[Finding, None]:
         cure = "start more workers: evosaga worker" if late else ""
         yield Finding("commands", "warn" if late else "ok", said, cure)
         dead = backlog.dead
-    cure = f"what and why: redis-cli XREVRANGE {streams.DEAD_COMMANDS} + - COUNT 10" if dead else ""
+    cure = "what and why: evosaga letters" if dead else ""
     yield Finding("dead letters", "warn" if dead else "ok", str(dead), cure)
 
 

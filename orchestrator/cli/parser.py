@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.cli import helping
+from orchestrator.cli.values import letter as _letter
 from orchestrator.cli.values import number as _number
 from orchestrator.cli.values import page as _page
 from orchestrator.cli.values import port as _port
@@ -218,6 +219,13 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-secrets", action="store_true", help=help_)
 
 
+def _letters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--limit", type=_page, default=20, metavar="N", help="at most so many (default: 20)")
+    help_ = "take these away, by the ids that are shown"
+    add("--remove", type=_letter, nargs="+", metavar="LETTER", help=help_)
+
+
 def _completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="your shell")
 
@@ -261,6 +269,7 @@ _OPTIONS: Final[dict[str, Callable[[argparse.ArgumentParser], None]]] = {
     "rebuild": _rebuild,
     "completion": _completion,
     "events": _events,
+    "letters": _letters,
     "list": _list,
     "reconcile": _reconcile,
     "health": _health,

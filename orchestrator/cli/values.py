@@ -39,6 +39,13 @@ def number(value: str) -> str:
     return value
 
 
+def letter(value: str) -> str:
+    """The id of an entry of a stream."""
+    if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is no letter's id, such as 1764439698000-0")
+    return value
+
+
 def seconds(value: str) -> float:
     """Seconds, or another amount that is not negative."""
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?|\.[0-9]+", value):
