@@ -27,6 +27,8 @@ _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _FORBIDDEN: Final = re.compile("[\0\ud800-\udfff]")
+# What names a command is shown in terminals and log lines, and typed again to find its saga.
+_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _INT64: Final = 2**63
 
 
@@ -97,9 +99,16 @@ def read_command(raw: bytes) -> Command:
 
 
 def _text(body: Mapping[str, Any], key: str) -> str:
-    value = body[key]
+    return checked_text(key, body[key])
+
+
+def checked_text(key: str, value: Any) -> str:
+    """What names a command, or those it belongs to. Raises ``BadCommand``."""
     if not isinstance(value, str) or not 1 <= len(value) <= 200:
         raise BadCommand("wrong_shape", f"{key} must be a string of 1 to 200 characters")
+    if found := _CONTROL.search(value):
+        what = f"a control character (U+{ord(found[0]):04X}) in {key}"
+        raise BadCommand("forbidden_character", f"{what}: leave it out")
     return value
 
 

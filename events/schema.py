@@ -188,6 +188,7 @@ sightings = Table(
     Column("looks", Integer, nullable=False, server_default=text("1")),
     Column("repairs", Integer, nullable=False, server_default=text("0")),
     _timestamp("repaired_at", nullable=True),
+    Column("servers", ARRAY(Text)),
     schema="evosaga",
 )
 

@@ -92,34 +92,48 @@ async def publish_commands(redis: "Redis", commands: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a message lies among the dead letters, and as which of them."""
+class Letter:
+    """A dead letter as it lies there: why, and what was sent."""
 
+    id: str
     message_id: str
     code: str
     message: str
-    letter_id: str
+    deliveries: int
+    data: bytes
 
 
-async def refusals(redis: "Redis", after: str) -> tuple[list[Refusal], str]:
+async def refusals(redis: "Redis", after: str) -> tuple[list[Letter], str]:
     """The dead letters above a stream id, and the id to go on from."""
     found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
-    told = [
-        Refusal(
-            fields[b"message_id"].decode(),
-            fields[b"code"].decode(),
-            fields[b"message"].decode(),
-            _text(id_),
-        )
-        for id_, fields in found
-    ]
-    return told, _text(found[-1][0]) if found else after
+    told = [_letter(*entry) for entry in found]
+    return told, told[-1].id if told else after
 
 
-async def take_letters(redis: "Redis", letter_ids: Sequence[str]) -> None:
-    """Take dead letters away: whoever asked has read why, so nobody else need look at them."""
-    if letter_ids:
-        await redis.xdel(DEAD_COMMANDS, *letter_ids)
+async def letters(redis: "Redis", limit: int) -> tuple[list[Letter], int]:
+    """The newest dead letters, newest first, and how many more there are."""
+    found: Any = await redis.xrevrange(DEAD_COMMANDS, count=limit)
+    more = await redis.xlen(DEAD_COMMANDS) - len(found)
+    return [_letter(*entry) for entry in found], max(0, more)
+
+
+def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> Letter:
+    return Letter(
+        _text(id_),
+        fields[b"message_id"].decode(),
+        fields[b"code"].decode(),
+        fields[b"message"].decode(),
+        int(fields[b"deliveries"]),
+        fields[FIELD],
+    )
+
+
+async def take_letters(redis: "Redis", letter_ids: Sequence[str]) -> int:
+    """Take dead letters away: whoever asked has read why, so nobody else need look at them.
+
+    How many of them were there.
+    """
+    return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0
 
 
 async def publish_events(

@@ -23,6 +23,7 @@ from events.database import TRANSIENT, Pool
 from events.log import EventLog
 from orchestrator.engine import Engine
 from orchestrator.intake.accept import Accepted, Request, accept, understand
+from orchestrator.intake.proving import needs_proof, understand_all
 from orchestrator.intake.reading import Message, subscribed
 from orchestrator.steering.steer import STEERING, UNKNOWN_VERSION, Again, Steering, steer
 from sagas.world import World
@@ -99,17 +100,24 @@ class CommandReader:
         answers: list[tuple[Message, Accepted | BadCommand | None]] = []
         requests: list[tuple[Message, Request]] = []
         wishes: list[tuple[Message, Command]] = []
+        ours: list[tuple[Message, Command]] = []
+        known = self._engine.catalogue
         for message in messages:
             try:
                 command = read_command(message.body())
                 if command.type in STEERING:
                     wishes.append((message, command))
+                elif needs_proof(known, command):
+                    ours.append((message, command))
                 else:
-                    requests.append((message, understand(self._engine.catalogue, command)))
+                    requests.append((message, understand(known, command)))
             except BadCommand as refusal:
                 answers.append((message, refusal))
             except Exception as stumble:
                 answers.append((message, await self._stumbled(message, stumble)))
+        proved = await self._prove(ours) if ours else []
+        requests += [(m, s) for m, s in proved if isinstance(s, Request)]
+        answers += [(m, s) for m, s in proved if not isinstance(s, Request)]
         # Steering may be about what came with it, and a replay takes its time to look around.
         answers += await self._accept(requests)
         steered = await self._steer_all(wishes)
@@ -121,6 +129,20 @@ class CommandReader:
         ids = [message.id for message in (*done, *(m for m, _ in bad))]
         await streams.acknowledge(self._redis, ids)
         await syncpoints.reach("ack.post")
+
+    async def _prove(
+        self, ours: Sequence[tuple[Message, Command]]
+    ) -> list[tuple[Message, Accepted | Request | BadCommand | None]]:
+        """Our own commands, as far as the log bears them out; None must come again."""
+        commands = [command for _, command in ours]
+        try:
+            said = await understand_all(self._pool, self._engine.catalogue, commands)
+        except TRANSIENT as trouble:
+            _logger.warning("proving waits", reason=type(trouble).__name__)
+            return [(message, None) for message, _ in ours]
+        except Exception as stumble:
+            return [(m, await self._stumbled(m, stumble, command)) for m, command in ours]
+        return [(message, one) for (message, _), one in zip(ours, said, strict=True)]
 
     async def _steer_all(
         self, wishes: Sequence[tuple[Message, Command]]

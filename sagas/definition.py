@@ -179,7 +179,8 @@ class Saga:
     admit: Admit
     steps: tuple[Step, ...]
     internal: bool = False
-    """We start it ourselves, to keep things true; nobody else is told of its command."""
+    """We start it ourselves, to keep things true; nobody else is told of its command, and from
+    outside it is obeyed only when the log has it as the follow-up of an event."""
 
     def __post_init__(self) -> None:
         _refuse_wrong_order(self)

@@ -51,16 +51,27 @@ def _no_control_characters(text: str) -> str:
     return text
 
 
+_NAME: Final = r"\A[a-z0-9][a-z0-9-]{2,62}\z"
+_SERVER: Final = r"\A[a-z0-9][a-z0-9-]{0,30}\z"
+_NUMBER: Final = r"\A[0-9]{6,20}\z"
+SHAPES: Final = {
+    _NAME: "must be 3 to 63 characters of a-z, 0-9 and -, and must not begin with -",
+    _SERVER: "must be 1 to 31 characters of a-z, 0-9 and -, and must not begin with -",
+    _NUMBER: "must be 6 to 20 digits, without + and spaces",
+}
+"""What a pattern asks for, for people."""
 InstanceName = Annotated[
     str,
-    StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{2,62}\z"),
+    StringConstraints(pattern=_NAME),
     AfterValidator(_not_reserved),
 ]
-ServerName = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{0,30}\z")]
+ServerName = Annotated[str, StringConstraints(pattern=_SERVER)]
 ClinicName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120),
     AfterValidator(_no_control_characters),
 ]
-PhoneNumber = Annotated[str, StringConstraints(pattern=r"\A[0-9]{6,20}\z")]
+Remark = Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_control_characters)]
+"""Why somebody wants something, in his own words."""
+PhoneNumber = Annotated[str, StringConstraints(pattern=_NUMBER)]
 WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

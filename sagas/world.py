@@ -75,6 +75,11 @@ class StepContext:
         return self.world.quiet_seconds - (self.doubt_age or 0.0)
 
     @property
+    def server(self) -> str:
+        """The name of the Evolution server that this saga's instance lives on."""
+        return str(self.facts.get("server", DEFAULT_SERVER))
+
+    @property
     def evolution(self) -> EvolutionApi:
-        """The Evolution server that this saga's instance lives on, pinned when it started."""
-        return self.world.server(self.facts.get("server", DEFAULT_SERVER))
+        """That server, pinned when the saga started."""
+        return self.world.server(self.server)

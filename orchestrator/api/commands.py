@@ -15,6 +15,7 @@ from orchestrator.api.parts import Here, Parts
 from orchestrator.api.problems import Problem
 from orchestrator.api.submitting import as_it_is, submit
 from orchestrator.intake.accept import checked, understand, unknown_type
+from orchestrator.intake.proving import understand_all
 from orchestrator.queries import find_saga
 from orchestrator.steering.steer import STEERING, Steering
 
@@ -84,7 +85,7 @@ async def give(request: Request, who: Who, here: Here) -> Response:
     command = read_command(await request.body())
     if who.organization_id is not None:
         command = await _within(here, who, who.organization_id, command)
-    accepted = await submit(here, who, command, _starter(here, command))
+    accepted = await submit(here, who, command, await _starter(here, command))
     return await as_it_is(here, accepted)
 
 
@@ -107,9 +108,12 @@ async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Comm
     return replace(command, data=command.data | {"organization_id": str(own)})
 
 
-def _starter(here: Parts, command: Command) -> UUID | None:
-    """Whose saga the command would start, where it says so."""
+async def _starter(here: Parts, command: Command) -> UUID | None:
+    """Whose saga the command would start, where it says so. Raises when it may start none."""
     if command.type in STEERING:
         return None
-    organization = getattr(understand(here.catalogue, command).input, "organization_id", None)
+    [request] = await understand_all(here.pool, here.catalogue, [command])
+    if isinstance(request, BadCommand):
+        raise request
+    organization = getattr(request.input, "organization_id", None)
     return organization if isinstance(organization, UUID) else None

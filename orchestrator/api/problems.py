@@ -33,7 +33,7 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "duplicate_key": (400, "A key is given twice"),
     "not_a_number": (400, "The body holds something that is not JSON"),
     "number_out_of_range": (400, "A number is too large"),
-    "forbidden_character": (400, "A character that can't be stored"),
+    "forbidden_character": (400, "A character that is not allowed"),
     "incomplete": (400, "The request was cut off"),
     "unauthorized": (401, "Who are you?"),
     "forbidden": (403, "Not with this key"),

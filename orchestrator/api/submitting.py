@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Query, Request
 from starlette.responses import JSONResponse
 from uuid_utils.compat import uuid7
 
-from events.commands import BadCommand, Command, read_json
+from events.commands import BadCommand, Command, checked_text, read_json
 from events.database import Pool
 from orchestrator.api.auth import Caller
 from orchestrator.api.parts import Parts
@@ -61,11 +61,11 @@ IdempotencyKey = Annotated[
 
 
 def command_id(idempotency_key: str | None) -> str:
-    """The id that the caller chose, or a new one, in order of time."""
+    """The id that the caller chose, or a new one, in order of time. Raises ``BadCommand``."""
     key = (idempotency_key or "").strip()
     if len(key) > 2 and key[0] == key[-1] == '"':  # as the IETF's draft writes it
         key = key[1:-1]
-    return key or str(uuid7())
+    return checked_text("Idempotency-Key", key) if key else str(uuid7())
 
 
 async def body_object(request: Request, *, required: bool = True) -> dict[str, Any]:

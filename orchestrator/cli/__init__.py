@@ -18,10 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.problem("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        out.abandon()
         return 0
     except Exception as error:
         return _failed(out, error)
+    finally:
+        out.settle()
 
 
 def _failed(out: Output, error: Exception) -> int:

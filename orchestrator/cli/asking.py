@@ -163,7 +163,7 @@ async def raise_if_dead(redis: Redis, message_id: str) -> None:
         for letter in letters:
             if letter.message_id == message_id:
                 if letter.code in REFUSALS:
-                    await streams.take_letters(redis, [letter.letter_id])
+                    await streams.take_letters(redis, [letter.id])
                 raise refused(letter.code, letter.message)
         if not letters:
             return

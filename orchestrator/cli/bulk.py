@@ -155,7 +155,7 @@ async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) ->
         if wish := by_message.get(refusal.message_id):
             wish.status, wish.code, wish.message = "refused", refusal.code, refusal.message
             if refusal.code in REFUSALS:
-                read.append(refusal.letter_id)
+                read.append(refusal.id)
     await streams.take_letters(redis, read)
     return after
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from orchestrator.cli.finding import Finding
 from orchestrator.cli.output import Output
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
+from orchestrator.cli.variables import look_at_variables
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -41,22 +43,33 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
         "evolution": look_at_evolution(settings),
         "keys": _look_at_keys(settings),
         "webhooks": _look_at_webhooks(settings, show_secrets),
+        "variables": look_at_variables(),
     }
     for name, look in looks.items():
-        try:
-            async for finding in look:
+        # Closed here and now when telling fails: a look that is left open, with its connection,
+        # is otherwise closed by the event loop, at its end and too late.
+        async with aclosing(_found_by(name, look)) as found:
+            async for finding, away in found:
+                unreachable = unreachable or away
                 findings.append(finding)
                 if not out.json:
                     _tell(finding, out)
-        except Trouble as trouble:
-            unreachable = unreachable or trouble.code == UNREACHABLE
-            findings.append(Finding(name, "bad", trouble.sentence))
-            if not out.json:
-                _tell(findings[-1], out)
     bad = any(finding.verdict == "bad" for finding in findings)
     if out.json:
         out.data({"healthy": not bad, "checks": [asdict(finding) for finding in findings]})
     return UNREACHABLE if unreachable else UNFINISHED if bad else DONE
+
+
+async def _found_by(
+    name: str, look: AsyncGenerator[Finding, None]
+) -> AsyncGenerator[tuple[Finding, bool], None]:
+    """What a look finds, trouble among it, and whether that is a server out of reach."""
+    try:
+        async with aclosing(look):
+            async for finding in look:
+                yield finding, False
+    except Trouble as trouble:
+        yield Finding(name, "bad", trouble.sentence), trouble.code == UNREACHABLE
 
 
 def _tell(finding: Finding, out: Output) -> None:
@@ -79,7 +92,7 @@ def _tell(finding: Finding, out: Output) -> None:
 # --- Postgres ---------------------------------------------------------------------------------
 
 
-async def _look_at_postgres(settings: Settings) -> AsyncIterator[Finding]:
+async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]:
     import migrations
     from orchestrator.config import servers_of
 
@@ -104,7 +117,7 @@ async def _look_at_postgres(settings: Settings) -> AsyncIterator[Finding]:
             yield finding
 
 
-async def _look_at_work(pool: Pool) -> AsyncIterator[Finding]:
+async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
     row = await pool.fetchrow(_WORK)
     assert row is not None
     if row["workers"]:
@@ -139,7 +152,7 @@ SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS worke
 # --- Redis ------------------------------------------------------------------------------------
 
 
-async def _look_at_redis(settings: Settings) -> AsyncIterator[Finding]:
+async def _look_at_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
     async with places.redis(settings) as redis:
         # INFO and not CONFIG, which managed servers forbid.
         info = await redis.info()
@@ -164,7 +177,7 @@ async def _look_at_redis(settings: Settings) -> AsyncIterator[Finding]:
             yield finding
 
 
-async def _look_at_commands(redis: Redis) -> AsyncIterator[Finding]:
+async def _look_at_commands(redis: Redis) -> AsyncGenerator[Finding, None]:
     from events import streams
 
     backlog = await streams.backlog(redis)
@@ -180,14 +193,14 @@ async def _look_at_commands(redis: Redis) -> AsyncIterator[Finding]:
         cure = "start more workers: evosaga worker" if late else ""
         yield Finding("commands", "warn" if late else "ok", said, cure)
         dead = backlog.dead
-    cure = f"what and why: redis-cli XREVRANGE {streams.DEAD_COMMANDS} + - COUNT 10" if dead else ""
+    cure = "what and why: evosaga letters" if dead else ""
     yield Finding("dead letters", "warn" if dead else "ok", str(dead), cure)
 
 
 # --- the API's keys ---------------------------------------------------------------------------
 
 
-async def _look_at_keys(settings: Settings) -> AsyncIterator[Finding]:
+async def _look_at_keys(settings: Settings) -> AsyncGenerator[Finding, None]:
     from orchestrator.api.keys import SHORT, read_api_keys
 
     if settings.api_keys is None:
@@ -205,7 +218,9 @@ async def _look_at_keys(settings: Settings) -> AsyncIterator[Finding]:
 # --- webhooks in ------------------------------------------------------------------------------
 
 
-async def _look_at_webhooks(settings: Settings, show_secrets: bool) -> AsyncIterator[Finding]:
+async def _look_at_webhooks(
+    settings: Settings, show_secrets: bool
+) -> AsyncGenerator[Finding, None]:
     if settings.public_url is None:
         said = "off: a phone that is paired or lost is noticed by the health check alone"
         cure = "set EVOSAGA_PUBLIC_URL to where Evolution reaches `evosaga serve`, https://…"

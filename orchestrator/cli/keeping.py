@@ -131,13 +131,13 @@ class _Visit:
 
     async def _note(self, found: Found) -> list[Sighting]:
         from orchestrator.keeping import sightings
-        from orchestrator.keeping.listing import will_pass
         from orchestrator.keeping.reconcile import EVERYTHING
 
         organization = self.keep.organization_id if self.keep else None
         return await sightings.note(
             *(self.keeper.pool, found.drifts),
-            kinds=() if will_pass(found.unseen) else EVERYTHING,
+            kinds=EVERYTHING,
+            blind=found.blind,
             organization_id=organization,
             grace=0.0,
         )

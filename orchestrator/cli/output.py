@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from orchestrator.cli.trouble import WRONG, Trouble
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,23 +34,42 @@ class Output:
 
     def line(self, text: str = "") -> None:
         """A line of plain text for whoever reads stdout."""
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk, say
+            _abandon(sys.stdout)
+            raise Trouble(WRONG, f"the result can't be written: {error.strerror}") from error
 
     def data(self, document: Any) -> None:
         """A JSON document, on one line."""
         self.line(json.dumps(document, ensure_ascii=False, default=str))
 
     def note(self, text: str) -> None:
-        """A remark that is no result."""
+        """A remark that is no result; one that nobody reads changes nothing."""
         sys.stdout.flush()
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        except OSError:
+            _abandon(sys.stderr)
 
     def problem(self, sentence: str) -> None:
         """What went wrong, and the cure."""
         self.note(f"evosaga: {sentence}")
 
-    def abandon(self) -> None:
-        """Nobody reads stdout any more; keep the interpreter from stumbling at its end."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    def settle(self) -> None:
+        """Write what is left to write; nobody may want it any more."""
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _abandon(sys.stdout)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Nobody reads it any more; keep the interpreter from stumbling over that at its end."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.cli import helping
+from orchestrator.cli.values import letter as _letter
 from orchestrator.cli.values import number as _number
 from orchestrator.cli.values import page as _page
 from orchestrator.cli.values import port as _port
+from orchestrator.cli.values import remark as _remark
 from orchestrator.cli.values import seconds as _seconds
 from orchestrator.cli.values import text as _text
 from orchestrator.cli.values import uuid as _uuid
@@ -144,7 +146,7 @@ def _steering(parser: argparse.ArgumentParser) -> None:
     add("--code", type=_text, help="only those that stopped for this reason: list shows it")
     add("--organization-id", type=_uuid, metavar="UUID", help="only its sagas")
     add("--since", type=_text, metavar="WHEN", help="only those begun since: 2025-12-05T12:00Z, 2d")
-    add("--reason", type=_text, help="recorded in the saga's history")
+    add("--reason", type=_remark, help="recorded in the saga's history")
     add("--yes", action="store_true", help="don't ask before steering many")
     add("--no-wait", action="store_true", help="publish the commands and leave")
     help_ = "how long to watch (default: 60, for several 600); the sagas go on after that"
@@ -217,6 +219,13 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-secrets", action="store_true", help=help_)
 
 
+def _letters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--limit", type=_page, default=20, metavar="N", help="at most so many (default: 20)")
+    help_ = "take these away, by the ids that are shown"
+    add("--remove", type=_letter, nargs="+", metavar="LETTER", help=help_)
+
+
 def _completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="your shell")
 
@@ -260,6 +269,7 @@ _OPTIONS: Final[dict[str, Callable[[argparse.ArgumentParser], None]]] = {
     "rebuild": _rebuild,
     "completion": _completion,
     "events": _events,
+    "letters": _letters,
     "list": _list,
     "reconcile": _reconcile,
     "health": _health,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli.finding import Finding
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 5.0
 
 
-async def look_at_evolution(settings: Settings) -> AsyncIterator[Finding]:
+async def look_at_evolution(settings: Settings) -> AsyncGenerator[Finding, None]:
     """Each server that is configured here: a line about its key and one about itself."""
     from orchestrator.config import servers_of
     from sagas.vocabulary import DEFAULT_SERVER
@@ -28,11 +29,12 @@ async def look_at_evolution(settings: Settings) -> AsyncIterator[Finding]:
         cure = "a worker needs EVOSAGA_EVOLUTION_URL and EVOSAGA_EVOLUTION_API_KEY"
         yield Finding("evolution", "warn", "not configured here", cure)
     for name, server in known.items():
-        async for finding in _look_at_server(name, server):
-            yield finding
+        async with aclosing(_look_at_server(name, server)) as look:
+            async for finding in look:
+                yield finding
 
 
-async def _look_at_server(name: str, server: EvolutionServer) -> AsyncIterator[Finding]:
+async def _look_at_server(name: str, server: EvolutionServer) -> AsyncGenerator[Finding, None]:
     import httpx
 
     from sagas.vocabulary import DEFAULT_SERVER
@@ -74,21 +76,28 @@ def _key_finding(check: str, status: int, where: str, variables: tuple[str, str]
     return Finding(check, "bad", f"{where} answered HTTP {status}", cure)
 
 
-async def look_for_stranded(pool: Pool, known: list[str]) -> AsyncIterator[Finding]:
+async def look_for_stranded(pool: Pool, known: list[str]) -> AsyncGenerator[Finding, None]:
     """What is on servers that nobody has configured here: it waits until somebody does."""
     for row in await pool.fetch(_STRANDED, known):
         said = f"not configured; {row['integrations']} integrations and {row['sagas']} open sagas"
-        cure = "put it back into EVOSAGA_EVOLUTION_SERVERS, wherever workers run"
-        yield Finding(f"evolution {printable(row['server'])}", "bad", f"{said} are on it", cure)
+        said += " are on it"
+        if row["undoing"]:
+            said += f", of which {row['undoing']} wait to be undone and hold their organizations"
+        cure = (
+            "put it back into EVOSAGA_EVOLUTION_SERVERS, wherever workers run; if it is gone for "
+            "good, put an empty server there under its name"
+        )
+        yield Finding(f"evolution {printable(row['server'])}", "bad", said, cure)
 
 
 _STRANDED: Final = """
 SELECT server, count(*) FILTER (WHERE what = 'row') AS integrations,
-       count(*) FILTER (WHERE what = 'saga') AS sagas
+       count(*) FILTER (WHERE what <> 'row') AS sagas,
+       count(*) FILTER (WHERE what = 'compensating') AS undoing
 FROM (SELECT 'row' AS what, config ->> 'server' AS server FROM healthcare.integrations
       WHERE type = 'whatsapp' AND provider = 'evolution'
       UNION ALL
-      SELECT 'saga', born.data -> 'facts' ->> 'server' FROM evosaga.sagas
+      SELECT status, born.data -> 'facts' ->> 'server' FROM evosaga.sagas
       JOIN evosaga.saga_events AS born USING (saga_id)
       WHERE sagas.status IN ('running', 'compensating', 'failed') AND born.sequence = 0) AS found
 WHERE server <> 'default' AND server <> ALL($1) GROUP BY server ORDER BY server LIMIT 20

@@ -8,12 +8,20 @@ from typing import Final
 from uuid import UUID
 
 _LONGEST_PAGE: Final = 500
+_LONGEST_REMARK: Final = 500
 
 
 def text(value: str) -> str:
     """Text that may be shown and stored."""
     if not value or any(c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c < "\ue000" for c in value):
         raise argparse.ArgumentTypeError("must be UTF-8 text without control characters, not empty")
+    return value
+
+
+def remark(value: str) -> str:
+    """Such a text that is no longer than a saga's history takes it."""
+    if len(text(value)) > _LONGEST_REMARK:
+        raise argparse.ArgumentTypeError(f"must be at most {_LONGEST_REMARK} characters")
     return value
 
 
@@ -28,6 +36,13 @@ def number(value: str) -> str:
     """A phone number."""
     if not re.fullmatch(r"[0-9]{6,20}", value):
         raise argparse.ArgumentTypeError(f"{value!r} is not a phone number: 6 to 20 digits")
+    return value
+
+
+def letter(value: str) -> str:
+    """The id of an entry of a stream."""
+    if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is no letter's id, such as 1764439698000-0")
     return value
 
 

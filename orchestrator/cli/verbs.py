@@ -262,6 +262,16 @@ VERBS: Final = (
         more="With --json every line is a CloudEvent, as on the stream evosaga:events.",
     ),
     Verb(
+        "letters",
+        "See what happened",
+        "Show the commands that nobody could obey, newest first, and why; or take them away.",
+        "evosaga letters --limit 10",
+        "orchestrator.cli.letters:letters",
+        _STORES,
+        more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
+        "shows it), until somebody removes them. The README explains the codes.",
+    ),
+    Verb(
         "completion",
         "See what happened",
         "Print a script that completes verbs and options in bash, zsh or fish.",

@@ -63,7 +63,8 @@ class Case:
 
     ``saga``: its definition, None when this release has none. ``history``: None when this release
     can't read it. ``ahead``: the saga it waits behind, if any. ``breaker``: how this process finds
-    the saga's Evolution server to be doing, and ``server`` the name of that one.
+    the saga's Evolution server to be doing, and ``server`` the name of that one. ``several``:
+    whether this process knows more than one.
     """
 
     view: SagaView
@@ -74,6 +75,7 @@ class Case:
     ahead: SagaView | None = None
     breaker: BreakerState | None = None
     server: str = DEFAULT_SERVER
+    several: bool = False
 
 
 def who_could(case: Case) -> tuple[str, ...]:

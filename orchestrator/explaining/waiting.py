@@ -11,7 +11,9 @@ from orchestrator.explaining.reason import Case, Why, ago, span, who_could
 from orchestrator.queries import SagaView
 from orchestrator.state import OPEN, State
 from sagas.definition import Kind, Saga, Step
+from sagas.steps.verdicts import SERVER_UNKNOWN
 from sagas.vocabulary import DEFAULT_SERVER
+from sagas.weighing import CREATE_SAGA
 
 _LATE: Final = timedelta(seconds=10)
 """Overdue for so long, a saga is not merely next in the queue."""
@@ -115,6 +117,7 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
                 f"{_times(state.holds)}. That costs no attempt: it goes on by itself when the "
                 "cause is gone.",
                 *_server(case),
+                *_stranded(case, state, action),
             ),
             next_at=due,
             cure=_HELD_CURES.get(failure.code),
@@ -203,18 +206,31 @@ def _server(case: Case) -> tuple[str, ...]:
     breaker = case.breaker
     if breaker is None or breaker.reason is None:
         return ()
-    name = "" if case.server == DEFAULT_SERVER else f" {case.server}"
+    name = f" {case.server}" if case.several or case.server != DEFAULT_SERVER else ""
     return (
         f"The Evolution server{name} has been in trouble for {span(breaker.since_seconds)}: "
         f"{breaker.reason}.",
     )
 
 
+def _stranded(case: Case, state: State, action: Run) -> tuple[str, ...]:
+    """What it means that nobody here can look at the server where something may be."""
+    assert state.failure is not None
+    if state.failure.code != SERVER_UNKNOWN or case.view.saga != CREATE_SAGA:
+        return ()
+    if action.direction == "forward" and not state.progress(action.step.name).in_doubt:
+        return ("Nothing was sent to that server, so it can be rolled back without it.",)
+    return (
+        "A create was sent to that server and only a look there tells what became of it, so an "
+        "undo waits for it as well; until then the organization can have no other integration.",
+    )
+
+
 _HELD_CURES: Final = {
     "evolution_misconfigured": "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a "
     "further server, EVOSAGA_EVOLUTION_SERVERS) and the server's licence: evosaga doctor",
-    "server_unknown": "start the workers with that server in EVOSAGA_EVOLUTION_SERVERS; what "
-    "else is on it: evosaga doctor",
+    SERVER_UNKNOWN: "start the workers with that server in EVOSAGA_EVOLUTION_SERVERS, or if it is "
+    "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
     "evolution_unreachable": "is the Evolution server up? evosaga doctor",
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",

@@ -42,8 +42,9 @@ async def why_of(
     now: datetime = await pool.fetchval("SELECT now()")
     saga = catalogue.find(view.saga, view.version)
     server = server_of(history)
-    breaker = breaker_of(servers or {}, server)
-    return why(Case(view, saga, history, await company(pool), now, ahead, breaker, server))
+    known = servers or {}
+    breaker, several = breaker_of(known, server), len(known) > 1
+    return why(Case(view, saga, history, await company(pool), now, ahead, breaker, server, several))
 
 
 def server_of(history: Sequence[Recorded] | None) -> str:

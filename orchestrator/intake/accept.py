@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from events import syncpoints
 from events.appending import Append, Row, write
@@ -28,6 +29,7 @@ from orchestrator.projection import LEASE_MARGIN, row
 from orchestrator.state import State, evolve
 from sagas.catalogue import Catalogue
 from sagas.definition import Admission, InCommit, Refusal
+from sagas.vocabulary import SHAPES
 from sagas.world import World
 
 _TRIES: Final = 5
@@ -69,11 +71,16 @@ def checked(model: type[Any], command: Command) -> Any:
         return model.model_validate_json(json.dumps(command.data))
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: "
-            f"{e['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e)}"
             for e in error.errors(include_input=False, include_url=False)
         ]
         raise BadCommand("invalid_data", "; ".join(problems)[:500]) from None
+
+
+def _said(problem: ErrorDetails) -> str:
+    if problem["type"] == "string_pattern_mismatch":
+        return SHAPES.get(problem["ctx"]["pattern"], problem["msg"])
+    return problem["msg"].removeprefix("Value error, ")
 
 
 async def accept(

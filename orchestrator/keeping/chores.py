@@ -23,7 +23,7 @@ from orchestrator.config import Settings
 from orchestrator.intake.gate import Gate
 from orchestrator.keeping import health, reconcile
 from orchestrator.keeping.health import Doctor
-from orchestrator.keeping.listing import will_pass
+from orchestrator.keeping.listing import may_come_back
 from orchestrator.keeping.reconcile import Keeper
 from orchestrator.lease import LeaseLost
 from sagas.world import World
@@ -33,15 +33,34 @@ _LEASE: Final = 30.0
 _FIRST: Final = 60.0
 """Seconds until a chore is done that was never done before."""
 _SOON: Final = 60.0
-"""Seconds until a chore is done again that could not be done."""
+"""Seconds until a chore is done again that could not be done to its end; doubled each time."""
+_LATEST: Final = 3600.0
+"""And no longer than that."""
+_IN_A_ROW: Final = "unfinished_in_a_row"
 
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """What came of a chore; ``again`` is in seconds, None leaves it to the plan."""
+    """What came of a chore; ``again`` is in seconds, None leaves it to the plan.
+
+    ``unfinished``: there is something that it could not look at, and that may be had later.
+    """
 
     result: dict[str, Any] = field(default_factory=dict)
     again: float | None = None
+    unfinished: bool = False
+
+    def after(self, every: float, before: int) -> tuple[dict[str, Any], float]:
+        """What is kept of it, and in how many seconds it is due again.
+
+        ``before``: so many times in a row it has been unfinished.
+        """
+        again = every if self.again is None else self.again
+        if not self.unfinished:
+            return self.result, min(every, again)
+        if self.again is None:
+            again, before = min(_LATEST, _SOON * 2.0 ** min(before, 20)), before + 1
+        return self.result | {_IN_A_ROW: before}, min(every, again)
 
 
 MayGoOn: TypeAlias = Callable[[], bool]
@@ -95,25 +114,25 @@ class Chores:
         A chore that stumbles is told and comes again: that is no reason to stop a worker.
         """
         taken = time.monotonic()
-        if not await self.pool.fetchval(_TAKE, chore.name, self.worker, self.lease):
+        due = await self.pool.fetchrow(_TAKE, chore.name, self.worker, self.lease, _IN_A_ROW)
+        if due is None:
             return False
         term = _Term(taken + self.lease * 0.9)
         keep = asyncio.create_task(self._keep(chore.name, term))
         try:
             came = await chore.work(term.holds)
         except (LeaseLost, *TRANSIENT) as trouble:
-            came = Came({"failed": type(trouble).__name__}, _SOON)
+            came = Came({"failed": type(trouble).__name__}, unfinished=True)
             _logger.warning("chore failed", chore=chore.name, reason=type(trouble).__name__)
         except Exception as stumble:
-            came = Came({"failed": type(stumble).__name__}, _SOON)
+            came = Came({"failed": type(stumble).__name__}, unfinished=True)
             _logger.error("chore stumbled", chore=chore.name, error=type(stumble).__name__)
         finally:
             keep.cancel()
             await asyncio.gather(keep, return_exceptions=True)
-        again = min(chore.every, came.again) if came.again is not None else chore.every
-        await self.pool.execute(
-            _DONE, chore.name, self.worker, json.dumps(came.result, default=str), again
-        )
+        result, again = came.after(chore.every, due["unfinished"])
+        told = json.dumps(result, default=str)
+        await self.pool.execute(_DONE, chore.name, self.worker, told, again)
         return True
 
     async def _keep(self, name: str, term: "_Term") -> None:
@@ -163,13 +182,13 @@ def chores_of(settings: Settings, pool: Pool, world: World, gate: Gate) -> list[
 
 
 def _reconciled(keeper: Keeper, done: reconcile.Round) -> Came:
-    """A drift that was seen once is looked at again soon, not after a whole period."""
-    again = None
-    if done.aborted is not None or will_pass(done.unseen):
-        again = _SOON
-    elif done.waiting:
-        again = keeper.quiet + 1.0
-    return Came(done.summary(), again)
+    """A drift that was seen once is looked at again soon, not after a whole period.
+
+    That has nothing to do with a server that is away meanwhile; the comparison with that one is
+    due again after growing pauses.
+    """
+    blind = done.aborted is not None or bool(may_come_back(done.unseen))
+    return Came(done.summary(), keeper.quiet + 1.0 if done.waiting else None, blind)
 
 
 _KNOW: Final = """
@@ -180,7 +199,8 @@ ON CONFLICT (name) DO UPDATE SET
 """
 _TAKE: Final = """
 UPDATE evosaga.chores SET leader = $2, lease_until = now() + make_interval(secs => $3)
-WHERE name = $1 AND next_at <= now() AND (leader IS NULL OR lease_until < now()) RETURNING true
+WHERE name = $1 AND next_at <= now() AND (leader IS NULL OR lease_until < now())
+RETURNING coalesce((last_result ->> $4::text)::int, 0) AS unfinished
 """
 _KEEP: Final = """
 UPDATE evosaga.chores SET lease_until = now() + make_interval(secs => $3)

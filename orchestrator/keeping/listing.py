@@ -69,9 +69,9 @@ def refuse_blindness(servers: Mapping[str, Any], unseen: Mapping[str, str]) -> N
     raise CantLook("; ".join(f"{name}: {unseen[name]}" for name in servers))
 
 
-def will_pass(unseen: Mapping[str, str]) -> bool:
-    """Whether one of these may be seen again soon, so that what was known of it should be kept."""
-    return any(why != NOT_CONFIGURED for why in unseen.values())
+def may_come_back(unseen: Mapping[str, str]) -> frozenset[str]:
+    """Those that may be seen again soon, so that what was known of them should be kept."""
+    return frozenset(name for name, why in unseen.items() if why != NOT_CONFIGURED)
 
 
 def unseen_said(unseen: Mapping[str, str]) -> str | None:

@@ -5,8 +5,8 @@ organization that has several instances is looked at as a whole first, since whi
 be kept decides what the others are.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.keeping.cells import Name, belongs, found, places_of, row_says
 from orchestrator.keeping.commands import SEEN, Command, command_for
-from orchestrator.keeping.facts import Key, Memory, Row, Snapshot
+from orchestrator.keeping.facts import Instance, Key, Memory, Row, Snapshot
 from orchestrator.keeping.table import (
     AGREE,
     BUSY,
@@ -46,6 +46,8 @@ class Drift:
     repair: str
     policy: Policy
     command: Command | None = None
+    servers: Sequence[str] = ()
+    """The Evolution servers that must be looked at to see it; none for what is in Redis alone."""
 
     @property
     def waits(self) -> bool:
@@ -65,12 +67,23 @@ def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
     ]
     drifts += _key_drifts(snapshot, rows, names)
     drifts += [
-        _told("named_twice", row.instance_name, row.organization_id)
+        _told(
+            "named_twice",
+            row.instance_name,
+            row.organization_id,
+            servers={row.server, rows[row.instance_name].server},
+        )
         for row in snapshot.rows
         if row.enabled and rows[row.instance_name] is not row
     ]
     drifts += [
-        _told("elsewhere", name, one.organization_id, {"server": server})
+        _told(
+            "elsewhere",
+            name,
+            one.organization_id,
+            {"server": server},
+            servers={server, *_servers_of(one.row, one.instance)},
+        )
         for name, server in snapshot.elsewhere.items()
         if (one := names.get(name)) and one.whose != "stranger" and not _busy(snapshot, one)
     ]
@@ -154,7 +167,14 @@ def _drift(
         "says": f"{row_says_so} with another number" if says == "unnumbered" else row_says_so,
         "seen": SEEN.get(one.sight, ""),
     }
-    return _told(code, one.name, one.organization_id, blanks, command_for(code, one, names))
+    return _told(
+        *(code, one.name, one.organization_id, blanks, command_for(code, one, names)),
+        servers=_servers_of(one.row, one.instance),
+    )
+
+
+def _servers_of(*found: Row | Instance | None) -> set[str]:
+    return {one.server for one in found if one is not None}
 
 
 def _told(
@@ -163,6 +183,7 @@ def _told(
     organization_id: UUID | None,
     blanks: Mapping[str, str] | None = None,
     command: Command | None = None,
+    servers: Collection[str] = (),
 ) -> Drift:
     verdict, blanks = VERDICTS[code], blanks or {}
     policy, repair = verdict.policy, verdict.repair.format(**blanks)
@@ -171,8 +192,9 @@ def _told(
         repair = "by hand: its name has characters that are not safe in an address"
     elif verdict.action is not None and command is None:
         policy, repair = "never", "by hand: a restart of Evolution may clear it up"
+    cause = verdict.cause.format(**blanks)
     return Drift(
-        code, name, organization_id, verdict.cause.format(**blanks), repair, policy, command
+        code, name, organization_id, cause, repair, policy, command, tuple(sorted(servers))
     )
 
 
@@ -207,7 +229,8 @@ def _key_drifts(
         )
         if code not in (AGREE, BUSY):
             command = Command("key.drop", {"instance_name": name})
-            drifts.append(_told(code, name, organization, command=command))
+            servers = _servers_of(row, snapshot.instances.get(name))
+            drifts.append(_told(code, name, organization, command=command, servers=servers))
     return drifts
 
 
@@ -253,9 +276,4 @@ def _without_haste(snapshot: Snapshot, drifts: Sequence[Drift]) -> list[Drift]:
     if not too_many(rowless, ours):
         return list(drifts)
     many = f"{rowless} of our instances have no row: has the table been emptied?"
-    return [
-        Drift(d.what, d.where, d.organization_id, many, d.repair, "ask", d.command)
-        if d.what == "rowless"
-        else d
-        for d in drifts
-    ]
+    return [replace(d, cause=many, policy="ask") if d.what == "rowless" else d for d in drifts]

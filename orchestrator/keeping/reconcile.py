@@ -20,10 +20,10 @@ from events.database import Pool
 from orchestrator.intake.gate import Gate
 from orchestrator.keeping import sightings
 from orchestrator.keeping.facts import Keep
-from orchestrator.keeping.listing import CantLook, unseen_said, will_pass
+from orchestrator.keeping.listing import CantLook, may_come_back, unseen_said
 from orchestrator.keeping.looking import look
 from orchestrator.keeping.plan import Drift, choices, reconcile_plan
-from orchestrator.keeping.sightings import Sighting
+from orchestrator.keeping.sightings import Blind, Sighting
 from orchestrator.keeping.table import VERDICTS, Policy
 from sagas.world import World
 
@@ -100,6 +100,8 @@ class Found:
 
     drifts: list[Drift]
     unseen: Mapping[str, str]
+    blind: Blind
+    """What of it may be there all the same, and must not be forgotten."""
 
 
 async def find(
@@ -125,7 +127,9 @@ async def find(
         for drift in await asyncio.to_thread(reconcile_plan, snapshot)
         if drift.what in kinds and (keep is None or drift.organization_id == keep.organization_id)
     ]
-    return Found(drifts, snapshot.unseen)
+    away = may_come_back(snapshot.unseen)
+    hidden = {r.organization_id for r in snapshot.rows if r.enabled and r.server in away}
+    return Found(drifts, snapshot.unseen, Blind(away, hidden))
 
 
 async def go_round(
@@ -146,10 +150,7 @@ async def go_round(
         return Round(aborted=str(reason), seconds=time.monotonic() - began)
     drifts = found.drifts
     seen = await sightings.note(
-        # What is on a server that can't be seen is not over because it is not seen.
-        *(keeper.pool, drifts),
-        kinds=() if will_pass(found.unseen) else tuple(kinds),
-        grace=keeper.quiet,
+        keeper.pool, drifts, kinds=tuple(kinds), blind=found.blind, grace=keeper.quiet
     )
     mendable = [s for s in seen if s.drift.policy == "auto" and s.drift.command is not None]
     ripe = [sighting for sighting in mendable if sighting.ripe]

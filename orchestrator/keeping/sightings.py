@@ -5,7 +5,8 @@ late effect does in between makes drifts that pass. One that was repaired and is
 repair was refused, or the world moved on) waits longer each time.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -39,11 +40,23 @@ class Sighting:
         return f"repair:{drift.what}:{drift.where}:{since}:{self.repairs}"
 
 
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """What a look could not see though it may be there, and which is therefore not forgotten.
+
+    Of an organization that has something on one of these servers nothing is said at all.
+    """
+
+    servers: Collection[str] = ()
+    organizations: Collection[UUID] = ()
+
+
 async def note(
     pool: Pool,
     drifts: Sequence[Drift],
     *,
     kinds: Sequence[str],
+    blind: Blind,
     organization_id: UUID | None = None,
     grace: float,
 ) -> list[Sighting]:
@@ -57,9 +70,11 @@ async def note(
         [drift.what for drift in seen],
         [drift.where for drift in seen],
         [drift.organization_id for drift in seen],
+        [json.dumps(drift.servers) for drift in seen],
     )
+    hidden = list(blind.servers), list(blind.organizations)
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(_FORGET, *columns[:2], list(kinds), organization_id)
+        await connection.execute(_FORGET, *columns[:2], list(kinds), organization_id, *hidden)
         rows = await connection.fetch(_NOTE, *columns, grace, _LONGEST_WAIT, _SHORTEST_WAIT)
     by_key: dict[tuple[str, str], asyncpg.Record] = {
         (row["what"], row["instance_name"]): row for row in rows
@@ -81,6 +96,8 @@ _FORGET: Final = """
 WITH gone AS (
     SELECT what, instance_name FROM evosaga.sightings AS old
     WHERE what = ANY($3) AND ($4::uuid IS NULL OR organization_id = $4)
+      AND NOT coalesce(servers && $5::text[], cardinality($5::text[]) > 0)
+      AND NOT coalesce(organization_id = ANY($6::uuid[]), false)
       AND NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS seen (what, instance_name)
                       WHERE seen.what = old.what AND seen.instance_name = old.instance_name)
     ORDER BY what, instance_name FOR UPDATE
@@ -89,16 +106,18 @@ DELETE FROM evosaga.sightings USING gone
 WHERE sightings.what = gone.what AND sightings.instance_name = gone.instance_name
 """
 _NOTE: Final = """
-INSERT INTO evosaga.sightings AS old (what, instance_name, organization_id)
-SELECT what, instance_name, organization_id
-FROM unnest($1::text[], $2::text[], $3::uuid[]) AS new (what, instance_name, organization_id)
+INSERT INTO evosaga.sightings AS old (what, instance_name, organization_id, servers)
+SELECT what, instance_name, organization_id,
+       ARRAY(SELECT jsonb_array_elements_text(servers::jsonb))
+FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[])
+    AS new (what, instance_name, organization_id, servers)
 ORDER BY what, instance_name
 ON CONFLICT (what, instance_name) DO UPDATE SET last_seen = now(), looks = old.looks + 1,
-    organization_id = excluded.organization_id
+    organization_id = excluded.organization_id, servers = excluded.servers
 RETURNING what, instance_name, first_seen, looks, repairs,
-    looks > 1 AND first_seen <= now() - make_interval(secs => $4) AND (repaired_at IS NULL
+    looks > 1 AND first_seen <= now() - make_interval(secs => $5) AND (repaired_at IS NULL
         OR repaired_at <= now() - make_interval(secs =>
-            least($5, greatest($4, $6) * 2.0 ^ least(repairs, 30)))) AS ripe
+            least($6, greatest($5, $7) * 2.0 ^ least(repairs, 30)))) AS ripe
 """
 _REPAIRED: Final = """
 UPDATE evosaga.sightings SET repairs = repairs + 1, repaired_at = now(), looks = 0

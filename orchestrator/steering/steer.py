@@ -6,10 +6,10 @@ again, and what is somebody else's by now stops it.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict
 
 from events.appending import Append
 from events.commands import STEERING as STEERING
@@ -24,6 +24,7 @@ from orchestrator.state import OPEN, State, evolve, replay
 from orchestrator.steering.plan import not_replayable
 from orchestrator.steering.replay import plan_parked
 from sagas.catalogue import Catalogue
+from sagas.vocabulary import Remark
 from sagas.world import World
 
 
@@ -37,7 +38,7 @@ class Steering(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     saga_id: UUID
-    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
+    reason: Remark | None = None
     if_possible: bool = False
 
 

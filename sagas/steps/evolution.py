@@ -28,11 +28,10 @@ from sagas.steps.cache import trouble
 from sagas.steps.evolution_api import Seen
 from sagas.steps.evolution_half import PATIENCE, provoke_clean_up, remains
 from sagas.steps.evolution_payload import payload
-from sagas.steps.evolution_trouble import not_now, said, unclear
+from sagas.steps.evolution_trouble import no_list, not_now, out_of_service, said, unclear
 from sagas.steps.verdicts import (
     BUSY,
     SERVER_UNKNOWN,
-    UNAVAILABLE,
     Answer,
     Sight,
     Verdict,
@@ -75,14 +74,14 @@ async def create_instance(ctx: StepContext) -> Outcome:
             case Sight.HALF:
                 return Held("name_in_doubt", f"{name} is there by half: {seen.evidence}", 5.0)
             case Sight.UNKNOWN:
-                return unclear(seen)
+                return unclear(ctx, seen)
             case Sight.ABSENT:
                 pass
     answer = await ctx.evolution.create(payload(ctx, name, token))
     verdict = classify_create(answer)
     match verdict:
         case Verdict.NOT_SENT | Verdict.MISCONFIGURED | Verdict.BUSY:
-            return not_now(answer, verdict)
+            return not_now(ctx, answer, verdict)
         case Verdict.REJECTED:
             words = said(ctx, answer, token)
             return Rejected("evolution_refused", f"Evolution refused the instance: {words}")
@@ -111,10 +110,9 @@ async def _verify(
         return _taken(name)
     if not seen.answer.tried:
         # The server went down meanwhile, which costs no attempt; but the create was sent.
-        return replace(unclear(seen), in_doubt=True)
+        return replace(unclear(ctx, seen), in_doubt=True)
     if verdict is Verdict.OUTAGE:
-        why = "Evolution is unavailable (503)"
-        return Held(UNAVAILABLE, why, answer.retry_after, in_doubt=True)
+        return out_of_service(ctx, answer.retry_after)
     return Unknown(
         "evolution_unclear", f"Evolution answered {answer.text}, the instance looks {seen.sight}"
     )
@@ -173,7 +171,7 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
         case Sight.FOREIGN:
             return Done({"note": "not_ours"})
         case Sight.UNKNOWN:
-            return unclear(seen)
+            return unclear(ctx, seen)
         case Sight.MINE | Sight.HALF:
             pass
     if ctx.in_doubt:
@@ -182,7 +180,7 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
         if seen.sight is Sight.ABSENT:
             return Done({"note": "removed"})
         if seen.sight is Sight.UNKNOWN:
-            return unclear(seen)
+            return unclear(ctx, seen)
     answer = await ctx.evolution.delete(name, token)
     if classify_delete(answer) is Verdict.REJECTED:
         # 2.3.7 refuses the DELETE of a live instance every third time, having logged it out:
@@ -190,22 +188,44 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
         answer = await ctx.evolution.delete(name, token)
     verdict = classify_delete(answer)
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
-        return not_now(answer, verdict)
+        return not_now(ctx, answer, verdict)
     wait = _VANISH_SECONDS if verdict is Verdict.LANDED else 1.0
     # A 404 sets nothing going: there is only what an earlier delete may have left to do.
     seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS if answer.status == 404 else wait)
     stays = seen.sight is Sight.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
     if stays and await _listed_token(ctx, name) == token:
-        await provoke_clean_up(ctx, name, token)
-        seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
+        return await _remove_by_create(ctx, name, token)
     if seen.sight is Sight.ABSENT:
         return Done({"note": "removed"})
     pause = max(_REMOVAL_SECONDS, seen.answer.retry_after or answer.retry_after or 0.0)
     if not seen.answer.tried:
-        return replace(unclear(seen), retry_after=pause, in_doubt=True)
+        return replace(unclear(ctx, seen), retry_after=pause, in_doubt=True)
     if verdict is Verdict.OUTAGE:
-        return Held(UNAVAILABLE, "Evolution is unavailable (503)", pause, in_doubt=True)
-    return Unknown("instance_remains", remains(name, answer, seen))
+        return out_of_service(ctx, pause)
+    return Unknown("instance_remains", remains("delete", name, answer, seen))
+
+
+async def _remove_by_create(ctx: StepContext, name: str, token: str) -> Outcome:
+    """A row that no delete can reach goes with the clean-up after a create that has to fail."""
+    answer = await provoke_clean_up(ctx, name, token)
+    verdict = classify_create(answer)
+    if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
+        return not_now(ctx, answer, verdict)
+    if verdict is Verdict.LANDED:
+        # The row had gone meanwhile, so what is there now is what we have just made.
+        seen = await ctx.evolution.see(name, token)
+        return await _remove(replace(ctx, attempt=1, in_doubt=False), name, token, seen)
+    seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
+    if seen.sight is Sight.ABSENT and answer.status != 400:
+        # The create may be under way still, and find nothing in its way by now.
+        return Held("quiet_time", f"{name} is absent; looking again", ctx.world.quiet_seconds)
+    if seen.sight is Sight.ABSENT:
+        return Done({"note": "removed"})
+    if not seen.answer.tried:
+        return replace(unclear(ctx, seen), in_doubt=True)
+    if verdict is Verdict.OUTAGE:
+        return out_of_service(ctx, answer.retry_after)
+    return Unknown("instance_remains", remains("create that cleans up", name, answer, seen))
 
 
 async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> Seen:
@@ -247,9 +267,9 @@ async def _listed_token(ctx: StepContext, name: str) -> str | Held | None:
     """The token of an instance that older code made: our row names it, the server knows it."""
     listed = await ctx.evolution.instances()
     if listed.code:
-        return not_now(listed, Verdict.NOT_SENT)
+        return not_now(ctx, listed, Verdict.NOT_SENT)
     if listed.status != 200 or not isinstance(listed.body, list):
-        return Held(UNAVAILABLE, f"Evolution's list: {listed.text}")
+        return no_list(ctx, listed)
     for row in listed.body:
         if isinstance(row, dict) and row.get("name") == name and row.get("token"):
             return str(row["token"])
@@ -270,7 +290,7 @@ async def ask_for_qr(ctx: StepContext) -> Outcome:
         return Done(nothing)
     answer = await ctx.evolution.connect(_name(ctx), _token(ctx), ctx.input.number)
     if answer.code in (BUSY, SERVER_UNKNOWN):
-        return not_now(answer, Verdict.NOT_SENT)
+        return not_now(ctx, answer, Verdict.NOT_SENT)
     body = answer.body if isinstance(answer.body, dict) else {}
     if answer.status != 200 or not body.get("base64"):
         return Done({"qr": "not_yet"})

@@ -19,18 +19,18 @@ PATIENCE: Final = 4
 moment after a DELETE what is about to go does, too."""
 
 
-async def provoke_clean_up(ctx: StepContext, name: str, token: str) -> None:
+async def provoke_clean_up(ctx: StepContext, name: str, token: str) -> Answer:
     """Have Evolution remove a row whose token was just seen to be ours.
 
-    Should the row be gone by now, an instance of ours is made, which the next look finds.
+    What it answers counts: should the row have gone meanwhile, an instance of ours is made (201).
     """
     wish = {"instanceName": name, "integration": "EVOLUTION", "token": token, "qrcode": False}
-    await ctx.evolution.create(wish)
+    return await ctx.evolution.create(wish)
 
 
-def remains(name: str, answer: Answer, seen: Seen) -> str:
-    """What is left after a delete, and what a person can do about half an instance."""
-    told = f"Evolution answered {answer.text} to the delete and {name} remains"
+def remains(asked: str, name: str, answer: Answer, seen: Seen) -> str:
+    """What is left after something was asked for, and what a person can do about half of one."""
+    told = f"Evolution answered {answer.text} to the {asked} and {name} remains"
     if seen.sight is not Sight.HALF:
         return told
     # A start loads what has a row, and forgets what is only in memory.

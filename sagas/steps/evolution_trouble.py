@@ -1,10 +1,19 @@
 """How a step says that Evolution is in trouble, or what it said no with."""
 
+from dataclasses import replace
 from typing import Final
 
 from sagas.outcome import Held
 from sagas.steps.evolution_api import Seen
-from sagas.steps.verdicts import BUSY, MISCONFIGURED, UNAVAILABLE, UNREACHABLE, Answer, Verdict
+from sagas.steps.verdicts import (
+    BUSY,
+    MISCONFIGURED,
+    SERVER_UNKNOWN,
+    UNAVAILABLE,
+    UNREACHABLE,
+    Answer,
+    Verdict,
+)
 from sagas.world import StepContext
 
 _CURE: Final = (
@@ -13,19 +22,37 @@ _CURE: Final = (
 )
 
 
-def not_now(answer: Answer, verdict: Verdict) -> Held:
+def not_now(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
     """Nothing was done, and it is not this saga's fault: wait."""
     if verdict is Verdict.BUSY:
-        return Held(BUSY, "Evolution asked to come back later", answer.retry_after)
+        return waits(ctx, BUSY, "Evolution asked to come back later", answer.retry_after)
     code = MISCONFIGURED if verdict is Verdict.MISCONFIGURED else answer.code
-    return Held(code, _trouble(code, answer), answer.retry_after)
+    return waits(ctx, code, _trouble(code, answer), answer.retry_after)
 
 
-def unclear(seen: Seen) -> Held:
+def unclear(ctx: StepContext, seen: Seen) -> Held:
     """A look that found nothing out is no reason for anything but another look."""
     answer = seen.answer
     words = _trouble(answer.code, answer) if answer.code else seen.evidence
-    return Held(answer.code or UNAVAILABLE, words, answer.retry_after)
+    return waits(ctx, answer.code or UNAVAILABLE, words, answer.retry_after)
+
+
+def no_list(ctx: StepContext, answer: Answer) -> Held:
+    """It does not give its list, and nothing else would do."""
+    code = answer.code or UNAVAILABLE
+    return waits(ctx, code, f"Evolution's list: {answer.text}", answer.retry_after)
+
+
+def out_of_service(ctx: StepContext, retry_after: float | None) -> Held:
+    """Nobody was home, or a proxy said so: what was asked may have happened all the same."""
+    held = waits(ctx, UNAVAILABLE, "Evolution is unavailable (503)", retry_after)
+    return replace(held, in_doubt=True)
+
+
+def waits(ctx: StepContext, code: str, why: str, retry_after: float | None = None) -> Held:
+    """Held, naming the server that is waited for where there are several."""
+    several = len(ctx.world.servers) > 1 and code != SERVER_UNKNOWN  # which names it itself
+    return Held(code, f"{why} (server {ctx.server})" if several else why, retry_after)
 
 
 def _trouble(code: str, answer: Answer) -> str:
@@ -48,4 +75,5 @@ def said(ctx: StepContext, answer: Answer, token: str) -> str:
     webhook = ctx.world.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
     for secret in (token, webhook, ctx.input.number):
         text = text.replace(secret, "[redacted]") if secret else text
-    return text[:200]
+    # It is shown in terminals, where an escape sequence would be obeyed.
+    return "".join(c if c.isprintable() else " " for c in text[:200])

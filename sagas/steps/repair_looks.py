@@ -5,8 +5,8 @@ from uuid import UUID
 
 from sagas.outcome import Done, Held, Outcome, Rejected
 from sagas.ownership import fingerprint
-from sagas.steps.evolution_trouble import unclear
-from sagas.steps.verdicts import UNAVAILABLE, Sight
+from sagas.steps.evolution_trouble import no_list, unclear
+from sagas.steps.verdicts import Sight
 from sagas.world import StepContext
 
 _NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
@@ -60,7 +60,7 @@ async def _look(ctx: StepContext, token: str) -> str | Held:
         case Sight.HALF:
             return "half"
         case Sight.UNKNOWN:
-            return unclear(seen)
+            return unclear(ctx, seen)
         case Sight.MINE:
             return "open" if state_of(seen.answer.body) == "open" else "closed"
 
@@ -76,7 +76,7 @@ async def _listed(ctx: StepContext) -> str | Held | None:
     """The token that Evolution lists for the name: only it can say, of what older code made."""
     listed = await ctx.evolution.instances()
     if listed.status != 200 or not isinstance(listed.body, list):
-        return Held(listed.code or UNAVAILABLE, f"Evolution's list: {listed.text}")
+        return no_list(ctx, listed)
     for row in listed.body:
         if isinstance(row, dict) and row.get("name") == ctx.facts["instance_name"]:
             return str(row["token"]) if row.get("token") else None

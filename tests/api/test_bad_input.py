@@ -264,6 +264,16 @@ async def test_every_answer_carries_headers_that_keep_browsers_from_mischief(
     assert len(ids) == 5
 
 
+@pytest.mark.parametrize("key", [b"a\tb", b"a\x85b", b"\x9b31m"])
+async def test_a_key_that_a_terminal_would_obey_is_refused(
+    operator: httpx.AsyncClient, pool: Pool, key: bytes
+) -> None:
+    headers = {b"Idempotency-Key": key}
+    answer = await operator.post(CREATE, json=asked(), headers=headers)
+    assert (answer.status_code, problem(answer)["code"]) == (400, "forbidden_character")
+    assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == 0
+
+
 async def test_our_own_fault_is_a_500_with_an_id_and_without_internals(
     operator: httpx.AsyncClient, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,26 @@ async def test_nobody_gives_commands_about_somebody_else(two: Two, pool: Pool) -
     assert [str(saga.saga_id) for saga in parked] == [two.parked]
 
 
+async def test_nobody_gives_our_own_commands_over_http_not_even_an_operator(
+    two: Two, pool: Pool
+) -> None:
+    watch = {"instance_name": two.their_instance, "created_by": two.their_saga, "key_id": "x"}
+    before = await pool.fetchval("SELECT count(*) FROM evosaga.sagas")
+    async with client_with(two.where, OPERATOR) as operator:
+        told = set()
+        for type_, data in (
+            ("instance.watch", watch),
+            ("instance.watch", {}),
+            ("key.drop", {"instance_name": two.their_instance}),
+            ("no.such.thing", {}),
+        ):
+            answer = await give(operator, type_, data)
+            assert (answer.status_code, problem(answer)["code"]) == (422, "unknown_type"), type_
+            told.add(answer.text.replace(type_, "TYPE"))
+        assert len(told) == 1
+    assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == before
+
+
 async def test_numbers_over_everybody_are_for_operators(two: Two) -> None:
     async with client_with(two.where, OUR_KEY) as us:
         for route in OPERATORS:

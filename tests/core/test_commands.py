@@ -387,6 +387,23 @@ def test_a_field_that_is_missing_is_named(field: str) -> None:
     assert bad.message.startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("number", "+55 11 99999", "number: must be 6 to 20 digits, without + and spaces"),
+        ("instance_name", "Clínica", "instance_name: must be 3 to 63 characters of a-z, 0-9 and -"),
+        ("server", "BERLIN", "server: must be 1 to 31 characters of a-z, 0-9 and -"),
+    ],
+)
+def test_what_a_field_must_look_like_is_said_in_words_and_not_as_a_pattern(
+    field: str, value: str, said: str
+) -> None:
+    with pytest.raises(BadCommand) as refused:
+        understand(CATALOGUE, Command("x", "integration.create", CREATE | {field: value}))
+    assert refused.value.message.startswith(said)
+    assert "\\" not in refused.value.message
+
+
 def test_every_wrong_field_is_named_at_once() -> None:
     bad = misunderstood("integration.create", {"organization_id": "x", "name": ""})
     assert all(f"{field}: " in bad.message for field in ("organization_id", "clinic_id", "name"))

@@ -18,12 +18,14 @@ from redis.asyncio import Redis
 import migrations
 from events import streams
 from events.database import Pool
+from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import living_workers
 from sagas.ownership import KeyRing
 from tests.commandline import Evosaga, commandline, creation, working
 from tests.conftest import SECRET, Servers
+from tests.driving import create, outcome, publish
 from tests.waiting import eventually
 
 NOWHERE = "postgresql://somebody:hunter2@127.0.0.1:1/evosaga"
@@ -208,6 +210,23 @@ async def test_an_integration_is_created_told_about_and_deleted(
     assert [json.loads(line)["event"] for line in err.decode().splitlines()][-1] == "worker is down"
 
 
+async def test_while_an_attempt_is_out_its_time_limit_is_not_called_the_next_try(
+    evosaga: Evosaga, settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("hang_before", operation="create")
+    async with running_worker(settings):
+        id_ = await publish(redis, create())
+        await eventually(lambda: bool(evolution.journal.requests("create")))
+        status, why = await asyncio.gather(evosaga("status", id_), evosaga("why", id_))
+        evolution.disarm()
+        await evolution.restart()
+        assert (await outcome(pool, id_)).status == "completed"
+    assert "answers by:" in status.out
+    assert "next try" not in status.out
+    assert "This attempt has until" in why.out
+    assert "It goes on by itself" not in why.out
+
+
 async def test_sagas_are_replayed_and_cancelled_and_a_second_signal_ends_a_worker_at_once(
     evosaga: Evosaga, pool: Pool, evolution: SimulatedEvolution
 ) -> None:
@@ -260,6 +279,18 @@ async def test_the_doctor_names_what_is_bad_and_the_cure(evosaga: Evosaga, redis
     assert "bad   postgres        Postgres at 127.0.0.1:1/evosaga can't be reached" in ran.out
     assert "bad   redis           Redis at 127.0.0.1:1 can't be reached" in ran.out
     assert "hunter2" not in ran.out
+
+
+async def test_the_doctor_names_a_variable_that_nothing_reads_and_what_may_be_meant(
+    evosaga: Evosaga,
+) -> None:
+    assert "variables" not in (await evosaga("doctor")).out
+    (evosaga.folder / ".env").write_text("EVOSAGA_NO_SUCH_THING=hunter2\n")
+    told = (await evosaga.having(evolution_server="hunter2")("doctor")).out
+    assert "nothing reads EVOSAGA_EVOLUTION_SERVER\n" in told
+    assert "did you mean EVOSAGA_EVOLUTION_SERVERS?" in told
+    assert "nothing reads EVOSAGA_NO_SUCH_THING\n" in told
+    assert "hunter2" not in told
 
 
 async def test_the_doctor_shows_the_token_of_the_global_webhook_only_when_asked(

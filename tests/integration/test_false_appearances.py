@@ -1,6 +1,5 @@
 """One look is not enough: what seems to be there may be going, what seems gone may come back."""
 
-import json
 from typing import Any
 
 from redis.asyncio import Redis
@@ -54,20 +53,6 @@ async def test_a_delete_waits_while_evolution_has_no_database_to_ask(
         assert (await outcome(pool, command)).status == "completed"
     assert not evolution.rows()
     assert await rows(pool) == 0
-
-
-async def test_a_stranger_can_not_have_a_working_instance_watched_away(
-    settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
-) -> None:
-    async with running_worker(settings):
-        made = await outcome(pool, await publish(redis, create()))
-        facts = await pool.fetchval(
-            "SELECT data -> 'facts' FROM evosaga.saga_events WHERE sequence = 0"
-        )
-        wish = {"id": "evil", "type": "instance.watch", "data": json.loads(facts)}
-        saga = await outcome(pool, await publish(redis, wish))
-    assert (saga.status, saga.code) == ("rejected", "not_undone")
-    assert list(evolution.live()) == [made.instance_name]
 
 
 async def test_a_cancel_that_follows_its_create_at_once_is_not_too_early(

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from events.commands import Command
 from events.database import Pool
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
+from orchestrator.intake.gate import Gate
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import Filter, SagaView, history, list_sagas
 from sagas.catalogue import catalogue_of, load
@@ -143,7 +145,7 @@ async def test_an_instance_whose_row_was_lost_by_hand_is_not_watched_away(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Its create is completed and nothing has deleted it: that it works is more likely."""
-    async with running_worker(settings, QUICK):
+    async with running_worker(settings, QUICK) as worker:
         made = await outcome(pool, await publish(redis, create()))
         await pool.execute("DELETE FROM healthcare.integrations")
         data = {
@@ -151,7 +153,8 @@ async def test_an_instance_whose_row_was_lost_by_hand_is_not_watched_away(
             "created_by": str(made.saga_id),
             "key_id": KeyRing([SECRET]).current,
         }
-        wish = {"id": "watch", "type": "instance.watch", "data": data}
-        watch = await outcome(pool, await publish(redis, wish))
+        gate = Gate(pool, worker.log, worker.world, QUICK)
+        await gate.submit(Command("watch", "instance.watch", data))
+        watch = await outcome(pool, "watch")
     assert (watch.status, watch.code) == ("rejected", "not_undone")
     assert list(evolution.live()) == [made.instance_name]

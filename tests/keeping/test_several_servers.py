@@ -18,6 +18,7 @@ from orchestrator.intake.gate import Gate
 from orchestrator.integrations.connection import integrations, look
 from orchestrator.integrations.pairing import current_qr
 from orchestrator.keeping import health
+from orchestrator.keeping.chores import Chores, chores_of
 from orchestrator.keeping.facts import Instance, Keep, Row, Snapshot
 from orchestrator.keeping.health import Doctor
 from orchestrator.keeping.listing import CantLook, OneList, together
@@ -27,6 +28,7 @@ from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.servers import read_servers
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
+from sagas.steps import cache
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.world import World
 from tests.commandline import Evosaga
@@ -159,6 +161,77 @@ async def test_what_was_seen_on_a_server_is_not_forgotten_while_it_can_not_be_lo
     await eventually(lambda: house.world.servers["berlin"].state.state != "open")
     assert (await go_round(house.keeper)).unseen == {}
     assert await count(pool, known) == 0
+
+
+async def test_what_is_over_on_one_server_is_forgotten_while_another_is_away(
+    house: House, pool: Pool, redis: Redis
+) -> None:
+    known = "SELECT instance_name FROM evosaga.sightings ORDER BY instance_name"
+    async with running_worker(house.settings):
+        here = await resurrected(pool, redis, house.here)
+        there = await resurrected(pool, redis, house.berlin, server="berlin")
+        two = await made(pool, redis, server="berlin")
+        house.berlin.drop(str(two.instance_name))
+        await redis.set(cache.key("no-such-instance"), "{", ex=600)
+    assert len((await go_round(house.keeper)).drifts) == 4
+    house.berlin.arm("5xx_before", times=None)
+    house.here.drop(str(here.instance_name))
+    await redis.delete(cache.key("no-such-instance"))
+    assert (await go_round(house.keeper)).drifts == []
+    kept = [row["instance_name"] for row in await pool.fetch(known)]
+    assert kept == sorted([str(there.instance_name), str(two.instance_name)])
+
+
+async def test_of_an_organization_that_has_something_on_a_server_that_is_away_all_is_kept(
+    house: House, pool: Pool, redis: Redis
+) -> None:
+    """Nothing is said of it meanwhile, so that nothing is seen is no news."""
+    async with running_worker(house.settings):
+        saga = await made(pool, redis, server="berlin")
+    await pool.execute(
+        "INSERT INTO evosaga.sightings (what, instance_name, organization_id, servers) "
+        "VALUES ('duplicate', 'on-default', $1, '{default}')",
+        saga.organization_id,
+    )
+    house.berlin.arm("5xx_before", times=None)
+    await go_round(house.keeper)
+    assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 1
+    house.berlin.disarm()
+    await eventually(lambda: house.world.servers["berlin"].state.state != "open")
+    await go_round(house.keeper)
+    assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 0
+
+
+async def test_while_a_server_is_away_the_comparison_comes_again_after_growing_pauses(
+    house: House, pool: Pool, redis: Redis
+) -> None:
+    """And what was seen once where one can look is looked at a second time as soon as ever."""
+    house.berlin.arm("5xx_before", times=None)
+    gate = house.keeper.gate
+    everything = chores_of(house.settings, pool, house.world, gate)[0]
+    chores = Chores(pool, "me", [everything])
+
+    async def due() -> int:
+        """Do it now; the seconds until it is due again."""
+        await pool.execute(
+            "INSERT INTO evosaga.chores (name, next_at) VALUES ('reconcile', now()) "
+            "ON CONFLICT (name) DO UPDATE SET next_at = now()"
+        )
+        assert await chores.do(everything)
+        query = "SELECT extract(epoch FROM next_at - now()) FROM evosaga.chores"
+        return round(float(await pool.fetchval(query)))
+
+    assert [await due() for _ in range(3)] == [60, 120, 240]
+    assert [await due() for _ in range(4)] == [480, 960, 1920, 3600]
+    await redis.set(cache.key("no-such-instance"), "{", ex=600)
+    assert await due() == round(house.settings.quiet_seconds + 1)
+    await redis.delete(cache.key("no-such-instance"))
+    assert await due() == 3600, "the pauses go on where they were"
+    house.berlin.disarm()
+    await eventually(lambda: house.world.servers["berlin"].state.state != "open")
+    assert await due() == 86400
+    house.berlin.arm("5xx_before", times=None)
+    assert await due() == 60
 
 
 async def test_nothing_is_concluded_where_no_server_gives_a_list(house: House) -> None:

@@ -6,6 +6,7 @@ The waits of the breaker are shortened, as in ``test_evolution_outages``.
 import json
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from orchestrator.queries import Filter, find_saga, list_sagas
 from orchestrator.servers import read_servers
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
+from tests.commandline import commandline
 from tests.conftest import SECRET
 from tests.driving import contradictions, count, create, delete, outcome, publish, story
 from tests.integration.test_late_landing import IMPATIENT
@@ -191,6 +193,47 @@ async def test_each_server_has_a_breaker_of_its_own(
             assert (await outcome(pool, id_, 30)).status == "completed"
 
 
+@pytest.mark.parametrize("away", ["berlin", "default"])
+async def test_a_saga_that_is_held_says_which_of_the_servers_it_waits_for(
+    away: str,
+    both: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    berlin: Any,
+    tmp_path: Path,
+) -> None:
+    evosaga = commandline(tmp_path, both)
+    (berlin if away == "berlin" else evolution).arm("5xx_before", times=None, status=502)
+    async with running_worker(both) as worker:
+        stuck = await publish(redis, create(server=away))
+        for _ in range(7):
+            await publish(redis, create(server=away))
+        await held(pool, stuck, "evolution_unavailable")
+        servers = worker.world.servers
+        await eventually(lambda: servers[away].state.state == "open", 30)
+        view = await find_saga(pool, stuck)
+        assert view
+        assert f"(server {away})" in str(view.message)
+        told = await why_of(pool, load(), view, worker.world.servers)
+        assert f"(server {away})" in told.headline
+        assert any(f"The Evolution server {away} has been in trouble" in d for d in told.details)
+        for verb in ("why", "status", "list"):
+            assert f"(server {away})" in (await evosaga(verb, *[stuck][: verb != "list"])).out
+
+
+async def test_with_one_server_none_is_named(
+    alone: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("5xx_before", times=None, status=502)
+    async with running_worker(alone):
+        stuck = await publish(redis, create())
+        await held(pool, stuck, "evolution_unavailable")
+        view = await find_saga(pool, stuck)
+    assert view
+    assert "(server" not in str(view.message)
+
+
 # --- the configuration changes ----------------------------------------------------------------
 
 
@@ -223,6 +266,74 @@ async def test_c19_a_saga_whose_server_is_no_longer_configured_is_held_until_it_
         assert saga.status == "completed"
         assert names(berlin) == {saga.instance_name}
     assert not [line for line in await story(pool, saga) if line.startswith("compensation")]
+
+
+async def test_c19_the_deadline_of_a_create_runs_on_and_its_undo_waits_for_the_server(
+    alone: Settings,
+    both: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    berlin: Any,
+    tmp_path: Path,
+) -> None:
+    """Only a look there tells what became of the create; an empty server says: nothing."""
+    berlin.arm("5xx_before", times=None, status=502)
+    command = create(server="berlin")
+    organization = command["data"]["organization_id"]
+    async with running_worker(both.model_copy(update={"create_deadline": 3.0})):
+        id_ = await publish(redis, command)
+        await held(pool, id_, "evolution_unavailable")
+    evosaga = commandline(tmp_path, alone)
+    async with running_worker(alone):
+        await held(pool, id_, "server_unknown")
+
+        async def undoing() -> bool:
+            view = await find_saga(pool, id_)
+            return bool(view and (view.status, view.code) == ("compensating", "server_unknown"))
+
+        await eventually(undoing, 20)
+        told = " ".join((await evosaga("why", id_)).out.split())
+        for words in (
+            "no Evolution server named berlin",
+            "only a look there tells what became of it, so an undo waits",
+            "it was not done within 3 s",
+            "with an empty one under its name",
+        ):
+            assert words in told
+        [line] = [one for one in (await evosaga("doctor")).lines if "evolution berlin" in one]
+        assert "1 open sagas are on it, of which 1 wait to be undone" in line
+        second = await outcome(pool, await publish(redis, create(organization_id=organization)))
+        assert (second.status, second.code) == ("rejected", "in_progress")
+    berlin.disarm()
+    async with running_worker(both):  # it is empty
+        saga = await outcome(pool, id_, 30)
+        assert (saga.status, saga.code) == ("compensated", "deadline_exceeded")
+        third = await outcome(pool, await publish(redis, create(organization_id=organization)))
+        assert third.status == "completed"
+
+
+async def test_c19_a_create_of_which_nothing_was_sent_is_rolled_back_without_its_server(
+    alone: Settings,
+    both: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    berlin: Any,
+) -> None:
+    berlin.arm("429", operation="create", times=None, retry_after=0.3)
+    async with running_worker(both.model_copy(update={"create_deadline": 3.0})):
+        id_ = await publish(redis, create(server="berlin"))
+        await held(pool, id_, "evolution_busy")
+    async with running_worker(alone) as worker:
+        await held(pool, id_, "server_unknown")
+        view = await find_saga(pool, id_)
+        assert view
+        told = await why_of(pool, load(), view, worker.world.servers)
+        assert any("Nothing was sent to that server" in detail for detail in told.details)
+        saga = await outcome(pool, id_, 20)
+    assert (saga.status, saga.code) == ("compensated", "deadline_exceeded")
+    assert names(berlin) == set()
 
 
 async def test_c19_a_delete_waits_as_well_and_believes_nothing_to_be_gone(

@@ -33,6 +33,20 @@ async def test_what_the_history_forbids_is_refused_before_it_is_published(
     assert (letters["verdict"], letters["said"]) == ("ok", "0")
 
 
+async def test_a_reason_that_no_history_takes_is_refused_before_it_is_published(
+    worker: Worker, pool: Pool, redis: Redis, evosaga: Evosaga
+) -> None:
+    saga = await parked(pool, redis)
+    published = await redis.xlen(streams.COMMANDS)
+    for reason, said in (("x" * 501, "at most 500 characters"), ("\x1b[2J", "control characters")):
+        for verb in ("replay", "cancel"):
+            ran = await evosaga(verb, str(saga.saga_id), "--reason", reason)
+            assert (ran.code, ran.out) == (2, "")
+            assert said in ran.err
+    assert await redis.xlen(streams.COMMANDS) == published
+    assert await dead_letters(redis) == []
+
+
 async def test_what_only_a_look_at_the_world_forbids_is_told_and_its_letter_taken_away(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution, evosaga: Evosaga
 ) -> None:

@@ -16,11 +16,12 @@ from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
 from sagas.steps.evolution import ask_for_qr, create_instance, delete_instance, remove_instance
-from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_api import Answer, EvolutionApi
 from sagas.steps.evolution_half import provoke_clean_up
 from sagas.steps.evolution_payload import payload
 from sagas.world import StepContext, World
 from tests.conftest import API_KEY
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -289,6 +290,77 @@ async def test_d5_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that
     assert kind(await step(replace(ctx, attempt=4, was_done=True))) == "Done removed"
     assert not evolution.rows()
     assert not evolution.live()
+
+
+async def test_what_evolution_says_is_told_without_what_a_terminal_would_obey(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("reject", operation="create", message="token is required\x1b[2J\n\u2028\x9b31m")
+    outcome = await create_instance(ctx)
+    assert isinstance(outcome, Rejected)
+    assert outcome.message.isprintable()
+    assert "token is required" in outcome.message
+
+
+@pytest.fixture
+def gone_by_then(monkeypatch: pytest.MonkeyPatch, evolution: SimulatedEvolution) -> None:
+    """The row goes by itself in the moment before the create that should have removed it."""
+
+    async def late(ctx: StepContext, name: str, token: str) -> Answer:
+        evolution.drop(name)
+        return await provoke_clean_up(ctx, name, token)
+
+    monkeypatch.setattr(sagas.steps.evolution, "provoke_clean_up", late)
+
+
+@pytest.mark.usefixtures("gone_by_then")
+@pytest.mark.parametrize("step", [remove_instance, delete_instance])
+async def test_d5_a_create_that_should_have_failed_and_lands_is_removed_in_the_same_attempt(
+    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+) -> None:
+    await in_doubt(ctx, evolution, "row")
+    outcome = await step(replace(ctx, attempt=9, was_done=True))
+    assert kind(outcome) == "Done removed"
+    assert [entry.applied for entry in evolution.journal.requests("create")][-1] == "created"
+    assert not evolution.rows()
+    assert not evolution.live()
+    assert deletes_by_key(evolution) == {"instance"}
+
+
+@pytest.mark.usefixtures("gone_by_then")
+@pytest.mark.parametrize("step", [remove_instance, delete_instance])
+async def test_d5_a_create_that_should_have_failed_and_says_nothing_is_given_a_quiet_time(
+    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+) -> None:
+    await in_doubt(ctx, evolution, "row")
+    evolution.arm("late", operation="create", seconds=0.5)
+    outcome = await step(replace(ctx, attempt=9, was_done=True))
+    assert kind(outcome) == "Held quiet_time"
+    assert outcome.retry_after == ctx.world.quiet_seconds
+    await eventually(lambda: bool(evolution.live()), message="it to land")
+    assert kind(await step(replace(ctx, attempt=9, was_done=True))) == "Done removed"
+    assert not evolution.rows()
+    assert not evolution.live()
+
+
+@pytest.mark.parametrize(
+    ("mode", "parameters", "says"),
+    [
+        ("429", {"retry_after": 7}, "Held evolution_busy"),
+        ("401", {}, "Held evolution_misconfigured"),
+        ("5xx_before", {"status": 503}, "Held evolution_unavailable"),
+        ("5xx_before", {}, "Unknown instance_remains"),
+        ("hang_before", {}, "Unknown instance_remains"),
+    ],
+)
+async def test_d5_what_the_create_that_should_clean_up_answers_is_believed(
+    ctx: StepContext, evolution: SimulatedEvolution, mode: str, parameters: Any, says: str
+) -> None:
+    await in_doubt(ctx, evolution, "row")
+    evolution.arm(mode, operation="create", **parameters)
+    outcome = await remove_instance(replace(ctx, attempt=9, was_done=True))
+    assert kind(outcome) == says
+    assert "ours" in evolution.rows()
 
 
 @pytest.mark.parametrize("there", ["memory", "foreign row"])

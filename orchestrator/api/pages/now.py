@@ -144,7 +144,7 @@ def _of_commands(backlog: Backlog | None) -> list[Server]:
     found = [Server("Commands", "warn" if late else "ok", said)]
     if backlog.dead:
         letters = "letter" if backlog.dead == 1 else "letters"
-        cure = "See why: redis-cli XREVRANGE evosaga:commands:dead + - COUNT 10"
+        cure = "See why: evosaga letters"
         return [*found, Server("Dead letters", "warn", f"{backlog.dead} dead {letters}", cure)]
     return [*found, Server("Dead letters", "ok", "none")]
 

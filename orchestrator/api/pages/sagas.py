@@ -179,9 +179,10 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     now = await here.pool.fetchval("SELECT now()")
     definition = here.catalogue.find(view.saga, view.version)
     ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
-    server = server_of(told)
-    breaker = breaker_of(here.world.servers, server)
-    known = Case(view, definition, told, await company(here.pool), now, ahead, breaker, server)
+    server, servers = server_of(told), here.world.servers
+    breaker, several = breaker_of(servers, server), len(servers) > 1
+    workers = await company(here.pool)
+    known = Case(view, definition, told, workers, now, ahead, breaker, server, several)
     state = fold(told)
     everything = request.query_params.get("all") == "1"
     return {

@@ -1,0 +1,105 @@
+"""The verb ``letters``: what nobody could obey, why, and taking it away once it is read."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli import places
+from orchestrator.cli.output import Output
+from orchestrator.cli.reading import clock
+from orchestrator.cli.tables import draw
+from orchestrator.cli.trouble import DONE, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from events.streams import Letter
+    from orchestrator.config import Settings
+
+
+def letters(arguments: argparse.Namespace, out: Output) -> int:
+    """Show the newest, or take some away."""
+    with places.servers(out) as settings:
+        return asyncio.run(_letters(settings, arguments, out))
+
+
+async def _letters(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from events import streams
+
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(places.redis(settings))
+        if arguments.remove:
+            gone = await streams.take_letters(redis, arguments.remove)
+            if gone < len(set(arguments.remove)):
+                said = f"{gone} taken away; the others are not there: see `evosaga letters`"
+                raise Trouble(WRONG, said)
+            return _tell_removed(gone, out)
+        found, more = await streams.letters(redis, arguments.limit)
+    if out.json:
+        out.data({"letters": [_described(letter) for letter in found], "more": more})
+        return DONE
+    _draw(found, more, out)
+    return DONE
+
+
+def _tell_removed(gone: int, out: Output) -> int:
+    if out.json:
+        out.data({"removed": gone})
+    else:
+        out.line(f"took {gone} away")
+    return DONE
+
+
+def _draw(found: Sequence[Letter], more: int, out: Output) -> None:
+    if not found:
+        out.note("there is no dead letter")
+        return
+    draw(
+        [
+            {
+                "letter": letter.id,
+                "came": clock(_came(letter)),
+                "code": letter.code,
+                "command": _command_id(letter.data),
+                "why": letter.message,
+            }
+            for letter in found
+        ],
+        out,
+        wrap=("command", "why"),
+    )
+    if more:
+        out.note(f"{more} older ones are there: --limit {min(500, len(found) + more)}")
+    out.note("whole, with what was sent: --json; read and done with: --remove LETTER …")
+
+
+def _described(letter: Letter) -> dict[str, Any]:
+    """For programs, with what was sent; bytes that are no UTF-8 as escapes."""
+    return {
+        "letter_id": letter.id,
+        "came_at": _came(letter).isoformat(),
+        "message_id": letter.message_id,
+        "code": letter.code,
+        "message": letter.message,
+        "deliveries": letter.deliveries,
+        "data": letter.data.decode(errors="backslashreplace"),
+    }
+
+
+def _came(letter: Letter) -> datetime:
+    """Redis gives a letter the time as its id."""
+    return datetime.fromtimestamp(int(letter.id.partition("-")[0]) / 1000, UTC)
+
+
+def _command_id(data: bytes) -> str:
+    """The id of what was sent, as far as it can be read."""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    id_ = body.get("id") if isinstance(body, dict) else None
+    return id_[:80] if isinstance(id_, str) else ""
