@@ -21,7 +21,7 @@ from events.model import (
 )
 from orchestrator.lease import LeaseLost
 from orchestrator.live import Live
-from orchestrator.state import InFlight
+from orchestrator.state import InFlight, State
 from sagas.definition import InCommit
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.world import StepContext, World
@@ -75,9 +75,13 @@ def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown:
     return Unknown("exception", f"the step raised {type(error).__name__}")
 
 
-def context(live: Live, flight: InFlight, world: World) -> StepContext:
-    """What the step is told. An undo is in doubt only about earlier tries of the undo itself."""
-    state, start = live.state, live.state.start
+def context(live: Live, flight: InFlight, world: World, state: State | None = None) -> StepContext:
+    """What the step is told. An undo is in doubt only about earlier tries of the undo itself.
+
+    ``state``: what will be so at that moment, where more has happened than is committed yet.
+    """
+    state = state or live.state
+    start = state.start
     assert start is not None
     assert not isinstance(start, SagaRejected)
     progress = state.progress(flight.step)

@@ -149,4 +149,4 @@ def _join(
         live.plan([*before, *events], after)
         return events, status_row
 
-    return Join(effect.run, context(live, flight, terms.world), then)
+    return Join(effect.run, context(live, flight, terms.world, state), then)

@@ -9,7 +9,7 @@ import pytest
 from events.model import SagaEvent, SagaStarted, StepStarted, StepSucceeded
 from orchestrator.composing import Terms, compose
 from orchestrator.live import Live
-from orchestrator.state import State, evolve
+from orchestrator.state import replay
 from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
 from sagas.definition import Saga
 
@@ -21,25 +21,29 @@ NOTIFIED = StepSucceeded(step="notify", attempt=1)
 def told_to_notify(saga: Saga, channel: str) -> Live:
     """A create whose workers are just being told; the phone is to be paired after that."""
     wanted = PLAIN | {"channel": channel}
-    events: list[SagaEvent] = [
-        SagaStarted(
-            saga=saga.name,
-            version=saga.version,
-            command=saga.command,
-            command_id="c",
-            command_hash="h",
-            business_key="k",
-            input=wanted,
-        )
+    beginning = SagaStarted(
+        saga=saga.name,
+        version=saga.version,
+        command=saga.command,
+        command_id="c",
+        command_hash="h",
+        business_key="k",
+        input=wanted,
+    )
+    done = [
+        event
+        for name in ("evolution", "postgres", "cache")
+        for event in (started(name), StepSucceeded(step=name, attempt=1))
     ]
-    for name in ("evolution", "postgres", "cache"):
-        events += [started(name), StepSucceeded(step=name, attempt=1)]
-    state = State()
-    for event in [*events, started("notify")]:
-        state = evolve(state, event)
+    state = replay([beginning, *done, started("notify")])
     now = time.monotonic()
     data = CreateIntegration.model_validate(wanted)
     return Live(uuid4(), saga, data, state, "c", "c", started_at=now, last_at=now)
+
+
+def created(live: Live) -> SagaStarted:
+    assert isinstance(live.state.start, SagaStarted)
+    return live.state.start
 
 
 def started(step: str) -> StepStarted:
@@ -50,6 +54,16 @@ def composed(live: Live, fact: SagaEvent | None, terms: Terms = TERMS) -> list[t
     append = compose(live, fact, None, terms)
     assert append is not None
     return [(event.type, getattr(event, "step", None)) for event in append.events]
+
+
+def test_an_effect_that_joins_the_commit_knows_what_the_step_before_it_has_just_said() -> None:
+    live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
+    live.state = replay([created(live), started("evolution")])
+    made = StepSucceeded(step="evolution", attempt=1, result={"token_hash": "abc"})
+    append = compose(live, made, None, TERMS)
+    assert append is not None
+    assert append.join is not None
+    assert append.join.context.results == {"evolution": {"token_hash": "abc"}}
 
 
 def test_a_step_with_something_to_do_is_claimed_and_left_to_be_carried_out() -> None:
