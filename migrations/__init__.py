@@ -1,22 +1,15 @@
 """Alembic migrations, configured in pyproject.toml and run by ``evosaga migrate``."""
 
-import asyncio
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from events.database import Connection
 
 SCHEMA: Final = "evosaga"
+_VERSIONS: Final = Path(__file__).parent / "versions"
 _logger = structlog.get_logger("evosaga.migrations")
 
 
@@ -28,17 +21,9 @@ class SchemaBusy(Exception):
     """Somebody has held a table for too long. Nobody's fault; nothing was changed, try again."""
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    return config
-
-
 def head() -> str:
-    """The revision this release needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None
-    return revision
+    """The revision this release needs: the last of its files, which are numbered."""
+    return max(path.stem for path in _VERSIONS.glob("[0-9]*.py")).partition("_")[0]
 
 
 async def migrate(database_url: str, revision: str = "head") -> None:
@@ -46,29 +31,13 @@ async def migrate(database_url: str, revision: str = "head") -> None:
 
     Raises ``SchemaBusy`` when a table is not to be had, and a migration's own refusal.
     """
-    url = database_url.replace("postgres://", "postgresql://", 1)
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(url, statement_cache_size=0),
-        poolclass=NullPool,
-    )
-    config = _config()
-
-    def upgrade(connection: SyncConnection) -> None:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+    from migrations.upgrading import upgrade  # slow, and most who look at the schema never migrate
 
     try:
-        async with engine.connect() as connection:
-            await connection.run_sync(upgrade)
-            await connection.commit()
-    except DBAPIError as error:
-        if isinstance(getattr(error.orig, "__cause__", None), asyncpg.LockNotAvailableError):
-            told = "a transaction of somebody else's has held a table for 5 s"
-            raise SchemaBusy(f"{told}; nothing was changed, try again") from error
-        raise
-    finally:
-        await engine.dispose()
+        await upgrade(database_url, revision)
+    except asyncpg.LockNotAvailableError as error:
+        told = "a transaction of somebody else's has held a table for 5 s"
+        raise SchemaBusy(f"{told}; nothing was changed, try again") from error
 
 
 async def current(connection: Connection) -> str | None:
@@ -86,7 +55,7 @@ def newer(found: str | None, needed: str) -> bool:
 
 async def require_current(connection: Connection) -> None:
     """Raise ``SchemaOutdated``, naming the cure, when the database is older than this release."""
-    found, needed = await current(connection), await asyncio.to_thread(head)
+    found, needed = await current(connection), head()
     if newer(found, needed):
         # A newer release has migrated already, and only adds: a worker of this one that restarts
         # while the others are replaced goes on, as those that were running do.

@@ -12,12 +12,14 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import migrations
 from events.schema import metadata
+from migrations.upgrading import alembic_config
 from tests.conftest import Servers
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +73,7 @@ async def on(url: str, work: Any) -> Any:
 
 
 def downgrade(connection: Connection) -> None:
-    config = migrations._config()
+    config = alembic_config()
     config.attributes["connection"] = connection
     command.downgrade(config, "base")
 
@@ -91,6 +93,10 @@ def drift(connection: Connection) -> list[Any]:
         },
     )
     return list(compare_metadata(context, metadata))
+
+
+def test_the_revision_that_is_needed_is_the_one_that_alembic_ends_at() -> None:
+    assert migrations.head() == ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 
 async def test_an_unmigrated_database_names_the_cure(
