@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, retryable
-from sagas.steps import admission, cache, evolution, notify, postgres
+from sagas.steps import admission, cache, evolution, notify, pairing, postgres
 from sagas.vocabulary import ClinicName, InstanceName, PhoneNumber, ServerName, WebhookUrl
 
 
@@ -50,6 +50,6 @@ CREATE_INTEGRATION: Final = Saga(
         compensatable("cache", do=cache.fill, undo=cache.invalidate, probe=cache.probe_filled),
         # An announcement or a picture of a code leaves nothing behind to look for.
         retryable("notify", do=notify.announce_added),
-        retryable("pair", do=evolution.ask_for_qr, spare=evolution.needs_no_qr),
+        retryable("pair", do=pairing.ask_for_qr, spare=pairing.needs_no_qr),
     ),
 )

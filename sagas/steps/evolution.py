@@ -1,17 +1,13 @@
-"""Instances on the Evolution server: make one, remove one, ask for its QR code.
+"""Instances on the Evolution server: make one, remove one.
 
 Before anything is tried again or undone the instance is looked at (``EvolutionApi.look``), and a
 stranger's instance is never touched, whatever its name.
 """
 
 import asyncio
-import json
 import time
 from dataclasses import replace
-from typing import Any, Final
-from uuid import UUID
-
-from redis.exceptions import RedisError
+from typing import Final
 
 from sagas.definition import Effect
 from sagas.outcome import (
@@ -24,14 +20,12 @@ from sagas.outcome import (
     Unknown,
 )
 from sagas.ownership import fingerprint
-from sagas.steps.cache import trouble
 from sagas.steps.evolution_api import Seen
 from sagas.steps.evolution_half import PATIENCE, provoke_clean_up, remains
 from sagas.steps.evolution_payload import payload
 from sagas.steps.evolution_trouble import no_list, not_now, out_of_service, said, unclear
+from sagas.steps.instance import name_of, token_of
 from sagas.steps.verdicts import (
-    BUSY,
-    SERVER_UNKNOWN,
     Answer,
     Sight,
     Verdict,
@@ -41,7 +35,6 @@ from sagas.steps.verdicts import (
 from sagas.steps.watching import watch
 from sagas.world import StepContext
 
-QR_TTL: Final = 60
 _CLEANING_UP: Final = "refused_and_cleaning_up"
 _VANISH_SECONDS: Final = 15.0
 _REMOVAL_SECONDS: Final = 3.0
@@ -57,7 +50,7 @@ _SIGHTINGS: Final = {
 
 async def create_instance(ctx: StepContext) -> Outcome:
     """Make the instance under our name and birthmark, and see it there before saying so."""
-    name, token = _name(ctx), _token(ctx)
+    name, token = name_of(ctx), token_of(ctx)
     # A chosen name may be a stranger's, whose instance a starting Evolution has not loaded yet:
     # then it lets the create pass, fails, and cleans up by name.
     if ctx.in_doubt or ctx.input.instance_name:
@@ -120,7 +113,7 @@ async def _verify(
 
 async def remove_instance(ctx: StepContext) -> Outcome:
     """Remove what ``create_instance`` made or may have made; done when it is seen to be gone."""
-    name, token = _name(ctx), _token(ctx)
+    name, token = name_of(ctx), token_of(ctx)
     seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.ABSENT and not ctx.was_done:
         # Its create was never seen to land, and may land yet.
@@ -141,7 +134,7 @@ def look_again(nth: int) -> Effect:
     async def look(ctx: StepContext) -> Outcome:
         if (left := ctx.world.watch_after[nth] - ctx.age) > 0:
             return Held("watching", "looking again later", left)
-        name, token = _name(ctx), _token(ctx)
+        name, token = name_of(ctx), token_of(ctx)
         seen = await ctx.evolution.see(name, token)
         outcome = await _remove(ctx, name, token, seen)
         if isinstance(outcome, Done) and outcome.result["note"] == "removed":
@@ -153,8 +146,8 @@ def look_again(nth: int) -> Effect:
 
 async def delete_instance(ctx: StepContext) -> Outcome:
     """The delete saga's pivot: remove the instance that the row names."""
-    name = _name(ctx)
-    token = _token(ctx) if ctx.facts.get("key_id") else await _listed_token(ctx, name)
+    name = name_of(ctx)
+    token = token_of(ctx) if ctx.facts.get("key_id") else await _listed_token(ctx, name)
     if isinstance(token, Held):
         return token
     if token is None:
@@ -241,14 +234,14 @@ async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> 
 
 async def probe_instance(ctx: StepContext) -> Finding:
     """Whether the instance that ``create_instance`` made is there."""
-    seen = await ctx.evolution.see(_name(ctx), _token(ctx))
+    seen = await ctx.evolution.see(name_of(ctx), token_of(ctx))
     return Finding(_SIGHTINGS[seen.sight], seen.evidence)
 
 
 async def probe_removal(ctx: StepContext) -> Finding:
     """Whether what ``delete_instance`` does is there: the absence of our instance."""
-    name = _name(ctx)
-    token = _token(ctx) if ctx.facts.get("key_id") else await _listed_token(ctx, name)
+    name = name_of(ctx)
+    token = token_of(ctx) if ctx.facts.get("key_id") else await _listed_token(ctx, name)
     if isinstance(token, Held):
         return Finding(Sighting.UNKNOWN, token.message)
     if token is None:
@@ -274,45 +267,6 @@ async def _listed_token(ctx: StepContext, name: str) -> str | Held | None:
         if isinstance(row, dict) and row.get("name") == name and row.get("token"):
             return str(row["token"])
     return None
-
-
-def needs_no_qr(wanted: Any) -> dict[str, str] | None:
-    """Only a phone is paired; any other channel has nothing to wait for."""
-    return None if wanted.channel == "WHATSAPP-BAILEYS" else {"qr": "not_needed"}
-
-
-async def ask_for_qr(ctx: StepContext) -> Outcome:
-    """Start pairing and keep the QR code in Redis for a minute.
-
-    A QR code that doesn't come is no failed create: it can be asked for at any time.
-    """
-    if (nothing := needs_no_qr(ctx.input)) is not None:
-        return Done(nothing)
-    answer = await ctx.evolution.connect(_name(ctx), _token(ctx), ctx.input.number)
-    if answer.code in (BUSY, SERVER_UNKNOWN):
-        return not_now(ctx, answer, Verdict.NOT_SENT)
-    body = answer.body if isinstance(answer.body, dict) else {}
-    if answer.status != 200 or not body.get("base64"):
-        return Done({"qr": "not_yet"})
-    code = {
-        "base64": body["base64"],
-        "code": body.get("code"),
-        "pairing_code": body.get("pairingCode"),
-    }
-    try:
-        await ctx.world.redis.set(f"evosaga:qr:{_name(ctx)}", json.dumps(code), ex=QR_TTL)
-    except RedisError as error:
-        return trouble(error)
-    return Done({"qr": "ready"})
-
-
-def _name(ctx: StepContext) -> str:
-    return str(ctx.facts["instance_name"])
-
-
-def _token(ctx: StepContext) -> str:
-    creator = UUID(ctx.facts["created_by"])
-    return ctx.world.keys.instance_token(creator, ctx.facts["key_id"])
 
 
 def _taken(name: str) -> Rejected:

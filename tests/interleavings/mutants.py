@@ -25,6 +25,7 @@ from orchestrator.live import Live
 from sagas.outcome import Done, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
 from sagas.steps.evolution_api import EvolutionApi, Seen
+from sagas.steps.instance import name_of, token_of
 from sagas.steps.verdicts import Answer, Sight
 from tests.interleavings.database import CATALOGUE, Database
 from tests.interleavings.outside import GLOBAL_KEY
@@ -226,7 +227,7 @@ def does_not_wait_until_a_400_has_cleaned_up(patch: pytest.MonkeyPatch) -> None:
 
 def removes_without_looking(patch: pytest.MonkeyPatch) -> None:
     async def remove(ctx: Any) -> Outcome:
-        name, token = steps._name(ctx), steps._token(ctx)
+        name, token = name_of(ctx), token_of(ctx)
         return await steps._remove(ctx, name, token, Seen(Sight.MINE, "", Answer(200, None, "")))
 
     in_the_catalogue(patch, "create-integration", undo=remove)

@@ -18,7 +18,6 @@ from sagas.create_integration import CreateIntegration
 from sagas.outcome import Done, Finding, Held, Sighting, Unknown
 from sagas.steps.breaker import FAILURES
 from sagas.steps.evolution import (
-    ask_for_qr,
     create_instance,
     delete_instance,
     probe_instance,
@@ -26,6 +25,7 @@ from sagas.steps.evolution import (
     remove_instance,
 )
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.pairing import ask_for_qr
 from sagas.steps.verdicts import Sight
 from sagas.world import StepContext, World
 from tests.conftest import API_KEY

@@ -15,10 +15,11 @@ from orchestrator.local.evolution import SimulatedEvolution
 from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from sagas.ownership import fingerprint
-from sagas.steps.evolution import ask_for_qr, create_instance, delete_instance, remove_instance
+from sagas.steps.evolution import create_instance, delete_instance, remove_instance
 from sagas.steps.evolution_api import Answer, EvolutionApi
 from sagas.steps.evolution_half import provoke_clean_up
 from sagas.steps.evolution_payload import payload
+from sagas.steps.pairing import ask_for_qr
 from sagas.world import StepContext, World
 from tests.conftest import API_KEY
 from tests.waiting import eventually
