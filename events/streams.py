@@ -1,4 +1,4 @@
-"""Redis streams: names, groups, publishing, dead letters. No other file knows their commands."""
+"""Redis streams: names, groups, publishing. No other file but ``letters`` knows their commands."""
 
 import json
 import time
@@ -30,19 +30,6 @@ FASTSTREAM_FIELD: Final = b"__data__"
 
 _TIMEOUT: Final = 5.0
 _CONNECTIONS: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message nobody could obey: the original bytes and why."""
-
-    message_id: str
-    data: bytes
-    others: Mapping[bytes, bytes]
-    """The message's other fields; kept as ``field:<name>``."""
-    code: str
-    message: str
-    deliveries: int
 
 
 def connect(url: str) -> "Redis":
@@ -79,7 +66,7 @@ async def ensure_group(redis: "Redis") -> bool:
 async def publish_command(redis: "Redis", command: Mapping[str, Any]) -> str:
     """XADD a command; its stream id."""
     body = json.dumps(command, ensure_ascii=False, separators=(",", ":"))
-    return _text(await redis.xadd(COMMANDS, {FIELD: body.encode()}))
+    return as_text(await redis.xadd(COMMANDS, {FIELD: body.encode()}))
 
 
 async def publish_commands(redis: "Redis", commands: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -88,52 +75,7 @@ async def publish_commands(redis: "Redis", commands: Sequence[Mapping[str, Any]]
     for command in commands:
         body = json.dumps(command, ensure_ascii=False, separators=(",", ":"))
         pipeline.xadd(COMMANDS, {FIELD: body.encode()})
-    return [_text(id_) for id_ in await pipeline.execute()]
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter as it lies there: why, and what was sent."""
-
-    id: str
-    message_id: str
-    code: str
-    message: str
-    deliveries: int
-    data: bytes
-
-
-async def refusals(redis: "Redis", after: str) -> tuple[list[Letter], str]:
-    """The dead letters above a stream id, and the id to go on from."""
-    found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
-    told = [_letter(*entry) for entry in found]
-    return told, told[-1].id if told else after
-
-
-async def letters(redis: "Redis", limit: int) -> tuple[list[Letter], int]:
-    """The newest dead letters, newest first, and how many more there are."""
-    found: Any = await redis.xrevrange(DEAD_COMMANDS, count=limit)
-    more = await redis.xlen(DEAD_COMMANDS) - len(found)
-    return [_letter(*entry) for entry in found], max(0, more)
-
-
-def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> Letter:
-    return Letter(
-        _text(id_),
-        fields[b"message_id"].decode(),
-        fields[b"code"].decode(),
-        fields[b"message"].decode(),
-        int(fields[b"deliveries"]),
-        fields[FIELD],
-    )
-
-
-async def take_letters(redis: "Redis", letter_ids: Sequence[str]) -> int:
-    """Take dead letters away: whoever asked has read why, so nobody else need look at them.
-
-    How many of them were there.
-    """
-    return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0
+    return [as_text(id_) for id_ in await pipeline.execute()]
 
 
 async def publish_events(
@@ -233,23 +175,6 @@ return 1
 """
 
 
-async def bury(redis: "Redis", letters: Sequence[DeadLetter]) -> None:
-    """Append dead letters. Acknowledge the originals only after this has returned."""
-    pipeline = redis.pipeline(transaction=False)
-    for letter in letters:
-        told: dict[Any, Any] = {
-            FIELD: letter.data,
-            b"code": letter.code,
-            b"message": letter.message,
-            b"deliveries": letter.deliveries,
-            b"message_id": letter.message_id,
-        }
-        for name, value in letter.others.items():
-            told["field:" + name.decode(errors="backslashreplace")] = value
-        pipeline.xadd(DEAD_COMMANDS, told)
-    await pipeline.execute()
-
-
 async def acknowledge(redis: "Redis", message_ids: Sequence[bytes]) -> None:
     """XACK commands whose fate is committed."""
     if message_ids:
@@ -285,7 +210,7 @@ async def backlog(redis: "Redis") -> Backlog | None:
     except ResponseError:
         return None
     for group in groups:
-        if _text(group["name"]) == GROUP:
+        if as_text(group["name"]) == GROUP:
             return Backlog(
                 length=await redis.xlen(COMMANDS),
                 lag=group.get("lag"),
@@ -307,10 +232,10 @@ async def trim(redis: "Redis", stream: str, keep_seconds: float) -> None:
         return
     floors = [f"{int((time.time() - keep_seconds) * 1000)}-0"]
     for group in groups:
-        floors.append(_text(group["last-delivered-id"]))
-        pending = await redis.xpending(stream, _text(group["name"]))
+        floors.append(as_text(group["last-delivered-id"]))
+        pending = await redis.xpending(stream, as_text(group["name"]))
         if pending["min"] is not None:
-            floors.append(_text(pending["min"]))
+            floors.append(as_text(pending["min"]))
     await redis.xtrim(stream, minid=min(floors, key=_stream_id), approximate=True)
 
 
@@ -338,5 +263,6 @@ def _stream_id(text: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def _text(value: bytes | str) -> str:
+def as_text(value: bytes | str) -> str:
+    """What Redis says as text, whether or not the client has decoded it."""
     return value.decode() if isinstance(value, bytes) else value

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events import streams, syncpoints
+from events import letters, streams, syncpoints
 from events.commands import BadCommand, Command, read_command
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
@@ -266,7 +266,7 @@ class CommandReader:
         if not bad:
             return
         counts = await streams.deliveries(self._redis, [message.id for message, _ in bad])
-        await streams.bury(
+        await letters.bury(
             self._redis,
             [
                 message.letter(refusal.code, refusal.message, counts.get(message.id, 1))

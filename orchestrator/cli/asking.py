@@ -153,19 +153,19 @@ async def raise_if_dead(redis: Redis, message_id: str) -> None:
 
     A wish that was understood and refused is answered with that, and its letter taken away.
     """
-    from events import streams
+    from events import letters
     from orchestrator.steering.steer import REFUSALS
 
     # Both streams take their ids from the same clock, so older letters can't be about ours.
     after = f"{int(message_id.partition('-')[0]) - 1}"
     while True:
-        letters, after = await streams.refusals(redis, after)
-        for letter in letters:
+        dead, after = await letters.since(redis, after)
+        for letter in dead:
             if letter.message_id == message_id:
                 if letter.code in REFUSALS:
-                    await streams.take_letters(redis, [letter.id])
+                    await letters.take(redis, [letter.id])
                 raise refused(letter.code, letter.message)
-        if not letters:
+        if not dead:
             return
 
 

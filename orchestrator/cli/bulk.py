@@ -145,10 +145,10 @@ async def _look(pool: Pool, wishes: Sequence[Wish]) -> None:
 
 async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) -> str:
     """Note who was refused, and take the letters that say no more than the report will."""
-    from events import streams
+    from events import letters
     from orchestrator.steering.steer import REFUSALS
 
-    refusals, after = await streams.refusals(redis, after)
+    refusals, after = await letters.since(redis, after)
     by_message = {wish.message_id: wish for wish in wishes if wish.message_id}
     read = []
     for refusal in refusals:
@@ -156,7 +156,7 @@ async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) ->
             wish.status, wish.code, wish.message = "refused", refusal.code, refusal.message
             if refusal.code in REFUSALS:
                 read.append(refusal.id)
-    await streams.take_letters(redis, read)
+    await letters.take(redis, read)
     return after
 
 

@@ -17,7 +17,7 @@ from orchestrator.cli.tables import draw
 from orchestrator.cli.trouble import DONE, WRONG, Trouble
 
 if TYPE_CHECKING:
-    from events.streams import Letter
+    from events.letters import Letter
     from orchestrator.config import Settings
 
 
@@ -28,17 +28,17 @@ def letters(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _letters(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
-    from events import streams
+    from events import letters
 
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(places.redis(settings))
         if arguments.remove:
-            gone = await streams.take_letters(redis, arguments.remove)
+            gone = await letters.take(redis, arguments.remove)
             if gone < len(set(arguments.remove)):
                 said = f"{gone} taken away; the others are not there: see `evosaga letters`"
                 raise Trouble(WRONG, said)
             return _tell_removed(gone, out)
-        found, more = await streams.letters(redis, arguments.limit)
+        found, more = await letters.newest(redis, arguments.limit)
     if out.json:
         out.data({"letters": [_described(letter) for letter in found], "more": more})
         return DONE

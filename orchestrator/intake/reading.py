@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from events import streams
 from events.commands import BadCommand
-from events.streams import DeadLetter
+from events.letters import DeadLetter
 
 _BATCH: Final = 100
 _BLOCK: Final = 3000

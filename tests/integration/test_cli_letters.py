@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.streams import DeadLetter
+from events import letters, streams
+from events.letters import DeadLetter
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from tests.commandline import Evosaga, commandline
@@ -60,8 +60,8 @@ async def test_each_letter_says_when_it_came_why_and_which_command_it_was(
 async def test_the_newest_come_first_and_what_is_left_out_is_counted(
     evosaga: Evosaga, redis: Redis
 ) -> None:
-    letters = [DeadLetter(f"{n}-0", b"{}", {}, f"code-{n}", "why", 1) for n in range(5)]
-    await streams.bury(redis, letters)
+    dead = [DeadLetter(f"{n}-0", b"{}", {}, f"code-{n}", "why", 1) for n in range(5)]
+    await letters.bury(redis, dead)
     shown = await evosaga("letters", "--limit", "2")
     assert [line.split()[-2] for line in shown.lines[1:]] == ["code-4", "code-3"]
     assert "3 older ones are there: --limit 5" in shown.err

@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 import orchestrator.worker
-from events import streams
+from events import letters, streams
 from events.database import Pool
-from events.streams import DeadLetter
+from events.letters import DeadLetter
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
@@ -189,7 +189,7 @@ async def test_the_backlog_says_how_far_behind_we_are(own_redis: Redis) -> None:
     await streams.ensure_group(own_redis)
     read: Any = await own_redis.xreadgroup(streams.GROUP, "w", {streams.COMMANDS: ">"}, count=2)
     [(first, _), _] = read[0][1]
-    await streams.bury(own_redis, [DeadLetter("1-1", os.urandom(8), {}, "c", "m", 1)])
+    await letters.bury(own_redis, [DeadLetter("1-1", os.urandom(8), {}, "c", "m", 1)])
     await streams.acknowledge(own_redis, [first])
     backlog = await streams.backlog(own_redis)
     assert backlog == streams.Backlog(length=3, lag=1, pending=1, consumers=1, dead=1)
