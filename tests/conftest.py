@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from events import streams
 from events.database import Pool, open_pool
+from orchestrator.cli.processes import settle
 from orchestrator.config import Settings, load_settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
@@ -75,6 +76,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = pytest.mark.skip(reason="no Docker engine answers; `make test` needs none")
         for item in items:
             item.add_marker(reason)
+
+
+def pytest_collection_finish() -> None:
+    """As every process of the product does once it has imported what it needs."""
+    settle()
 
 
 @pytest.fixture(scope="session")
@@ -139,22 +145,27 @@ async def evolution() -> AsyncIterator[SimulatedEvolution]:
         yield server
 
 
-@pytest.fixture
-def settings(
-    servers: Servers, database_url: str, redis: Redis, evolution: SimulatedEvolution
-) -> Settings:
-    """What a worker of this test needs, with short waits."""
+@pytest.fixture(scope="session")
+def short_waits(servers: Servers) -> Settings:
+    """Read once: the environment, which they are read from, stays the same for all tests."""
     return load_settings(
         _env_file=None,
-        database_url=database_url,
         redis_url=servers.redis,
-        evolution_url=evolution.url,
         evolution_api_key=API_KEY,
         secret_key=SECRET,
         quiet_seconds=0.3,
         lease_seconds=1.5,
         evolution_timeout=5.0,
     )
+
+
+@pytest.fixture
+def settings(
+    short_waits: Settings, database_url: str, redis: Redis, evolution: SimulatedEvolution
+) -> Settings:
+    """What a worker of this test needs, with short waits."""
+    own = {"database_url": database_url, "evolution_url": evolution.url}
+    return short_waits.model_copy(update=own)
 
 
 @pytest.fixture

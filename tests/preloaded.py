@@ -33,11 +33,28 @@ def run_verb(
     err: Connection,
 ) -> None:
     """``python -W error -m orchestrator.cli`` from where its imports are over."""
+    _run(arguments, environment, folder, (os.open(os.devnull, os.O_RDONLY), out, err))
+
+
+def run_at_terminal(
+    arguments: Sequence[str], environment: dict[str, str], folder: Path, terminal: Connection
+) -> None:
+    """The same where a person sits: all three streams are the terminal."""
+    _run(arguments, environment, folder, (terminal.fileno(), terminal, terminal))
+
+
+def _run(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    streams: tuple[int, Connection, Connection],
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
     os.chdir(folder)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    given, out, err = streams
+    os.dup2(given, 0)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     out.close()

@@ -145,6 +145,11 @@ class Proxy:
         self.healed.set()
         await self._listen()
 
+    async def lead_to(self, upstream: Upstream) -> None:
+        """A failover: all connections are reset, and new ones lead elsewhere."""
+        self._upstream = upstream
+        await self.sever()
+
     async def sever(self) -> None:
         """Reset all connections."""
         tasks = [connection.task for connection in self._open]

@@ -5,27 +5,19 @@ imported everything and opened nothing. They end with it, and it with the run, e
 """
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
-import orchestrator.app  # noqa: F401  # so that it is there before the fork
 from events import syncpoints
 from orchestrator.cli import main
+from tests.preloaded import forkserver
 
 _PR_SET_PDEATHSIG: Final = 1
-
-
-def forkserver() -> ForkServerContext:
-    """What forks them; it starts with the first and ends with this process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def start_worker(

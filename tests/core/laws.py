@@ -10,8 +10,7 @@ same way. It reads real histories as well::
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 from events.model import (
     CompensationBegan,
@@ -46,9 +45,11 @@ class LawBroken(AssertionError):
     """A history that must not exist."""
 
 
-@dataclass(frozen=True)
-class Chronicle:
-    """What has happened to a saga, as far as the laws care. Hashable."""
+class Chronicle(NamedTuple):
+    """What has happened to a saga, as far as the laws care. Hashable.
+
+    A named tuple, since every event makes a new one, and walks tell hundreds of thousands.
+    """
 
     phase: Phase = "nothing"
     turned: bool = False
@@ -82,10 +83,10 @@ class Chronicle:
         match event:
             case SagaStarted():
                 self._law(event, self.phase == "nothing", "a saga begins once")
-                return replace(self, phase="running")
+                return self._replace(phase="running")
             case SagaRejected():
                 self._law(event, self.phase == "nothing", "only a new saga is rejected")
-                return replace(self, phase="rejected")
+                return self._replace(phase="rejected")
             case StepStarted() | CompensationStarted():
                 return self._started(saga, event)
             case StepSucceeded() | StepFailed() | CompensationSucceeded() | CompensationFailed():
@@ -96,11 +97,11 @@ class Chronicle:
                 self._at_rest(event, "running")
                 every = {s.name for s in saga.steps}
                 self._law(event, self.done == every, "completed means that every step is done")
-                return replace(self, phase="completed")
+                return self._replace(phase="completed")
             case SagaCompensated():
                 self._at_rest(event, "compensating")
                 self._law(event, not self.to_undo, "compensated means that nothing is left")
-                return replace(self, phase="compensated")
+                return self._replace(phase="compensated")
             case SagaFailed():
                 return self._parked(saga, event)
             case SagaResumed():
@@ -114,7 +115,7 @@ class Chronicle:
                     self._at_rest(event, "running")
                     self._law(event, not self.cancelled, "one cancel is enough")
                     self._law(event, not self.past(saga), "too late for a deadline")
-                return replace(self._reopened(), cancelled=True, late=late)
+                return self._reopened()._replace(cancelled=True, late=late)
             case never:
                 assert_never(never)
 
@@ -138,8 +139,7 @@ class Chronicle:
         self._law(event, lost < MAY_BE_LOST * limit, f"{lost} workers are enough")
         if forward and again:
             self._law(event, self.last != "rejected", "a rejected step is not tried again")
-        return replace(
-            self,
+        return self._replace(
             flight=(event.step, "forward" if forward else "compensation", event.attempt),
             begun=self.begun | {event.step} if forward else self.begun,
         )
@@ -150,25 +150,24 @@ class Chronicle:
         forward = isinstance(event, StepSucceeded | StepFailed)
         mine = (event.step, "forward" if forward else "compensation", event.attempt)
         self._law(event, self.flight == mine, f"in flight is {self.flight}")
-        landed = replace(self, flight=None)
+        landed = self._replace(flight=None)
         if isinstance(event, StepFailed | CompensationFailed):
             doubt = isinstance(event, StepFailed) and (event.in_doubt or event.outcome == "unknown")
             self._law(event, not event.lost or event.outcome == "unknown", "lost is unknown")
             before = self.lost if self.due == event.step else 0
-            return replace(
-                landed,
+            return landed._replace(
                 due=event.step,
                 tries=event.attempt,
                 lost=before + bool(event.lost),
                 last=event.outcome,
                 doubtful=self.doubtful | {event.step} if doubt else self.doubtful,
             )
-        landed = replace(landed, due=None, tries=0, lost=0, last=None)
+        landed = landed._replace(due=None, tries=0, lost=0, last=None)
         if forward:
-            return replace(
-                landed, done=self.done | {event.step}, doubtful=self.doubtful - {event.step}
+            return landed._replace(
+                done=self.done | {event.step}, doubtful=self.doubtful - {event.step}
             )
-        return replace(landed, to_undo=self.to_undo[1:])
+        return landed._replace(to_undo=self.to_undo[1:])
 
     def _turned(self, saga: Saga, event: CompensationBegan) -> "Chronicle":
         self._at_rest(event, "running")
@@ -187,8 +186,7 @@ class Chronicle:
             if s.kind is Kind.COMPENSATABLE and s.name in self.done | self.doubtful
         )
         self._law(event, event.steps == touched, f"what has to be undone is {touched}")
-        return replace(
-            self,
+        return self._replace(
             phase="compensating",
             turned=True,
             to_undo=touched,
@@ -209,7 +207,7 @@ class Chronicle:
             if step.kind is Kind.PIVOT:
                 fits = step.name in self.doubtful
                 self._law(event, fits, "a pivot that surely did nothing turns the saga")
-        return replace(self, phase="parked")
+        return self._replace(phase="parked")
 
     def _failed_step(self, saga: Saga, event: SagaEvent) -> Step:
         """The step whose failure is final, as the saga gives up on it."""
@@ -227,14 +225,14 @@ class Chronicle:
         gone = frozenset(event.redo or ())
         self._law(event, gone <= self.done, "only what was done is done again")
         self._law(event, not (gone and self.turned), "a saga on its way back does nothing again")
-        again = replace(self, done=self.done - gone, doubtful=self.doubtful | gone)
+        again = self._replace(done=self.done - gone, doubtful=self.doubtful | gone)
         return again._reopened()
 
     def _reopened(self) -> "Chronicle":
         if self.phase != "parked":
             return self
         phase: Phase = "compensating" if self.turned else "running"
-        return replace(self, phase=phase, due=None, tries=0, lost=0, last=None)
+        return self._replace(phase=phase, due=None, tries=0, lost=0, last=None)
 
     def _at_rest(self, event: SagaEvent, phase: Phase) -> None:
         self._law(event, self.flight is None, f"an attempt is out: {self.flight}")

@@ -242,6 +242,8 @@ async def test_b13_a_cancel_while_a_create_is_being_undone_changes_nothing(
 async def test_b13_a_cancel_right_behind_its_create_leaves_nothing(stage: Stage) -> None:
     """Both are there before the first worker, so it reads them in one batch."""
     commands = [create() for _ in range(10)]
+    # Half of them are surely under way when their cancel is obeyed; the others race with it.
+    stage.evolution.arm("slow", operation="create", times=5, seconds=0.5)
     for command in commands:
         await publish(stage.redis, command)
         await stage.cancel(command["id"])

@@ -61,7 +61,7 @@ async def house(
     async with (
         SimulatedEvolution(api_key=BERLIN_KEY, pace=0.05) as berlin,
         EvolutionApi(evolution.url, API_KEY, timeout=5.0) as one,
-        EvolutionApi(berlin.url, BERLIN_KEY, timeout=5.0) as other,
+        EvolutionApi(berlin.url, BERLIN_KEY, timeout=2.0) as other,
         httpx.AsyncClient(trust_env=False) as http,
     ):
         servers = {"default": one, "berlin": other}

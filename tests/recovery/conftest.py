@@ -1,25 +1,23 @@
 """Workers as processes."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
 from orchestrator.config import Settings
-
-ROOT = Path(__file__).parents[2]
+from tests.chaos.worker import start_worker
 
 
 @dataclass
 class WorkerProcess:
     """A worker that can be killed, stopped, woken and asked to leave."""
 
-    process: "subprocess.Popen[bytes]"
+    process: ForkServerProcess
     log: Path
 
     @property
@@ -29,22 +27,27 @@ class WorkerProcess:
     @property
     def said(self) -> str:
         """All that it has logged."""
-        return self.log.read_text()
+        return self.log.read_text() if self.log.exists() else ""
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def stop(self) -> None:
-        self.process.send_signal(SIGSTOP)
+        self._signal(SIGSTOP)
 
     def wake(self) -> None:
-        self.process.send_signal(SIGCONT)
+        self._signal(SIGCONT)
 
-    def leave(self) -> int:
+    def leave(self) -> int | None:
         """SIGTERM, and the exit code."""
-        self.process.send_signal(SIGTERM)
-        return self.process.wait(30)
+        self._signal(SIGTERM)
+        self.process.join(30)
+        return self.process.exitcode
+
+    def _signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
 
 @pytest.fixture
@@ -52,8 +55,7 @@ def spawn(settings: Settings, tmp_path: Path) -> Iterator[Callable[[], WorkerPro
     """Starts workers; what is left of them at the end is killed."""
     assert settings.evolution_api_key
     assert settings.secret_key
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
+    environment = {
         "EVOSAGA_DATABASE_URL": str(settings.database_url),
         "EVOSAGA_REDIS_URL": str(settings.redis_url),
         "EVOSAGA_EVOLUTION_URL": str(settings.evolution_url),
@@ -67,16 +69,7 @@ def spawn(settings: Settings, tmp_path: Path) -> Iterator[Callable[[], WorkerPro
 
     def start() -> WorkerProcess:
         log = tmp_path / f"worker-{len(started)}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("worker_process.py"))],
-                env=environment,
-                cwd=tmp_path,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(WorkerProcess(process, log))
+        started.append(WorkerProcess(start_worker(environment, log), log))
         return started[-1]
 
     yield start

@@ -29,7 +29,7 @@ class WorkerProcess(Protocol):
     def kill(self) -> None: ...
     def stop(self) -> None: ...
     def wake(self) -> None: ...
-    def leave(self) -> int: ...
+    def leave(self) -> int | None: ...
 
 
 Spawn = Callable[[], WorkerProcess]
@@ -154,11 +154,12 @@ async def test_b8_a_zombie_sends_nothing_and_writes_nothing_when_it_wakes(
 async def test_i2_a_graceful_stop_finishes_what_is_out_and_burns_no_attempt(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
-    evolution.arm("slow", operation="create", times=None, seconds=0.3)
+    evolution.arm("slow", operation="create", times=None, seconds=1.5)
     async with running_worker(settings):
         ids = [await publish(redis, create()) for _ in range(10)]
         for id_ in ids:
             await is_attempted(pool, id_)
+    evolution.disarm()
     left = await pool.fetch("SELECT status, step, owner FROM evosaga.sagas")
     assert {tuple(row) for row in left} == {("running", "postgres", None)}
     async with running_worker(settings):

@@ -4,8 +4,8 @@ import asyncio
 import os
 import pty
 import re
-import sys
 import uuid
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from orchestrator.cli import bulk
 from orchestrator.local.evolution import SimulatedEvolution
 from tests.commandline import Evosaga
 from tests.driving import count, create, outcome, publish
+from tests.preloaded import forkserver, run_at_terminal
 from tests.steering.conftest import Gossip, parked
 from tests.waiting import eventually
 
@@ -187,19 +188,18 @@ async def test_what_is_not_clear_is_asked_back_and_nothing_is_published(
 async def at_a_terminal(evosaga: Evosaga, answer: str, *arguments: str) -> tuple[int, str]:
     """Run it where a person sits, who types ``answer``; the exit code and what is on the screen."""
     ours, theirs = pty.openpty()
+    given = (arguments, await environment(evosaga), evosaga.folder, Connection(os.dup(theirs)))
+    process = forkserver().Process(target=run_at_terminal, args=given, daemon=True)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "orchestrator.cli", *arguments),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=await environment(evosaga),
-        )
+        await asyncio.to_thread(process.start)
         os.write(ours, answer.encode())
-        code = await asyncio.wait_for(process.wait(), 30)
+        await eventually(lambda: process.exitcode is not None, 30, message="it to end")
+        code = process.exitcode
+        assert code is not None
         os.set_blocking(ours, False)
         return code, os.read(ours, 1 << 20).decode()
     finally:
+        process.kill()
         os.close(ours)
         os.close(theirs)
 

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,11 @@ import migrations
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
+from tests.chaos.worker import start_worker
 from tests.driving import entries
 from tests.waiting import eventually
 from tests.webhooks.conftest import House, open_house, webhook_token
 
-ROOT = Path(__file__).parents[2]
 OPEN = {"state": "open", "statusReason": 200}
 CLOSE = {"state": "close", "statusReason": 401}
 
@@ -105,7 +102,7 @@ class TestW6Deaths:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             armed = [{"at": point, "do": "kill", "once": str(tmp_path / "struck")}]
-            environment = os.environ | {
+            environment = {
                 "EVOSAGA_DATABASE_URL": str(settings.database_url),
                 "EVOSAGA_REDIS_URL": str(settings.redis_url),
                 "EVOSAGA_EVOLUTION_URL": str(settings.evolution_url),
@@ -113,16 +110,9 @@ class TestW6Deaths:
                 "EVOSAGA_SECRET_KEY": settings.secret_key.get_secret_value(),
                 "EVOSAGA_API_KEYS": settings.api_keys.get_secret_value(),
                 "EVOSAGA_SYNC_POINTS": json.dumps(armed),
-                "PYTHONPATH": str(ROOT),
             }
-            command = [sys.executable, "-m", "orchestrator.cli", "api", "--port", str(port)]
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                cwd=tmp_path,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            words = ("api", "--port", str(port))
+            process = start_worker(environment, tmp_path / "api.log", words)
             client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
             running.extend((process, client))
             return client
@@ -133,7 +123,7 @@ class TestW6Deaths:
                 it.close()
             else:
                 it.kill()
-                it.wait()
+                it.join()
 
     @pytest.mark.parametrize(("point", "kept"), [("wh.pre", 0), ("wh.post", 1)])
     async def test_w6_what_is_delivered_again_after_a_death_is_stored_once(
