@@ -2,7 +2,8 @@
 
 Restate's server keeps its log, with fsync, and its state in a RocksDB of its own; it is a child
 of this process, so that what it costs is counted with it. This process alone serves the handlers,
-as one worker of ours is one process, and its server has the other core of two to itself.
+as one worker of ours is one process, and its server has the other core of two to itself. It is
+run as it is shipped; ``--peer restate-tuned`` changes what made it faster on two cores, ``TUNING``.
 
 Tried on two cores, by processor time a create: hypercorn instead of granian costs a fifth more,
 four partitions instead of one a sixth, requests and responses instead of streams nearly twice as
@@ -41,17 +42,21 @@ bind-address = "127.0.0.1:{node}"
 disable-telemetry = true
 log-filter = "warn"
 log-disable-ansi-codes = true
+{tuning}
+[ingress]
+bind-address = "127.0.0.1:{ingress}"
+[admin]
+bind-address = "127.0.0.1:{admin}"
+disable-web-ui = true
+"""
+
+TUNING: Final = """
 # As shipped it has 24, for clusters: each commits its own log, so that with one commits are larger,
 # and on two cores it is faster by half.
 default-num-partitions = 1
 # The log of a single node, with fsync as the other: an eighth less work than a replicated log
 # with one replica, which is what it ships with.
 bifrost.default-provider = "local"
-[ingress]
-bind-address = "127.0.0.1:{ingress}"
-[admin]
-bind-address = "127.0.0.1:{admin}"
-disable-web-ui = true
 """
 
 creates = restate.Service("creates")
@@ -83,7 +88,8 @@ def _start_server(folder: Path, ports: dict[str, int]) -> "subprocess.Popen[byte
     binary = peers.program("restate-server")
     assert binary, "restate-server is not there"
     config = folder / "restate.toml"
-    config.write_text(CONFIG.format(folder=folder, **ports))
+    tuning = TUNING if "tuned" in sys.argv else ""
+    config.write_text(CONFIG.format(folder=folder, tuning=tuning, **ports))
     # It would take any RESTATE_… for a setting; and being killed, it leaves what it puts in TMPDIR.
     ours = {name: said for name, said in os.environ.items() if not name.startswith("RESTATE_")}
     return subprocess.Popen(

@@ -8,7 +8,7 @@ any of it.
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Final
 
@@ -19,11 +19,11 @@ DONE: Final = "peer:done"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One of the others. ``times``: how many times as fast as it one worker is to be."""
+    """One of the others. ``times``: how many times as fast as it one worker is to be, if any."""
 
     name: str
     module: str
-    times: float
+    times: float | None
     share: int
     """It gets so many times fewer creates than ours, so that its rounds take about as long."""
     packages: Sequence[tuple[str, str]]
@@ -31,18 +31,24 @@ class Peer:
     program: str = ""
     install: str = ""
     """How to get ``program``, which is found on PATH unless a variable names it."""
+    arguments: Sequence[str] = ()
+    """For its process, behind those that all of them are given."""
 
 
+_RESTATE: Final = Peer(
+    "Restate",
+    "tests.bench.peer_restate",
+    times=3,
+    share=4,
+    packages=(("restate", "restate-sdk"), ("granian", "granian")),
+    program="restate-server",
+    install="npm install @restatedev/restate-server",
+)
 PEERS: Final = {
     "dbos": Peer("DBOS", "tests.bench.peer_dbos", times=10, share=5, packages=(("dbos", "dbos"),)),
-    "restate": Peer(
-        "Restate",
-        "tests.bench.peer_restate",
-        times=3,
-        share=2,
-        packages=(("restate", "restate-sdk"), ("granian", "granian")),
-        program="restate-server",
-        install="npm install @restatedev/restate-server",
+    "restate": _RESTATE,  # as it is shipped
+    "restate-tuned": replace(
+        _RESTATE, name="Restate, tuned", times=None, share=2, arguments=("tuned",)
     ),
 }
 

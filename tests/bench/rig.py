@@ -131,7 +131,7 @@ class Rig:
     async def peer(self, peer: Peer, database: str) -> Process:
         """One of the others, up and reading."""
         process = spawn(
-            ["-m", peer.module, database, self.redis_url, self.evolution],
+            ["-m", peer.module, database, self.redis_url, self.evolution, *peer.arguments],
             self.folder / f"{peer.name}.log",
         )
         self.processes.append(process)
