@@ -11,7 +11,7 @@ down, nothing was sent, and no attempt is burned.
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -218,6 +218,7 @@ SagaEvent: TypeAlias = (
 KINDS: tuple[type[_Event], ...] = get_args(SagaEvent)
 """Every kind of event."""
 
+_TYPE: Final = {"type"}
 _ADAPTER: TypeAdapter[SagaEvent] = TypeAdapter(Annotated[SagaEvent, Field(discriminator="type")])
 
 
@@ -250,7 +251,9 @@ def event_from(type_: str, data: Mapping[str, Any]) -> SagaEvent:
 
 def data_json(event: SagaEvent) -> str:
     """The event's data as compact JSON text, without its type."""
-    return event.model_dump_json(exclude={"type"}, exclude_none=True)
+    # What ``model_dump_json`` calls, for half its time: every event comes through here.
+    raw = event.__pydantic_serializer__.to_json(event, exclude=_TYPE, exclude_none=True)
+    return raw.decode()
 
 
 def public_data(event: SagaEvent) -> JsonObject:

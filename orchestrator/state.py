@@ -121,22 +121,24 @@ def replay(history: Iterable[SagaEvent]) -> State:
 
 def evolve(state: State, event: SagaEvent) -> State:
     """The state after one more event. Raises ``IllegalTransition`` when it doesn't fit."""
+    after = state.sequence + 1
     match event:
         case SagaStarted():
             _demand(state.status is None, event, "the saga has begun already")
-            new = state._replace(status="running", start=event)
+            return state._replace(sequence=after, status="running", start=event)
         case SagaRejected():
             _demand(state.status is None, event, "the saga has begun already")
-            new = state._replace(status="rejected", start=event)
+            return state._replace(sequence=after, status="rejected", start=event)
         case StepStarted() | CompensationStarted():
-            new = _evolve_started(state, event)
+            return _evolve_started(state, event)
         case StepSucceeded() | CompensationSucceeded():
-            new = _evolve_succeeded(state, event)
+            return _evolve_succeeded(state, event)
         case StepFailed() | CompensationFailed():
-            new = _evolve_failed(state, event)
+            return _evolve_failed(state, event)
         case CompensationBegan():
             _demand(state.status == "running" and not state.in_flight, event, "it can't turn now")
-            new = state._replace(
+            return state._replace(
+                sequence=after,
                 status="compensating",
                 direction="compensation",
                 undoing=event.steps,
@@ -146,29 +148,28 @@ def evolve(state: State, event: SagaEvent) -> State:
             )
         case SagaCompleted():
             _demand(state.status == "running" and not state.in_flight, event, "it isn't running")
-            new = state._replace(status="completed", failure=None)
+            return state._replace(sequence=after, status="completed", failure=None)
         case SagaCompensated():
             _demand(
                 state.status == "compensating" and not state.undoing, event, "work is left to undo"
             )
-            new = state._replace(status="compensated", failure=None)
+            return state._replace(sequence=after, status="compensated", failure=None)
         case SagaFailed():
             _demand(
                 state.status in ("running", "compensating") and not state.in_flight,
                 event,
                 "only a saga at rest can be parked",
             )
-            new = state._replace(status="failed", parked=event)
+            return state._replace(sequence=after, status="failed", parked=event)
         case SagaResumed():
             _demand(state.status == "failed", event, "only a parked saga is resumed")
-            new = _redo(_unpark(state)._replace(runs=state.runs + 1), event)
+            return _redo(_unpark(state)._replace(sequence=after, runs=state.runs + 1), event)
         case SagaCancelRequested():
             _demand(state.status in OPEN, event, "the saga is over")
             late = state.out_of_time or (event.by == DEADLINE and not state.cancel_requested)
-            new = _unpark(state)._replace(cancel_requested=True, out_of_time=late)
+            return _unpark(state)._replace(sequence=after, cancel_requested=True, out_of_time=late)
         case never:
             assert_never(never)
-    return State(state.sequence + 1, *new[1:])  # what ``_replace`` does, at a quarter of its cost
 
 
 def _evolve_started(state: State, event: StepStarted | CompensationStarted) -> State:
@@ -183,12 +184,13 @@ def _evolve_started(state: State, event: StepStarted | CompensationStarted) -> S
     progress = state.progress(event.step)
     if direction == "forward":
         _demand(not progress.done, event, "the step is done already")
-        progress = progress._replace(attempts=event.attempt)
+        progress = Progress(event.attempt, *progress[1:])  # ``_replace``, in a third of its time
     else:
         _demand(state.undoing[:1] == (event.step,), event, "it is not this step's turn")
         progress = progress._replace(undo_attempts=event.attempt)
     flight = InFlight(event.step, direction, event.attempt, event.worker)
-    return state._replace(in_flight=flight, steps={**state.steps, event.step: progress})
+    steps = {**state.steps, event.step: progress}
+    return state._replace(sequence=state.sequence + 1, in_flight=flight, steps=steps)
 
 
 def _evolve_succeeded(state: State, event: StepSucceeded | CompensationSucceeded) -> State:
@@ -201,6 +203,7 @@ def _evolve_succeeded(state: State, event: StepSucceeded | CompensationSucceeded
         progress = progress._replace(undone=True, in_doubt=False)
         undoing = state.undoing[1:]
     return state._replace(
+        sequence=state.sequence + 1,
         in_flight=None,
         failure=None,
         holds=0,
@@ -221,6 +224,7 @@ def _evolve_failed(state: State, event: StepFailed | CompensationFailed) -> Stat
     elif event.lost:
         progress = progress._replace(undo_lost=progress.undo_lost + 1)
     return state._replace(
+        sequence=state.sequence + 1,
         in_flight=None,
         failure=event,
         holds=state.holds + 1 if event.outcome == "held" else 0,

@@ -120,17 +120,19 @@ class Breaker:
             return self._let_in()
         if self._clock() - self._moved > STUCK or len(self._waiting) == self._queue:
             return self._busy()
-        waiter: asyncio.Future[Place | Shut] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Place | Shut] = loop.create_future()
         self._waiting[waiter] = None
+        enough = loop.call_later(patience, self._turn_away, waiter)
         try:
-            await asyncio.wait((waiter,), timeout=patience)
+            return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and isinstance(place := waiter.result(), Place):
+            if not waiter.cancelled() and isinstance(place := waiter.result(), Place):
                 self.leave(place, None)
             raise
         finally:
+            enough.cancel()
             self._waiting.pop(waiter, None)
-        return waiter.result() if waiter.done() else self._busy()
 
     def retry_after(self) -> float | None:
         """How long to stay away, in seconds: longer than it is open, and never the same twice.
@@ -155,7 +157,12 @@ class Breaker:
         while self._waiting and self._has_room():
             waiter = next(iter(self._waiting))
             del self._waiting[waiter]
-            waiter.set_result(self._let_in())
+            if not waiter.done():  # else it was cancelled this moment
+                waiter.set_result(self._let_in())
+
+    def _turn_away(self, waiter: "asyncio.Future[Place | Shut]") -> None:
+        if not waiter.done():
+            waiter.set_result(self._busy())
 
     def _is_open(self) -> bool:
         return self._trouble is not None and self._clock() < self._until
@@ -211,5 +218,6 @@ class Breaker:
         self._era += 1
         self._limit, self._out_in_era, self._failures = 1, 0, 0
         for waiter in self._waiting:
-            waiter.set_result(self._refusal())
+            if not waiter.done():
+                waiter.set_result(self._refusal())
         self._waiting.clear()
