@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC
 from typing import Any, Final
 from uuid import UUID
 
@@ -38,8 +38,6 @@ class Batch:
     events: Sequence[bytes]
     commands: Sequence[bytes]
     last: int
-    recorded_at: datetime
-    """When the last of them was recorded."""
 
 
 async def read_batch(pool: Pool, after: int, limit: int) -> Batch | None:
@@ -51,7 +49,6 @@ async def read_batch(pool: Pool, after: int, limit: int) -> Batch | None:
         [_told(row, row, row["type"], row["public"]) for row in rows],
         [_follow_up(row) for row in rows if row["follow_up"]],
         rows[-1]["position"],
-        rows[-1]["recorded_at"],
     )
 
 
@@ -61,6 +58,8 @@ def cloud_event(saga: Mapping[str, Any], recorded: Recorded) -> bytes:
     ``saga`` holds the saga's ``saga`` (its name), ``version`` and ``organization_id``.
     """
     place = {name: getattr(recorded, name) for name in Recorded.model_fields}
+    at = recorded.recorded_at.astimezone(UTC)
+    place["time"] = at.isoformat(timespec="microseconds")
     return _told(place, saga, recorded.event.type, _json(public_data(recorded.event)))
 
 
@@ -80,7 +79,7 @@ def _told(place: _Columns, saga: _Columns, type_: str, public: str) -> bytes:
         caused = f',"causationid":{story if causation == correlation else _json(causation)}'
     return (
         f'{{"specversion":"1.0","id":"{subject}:{place["sequence"]}","source":"/evosaga",'
-        f'"type":{_word(type_)},"subject":"{subject}","time":"{place["recorded_at"].isoformat()}",'
+        f'"type":{_word(type_)},"subject":"{subject}","time":"{place["time"]}",'
         '"datacontenttype":"application/json",'
         f'"correlationid":{story}{caused},"data":{public}}}'
     ).encode()
@@ -102,8 +101,9 @@ def _follow_up(row: asyncpg.Record) -> bytes:
 
 
 _READ: Final = """
-SELECT e.position, e.saga_id, e.sequence, e.recorded_at, e.correlation_id, e.causation_id, e.type,
+SELECT e.position, e.saga_id, e.sequence, e.correlation_id, e.causation_id, e.type,
        s.saga, s.version, s.organization_id,
+       to_char(e.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') AS time,
        CASE WHEN e.type <> ALL($3) THEN '{}'
             WHEN e.data ?| $4::text[] THEN (e.data - $4::text[])::text
             ELSE e.data::text END AS public,

@@ -47,14 +47,16 @@ def row(
         due_by=due_by if active and flight is None else None,
         owner=worker if active else None,
         existing_instance=(
-            state.start.existing_instance if isinstance(state.start, SagaRejected) else None
+            state.start.existing_instance
+            if state.status == "rejected" and isinstance(state.start, SagaRejected)
+            else None
         ),
     )
 
 
 def _reason(state: State) -> tuple[str | None, str | None]:
     """Why the saga is where it is: the newest thing that went wrong, if any."""
-    if isinstance(state.start, SagaRejected):
+    if state.status == "rejected" and isinstance(state.start, SagaRejected):
         return state.start.code, state.start.message
     for trouble in (state.parked, state.failure, state.turned):
         if trouble is not None:

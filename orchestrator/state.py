@@ -122,19 +122,19 @@ def replay(history: Iterable[SagaEvent]) -> State:
 def evolve(state: State, event: SagaEvent) -> State:
     """The state after one more event. Raises ``IllegalTransition`` when it doesn't fit."""
     after = state.sequence + 1
-    match event:
-        case SagaStarted():
-            _demand(state.status is None, event, "the saga has begun already")
-            return state._replace(sequence=after, status="running", start=event)
-        case SagaRejected():
-            _demand(state.status is None, event, "the saga has begun already")
-            return state._replace(sequence=after, status="rejected", start=event)
+    match event:  # what happens most comes first
         case StepStarted() | CompensationStarted():
             return _evolve_started(state, event)
         case StepSucceeded() | CompensationSucceeded():
             return _evolve_succeeded(state, event)
         case StepFailed() | CompensationFailed():
             return _evolve_failed(state, event)
+        case SagaStarted():
+            _demand(state.status is None, event, "the saga has begun already")
+            return state._replace(sequence=after, status="running", start=event)
+        case SagaRejected():
+            _demand(state.status is None, event, "the saga has begun already")
+            return state._replace(sequence=after, status="rejected", start=event)
         case CompensationBegan():
             _demand(state.status == "running" and not state.in_flight, event, "it can't turn now")
             return state._replace(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # routing workers read the key with this module, and need not
     from sagas.world import StepContext
 
 TTL: Final = 3600
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 _MARK_TTL: Final = 2 * TTL
 QR_TTL: Final = 60
 
@@ -108,7 +109,7 @@ class Route:
             "name": self.name,
             "whatsapp_number": self.whatsapp_number,
         }
-        return json.dumps(told, ensure_ascii=False)
+        return _encode(told)
 
 
 def key(instance_name: str) -> str:

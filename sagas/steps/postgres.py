@@ -16,6 +16,7 @@ from sagas.steps.watching import watch
 from sagas.vocabulary import server_entry
 from sagas.world import StepContext
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 _LONGEST_WAIT: Final = 30.0
 
 
@@ -33,7 +34,7 @@ async def save_integrations(connection: Any, contexts: Sequence[StepContext]) ->
         """,
         [c.saga_id for c in contexts],
         [c.input.organization_id for c in contexts],
-        [json.dumps(_config(c), ensure_ascii=False) for c in contexts],
+        [_encode(_config(c)) for c in contexts],
         [c.world.keys.webhook_token(c.saga_id, c.facts["key_id"]) for c in contexts],
     )
     ids = {row["id"] for row in saved}
