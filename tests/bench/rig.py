@@ -118,10 +118,10 @@ class Rig:
             raise Slow(f"a worker ended before it was up: {log.read_text()[-2000:]}")
         return process
 
-    async def ideal(self, database: str) -> Process:
-        """The ideal loop, up and reading."""
+    async def ideal(self, database: str, *how: str) -> Process:
+        """The ideal loop, up and reading; with ``bare`` on the HTTP transport alone."""
         process = spawn(
-            ["-m", "tests.bench.ideal", database, self.redis_url, self.evolution],
+            ["-m", "tests.bench.ideal", database, self.redis_url, self.evolution, *how],
             self.folder / "ideal.log",
         )
         self.processes.append(process)

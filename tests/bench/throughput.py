@@ -22,6 +22,10 @@ from tests.bench.rig import LONGEST, Database, Process, Rig, Slow, creates, end
 WARM_UP: Final = 50
 
 
+BARE: Final = "ideal loop, bare"
+"""The same loop on the HTTP transport alone, as our client of Evolution is."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Creates a second, from the first XADD to the last saga.completed, and what they took."""
@@ -38,10 +42,10 @@ async def ours(rig: Rig, count: int, workers: int = 1, **environment: str) -> Ru
     return await _run(rig, database, processes, streams.COMMANDS, done, count)
 
 
-async def ideal(rig: Rig, count: int) -> Run:
+async def ideal(rig: Rig, count: int, *how: str) -> Run:
     """The same by the hand-written loop."""
     database = await rig.fresh()
-    process = await rig.ideal(database.url)
+    process = await rig.ideal(database.url, *how)
     done = partial(database.completed, "ideal_sagas")
     return await _run(rig, database, [process], "ideal:commands", done, count)
 
@@ -95,6 +99,7 @@ async def throughput(
     """(a), (b) and (d): one worker, the ideal loop, more workers and the others, in turns."""
     sides: dict[str, Callable[[], Awaitable[Run]]] = {
         "ideal loop": lambda: ideal(rig, count),
+        BARE: lambda: ideal(rig, count, "bare"),
         "1 worker": lambda: ours(rig, count),
         "2 workers": lambda: ours(rig, count, 2),
         "3 workers": lambda: ours(rig, count, 3),
@@ -114,10 +119,17 @@ async def throughput(
     told = "one worker >= 0.6 of the ideal loop"
     return [
         Result("a b", "creates, one worker", pick, "creates/s", one, told, one >= 0.6, series),
+        _beside_bare(rates),
         _more_workers(rates, [run.spent for run in runs["2 workers"]]),
-        *_processor(runs, ("1 worker", "ideal loop", *(peer.name for peer in others))),
+        *_processor(runs, ("1 worker", "ideal loop", BARE, *(peer.name for peer in others))),
         *(_beside(peer, rates) for peer in others),
     ]
+
+
+def _beside_bare(rates: dict[str, float]) -> Result:
+    """(b), beside the loop on the HTTP transport alone: a harder yardstick, without a target."""
+    both = {name: rates[name] for name in ("1 worker", BARE)}
+    return Result("b", "creates, bare loop", both, "creates/s", both["1 worker"] / both[BARE])
 
 
 def _beside(peer: Peer, rates: dict[str, float]) -> Result:
