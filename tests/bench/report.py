@@ -79,7 +79,10 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     by_what = {one.what: one for one in results}
     written = []
     if (one := by_what.get("creates, one worker")) and (more := by_what.get("more workers")):
-        rates = {"hand-written ideal loop": one.values["ideal loop"]} | more.values
+        rates = {"hand-written ideal loop": one.values["ideal loop"]}
+        if bare := by_what.get("creates, bare loop"):
+            rates["the same, bare"] = bare.values["ideal loop, bare"]
+        rates |= more.values
         for peer in PEERS.values():
             if beside := by_what.get(f"beside {peer.name}"):
                 rates[peer.name] = beside.values[peer.name]
