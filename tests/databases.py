@@ -71,7 +71,11 @@ class Databases:
         if spare is None:
             await self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
             return name
-        await self.admin.execute(f"ALTER DATABASE {spare} RENAME TO {name}")
+        try:
+            await self.admin.execute(f"ALTER DATABASE {spare} RENAME TO {name}")
+        except asyncpg.ObjectInUseError:  # a process that a failed test left behind came back
+            await self.admin.execute(f"DROP DATABASE {spare} WITH (FORCE)")
+            return await self.take()
         connection = await asyncpg.connect(self.url(name))
         await connection.execute(self.empty)
         await connection.close()

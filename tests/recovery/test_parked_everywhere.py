@@ -88,7 +88,7 @@ async def test_l9_b12_d10_whatever_step_a_saga_is_parked_at_a_replay_ends_it(
 
     async def begin(saga: str, step: str, way: str, says: dict[str, Outcome]) -> None:
         if saga == "create-integration":
-            command = create()
+            command = create(channel="WHATSAPP-BAILEYS" if step == "pair" else "EVOLUTION")
         else:
             made = await outcome(pool, await publish(redis, create()))
             command = delete(str(made.instance_name))

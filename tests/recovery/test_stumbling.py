@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.engine
+import orchestrator.composing
 import orchestrator.stumbling
 from events import syncpoints
 from events.database import Pool
@@ -49,7 +49,7 @@ async def test_b15_a_bug_of_ours_quarantines_its_saga_which_goes_on_once_it_is_m
             raise LookupError("secret-of-a-stranger")
         return genuine(saga, state)
 
-    monkeypatch.setattr(orchestrator.engine, "advance", advance)
+    monkeypatch.setattr(orchestrator.composing, "advance", advance)
     found: list[SagaView] = []
 
     async def said_so() -> bool:
@@ -138,7 +138,7 @@ async def test_b15_who_stumbles_after_each_attempt_is_left_alone_for_longer_each
             raise LookupError
         return genuine(saga, state)
 
-    monkeypatch.setattr(orchestrator.engine, "advance", advance)
+    monkeypatch.setattr(orchestrator.composing, "advance", advance)
 
     async def third_time() -> bool:
         view = await find_saga(pool, id_)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.engine
+import orchestrator.composing
 import orchestrator.intake.accept
 import orchestrator.recovery
 from events import syncpoints
@@ -69,6 +69,8 @@ STORIES = [
     *(("delete", point) for point in DELETE),
     *(("undo", point) for point in UNDO),
 ]
+PAIRED = "WHATSAPP-BAILEYS"
+"""The channel whose creates have something to do in their last step."""
 ZOMBIES = ["acc.pre", "start.post:evolution", "eff.post:evolution", "start.post:cache", "rel.read"]
 
 
@@ -93,7 +95,12 @@ def at(tmp_path: Path) -> Any:
 
 
 async def begin(
-    story: str, settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    story: str,
+    settings: Settings,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+    channel: str = "EVOLUTION",
 ) -> dict[str, Any]:
     """What has to be there before; the command that the story is about."""
     evolution.foreign("a-strangers-instance")
@@ -101,7 +108,7 @@ async def begin(
         async with running_worker(settings, impatient()):
             made = await outcome(pool, await publish(redis, create()))
         return delete(str(made.instance_name))
-    command = create()
+    command = create(channel=channel)
     if story == "undo":
         # The mark of a removal has the wrong type, so the step that fills the cache stumbles.
         await redis.rpush(f"evosaga:removed:wa-{command['id']}", "not a string")
@@ -166,7 +173,8 @@ async def test_i1_a_worker_is_killed_at_a_sync_point_and_another_one_finishes(
     at: Any,
     tmp_path: Path,
 ) -> None:
-    command = await begin(story, quick, pool, redis, evolution)
+    channel = PAIRED if point.endswith(":pair") else "EVOLUTION"
+    command = await begin(story, quick, pool, redis, evolution, channel)
     await publish(redis, command)
     first = victim(quick, [at(point, "kill")], tmp_path / "log")
     await eventually(lambda: first.exitcode is not None, 20, message=f"it to reach {point}")
@@ -216,10 +224,10 @@ async def test_i1_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
     tmp_path: Path,
 ) -> None:
     """A bug of ours anywhere costs an attempt, a lease or a worker, and never the truth."""
-    for module in (orchestrator.engine, orchestrator.intake.accept):
+    for module in (orchestrator.composing, orchestrator.intake.accept):
         monkeypatch.setattr(module, "LEASE_MARGIN", -9.5)
     monkeypatch.setattr(orchestrator.recovery, "_GRACE", 0.2)
-    command = await begin(story, quick, pool, redis, evolution)
+    command = await begin(story, quick, pool, redis, evolution, PAIRED)
     # A message that is stumbled over three times is a dead letter, so one of these is left out.
     spared = {"create": "cmd.read", "delete": "acc.post"}.get(story)
     points = [point for of, point in STORIES if of == story and point != spared]
