@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from events.streams import DEAD_COMMANDS, FIELD, as_text
+
+_OTHER: Final = "field:"
+_OURS: Final = frozenset({FIELD, b"code", b"message", b"deliveries", b"message_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,17 @@ async def bury(redis: Redis, dead: Sequence[DeadLetter]) -> None:
             b"message_id": letter.message_id,
         }
         for name, value in letter.others.items():
-            told["field:" + name.decode(errors="backslashreplace")] = value
+            told[_OTHER + name.decode(errors="backslashreplace")] = value
         pipeline.xadd(DEAD_COMMANDS, told)
     await pipeline.execute()
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it lies there: why, and what was sent."""
+    """A dead letter as it lies there: why, and what was sent, in ``data`` and ``others``.
+
+    Anybody may write to the stream, so what is no letter of ours is one without a reason.
+    """
 
     id: str
     message_id: str
@@ -49,6 +55,7 @@ class Letter:
     message: str
     deliveries: int
     data: bytes
+    others: Mapping[str, bytes]
 
 
 async def since(redis: Redis, after: str) -> tuple[list[Letter], str]:
@@ -66,13 +73,22 @@ async def newest(redis: Redis, limit: int) -> tuple[list[Letter], int]:
 
 
 def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> Letter:
+    def said(name: bytes) -> str:
+        return fields.get(name, b"").decode(errors="backslashreplace")
+
+    deliveries = said(b"deliveries")
     return Letter(
         as_text(id_),
-        fields[b"message_id"].decode(),
-        fields[b"code"].decode(),
-        fields[b"message"].decode(),
-        int(fields[b"deliveries"]),
-        fields[FIELD],
+        said(b"message_id"),
+        said(b"code"),
+        said(b"message"),
+        int(deliveries) if deliveries.isdecimal() else 0,
+        fields.get(FIELD, b""),
+        {
+            name.decode(errors="backslashreplace").removeprefix(_OTHER): value
+            for name, value in fields.items()
+            if name not in _OURS
+        },
     )
 
 

@@ -5,7 +5,7 @@ saga's input leaves nothing to do in, and the effect in our own Postgres that *j
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from events.appending import Append, Join, Row
@@ -25,11 +25,12 @@ from sagas.world import World
 class Terms:
     """On what terms a worker appends: under which name, and whether it still begins anything.
 
-    ``nap``: so many seconds a saga may sleep in memory; one that sleeps longer is let go.
+    ``begins`` is asked whenever it matters, since an append may wait long for its commit. ``nap``:
+    so many seconds a saga may sleep in memory; one that sleeps longer is let go.
     """
 
     worker: str
-    begins: bool
+    begins: Callable[[], bool]
     nap: float
     world: World
 
@@ -99,7 +100,7 @@ def _follow(
         state = evolve(state, events[-1])
     # A saga that sleeps long is nobody's: the sweep finds it when it is due.
     live.let_go = isinstance(action, Run) and action.delay > terms.nap
-    owner = terms.worker if terms.begins and not live.let_go else None
+    owner = terms.worker if terms.begins() and not live.let_go else None
     due_by = None if state.in_flight else expires(live.saga, state)
     return events, state, action, row(state, action, owner, lease, due_by)
 
@@ -131,7 +132,7 @@ def _spared(live: Live, action: Run | Rest, terms: Terms, fresh: bool) -> list[S
 
 def _begins(live: Live, action: Run, terms: Terms, fresh: bool) -> bool:
     """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
-    if not terms.begins:
+    if not terms.begins():
         return False
     return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
 

@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     @classmethod
     def _http(cls, url: str | None) -> str | None:
         checked = _url(url, _HTTP)
+        if checked and (urlsplit(checked).query or urlsplit(checked).fragment):
+            raise ValueError("must not have a query or a fragment")
         return checked.rstrip("/") if checked else None
 
     @field_validator("evolution_servers", mode="before")

@@ -243,7 +243,7 @@ class Engine:
     def _append(
         self, live: Live, fact: SagaEvent | None, raised: Exception | None = None
     ) -> Append | None:
-        terms = Terms(self._lease.worker, not self._stopping, self._nap, self._world)
+        terms = Terms(self._lease.worker, lambda: not self._stopping, self._nap, self._world)
         return compose(live, fact, raised, terms)
 
 

@@ -93,6 +93,7 @@ def arbitrate(
     found: Found, commands: Sequence[tuple[UUID, Any]], policy: Policy
 ) -> list[Admission | Refusal]:
     """What becomes of each command, in order; the later ones see what the earlier ones start."""
+    # The look leaves them out to save work; that nobody stands in his own way is a rule of ours.
     mine = {saga_id for saga_id, _ in commands}
     sight = _Sight(found.rows, (saga for saga in found.sagas if saga.saga_id not in mine))
     verdicts: list[Admission | Refusal] = []

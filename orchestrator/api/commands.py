@@ -85,7 +85,8 @@ async def give(request: Request, who: Who, here: Here) -> Response:
     command = read_command(await request.body())
     if who.organization_id is not None:
         command = await _within(here, who, who.organization_id, command)
-    accepted = await submit(here, who, command, await _starter(here, command))
+    organization, command = await _understood(here, command)
+    accepted = await submit(here, who, command, organization)
     return await as_it_is(here, accepted)
 
 
@@ -108,12 +109,15 @@ async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Comm
     return replace(command, data=command.data | {"organization_id": str(own)})
 
 
-async def _starter(here: Parts, command: Command) -> UUID | None:
-    """Whose saga the command would start, where it says so. Raises when it may start none."""
+async def _understood(here: Parts, command: Command) -> tuple[UUID | None, Command]:
+    """Whose saga the command would start, where it says so, and the command that is obeyed.
+
+    One of our own is obeyed as the log has it. Raises when it may start none.
+    """
     if command.type in STEERING:
-        return None
+        return None, command
     [request] = await understand_all(here.pool, here.catalogue, [command])
     if isinstance(request, BadCommand):
         raise request
     organization = getattr(request.input, "organization_id", None)
-    return organization if isinstance(organization, UUID) else None
+    return organization if isinstance(organization, UUID) else None, request.command

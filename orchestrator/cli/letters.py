@@ -86,8 +86,13 @@ def _described(letter: Letter) -> dict[str, Any]:
         "code": letter.code,
         "message": letter.message,
         "deliveries": letter.deliveries,
-        "data": letter.data.decode(errors="backslashreplace"),
+        "data": _readable(letter.data),
+        "fields": {name: _readable(value) for name, value in letter.others.items()},
     }
+
+
+def _readable(sent: bytes) -> str:
+    return sent.decode(errors="backslashreplace")
 
 
 def _came(letter: Letter) -> datetime:

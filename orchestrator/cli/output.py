@@ -64,7 +64,7 @@ class Output:
         """Write what is left to write; nobody may want it any more."""
         try:
             sys.stdout.flush()
-        except OSError:
+        except BrokenPipeError:
             _abandon(sys.stdout)
 
 

@@ -218,6 +218,8 @@ def _stranded(case: Case, state: State, action: Run) -> tuple[str, ...]:
     assert state.failure is not None
     if state.failure.code != SERVER_UNKNOWN or case.view.saga != CREATE_SAGA:
         return ()
+    if action.direction == "forward" and state.progress("evolution").done:
+        return ()  # the instance is there, and only its QR code is waited for
     if action.direction == "forward" and not state.progress(action.step.name).in_doubt:
         return ("Nothing was sent to that server, so it can be rolled back without it.",)
     return (

@@ -243,8 +243,13 @@ def _beginning(
         )
     events, state, action = advance(request.saga, evolve(State(), first))
     lease = 0.0
-    # A first step that joins a commit is left to the engine, which knows how.
-    if worker is not None and isinstance(action, Run) and not isinstance(action.effect, InCommit):
+    # A first step that joins a commit, or may be spared, is left to the engine, which knows how.
+    if (
+        worker is not None
+        and isinstance(action, Run)
+        and not isinstance(action.effect, InCommit)
+        and action.step.spare is None
+    ):
         lease = action.step.timeout + LEASE_MARGIN
         events.append(intent(action, worker, lease))
         state = evolve(state, events[-1])

@@ -157,7 +157,7 @@ class Breaker:
         while self._waiting and self._has_room():
             waiter = next(iter(self._waiting))
             del self._waiting[waiter]
-            if not waiter.done():  # else it was cancelled this moment
+            if not waiter.done():  # else it was cancelled or turned away this moment
                 waiter.set_result(self._let_in())
 
     def _turn_away(self, waiter: "asyncio.Future[Place | Shut]") -> None:

@@ -68,7 +68,7 @@ if is_removed(KEYS[2], ARGV[1]) then return 0 end
 local held = redis.call('GET', KEYS[3])
 if held and ARGV[3] ~= '' and held > ARGV[3] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])
-redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[4])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[4]) end
 return 1
 """
 _REMOVE: Final = """

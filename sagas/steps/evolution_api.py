@@ -248,7 +248,10 @@ class EvolutionApi:
 
 
 def _at(root: httpx.URL, path: str) -> httpx.URL:
-    """``root`` and a plain path behind it: to take each URL apart anew takes a tenth of a call."""
+    """``root`` and a plain path behind it: to take each URL apart anew takes a tenth of a call.
+
+    Past httpx's public face, whose version is pinned for such things.
+    """
     url, parts = copy(root), root._uri_reference
     url._uri_reference = parts._replace(path=parts.path.rstrip("/") + path)
     return url

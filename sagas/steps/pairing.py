@@ -39,4 +39,4 @@ async def ask_for_qr(ctx: StepContext) -> Outcome:
         kept = await keep_qr(ctx.world.redis, name_of(ctx), ctx.facts["created_by"], code)
     except RedisError as error:
         return trouble(error)
-    return Done({"qr": "ready" if kept else "not_yet"})  # a newer one is there, or a delete came
+    return Done({"qr": "ready" if kept else "not_yet"})  # not kept: a delete came

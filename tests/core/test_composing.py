@@ -1,20 +1,25 @@
 """What goes into one commit: given a saga and a fact, then these events, and no more."""
 
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from events.commands import Command
 from events.model import SagaEvent, SagaStarted, StepStarted, StepSucceeded
 from orchestrator.composing import Terms, compose
+from orchestrator.intake.accept import _beginning, understand
 from orchestrator.live import Live
 from orchestrator.state import replay
+from sagas.catalogue import catalogue_of
 from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
-from sagas.definition import Saga
+from sagas.definition import Admission, Saga
+from sagas.outcome import Done
 
 PLAIN: dict[str, Any] = {"organization_id": str(uuid4()), "clinic_id": str(uuid4()), "name": "Sol"}
-TERMS = Terms("worker-7", begins=True, nap=5.0, world=None)  # type: ignore[arg-type]
+TERMS = Terms("worker-7", begins=lambda: True, nap=5.0, world=None)  # type: ignore[arg-type]
 NOTIFIED = StepSucceeded(step="notify", attempt=1)
 
 
@@ -90,6 +95,35 @@ def test_what_it_amounts_to_is_recorded_like_any_outcome() -> None:
 
 @pytest.mark.parametrize("channel", ["EVOLUTION", "WHATSAPP-BAILEYS"])
 def test_a_worker_that_is_stopping_begins_neither(channel: str) -> None:
-    leaving = Terms("worker-7", begins=False, nap=5.0, world=None)  # type: ignore[arg-type]
+    leaving = Terms("worker-7", begins=lambda: False, nap=5.0, world=None)  # type: ignore[arg-type]
     live = told_to_notify(CREATE_INTEGRATION, channel)
     assert composed(live, NOTIFIED, leaving) == [("step.succeeded", "notify")]
+
+
+async def test_a_worker_told_to_stop_while_its_append_waits_claims_nothing_more() -> None:
+    going = True
+    live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
+    live.state = replay([created(live), started("evolution")])
+    terms = Terms("worker-7", begins=lambda: going, nap=5.0, world=None)  # type: ignore[arg-type]
+    append = compose(live, StepSucceeded(step="evolution", attempt=1), None, terms)
+    assert append is not None
+    assert append.join is not None
+    going = False
+    events, row = append.join.then(Done({"integration_id": "1"}))
+    assert [event.type for event in events] == ["step.succeeded"]
+    assert row.owner is None
+
+
+def test_a_first_step_that_may_be_spared_is_not_claimed_where_the_command_is_accepted() -> None:
+    pair = CREATE_INTEGRATION.step("pair")
+    alone = replace(CREATE_INTEGRATION, steps=(pair,))
+    command = Command(str(uuid4()), alone.command, PLAIN | {"channel": "EVOLUTION"})
+    asked = understand(catalogue_of([alone]), command)
+    events, state, _ = _beginning(asked, Admission("key"), "worker-7")
+    assert [event.type for event in events] == ["saga.started"]
+    live = Live.begun(catalogue_of([alone]), asked.saga_id, state, "c")
+    assert composed(live, None) == [
+        ("step.started", "pair"),
+        ("step.succeeded", "pair"),
+        ("saga.completed", None),
+    ]

@@ -103,3 +103,9 @@ def test_every_server_leaves_room_for_the_others(further: int, most: int) -> Non
 def test_a_key_that_no_header_can_carry_is_refused_at_the_start() -> None:
     with pytest.raises(SettingsError, match="EVOSAGA_EVOLUTION_API_KEY: the key must be plain"):
         load_settings(_env_file=None, evolution_url="https://first.example", evolution_api_key="é")
+
+
+@pytest.mark.parametrize("url", ["https://first.example/?tenant=1", "https://first.example/#top"])
+def test_a_query_in_the_url_of_a_server_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(SettingsError, match="EVOSAGA_EVOLUTION_URL: must not have a query"):
+        load_settings(_env_file=None, evolution_url=url, evolution_api_key="key")

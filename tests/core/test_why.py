@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from events.model import Recorded, SagaCompensated, SagaCompleted
-from orchestrator.decider import advance
+from orchestrator.decider import Run, advance
+from orchestrator.explaining.waiting import _stranded
 from orchestrator.explaining.why import Case, Company, Why, why
 from orchestrator.projection import row
 from orchestrator.queries import SagaView
 from orchestrator.state import replay as fold
+from sagas.create_integration import CREATE_INTEGRATION
 from sagas.definition import Saga
 from sagas.steps.breaker import BreakerState
+from sagas.steps.verdicts import SERVER_UNKNOWN
 from tests.core.telling import (
     TRIP,
     WORKER,
@@ -318,3 +322,18 @@ def test_a_step_that_the_definition_does_not_have_is_said_to_be_set_aside() -> N
     other = replace(TRIP, steps=TRIP.steps[2:])
     answer = why(case(begun(), step.out("hotel"), saga=other))
     assert answer.headline.startswith("It is set aside")
+
+
+@pytest.mark.parametrize(("waits", "rolled_back"), [("evolution", True), ("pair", False)])
+def test_a_server_that_was_taken_away_is_said_to_have_nothing_only_where_nothing_is(
+    waits: str, rolled_back: bool
+) -> None:
+    before = ["evolution", "postgres", "cache", "notify"] if waits == "pair" else []
+    out, held = step.held(waits)
+    held = held.model_copy(update={"code": SERVER_UNKNOWN})
+    told = [begun(CREATE_INTEGRATION), *(e for name in before for e in step.succeeded(name))]
+    _, state, action = advance(CREATE_INTEGRATION, fold([*told, out, held]))
+    assert isinstance(action, Run)
+    case: Any = SimpleNamespace(view=SimpleNamespace(saga=CREATE_INTEGRATION.name))
+    said = _stranded(case, state, action)
+    assert any("Nothing was sent" in sentence for sentence in said) is rolled_back

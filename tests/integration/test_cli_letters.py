@@ -72,3 +72,18 @@ async def test_what_is_no_letters_id_is_wrong_usage(evosaga: Evosaga, redis: Red
     ran = await evosaga("letters", "--remove", "all")
     assert (ran.code, ran.out) == (2, "")
     assert "is no letter's id" in ran.err
+
+
+async def test_what_somebody_else_put_there_is_shown_whole_and_can_be_taken_away(
+    evosaga: Evosaga, redis: Redis
+) -> None:
+    await redis.xadd(streams.DEAD_COMMANDS, {"foo": "bar"})
+    whole = DeadLetter("1-0", b"", {b"body": b"{}"}, "no_data_field", "why", 1)
+    await letters.bury(redis, [whole])
+    told = (await evosaga("letters", "--json")).json["letters"]
+    assert [(one["code"], one["fields"]) for one in told] == [
+        ("no_data_field", {"body": "{}"}),
+        ("", {"foo": "bar"}),
+    ]
+    assert (await evosaga("letters")).code == 0
+    assert (await evosaga("letters", "--remove", told[1]["letter_id"])).code == 0

@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +11,11 @@ from redis.asyncio import Redis
 
 from events import streams
 from events.appending import Append, Row
+from events.commands import Command
 from events.database import Pool
 from events.log import EventLog
 from events.model import FollowUp, StepSucceeded
+from orchestrator.api.commands import _understood
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.intake.proving import understand_all
@@ -104,6 +108,20 @@ async def test_what_the_log_proves_is_obeyed_as_it_was_told_and_nothing_beside_i
     assert saga["correlation_id"] == str(made.saga_id)
     codes = [letter["code"] for letter in await dead_letters(redis)]
     assert codes == ["unknown_type"] * 2
+
+
+async def test_over_http_too_it_is_obeyed_as_the_log_has_it(
+    settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    async with running_log(pool) as log, running_worker(settings):
+        made = await outcome(pool, await publish(redis, create()))
+        data = as_told(made.instance_name, made.saga_id)
+        id_ = await brought(log, made.saga_id, made.sequence, data)
+    late = datetime(2020, 1, 1, tzinfo=UTC)
+    copy = Command(id_, "instance.watch", data, "theirs", expires_at=late)
+    here: Any = SimpleNamespace(pool=pool, catalogue=load())
+    _, obeyed = await _understood(here, copy)
+    assert (obeyed.expires_at, obeyed.correlation_id) == (None, str(made.saga_id))
 
 
 async def eventually_found(pool: Pool, command_id: str) -> Any:
