@@ -12,19 +12,38 @@ from tests.bench.peers import PEERS, missing
 from tests.bench.rig import Rig, rig
 from tests.bench.throughput import throughput
 
-LETTERS = ("a", "c", "e", "f", "g", "h", "i")
+LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
+"""a, b and d are measured in the same rounds, so each of them stands for all three."""
+
+
+def _some(text: str) -> int:
+    """At least one."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _letters(text: str) -> str:
+    """Such as ``ae``."""
+    if not text or set(text) - set(LETTERS):
+        raise argparse.ArgumentTypeError(f"letters of {''.join(LETTERS)}, as the table has them")
+    return text
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     add = parser.add_argument
-    add("--creates", type=int, default=3000, metavar="N", help="sagas a round (default: 3000)")
-    add("--rounds", type=int, default=3, metavar="N", help="rounds of a ratio (default: 3)")
+    add("--creates", type=_some, default=3000, metavar="N", help="sagas a round (default: 3000)")
+    add("--rounds", type=_some, default=3, metavar="N", help="rounds of a ratio (default: 3)")
     add(
-        "--large", type=int, default=1_000_000, metavar="N", help="sagas for (f), default 1,000,000"
+        "--large",
+        type=_some,
+        default=1_000_000,
+        metavar="N",
+        help="sagas for (f), default 1,000,000",
     )
     add("--quick", action="store_true", help="a tenth of everything: a smoke test, no measurement")
-    add("--only", default="", metavar="LETTERS", help=f"such as ae, of {''.join(LETTERS)}")
+    add("--only", type=_letters, metavar="LETTERS", help=f"such as ae, of {''.join(LETTERS)}")
     add(
         "--peer",
         choices=(*PEERS, "all"),
@@ -49,7 +68,7 @@ def progress(text: str) -> None:
 async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], None]) -> list[Result]:
     """Everything that was asked for, in order."""
     tenth = 10 if wanted.quick else 1
-    count, rounds = wanted.creates // tenth, 1 if wanted.quick else wanted.rounds
+    count, rounds = max(1, wanted.creates // tenth), 1 if wanted.quick else wanted.rounds
     chosen = wanted.only or "".join(LETTERS)
     results: list[Result] = []
     if "a" in chosen or "b" in chosen or "d" in chosen:
@@ -79,7 +98,8 @@ async def main(wanted: argparse.Namespace) -> int:
     if wanted.plots:
         for path in report.draw(results, wanted.plots):
             say(f"drew {path}")
-    return 0 if all(one.met is not False for one in results) else 1
+    # A smoke test shows that it runs; one short round is no measurement to fail over.
+    return 0 if wanted.quick or all(one.met is not False for one in results) else 1
 
 
 if __name__ == "__main__":

@@ -356,11 +356,11 @@ async def test_e1_appends_wait_while_postgres_is_killed_and_started_again(
     await migrations.migrate(own_postgres.url)
     pool = await open_pool(own_postgres.url)
     sagas = await new_sagas(pool, 40)
-    done = 0
+    done, each = 0, 100  # so many that they are at it for longer than a kill takes
 
     async def live(log: EventLog, saga: UUID) -> None:
         nonlocal done
-        for i in range(10):
+        for i in range(each):
             await log.append(append(saga, i, [intent(i + 1)]))
             done += 1
 
@@ -375,11 +375,11 @@ async def test_e1_appends_wait_while_postgres_is_killed_and_started_again(
         await asyncio.wait_for(lives, 20)
         with pytest.raises(VersionConflict):
             await asyncio.wait_for(waiting, 10)
-    assert at_rest < done == 400
+    assert at_rest < done == 40 * each
     for saga in sagas:
-        assert await sequences(pool, saga) == list(range(10))
+        assert await sequences(pool, saga) == list(range(each))
     counts = await pool.fetch("SELECT DISTINCT next_sequence FROM evosaga.sagas")
-    assert [row["next_sequence"] for row in counts] == [10]
+    assert [row["next_sequence"] for row in counts] == [each]
     pool.terminate()
 
 
