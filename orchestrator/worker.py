@@ -8,6 +8,7 @@ would notice; ``watch`` does.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from orchestrator.engine import Engine
 from orchestrator.intake.accept import Accepted, Request, accept, understand
 from orchestrator.intake.proving import needs_proof, understand_all
 from orchestrator.intake.reading import Message, subscribed
+from orchestrator.intake.turns import Turns
 from orchestrator.steering.steer import STEERING, UNKNOWN_VERSION, Again, Steering, steer
 from sagas.world import World
 
@@ -33,6 +35,8 @@ _RECLAIM_AFTER: Final = 5.0
 """Seconds after which a message that nobody acknowledged is given to another worker."""
 _RIVALS: Final = 5
 """Times in a row that a command may lose against others who ask for the same."""
+_STEERING_AT_ONCE: Final = 200
+"""Sagas that are replayed or cancelled at the same time before the next ones have to wait."""
 _PATIENCE: Final = 3
 """Deliveries after which a message that we stumble over is dead-lettered. Our bug, not lost."""
 _LONG_PATIENCE: Final = 100
@@ -58,6 +62,7 @@ class CommandReader:
         self._engine = engine
         self._world = world
         self._worker = worker
+        self._turns = Turns(_STEERING_AT_ONCE)
         self._broker, self._subscribers = subscribed(
             redis_url, worker, _RECLAIM_AFTER, self._handle
         )
@@ -68,8 +73,9 @@ class CommandReader:
         await self._broker.start()
 
     async def stop(self) -> None:
-        """Read no more; what is being accepted is finished."""
+        """Read no more; what is being accepted, or steered, is finished."""
         await self._broker.stop()
+        await self._turns.rest()
 
     @property
     def healthy(self) -> bool:
@@ -118,11 +124,13 @@ class CommandReader:
         proved = await self._prove(ours) if ours else []
         requests += [(m, s) for m, s in proved if isinstance(s, Request)]
         answers += [(m, s) for m, s in proved if not isinstance(s, Request)]
-        # Steering may be about what came with it, and a replay takes its time to look around.
-        answers += await self._accept(requests)
-        steered = await self._steer_all(wishes)
-        answers += await self._accept([(m, s) for m, s in steered if isinstance(s, Request)])
-        answers += [(m, s) for m, s in steered if not isinstance(s, Request)]
+        await self._settle([*answers, *await self._accept(requests)])
+        await self._steer_all(wishes)  # last, since they may be about what came with them
+
+    async def _settle(
+        self, answers: Sequence[tuple[Message, Accepted | BadCommand | None]]
+    ) -> None:
+        """Bury what is bad, acknowledge what is committed, leave alone what must come again."""
         bad = [(message, said) for message, said in answers if isinstance(said, BadCommand)]
         await self._bury(bad)
         done = [message for message, said in answers if isinstance(said, Accepted)]
@@ -144,24 +152,28 @@ class CommandReader:
             return [(m, await self._stumbled(m, stumble, command)) for m, command in ours]
         return [(message, one) for (message, _), one in zip(ours, said, strict=True)]
 
-    async def _steer_all(
-        self, wishes: Sequence[tuple[Message, Command]]
-    ) -> list[tuple[Message, Accepted | Request | BadCommand | None]]:
-        """Replays and cancels, of many sagas at once and of one saga in their order.
+    async def _steer_all(self, wishes: Sequence[tuple[Message, Command]]) -> None:
+        """Begin replays and cancels, of many sagas at once and of one saga in their order.
 
-        A replay that starts anew becomes a request like any other; None must come again.
+        They take their time, a replay to look around and a cancel to catch a saga that moves on,
+        and nobody who comes behind them waits for that.
         """
         queues: dict[str, list[tuple[Message, Command]]] = {}
         for message, command in wishes:
             queues.setdefault(str(command.data.get("saga_id")), []).append((message, command))
+        for saga, queue in queues.items():
+            await self._turns.begin(saga, partial(self._steer_one, queue))
 
-        async def in_order(
-            queue: Sequence[tuple[Message, Command]],
-        ) -> list[tuple[Message, Accepted | Request | BadCommand | None]]:
-            return [(message, await self._steer(message, command)) for message, command in queue]
-
-        answers = await asyncio.gather(*(in_order(queue) for queue in queues.values()))
-        return [answer for some in answers for answer in some]
+    async def _steer_one(self, queue: Sequence[tuple[Message, Command]]) -> None:
+        """What is wanted of one saga, one thing after the other."""
+        try:
+            answers = [(message, await self._steer(message, command)) for message, command in queue]
+            # A replay that starts anew is a request like any other.
+            anew = [(m, answer) for m, answer in answers if isinstance(answer, Request)]
+            others = [(m, answer) for m, answer in answers if not isinstance(answer, Request)]
+            await self._settle([*others, *await self._accept(anew)])
+        except Exception as trouble:  # nothing is acknowledged, so all of it comes again
+            _logger.warning("steering waits", reason=type(trouble).__name__)
 
     async def _steer(
         self, message: Message, command: Command

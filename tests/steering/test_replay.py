@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -18,6 +19,7 @@ from orchestrator.intake.gate import Gate
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, history
 from orchestrator.steering.replay import plan_of
+from orchestrator.steering.steer import steer
 from sagas.catalogue import load
 from sagas.steps import cache
 from tests.driving import (
@@ -303,3 +305,23 @@ async def test_m4_many_replays_do_not_hold_up_what_comes_behind_them(
     )
     assert refused.created_at < first, "the one behind them was not held up"
     assert (last - first).total_seconds() < 20, "they looked at the same time"
+
+
+async def test_m4_a_replay_that_looks_around_for_long_holds_nobody_up(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Event()
+
+    async def looks_around(*told: Any) -> Any:
+        await looked.wait()
+        return await steer(*told)
+
+    monkeypatch.setattr("orchestrator.worker.steer", looks_around)
+    nobody = {"id": "long", "type": "saga.replay", "data": {"saga_id": str(uuid.uuid4())}}
+    async with running_worker(settings):
+        await publish(redis, nobody)
+        assert (await outcome(pool, await publish(redis, create()))).status == "completed"
+        assert await dead_letters(redis) == []
+        looked.set()
+        await eventually(lambda: nothing_pending(redis))
+    assert [code for code, _ in await refusals(redis)] == ["unknown_saga"]

@@ -1,0 +1,39 @@
+"""Work that nobody who comes behind it waits for: of many keys at once, of one key in its order."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+
+class Turns:
+    """At most ``most`` keys are worked for at the same time; who brings more waits for a place."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._last: dict[str, asyncio.Task[None]] = {}
+
+    async def begin(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin this work as soon as what was begun for the same ``key`` is over.
+
+        ``work`` must not raise: there is nobody left to tell.
+        """
+        while key not in self._last and len(self._last) >= self._most:
+            await asyncio.wait(self._last.values(), return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(self._after(self._last.get(key), work), name=f"turn-{key}")
+        self._last[key] = task
+        task.add_done_callback(lambda done: self._over(key, done))
+
+    async def rest(self) -> None:
+        """Wait until all that was begun is over."""
+        if self._last:
+            await asyncio.wait(self._last.values())
+
+    async def _after(
+        self, before: "asyncio.Task[None] | None", work: Callable[[], Awaitable[None]]
+    ) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        await work()
+
+    def _over(self, key: str, done: "asyncio.Task[None]") -> None:
+        if self._last.get(key) is done:
+            del self._last[key]
