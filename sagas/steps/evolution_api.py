@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterable, Callable
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -278,14 +278,11 @@ def _may_have_been_sent(error: BaseException) -> bool:
 
 
 async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
-    chunks: AsyncIterable[bytes] = response.aiter_bytes()
-    if (
-        "content-encoding" not in response.headers
-    ):  # then the way through its decoders is for nothing
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        chunks = response.stream
+    # Through httpx's decoders only where there is something to decode.
+    encoded = "content-encoding" in response.headers
+    assert isinstance(response.stream, httpx.AsyncByteStream)
     raw = bytearray()
-    async for chunk in chunks:
+    async for chunk in response.aiter_bytes() if encoded else response.stream:
         raw += chunk
         if len(raw) > largest:
             return Answer(response.status_code, None, f"HTTP {response.status_code}, too large")
