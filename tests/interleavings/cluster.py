@@ -23,7 +23,7 @@ from sagas.steps import repair_admissions
 from sagas.watch_instance import WATCH_INSTANCE
 from sagas.weighing import Policy, arbitrate
 from tests.interleavings.database import CATALOGUE, Database, Status
-from tests.interleavings.loop import Loop
+from tests.interleavings.loop import Loop, entered
 from tests.interleavings.outside import Evolution, Redis
 from tests.interleavings.workers import KEYS, TTL, DirectLog, Op, Worker
 
@@ -62,8 +62,9 @@ class Cluster:
         self.by_hand: set[str] = set()
         """Names under which people did something behind our back."""
         self.workers: list[Worker] = []
-        for _ in range(workers):
-            self.hire()
+        with entered(self.loop):  # a lease counts from its first beat, which is one of this clock
+            for _ in range(workers):
+                self.hire()
 
     # --- workers ---------------------------------------------------------------------------------
 

@@ -156,11 +156,11 @@ class Loop(asyncio.AbstractEventLoop):
 @contextlib.contextmanager
 def entered(loop: Loop) -> Iterator[None]:
     """Inside, this loop is the running one, and ``time.monotonic`` is its clock."""
-    real = time.monotonic
+    real, outer = time.monotonic, _events._get_running_loop()
     time.monotonic = loop.time
     _events._set_running_loop(loop)
     try:
         yield
     finally:
-        _events._set_running_loop(None)
+        _events._set_running_loop(outer)
         time.monotonic = real
