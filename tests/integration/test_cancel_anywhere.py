@@ -313,5 +313,5 @@ async def test_b13_a_cancel_of_a_saga_that_is_over_changes_nothing(
         await eventually(lambda: nothing_pending(stage.redis))
         after = await find_saga(stage.pool, str(saga.saga_id))
     assert after == saga
-    codes = [d["code"] for d in await dead_letters(stage.redis)]
-    assert codes == ([] if if_possible else ["not_cancellable", "unknown_saga"])
+    codes = {d["code"] for d in await dead_letters(stage.redis)}  # of two sagas: in any order
+    assert codes == (set() if if_possible else {"not_cancellable", "unknown_saga"})

@@ -25,7 +25,11 @@ _NOBODY: Final = Context()
 
 @dataclass(frozen=True)
 class Landed:
-    """Something that Evolution really did. ``what``: created or removed."""
+    """Something that Evolution really did. ``what``: created, half created or removed.
+
+    Half created is what a create leaves whose row is there already: the row stays as it was,
+    memory has the name again, and one removal takes away both.
+    """
 
     at: float
     what: str
@@ -92,7 +96,7 @@ class Evolution:
         whole = name not in self.rows
         self.rows.setdefault(name, token)
         self.memory[name] = token
-        self._note("created", name, token, key)
+        self._note("created" if whole else "half created", name, token, key)
         if not whole:
             self.remove_later(name, key, REMOVAL_LAG)
             return refusal(400, ["Invalid `prisma` invocation"])
