@@ -38,8 +38,10 @@ class Nemesis:
     copied_at: float | None = None
     refused: list[str] = field(default_factory=list)
     """Faults that could not be carried out, and why."""
+    armed: Counter[str] = field(default_factory=Counter)
+    """Evolution's own faults that were armed, by mode."""
     fired: dict[str, int] = field(default_factory=dict)
-    """Evolution's own faults that have struck, by mode."""
+    """How often these have struck, by mode: one that was armed may meet several retries."""
     paired: set[str] = field(default_factory=set)
     """Instances whose QR code somebody has scanned."""
     servers: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -92,6 +94,7 @@ class Nemesis:
                     await self._proxy(slot, strike)
                 case "mode":
                     await self.topology.evolution.ask("POST", "faults", **strike.how)
+                    self.armed[strike.how["mode"]] += 1
                 case "postgres" | "valkey":
                     await self._take_away(strike.kind, strike.how["seconds"])
                 case "mark":
@@ -157,7 +160,8 @@ class Nemesis:
             await proxy.arm(fault)
             if isinstance(fault, Refuse | Hang):
                 await proxy.sever()  # so that somebody tries to connect
-                proxy.stats["refuse"] += isinstance(fault, Refuse)
+                if isinstance(fault, Refuse):  # the kernel refuses; nobody asks the proxy
+                    proxy.struck()
         try:
             await asyncio.sleep(how["seconds"])
         finally:

@@ -103,7 +103,10 @@ class Proxy:
     def __init__(self, upstream: Upstream) -> None:
         self.port = 0
         self.stats: Counter[str] = Counter()
-        """What really happened, by the fault's name in lower case."""
+        """How often faults struck, by name in lower case. Who tries again is struck again."""
+        self.faults: Counter[str] = Counter()
+        """Armed faults that struck at all: each counts once, however many retries ran into it."""
+        self._met = False
         self._upstream = upstream
         self._fault: Fault | None = None
         self._left: int | None = None
@@ -128,7 +131,7 @@ class Proxy:
 
     async def arm(self, fault: Fault) -> None:
         """Let a fault strike, in the place of the one before."""
-        self._fault = fault
+        self._fault, self._met = fault, False
         self._left = getattr(fault, "times", None)
         self._skip = getattr(fault, "skip", 0)
         self.healed.clear()
@@ -170,7 +173,10 @@ class Proxy:
 
     def struck(self) -> None:
         """Count a fault that was carried out."""
-        self.stats[type(self._fault).__name__.lower()] += 1
+        name = type(self._fault).__name__.lower()
+        self.stats[name] += 1
+        self.faults[name] += not self._met
+        self._met = True
         if self._left is not None:
             self._left -= 1
 

@@ -37,7 +37,7 @@ def summary(o: Outcome, v: Verdict) -> dict[str, Any]:
             "by kind": dict(Counter(told.kind for told in o.publisher.told.values())),
         },
         "faults": {"all": sum(faults.values()), **faults},
-        "Evolution's own faults": o.nemesis.fired,
+        "answers that Evolution spoiled": o.nemesis.fired,
         "faults that could not be carried out": o.nemesis.refused,
         "workers that ended by themselves": [
             f"{death.pid}: exit code {death.code}"
@@ -71,7 +71,7 @@ def summary(o: Outcome, v: Verdict) -> dict[str, Any]:
 
 
 def injected(o: Outcome) -> dict[str, int]:
-    """Faults that really took place. A delayed piece of data is none, a delayed phase is one."""
+    """Faults that really took place. One that lasts is one, however many retries ran into it."""
     found: Counter[str] = Counter(o.nemesis.done)
     found["death or stop at a sync point"] = sum(o.topology.struck.values())
     before = {
@@ -81,9 +81,10 @@ def injected(o: Outcome) -> dict[str, int]:
     before |= {"the publisher's Valkey": [o.topology.publisher], "the API": [o.topology.front]}
     for service, proxies in before.items():
         for proxy in proxies:
-            for how, times in proxy.stats.items():
-                found[f"{how} before {service}"] += 1 if how == "delay" else times
-    found["Evolution's own"] = sum(o.nemesis.fired.values())
+            for how, times in proxy.faults.items():
+                found[f"{how} before {service}"] += times
+    armed = o.nemesis.armed
+    found["Evolution's own"] = sum(min(n, armed[mode]) for mode, n in o.nemesis.fired.items())
     del found["deploy"]
     return {kind: times for kind, times in sorted(found.items()) if times}
 

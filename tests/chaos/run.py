@@ -126,12 +126,7 @@ async def _progress(stage: Stage) -> None:
 
 def _faults(stage: Stage) -> int:
     """So far, without those of Evolution itself."""
-    proxies = sum(
-        times
-        for proxy in stage.topology.proxies()
-        for how, times in proxy.stats.items()
-        if how != "delay"
-    )
+    proxies = sum(sum(proxy.faults.values()) for proxy in stage.topology.proxies())
     return sum(stage.nemesis.done.values()) + sum(stage.topology.struck.values()) + proxies
 
 

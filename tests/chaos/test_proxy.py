@@ -58,6 +58,15 @@ async def test_a_cut_of_the_answer_comes_after_the_effect(proxy: Proxy, heard: l
     assert await ask(proxy, b"pay again") == b"PAY AGAIN"
 
 
+async def test_a_fault_that_several_retries_run_into_is_one_fault(proxy: Proxy) -> None:
+    for armed in (1, 2):
+        await proxy.arm(Cut(match=b"pay", times=None))
+        for _ in range(3):
+            with pytest.raises(ConnectionResetError):
+                await ask(proxy, b"pay me")
+        assert (proxy.stats["cut"], proxy.faults["cut"]) == (3 * armed, armed)
+
+
 async def test_a_cut_of_the_request_leaves_a_part_of_it(proxy: Proxy, heard: list[bytes]) -> None:
     await proxy.arm(Cut("up", after=3))
     with pytest.raises(ConnectionResetError):

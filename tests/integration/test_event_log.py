@@ -292,7 +292,7 @@ async def test_r3_e2_a_commit_whose_backend_is_killed_is_told_truly(
 ) -> None:
     """Whatever the moment, ``append`` answers with what is in the log; nothing is written twice.
 
-    Kills are counted in appends, not in seconds: a slow machine is struck no harder than a fast one.
+    Kills are counted in appends, not in seconds, so a slow machine is struck no harder.
     """
     sagas = await new_sagas(pool, 12)
     orders = {saga: uuid.uuid4() for saga in sagas}
