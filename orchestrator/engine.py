@@ -11,29 +11,34 @@ that is claimed. Otherwise it drops what it knows; a zombie can't write.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeVar
 from uuid import UUID
 
 import structlog
 
 from events import syncpoints
 from events.appending import Append
+from events.database import TRANSIENT
 from events.log import EventLog, VersionConflict
 from events.model import (
     CompensationStarted,
     CompensationSucceeded,
     Recorded,
     SagaEvent,
+    SagaFailed,
     StepStarted,
     StepSucceeded,
 )
 from orchestrator.attempt import carry_out, where
 from orchestrator.composing import Terms, compose
 from orchestrator.decider import Rest, Run, decide, expires, kept_back, lost
+from orchestrator.holding import Taken, hold_of, interrupted, resume
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
+from orchestrator.outages import passes
 from orchestrator.state import State
 from orchestrator.stumbling import Stumbles
 from sagas.catalogue import Catalogue
@@ -41,6 +46,7 @@ from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
+_Answer = TypeVar("_Answer")
 _STRIDES: Final = frozenset({StepSucceeded, CompensationSucceeded})
 _LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
 """Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
@@ -100,11 +106,16 @@ class Engine:
         self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
 
     def take_over(
-        self, histories: Mapping[UUID, Sequence[Recorded]], now: datetime
+        self,
+        histories: Mapping[UUID, Sequence[Recorded]],
+        now: datetime,
+        taken: Mapping[UUID, Taken] = MappingProxyType({}),
     ) -> dict[UUID, str]:
         """Drive sagas that are due; ``now`` is the database's time.
 
-        One whose history makes no sense is left alone, and the answer says why; the others go on.
+        ``taken``: what their rows say beyond the histories, where they were swept; who sweeps has
+        called ``pin`` before. One whose history makes no sense is left alone, and the answer says
+        why; the others go on.
         """
         senseless: dict[UUID, str] = {}
         for saga_id, history in histories.items():
@@ -112,10 +123,12 @@ class Engine:
                 continue
             try:
                 live = Live.revived(self.catalogue, history, now)
+                row = taken.get(saga_id)
+                held = row is not None and resume(live, history, row, now)
             except Exception as error:
                 senseless[saga_id] = f"its history can't be followed ({where(error)})"
-            else:
-                self._spawn(live, lost_attempt=live.state.in_flight is not None)
+                continue
+            self._spawn(live, lost_attempt=live.state.in_flight is not None and not held)
         return senseless
 
     async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
@@ -159,10 +172,15 @@ class Engine:
     async def _drive(self, live: Live, lost_attempt: bool) -> None:
         """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
         try:
-            fact = lost(live.state) if lost_attempt else await self._attempt(live)
+            fact = lost(live.state) if lost_attempt else interrupted(live)
+            if fact is None:
+                fact = await self._attempt(live)
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
         except Exception as error:
+            if passes(error):  # nobody's bug: its row says when it is due, here or elsewhere
+                _logger.warning("saga waits", saga_id=str(live.saga_id), reason=where(error))
+                return
             # Our own bug, or a history that makes no sense: the others go on.
             _logger.error("saga stumbled", saga_id=str(live.saga_id), at=where(error))
             await self.set_aside(live.saga_id, live.state.sequence, where(error))
@@ -196,13 +214,17 @@ class Engine:
                 return False
             if left > 0 and await _woken(live, left):
                 # Somebody appended, a cancel say: what is due may be something else by now.
-                history = await self._log.read(live.saga_id)
+                history = await self._read(live.saga_id)
                 return self._still_mine(live, history, None) and not self._stopping
         return not isinstance(action, Rest) and not self._stopping
 
     async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
         """Append what happened and what follows; False when somebody else drives the saga."""
         raised: Exception | None = None
+        if (hold := hold_of(live, fact, self.worker)) is not None:
+            said = await self._until_there(lambda: self._log.hold(hold))
+            if said != "moved":
+                return False
         while True:
             self._lease.pin()
             append = self._append(live, fact, raised)
@@ -211,7 +233,7 @@ class Engine:
             try:
                 appended = await self._log.append(append)
             except VersionConflict:
-                history = await self._log.read(live.saga_id)
+                history = await self._read(live.saga_id)
                 if not self._still_mine(live, history, fact):
                     _logger.warning("outrun", saga_id=str(live.saga_id), reason="version conflict")
                     return False
@@ -223,16 +245,48 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
-            if any(type(event) in _STRIDES for event in appended.events):
-                self._stumbles.forget(live.saga_id)
+            self._take_note(live, appended.events)
             await syncpoints.recorded(appended.events)
             return True
+
+    def _take_note(self, live: Live, committed: Sequence[SagaEvent]) -> None:
+        """What has to be said or forgotten, now that these events are committed."""
+        if any(type(event) in _STRIDES for event in committed):
+            self._stumbles.forget(live.saga_id)
+        start = live.state.start
+        for event in committed:
+            if isinstance(event, SagaFailed) and start is not None:
+                _logger.error(
+                    "saga parked",
+                    saga_id=str(live.saga_id),
+                    saga=start.saga,
+                    step=event.step,
+                    direction=event.direction,
+                    code=event.code,
+                    organization_id=str(start.organization_id) if start.organization_id else None,
+                    message=event.message,
+                )
+
+    async def _read(self, saga_id: UUID) -> list[Recorded]:
+        return await self._until_there(lambda: self._log.read(saga_id))
+
+    async def _until_there(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """What Postgres answers, waiting while it is away, as an append does."""
+        pause = 0.05
+        while True:
+            try:
+                return await ask()
+            except TRANSIENT as trouble:
+                _logger.warning("postgres is away", reason=type(trouble).__name__)
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
 
     def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
         before, known = live.state.in_flight, live.state.sequence
         told = Live.revived(self.catalogue, history, history[-1].recorded_at)
         live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
+        live.claim = told.claim
         now = live.state.in_flight
         if fact is None:
             return now is None

@@ -113,7 +113,8 @@ _BEAT: Final = """
 WITH gone AS (
     DELETE FROM evosaga.workers WHERE lease_until < now() - interval '1 hour'
 )
-INSERT INTO evosaga.workers (worker_id, lease_until, knows)
-VALUES ($1, now() + make_interval(secs => $2), $3)
-ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
+INSERT INTO evosaga.workers (worker_id, lease_until, knows, lease_seconds)
+VALUES ($1, now() + make_interval(secs => $2), $3, $2)
+ON CONFLICT (worker_id) DO UPDATE
+SET lease_until = excluded.lease_until, lease_seconds = excluded.lease_seconds
 """

@@ -1,0 +1,32 @@
+"""What passes by itself: a server that is away, refuses for a while, or could not be reached.
+
+Nobody's fault in the code. Whoever catches everything asks here first, so that an outage is waited
+for and never told as a bug of ours. The lists are those of ``events.database`` for Postgres and of
+``sagas.steps.cache`` for Redis; httpx has its own name for a call that did not get through.
+"""
+
+import socket
+from typing import Final
+
+import httpx
+from redis.exceptions import RedisError
+
+from events.database import TRANSIENT
+from sagas.outcome import Held
+from sagas.steps.cache import trouble
+
+_NETWORK: Final = (ConnectionError, TimeoutError, socket.gaierror, socket.herror)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether this is an outage, whichever server it is of."""
+    if isinstance(error, RedisError):
+        return isinstance(trouble(error), Held)
+    return isinstance(error, (*TRANSIENT, httpx.TransportError))
+
+
+def passes_for_a_step(error: BaseException) -> bool:
+    """The same of what a step raised: it may as well look for a file that is not there."""
+    if isinstance(error, OSError) and not isinstance(error, _NETWORK):
+        return type(error) is OSError  # what asyncio raises when none of several addresses answers
+    return passes(error)
