@@ -57,11 +57,19 @@ def compose(
         else:
             assert state.in_flight is not None
             failed = fact_of(state.in_flight, stumble(live, state.in_flight, raised))
+            if len(events) == 1 and (after := held_again(live.saga, state, failed)) is not None:
+                return _append(live, [], _held_row(live, after, terms))
             more, state, _, status_row = _follow(live, state, [failed], terms)
             events += more
     if not events and join is None:
         return None
     live.plan(events, state)
+    return _append(live, events, status_row, join)
+
+
+def _append(
+    live: Live, events: Sequence[SagaEvent], status_row: Row, join: Join | None = None
+) -> Append:
     return Append(
         live.saga_id,
         live.state.sequence,

@@ -32,16 +32,18 @@ from events.model import (
     StepStarted,
     StepSucceeded,
 )
-from orchestrator.attempt import carry_out, where
+from orchestrator.attempt import SECRET_KEY_UNKNOWN, carry_out, where
 from orchestrator.composing import Terms, compose
 from orchestrator.decider import Rest, Run, decide, expires, kept_back, lost
 from orchestrator.holding import Taken, hold_of, interrupted, resume
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
 from orchestrator.outages import passes
+from orchestrator.secret_keys import LeftToOthers
 from orchestrator.state import State
 from orchestrator.stumbling import Stumbles
 from sagas.catalogue import Catalogue
+from sagas.ownership import UnknownKey
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
@@ -63,6 +65,7 @@ class Engine:
         self._world = world
         self._lease = lease
         self._stumbles = Stumbles(log, lease.worker)
+        self._others = LeftToOthers()
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
         self._stopping = False
@@ -80,6 +83,11 @@ class Engine:
     def driving(self) -> frozenset[UUID]:
         """The sagas this worker drives right now."""
         return frozenset(self._driving)
+
+    @property
+    def left_alone(self) -> frozenset[UUID]:
+        """The sagas that this worker does not take: it drives them, or has not the key for them."""
+        return self.driving | self._others.now
 
     @property
     def free(self) -> int:
@@ -194,7 +202,10 @@ class Engine:
         try:
             self._lease.check()
             amounts_to = lost
-            return await carry_out(live, flight, self._world)
+            fact = await carry_out(live, flight, self._world)
+            if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
+                self._others.note(live.saga_id)
+            return fact
         except LeaseLost:
             # Whoever has taken the saga over meanwhile wins the append of this.
             _logger.warning("attempt given up", saga_id=str(live.saga_id), reason="lease lost")
@@ -242,6 +253,8 @@ class Engine:
                 if append.join is None:
                     raise
                 # The joined effect took its own commit down, and what happened before with it.
+                if isinstance(error, UnknownKey):
+                    self._others.note(live.saga_id)
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())

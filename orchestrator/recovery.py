@@ -63,7 +63,7 @@ class Recovery:
             self._lease.worker,
             room,
             _GRACE,
-            list(self._engine.driving),
+            list(self._engine.left_alone),
             [name for name, _ in known],
             [version for _, version in known],
             self._lease.steady,

@@ -13,6 +13,7 @@ from events.clock import LIVING
 from orchestrator.cli import places
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.output import Output
+from orchestrator.cli.secret_keys import look_for_secret_keys
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
 from orchestrator.cli.variables import look_at_variables
@@ -115,6 +116,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
         async for finding in _look_at_work(pool):
             yield finding
         async for finding in look_for_stranded(pool, list(servers_of(settings))):
+            yield finding
+        async for finding in look_for_secret_keys(pool, settings):
             yield finding
 
 

@@ -10,6 +10,7 @@ from orchestrator.attempt import SECRET_KEY_UNKNOWN
 from orchestrator.decider import Rest, Run, advance, can_turn, expires
 from orchestrator.explaining.reason import Case, Why, ago, span, who_could
 from orchestrator.queries import SagaView
+from orchestrator.secret_keys import CURE
 from orchestrator.state import OPEN, State
 from sagas.definition import Kind, Saga, Step
 from sagas.steps.verdicts import SERVER_UNKNOWN
@@ -246,8 +247,7 @@ _HELD_CURES: Final = {
     "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
     "evolution_unreachable": "is the Evolution server up? evosaga doctor",
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
-    SECRET_KEY_UNKNOWN: "give every worker the same EVOSAGA_SECRET_KEY, with older keys behind the "
-    "new one: evosaga doctor; a worker that has the key goes on with it",
+    SECRET_KEY_UNKNOWN: f"{CURE}: evosaga doctor; a worker that has the key goes on with it",
     "dependency_unreachable": "is what the step calls up? evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
 }

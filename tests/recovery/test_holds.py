@@ -1,4 +1,4 @@
-"""What is held for long writes no event at each try, and still says why, since when and when next."""
+"""What is held for long writes no event at each try, and still says why and when it goes on."""
 
 import asyncio
 from dataclasses import replace
