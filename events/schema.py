@@ -129,6 +129,15 @@ workers = Table(
     schema="evosaga",
 )
 
+refused = Table(
+    "refused",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("command_hash", Text, nullable=False),
+    _timestamp("archived_at"),
+    schema="evosaga",
+)
+
 relay = Table(
     "relay",
     metadata,

@@ -22,6 +22,7 @@ from orchestrator.config import Settings, SettingsError, servers_of, split_secre
 from orchestrator.engine import Engine
 from orchestrator.intake.gate import Gate
 from orchestrator.keeping.chores import Chores, chores_of
+from orchestrator.keeping.rejected import Rejected
 from orchestrator.lease import Lease
 from orchestrator.recovery import Recovery, tidy
 from orchestrator.secret_keys import CURE, unknown_keys
@@ -175,6 +176,7 @@ async def running_worker(
             watchdog=reader.watch(),
             tidy=tidy(redis),
             webhooks=Applier(pool, redis, outside, name).run(),
+            rejected=Rejected(pool, name, settings.rejected_keep, settings.rejected_most).run(),
             chores=Chores(pool, name, chores_of(settings, pool, outside, gate)).run(),
         )
         try:

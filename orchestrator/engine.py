@@ -39,6 +39,7 @@ from orchestrator.holding import Taken, hold_of, interrupted, resume
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
 from orchestrator.outages import passes
+from orchestrator.pace import Room
 from orchestrator.secret_keys import LeftToOthers
 from orchestrator.state import State
 from orchestrator.stumbling import Stumbles
@@ -69,8 +70,10 @@ class Engine:
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
         self._stopping = False
+        self._allowed = Room(capacity)
         self._room = asyncio.Event()
         self._room.set()
+        lease.on_beat = self._adapt
 
     # --- taking sagas in and letting them go ---------------------------------------------------
 
@@ -92,7 +95,7 @@ class Engine:
     @property
     def free(self) -> int:
         """How many more sagas this worker takes."""
-        return 0 if self._stopping else max(0, self._capacity - len(self._driving))
+        return 0 if self._stopping else max(0, self._allowed.now - len(self._driving))
 
     @property
     def _nap(self) -> float:
@@ -166,14 +169,22 @@ class Engine:
         task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
         self._driving[live.saga_id] = (task, live)
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
-        if len(self._driving) >= self._capacity:
+        if len(self._driving) >= self._allowed.now:
             self._room.clear()
 
     def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
         if saga_id in self._driving and self._driving[saga_id][0] is done:
             del self._driving[saga_id]
-        if len(self._driving) < self._capacity:
+        if len(self._driving) < self._allowed.now:
             self._room.set()
+
+    def _adapt(self) -> None:
+        """A worker that does not keep up with its own heartbeats takes less."""
+        self._allowed.adapt(self._lease.pace.pressed, len(self._driving))
+        if len(self._driving) < self._allowed.now:
+            self._room.set()
+        else:
+            self._room.clear()
 
     # --- the circle ----------------------------------------------------------------------------
 

@@ -49,7 +49,8 @@ class Recovery:
                     pass
             except TRANSIENT as trouble:
                 _logger.warning("sweep waits", reason=type(trouble).__name__)
-            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+            pause = _EVERY * self._lease.pace.slower
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
 
     async def sweep(self) -> int:
         """One look; how many sagas were taken."""

@@ -296,7 +296,10 @@ class CommandReader:
             _logger.warning("dead letter", message=message.id.decode(), code=refusal.code)
 
 
-_KNOWN: Final = "SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1"
+_KNOWN: Final = """
+SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1
+UNION ALL SELECT command_hash FROM evosaga.refused WHERE saga_id = $1
+"""
 _STEERED: Final = """
 SELECT EXISTS (SELECT FROM evosaga.saga_events WHERE saga_id = $1 AND causation_id = $2)
     OR EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $3 AND command_id = $2)
