@@ -111,7 +111,8 @@ async def _through(here: Parts, command: Command) -> Accepted:
 
 async def settled(watch: Watch, pool: Pool, accepted: Accepted, seconds: float) -> SagaView:
     """The saga once it is over, or as it is after so many seconds."""
-    if seconds > 0 and accepted.kind != "rejected":
+    known = accepted.kind != "known" or await find_saga(pool, str(accepted.saga_id)) is not None
+    if seconds > 0 and accepted.kind != "rejected" and known:
         await watch.over(accepted.saga_id, seconds)
     view = await find_saga(pool, str(accepted.saga_id))
     if view is None:
