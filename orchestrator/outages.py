@@ -15,6 +15,13 @@ from events.database import TRANSIENT
 from sagas.outcome import Held
 from sagas.steps.cache import trouble
 
+_HTTP: Final = (
+    httpx.NetworkError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.RemoteProtocolError,
+)
+"""No connection, or one that broke. What is merely slow is a timeout, and costs an attempt."""
 _NETWORK: Final = (ConnectionError, TimeoutError, socket.gaierror, socket.herror)
 
 
@@ -22,7 +29,7 @@ def passes(error: BaseException) -> bool:
     """Whether this is an outage, whichever server it is of."""
     if isinstance(error, RedisError):
         return isinstance(trouble(error), Held)
-    return isinstance(error, (*TRANSIENT, httpx.TransportError))
+    return isinstance(error, (*TRANSIENT, *_HTTP))
 
 
 def passes_for_a_step(error: BaseException) -> bool:
