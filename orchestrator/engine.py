@@ -11,24 +11,22 @@ that is claimed. Otherwise it drops what it knows; a zombie can't write.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from events import syncpoints
 from events.appending import Append
-from events.database import TRANSIENT
 from events.log import EventLog, VersionConflict
 from events.model import (
     CompensationStarted,
     CompensationSucceeded,
     Recorded,
     SagaEvent,
-    SagaFailed,
     StepStarted,
     StepSucceeded,
 )
@@ -38,8 +36,9 @@ from orchestrator.decider import Rest, Run, decide, expires, kept_back, lost
 from orchestrator.holding import Taken, hold_of, interrupted, resume
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
-from orchestrator.outages import passes
+from orchestrator.outages import passes, until_there
 from orchestrator.pace import Room
+from orchestrator.parking import tell_parked
 from orchestrator.secret_keys import LeftToOthers
 from orchestrator.state import State
 from orchestrator.stumbling import Stumbles
@@ -49,7 +48,6 @@ from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
-_Answer = TypeVar("_Answer")
 _STRIDES: Final = frozenset({StepSucceeded, CompensationSucceeded})
 _LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
 """Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
@@ -244,7 +242,7 @@ class Engine:
         """Append what happened and what follows; False when somebody else drives the saga."""
         raised: Exception | None = None
         if (hold := hold_of(live, fact, self.worker)) is not None:
-            said = await self._until_there(lambda: self._log.hold(hold))
+            said = await until_there(lambda: self._log.hold(hold))
             if said != "moved":
                 return False
         while True:
@@ -269,41 +267,14 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
-            self._take_note(live, appended.events)
+            if any(type(event) in _STRIDES for event in appended.events):
+                self._stumbles.forget(live.saga_id)
+            tell_parked(live, appended.events)
             await syncpoints.recorded(appended.events)
             return True
 
-    def _take_note(self, live: Live, committed: Sequence[SagaEvent]) -> None:
-        """What has to be said or forgotten, now that these events are committed."""
-        if any(type(event) in _STRIDES for event in committed):
-            self._stumbles.forget(live.saga_id)
-        start = live.state.start
-        for event in committed:
-            if isinstance(event, SagaFailed) and start is not None:
-                _logger.error(
-                    "saga parked",
-                    saga_id=str(live.saga_id),
-                    saga=start.saga,
-                    step=event.step,
-                    direction=event.direction,
-                    code=event.code,
-                    organization_id=str(start.organization_id) if start.organization_id else None,
-                    message=event.message,
-                )
-
     async def _read(self, saga_id: UUID) -> list[Recorded]:
-        return await self._until_there(lambda: self._log.read(saga_id))
-
-    async def _until_there(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """What Postgres answers, waiting while it is away, as an append does."""
-        pause = 0.05
-        while True:
-            try:
-                return await ask()
-            except TRANSIENT as trouble:
-                _logger.warning("postgres is away", reason=type(trouble).__name__)
-                await asyncio.sleep(pause)
-                pause = min(2.0, pause * 2)
+        return await until_there(lambda: self._log.read(saga_id))
 
     def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""

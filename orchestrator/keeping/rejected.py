@@ -20,7 +20,7 @@ from events.leadership import Leadership
 from orchestrator.outages import passes
 
 _logger = structlog.get_logger("evosaga.rejected")
-_EVERY: Final = 60.0
+_EVERY: Final = 300.0
 _AT_ONCE: Final = 500
 _TASK: Final = "rejected"
 
