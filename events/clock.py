@@ -10,11 +10,11 @@ from typing import Final
 LEEWAY: Final = "interval '1 second'"
 """Transactions that overlap see times that differ by their lengths."""
 
-LIVING: Final = f"""(lease_until > now() AND
-    lease_until <= now() + make_interval(secs => coalesce(lease_seconds, 60)) + {LEEWAY})"""
+LIVING: Final = f"""(lease_until > now() AND (lease_seconds IS NULL
+    OR lease_until <= now() + make_interval(secs => lease_seconds) + {LEEWAY}))"""
 """Of a row of ``evosaga.workers``: whether its worker shows a sign of life.
 
-An older release says nothing of its lease, which may be a minute at most.
+An older release does not say how long its lease is, so there is nothing to judge it by.
 """
 
 PUT_BACK: Final = f"(coalesce(scheduled_at, updated_at) > now() + {LEEWAY})"

@@ -68,8 +68,8 @@ class KeyRing:
         key = self._keys.get(key_id)
         if key is None:
             raise UnknownKey(
-                f"made under secret key {key_id}, which EVOSAGA_SECRET_KEY here does not have: "
-                "put it there, behind the one for what is new"
+                f"made under secret key {key_id}, which EVOSAGA_SECRET_KEY no longer has: "
+                "put it back behind the new one"
             )
         return hmac.digest(key, f"evosaga/{purpose}/{saga_id}".encode(), "sha256").hex()
 
