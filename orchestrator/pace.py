@@ -15,6 +15,8 @@ from typing import Final
 LONGEST_LEASE: Final = 60.0
 """Seconds; no setting asks for more either. A worker that dies is missed after so long."""
 _LOOKS: Final = 8
+_JITTER: Final = 0.2
+"""Seconds of lateness that any busy machine has."""
 _TIMES: Final = 8.0
 """A lease is so many times as long as the beats are late."""
 _BEATS: Final = 6.0
@@ -40,11 +42,13 @@ class Pace:
     @property
     def pressed(self) -> bool:
         """Whether this worker does not keep up."""
-        return self.late > self._ttl / 4
+        return self.late > max(_JITTER, self._ttl / 4)
 
     @property
     def ttl(self) -> float:
         """The lease to ask for."""
+        if not self.pressed:
+            return self._ttl
         return max(self._ttl, min(LONGEST_LEASE, _TIMES * self.late))
 
     @property

@@ -18,9 +18,13 @@ from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.explaining.why import company
 from orchestrator.keeping.chores import Came, Chore, Chores, MayGoOn
+from orchestrator.keeping.plan import Drift
+from orchestrator.keeping.sightings import Blind, Sighting, note
 from orchestrator.lease import Lease
 from orchestrator.live import Live
 from orchestrator.queries import find_saga, history, living_workers
+from orchestrator.webhooks.applier import _DUE
+from orchestrator.webhooks.pacing import SELDOMEST
 from sagas.catalogue import load
 from tests.driving import create, outcome, publish
 from tests.waiting import eventually
@@ -142,3 +146,27 @@ async def test_the_lease_of_an_older_release_is_believed_as_it_stands(pool: Pool
     assert await living_workers(pool) == 1
     await put_back(pool)
     assert await living_workers(pool) == 1
+
+
+async def test_a_drift_does_not_become_younger_than_it_is(pool: Pool) -> None:
+    drift = Drift("orphan", "wa-1", None, "a cause", "a repair", "auto")
+    ahead = (
+        "UPDATE evosaga.sightings SET first_seen = now() + interval '1 hour', "
+        "repaired_at = now() + interval '1 hour'"
+    )
+    seen: list[Sighting] = []
+    for grace in (3600.0, 0.0, 0.0):
+        seen = await note(pool, [drift], kinds=["orphan"], blind=Blind(), grace=grace)
+        if grace:
+            await pool.execute(ahead)
+    assert seen[0].ripe
+
+
+async def test_a_webhook_is_taken_that_was_to_be_looked_at_again_in_a_minute(pool: Pool) -> None:
+    await pool.execute(
+        "INSERT INTO evosaga.webhooks (digest, instance_name, event, told_at, due_at) VALUES "
+        "('a', 'wa-1', 'e', now(), now() + interval '50 s'), "
+        "('b', 'wa-2', 'e', now(), now() + interval '1 hour')"
+    )
+    due = await pool.fetch(_DUE, 10, SELDOMEST + 1)
+    assert [row["instance_name"] for row in due] == ["wa-2"]
