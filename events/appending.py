@@ -32,6 +32,10 @@ class Row:
     """Seconds after the saga's start at which it is due at the latest."""
     owner: str | None = None
     existing_instance: str | None = None
+    holds: int | None = None
+    """How often in a row the step was held, when no event tells of the newest; None: one does."""
+    kept: bool = False
+    """Who drives it, when it is due and what it says stay as they are: the appender can't know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Join:
     run: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]]
     context: Any
     then: Callable[[Any], tuple[Sequence[SagaEvent], Row]]
+    """With a row that has ``holds`` nothing at all is told, its claim neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ async def _run_joins(
         for append, outcome in zip(group, said, strict=True):
             assert append.join is not None
             events, row = append.join.then(outcome)
-            plans[append.saga_id] = ([*append.events, *events], row)
+            told = [*append.events, *events] if row.holds is None else []
+            plans[append.saga_id] = (told, row)
     return plans
 
 
@@ -116,6 +122,8 @@ def _rows(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
         [row.owner for row in rows],
         [row.existing_instance for row in rows],
         [row.due_by for row in rows],
+        [row.holds for row in rows],
+        [row.kept for row in rows],
     ]
 
 
@@ -148,23 +156,34 @@ _APPEND: Final = """
 WITH moved AS (
 UPDATE evosaga.sagas AS saga SET
     next_sequence = new.next_sequence, status = new.status, step = new.step,
-    direction = new.direction, attempt = new.attempt, code = new.code, message = new.message,
-    next_at = CASE WHEN new.due_in IS NOT NULL THEN
+    direction = new.direction, attempt = new.attempt,
+    code = CASE WHEN new.kept THEN saga.code ELSE new.code END,
+    message = CASE WHEN new.kept THEN saga.message ELSE new.message END,
+    next_at = CASE WHEN new.kept THEN CASE WHEN saga.owner IS NULL THEN now() ELSE saga.next_at END
+        WHEN new.due_in IS NOT NULL THEN
         least(now() + make_interval(secs => new.due_in),
               saga.created_at + make_interval(secs => new.due_by)) END,
-    owner = new.owner, updated_at = now(),
+    scheduled_at = CASE WHEN new.kept AND saga.owner IS NOT NULL THEN saga.scheduled_at
+        ELSE now() END,
+    owner = CASE WHEN new.kept THEN saga.owner ELSE new.owner END,
+    held_claim = CASE WHEN new.kept THEN saga.held_claim
+        WHEN new.holds IS NOT NULL THEN new.expected - 1 END,
+    holds = CASE WHEN new.kept THEN saga.holds ELSE new.holds END,
+    doubted_at = CASE WHEN new.kept THEN saga.doubted_at END,
+    updated_at = CASE WHEN new.next_sequence > new.expected THEN now() ELSE saga.updated_at END,
     existing_instance = coalesce(new.existing_instance, saga.existing_instance)
 FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::int[],
-            $8::text[], $9::text[], $10::float8[], $11::text[], $12::text[], $13::float8[])
+            $8::text[], $9::text[], $10::float8[], $11::text[], $12::text[], $13::float8[],
+            $14::int[], $15::bool[])
     AS new (saga_id, expected, next_sequence, status, step, direction, attempt, code, message,
-            due_in, owner, existing_instance, due_by)
+            due_in, owner, existing_instance, due_by, holds, kept)
 WHERE saga.saga_id = new.saga_id AND saga.next_sequence = new.expected
-RETURNING saga.saga_id, saga.updated_at
+RETURNING saga.saga_id, now() AS updated_at
 ), told AS (
     INSERT INTO evosaga.saga_events
         (saga_id, sequence, type, data, correlation_id, causation_id)
     SELECT saga_id, sequence, type, data::jsonb, correlation_id, causation_id
-    FROM unnest($14::uuid[], $15::int[], $16::text[], $17::text[], $18::text[], $19::text[])
+    FROM unnest($16::uuid[], $17::int[], $18::text[], $19::text[], $20::text[], $21::text[])
         WITH ORDINALITY
         AS new (saga_id, sequence, type, data, correlation_id, causation_id, place)
     JOIN moved USING (saga_id)

@@ -7,6 +7,7 @@ harmless when it is done twice.
 import time
 from typing import Final
 
+from events.clock import LEEWAY
 from events.database import Pool
 
 
@@ -37,13 +38,14 @@ class Leadership:
         await self._pool.execute(_RESIGN, self._task, self._me)
 
 
-_LEAD: Final = """
+_LEAD: Final = f"""
 INSERT INTO evosaga.leaders AS lease (task, leader, lease_until)
 VALUES ($1, $2, now() + make_interval(secs => $3))
 ON CONFLICT (task) DO UPDATE SET leader = $2, lease_until = excluded.lease_until
 WHERE lease.leader = $2 OR lease.leader IS NULL OR lease.lease_until < now()
+   OR lease.lease_until > now() + make_interval(secs => $3) + {LEEWAY}
 RETURNING true
-"""
+"""  # noqa: S608  # constants only
 _RESIGN: Final = """
 UPDATE evosaga.leaders SET leader = NULL, lease_until = NULL WHERE task = $1 AND leader = $2
 """

@@ -18,8 +18,9 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -40,6 +41,25 @@ _STEP_ASIDE: Final = 1.0
 
 class VersionConflict(Exception):
     """Somebody else appended to this saga first. Nobody's fault: read again and decide anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An attempt that was held like the one before it, under the claim at sequence ``claim``.
+
+    ``sequence``: where the next event would go. Times are in seconds, as in ``Row``.
+    """
+
+    saga_id: UUID
+    sequence: int
+    owner: str
+    claim: int
+    holds: int
+    code: str
+    message: str
+    due_in: float
+    due_by: float | None = None
+    in_doubt: bool = False
 
 
 class EventLog:
@@ -81,6 +101,29 @@ class EventLog:
         Nothing happens when it has moved on from ``sequence`` or is another worker's by now.
         """
         await self._pool.execute(_SET_ASIDE, saga_id, sequence, owner, seconds, code, message)
+
+    async def hold(self, hold: Hold) -> Literal["held", "moved", "lost"]:
+        """Make a saga nobody's until it is due, since its attempt was held again. No event tells.
+
+        ``moved``: somebody appended meanwhile; ``lost``: it is another worker's by now, or was let
+        go by an earlier try whose answer did not come. Raises what the database raises.
+        """
+        if await self._pool.fetchval(
+            _HOLD,
+            hold.saga_id,
+            hold.sequence,
+            hold.owner,
+            hold.claim,
+            hold.holds,
+            hold.code,
+            hold.message,
+            hold.due_in,
+            hold.due_by,
+            hold.in_doubt,
+        ):
+            return "held"
+        owner = await self._pool.fetchval(_OWNER, hold.saga_id)
+        return "moved" if owner == hold.owner else "lost"
 
     async def now(self) -> datetime:
         """Postgres's time, the only one that ages of events are counted from."""
@@ -212,10 +255,18 @@ SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = ANY($1) ORDER BY saga
 """  # noqa: S608  # constants only
 _SET_ASIDE: Final = """
 UPDATE evosaga.sagas SET owner = NULL, next_at = now() + make_interval(secs => $4), code = $5,
-    message = $6
+    message = $6, scheduled_at = now(), held_claim = NULL, holds = NULL, doubted_at = NULL
 WHERE saga_id = $1 AND next_sequence = $2 AND coalesce(owner, $3) = $3
   AND status IN ('running', 'compensating')
 """
+_HOLD: Final = """
+UPDATE evosaga.sagas SET owner = NULL, held_claim = $4, holds = $5, code = $6, message = $7,
+    next_at = least(now() + make_interval(secs => $8), created_at + make_interval(secs => $9)),
+    scheduled_at = now(), doubted_at = CASE WHEN $10 THEN now() ELSE doubted_at END
+WHERE saga_id = $1 AND next_sequence = $2 AND owner = $3 AND status IN ('running', 'compensating')
+RETURNING true
+"""
+_OWNER: Final = "SELECT owner FROM evosaga.sagas WHERE saga_id = $1"
 _READ_FROM: Final = f"""
 SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = $1 AND sequence >= $2 ORDER BY sequence
 """  # noqa: S608

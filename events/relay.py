@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from events import notices, streams, syncpoints
 from events.cancelling import obey_cancel
+from events.clock import LEEWAY
 from events.database import TRANSIENT, Pool
 from events.telling import read_batch
 
@@ -142,19 +143,21 @@ async def position_at(pool: Pool, at: datetime) -> int:
 
 
 # The lease is renewed only when half of it is gone: a relay at rest should not write.
-_LEAD: Final = """
+_LEAD: Final = f"""
 WITH mine AS (
     SELECT position FROM evosaga.relay
     WHERE stream = $1 AND leader = $2 AND lease_until > now() + make_interval(secs => $3 / 2)
+      AND lease_until <= now() + make_interval(secs => $3)
 ), taken AS (
     UPDATE evosaga.relay SET leader = $2, lease_until = now() + make_interval(secs => $3)
-    WHERE stream = $1 AND (leader = $2 OR leader IS NULL OR lease_until < now())
+    WHERE stream = $1 AND (leader = $2 OR leader IS NULL OR lease_until < now()
+        OR lease_until > now() + make_interval(secs => $3) + {LEEWAY})
       AND NOT EXISTS (SELECT FROM mine)
     RETURNING position
 )
 SELECT position, (SELECT max(position) FROM evosaga.saga_events) AS newest
 FROM (SELECT position FROM mine UNION ALL SELECT position FROM taken) AS held
-"""
+"""  # noqa: S608  # constants only
 # Nobody waits for this commit to reach the disk: if it is lost the events are told once more.
 _MOVE: Final = """
 WITH hurried AS (SELECT set_config('synchronous_commit', 'off', true))

@@ -1,9 +1,10 @@
 """The tables, for reading code and for queries; the migrations create them.
 
 ``evosaga.saga_events`` is inbox, outbox, checkpoint and lock in one. ``evosaga.sagas`` is a
-projection of it, written in the same transaction. Only ``owner`` (and ``next_at``, while a saga is
-being taken over) is not in the log: who happens to run a saga is no part of its history. SQL is
-kept to what Postgres 15 knows.
+projection of it, written in the same transaction. Not in the log are only ``owner`` and ``next_at``
+while a saga is being taken over, since who happens to run a saga is no part of its history, and
+that one which is held is held again (``held_claim``, ``holds``, ``doubted_at``, and what it says).
+SQL is kept to what Postgres 15 knows.
 """
 
 from typing import Final
@@ -14,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Identity,
     Index,
     Integer,
@@ -80,6 +82,10 @@ sagas = Table(
     _timestamp("created_at"),
     _timestamp("updated_at"),
     Column("behind", Uuid),
+    Column("held_claim", Integer),
+    Column("holds", Integer),
+    _timestamp("doubted_at", nullable=True),
+    _timestamp("scheduled_at", nullable=True),
     CheckConstraint(
         "status IN ('running','compensating','completed','compensated','failed','rejected')",
         name="sagas_status",
@@ -119,6 +125,16 @@ workers = Table(
     _timestamp("started_at"),
     _timestamp("lease_until"),
     Column("knows", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("lease_seconds", Double),
+    schema="evosaga",
+)
+
+refused = Table(
+    "refused",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("command_hash", Text, nullable=False),
+    _timestamp("archived_at"),
     schema="evosaga",
 )
 

@@ -22,8 +22,10 @@ from orchestrator.config import Settings, SettingsError, servers_of, split_secre
 from orchestrator.engine import Engine
 from orchestrator.intake.gate import Gate
 from orchestrator.keeping.chores import Chores, chores_of
+from orchestrator.keeping.rejected import Rejected
 from orchestrator.lease import Lease
 from orchestrator.recovery import Recovery, tidy
+from orchestrator.secret_keys import CURE, unknown_keys
 from orchestrator.webhooks.applier import Applier
 from orchestrator.worker import CommandReader
 from sagas import catalogue
@@ -155,6 +157,8 @@ async def running_worker(
             knows=[f"{saga}/{version}" for saga, version in known.versions],
         )
         outside = await stack.enter_async_context(world(settings, redis, lease, pool))
+        for said in await unknown_keys(pool, outside.keys):
+            _logger.error("secret key unknown", message=said, cure=CURE)
         relay = Relay(pool, redis, name)
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, outside, lease, capacity=settings.capacity)
@@ -172,6 +176,7 @@ async def running_worker(
             watchdog=reader.watch(),
             tidy=tidy(redis),
             webhooks=Applier(pool, redis, outside, name).run(),
+            rejected=Rejected(pool, name, settings.rejected_keep, settings.rejected_most).run(),
             chores=Chores(pool, name, chores_of(settings, pool, outside, gate)).run(),
         )
         try:

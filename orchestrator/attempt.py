@@ -21,13 +21,17 @@ from events.model import (
 )
 from orchestrator.lease import LeaseLost
 from orchestrator.live import Live
+from orchestrator.outages import passes_for_a_step
 from orchestrator.state import InFlight, State
 from sagas.definition import InCommit
 from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+from sagas.ownership import UnknownKey
 from sagas.world import StepContext, World
 
 _logger = structlog.get_logger("evosaga.attempt")
 _LONGEST_MESSAGE: Final = 500
+SECRET_KEY_UNKNOWN: Final = "secret_key_unknown"  # noqa: S105  # a code
+"""The code of an attempt whose worker has not the secret key under which the saga began."""
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -69,8 +73,17 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
         return fact(flight, stumble(live, flight, error))
 
 
-def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown:
-    """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept."""
+def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown | Held:
+    """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept.
+
+    An operator's mistake and an outage are held. Nobody knows whether the outage came before the
+    effect or after it.
+    """
+    if isinstance(error, UnknownKey):
+        return Held(SECRET_KEY_UNKNOWN, f"the saga was {error}")
+    if passes_for_a_step(error):
+        said = f"something that the step needs could not be reached ({type(error).__name__})"
+        return Held("dependency_unreachable", said, in_doubt=True)
     _logger.error("step raised", saga_id=str(live.saga_id), step=flight.step, at=where(error))
     return Unknown("exception", f"the step raised {type(error).__name__}")
 

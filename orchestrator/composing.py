@@ -6,13 +6,13 @@ saga's input leaves nothing to do in, and the effect in our own Postgres that *j
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from events.appending import Append, Join, Row
 from events.model import SagaCancelRequested, SagaEvent, SagaStarted, StepSucceeded
 from orchestrator.attempt import context, stumble
 from orchestrator.attempt import fact as fact_of
-from orchestrator.decider import Rest, Run, advance, expires, intent
+from orchestrator.decider import Rest, Run, advance, decide, expires, held_again, intent
 from orchestrator.live import Live
 from orchestrator.projection import LEASE_MARGIN, row
 from orchestrator.state import DEADLINE, State, evolve
@@ -57,11 +57,19 @@ def compose(
         else:
             assert state.in_flight is not None
             failed = fact_of(state.in_flight, stumble(live, state.in_flight, raised))
+            if len(events) == 1 and (after := held_again(live.saga, state, failed)) is not None:
+                return _append(live, [], _held_row(live, after, terms))
             more, state, _, status_row = _follow(live, state, [failed], terms)
             events += more
     if not events and join is None:
         return None
     live.plan(events, state)
+    return _append(live, events, status_row, join)
+
+
+def _append(
+    live: Live, events: Sequence[SagaEvent], status_row: Row, join: Join | None = None
+) -> Append:
     return Append(
         live.saga_id,
         live.state.sequence,
@@ -79,11 +87,11 @@ def _follow(
     """The facts, what is decided on them, and the claim of the next outside attempt."""
     for fact in facts:
         state = evolve(state, fact)
-    late = _late(live, state)
-    for request in late:
+    overdue = late(live, state)
+    for request in overdue:
         state = evolve(state, request)
     decided, state, action = advance(live.saga, state)
-    events = [*facts, *late, *decided]
+    events = [*facts, *overdue, *decided]
     while spared := _spared(live, action, terms, bool(events)):
         for event in spared:
             state = evolve(state, event)
@@ -105,7 +113,7 @@ def _follow(
     return events, state, action, row(state, action, owner, lease, due_by)
 
 
-def _late(live: Live, state: State) -> list[SagaEvent]:
+def late(live: Live, state: State) -> list[SagaEvent]:
     """A saga whose time is up asks for its own cancel: whenever it is looked at, and once."""
     start = state.start
     if state.in_flight or not isinstance(start, SagaStarted) or start.deadline_seconds is None:
@@ -146,8 +154,25 @@ def _join(
 
     def then(outcome: Outcome) -> tuple[list[SagaEvent], Row]:
         told = [fact_of(flight, outcome)]
+        if len(before) == 1 and (after := held_again(live.saga, state, told[0])) is not None:
+            return [], _held_row(live, after, terms)
         events, after, _, status_row = _follow(live, state, told, terms)
         live.plan([*before, *events], after)
         return events, status_row
 
     return Join(effect.run, context(live, flight, terms.world, state), then)
+
+
+def _held_row(live: Live, after: State, terms: Terms) -> Row:
+    """The row of a saga whose joined effect said once more that it can't be now; no event says so.
+
+    What it did is taken back with its claim: nothing was written, so nothing was claimed.
+    """
+    after = after._replace(sequence=live.state.sequence)
+    live.plan([], after)
+    action = decide(live.saga, after)
+    assert isinstance(action, Run)
+    live.let_go = action.delay > terms.nap
+    owner = terms.worker if terms.begins() and not live.let_go else None
+    told = row(after, action, owner, 0.0, expires(live.saga, after))
+    return replace(told, holds=after.holds)

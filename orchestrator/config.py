@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     """Seconds between two looks for instances of ours that no row names."""
     health_every: float = Field(60.0, ge=0)
     """Seconds between two looks at every integration's connection."""
+    rejected_keep: float = Field(30 * 86400.0, ge=0)
+    """Seconds that a rejected saga is kept; 0: for ever."""
+    rejected_most: int = Field(1000, ge=1)
+    """Rejected sagas of one organization that are kept, the newest."""
     older_names: Annotated[tuple[str, ...], NoDecode] = PLACEHOLDERS_ANYWHERE
     """What older code called its instances, to find what it left behind."""
     alert_after: float = Field(900.0, ge=0)

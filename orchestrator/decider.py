@@ -197,6 +197,23 @@ def kept_back(state: State) -> StepFailed | CompensationFailed:
     )
 
 
+def held_again(saga: Saga, state: State, fact: SagaEvent | None) -> State | None:
+    """The state after an attempt that was held like the one before it; None: it was not.
+
+    Nothing has changed then but when the step is tried again, so nothing needs to be told: the
+    claim that is out serves the next try as well.
+    """
+    before = state.failure
+    if not isinstance(fact, StepFailed | CompensationFailed) or fact.outcome != "held":
+        return None
+    if type(before) is not type(fact) or before.step != fact.step or before.outcome != "held":
+        return None
+    if getattr(fact, "in_doubt", False) and not state.progress(fact.step).in_doubt:
+        return None
+    after = evolve(state, fact)
+    return after if isinstance(decide(saga, after), Run) else None
+
+
 def _decide_forward(saga: Saga, state: State) -> NextAction:
     due = next((s for s in saga.steps if not state.progress(s.name).done), None)
     if due is None:

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -29,14 +30,20 @@ from events.model import (
     StepStarted,
     StepSucceeded,
 )
-from orchestrator.attempt import carry_out, where
+from orchestrator.attempt import SECRET_KEY_UNKNOWN, carry_out, where
 from orchestrator.composing import Terms, compose
 from orchestrator.decider import Rest, Run, decide, expires, kept_back, lost
+from orchestrator.holding import Taken, hold_of, interrupted, resume
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.live import Live
+from orchestrator.outages import passes, until_there
+from orchestrator.pace import Room
+from orchestrator.parking import tell_parked
+from orchestrator.secret_keys import LeftToOthers
 from orchestrator.state import State
 from orchestrator.stumbling import Stumbles
 from sagas.catalogue import Catalogue
+from sagas.ownership import UnknownKey
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.engine")
@@ -57,11 +64,14 @@ class Engine:
         self._world = world
         self._lease = lease
         self._stumbles = Stumbles(log, lease.worker)
+        self._others = LeftToOthers()
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
         self._stopping = False
+        self._allowed = Room(capacity)
         self._room = asyncio.Event()
         self._room.set()
+        lease.on_beat = self._adapt
 
     # --- taking sagas in and letting them go ---------------------------------------------------
 
@@ -76,9 +86,14 @@ class Engine:
         return frozenset(self._driving)
 
     @property
+    def left_alone(self) -> frozenset[UUID]:
+        """The sagas that this worker does not take: it drives them, or has not the key for them."""
+        return self.driving | self._others.now
+
+    @property
     def free(self) -> int:
         """How many more sagas this worker takes."""
-        return 0 if self._stopping else max(0, self._capacity - len(self._driving))
+        return 0 if self._stopping else max(0, self._allowed.now - len(self._driving))
 
     @property
     def _nap(self) -> float:
@@ -100,11 +115,16 @@ class Engine:
         self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
 
     def take_over(
-        self, histories: Mapping[UUID, Sequence[Recorded]], now: datetime
+        self,
+        histories: Mapping[UUID, Sequence[Recorded]],
+        now: datetime,
+        taken: Mapping[UUID, Taken] = MappingProxyType({}),
     ) -> dict[UUID, str]:
         """Drive sagas that are due; ``now`` is the database's time.
 
-        One whose history makes no sense is left alone, and the answer says why; the others go on.
+        ``taken``: what their rows say beyond the histories, where they were swept; who sweeps has
+        called ``pin`` before. One whose history makes no sense is left alone, and the answer says
+        why; the others go on.
         """
         senseless: dict[UUID, str] = {}
         for saga_id, history in histories.items():
@@ -112,10 +132,12 @@ class Engine:
                 continue
             try:
                 live = Live.revived(self.catalogue, history, now)
+                row = taken.get(saga_id)
+                held = row is not None and resume(live, history, row, now)
             except Exception as error:
                 senseless[saga_id] = f"its history can't be followed ({where(error)})"
-            else:
-                self._spawn(live, lost_attempt=live.state.in_flight is not None)
+                continue
+            self._spawn(live, lost_attempt=live.state.in_flight is not None and not held)
         return senseless
 
     async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
@@ -145,24 +167,37 @@ class Engine:
         task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
         self._driving[live.saga_id] = (task, live)
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
-        if len(self._driving) >= self._capacity:
+        if len(self._driving) >= self._allowed.now:
             self._room.clear()
 
     def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
         if saga_id in self._driving and self._driving[saga_id][0] is done:
             del self._driving[saga_id]
-        if len(self._driving) < self._capacity:
+        if len(self._driving) < self._allowed.now:
             self._room.set()
+
+    def _adapt(self) -> None:
+        """A worker that does not keep up with its own heartbeats takes less."""
+        self._allowed.adapt(self._lease.pace.pressed, len(self._driving))
+        if len(self._driving) < self._allowed.now:
+            self._room.set()
+        else:
+            self._room.clear()
 
     # --- the circle ----------------------------------------------------------------------------
 
     async def _drive(self, live: Live, lost_attempt: bool) -> None:
         """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
         try:
-            fact = lost(live.state) if lost_attempt else await self._attempt(live)
+            fact = lost(live.state) if lost_attempt else interrupted(live)
+            if fact is None:
+                fact = await self._attempt(live)
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
         except Exception as error:
+            if passes(error):  # nobody's bug: its row says when it is due, here or elsewhere
+                _logger.warning("saga waits", saga_id=str(live.saga_id), reason=where(error))
+                return
             # Our own bug, or a history that makes no sense: the others go on.
             _logger.error("saga stumbled", saga_id=str(live.saga_id), at=where(error))
             await self.set_aside(live.saga_id, live.state.sequence, where(error))
@@ -176,7 +211,10 @@ class Engine:
         try:
             self._lease.check()
             amounts_to = lost
-            return await carry_out(live, flight, self._world)
+            fact = await carry_out(live, flight, self._world)
+            if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
+                self._others.note(live.saga_id)
+            return fact
         except LeaseLost:
             # Whoever has taken the saga over meanwhile wins the append of this.
             _logger.warning("attempt given up", saga_id=str(live.saga_id), reason="lease lost")
@@ -196,13 +234,17 @@ class Engine:
                 return False
             if left > 0 and await _woken(live, left):
                 # Somebody appended, a cancel say: what is due may be something else by now.
-                history = await self._log.read(live.saga_id)
+                history = await self._read(live.saga_id)
                 return self._still_mine(live, history, None) and not self._stopping
         return not isinstance(action, Rest) and not self._stopping
 
     async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
         """Append what happened and what follows; False when somebody else drives the saga."""
         raised: Exception | None = None
+        if (hold := hold_of(live, fact, self.worker)) is not None:
+            said = await until_there(lambda: self._log.hold(hold))
+            if said != "moved":
+                return False
         while True:
             self._lease.pin()
             append = self._append(live, fact, raised)
@@ -211,7 +253,7 @@ class Engine:
             try:
                 appended = await self._log.append(append)
             except VersionConflict:
-                history = await self._log.read(live.saga_id)
+                history = await self._read(live.saga_id)
                 if not self._still_mine(live, history, fact):
                     _logger.warning("outrun", saga_id=str(live.saga_id), reason="version conflict")
                     return False
@@ -220,19 +262,26 @@ class Engine:
                 if append.join is None:
                     raise
                 # The joined effect took its own commit down, and what happened before with it.
+                if isinstance(error, UnknownKey):
+                    self._others.note(live.saga_id)
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
             if any(type(event) in _STRIDES for event in appended.events):
                 self._stumbles.forget(live.saga_id)
+            tell_parked(live, appended.events)
             await syncpoints.recorded(appended.events)
             return True
+
+    async def _read(self, saga_id: UUID) -> list[Recorded]:
+        return await until_there(lambda: self._log.read(saga_id))
 
     def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
         before, known = live.state.in_flight, live.state.sequence
         told = Live.revived(self.catalogue, history, history[-1].recorded_at)
         live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
+        live.claim = told.claim
         now = live.state.in_flight
         if fact is None:
             return now is None

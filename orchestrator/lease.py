@@ -1,21 +1,23 @@
 """A worker's sign of life, and its right to act.
 
 A worker that stops beating is taken for dead after ``ttl`` seconds on Postgres's clock, and its
-sagas go to others. One that was merely paused must not act on what it believed before the pause:
-``check`` is asked immediately before every effect and counts from *before* the last successful
-heartbeat, on this machine's monotonic clock, with a margin. What slips through all the same is
-stopped by the sequence of the log, which no zombie can get past.
+sagas go to others; one that is slow asks for more (``orchestrator.pace``). One that was merely
+paused must not act on what it believed before the pause: ``check`` is asked immediately before
+every effect and counts from *before* the last successful heartbeat, on this machine's monotonic
+clock, with a margin. What slips through all the same is stopped by the sequence of the log, which
+no zombie can get past.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Final
 
 import structlog
 
 from events.database import TRANSIENT, Pool
+from orchestrator.pace import Pace
 
 _logger = structlog.get_logger("evosaga.lease")
 _MARGIN: Final = 0.1
@@ -48,8 +50,10 @@ class Lease:
         self.worker = worker
         self._knows = list(knows)
         self.ttl = ttl
+        self.pace = Pace(ttl, beat)
+        self.on_beat: Callable[[], None] = lambda: None
+        """Called after each beat: how the worker keeps up is known anew."""
         self._pool = pool
-        self._beat = beat
         self._valid_until = 0.0
         self._epoch = 0
         self._steady_since = float("inf")
@@ -85,8 +89,9 @@ class Lease:
 
     async def beat(self) -> None:
         """One heartbeat. Raises what the database raises."""
-        before = time.monotonic()
-        await self._pool.execute(_BEAT, self.worker, self.ttl, self._knows, timeout=self.ttl)
+        before, ttl = time.monotonic(), self.pace.ttl
+        await self._pool.execute(_BEAT, self.worker, ttl, self._knows, timeout=ttl)
+        self.ttl = ttl
         if before >= self._valid_until:
             self._steady_since = before
             self._epoch += 1
@@ -96,12 +101,22 @@ class Lease:
 
     async def run(self) -> None:
         """Beat for ever; cancel it to stop."""
+        due, slow = time.monotonic(), False
         while True:
             try:
                 await self.beat()
             except TRANSIENT as trouble:
                 _logger.warning("no heartbeat", reason=type(trouble).__name__)
-            await asyncio.sleep(self._beat)
+            else:
+                self.pace.note(time.monotonic() - due)
+                self.on_beat()
+            if slow is not self.pace.pressed:
+                slow = not slow
+                say = _logger.warning if slow else _logger.info
+                said = "does not keep up" if slow else "keeps up again"
+                say(said, late=round(self.pace.late, 1), lease=round(self.pace.ttl, 1))
+            due = time.monotonic() + self.pace.beat
+            await asyncio.sleep(self.pace.beat)
 
     async def release(self) -> None:
         """Leave at once: what this worker still owns may be taken over without waiting."""
@@ -113,7 +128,8 @@ _BEAT: Final = """
 WITH gone AS (
     DELETE FROM evosaga.workers WHERE lease_until < now() - interval '1 hour'
 )
-INSERT INTO evosaga.workers (worker_id, lease_until, knows)
-VALUES ($1, now() + make_interval(secs => $2), $3)
-ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
+INSERT INTO evosaga.workers (worker_id, lease_until, knows, lease_seconds)
+VALUES ($1, now() + make_interval(secs => $2), $3, $2)
+ON CONFLICT (worker_id) DO UPDATE
+SET lease_until = excluded.lease_until, lease_seconds = excluded.lease_seconds
 """

@@ -8,11 +8,20 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from events.model import Recorded, SagaEvent, SagaFailed, SagaResumed, StepFailed
+from events.model import (
+    CompensationStarted,
+    Recorded,
+    SagaEvent,
+    SagaFailed,
+    SagaResumed,
+    StepFailed,
+    StepStarted,
+)
 from orchestrator.state import State, evolve, replay
 from sagas.catalogue import Catalogue
 from sagas.definition import Saga
 
+_CLAIMS: Final = frozenset({StepStarted, CompensationStarted})
 _DOUBTFUL: Final = frozenset({StepFailed, SagaFailed, SagaResumed})
 
 
@@ -38,6 +47,10 @@ class Live:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     let_go: bool = False
     """Whether its row says that it is nobody's until it is due."""
+    claim: int | None = None
+    """The sequence at which the attempt that is out was claimed."""
+    held: SagaEvent | None = None
+    """What its row says of that claim: it was held again, and nobody was at it since."""
     _plan: tuple[list[SagaEvent], State] | None = None
 
     def plan(self, events: Sequence[SagaEvent], state: State) -> None:
@@ -51,6 +64,8 @@ class Live:
         else:
             for event in events:
                 self.state = evolve(self.state, event)
+        if events:
+            self.claim = self.state.sequence - 1 if self.state.in_flight else None
         for event in events:
             if type(event) in _DOUBTFUL:
                 self._note_doubt(event, at)
@@ -73,7 +88,8 @@ class Live:
         saga, data = _definition(catalogue, saga_id, state)
         causation = state.start.command_id if state.start else None
         now = time.monotonic()
-        return Live(saga_id, saga, data, state, correlation_id, causation, now, now)
+        claim = state.sequence - 1 if state.in_flight else None
+        return Live(saga_id, saga, data, state, correlation_id, causation, now, now, claim=claim)
 
     @staticmethod
     def revived(catalogue: Catalogue, history: Sequence[Recorded], now: datetime) -> "Live":
@@ -82,6 +98,7 @@ class Live:
         Raises ``UnknownSaga``, ``IllegalTransition`` or pydantic's ``ValidationError``.
         """
         first, state = history[0], replay(recorded.event for recorded in history)
+        at = _times(history, now)
         saga, data = _definition(catalogue, first.saga_id, state)
         clock = time.monotonic() - now.timestamp()
         live = Live(
@@ -91,12 +108,26 @@ class Live:
             state,
             first.correlation_id,
             first.causation_id,
-            started_at=first.recorded_at.timestamp() + clock,
-            last_at=history[-1].recorded_at.timestamp() + clock,
+            started_at=at[0] + clock,
+            last_at=at[-1] + clock,
+            claim=max((r.sequence for r in history if type(r.event) in _CLAIMS), default=None),
         )
-        for recorded in history:
-            live._note_doubt(recorded.event, recorded.recorded_at.timestamp() + clock)
+        for recorded, moment in zip(history, at, strict=True):
+            live._note_doubt(recorded.event, moment + clock)
         return live
+
+
+def _times(history: Sequence[Recorded], now: datetime) -> list[float]:
+    """When each event was committed, on the clock as it is now.
+
+    Nothing happened later than what came after it. Where that is not what was recorded, the
+    clock has been put back, and an age would be counted from a moment that is still to come.
+    """
+    times, latest = [], now.timestamp()
+    for recorded in reversed(history):
+        latest = min(latest, recorded.recorded_at.timestamp())
+        times.append(latest)
+    return times[::-1]
 
 
 def _definition(catalogue: Catalogue, saga_id: UUID, state: State) -> tuple[Saga, Any]:

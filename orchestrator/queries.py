@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 from pydantic import ValidationError
 
+from events.clock import LIVING
 from events.commands import saga_id_of
 from events.database import Queryable
 from events.log import recorded_from
@@ -52,6 +53,10 @@ class SagaView:
     next_at: datetime | None
     owner: str | None
     sequence: int
+    held_claim: int | None = None
+    holds: int | None = None
+    scheduled_at: datetime | None = None
+    """These three are about holds that no event tells of (``orchestrator.holding``)."""
 
     @property
     def over(self) -> bool:
@@ -136,7 +141,7 @@ async def history(pool: Queryable, saga_id: UUID, after: int = -1) -> list[Recor
 async def living_workers(pool: Queryable) -> int:
     """How many workers show a sign of life."""
     count: int = await pool.fetchval(
-        "SELECT count(*) FROM evosaga.workers WHERE lease_until > now()"
+        f"SELECT count(*) FROM evosaga.workers WHERE {LIVING}"  # noqa: S608  # constants only
     )
     return count
 
@@ -164,6 +169,6 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
 _SELECT: Final = """
 SELECT saga_id, saga, version, status, business_key, organization_id, instance_name, command_id,
        step, direction, attempt, code, message, existing_instance, behind, created_at,
-       updated_at, next_at, owner, next_sequence AS sequence
+       updated_at, next_at, owner, next_sequence AS sequence, held_claim, holds, scheduled_at
 FROM evosaga.sagas
 """

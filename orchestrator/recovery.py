@@ -9,14 +9,17 @@ import asyncio
 import random
 from typing import Final
 
+import asyncpg
 import structlog
 from redis.asyncio import Redis
 
 from events import streams
+from events.clock import LIVING, PUT_BACK
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
 from events.relay import KEEP_SECONDS
 from orchestrator.engine import Engine
+from orchestrator.holding import Taken
 from orchestrator.lease import Lease
 
 _logger = structlog.get_logger("evosaga.recovery")
@@ -46,7 +49,8 @@ class Recovery:
                     pass
             except TRANSIENT as trouble:
                 _logger.warning("sweep waits", reason=type(trouble).__name__)
-            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+            pause = _EVERY * self._lease.pace.slower
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
 
     async def sweep(self) -> int:
         """One look; how many sagas were taken."""
@@ -54,12 +58,13 @@ class Recovery:
         if room == 0:
             return 0
         known = self._engine.catalogue.versions
+        self._engine.pin()  # what is taken over rests on the lease as it is before
         rows = await self._pool.fetch(
             _TAKE,
             self._lease.worker,
             room,
             _GRACE,
-            list(self._engine.driving),
+            list(self._engine.left_alone),
             [name for name, _ in known],
             [version for _, version in known],
             self._lease.steady,
@@ -69,7 +74,8 @@ class Recovery:
             # A paused owner may have woken up and gone on in between: then it is not lost.
             at = {row["saga_id"]: row["next_sequence"] for row in rows}
             still = {id_: told for id_, told in histories.items() if len(told) == at[id_]}
-            wrong = self._engine.take_over(still, rows[0]["now"])
+            taken = {row["saga_id"]: _taken(row) for row in rows}
+            wrong = self._engine.take_over(still, rows[0]["now"], taken)
             wrong |= dict.fromkeys(at.keys() - histories.keys(), _UNREADABLE)
             for saga_id, why in wrong.items():
                 await self._engine.set_aside(saga_id, at[saga_id], why)
@@ -80,6 +86,18 @@ class Recovery:
                 if sagas:
                     _logger.info(event, sagas=sagas)
         return len(rows)
+
+
+def _taken(row: asyncpg.Record) -> Taken:
+    return Taken(
+        row["was"],
+        row["put_back"],
+        row["held_claim"],
+        row["holds"],
+        row["doubted_at"],
+        row["code"],
+        row["message"],
+    )
 
 
 async def tidy(redis: Redis, every: float = 60.0) -> None:
@@ -98,23 +116,27 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
 # Subqueries, not a join: when another worker took the row while we waited for its lock, Postgres
 # asks again with the new row, and only a subquery is then looked up anew.
 # An owner without a row has left and is not waited for. One that is merely silent is believed
-# to be dead only by a worker that has itself been seen without a break.
-_TAKE: Final = """
+# to be dead only by a worker that has itself been seen without a break. What has a time that lies
+# ahead of a clock that was put back is looked at; what a living worker drives, by that one alone.
+_TAKE: Final = f"""
 WITH due AS (
-    SELECT saga_id, owner FROM evosaga.sagas AS saga
+    SELECT saga_id, owner, {PUT_BACK} AND next_at > now() AS put_back FROM evosaga.sagas AS saga
     JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
     WHERE status IN ('running', 'compensating') AND saga_id <> ALL($4)
       AND CASE
-          WHEN owner IS NULL THEN next_at <= now()
+          WHEN owner IS NULL THEN next_at <= now() OR {PUT_BACK}
           WHEN NOT EXISTS (SELECT FROM evosaga.workers WHERE worker_id = saga.owner) THEN true
-          WHEN EXISTS (SELECT FROM evosaga.workers
-                       WHERE worker_id = saga.owner AND lease_until <= now()) THEN $7::boolean
+          WHEN NOT EXISTS (SELECT FROM evosaga.workers
+                           WHERE worker_id = saga.owner AND {LIVING}) THEN $7::boolean
+          WHEN owner = $1 AND {PUT_BACK} THEN true
           ELSE next_at <= now() - make_interval(secs => $3)
       END
     ORDER BY next_at LIMIT $2
     FOR UPDATE OF saga SKIP LOCKED
 )
-UPDATE evosaga.sagas AS saga SET owner = $1, next_at = now() + interval '60 seconds'
+UPDATE evosaga.sagas AS saga
+SET owner = $1, next_at = now() + interval '60 seconds', scheduled_at = now()
 FROM due WHERE saga.saga_id = due.saga_id
-RETURNING saga.saga_id, saga.next_sequence, due.owner AS was, now() AS now
-"""
+RETURNING saga.saga_id, saga.next_sequence, due.owner AS was, now() AS now, due.put_back,
+    saga.held_claim, saga.holds, saga.doubted_at, saga.code, saga.message
+"""  # noqa: S608  # constants only

@@ -27,6 +27,7 @@ from orchestrator.intake.accept import Accepted, Request, accept, understand
 from orchestrator.intake.proving import needs_proof, understand_all
 from orchestrator.intake.reading import Message, subscribed
 from orchestrator.intake.turns import Turns
+from orchestrator.outages import passes
 from orchestrator.steering.steer import STEERING, UNKNOWN_VERSION, Again, Steering, steer
 from sagas.world import World
 
@@ -191,6 +192,9 @@ class CommandReader:
             _logger.warning("steering waits", reason=type(trouble).__name__)
             return None
         except Exception as stumble:
+            if passes(stumble):
+                _logger.warning("steering waits", reason=type(stumble).__name__)
+                return None
             return await self._stumbled(message, stumble, command)
 
     async def _accept(
@@ -202,6 +206,9 @@ class CommandReader:
         try:
             answers = await self._commit([request for _, request in requests])
         except Exception as stumble:
+            if passes(stumble):  # nothing is acknowledged, so all of it comes again
+                _logger.warning("accepting waits", reason=type(stumble).__name__)
+                return [(message, None) for message, _ in requests]
             if len(requests) > 1:  # find the one, and let its neighbours through
                 return [one for request in requests for one in await self._accept([request])]
             [(message, request)] = requests
@@ -289,7 +296,10 @@ class CommandReader:
             _logger.warning("dead letter", message=message.id.decode(), code=refusal.code)
 
 
-_KNOWN: Final = "SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1"
+_KNOWN: Final = """
+SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1
+UNION ALL SELECT command_hash FROM evosaga.refused WHERE saga_id = $1
+"""
 _STEERED: Final = """
 SELECT EXISTS (SELECT FROM evosaga.saga_events WHERE saga_id = $1 AND causation_id = $2)
     OR EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $3 AND command_id = $2)

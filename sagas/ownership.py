@@ -17,7 +17,8 @@ _SHORTEST: Final = 32
 class UnknownKey(Exception):
     """Something was made under a secret key that is no longer configured.
 
-    The operator must put the old key back into EVOSAGA_SECRET_KEY, behind the new one.
+    The operator must put the old key back into EVOSAGA_SECRET_KEY, behind the new one, or has
+    given this process another one than the others.
     """
 
 
@@ -30,6 +31,11 @@ class KeyRing:
         self._keys = {_key_id(secret): secret.encode() for secret in secrets}
         self.current = next(iter(self._keys))
         """The id of the first key. It is recorded with what is made; it gives nothing away."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the keys, that of the first one first."""
+        return tuple(self._keys)
 
     def instance_token(self, saga_id: UUID, key_id: str) -> str:
         """The birthmark of the instance that this saga creates."""

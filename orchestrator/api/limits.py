@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from orchestrator.api.problems import Draw, Problem, answer, from_exception
+from orchestrator.outages import passes
 
 COMMAND_BYTES: Final = 64 * 1024
 WEBHOOK_BYTES: Final = 1024 * 1024
@@ -100,7 +101,8 @@ class Door:
                 await self._tell(problem, scope, receive, told)
         except Exception as error:
             where = _place(error)
-            _logger.error(
+            tell = _logger.warning if passes(error) else _logger.error
+            tell(
                 "request failed",
                 correlation_id=correlation_id,
                 error=type(error).__name__,

@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from redis.exceptions import RedisError
 
 from events import streams
+from events.clock import LIVING
 from events.database import TRANSIENT
 from orchestrator.api.parts import Parts
 
@@ -151,8 +152,8 @@ UNION ALL
 SELECT 'integrations', status, count(*) FROM healthcare.integrations
 WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY status
 """
-_WORK: Final = """
-SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS workers,
+_WORK: Final = f"""
+SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
        coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM evosaga.sagas
            WHERE status IN ('running', 'compensating'))), 0) AS oldest,
        greatest(0, coalesce(extract(epoch FROM now() - (SELECT min(next_at) FROM evosaga.sagas
@@ -160,4 +161,4 @@ SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS worke
        greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
            - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
            AS lag
-"""
+"""  # noqa: S608  # constants only

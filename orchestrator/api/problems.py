@@ -50,6 +50,7 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "blocked": (409, "Somebody else's thing is in the place of the saga's"),
     "expired": (409, "It came after its expirytime"),
     "refused": (409, "The command was refused, and nothing was touched"),
+    "no_longer_kept": (409, "The command was rejected, and the answer is no longer kept"),
     "already_connected": (409, "The phone is connected, so there is no QR code"),
     "no_qr_code": (409, "There is no QR code for it"),
     "oversized": (413, "The body is too large"),

@@ -111,10 +111,16 @@ async def _through(here: Parts, command: Command) -> Accepted:
 
 async def settled(watch: Watch, pool: Pool, accepted: Accepted, seconds: float) -> SagaView:
     """The saga once it is over, or as it is after so many seconds."""
-    if seconds > 0 and accepted.kind != "rejected":
+    known = accepted.kind != "known" or await find_saga(pool, str(accepted.saga_id)) is not None
+    if seconds > 0 and accepted.kind != "rejected" and known:
         await watch.over(accepted.saga_id, seconds)
     view = await find_saga(pool, str(accepted.saga_id))
-    assert view is not None
+    if view is None:
+        detail = (
+            "this command was rejected before, and the answer is no longer kept; nothing was "
+            "touched for it: send it again under another id if it is still wanted"
+        )
+        raise Problem("no_longer_kept", detail)
     return view
 
 

@@ -9,9 +9,11 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from events.clock import LIVING
 from orchestrator.cli import places
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.output import Output
+from orchestrator.cli.secret_keys import look_for_secret_keys
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
 from orchestrator.cli.variables import look_at_variables
@@ -115,6 +117,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
             yield finding
         async for finding in look_for_stranded(pool, list(servers_of(settings))):
             yield finding
+        async for finding in look_for_secret_keys(pool, settings):
+            yield finding
 
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
@@ -139,14 +143,14 @@ async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
 
 
 # The newest position is an upper bound: rolled back transactions leave gaps.
-_WORK: Final = """
-SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS workers,
+_WORK: Final = f"""
+SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
        (SELECT count(*) FROM evosaga.sagas WHERE status IN ('running', 'compensating')) AS active,
        (SELECT count(*) FROM evosaga.sagas WHERE status = 'failed') AS failed,
        greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
            - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
            AS behind
-"""
+"""  # noqa: S608  # constants only
 
 
 # --- Redis ------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def document(view: SagaView) -> dict[str, Any]:
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in (asdict(view) | {"over": view.over}).items()
+        if name not in ("held_claim", "scheduled_at")
     }
 
 
@@ -71,12 +72,13 @@ def moment(text: str, now: datetime, option: str = "--since") -> datetime:
 
 async def _status(settings: Settings, reference: str, out: Output) -> int:
     from orchestrator.explaining.story import steps_of
+    from orchestrator.holding import with_hold
     from orchestrator.queries import history
 
     async with places.postgres(settings) as pool:
         view = await find(pool, reference)
         told = await history(pool, view.saga_id)
-    steps = steps_of(told)
+    steps = steps_of(with_hold(view, told))
     if out.json:
         out.data(document(view) | {"steps": [step.as_dict() for step in steps]})
         return DONE

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from events.clock import LIVING
 from orchestrator.cli.asking import new_id
 from orchestrator.cli.following import Seen, follow
 from orchestrator.cli.picture import timeline
@@ -185,7 +186,7 @@ async def all_alive(pool: Pool, started: Sequence[Worker], log: Path) -> None:
     async def alive() -> bool:
         if any(worker.process.poll() is not None for worker in started):
             raise NotSo(f"the workers run: {_end_of(log)}")
-        names = await pool.fetch("SELECT worker_id FROM evosaga.workers WHERE lease_until > now()")
+        names = await pool.fetch(f"SELECT worker_id FROM evosaga.workers WHERE {LIVING}")  # noqa: S608
         return {pid_of(row["worker_id"]) for row in names} == {w.process.pid for w in started}
 
     await eventually(alive, "the workers are up", within=_PATIENCE)

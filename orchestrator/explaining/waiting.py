@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from events.model import Direction, Recorded
+from orchestrator.attempt import SECRET_KEY_UNKNOWN
 from orchestrator.decider import Rest, Run, advance, can_turn, expires
 from orchestrator.explaining.reason import Case, Why, ago, span, who_could
 from orchestrator.queries import SagaView
+from orchestrator.secret_keys import CURE
 from orchestrator.state import OPEN, State
 from sagas.definition import Kind, Saga, Step
 from sagas.steps.verdicts import SERVER_UNKNOWN
@@ -103,6 +105,8 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
     if isinstance(action, Rest):  # a decision is due and will be recorded in a moment
         return Why("It is about to take its next decision.", next_at=case.now)
     due = history[-1].recorded_at + timedelta(seconds=action.delay)
+    if case.view.held_claim is not None and case.view.next_at is not None:
+        due = case.view.next_at
     step, failure = action.step, state.failure
     what = _thing(step.name, action.direction)
     of = _which(state, step, action.direction, action.attempt)
@@ -114,8 +118,9 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
             f"It waits: {failure.message}.",
             (
                 f"{what[0].upper()}{what[1:]} has been held for {ago(since, case)}, "
-                f"{_times(state.holds)}. That costs no attempt: it goes on by itself when the "
-                "cause is gone.",
+                f"{_times(max(state.holds, case.view.holds or 0))}. That costs no attempt: it "
+                "goes on by itself when the cause is gone.",
+                *_again_now(case),
                 *_server(case),
                 *_stranded(case, state, action),
             ),
@@ -190,6 +195,13 @@ def _if_all_fail(case: Case, action: Run) -> str:
     return "when all have failed it is parked for a person to look."
 
 
+def _again_now(case: Case) -> tuple[str, ...]:
+    view = case.view
+    if view.held_claim is None or view.owner not in case.company.alive:
+        return ()
+    return (f"Worker {view.owner} is trying it again right now.",)
+
+
 def _held_since(history: Sequence[Recorded]) -> datetime:
     """When the first of the unbroken row of held attempts was recorded."""
     since = history[-1].recorded_at
@@ -235,6 +247,8 @@ _HELD_CURES: Final = {
     "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
     "evolution_unreachable": "is the Evolution server up? evosaga doctor",
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
+    SECRET_KEY_UNKNOWN: f"{CURE}: evosaga doctor; a worker that has the key goes on with it",
+    "dependency_unreachable": "is what the step calls up? evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from events.clock import LIVING
 from events.database import Pool
 from events.model import CompensationSucceeded, Recorded
 from orchestrator import queries
@@ -18,6 +19,7 @@ from orchestrator.explaining.reason import Company as Company
 from orchestrator.explaining.reason import Why as Why
 from orchestrator.explaining.reason import ago, who_could
 from orchestrator.explaining.waiting import waiting_for
+from orchestrator.holding import with_hold
 from orchestrator.queries import SagaView
 from orchestrator.state import IllegalTransition, State, replay
 from orchestrator.stumbling import STUMBLED
@@ -62,7 +64,7 @@ def breaker_of(servers: Mapping[str, EvolutionApi], server: str) -> BreakerState
 async def company(pool: Pool) -> Company:
     """The workers as the database knows them."""
     rows = await pool.fetch(
-        "SELECT worker_id, lease_until > now() AS alive, knows FROM evosaga.workers"
+        f"SELECT worker_id, {LIVING} AS alive, knows FROM evosaga.workers"  # noqa: S608  # constants
     )
     said = {row["worker_id"]: row["knows"] for row in rows if row["knows"]}
     return Company(
@@ -93,6 +95,8 @@ def why(case: Case) -> Why:
     if case.history is None:
         return _unreadable(case, "of a type or shape that this release does not know")
     try:
+        case = replace(case, history=with_hold(view, case.history))
+        assert case.history is not None
         state = replay(recorded.event for recorded in case.history)
         if view.status == "failed":
             return _parked(case, state)

@@ -224,6 +224,8 @@ WITH planned_once AS MATERIALIZED (
     SELECT set_config('plan_cache_mode', 'force_generic_plan', true)
 )
 SELECT saga_id, command_hash FROM planned_once LEFT JOIN evosaga.sagas ON saga_id = ANY($1)
+UNION ALL
+SELECT saga_id, command_hash FROM evosaga.refused WHERE saga_id = ANY($1)
 """
 _INSERT_ROWS: Final = """
 INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 
 from events.cancelling import obey_cancel
+from events.clock import LEEWAY
 from events.database import TRANSIENT, Pool
 from orchestrator.config import Settings
 from orchestrator.intake.gate import Gate
@@ -26,6 +27,7 @@ from orchestrator.keeping.health import Doctor
 from orchestrator.keeping.listing import may_come_back
 from orchestrator.keeping.reconcile import Keeper
 from orchestrator.lease import LeaseLost
+from orchestrator.outages import passes
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.chores")
@@ -114,7 +116,9 @@ class Chores:
         A chore that stumbles is told and comes again: that is no reason to stop a worker.
         """
         taken = time.monotonic()
-        due = await self.pool.fetchrow(_TAKE, chore.name, self.worker, self.lease, _IN_A_ROW)
+        due = await self.pool.fetchrow(
+            _TAKE, chore.name, self.worker, self.lease, _IN_A_ROW, chore.every
+        )
         if due is None:
             return False
         term = _Term(taken + self.lease * 0.9)
@@ -126,7 +130,8 @@ class Chores:
             _logger.warning("chore failed", chore=chore.name, reason=type(trouble).__name__)
         except Exception as stumble:
             came = Came({"failed": type(stumble).__name__}, unfinished=True)
-            _logger.error("chore stumbled", chore=chore.name, error=type(stumble).__name__)
+            tell = _logger.warning if passes(stumble) else _logger.error
+            tell("chore stumbled", chore=chore.name, error=type(stumble).__name__)
         finally:
             keep.cancel()
             await asyncio.gather(keep, return_exceptions=True)
@@ -197,11 +202,14 @@ VALUES ($1, now() + make_interval(secs => $2))
 ON CONFLICT (name) DO UPDATE SET
     next_at = least(known.next_at, now() + make_interval(secs => $3))
 """
-_TAKE: Final = """
+_TAKE: Final = f"""
 UPDATE evosaga.chores SET leader = $2, lease_until = now() + make_interval(secs => $3)
-WHERE name = $1 AND next_at <= now() AND (leader IS NULL OR lease_until < now())
+WHERE name = $1
+  AND (next_at <= now() OR next_at > now() + make_interval(secs => $5) + {LEEWAY})
+  AND (leader IS NULL OR lease_until < now()
+       OR lease_until > now() + make_interval(secs => $3) + {LEEWAY})
 RETURNING coalesce((last_result ->> $4::text)::int, 0) AS unfinished
-"""
+"""  # noqa: S608  # constants only
 _KEEP: Final = """
 UPDATE evosaga.chores SET lease_until = now() + make_interval(secs => $3)
 WHERE name = $1 AND leader = $2 RETURNING true

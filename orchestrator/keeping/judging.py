@@ -112,7 +112,7 @@ def judge(
         return None
     well = state in WELL
     same = record is not None and (record.state in WELL) == well
-    base = record if record is not None else Record(state, now, looks=0)
+    base = _of_this_clock(record, now) if record is not None else Record(state, now, looks=0)
     new = replace(
         base,
         state=state,
@@ -145,6 +145,16 @@ def judge(
         number=_number(one, state),
         reconnect=reconnect and due,
         alert=alert,
+    )
+
+
+def _of_this_clock(record: Record, now: datetime) -> Record:
+    """Without what only a clock that was put back since can have written."""
+    due, latest = record.next_reconnect_at, now + timedelta(seconds=_LONGEST_PAUSE * 1.25)
+    return replace(
+        record,
+        since=min(record.since, now),
+        next_reconnect_at=now if due is not None and due > latest else due,
     )
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from events.clock import LEEWAY
 from events.database import Pool
 from orchestrator.keeping.plan import Drift
 
@@ -105,7 +106,8 @@ WITH gone AS (
 DELETE FROM evosaga.sightings USING gone
 WHERE sightings.what = gone.what AND sightings.instance_name = gone.instance_name
 """
-_NOTE: Final = """
+# A clock that was put back must not make a drift look younger than it is.
+_NOTE: Final = f"""
 INSERT INTO evosaga.sightings AS old (what, instance_name, organization_id, servers)
 SELECT what, instance_name, organization_id,
        ARRAY(SELECT jsonb_array_elements_text(servers::jsonb))
@@ -113,12 +115,14 @@ FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[])
     AS new (what, instance_name, organization_id, servers)
 ORDER BY what, instance_name
 ON CONFLICT (what, instance_name) DO UPDATE SET last_seen = now(), looks = old.looks + 1,
+    first_seen = least(old.first_seen, now()),
+    repaired_at = CASE WHEN old.repaired_at <= now() + {LEEWAY} THEN old.repaired_at END,
     organization_id = excluded.organization_id, servers = excluded.servers
 RETURNING what, instance_name, first_seen, looks, repairs,
     looks > 1 AND first_seen <= now() - make_interval(secs => $5) AND (repaired_at IS NULL
         OR repaired_at <= now() - make_interval(secs =>
             least($6, greatest($5, $7) * 2.0 ^ least(repairs, 30)))) AS ripe
-"""
+"""  # noqa: S608  # constants only
 _REPAIRED: Final = """
 UPDATE evosaga.sightings SET repairs = repairs + 1, repaired_at = now(), looks = 0
 WHERE what = $1 AND instance_name = $2 AND repairs = $3

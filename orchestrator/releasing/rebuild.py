@@ -17,6 +17,7 @@ import asyncpg
 from events.database import Pool
 from events.model import CompensationStarted, Recorded, StepStarted
 from orchestrator.decider import Rest, Run, decide, expires
+from orchestrator.holding import claim_of
 from orchestrator.projection import row
 from orchestrator.releasing.scanning import Told, batches, read
 from orchestrator.state import IllegalTransition, replay
@@ -103,7 +104,7 @@ async def rebuild(
 ) -> Report:
     """Compare every row with the log and, unless it is only a ``check``, write what differs."""
     report = Report()
-    async for histories, rows in batches(pool, _IDS, ", ".join(_COLUMNS)):
+    async for histories, rows in batches(pool, _IDS, ", ".join((*_COLUMNS, "held_claim"))):
         wrong: dict[UUID, _Wrong] = {}
         for told in histories:
             report.events += len(told.history)
@@ -129,8 +130,10 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> tu
     """The columns that are wrong, ``*`` for a row that is not there."""
     if found is None:
         return ("*",)
-    # That a worker stumbles over a saga is in no history, only in its row.
-    told = {"code", "message"} if found["code"] == STUMBLED else frozenset()
+    # That a worker stumbles over a saga is in no history, only in its row, and that what was held
+    # is held again, and why.
+    held = found["held_claim"] is not None and found["held_claim"] == wanted["claim"]
+    told = {"code", "message"} if held or found["code"] == STUMBLED else frozenset()
     wrong = [
         name
         for name in _COLUMNS
@@ -198,6 +201,7 @@ def row_of(catalogue: Catalogue, told: Told) -> dict[str, Any]:
         "behind": getattr(start, "behind", None),
         "next_at": _due(first.recorded_at, last.recorded_at, seen.due_in, seen.due_by),
         "owner": seen.owner,
+        "claim": claim_of(told.history),
     }
 
 
@@ -265,7 +269,8 @@ _WRITE: Final = f"""
 INSERT INTO evosaga.sagas AS saga ({_NAMES})
 SELECT {_NAMES} FROM jsonb_to_recordset($1::jsonb) AS told ({_TYPED})
 ON CONFLICT (saga_id) DO UPDATE SET {_SET},
-    owner = CASE WHEN excluded.next_at IS NOT NULL THEN coalesce(saga.owner, excluded.owner) END,
+    owner = CASE WHEN excluded.next_at IS NOT NULL AND saga.held_claim IS NOT NULL THEN saga.owner
+                 WHEN excluded.next_at IS NOT NULL THEN coalesce(saga.owner, excluded.owner) END,
     next_at = CASE WHEN excluded.next_at IS NOT NULL
               THEN coalesce(saga.next_at, excluded.next_at) END
 """  # noqa: S608  # constants only

@@ -5,7 +5,7 @@ event's cause. A replay looks at the world before it goes on: what was done and 
 again, and what is somebody else's by now stops it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -187,11 +187,13 @@ def _append(
     owner = flight.worker if flight else None
     next_ = decide(saga, after) if saga is not None else None
     action = next_ if isinstance(next_, Run) else Rest("in flight")
+    # While an attempt is out its row is its driver's, or nobody's if it is held under that claim.
+    told = replace(row(after, action, owner, lease), kept=flight is not None)
     return Append(
         history[0].saga_id,
         state.sequence,
         [event],
-        row(after, action, owner, lease),
+        told,
         history[0].correlation_id,
         cause,
     )

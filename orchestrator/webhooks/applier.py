@@ -29,6 +29,7 @@ from events.notices import Notice
 from orchestrator import routing
 from orchestrator.integrations.connection import Integration, integrations, look, settle
 from orchestrator.lease import LeaseLost
+from orchestrator.outages import passes
 from orchestrator.webhooks.hints import QR, Heard, Hint, merge
 from orchestrator.webhooks.pacing import SELDOMEST, Pace, again_in
 from sagas.steps import cache
@@ -98,7 +99,8 @@ class Applier:
                 _logger.warning("webhooks wait", reason=type(trouble).__name__)
                 pause = 1.0
             except Exception as stumble:  # a hint is never a reason to stop a worker
-                _logger.error("webhooks stumbled", error=type(stumble).__name__)
+                tell = _logger.warning if passes(stumble) else _logger.error
+                tell("webhooks stumbled", error=type(stumble).__name__)
                 pause = 5.0
             obey_cancel()
             with contextlib.suppress(TimeoutError):
@@ -109,7 +111,7 @@ class Applier:
     async def pump(self) -> bool:
         """Take what is due; True when there may be more."""
         await self._tidy()
-        due = [_stored(row) for row in await self.pool.fetch(_DUE, _BATCH)]
+        due = [_stored(row) for row in await self.pool.fetch(_DUE, _BATCH, SELDOMEST + 1)]
         if not due:
             return False
         ids = list({it.integration_id for it in due if it.integration_id})
@@ -189,7 +191,8 @@ class Applier:
         except (LeaseLost, *TRANSIENT) as trouble:
             _logger.warning("a look waits", reason=type(trouble).__name__)
         except Exception as stumble:  # the hints come again when their time is over
-            _logger.error("a look stumbled", error=type(stumble).__name__)
+            tell = _logger.warning if passes(stumble) else _logger.error
+            tell("a look stumbled", error=type(stumble).__name__)
         finally:
             self._nudge.set()
 
@@ -245,7 +248,9 @@ def _stored(row: asyncpg.Record) -> Stored:
 
 _DUE: Final = """
 SELECT id, integration_id, instance_name, event, state, reason, told_at, tries
-FROM evosaga.webhooks WHERE applied_at IS NULL AND due_at <= now() ORDER BY due_at, id LIMIT $1
+FROM evosaga.webhooks
+WHERE applied_at IS NULL AND (due_at <= now() OR due_at > now() + make_interval(secs => $2))
+ORDER BY due_at, id LIMIT $1
 """
 _BEING_MADE: Final = """
 SELECT saga_id, instance_name FROM evosaga.sagas

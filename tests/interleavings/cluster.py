@@ -8,12 +8,14 @@ reconciler are written down here once more on dicts, in a few lines each; what t
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from events.commands import STEERING, BadCommand, Command
 from events.model import FollowUp, SagaEvent, SagaRejected
 from orchestrator.decider import can_turn
+from orchestrator.holding import Taken
 from orchestrator.intake import accept
 from orchestrator.state import State
 from orchestrator.steering.steer import Again, steer
@@ -217,7 +219,11 @@ class Cluster:
             events = self.database.history(saga.saga_id)
             return any(getattr(event, "worker", None) == worker.name for event in events)
         flight = saga.state.in_flight if saga.state is not None else None
-        return flight is not None and flight.worker == worker.name
+        if flight is None:
+            return False
+        # What was held is tried again under the claim that is there, by whoever has its row.
+        mine = saga.owner if saga.held_claim is not None else flight.worker
+        return mine == worker.name
 
     def tokens(self) -> dict[str, UUID]:
         """The birthmarks of all instances that were or may be made here, with their makers."""
@@ -256,9 +262,24 @@ class Cluster:
             takers = [w for w in self.awake() if saga.saga_id not in w.engine.driving]
             if takers:
                 self.notes["take-over"] += saga.owner is not None
+                self.notes["held again"] += saga.held_claim is not None
+                taken = {saga.saga_id: self._taken(saga)}
                 saga.owner, saga.next_at = takers[0].name, self.loop.now + 60.0
                 history = {saga.saga_id: [*self.database.events[saga.saga_id]]}
-                takers[0].runs(takers[0].engine.take_over, history, self.database.now())
+                takers[0].runs(takers[0].engine.pin)
+                takers[0].runs(takers[0].engine.take_over, history, self.database.now(), taken)
+
+    def _taken(self, saga: Status) -> Taken:
+        at = saga.doubted_at
+        return Taken(
+            saga.owner,
+            False,
+            saga.held_claim,
+            saga.holds,
+            datetime.fromtimestamp(at, UTC) if at is not None else None,
+            saga.row.code,
+            saga.row.message,
+        )
 
     def reconcile(self) -> None:
         """``orchestrator.keeping`` in short: what is ours and nobody's any more is removed.

@@ -9,11 +9,11 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from events.appending import Append, Appended, Row
-from events.log import VersionConflict
+from events.log import Hold, VersionConflict
 from events.model import Recorded, SagaEvent, SagaRejected, SagaStarted
 from orchestrator.state import IllegalTransition, State, evolve
 from sagas import weighing
@@ -43,6 +43,9 @@ class Status:
     row: Row = field(default_factory=lambda: Row("running"))
     owner: str | None = None
     next_at: float | None = None
+    held_claim: int | None = None
+    holds: int | None = None
+    doubted_at: float | None = None
 
     @property
     def behind(self) -> UUID | None:
@@ -101,7 +104,7 @@ class Database:
             except Exception:
                 self.integrations = before
                 raise
-            events += more
+            events = [*events, *more] if row.holds is None else []
         self.write(saga, events, row, append.causation_id)
         return Appended(events, self.now())
 
@@ -112,11 +115,32 @@ class Database:
             told.append(Recorded(**dict(zip(Recorded.model_fields, place, strict=True))))
             saga.sequence += 1
             saga.evolve(event)
+        if row.kept:  # its driver, or whoever tries again under a claim that is held, goes on
+            saga.row = replace(row, owner=saga.owner)
+            saga.next_at = at if saga.owner is None else saga.next_at
+            self.told(saga.saga_id, events)
+            return
         saga.row, saga.owner, saga.next_at = row, row.owner, None
+        saga.held_claim = saga.sequence - 1 if row.holds is not None else None
+        saga.holds, saga.doubted_at = row.holds, None
         if row.due_in is not None:
             by = at + row.due_in if row.due_by is None else saga.created_at + row.due_by
             saga.next_at = min(at + row.due_in, by)
         self.told(saga.saga_id, events)
+
+    def hold(self, hold: Hold) -> Literal["held", "moved", "lost"]:
+        """``EventLog.hold`` on dicts."""
+        saga, at = self.sagas[hold.saga_id], self.clock()
+        if saga.owner != hold.owner:
+            return "lost"
+        if saga.sequence != hold.sequence:
+            return "moved"
+        saga.owner, saga.held_claim, saga.holds = None, hold.claim, hold.holds
+        saga.row = replace(saga.row, owner=None, code=hold.code, message=hold.message)
+        by = saga.created_at + hold.due_by if hold.due_by is not None else at + hold.due_in
+        saga.next_at = min(at + hold.due_in, by)
+        saga.doubted_at = at if hold.in_doubt else saga.doubted_at
+        return "held"
 
     def found(self) -> weighing.Found:
         """Everything, as admission sees it."""

@@ -19,6 +19,8 @@ from typing import Any, Final, TypeAlias
 
 import orchestrator.attempt
 import orchestrator.engine
+import orchestrator.outages
+import orchestrator.parking
 import orchestrator.stumbling
 import sagas.steps.breaker
 from tests.interleavings.judge import problems
@@ -198,6 +200,8 @@ class _Ear:
 _LOGGERS: Final = (
     orchestrator.engine,
     orchestrator.attempt,
+    orchestrator.outages,
+    orchestrator.parking,
     orchestrator.stumbling,
     sagas.steps.breaker,
 )

@@ -35,6 +35,7 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "accept": ("crash", "sleep after"),
     "append": (*_WORKER, "doze", "cancel", "cancel elsewhere"),
     "join": ("refused", *_WORKER, "cancel elsewhere"),
+    "hold": (*_WORKER, "doze", "cancel elsewhere"),
     "read": ("crash", "sleep before", "sleep after"),
     "look": ("refused", "500", "sleep before", "sleep after", "cancel"),
     "create": _HTTP,

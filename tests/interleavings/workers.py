@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import UUID
 
 import httpx
 
 from events.appending import Append, Appended
-from events.log import EventLog
+from events.log import EventLog, Hold
 from events.model import Recorded
 from orchestrator.engine import Engine
 from orchestrator.lease import Lease
@@ -137,6 +137,12 @@ class Log:
             kind, lambda: self._db.commit(append), append.saga_id
         )
         return done
+
+    async def hold(self, hold: Hold) -> Literal["held", "moved", "lost"]:
+        said: Literal["held", "moved", "lost"] = await self._worker.op(
+            "hold", lambda: self._db.hold(hold), hold.saga_id
+        )
+        return said
 
     async def read(self, saga_id: UUID) -> list[Recorded]:
         read: list[Recorded] = await self._worker.op(

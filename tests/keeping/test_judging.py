@@ -68,6 +68,14 @@ def test_an_unclear_answer_changes_nothing() -> None:
     assert judge(seen(None, "open"), WELL, NOW, alert_after=900.0) is None
 
 
+def test_times_that_a_clock_put_back_left_ahead_hold_nothing_up() -> None:
+    ahead = NOW + timedelta(hours=30)
+    record = Record("down", ahead, looks=9, next_reconnect_at=ahead)
+    said = judged(seen(CLOSED, "close"), record)
+    assert said.reconnect
+    assert said.record.since == NOW
+
+
 @pytest.mark.parametrize("code", sorted(FINAL_CODES))
 def test_n7_a_final_code_is_believed_at_once_and_never_reconnected(code: int) -> None:
     record: Record | None = WELL

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events import streams
+from events.clock import LIVING
 from events.database import TRANSIENT, Queryable
 from orchestrator.queries import Filter, SagaView, list_sagas
 
@@ -202,7 +203,8 @@ JOIN evosaga.saga_events AS e ON e.saga_id = s.saga_id AND e.sequence = s.next_s
 WHERE s.status IN ('running', 'compensating') AND s.next_at IS NOT NULL AND s.code IS NOT NULL
   AND ($1::uuid IS NULL OR s.organization_id = $1)
   AND s.saga <> 'watch-instance'
-  AND e.type IN ('step.failed', 'compensation.failed') AND e.data ->> 'outcome' = 'held'
+  AND (s.held_claim IS NOT NULL
+       OR e.type IN ('step.failed', 'compensation.failed') AND e.data ->> 'outcome' = 'held')
 GROUP BY s.code, 5 ORDER BY count DESC, s.code, 5 LIMIT 10
 """
 
@@ -215,9 +217,9 @@ FROM (SELECT created_at, status FROM evosaga.sagas
 GROUP BY minute, status
 """
 
-_FLOW: Final = """
-SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS workers,
+_FLOW: Final = f"""
+SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
        greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
            - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
            AS unrelayed
-"""
+"""  # noqa: S608  # constants only

@@ -12,6 +12,7 @@ from orchestrator.api.pages.scale import duration
 from orchestrator.api.pages.timeline import Timeline, timeline
 from orchestrator.decider import can_turn
 from orchestrator.explaining.story import detail, steps_of
+from orchestrator.holding import with_hold
 from orchestrator.queries import SagaView
 from orchestrator.state import OPEN, State
 from sagas.definition import Saga
@@ -65,8 +66,9 @@ def tell(
 ) -> Told:
     """``definition`` is None when this release no longer knows the saga's version."""
     steps = definition.steps if definition else ()
-    stories = steps_of(history, [step.name for step in steps])
-    told = chronicle(history)
+    shown = with_hold(view, history)
+    stories = steps_of(shown, [step.name for step in steps])
+    told = chronicle(shown)
     listed = history if everything else history[-_NEWEST:]
     return Told(
         headline=headline(view, history),
