@@ -5,6 +5,7 @@ event's cause. A replay looks at the world before it goes on: what was done and 
 again, and what is somebody else's by now stops it.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -58,17 +59,25 @@ class Again:
 
 
 async def steer(
-    log: EventLog, world: World, catalogue: Catalogue, command: Command, engine: Engine | None
+    log: EventLog,
+    world: World,
+    catalogue: Catalogue,
+    command: Command,
+    engine: Engine | None,
+    too_soon: Callable[[], Awaitable[bool]] | None = None,
 ) -> Again | Literal["done", "known"]:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
 
     Without an ``engine`` at hand the next sweep of a worker finds what is due. A replay takes as
-    long as its look at the world, a few seconds at most.
+    long as its look at the world, a few seconds at most. ``too_soon`` is asked before a refusal:
+    whether what came before the wish had not been obeyed yet, and is now.
     """
     wish: Steering = checked(Steering, command)
     try:
         return await _steer(log, world, catalogue, command, wish, engine)
     except BadCommand as refusal:
+        if too_soon is not None and refusal.code in REFUSALS and await too_soon():
+            return await steer(log, world, catalogue, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
             return "known"
         raise
