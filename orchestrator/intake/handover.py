@@ -31,6 +31,8 @@ NOBODY: Final = "left-to-whoever-knows"
 """The consumer that owns what was left."""
 _SAGA_PATIENCE: Final = 600.0
 """Seconds that a wish waits at least which is about a saga whose definition nobody here has."""
+_SHAPE_PATIENCE: Final = 5.0
+"""Seconds that a command waits at least whose data another living worker may understand."""
 _ASK_AGAIN: Final = 5.0
 """Seconds after which is asked again whether a living worker knows what nobody has taken."""
 _PERHAPS: Final = frozenset({"unknown_type", "invalid_data", UNKNOWN_VERSION})
@@ -121,9 +123,9 @@ class Handover:
         return [message for message in mine if message.id in taken]
 
     def _wait(self, id_: bytes, command: Command) -> None:
-        patience = self._patience
-        if command.type in STEERING:
-            patience = max(patience, _SAGA_PATIENCE)
+        patience = max(self._patience, _SAGA_PATIENCE if command.type in STEERING else 0.0)
+        if command.type in self._catalogue.by_command:
+            patience = max(patience, _SHAPE_PATIENCE)
         self._until.setdefault(id_, time.monotonic() + patience)
 
     async def _foreign(self, command: Command, others: Set[str]) -> bool:
@@ -150,7 +152,7 @@ class Handover:
         return any(_named(one) == f"command {command.type}" for one in others)
 
     async def _others(self) -> frozenset[str]:
-        """What the other living workers say they know."""
+        """What the other living workers say they know, and those that were just interrupted."""
         return frozenset(row["known"] for row in await self._pool.fetch(_OTHERS, self._worker))
 
     async def _steered(self, command: Command) -> tuple[str, int] | None:
@@ -169,6 +171,6 @@ def _named(known: str) -> str:
 
 _OTHERS: Final = """
 SELECT DISTINCT unnest(knows) AS known FROM evosaga.workers
-WHERE lease_until > now() AND worker_id <> $1
+WHERE lease_until > now() - interval '1 minute' AND worker_id <> $1
 """
 _STEERED: Final = "SELECT saga, version FROM evosaga.sagas WHERE saga_id = $1"
