@@ -202,7 +202,7 @@ async def pending(
     found: dict[bytes, int] = {}
     begin: bytes | str = "-"
     while True:
-        rows = await redis.xpending_range(
+        rows: Any = await redis.xpending_range(
             COMMANDS, GROUP, min=begin, max=newest, count=_PAGE, consumername=consumer
         )
         found |= {row["message_id"]: row["time_since_delivered"] for row in rows}

@@ -27,7 +27,7 @@ from orchestrator.engine import Engine
 from orchestrator.intake import ordering
 from orchestrator.intake.accept import Accepted, Request, TooSoon, accept, understand
 from orchestrator.intake.handover import Handover
-from orchestrator.intake.proving import needs_proof, understand_all
+from orchestrator.intake.proving import as_told, needs_proof, understand_all
 from orchestrator.intake.reading import Message, subscribed
 from orchestrator.intake.turns import Turns
 from orchestrator.steering.steer import STEERING, Again, Steering, steer
@@ -218,6 +218,7 @@ class CommandReader:
     ) -> Accepted | Request | BadCommand | None:
         engine = self._engine
         try:
+            command = await as_told(self._pool, command)
             answer = await steer(
                 self._log,
                 self._world,

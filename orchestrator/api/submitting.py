@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from fastapi import Depends, Header, Query, Request
 from starlette.responses import JSONResponse
 from uuid_utils.compat import uuid7
 
-from events.commands import BadCommand, Command, checked_text, read_json
+from events.commands import BadCommand, Command, checked_text, read_json, saga_id_of
 from events.database import Pool
 from orchestrator.api.auth import Caller
 from orchestrator.api.parts import Parts
@@ -55,7 +56,8 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="the command's id: the same one again with the same content does nothing twice",
+        description="the command's id: the same one again with the same content does nothing twice."
+        " With a key of an organization it counts among that organization's ids alone",
     ),
 ]
 
@@ -66,6 +68,15 @@ def command_id(idempotency_key: str | None) -> str:
     if len(key) > 2 and key[0] == key[-1] == '"':  # as the IETF's draft writes it
         key = key[1:-1]
     return checked_text("Idempotency-Key", key) if key else str(uuid7())
+
+
+def chosen(who: Caller, idempotency_key: str | None, type_: str, data: dict[str, Any]) -> Command:
+    """A command under the id that the caller chose, or a new one. Raises ``BadCommand``.
+
+    What an organization's key has chosen counts among that organization's ids alone.
+    """
+    among = who.organization_id if idempotency_key else None
+    return Command(command_id(idempotency_key), type_, data, organization_id=among)
 
 
 async def body_object(request: Request, *, required: bool = True) -> dict[str, Any]:
@@ -86,6 +97,11 @@ async def submit(
 
     ``organization_id``: whose saga it would start, so that nobody can start them by the hundred.
     """
+    if command.organization_id is not None and await here.pool.fetchval(
+        _STORED, saga_id_of(command.id), command.organization_id
+    ):
+        # By an older release, or from the stream: it keeps its id, and this is a repetition.
+        command = replace(command, organization_id=None)
     if organization_id is not None:
         await _room(here, command, organization_id)
     async with asyncio.timeout(_COMMIT_SECONDS):
@@ -151,6 +167,9 @@ async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
         raise Problem("too_many_sagas", detail, headers={"Retry-After": "5"})
 
 
+_STORED: Final = """
+SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $1 AND organization_id = $2)
+"""
 _ROOM: Final = """
 SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $2) AS known,
        (SELECT count(*) FROM (

@@ -126,9 +126,10 @@ def _asked_before(history: list[Recorded], command: Command, wish: Steering) -> 
         event = recorded.event
         if isinstance(event, SagaResumed | SagaCancelRequested) and event.by == command.id:
             asked = "saga.replay" if isinstance(event, SagaResumed) else "saga.cancel"
-            if (asked, event.reason) != (command.type, wish.reason):
+            if (asked, event.reason) == (command.type, wish.reason):
+                return True
+            if not command.follow_up:  # which somebody else may only have given the same name
                 raise _conflict(command)
-            return True
     return False
 
 
@@ -216,4 +217,6 @@ def _anew(command: Command, state: State, first: Recorded) -> Command:
         data=data,
         correlation_id=first.correlation_id,
         causation_id=str(first.saga_id),
+        organization_id=command.organization_id,
+        follow_up=command.follow_up,
     )

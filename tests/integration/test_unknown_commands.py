@@ -136,8 +136,7 @@ async def test_what_a_living_worker_says_it_knows_is_left_to_it_however_long_it_
 ) -> None:
     monkeypatch.setattr(handover, "_ASK_AGAIN", 0.1)
     await pool.execute(
-        "INSERT INTO evosaga.workers (worker_id, lease_until, knows)"
-        " VALUES ('busy', now(), $1)",
+        "INSERT INTO evosaga.workers (worker_id, lease_until, knows) VALUES ('busy', now(), $1)",
         announced(ONLY_GREETING),
     )
     command = greeting()
