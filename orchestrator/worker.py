@@ -113,7 +113,7 @@ class CommandReader:
             return
         try:
             found = await self._handover.look()
-        except TRANSIENT as trouble:
+        except Exception as trouble:  # it lies there, and the next look comes in a second
             _logger.warning("taking over waits", reason=type(trouble).__name__)
             return
         if found:

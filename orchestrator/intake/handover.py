@@ -106,7 +106,7 @@ class Handover:
         others = await self._others() if fields else frozenset()
         mine: list[Message] = []
         for message in (Message(id_, found) for id_, found in fields.items()):
-            command = read_command(message.body())
+            command = _read(message)
             if message.id not in self._until:
                 if await self._foreign(command, others):
                     self._wait(message.id, command)
@@ -163,6 +163,14 @@ class Handover:
             return None
         row = await self._pool.fetchrow(_STEERED, wish.saga_id)
         return (row["saga"], row["version"]) if row else None
+
+
+def _read(message: Message) -> Command:
+    """The command; what this release can't even read is of a type that it does not know."""
+    try:
+        return read_command(message.body())
+    except BadCommand:
+        return Command("", "", {})
 
 
 def _named(known: str) -> str:

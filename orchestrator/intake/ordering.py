@@ -55,6 +55,7 @@ class Order:
         self._redis = redis
         self._worker = worker
         self._waiting: set[bytes] = set()
+        self._ahead: dict[bytes, frozenset[str]] = {}
         self._stopping = False
 
     def waits(self, message: Message) -> bool:
@@ -73,7 +74,7 @@ class Order:
         Raises what Redis raises.
         """
         places = [place(m, r.command, doubt.refusals.get(r.saga_id)) for m, r in requests]
-        late = await behind(self._redis, places)
+        late = await self._behind(places)
         self._waiting |= late
         sure = [(message, replace(request, doubtful=False)) for message, request in requests]
         queue = [(one, where) for one, where in zip(sure, places, strict=True) if where.id in late]
@@ -128,8 +129,29 @@ class Order:
         """Those whose turn has not come; they stay this worker's. Nobody waits for ever."""
         if time.monotonic() - began > LONGEST:
             return set()
-        late = await behind(self._redis, places)
+        late = await self._behind(places)
         await streams.keep(self._redis, self._worker, sorted(late))
+        return late
+
+    async def _behind(self, places: Sequence[Place]) -> set[bytes]:
+        """The ids of those before which something about the same is not acknowledged."""
+        own = {where.id for where in places}
+        pending = await streams.pending(self._redis, max(own, key=_rank))
+        ahead = [id_ for id_ in pending if id_ not in own]
+        # What an entry holds never changes, and who waits asks again and again.
+        told = {id_: self._ahead[id_] for id_ in ahead if id_ in self._ahead}
+        found = await streams.fields_of(self._redis, [id_ for id_ in ahead if id_ not in told])
+        told |= {id_: _told(Message(id_, fields)) for id_, fields in found.items()}
+        self._ahead = told
+        others = [Place(id_, about) for id_, about in told.items()]
+        late: set[bytes] = set()
+        blocked: set[str] = set()
+        for where in sorted((*others, *places), key=lambda where: _rank(where.id)):
+            if where.id not in own:
+                blocked |= where.about
+            elif blocked & where.about:
+                late.add(where.id)
+                blocked |= where.about
         return late
 
 
@@ -140,26 +162,6 @@ def place(message: Message, command: Command, refusal: Refusal | None = None) ->
         more = (refusal.organization_id, refusal.instance_name, refusal.existing_instance)
         about |= {_same(value) for value in more if value is not None}
     return Place(message.id, about)
-
-
-async def behind(redis: Redis, places: Sequence[Place]) -> set[bytes]:
-    """The ids of those whose turn has not come. Raises what Redis raises."""
-    if not places:
-        return set()
-    own = {one.id: one for one in places}
-    newest = max(own, key=_rank)
-    ahead = [id_ for id_ in await streams.pending(redis, newest) if id_ not in own]
-    found = await streams.fields_of(redis, ahead)
-    others = [Place(id_, _told(Message(id_, fields))) for id_, fields in found.items()]
-    late: set[bytes] = set()
-    blocked: set[str] = set()
-    for one in sorted((*others, *places), key=lambda one: _rank(one.id)):
-        if one.id not in own:
-            blocked |= one.about
-        elif blocked & one.about:
-            late.add(one.id)
-            blocked |= one.about
-    return late
 
 
 def _told(message: Message) -> frozenset[str]:

@@ -238,6 +238,19 @@ async def test_what_waits_circles_nowhere_and_is_not_trimmed(
     assert asked[1] - asked[0] <= 40, "each worker has read each once"
 
 
+async def test_what_a_newer_release_could_read_and_this_one_can_not_stops_nobody(
+    settings: Settings, redis: Redis
+) -> None:
+    await streams.ensure_group(redis)
+    await redis.xadd(streams.COMMANDS, {"data": "x" * 70_000})
+    await redis.xreadgroup(streams.GROUP, NOBODY, {streams.COMMANDS: ">"})
+    async with running_worker(settings, OLD) as worker:
+        await eventually(lambda: nothing_pending(redis))
+        assert not worker.failed.done()
+    [letter] = await dead_letters(redis)
+    assert letter["code"] == "oversized"
+
+
 async def test_one_that_was_deleted_from_the_stream_meanwhile_is_forgotten(
     patient: Settings, redis: Redis
 ) -> None:
