@@ -102,6 +102,8 @@ async def submit(
     ):
         # By an older release, or from the stream: it keeps its id, and this is a repetition.
         command = replace(command, organization_id=None)
+    if who.organization_id is not None:
+        await _own_name(here, who.organization_id, command)
     if organization_id is not None:
         await _room(here, command, organization_id)
     async with asyncio.timeout(_COMMIT_SECONDS):
@@ -158,6 +160,17 @@ async def as_it_is(here: Parts, accepted: Accepted) -> JSONResponse:
     return on_its_way(view.saga_id, view.status, view.instance_name)
 
 
+async def _own_name(here: Parts, own: UUID, command: Command) -> None:
+    """Refuse a create under the name that belongs to somebody else's saga, there or to come."""
+    derived = _DERIVED.fullmatch(str(command.data.get("instance_name", "")))
+    if derived is None or command.type != "integration.create":
+        return
+    its = UUID(derived[1])
+    if its != command.saga_id and not await here.pool.fetchval(_STORED, its, own):
+        said = "instance_name: wa- and a UUID is the name that a saga gives; choose another"
+        raise BadCommand("invalid_data", f"{said}, or leave it out")
+
+
 async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
     """Whether another saga of the organization may start. A repeated command always may."""
     most = here.settings.organization_sagas
@@ -167,6 +180,7 @@ async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
         raise Problem("too_many_sagas", detail, headers={"Retry-After": "5"})
 
 
+_DERIVED: Final = re.compile("wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _STORED: Final = """
 SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $1 AND organization_id = $2)
 """

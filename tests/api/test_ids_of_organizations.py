@@ -99,6 +99,25 @@ async def test_an_id_that_is_another_ones_instance_hides_it_from_nobody(
     assert problem(cancelled)["code"] == "not_cancellable", "it is ours, and completed"
 
 
+async def test_nobody_takes_the_name_that_a_saga_of_another_one_will_give(
+    ours: httpx.AsyncClient, theirs: httpx.AsyncClient
+) -> None:
+    """Whoever guesses an id could work out the saga's, and so the instance's name."""
+    coming = f"wa-{saga_id_of('order-17', OURS)}"
+    squatter = asked(organization_id=str(THEIRS), instance_name=coming)
+    for answer in (
+        await theirs.post(CREATE, json=squatter),
+        await theirs.post("/commands", json=given("x", **squatter)),
+    ):
+        assert (answer.status_code, problem(answer)["code"]) == (422, "invalid_data")
+    made = await ours.post(CREATE, json=asked(), headers=key("order-17"))
+    assert (made.status_code, made.json()["instance_name"]) == (201, coming)
+    # What was one's own may be so again.
+    assert (await ours.delete(f"/integrations/evolution/{coming}")).status_code == 200
+    again = await ours.post(CREATE, json=asked(instance_name=coming))
+    assert (again.status_code, again.json()["instance_name"]) == (201, coming)
+
+
 async def test_cancels_and_replays_of_two_organizations_may_have_the_same_id(
     ours: httpx.AsyncClient, theirs: httpx.AsyncClient, evolution: SimulatedEvolution
 ) -> None:

@@ -208,6 +208,29 @@ async def test_what_is_about_something_else_holds_up_no_refusal(
     assert (told.status, told.code) == ("rejected", "not_found")
 
 
+async def test_what_is_accepted_is_not_looked_at_twice(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 3600.0)
+    accepted: list[int] = []
+    real = orchestrator.intake.accept.accept
+
+    async def counted(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+        accepted.append(len(requests))
+        return await real(pool, world, worker, requests)
+
+    monkeypatch.setattr(orchestrator.worker, "accept", counted)
+    commands = [create() for _ in range(20)]
+    await streams.publish_commands(redis, commands)
+    await redis.config_resetstat()
+    async with running_worker(settings):
+        for command in commands:
+            assert (await outcome(pool, command["id"])).status == "completed"
+        stats: Any = await redis.info("commandstats")
+    assert accepted == [20]
+    assert "cmdstat_xrange" not in stats
+
+
 async def test_nobody_waits_for_ever(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
