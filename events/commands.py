@@ -22,6 +22,8 @@ LARGEST: Final = 64 * 1024
 DEEPEST: Final = 32
 """Levels of arrays and objects a command may have."""
 
+_ORGANIZATIONS: Final = UUID("0b9c1f5e-6d0a-4c57-9e4b-7a51f3f0c2d8")
+_RESERVED: Final = bytes.fromhex("e705a6a0f011")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -55,11 +57,17 @@ class Command:
     causation_id: str | None = None
     expires_at: datetime | None = None
     """When nobody wants it obeyed any more; has a time zone."""
+    organization_id: UUID | None = None
+    """The organization whose key gave the id: then it counts among that organization's alone."""
+    follow_up: bool = False
+    """Whether an event of the log has brought it: such ids count among themselves."""
 
     @property
     def saga_id(self) -> UUID:
-        """The id itself when it is a UUID, else the UUIDv5 of it in the URL namespace."""
-        return saga_id_of(self.id)
+        """The id of the saga that it starts."""
+        if self.follow_up:
+            return _reserved_for(self.id)
+        return saga_id_of(self.id, self.organization_id)
 
     @property
     def hash(self) -> str:
@@ -70,11 +78,32 @@ class Command:
         return hashlib.sha256(body.encode()).hexdigest()
 
 
-def saga_id_of(command_id: str) -> UUID:
-    """The saga id that belongs to a command id."""
-    if _UUID.fullmatch(command_id):
-        return UUID(command_id)
-    return uuid5(NAMESPACE_URL, command_id)
+def saga_id_of(command_id: str, organization_id: UUID | None = None) -> UUID:
+    """The saga id that belongs to a command id.
+
+    Among everybody's ids it is the id itself when that is a UUID, else the UUIDv5 of it in the URL
+    namespace. Among an ``organization_id``'s it is the UUIDv5 in a namespace of its own.
+    """
+    literal = literal_id(command_id)
+    if organization_id is not None:
+        namespace = uuid5(_ORGANIZATIONS, str(organization_id))
+        return uuid5(namespace, command_id if literal is None else str(literal))
+    if literal is None or literal.bytes.startswith(_RESERVED):
+        return uuid5(NAMESPACE_URL, command_id)
+    return literal
+
+
+def literal_id(text: str) -> UUID | None:
+    """The UUID that a text is, if it is one."""
+    return UUID(text) if _UUID.fullmatch(text) else None
+
+
+def _reserved_for(command_id: str) -> UUID:
+    """A UUIDv8 in a range that no command from outside can name: there it is a text like others."""
+    digest = _RESERVED + hashlib.sha256(command_id.encode()).digest()[: 16 - len(_RESERVED)]
+    bits = int.from_bytes(digest, "big")
+    bits = bits & ~(0xF << 76) | 8 << 76  # the version
+    return UUID(int=bits & ~(0x3 << 62) | 2 << 62)  # the variant
 
 
 def read_command(raw: bytes) -> Command:

@@ -116,6 +116,12 @@ Index(
     sagas.c.created_at.desc(),
     sagas.c.saga_id.desc(),
 )
+# Most ids are UUIDs from the stream, which are the saga's own and need no index.
+Index(
+    "sagas_by_command",
+    sagas.c.command_id,
+    postgresql_where=text("command_id <> saga_id::text"),
+)
 Index("sagas_by_instance", sagas.c.instance_name, sagas.c.created_at.desc(), sagas.c.saga_id.desc())
 
 workers = Table(

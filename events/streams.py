@@ -192,6 +192,72 @@ async def deliveries(redis: "Redis", message_ids: Sequence[bytes]) -> dict[bytes
     return {message_id: int(rows[0]["times_delivered"]) for message_id, rows in found if rows}
 
 
+async def pending(
+    redis: "Redis", newest: bytes | str = "+", consumer: str | None = None
+) -> dict[bytes, int]:
+    """Commands that were handed out, to all or to this consumer, and are not acknowledged.
+
+    By id, in order, up to that one, with the milliseconds since.
+    """
+    found: dict[bytes, int] = {}
+    begin: bytes | str = "-"
+    while True:
+        rows: Any = await redis.xpending_range(
+            COMMANDS, GROUP, min=begin, max=newest, count=_PAGE, consumername=consumer
+        )
+        found |= {row["message_id"]: row["time_since_delivered"] for row in rows}
+        if len(rows) < _PAGE:
+            return found
+        begin = b"(" + rows[-1]["message_id"]
+
+
+async def fields_of(
+    redis: "Redis", message_ids: Sequence[bytes]
+) -> dict[bytes, dict[bytes, bytes]]:
+    """What the commands of these ids hold; one that was deleted from the stream is left out."""
+    if not message_ids:
+        return {}
+    pipeline = redis.pipeline(transaction=False)
+    for message_id in message_ids:
+        pipeline.xrange(COMMANDS, min=message_id, max=message_id)
+    return {id_: fields for rows in await pipeline.execute() for id_, fields in rows}
+
+
+async def keep(redis: "Redis", consumer: str, message_ids: Sequence[bytes]) -> None:
+    """Make these commands this consumer's, as if they had just been handed to it.
+
+    It does not count as a delivery. What was acknowledged stays so.
+    """
+    if message_ids:
+        await redis.xclaim(COMMANDS, GROUP, consumer, 0, list(message_ids), justid=True)
+
+
+async def hand_over(
+    redis: "Redis", giver: str, taker: str, message_ids: Sequence[bytes]
+) -> set[bytes]:
+    """Make these commands the taker's, as far as they are still the giver's; which of them were.
+
+    Look and claim in one script, so that one taker gets each.
+    """
+    if not message_ids:
+        return set()
+    return set(await redis.eval(_HAND_OVER, 1, COMMANDS, GROUP, giver, taker, *message_ids))
+
+
+_PAGE: Final = 1000
+_HAND_OVER: Final = """
+local taken = {}
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) == 1 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, id, 'JUSTID')
+    taken[#taken + 1] = id
+  end
+end
+return taken
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """How far the workers are behind. ``lag`` is None where Redis itself does not know."""

@@ -21,6 +21,7 @@ from events.relay import Relay
 from orchestrator.config import Settings, SettingsError, servers_of, split_secrets
 from orchestrator.engine import Engine
 from orchestrator.intake.gate import Gate
+from orchestrator.intake.handover import announced
 from orchestrator.keeping.chores import Chores, chores_of
 from orchestrator.keeping.rejected import Rejected
 from orchestrator.lease import Lease
@@ -154,7 +155,7 @@ async def running_worker(
             name,
             ttl=settings.lease_seconds,
             beat=settings.lease_seconds / 5,
-            knows=[f"{saga}/{version}" for saga, version in known.versions],
+            knows=announced(known),
         )
         outside = await stack.enter_async_context(world(settings, redis, lease, pool))
         for said in await unknown_keys(pool, outside.keys):
@@ -163,7 +164,10 @@ async def running_worker(
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, outside, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
-        reader = CommandReader(settings.redis_url, redis, pool, log, engine, outside, name)
+        patience = settings.unknown_command_seconds
+        reader = CommandReader(
+            settings.redis_url, redis, pool, log, engine, outside, name, patience
+        )
         gate = Gate(pool, log, outside, known, engine)
         await lease.beat()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

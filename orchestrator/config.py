@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """A create that is not done after so long, and can still be undone, is. 0: it has for ever."""
     lease_seconds: float = Field(2.5, ge=0.5, le=60)
     """A worker that is silent for this long is taken for dead."""
+    unknown_command_seconds: float = Field(30.0, ge=0, le=86400)
+    """A command that no living worker knows waits for one so long before it is a dead letter."""
     capacity: int = Field(1000, ge=1, le=100_000)
     """Sagas that one worker drives at the same time."""
     reconcile_every: float = Field(86400.0, ge=0)

@@ -12,7 +12,7 @@ import asyncpg
 from pydantic import ValidationError
 
 from events.clock import LIVING
-from events.commands import saga_id_of
+from events.commands import literal_id, saga_id_of
 from events.database import Queryable
 from events.log import recorded_from
 from events.model import Recorded
@@ -64,18 +64,51 @@ class SagaView:
         return self.status not in ("running", "compensating")
 
 
-async def find_saga(pool: Queryable, reference: str) -> SagaView | None:
+async def find_saga(
+    pool: Queryable, reference: str, organization_id: UUID | None = None
+) -> SagaView | None:
     """The saga of that id or command id, else the newest of the instance of that name.
 
-    One that was refused comes last: it never had anything to do with the instance.
+    ``organization_id``: whoever asks sees that one's sagas alone, so nobody else's can be in the
+    way. Without it a command id that came with an organization's key comes last, and of several
+    the newest: it must not hide an instance.
     """
-    row = await pool.fetchrow(f"{_SELECT} WHERE saga_id = $1", saga_id_of(reference))
-    if row is None:
+    ids = [literal_id(reference), saga_id_of(reference)]
+    if organization_id is not None:
+        ids.insert(1, saga_id_of(reference, organization_id))
+    wanted = [id_ for id_ in ids if id_ is not None]
+    row = await pool.fetchrow(
+        f"{_SELECT} WHERE saga_id = ANY($1) AND ($2::uuid IS NULL OR organization_id = $2) "
+        "ORDER BY array_position($1, saga_id) LIMIT 1",
+        wanted,
+        organization_id,
+    )
+    if row is not None:
+        return _view(row)
+    view = await newest_of_instance(pool, reference, organization_id)
+    if view is None and organization_id is None:
         row = await pool.fetchrow(
-            f"{_SELECT} WHERE instance_name = $1 "
-            "ORDER BY status = 'rejected', created_at DESC, saga_id DESC LIMIT 1",
+            f"{_SELECT} WHERE command_id = $1 AND command_id <> saga_id::text "
+            "ORDER BY created_at DESC, saga_id DESC LIMIT 1",
             reference,
         )
+        return _view(row) if row else None
+    return view
+
+
+async def newest_of_instance(
+    pool: Queryable, instance_name: str, organization_id: UUID | None = None
+) -> SagaView | None:
+    """The newest saga of an instance; one that was refused comes last: it never had to do with it.
+
+    ``organization_id``: of that organization's.
+    """
+    row = await pool.fetchrow(
+        f"{_SELECT} WHERE instance_name = $1 AND ($2::uuid IS NULL OR organization_id = $2) "
+        "ORDER BY status = 'rejected', created_at DESC, saga_id DESC LIMIT 1",
+        instance_name,
+        organization_id,
+    )
     return _view(row) if row else None
 
 

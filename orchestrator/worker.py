@@ -7,9 +7,10 @@ would notice; ``watch`` does.
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -23,12 +24,14 @@ from events.commands import BadCommand, Command, read_command
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
 from orchestrator.engine import Engine
-from orchestrator.intake.accept import Accepted, Request, accept, understand
-from orchestrator.intake.proving import needs_proof, understand_all
+from orchestrator.intake import ordering
+from orchestrator.intake.accept import Accepted, Request, TooSoon, accept, understand
+from orchestrator.intake.handover import Handover
+from orchestrator.intake.proving import as_told, needs_proof, understand_all
 from orchestrator.intake.reading import Message, subscribed
 from orchestrator.intake.turns import Turns
 from orchestrator.outages import passes
-from orchestrator.steering.steer import STEERING, UNKNOWN_VERSION, Again, Steering, steer
+from orchestrator.steering.steer import STEERING, Again, Steering, steer
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.worker")
@@ -56,14 +59,18 @@ class CommandReader:
         engine: Engine,
         world: World,
         worker: str,
+        patience: float = 30.0,
     ) -> None:
+        """``patience``: seconds that a command waits which no living worker knows."""
         self._redis = redis
         self._pool = pool
         self._log = log
         self._engine = engine
         self._world = world
         self._worker = worker
-        self._turns = Turns(_STEERING_AT_ONCE)
+        self._turns, self._left = Turns(_STEERING_AT_ONCE), Turns(1)
+        self._handover = Handover(redis, pool, engine.catalogue, worker, patience)
+        self._order = ordering.Order(redis, worker)
         self._broker, self._subscribers = subscribed(
             redis_url, worker, _RECLAIM_AFTER, self._handle
         )
@@ -75,7 +82,9 @@ class CommandReader:
 
     async def stop(self) -> None:
         """Read no more; what is being accepted, or steered, is finished."""
+        self._order.stop()
         await self._broker.stop()
+        await self._left.rest()
         await self._turns.rest()
 
     @property
@@ -95,8 +104,28 @@ class CommandReader:
                     if not subscriber.running:
                         _logger.warning("subscriber had stopped; starting it again")
                         await subscriber.start()
+                await self._take_what_was_left()
             except (RedisError, OSError, TimeoutError) as trouble:
                 _logger.warning("redis is away", reason=type(trouble).__name__)
+
+    async def _take_what_was_left(self) -> None:
+        """Obey what other workers did not know and this one does."""
+        if not self._engine.free:
+            return
+        try:
+            found = await self._handover.look()
+        except Exception as trouble:  # it lies there, and the next look comes in a second
+            _logger.warning("taking over waits", reason=type(trouble).__name__)
+            return
+        if found:
+            await self._left.begin("left", partial(self._quietly, self._obey, found))
+
+    async def _quietly(self, work: Callable[..., Awaitable[None]], *about: Any) -> None:
+        """For work that nobody waits for: what it leaves unacknowledged comes again."""
+        try:
+            await work(*about)
+        except Exception as trouble:
+            _logger.warning("obeying waits", reason=type(trouble).__name__)
 
     async def _handle(self, messages: Sequence[Message]) -> None:
         await self._engine.room()
@@ -110,6 +139,8 @@ class CommandReader:
         ours: list[tuple[Message, Command]] = []
         known = self._engine.catalogue
         for message in messages:
+            if self._order.waits(message):
+                continue
             try:
                 command = read_command(message.body())
                 if command.type in STEERING:
@@ -117,7 +148,7 @@ class CommandReader:
                 elif needs_proof(known, command):
                     ours.append((message, command))
                 else:
-                    requests.append((message, understand(known, command)))
+                    requests.append((message, understand(known, command, doubtful=True)))
             except BadCommand as refusal:
                 answers.append((message, refusal))
             except Exception as stumble:
@@ -133,6 +164,13 @@ class CommandReader:
     ) -> None:
         """Bury what is bad, acknowledge what is committed, leave alone what must come again."""
         bad = [(message, said) for message, said in answers if isinstance(said, BadCommand)]
+        if bad:
+            try:
+                left = await self._handover.leave(bad)
+            except TRANSIENT as trouble:
+                _logger.warning("burying waits", reason=type(trouble).__name__)
+                left = {message.id for message, _ in bad}
+            bad = [(message, said) for message, said in bad if message.id not in left]
         await self._bury(bad)
         done = [message for message, said in answers if isinstance(said, Accepted)]
         ids = [message.id for message in (*done, *(m for m, _ in bad))]
@@ -181,14 +219,21 @@ class CommandReader:
     ) -> Accepted | Request | BadCommand | None:
         engine = self._engine
         try:
-            answer = await steer(self._log, self._world, engine.catalogue, command, engine)
+            command = await as_told(self._pool, command)
+            answer = await steer(
+                self._log,
+                self._world,
+                engine.catalogue,
+                command,
+                engine,
+                self._order.comes(message, command),
+            )
             if isinstance(answer, Again):
-                return understand(engine.catalogue, answer.command)
+                return understand(engine.catalogue, answer.command, doubtful=True)
             return Accepted("known" if answer == "known" else "steered", command.saga_id)
         except BadCommand as refusal:
-            foreign = refusal.code == UNKNOWN_VERSION
-            return None if foreign and await self._tries(message) < _LONG_PATIENCE else refusal
-        except TRANSIENT as trouble:
+            return refusal
+        except (ordering.Interrupted, *TRANSIENT) as trouble:
             _logger.warning("steering waits", reason=type(trouble).__name__)
             return None
         except Exception as stumble:
@@ -205,6 +250,8 @@ class CommandReader:
             return []
         try:
             answers = await self._commit([request for _, request in requests])
+        except TooSoon as doubt:
+            return await self._in_turn(requests, doubt)
         except Exception as stumble:
             if passes(stumble):  # nothing is acknowledged, so all of it comes again
                 _logger.warning("accepting waits", reason=type(stumble).__name__)
@@ -224,6 +271,25 @@ class CommandReader:
             else:
                 results.append((message, answer))
         return results
+
+    async def _in_turn(
+        self, requests: Sequence[tuple[Message, Request]], doubt: TooSoon
+    ) -> list[tuple[Message, Accepted | BadCommand | None]]:
+        """Accept those whose turn it is for good; the others wait, and hold up nobody."""
+        try:
+            ready, queue = await self._order.split(requests, doubt)
+        except (RedisError, OSError, TimeoutError) as trouble:
+            _logger.warning("refusing waits", reason=type(trouble).__name__)
+            return [(message, None) for message, _ in requests]
+        if queue:
+            name = f"behind {queue[0][1].id.decode()}"
+            await self._turns.begin(name, partial(self._quietly, self._let_pass, queue))
+        return [*await self._accept(ready), *((message, None) for (message, _), _ in queue)]
+
+    async def _let_pass(self, queue: Sequence[tuple[ordering.Asked, ordering.Place]]) -> None:
+        async with contextlib.aclosing(self._order.turns(queue)) as turns:
+            async for ready in turns:
+                await self._settle(await self._accept(ready))
 
     async def _commit(self, requests: Sequence[Request]) -> list[Accepted]:
         """Accept, waiting while Postgres is away: no acknowledgement without a commit."""

@@ -156,6 +156,7 @@ def short_waits(servers: Servers) -> Settings:
         quiet_seconds=0.3,
         lease_seconds=1.5,
         evolution_timeout=5.0,
+        unknown_command_seconds=0.2,
     )
 
 

@@ -97,7 +97,7 @@ async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Comm
         view = await find_saga(here.pool, str(wish.saga_id))
         if view is None or view.saga_id != wish.saga_id or not visible(who, view.organization_id):
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
-        return command
+        return replace(command, organization_id=own)
     if command.type not in _OPEN_TO_ORGANIZATIONS:
         if command.type in here.catalogue.public:
             raise Problem("forbidden", "this command needs a key without an organization")
@@ -106,7 +106,8 @@ async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Comm
     if input_.organization_id not in (None, own):
         raise Problem("forbidden", "this key may only give commands about its own organization")
     # A delete that names no organization would be one of anybody's integration.
-    return replace(command, data=command.data | {"organization_id": str(own)})
+    data = command.data | {"organization_id": str(own)}
+    return replace(command, data=data, organization_id=own)
 
 
 async def _understood(here: Parts, command: Command) -> tuple[UUID | None, Command]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
-from events.commands import BadCommand, Command
+from events.commands import BadCommand
 from orchestrator.api import shapes
 from orchestrator.api.auth import Caller, Who, visible
 from orchestrator.api.openapi import EVERYWHERE, json_body, problems
@@ -19,7 +19,7 @@ from orchestrator.api.submitting import (
     IdempotencyKey,
     Patience,
     body_object,
-    command_id,
+    chosen,
     on_its_way,
     settled,
     submit,
@@ -27,7 +27,7 @@ from orchestrator.api.submitting import (
 from orchestrator.api.watch import Watch, Watching
 from orchestrator.intake.accept import Accepted, understand
 from orchestrator.integrations.listing import IntegrationView, find_integration, list_integrations
-from orchestrator.queries import Filter, SagaView, find_saga, history, list_sagas
+from orchestrator.queries import Filter, SagaView, history, list_sagas, newest_of_instance
 from orchestrator.state import OPEN
 from sagas.create_integration import CreateIntegration
 
@@ -89,7 +89,7 @@ async def create(
     `Idempotency-Key`: the answer is that of the same saga.
     """
     body = await body_object(request)
-    command = Command(command_id(idempotency_key), "integration.create", body)
+    command = chosen(who, idempotency_key, "integration.create", body)
     organization = understand(here.catalogue, command).input.organization_id
     if not visible(who, organization):
         raise Problem("forbidden", "this key may only create for its own organization")
@@ -103,7 +103,7 @@ async def create(
         raise failure(view, await history(here.pool, view.saga_id))
     if await _is_duplicate(here, view):
         told = shapes.Duplicate(existing_instance=view.existing_instance)
-        return JSONResponse(told.model_dump(mode="json"), 409)
+        return JSONResponse(told.model_dump(mode="json"), 409, _its_saga(view))
     raise _refusal(view)
 
 
@@ -114,7 +114,7 @@ async def _is_duplicate(here: Parts, view: SagaView) -> bool:
     """
     if view.code != "in_progress" or view.existing_instance is None:
         return view.code == "integration_exists"
-    ahead = await find_saga(here.pool, view.existing_instance)
+    ahead = await newest_of_instance(here.pool, view.existing_instance)
     making = ("running", "completed")
     return ahead is not None and ahead.saga == view.saga and ahead.status in making
 
@@ -157,7 +157,7 @@ async def delete(
     data = {"instance_name": instance_name}
     if who.organization_id is not None:
         data["organization_id"] = str(who.organization_id)
-    command = Command(command_id(idempotency_key), "integration.delete", data)
+    command = chosen(who, idempotency_key, "integration.delete", data)
     try:
         understand(here.catalogue, command)
     except BadCommand:
@@ -173,7 +173,12 @@ async def delete(
     told = await history(here.pool, view.saga_id)
     if view.status != "completed":
         raise failure(view, told)
-    return JSONResponse(deleted(told).model_dump(mode="json"))
+    return JSONResponse(deleted(told).model_dump(mode="json"), headers=_its_saga(view))
+
+
+def _its_saga(view: SagaView) -> dict[str, str]:
+    """Where to look, for bodies that are the original system's and have no place for it."""
+    return {"Location": f"/sagas/{view.saga_id}"}
 
 
 async def _the_one_before(here: Parts, watch: Watch, mine: SagaView, patience: float) -> SagaView:

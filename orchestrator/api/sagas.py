@@ -196,7 +196,7 @@ async def cancel(
 
 async def find(here: Parts, who: Caller, reference: str) -> SagaView:
     """The saga, if there is one that this caller may see. Raises the 404 of both cases."""
-    view = await find_saga(here.pool, reference)
+    view = await find_saga(here.pool, reference, who.organization_id)
     if view is None or not visible(who, view.organization_id):
         said = f"no saga, command or instance is called {reference[:80]!r}"
         raise Problem("unknown_saga", said)
@@ -213,5 +213,6 @@ async def _steer(
         raise BadCommand("invalid_data", "saga_id: the address names another saga than the body")
     # Without a key the id tells who it was, since the saga's history keeps it.
     id_ = command_id(key) if key else f"{who.name}/{uuid7()}"
-    accepted = await submit(here, who, Command(id_, type_, data))
+    command = Command(id_, type_, data, organization_id=who.organization_id if key else None)
+    accepted = await submit(here, who, command)
     return await as_it_is(here, accepted)

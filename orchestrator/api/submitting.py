@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from fastapi import Depends, Header, Query, Request
 from starlette.responses import JSONResponse
 from uuid_utils.compat import uuid7
 
-from events.commands import BadCommand, Command, checked_text, read_json
+from events.commands import BadCommand, Command, checked_text, read_json, saga_id_of
 from events.database import Pool
 from orchestrator.api.auth import Caller
 from orchestrator.api.parts import Parts
@@ -55,7 +56,8 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="the command's id: the same one again with the same content does nothing twice",
+        description="the command's id: the same one again with the same content does nothing twice."
+        " With a key of an organization it counts among that organization's ids alone",
     ),
 ]
 
@@ -66,6 +68,15 @@ def command_id(idempotency_key: str | None) -> str:
     if len(key) > 2 and key[0] == key[-1] == '"':  # as the IETF's draft writes it
         key = key[1:-1]
     return checked_text("Idempotency-Key", key) if key else str(uuid7())
+
+
+def chosen(who: Caller, idempotency_key: str | None, type_: str, data: dict[str, Any]) -> Command:
+    """A command under the id that the caller chose, or a new one. Raises ``BadCommand``.
+
+    What an organization's key has chosen counts among that organization's ids alone.
+    """
+    among = who.organization_id if idempotency_key else None
+    return Command(command_id(idempotency_key), type_, data, organization_id=among)
 
 
 async def body_object(request: Request, *, required: bool = True) -> dict[str, Any]:
@@ -86,6 +97,13 @@ async def submit(
 
     ``organization_id``: whose saga it would start, so that nobody can start them by the hundred.
     """
+    if command.organization_id is not None and await here.pool.fetchval(
+        _STORED, saga_id_of(command.id), command.organization_id
+    ):
+        # By an older release, or from the stream: it keeps its id, and this is a repetition.
+        command = replace(command, organization_id=None)
+    if who.organization_id is not None:
+        await _own_name(here, who.organization_id, command)
     if organization_id is not None:
         await _room(here, command, organization_id)
     async with asyncio.timeout(_COMMIT_SECONDS):
@@ -148,6 +166,17 @@ async def as_it_is(here: Parts, accepted: Accepted) -> JSONResponse:
     return on_its_way(view.saga_id, view.status, view.instance_name)
 
 
+async def _own_name(here: Parts, own: UUID, command: Command) -> None:
+    """Refuse a create under the name that belongs to somebody else's saga, there or to come."""
+    derived = _DERIVED.fullmatch(str(command.data.get("instance_name", "")))
+    if derived is None or command.type != "integration.create":
+        return
+    its = UUID(derived[1])
+    if its != command.saga_id and not await here.pool.fetchval(_STORED, its, own):
+        said = "instance_name: wa- and a UUID is the name that a saga gives; choose another"
+        raise BadCommand("invalid_data", f"{said}, or leave it out")
+
+
 async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
     """Whether another saga of the organization may start. A repeated command always may."""
     most = here.settings.organization_sagas
@@ -157,6 +186,10 @@ async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
         raise Problem("too_many_sagas", detail, headers={"Retry-After": "5"})
 
 
+_DERIVED: Final = re.compile("wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_STORED: Final = """
+SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $1 AND organization_id = $2)
+"""
 _ROOM: Final = """
 SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $2) AS known,
        (SELECT count(*) FROM (

@@ -24,6 +24,7 @@ from events.database import Connection, Pool
 from events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
 from orchestrator.decider import Run, advance, intent
 from orchestrator.intake.claiming import Request as Request
+from orchestrator.intake.claiming import TooSoon as TooSoon
 from orchestrator.intake.claiming import claim, insert_rows, known_hashes
 from orchestrator.projection import LEASE_MARGIN, row
 from orchestrator.state import State, evolve
@@ -51,12 +52,15 @@ class Accepted:
     state: State | None = None
 
 
-def understand(catalogue: Catalogue, command: Command) -> Request:
-    """Check a command against the saga it would start. Raises ``BadCommand``."""
+def understand(catalogue: Catalogue, command: Command, *, doubtful: bool = False) -> Request:
+    """Check a command against the saga it would start. Raises ``BadCommand``.
+
+    ``doubtful``: it is from the stream, where what was published before it may still be on its way.
+    """
     saga = catalogue.by_command.get(command.type)
     if saga is None:
         raise unknown_type(catalogue, command.type)
-    return Request(command, saga, checked(saga.input, command))
+    return Request(command, saga, checked(saga.input, command), doubtful)
 
 
 def unknown_type(catalogue: Catalogue, type_: str) -> BadCommand:
@@ -88,7 +92,8 @@ async def accept(
 ) -> list[Accepted]:
     """Accept a batch; the answers are in its order. Committed when this returns.
 
-    Without a ``worker`` the sagas begin unowned and due, for whichever worker sweeps next.
+    Raises ``TooSoon`` when doubtful ones would be refused. Without a ``worker`` the sagas begin
+    unowned and due, for whichever worker sweeps next.
     """
     for attempt in range(_TRIES):
         try:

@@ -5,7 +5,7 @@ in between is only then sure to be seen. Whoever comes away without his key is t
 saga holds it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -26,13 +26,25 @@ class LookAgain(asyncpg.SerializationError):
     """
 
 
+class TooSoon(Exception):
+    """Doubtful commands would have been refused, for these reasons. Nothing was written."""
+
+    def __init__(self, refusals: Mapping[UUID, Refusal]) -> None:
+        super().__init__(f"{len(refusals)} commands")
+        self.refusals = refusals
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command together with the saga it asks for and its checked input."""
+    """A command together with the saga it asks for and its checked input.
+
+    ``doubtful``: it may not be refused yet, since what goes before it may still be on its way.
+    """
 
     command: Command
     saga: Saga
     input: Any
+    doubtful: bool = False
     saga_id: UUID = field(init=False)
     hash: str = field(init=False)
     """Both are those of the command, worked out once."""
@@ -56,7 +68,10 @@ class Claims:
 async def claim(
     connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
 ) -> Claims:
-    """Admit a batch and claim its keys, inside the caller's transaction. Raises ``LookAgain``."""
+    """Admit a batch and claim its keys, inside the caller's transaction.
+
+    Raises ``LookAgain``, and ``TooSoon``.
+    """
     verdicts = await _admit(connection, world, requests)
     wanted = [r for r in requests if isinstance(verdicts[r.saga_id], Admission)]
     claimed = await insert_rows(connection, wanted, verdicts, status="running", owner=worker)
@@ -68,6 +83,10 @@ async def claim(
     known = await known_hashes(connection, others)
     lost = [r for r in wanted if r.saga_id not in claimed and r.saga_id not in known]
     verdicts |= await _explain(connection, world, lost, verdicts)
+    doubtful = [r.saga_id for r in requests if r.doubtful and r.saga_id not in known]
+    refused = {id_: v for id_ in doubtful if isinstance(v := verdicts[id_], Refusal)}
+    if refused:
+        raise TooSoon(refused)
     return Claims(verdicts, claimed, known)
 
 

@@ -9,10 +9,11 @@ goes through the gate, from inside.)
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from events.commands import BadCommand, Command
+from events.commands import BadCommand, Command, saga_id_of
 from events.database import Queryable
 from orchestrator.intake.accept import understand, unknown_type
 from orchestrator.intake.claiming import Request
@@ -52,22 +53,38 @@ async def understand_all(
     return understood
 
 
+async def as_told(database: Queryable, command: Command) -> Command:
+    """The command as an event has brought it, if one has: then its id is nobody else's."""
+    if not _EVENT_ID.fullmatch(command.id):
+        return command
+    told = (await _follow_ups(database, [command.id])).get(command.id)
+    return told if told is not None and told.hash == command.hash else command
+
+
 async def _follow_ups(database: Queryable, ids: Sequence[str]) -> dict[str, Command]:
     """The commands that events of these ids have brought with them."""
     fits = [fit for id_ in ids if (fit := _EVENT_ID.fullmatch(id_))]
     rows = await database.fetch(
-        _FOLLOW_UPS, [UUID(fit[1]) for fit in fits], [int(fit[2]) for fit in fits]
+        _FOLLOW_UPS,
+        [UUID(fit[1]) for fit in fits],
+        [int(fit[2]) for fit in fits],
+        [saga_id_of(fit[0]) for fit in fits],
     )
     found: dict[str, Command] = {}
     for row in rows:
         told, id_ = json.loads(row["follow_up"]), f"{row['saga_id']}:{row['sequence']}"
-        found[id_] = Command(id_, told["type"], told["data"], row["correlation_id"], id_)
+        command = Command(id_, told["type"], told["data"], row["correlation_id"], id_)
+        # Older releases have counted these ids among everybody's; what is stored stays there.
+        found[id_] = replace(command, follow_up=row["stored"] != command.hash)
     return found
 
 
 _FOLLOW_UPS: Final = """
-SELECT saga_id, sequence, correlation_id, data ->> 'follow_up' AS follow_up
-FROM unnest($1::uuid[], $2::int[]) AS asked (saga_id, sequence)
-JOIN evosaga.saga_events USING (saga_id, sequence)
-WHERE data ->> 'follow_up' IS NOT NULL
+SELECT saga_id, sequence, event.correlation_id, event.data ->> 'follow_up' AS follow_up,
+       (SELECT command_hash FROM evosaga.sagas AS stored
+        WHERE stored.saga_id = asked.plain
+          AND stored.command_id = asked.saga_id || ':' || asked.sequence) AS stored
+FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS asked (saga_id, sequence, plain)
+JOIN evosaga.saga_events AS event USING (saga_id, sequence)
+WHERE event.data ->> 'follow_up' IS NOT NULL
 """

@@ -5,6 +5,7 @@ event's cause. A replay looks at the world before it goes on: what was done and 
 again, and what is somebody else's by now stops it.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -58,17 +59,25 @@ class Again:
 
 
 async def steer(
-    log: EventLog, world: World, catalogue: Catalogue, command: Command, engine: Engine | None
+    log: EventLog,
+    world: World,
+    catalogue: Catalogue,
+    command: Command,
+    engine: Engine | None,
+    too_soon: Callable[[], Awaitable[bool]] | None = None,
 ) -> Again | Literal["done", "known"]:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
 
     Without an ``engine`` at hand the next sweep of a worker finds what is due. A replay takes as
-    long as its look at the world, a few seconds at most.
+    long as its look at the world, a few seconds at most. ``too_soon`` is asked before a refusal:
+    whether what came before the wish had not been obeyed yet, and is now.
     """
     wish: Steering = checked(Steering, command)
     try:
         return await _steer(log, world, catalogue, command, wish, engine)
     except BadCommand as refusal:
+        if too_soon is not None and refusal.code in REFUSALS and await too_soon():
+            return await steer(log, world, catalogue, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
             return "known"
         raise
@@ -117,9 +126,10 @@ def _asked_before(history: list[Recorded], command: Command, wish: Steering) -> 
         event = recorded.event
         if isinstance(event, SagaResumed | SagaCancelRequested) and event.by == command.id:
             asked = "saga.replay" if isinstance(event, SagaResumed) else "saga.cancel"
-            if (asked, event.reason) != (command.type, wish.reason):
+            if (asked, event.reason) == (command.type, wish.reason):
+                return True
+            if not command.follow_up:  # which somebody else may only have given the same name
                 raise _conflict(command)
-            return True
     return False
 
 
@@ -209,4 +219,6 @@ def _anew(command: Command, state: State, first: Recorded) -> Command:
         data=data,
         correlation_id=first.correlation_id,
         causation_id=str(first.saga_id),
+        organization_id=command.organization_id,
+        follow_up=command.follow_up,
     )

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
-from events.commands import BadCommand, Command
+from events.commands import BadCommand
 from orchestrator.api.auth import Caller, visible
 from orchestrator.api.pages import stores
 from orchestrator.api.pages.access import (
@@ -28,7 +28,7 @@ from orchestrator.api.pages.access import (
     see_other,
 )
 from orchestrator.api.pages.rendering import ROOT, respond
-from orchestrator.api.pages.steering import command_id
+from orchestrator.api.pages.steering import by_form
 from orchestrator.api.parts import Parts
 from orchestrator.api.submitting import submit
 from orchestrator.intake.accept import understand
@@ -86,7 +86,7 @@ async def create(request: Request, who: Reader, submitted: Submitted) -> Respons
     }
     data |= {name: submitted[name] for name in _OPTIONAL if submitted[name]}
     here = parts(request)
-    command = Command(command_id(who, submitted), "integration.create", data)
+    command = by_form(who, submitted, "integration.create", data)
     try:
         organization_id: UUID = understand(here.catalogue, command).input.organization_id
         accepted = await submit(here, who, command, organization_id)
@@ -155,7 +155,7 @@ async def delete(
     """Publish the command, and show the saga that it started."""
     row = await _its_row(request, who, instance_name)
     data = {"instance_name": instance_name, "organization_id": str(row.organization_id)}
-    command = Command(command_id(who, submitted), "integration.delete", data)
+    command = by_form(who, submitted, "integration.delete", data)
     accepted = await submit(parts(request), who, command)
     return see_other(f"{ROOT}/sagas/{accepted.saga_id}")
 

@@ -121,7 +121,7 @@ def _filter(asked: Mapping[str, str], who: Caller, now: datetime) -> Filter | No
 
 async def _searched(here: Parts, who: Caller, text: str) -> str | None:
     """Where a saga id, command id, instance or organization leads to."""
-    view = await find_saga(here.pool, text)
+    view = await find_saga(here.pool, text, who.organization_id)
     if view is not None and visible(who, view.organization_id):
         if view.instance_name == text:
             return _address({"instance": text})
@@ -139,7 +139,7 @@ async def _searched(here: Parts, who: Caller, text: str) -> str | None:
 @router.get(ROOT + "/sagas/{saga_id}")
 async def one(request: Request, who: Reader, saga_id: str) -> Response:
     """One saga, whole; by its command's id or its instance's name it is found as well."""
-    named = await find_saga(parts(request).pool, saga_id)
+    named = await find_saga(parts(request).pool, saga_id, who.organization_id)
     if named is not None and str(named.saga_id) != saga_id and visible(who, named.organization_id):
         return see_other(f"{ROOT}/sagas/{named.saga_id}")
     content = await _content(request, who, saga_id)

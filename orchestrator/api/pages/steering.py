@@ -74,16 +74,17 @@ async def _steer(
     data: dict[str, Any] = {"saga_id": str(view.saga_id)}
     if submitted["reason"]:
         data["reason"] = submitted["reason"][:500]
-    accepted = await submit(here, who, Command(command_id(who, submitted), type_, data))
+    accepted = await submit(here, who, by_form(who, submitted, type_, data))
     return see_other(f"{ROOT}/sagas/{accepted.saga_id}")
 
 
-def command_id(who: Caller, submitted: Form) -> str:
-    """The id that the form was made with, so that a second click does nothing twice.
+def by_form(who: Caller, submitted: Form, type_: str, data: dict[str, Any]) -> Command:
+    """A command under the id that the form was made with, so that a second click does nothing.
 
     It tells who it was, since a saga's history keeps it.
     """
     try:
-        return f"{who.name}/{UUID(submitted['id'])}"
+        id_ = f"{who.name}/{UUID(submitted['id'])}"
+        return Command(id_, type_, data, organization_id=who.organization_id)
     except ValueError:
         raise PageProblem(400, "Unreadable form", "The form has lost its number.") from None
