@@ -55,6 +55,8 @@ def _removal(one: Name) -> Command | None:
         return None  # only a shadow in memory, which no token opens
     if one.whose == "ours" and one.instance.made_by is not None:
         proof = {"created_by": str(one.instance.made_by), "key_id": one.instance.key_id}
+    elif one.instance.hidden:
+        return None  # nothing would show that it is still the same one
     else:
         proof = {"token_hash": one.instance.token_hash}
     return Command("instance.remove", _about(one) | proof | server_entry(one.instance.server))
@@ -72,6 +74,8 @@ def _correction(code: str, one: Name) -> Command:
 def _adoption(one: Name, names: Mapping[str, Name]) -> Command | None:
     """Let the organization's row name it; without a row, make the one again that it had."""
     assert one.instance is not None
+    if one.instance.hidden:
+        return None
     row = next(
         (
             other.row

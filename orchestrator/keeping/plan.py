@@ -141,6 +141,7 @@ def _names_of(snapshot: Snapshot, organization_id: UUID) -> list[Name]:
     return [one for one in names if one.organization_id == organization_id]
 
 
+_HIDDEN: Final = "by hand: Evolution lists it without its token, which would show whose it is"
 _ABOUT_KEYS: Final = frozenset({"key_left", "key_wrong", "key_unreadable", "key_eternal"})
 
 
@@ -167,10 +168,13 @@ def _drift(
         "says": f"{row_says_so} with another number" if says == "unnumbered" else row_says_so,
         "seen": SEEN.get(one.sight, ""),
     }
-    return _told(
+    told = _told(
         *(code, one.name, one.organization_id, blanks, command_for(code, one, names)),
         servers=_servers_of(one.row, one.instance),
     )
+    if told.command is None and one.instance is not None and one.instance.hidden:
+        return replace(told, repair=_HIDDEN)
+    return told
 
 
 def _servers_of(*found: Row | Instance | None) -> set[str]:

@@ -158,9 +158,13 @@ class EvolutionApi:
                 return Seen(found, evidence, answer)
             asked = found
 
-    async def memory(self, name: str, token: str) -> Answer:
-        """The first question of a look alone: what Evolution's memory says of the instance."""
-        return await self._ask(Asked.STATE, name, token)
+    async def memory(self, name: str, token: str | None) -> Answer:
+        """The first question of a look alone: what Evolution's memory says of the instance.
+
+        Without a token it is asked with the global key, which opens everybody's and proves nothing
+        of whose it is: for what a row of ours names and the list shows no token of.
+        """
+        return await self._ask(Asked.STATE, name, self._api_key if token is None else token)
 
     async def own_rows(self, token: str) -> Answer:
         """The rows that carry this token, as the list shows them: one, or none."""
