@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
 from sagas.steps import notify, repair_admissions, repair_effects, repair_looks
-from sagas.vocabulary import DEFAULT_SERVER, InstanceName, PhoneNumber, ServerName
+from sagas.vocabulary import DEFAULT_SERVER, ExistingName, PhoneNumber, ServerName
 
 
 class AdoptInstance(BaseModel):
@@ -21,7 +21,7 @@ class AdoptInstance(BaseModel):
 
     organization_id: UUID
     integration_id: UUID
-    instance_name: InstanceName
+    instance_name: ExistingName
     token_hash: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{16}\z")]
     seen: Literal["open", "closed"]
     whatsapp_number: PhoneNumber | None = None

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
-
 from orchestrator.keeping.cells import Name, belongs, found, places_of, row_says
 from orchestrator.keeping.commands import SEEN, Command, command_for
 from orchestrator.keeping.facts import Instance, Key, Memory, Row, Snapshot
@@ -27,12 +25,11 @@ from orchestrator.keeping.table import (
     judge,
     judge_key,
 )
-from sagas.vocabulary import DEFAULT_SERVER, InstanceName
+from sagas.vocabulary import CANT_BE_HANDLED, DEFAULT_SERVER, unaddressable
 
 _FEW: Final = 3
 _SHARE: Final = 0.2
 """More than so many, or such a share, at once is no drift but a look that went wrong."""
-_NAME: Final[TypeAdapter[str]] = TypeAdapter(InstanceName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +190,7 @@ def _told(
     policy, repair = verdict.policy, verdict.repair.format(**blanks)
     if verdict.action is not None and not can_be_sent(name):
         policy, command = "never", None
-        repair = "by hand: its name has characters that are not safe in an address"
+        repair = f"{CANT_BE_HANDLED} ({unaddressable(name)})"
     elif verdict.action is not None and command is None:
         policy, repair = "never", "by hand: a restart of Evolution may clear it up"
     cause = verdict.cause.format(**blanks)
@@ -204,11 +201,7 @@ def _told(
 
 def can_be_sent(name: str) -> bool:
     """Whether the name can be part of an address without meaning something else there."""
-    try:
-        _NAME.validate_python(name)
-    except ValidationError:
-        return False
-    return True
+    return unaddressable(name) is None
 
 
 def _busy(snapshot: Snapshot, one: Name) -> bool:
