@@ -41,7 +41,7 @@ class Integration:
     channel: str
     status: str
     whatsapp_number: str | None
-    updated_at: datetime
+    updated_at: datetime | None
     key_id: str | None = None
     server: str = DEFAULT_SERVER
     """The Evolution server that its instance lives on."""
@@ -213,16 +213,18 @@ def _integration(row: asyncpg.Record) -> Integration:
 
 _SELECT: Final = """
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
-       row.config ->> 'channel' AS channel, row.status, row.whatsapp_number, row.updated_at,
+       row.config ->> 'channel' AS channel, coalesce(row.status, 'pending') AS status,
+       row.whatsapp_number, row.updated_at,
        row.config ->> 'server' AS server, born.data AS born
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.saga_events AS born
     ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
-  AND row.config ->> 'instance_name' IS NOT NULL
+  AND row.config ->> 'instance_name' IS NOT NULL AND row.organization_id IS NOT NULL
   AND (row.id = ANY($1) OR (row.enabled AND row.config ->> 'instance_name' = ANY($2)))
 """
 _SETTLE: Final = """
 UPDATE healthcare.integrations SET status = $2, whatsapp_number = $3, updated_at = now()
-WHERE id = $1 AND status = $4 AND updated_at = $5 RETURNING true
+WHERE id = $1 AND coalesce(status, 'pending') = $4 AND updated_at IS NOT DISTINCT FROM $5
+RETURNING true
 """

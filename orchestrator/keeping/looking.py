@@ -29,6 +29,8 @@ from sagas.world import World
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _PAGE: Final = 1000
+_ASKED: Final = 1000
+"""Instances that look well and are asked by name all the same, a comparison of everything."""
 
 
 async def look(
@@ -46,7 +48,7 @@ async def look(
     lists = await listed(world)
     rows = await rows_of(pool)
     listing = together(lists, rows)
-    snapshot = await compared(pool, world.keys, listing, rows)
+    snapshot = _given(await compared(pool, world.keys, listing, rows), keep)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
@@ -55,11 +57,45 @@ async def look(
     snapshot = await with_busy(pool, replace(snapshot, keep=keep))
     # Thousands of names take a while, and a worker's other tasks should not notice.
     names = await asyncio.to_thread(suspects, snapshot)
+    well: list[str] = []
     if keep is not None:  # a few, so all of them are asked
         every = names_of(snapshot, keep.organization_id)
         names = sorted({*names, *filter(can_be_sent, every)})
-    asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
+    elif keys:
+        well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
+    memory = await ask(pool, world, snapshot, listing.tokens, [*names, *well])
+    # Of what looks well only this counts: how it is connected is for the health check to follow.
+    whole = {name for name in well if memory.get(name) not in ("absent", "half")}
+    asked = snapshot.asked({n: told for n, told in memory.items() if n not in whole})
     return believed(world, asked)
+
+
+def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
+    """Those that may be half deleted, which the list does not show: not connected ones first."""
+    rows = [
+        row
+        for name, row in snapshot.named().items()
+        if row.enabled
+        and name in snapshot.instances
+        and name not in but
+        and name not in snapshot.busy_names
+        and row.organization_id not in snapshot.busy_organizations
+        and can_be_sent(name)
+    ]
+    rows.sort(key=lambda row: row.status == "connected")
+    return [row.instance_name for row in rows[:_ASKED]]
+
+
+def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
+    """The same where the instance that a person wants an organization to keep is that one's.
+
+    The log has forgotten those that were made before the database was restored.
+    """
+    chosen = snapshot.instances.get(keep.choice) if keep else None
+    if keep is None or chosen is None or chosen.made_by is None:
+        return snapshot
+    own = {chosen.made_by: Origin("alive", keep.organization_id)}
+    return replace(snapshot, origins={**own, **snapshot.origins})
 
 
 def believed(world: World, snapshot: Snapshot) -> Snapshot:
@@ -152,10 +188,18 @@ def _recognised(
 async def _older(
     pool: Pool, snapshot: Snapshot, patterns: Sequence[str], wanted: UUID | None
 ) -> dict[str, UUID]:
-    """Instances of older code by their names, as far as they speak of somebody we know."""
+    """Instances of older code by their names, and of whom they speak.
+
+    An id that neither rows nor sagas know is taken for an organization's whose row is gone: that
+    is what half deletes leave.
+    """
     named = {row.instance_name for row in snapshot.rows}
-    free = [n for n, one in snapshot.instances.items() if n not in named and one.made_by is None]
-    found = older.candidates(free, patterns)
+    free = [
+        name
+        for name, one in snapshot.instances.items()
+        if name not in named and one.made_by is None and name not in snapshot.ours_by_name
+    ]
+    found = await asyncio.to_thread(older.candidates, free, patterns)
     known = {row.organization_id for row in snapshot.rows} | ({wanted} if wanted else set())
     strange = sorted({*found.values()} - known)
     known |= {row["organization_id"] for row in await pool.fetch(_ORGANIZATIONS, strange)}
@@ -165,7 +209,7 @@ async def _older(
             clinics[UUID(row.clinic_id or "")] = row.organization_id
         except ValueError:
             continue
-    return older.by_organization(found, known, clinics)
+    return found | older.by_organization(found, known, clinics)
 
 
 # --- Redis ------------------------------------------------------------------------------------
@@ -204,7 +248,8 @@ def _key(key: bytes | str, value: Any, life: Any) -> Key:
 
 
 _ROWS: Final = """
-SELECT row.id, row.organization_id, row.status, row.enabled, row.whatsapp_number,
+SELECT row.id, row.organization_id, coalesce(row.status, 'pending') AS status,
+       coalesce(row.enabled, false) AS enabled, row.whatsapp_number,
        row.updated_at, row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'server' AS server,
        maker.saga_id IS NOT NULL AS born, known.state,
@@ -214,8 +259,8 @@ LEFT JOIN evosaga.sagas AS maker ON maker.saga_id = row.id AND maker.saga = 'cre
     AND maker.instance_name = row.config ->> 'instance_name'
 LEFT JOIN evosaga.connections AS known ON known.integration_id = row.id
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
-  AND row.config ->> 'instance_name' <> ''
-ORDER BY row.updated_at DESC, row.id
+  AND row.config ->> 'instance_name' <> '' AND row.organization_id IS NOT NULL
+ORDER BY row.updated_at DESC NULLS LAST, row.id
 """
 _BUSY: Final = """
 SELECT instance_name, organization_id, business_key FROM evosaga.sagas

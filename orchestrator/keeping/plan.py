@@ -90,6 +90,16 @@ def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
     )
 
 
+def strangers(snapshot: Snapshot) -> list[str]:
+    """The instances that neither a row, a birthmark, a saga nor their name says to be ours."""
+    rows = snapshot.named()
+    return sorted(
+        name
+        for name in snapshot.instances
+        if name not in rows and found(snapshot, name, None).whose == "stranger"
+    )
+
+
 def doubt(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | None:
     """Why nothing may be concluded from a look at this server; None when it can be believed.
 
@@ -164,6 +174,7 @@ def _drift(
         "kept": keeps or "none of them",
         "says": f"{row_says_so} with another number" if says == "unnumbered" else row_says_so,
         "seen": SEEN.get(one.sight, ""),
+        "name": one.name,
     }
     told = _told(
         *(code, one.name, one.organization_id, blanks, command_for(code, one, names)),

@@ -123,7 +123,8 @@ UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(
     whatsapp_number = coalesce(new.number, row.whatsapp_number)
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
     AS new (id, status, number, updated_at, instance_name, business_key)
-WHERE row.id = new.id AND row.updated_at = new.updated_at AND row.status <> 'deleting'
+WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
+  AND coalesce(row.status, 'pending') <> 'deleting'
   AND NOT EXISTS (SELECT FROM evosaga.sagas AS saga WHERE saga.{_OPEN}
                   AND (saga.instance_name = new.instance_name
                        OR saga.business_key = new.business_key))
@@ -149,7 +150,7 @@ UPDATE evosaga.connections SET reconnects = $2, next_reconnect_at = $3 WHERE int
 """
 _FREE: Final = f"""
 SELECT EXISTS (SELECT FROM healthcare.integrations
-               WHERE id = $1 AND enabled AND status <> 'deleting'
+               WHERE id = $1 AND enabled AND coalesce(status, 'pending') <> 'deleting'
                  AND config ->> 'instance_name' = $2)
    AND NOT EXISTS (SELECT FROM evosaga.sagas
                    WHERE {_OPEN} AND (instance_name = $2 OR business_key = $3))

@@ -1,4 +1,4 @@
-"""Integrations of older code over HTTP, the command line and the stream: names and empty columns."""
+"""Integrations of older code over HTTP, the command line and the stream: names, empty columns."""
 
 import uuid
 from pathlib import Path
@@ -12,7 +12,8 @@ from events.database import Pool
 from orchestrator.api.parts import Parts
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
-from tests.api.conftest import CREATE, OURS, asked, problem
+from orchestrator.routing import ClinicCache
+from tests.api.conftest import CREATE, OPERATOR, OURS, asked, problem
 from tests.commandline import commandline
 from tests.driving import delete, outcome, publish
 
@@ -130,3 +131,73 @@ async def test_a_new_name_is_as_narrow_as_ever(ours: httpx.AsyncClient) -> None:
     for name in NAMES[:5]:
         refused = await ours.post(CREATE, json=asked(instance_name=name, id=str(uuid.uuid4())))
         assert problem(refused)["code"] == "invalid_data"
+
+
+@pytest.fixture
+async def nullable(pool: Pool) -> None:
+    """A table of older code, which asks for little and fills nothing in."""
+    columns = ("organization_id", "status", "enabled", "config", "created_at", "updated_at")
+    for column in columns:
+        await pool.execute(
+            f"ALTER TABLE healthcare.integrations ALTER {column} DROP NOT NULL, "
+            f"ALTER {column} DROP DEFAULT"
+        )
+
+
+@pytest.mark.usefixtures("nullable")
+async def test_rows_without_times_are_listed_shown_followed_and_deleted(
+    operator: httpx.AsyncClient,
+    settings: Settings,
+    tmp_path: Path,
+    pool: Pool,
+    evolution: SimulatedEvolution,
+) -> None:
+    made = (await operator.post(CREATE, json=asked(channel="WHATSAPP-BAILEYS"))).json()
+    name = made["instance_name"]
+    assert await pool.fetchval("SELECT created_at IS NULL FROM healthcare.integrations")
+    await pool.execute(
+        "INSERT INTO healthcare.integrations (organization_id, config) "
+        "SELECT gen_random_uuid(), jsonb_build_object('instance_name', 'older-' || n) "
+        "FROM generate_series(1, 3) AS n"
+    )
+    evolution.pair(name, "5511999990000")
+    evosaga = commandline(tmp_path, settings)
+    assert "connected" in (await evosaga("health", "--fix")).out
+    row = await pool.fetchrow("SELECT * FROM healthcare.integrations WHERE updated_at IS NOT NULL")
+    assert (row["status"], row["whatsapp_number"]) == ("connected", "5511999990000")
+    names, cursor = set(), ""
+    for _ in range(4):
+        page = (await operator.get(f"/integrations?limit=1{cursor}")).json()
+        names |= {one["instance_name"] for one in page["integrations"]}
+        cursor = f"&cursor={page['cursor']}"
+    assert names == {name, "older-1", "older-2", "older-3"}
+    one = await operator.get(HERE + name)
+    assert (one.status_code, one.json()["created_at"]) == (200, None)
+    session = await operator.post("/ui/login", data={"key": OPERATOR})
+    assert session.status_code in (200, 303)
+    assert (await operator.get("/ui/integrations")).status_code == 200
+    assert (await operator.get(f"/ui/integrations/{name}")).status_code == 200
+    assert (await operator.get("/metrics")).status_code == 200
+    assert (await operator.delete(HERE + name)).status_code == 200
+
+
+@pytest.mark.usefixtures("nullable")
+async def test_a_row_of_no_organization_is_nobodys_and_can_be_deleted_by_who_sees_all(
+    operator: httpx.AsyncClient,
+    ours: httpx.AsyncClient,
+    pool: Pool,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+) -> None:
+    evolution.put("nobodys", phone="5511999990000")
+    await pool.execute(
+        "INSERT INTO healthcare.integrations (enabled, config) "
+        "VALUES (true, jsonb_build_object('instance_name', 'nobodys'))"
+    )
+    (told,) = (await operator.get("/integrations")).json()["integrations"]
+    assert (told["organization_id"], told["status"]) == (None, "pending")
+    assert await ClinicCache(redis, pool).get("nobodys") is None, "no organization 'None'"
+    assert (await ours.get(HERE + "nobodys")).status_code == 404
+    assert (await ours.delete(HERE + "nobodys")).status_code == 404
+    assert (await operator.delete(HERE + "nobodys")).status_code == 200
+    assert await gone(pool, evolution)
