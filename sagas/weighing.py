@@ -182,6 +182,8 @@ def _weigh_delete(sight: _Sight, saga_id: UUID, data: Any) -> Admission | Refusa
     queue = list(sight.by_key.get(key, ()))
     queue += [saga for saga in sight.by_name.get(name, ()) if saga.wants != key]
     there, ahead = _standing(queue, sight.named.get(name, [None])[0])
+    if "forgotten" in facts and there is There.NOTHING:
+        there = There.INTEGRATION
     if ahead is not None and sum(s.behind is not None for s in queue) >= LONGEST_QUEUE:
         there = There.QUEUE
     rule = RULES[there, Comer.DELETE]

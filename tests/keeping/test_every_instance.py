@@ -158,7 +158,7 @@ async def test_upkeep_that_has_seen_it_makes_a_delete_possible_and_a_second_one_
         assert (await outcome(pool, await publish(redis, stranger))).code == "not_found"
         for one in (OLDER[3], OLDER[0], name):
             gone = await outcome(pool, await publish(redis, delete(one)))
-            assert gone.status == "completed"
+            assert gone.status == "completed", (one, gone.code, gone.message)
             assert one not in evolution.live()
             again = await outcome(pool, await publish(redis, delete(one)))
             assert again.code == "not_found"
