@@ -143,7 +143,7 @@ async def go_round(
 async def _look(doctor: Doctor, *, in_turn: int) -> _Look:
     lists = await listed(doctor.world)
     every = await rows_of(doctor.pool)
-    listing = together(lists, every)
+    listing = await asyncio.to_thread(together, lists, every)
     rows = [row for row in every if row.enabled and row.status != "deleting"]
     snapshot = await compared(doctor.pool, doctor.world.keys, listing, rows)
     snapshot = await with_busy(doctor.pool, snapshot)

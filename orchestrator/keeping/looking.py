@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -20,6 +21,7 @@ from orchestrator.keeping import older
 from orchestrator.keeping.asking import ask
 from orchestrator.keeping.facts import Instance, Keep, Key, Origin, Recorded, Row, Snapshot
 from orchestrator.keeping.listing import CantLook, Listing, listed, refuse_blindness, together
+from orchestrator.keeping.paging import pages
 from orchestrator.keeping.plan import can_be_sent, doubt, names_of, suspects
 from sagas.arbitration import business_key
 from sagas.ownership import KeyRing
@@ -47,7 +49,7 @@ async def look(
     """
     lists = await listed(world)
     rows = await rows_of(pool)
-    listing = together(lists, rows)
+    listing = await asyncio.to_thread(together, lists, rows)
     snapshot = _given(await compared(pool, world.keys, listing, rows), keep)
     if patterns:
         wanted = keep.organization_id if keep else None
@@ -107,6 +109,11 @@ def believed(world: World, snapshot: Snapshot) -> Snapshot:
 
 async def rows_of(pool: Pool) -> list[Row]:
     """The integrations that name an instance, the newest first."""
+    found = await pages(pool, _ROWS, "id", _rows)
+    return await asyncio.to_thread(sorted, found, key=_age)
+
+
+def _rows(page: Sequence[asyncpg.Record]) -> list[Row]:
     return [
         Row(
             id=row["id"],
@@ -122,8 +129,13 @@ async def rows_of(pool: Pool) -> list[Row]:
             fresh=row["fresh"],
             server=row["server"] or DEFAULT_SERVER,
         )
-        for row in await pool.fetch(_ROWS)
+        for row in page
     ]
+
+
+def _age(row: Row) -> float:
+    """Smallest for the newest; a row that does not say when it was changed is the oldest."""
+    return -row.updated_at.timestamp() if row.updated_at else 0.0
 
 
 async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
@@ -260,7 +272,8 @@ LEFT JOIN evosaga.sagas AS maker ON maker.saga_id = row.id AND maker.saga = 'cre
 LEFT JOIN evosaga.connections AS known ON known.integration_id = row.id
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
   AND row.config ->> 'instance_name' <> '' AND row.organization_id IS NOT NULL
-ORDER BY row.updated_at DESC NULLS LAST, row.id
+  AND ($1::uuid IS NULL OR row.id > $1)
+ORDER BY row.id LIMIT $2
 """
 _BUSY: Final = """
 SELECT instance_name, organization_id, business_key FROM evosaga.sagas
