@@ -235,6 +235,9 @@ _HELD_CURES: Final = {
     "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
     "evolution_unreachable": "is the Evolution server up? evosaga doctor",
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
+    "token_hidden": "remove the instance by hand on Evolution; this goes on by itself then",
+    "list_unreadable": "look at what Evolution lists, and at its version: evosaga doctor",
+    "half_there": "restart Evolution; this goes on by itself then",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
 }
 

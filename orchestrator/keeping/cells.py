@@ -90,7 +90,10 @@ def _whose(
         return "older"
     if name in snapshot.ours_by_name:
         return "posing"
-    return "older" if name in snapshot.older else "stranger"
+    if name in snapshot.older:
+        return "older"
+    # Under a name that people chose only the saga's id would prove it, and that is forgotten.
+    return "ours" if instance is not None and instance.like_ours else "stranger"
 
 
 def row_says(row: Row | None, instance: Instance | None) -> RowSays:

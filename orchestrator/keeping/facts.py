@@ -38,6 +38,8 @@ class Instance:
     """Whether a phone was paired at all; one that hides behind a LID tells no number."""
     hidden: bool = False
     """The list does not show its token, so nothing can prove whose it is."""
+    like_ours: bool = False
+    """Its token has the shape of a birthmark: 64 hex digits, which Evolution itself never gives."""
     made_by: UUID | None = None
     """The saga whose birthmark it carries."""
     key_id: str | None = None

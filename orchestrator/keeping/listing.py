@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from orchestrator.keeping.facts import Instance, Row
-from sagas.ownership import fingerprint
+from sagas.ownership import BIRTHMARK, fingerprint
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.evolution_list import Listed, read
 from sagas.world import World
@@ -141,6 +141,7 @@ def _instance(one: Listed, server: str) -> Instance:
         phone=one.phone,
         linked=one.linked,
         hidden=one.token is None,
+        like_ours=BIRTHMARK.fullmatch(one.token or "") is not None,
         reason=one.reason,
         closed_at=_moment(one.fields.get("disconnectionAt")),
         server=server,

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -21,12 +20,11 @@ from orchestrator.keeping import older
 from orchestrator.keeping.asking import ask
 from orchestrator.keeping.facts import Instance, Keep, Key, Origin, Recorded, Row, Snapshot
 from orchestrator.keeping.listing import CantLook, Listing, listed, refuse_blindness, together
-from orchestrator.keeping.paging import pages
 from orchestrator.keeping.plan import can_be_sent, doubt, names_of, suspects
+from orchestrator.keeping.rows import rows_of
 from sagas.arbitration import business_key
 from sagas.ownership import KeyRing
 from sagas.steps import cache
-from sagas.vocabulary import DEFAULT_SERVER
 from sagas.world import World
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -50,10 +48,11 @@ async def look(
     lists = await listed(world)
     rows = await rows_of(pool)
     listing = await asyncio.to_thread(together, lists, rows)
-    snapshot = _given(await compared(pool, world.keys, listing, rows), keep)
+    snapshot = await compared(pool, world.keys, listing, rows)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
+    snapshot = _given(snapshot, keep)
     if keys:
         snapshot = replace(snapshot, keys=await _keys(world.redis))
     snapshot = await with_busy(pool, replace(snapshot, keep=keep))
@@ -94,10 +93,14 @@ def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
     The log has forgotten those that were made before the database was restored.
     """
     chosen = snapshot.instances.get(keep.choice) if keep else None
-    if keep is None or chosen is None or chosen.made_by is None:
+    if keep is None or chosen is None:
         return snapshot
-    own = {chosen.made_by: Origin("alive", keep.organization_id)}
-    return replace(snapshot, origins={**own, **snapshot.origins})
+    if chosen.made_by is not None:
+        own = {chosen.made_by: Origin("alive", keep.organization_id)}
+        return replace(snapshot, origins={**own, **snapshot.origins})
+    if chosen.like_ours:
+        return replace(snapshot, older={chosen.name: keep.organization_id, **snapshot.older})
+    return snapshot
 
 
 def believed(world: World, snapshot: Snapshot) -> Snapshot:
@@ -105,37 +108,6 @@ def believed(world: World, snapshot: Snapshot) -> Snapshot:
     doubts = {name: reason for name in world.servers if (reason := doubt(snapshot, name))}
     refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
     return snapshot.without(doubts)
-
-
-async def rows_of(pool: Pool) -> list[Row]:
-    """The integrations that name an instance, the newest first."""
-    found = await pages(pool, _ROWS, "id", _rows)
-    return await asyncio.to_thread(sorted, found, key=_age)
-
-
-def _rows(page: Sequence[asyncpg.Record]) -> list[Row]:
-    return [
-        Row(
-            id=row["id"],
-            organization_id=row["organization_id"],
-            instance_name=row["instance_name"],
-            status=row["status"],
-            enabled=row["enabled"],
-            number=row["whatsapp_number"],
-            clinic_id=row["clinic_id"],
-            born=row["born"],
-            flag=row["state"],
-            updated_at=row["updated_at"],
-            fresh=row["fresh"],
-            server=row["server"] or DEFAULT_SERVER,
-        )
-        for row in page
-    ]
-
-
-def _age(row: Row) -> float:
-    """Smallest for the newest; a row that does not say when it was changed is the oldest."""
-    return -row.updated_at.timestamp() if row.updated_at else 0.0
 
 
 async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
@@ -259,22 +231,6 @@ def _key(key: bytes | str, value: Any, life: Any) -> Key:
     return Key(name, organization, clinic, expires=isinstance(life, int) and life >= 0)
 
 
-_ROWS: Final = """
-SELECT row.id, row.organization_id, coalesce(row.status, 'pending') AS status,
-       coalesce(row.enabled, false) AS enabled, row.whatsapp_number,
-       row.updated_at, row.config ->> 'instance_name' AS instance_name,
-       row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'server' AS server,
-       maker.saga_id IS NOT NULL AS born, known.state,
-       coalesce(maker.updated_at > now() - interval '3 minutes', false) AS fresh
-FROM healthcare.integrations AS row
-LEFT JOIN evosaga.sagas AS maker ON maker.saga_id = row.id AND maker.saga = 'create-integration'
-    AND maker.instance_name = row.config ->> 'instance_name'
-LEFT JOIN evosaga.connections AS known ON known.integration_id = row.id
-WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
-  AND row.config ->> 'instance_name' <> '' AND row.organization_id IS NOT NULL
-  AND ($1::uuid IS NULL OR row.id > $1)
-ORDER BY row.id LIMIT $2
-"""
 _BUSY: Final = """
 SELECT instance_name, organization_id, business_key FROM evosaga.sagas
 WHERE status IN ('running', 'compensating', 'failed')

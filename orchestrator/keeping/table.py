@@ -131,8 +131,8 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "unrecorded": Verdict(
         "ask",
         "remove",
-        "it carries our token, but this database never heard of its saga: was it restored, or does "
-        "another one share EVOSAGA_SECRET_KEY?",
+        "it carries our token, or one of its kind, and this database never heard of its saga: was "
+        "it restored, or is there another deployment?",
         "say which: --fix --remove {name}, or --fix --organization-id UUID --keep {name}",
     ),
     "missing": Verdict(

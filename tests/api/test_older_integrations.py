@@ -164,6 +164,7 @@ async def test_rows_without_times_are_listed_shown_followed_and_deleted(
     evosaga = commandline(tmp_path, settings)
     assert "connected" in (await evosaga("health", "--fix")).out
     row = await pool.fetchrow("SELECT * FROM healthcare.integrations WHERE updated_at IS NOT NULL")
+    assert row is not None
     assert (row["status"], row["whatsapp_number"]) == ("connected", "5511999990000")
     names, cursor = set(), ""
     for _ in range(4):

@@ -24,11 +24,14 @@ CLINIC = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
 OLDER = [f"clinic-{CLINIC}-{number}" for number in range(1, 7)]
 
 
-def forgotten(evolution: SimulatedEvolution, phone: str | None = PHONE) -> str:
+def forgotten(
+    evolution: SimulatedEvolution, phone: str | None = PHONE, name: str | None = None
+) -> str:
     """An instance with our birthmark, made before the database went back in time."""
     lost, keys = uuid.uuid4(), KeyRing([SECRET])
-    evolution.put(f"wa-{lost}", token=keys.instance_token(lost, keys.current), phone=phone)
-    return f"wa-{lost}"
+    name = name or f"wa-{lost}"
+    evolution.put(name, token=keys.instance_token(lost, keys.current), phone=phone)
+    return name
 
 
 def older(evolution: SimulatedEvolution, connected: str | None = OLDER[3]) -> None:
@@ -59,6 +62,7 @@ async def test_the_command_line_says_that_the_stores_agree_only_where_they_do(
     assert "1 instance is nobody's we know of, and left alone: a-neighbour" in ran.err
     await rows.insert("gone-for-good", status="disconnected")
     name = forgotten(evolution)
+    forgotten(evolution, name="chosen-by-people")
     older(evolution)
     ran = await evosaga("--json", "reconcile")
     assert ran.code == 1
@@ -66,6 +70,7 @@ async def test_the_command_line_says_that_the_stores_agree_only_where_they_do(
     assert found == {
         "gone-for-good": "missing",
         name: "unrecorded",
+        "chosen-by-people": "unrecorded",
         **{one: "contested" if one == OLDER[3] else "older_orphan" for one in OLDER},
     }
     assert ran.json["strangers"] == ["a-neighbour"]
@@ -89,7 +94,7 @@ async def test_a_row_whose_instance_is_gone_stays_listed_when_it_is_marked(
 async def test_what_the_log_has_forgotten_is_removed_only_by_its_own_name(
     settings: Settings, evosaga: Evosaga, evolution: SimulatedEvolution
 ) -> None:
-    one, other = forgotten(evolution), forgotten(evolution, None)
+    one, other = forgotten(evolution, name="chosen-by-people"), forgotten(evolution, None)
     evolution.put("a-neighbour", phone="5511900000000")
     async with running_worker(settings):
         ran = await evosaga("reconcile", "--fix")
@@ -104,7 +109,7 @@ async def test_what_the_log_has_forgotten_is_removed_only_by_its_own_name(
         assert set(evolution.live()) == {other, "a-neighbour"}
 
 
-@pytest.mark.parametrize("whose", ["ours", "older"])
+@pytest.mark.parametrize("whose", ["ours", "chosen", "older"])
 async def test_an_instance_without_row_or_log_is_given_to_the_organization_that_is_named(
     settings: Settings,
     evosaga: Evosaga,
@@ -114,8 +119,8 @@ async def test_an_instance_without_row_or_log_is_given_to_the_organization_that_
     rows: Rows,
     whose: str,
 ) -> None:
-    if whose == "ours":
-        name = forgotten(evolution)
+    if whose != "older":
+        name = forgotten(evolution, name=None if whose == "ours" else "chosen-by-people")
     else:
         older(evolution)
         name = OLDER[3]
