@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from events.database import Pool
 from orchestrator.keeping import older
 from orchestrator.keeping.asking import ask
-from orchestrator.keeping.facts import Instance, Keep, Key, Origin, Recorded, Row, Snapshot
+from orchestrator.keeping.facts import Instance, Keep, Key, Memory, Origin, Recorded, Row, Snapshot
 from orchestrator.keeping.listing import CantLook, Listing, listed, refuse_blindness, together
 from orchestrator.keeping.plan import can_be_sent, doubt, names_of, suspects
 from orchestrator.keeping.rows import rows_of
@@ -29,6 +29,9 @@ from sagas.world import World
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _PAGE: Final = 1000
+_LOST: Final[tuple[Memory, ...]] = ("absent", "half")
+_LOADING: Final = (0.5, 0.75, 1.0, 1.0)
+"""Seconds to wait before each further question to what may just be loading."""
 _ASKED: Final = 1000
 """Instances that look well and are asked by name all the same, a comparison of everything."""
 
@@ -64,11 +67,36 @@ async def look(
         names = sorted({*names, *filter(can_be_sent, every)})
     elif keys:
         well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
-    memory = await ask(pool, world, snapshot, listing.tokens, [*names, *well])
-    # Of what looks well only this counts: how it is connected is for the health check to follow.
-    whole = {name for name in well if memory.get(name) not in ("absent", "half")}
-    asked = snapshot.asked({n: told for n, told in memory.items() if n not in whole})
+    asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
+    asked = asked.asked(await _halves(pool, world, asked, listing.tokens, well))
     return believed(world, asked)
+
+
+async def _halves(
+    pool: Pool, world: World, snapshot: Snapshot, tokens: Mapping[str, str], names: Sequence[str]
+) -> dict[str, Memory]:
+    """Of those that look well, what is lost to memory: how they are connected is for the health
+    check to follow.
+
+    A server that has just started has its rows and loads their instances one by one. So they are
+    asked for again for a while, and where one comes back, nothing is concluded of the others.
+    """
+    left = await ask(pool, world, snapshot, tokens, names) if names else {}
+    loading: set[str] = set()
+    for pause in (0.0, *_LOADING):
+        await asyncio.sleep(pause)
+        if pause:
+            again = await ask(pool, world, snapshot, tokens, list(left))
+            back = {name for name in left if again.get(name) not in _LOST}
+            loading |= {snapshot.instances[name].server for name in back}
+        left = {
+            name: told
+            for name, told in left.items()
+            if told in _LOST and snapshot.instances[name].server not in loading
+        }
+        if not left:
+            break
+    return left
 
 
 def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
