@@ -266,11 +266,11 @@ _SELECT: Final = """
 SELECT DISTINCT ON (config ->> 'instance_name')
        id, organization_id, config ->> 'instance_name' AS instance_name,
        config ->> 'clinic_id' AS clinic_id, config ->> 'name' AS name, whatsapp_number,
-       (extract(epoch FROM updated_at) * 1000000)::bigint AS version
+       coalesce((extract(epoch FROM updated_at) * 1000000)::bigint, 0) AS version
 FROM healthcare.integrations
 WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled
-  AND config ->> 'instance_name' {}
-ORDER BY config ->> 'instance_name', updated_at DESC, id
+  AND organization_id IS NOT NULL AND config ->> 'instance_name' {}
+ORDER BY config ->> 'instance_name', updated_at DESC NULLS LAST, id
 """
 _NAMED: Final = _SELECT.format("= ANY($1)")
 _ALL: Final = _SELECT.format("IS NOT NULL")

@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
 from sagas.steps import notify, repair_admissions, repair_effects, repair_looks
-from sagas.vocabulary import DEFAULT_SERVER, InstanceName, PhoneNumber, ServerName
+from sagas.vocabulary import DEFAULT_SERVER, ExistingName, PhoneNumber, ServerName
+
+
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class AdoptInstance(BaseModel):
@@ -21,10 +25,16 @@ class AdoptInstance(BaseModel):
 
     organization_id: UUID
     integration_id: UUID
-    instance_name: InstanceName
+    instance_name: ExistingName
     token_hash: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{16}\z")]
     seen: Literal["open", "closed"]
     whatsapp_number: PhoneNumber | None = None
+    channel: Literal["WHATSAPP-BAILEYS", "EVOLUTION"] | None = Field(None, exclude_if=_absent)
+    """Given where neither a row nor, perhaps, the log knows the instance: a row is made for it."""
+    key_id: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8}\z")] | None = Field(
+        None, exclude_if=_absent
+    )
+    """The secret key of its birthmark, by which its webhook is known as well."""
     server: ServerName = Field(DEFAULT_SERVER, exclude_if=lambda server: server == DEFAULT_SERVER)
 
 

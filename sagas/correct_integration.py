@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
 from sagas.steps import repair_admissions, repair_effects, repair_looks
-from sagas.vocabulary import InstanceName, PhoneNumber
+from sagas.vocabulary import ExistingName, PhoneNumber
 
 
 class CorrectIntegration(BaseModel):
@@ -16,7 +16,7 @@ class CorrectIntegration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     integration_id: UUID
-    instance_name: InstanceName
+    instance_name: ExistingName
     seen: Literal["open", "closed", "half", "missing", "foreign"]
     whatsapp_number: PhoneNumber | None = None
 

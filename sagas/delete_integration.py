@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
 from sagas.steps import admission, cache, evolution, notify, postgres
-from sagas.vocabulary import InstanceName
+from sagas.vocabulary import ExistingName
 
 
 class DeleteIntegration(BaseModel):
@@ -16,7 +16,7 @@ class DeleteIntegration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     asks: ClassVar[Literal["delete"]] = "delete"
 
-    instance_name: InstanceName
+    instance_name: ExistingName
     organization_id: UUID | None = None
 
 

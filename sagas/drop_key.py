@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sagas.definition import Saga, retryable
 from sagas.steps import repair_admissions, repair_effects
-from sagas.vocabulary import InstanceName
+from sagas.vocabulary import ExistingName
 
 
 class DropKey(BaseModel):
@@ -14,7 +14,7 @@ class DropKey(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instance_name: InstanceName
+    instance_name: ExistingName
 
 
 DROP_KEY: Final = Saga(

@@ -7,11 +7,14 @@ else can make one.
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 _SHORTEST: Final = 32
+BIRTHMARK: Final = re.compile(r"[0-9a-f]{64}")
+"""What a birthmark looks like, whoever made it and under whichever key."""
 
 
 class UnknownKey(Exception):

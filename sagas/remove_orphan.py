@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from sagas.definition import Retry, Saga, pivot, retryable
 from sagas.steps import cache, evolution, notify, repair_admissions
-from sagas.vocabulary import DEFAULT_SERVER, InstanceName, ServerName
+from sagas.vocabulary import DEFAULT_SERVER, ExistingName, ServerName
 
 
 class RemoveOrphan(BaseModel):
@@ -19,7 +19,7 @@ class RemoveOrphan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instance_name: InstanceName
+    instance_name: ExistingName
     organization_id: UUID | None = None
     created_by: UUID | None = None
     key_id: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8}\z")] | None = None

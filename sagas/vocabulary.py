@@ -1,7 +1,8 @@
 """Words that commands share, and what they may look like.
 
 An instance name becomes part of a URL, a Redis key and a plain JavaScript object on Evolution's
-side, so it is held to a narrow alphabet and kept off the names that mean something there.
+side, so a new one is held to a narrow alphabet and kept off the names that mean something there.
+What exists has the name that somebody gave it, and is refused only where no request can mean it.
 """
 
 import unicodedata
@@ -12,6 +13,29 @@ from pydantic import AfterValidator, StringConstraints
 
 DEFAULT_SERVER: Final = "default"
 """The Evolution server of EVOSAGA_EVOLUTION_URL, which is meant wherever none is named."""
+CANT_BE_HANDLED: Final = (
+    "this name can't be handled: remove its instance by hand on Evolution, and its row in Postgres"
+)
+_LONGEST_NAME: Final = 255
+"""Characters that Evolution's database takes."""
+_INHERITED: Final = frozenset(
+    {
+        "constructor",
+        "hasOwnProperty",
+        "isPrototypeOf",
+        "propertyIsEnumerable",
+        "toLocaleString",
+        "toString",
+        "undefined",
+        "valueOf",
+        "__defineGetter__",
+        "__defineSetter__",
+        "__lookupGetter__",
+        "__lookupSetter__",
+        "__proto__",
+    }
+)
+"""What every JavaScript object has, so that Evolution takes such an instance for there."""
 _RESERVED: Final = frozenset({"constructor", "create", "fetchinstances", "undefined", "null"})
 
 
@@ -26,6 +50,29 @@ def server_entry(server: str | None) -> dict[str, str]:
 def _not_reserved(name: str) -> str:
     if name in _RESERVED:
         raise ValueError(f"{name!r} means something else to Evolution; choose another name")
+    return name
+
+
+def unaddressable(name: str) -> str | None:
+    """Why no request can safely be about an existing instance of that name; None: one can be.
+
+    Percent-encoding keeps most characters what they are. But dots alone and slashes are resolved
+    by clients and proxies on the way, encoded or not, and Evolution looks names up in an object.
+    """
+    if not 1 <= len(name) <= _LONGEST_NAME:
+        return f"it must have 1 to {_LONGEST_NAME} characters"
+    if name in (".", "..") or "/" in name or "\\" in name:
+        return "slashes, and dots alone, mean another address"
+    if name in _INHERITED:
+        return "it means something else to Evolution"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "it has control characters"
+    return None
+
+
+def _addressable(name: str) -> str:
+    if why := unaddressable(name):
+        raise ValueError(f"{CANT_BE_HANDLED} ({why})")
     return name
 
 
@@ -65,6 +112,9 @@ InstanceName = Annotated[
     StringConstraints(pattern=_NAME),
     AfterValidator(_not_reserved),
 ]
+"""What a new instance may be called."""
+ExistingName = Annotated[str, AfterValidator(_addressable)]
+"""What one may be called that is there already."""
 ServerName = Annotated[str, StringConstraints(pattern=_SERVER)]
 ClinicName = Annotated[
     str,

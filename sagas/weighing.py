@@ -20,7 +20,7 @@ class Row:
     """A row of ``healthcare.integrations``. ``key_id``: that of its birthmark, if it has one."""
 
     id: UUID
-    organization_id: UUID
+    organization_id: UUID | None
     instance_name: str | None
     status: str
     enabled: bool = True
@@ -51,11 +51,28 @@ class OpenSaga:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """An instance that no row names, as upkeep saw it last: ``what`` is its drift."""
+
+    instance_name: str
+    organization_id: UUID | None
+    what: str
+    server: str = DEFAULT_SERVER
+
+
+LEFT: Final = ("unrecorded", "row_gone", "rowless", "duplicate", "contested", "older_orphan")
+"""Drifts of instances that can be deleted by their names though no row names them."""
+LEFT_WITH_A_PHONE: Final = ("row_gone", "contested")
+"""Those that are connected, and next to which no second one is made."""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """Everything that concerns the organizations and names of a batch."""
 
     rows: Sequence[Row] = ()
     sagas: Sequence[OpenSaga] = ()
+    left: Sequence[Left] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +89,15 @@ class Policy:
 class _Sight:
     """What was found, by name and by key, and what the commands weighed so far have added."""
 
-    def __init__(self, rows: Iterable[Row], sagas: Iterable[OpenSaga]) -> None:
+    def __init__(self, found: Found, sagas: Iterable[OpenSaga]) -> None:
+        self.left = {one.instance_name: one for one in found.left}
+        self.phones = {o.organization_id: o for o in found.left if o.what in LEFT_WITH_A_PHONE}
         self.in_use: dict[UUID, Row] = {}
         self.named: dict[str, list[Row]] = {}
         self.by_key: dict[str, list[OpenSaga]] = {}
         self.by_name: dict[str, list[OpenSaga]] = {}
-        for row in rows:
-            if row.enabled:
+        for row in found.rows:
+            if row.enabled and row.organization_id is not None:
                 self.in_use[row.organization_id] = row
             self.named.setdefault(row.instance_name or "", []).append(row)
         for saga in sagas:
@@ -95,7 +114,7 @@ def arbitrate(
     """What becomes of each command, in order; the later ones see what the earlier ones start."""
     # The look leaves them out to save work; that nobody stands in his own way is a rule of ours.
     mine = {saga_id for saga_id, _ in commands}
-    sight = _Sight(found.rows, (saga for saga in found.sagas if saga.saga_id not in mine))
+    sight = _Sight(found, (saga for saga in found.sagas if saga.saga_id not in mine))
     verdicts: list[Admission | Refusal] = []
     for saga_id, data in commands:
         if data.asks == "create":
@@ -126,6 +145,9 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
     if rule.verb == "refuse":
         existing = culprit.instance_name if culprit else row.instance_name if row else None
         return _refusal(rule, key, organization, name, culprit, existing)
+    if (left := sight.phones.get(organization)) is not None:
+        existing = left.instance_name
+        return Refusal("integration_exists", _left(left), key, organization, name, existing)
     rows = sight.named.get(name)
     there, culprit = _standing(sight.by_name.get(name, ()), rows[0] if rows else None)
     rule = RULES[there, Comer.NAMESAKE]
@@ -147,17 +169,21 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
 
 def _weigh_delete(sight: _Sight, saga_id: UUID, data: Any) -> Admission | Refusal:
     name: str = data.instance_name
-    facts = _facts(sight, name)
+    facts = _facts(sight, name) or _forgotten(sight.left.get(name), saga_id)
     # Somebody else's integration looks exactly like none at all.
-    if facts is None or str(data.organization_id or "") not in ("", facts["organization_id"]):
+    wanted = str(data.organization_id) if data.organization_id else None
+    if facts is None or wanted not in (None, facts["organization_id"]):
         rule = RULES[There.NOTHING, Comer.DELETE]
         key = f"whatsapp/evolution/instance/{name}"
         return _refusal(rule, key, data.organization_id, name, None, None)
-    organization = UUID(facts["organization_id"])
-    key = business_key(organization)
+    # A row of older code may belong to nobody; then its name is all there is to hold.
+    organization = UUID(facts["organization_id"]) if facts["organization_id"] else None
+    key = business_key(organization) if organization else f"whatsapp/evolution/instance/{name}"
     queue = list(sight.by_key.get(key, ()))
     queue += [saga for saga in sight.by_name.get(name, ()) if saga.wants != key]
     there, ahead = _standing(queue, sight.named.get(name, [None])[0])
+    if "forgotten" in facts and there is There.NOTHING:
+        there = There.INTEGRATION
     if ahead is not None and sum(s.behind is not None for s in queue) >= LONGEST_QUEUE:
         there = There.QUEUE
     rule = RULES[there, Comer.DELETE]
@@ -204,7 +230,7 @@ def _facts(sight: _Sight, name: str) -> dict[str, Any] | None:
             "created_by": str(row.id),
             "status": row.status,
             "clinic_id": row.clinic_id,
-            "organization_id": str(row.organization_id),
+            "organization_id": str(row.organization_id) if row.organization_id else None,
             "server": row.server,
         }
         return facts | ({"key_id": row.key_id} if row.key_id else {})
@@ -223,6 +249,30 @@ def _facts(sight: _Sight, name: str) -> dict[str, Any] | None:
                 "server": saga.facts.get("server", DEFAULT_SERVER),
             }
     return None
+
+
+def _forgotten(left: Left | None, saga_id: UUID) -> dict[str, Any] | None:
+    """The same for an instance that no row names any more, and that upkeep has seen."""
+    if left is None:
+        return None
+    return {
+        "instance_name": left.instance_name,
+        "integration_id": str(saga_id),  # nobody's: there is no row to mark or to delete
+        "created_by": str(saga_id),
+        "status": "disconnected",
+        "clinic_id": None,
+        "organization_id": str(left.organization_id) if left.organization_id else None,
+        "server": left.server,
+        "forgotten": True,
+    }
+
+
+def _left(left: Left) -> str:
+    return (
+        f"the instance {left.instance_name} of this organization is connected on Evolution, though "
+        "no row names it: delete it first, or let a row name it "
+        f"(evosaga reconcile --organization-id {left.organization_id})"
+    )
 
 
 def _cancel(ahead: UUID, saga_id: UUID) -> FollowUp:

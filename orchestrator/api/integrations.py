@@ -30,6 +30,7 @@ from orchestrator.integrations.listing import IntegrationView, find_integration,
 from orchestrator.queries import Filter, SagaView, history, list_sagas, newest_of_instance
 from orchestrator.state import OPEN
 from sagas.create_integration import CreateIntegration
+from sagas.vocabulary import CANT_BE_HANDLED, unaddressable
 
 router: Final = APIRouter(tags=["integrations"])
 
@@ -103,8 +104,18 @@ async def create(
         raise failure(view, await history(here.pool, view.saga_id))
     if await _is_duplicate(here, view):
         told = shapes.Duplicate(existing_instance=view.existing_instance)
+        if (way_out := _no_delete(view.existing_instance)) is not None:
+            told = told.model_copy(update={"message": way_out})
         return JSONResponse(told.model_dump(mode="json"), 409, _its_saga(view))
     raise _refusal(view)
+
+
+def _no_delete(existing: str | None) -> str | None:
+    """What has to be done where a delete can't be asked for."""
+    if existing is None:
+        return "The organization's row names no instance: remove or disable that row by hand"
+    why = unaddressable(existing)
+    return f"{CANT_BE_HANDLED} ({why})" if why else None
 
 
 async def _is_duplicate(here: Parts, view: SagaView) -> bool:
@@ -138,7 +149,9 @@ async def _created(here: Parts, view: SagaView) -> Response:
     response_model=shapes.Deleted,
     responses={
         202: {"model": shapes.Submitted, "description": "not over yet; it goes on by itself"},
-        **problems("unknown_instance", *_FAILURES, "in_progress", "refused", *EVERYWHERE),
+        **problems(
+            "unknown_instance", "invalid_data", *_FAILURES, "in_progress", "refused", *EVERYWHERE
+        ),
     },
 )
 async def delete(
@@ -160,8 +173,9 @@ async def delete(
     command = chosen(who, idempotency_key, "integration.delete", data)
     try:
         understand(here.catalogue, command)
-    except BadCommand:
-        raise _unknown(instance_name) from None  # no instance can have such a name
+    except BadCommand as refusal:
+        await find(here, who, instance_name)  # which raises the 404 of what is not there
+        raise Problem(refusal.code, refusal.message) from None
     accepted = await submit(here, who, command)
     view = await settled(watch, here.pool, accepted, patience)
     if view.status == "rejected" and view.code == "in_progress":

@@ -149,8 +149,8 @@ _STATUSES: Final = {
 _COUNTS: Final = """
 SELECT 'sagas' AS what, status, count(*) AS number FROM evosaga.sagas GROUP BY status
 UNION ALL
-SELECT 'integrations', status, count(*) FROM healthcare.integrations
-WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY status
+SELECT 'integrations', coalesce(status, 'pending'), count(*) FROM healthcare.integrations
+WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY 2
 """
 _WORK: Final = f"""
 SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,

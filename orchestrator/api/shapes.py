@@ -159,7 +159,9 @@ class IntegrationShape(_Shape):
     """A row of ``healthcare.integrations`` without its secret."""
 
     integration_id: UUID = Field(examples=[SAGA_ID])
-    organization_id: UUID = Field(examples=[ORGANIZATION_ID])
+    organization_id: UUID | None = Field(
+        description="null, as the times, only in a row of older code", examples=[ORGANIZATION_ID]
+    )
     clinic_id: str | None = Field(examples=[CLINIC_ID])
     instance_name: str | None = Field(examples=[INSTANCE])
     name: str | None = Field(examples=["Clínica Sol"])
@@ -169,8 +171,8 @@ class IntegrationShape(_Shape):
     whatsapp_number: str | None = Field(examples=["5511987654321"])
     webhook_url: str | None
     server: str = Field(description="the Evolution server it is on", examples=["default"])
-    created_at: datetime = Field(examples=[_AT])
-    updated_at: datetime = Field(examples=[_AT])
+    created_at: datetime | None = Field(examples=[_AT])
+    updated_at: datetime | None = Field(examples=[_AT])
     last_saga: LastSaga | None
 
 

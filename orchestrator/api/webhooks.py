@@ -30,11 +30,11 @@ from orchestrator.webhooks.hints import (
     understand,
 )
 from orchestrator.webhooks.inbox import Inbox, NotYet, Taken
-from sagas.vocabulary import InstanceName
+from sagas.vocabulary import ExistingName
 
 router = APIRouter(prefix="/webhooks/evolution", tags=["webhooks"])
 _logger = structlog.get_logger("evosaga.webhooks")
-_NAME: Final[TypeAdapter[str]] = TypeAdapter(InstanceName)
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(ExistingName)
 _PROBLEMS: Final = problems(
     "malformed_json",
     "too_deep",

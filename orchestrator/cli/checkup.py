@@ -95,6 +95,7 @@ def _tell(done: Round, out: Output) -> int:
 
 def _described(patient: Patient) -> dict[str, Any]:
     from orchestrator.keeping.judging import CURES, WELL
+    from sagas.vocabulary import CANT_BE_HANDLED, unaddressable
 
     row, judged = patient.row, patient.judgement
     told: dict[str, Any] = {
@@ -105,6 +106,8 @@ def _described(patient: Patient) -> dict[str, Any]:
     }
     if judged is None:
         cure = "a saga is at work for it, or Evolution gave no clear answer"
+        if why := unaddressable(row.instance_name):
+            cure = f"{CANT_BE_HANDLED} ({why})"
         return told | {"state": "unknown", "since": None, "cure": cure, "well": False}
     record = judged.record
     cure = CURES[record.state]

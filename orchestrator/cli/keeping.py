@@ -28,12 +28,15 @@ _BETWEEN: Final = 1.5
 """Seconds between the two looks: what a saga is just doing is over by then, mostly."""
 _POLL: Final = 0.1
 _AT_ONCE: Final = 4
+_SOME: Final = 10
 
 
 def reconcile(arguments: argparse.Namespace, out: Output) -> int:
     """Look twice, tell, and repair what may be repaired."""
     if arguments.keep and not arguments.organization_id:
         raise Trouble(WRONG, "--keep decides for one organization: give --organization-id as well")
+    if arguments.remove and not arguments.fix:
+        raise Trouble(WRONG, "--remove is a repair: give --fix as well")
     require(out)
     with places.servers(out) as settings:
         quiet(settings, out)
@@ -88,11 +91,14 @@ class _Visit:
     out: Output
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Evolution servers that could not be looked at, and why."""
+    strangers: Sequence[str] = ()
+    busy: int = 0
 
     async def pay(self) -> int:
         """Look, tell, repair; the exit code."""
         seen = await self._look_twice()
         drifts = [sighting.drift for sighting in seen]
+        self._check(drifts)
         if not self.arguments.fix:
             self._tell(drifts, {})
             return self._code(drifts)
@@ -102,6 +108,17 @@ class _Visit:
         left = [sighting.drift for sighting in await self._look_twice()] if drifts else []
         self._tell(left, {"repairs": repairs, "before": [_described(one) for one in drifts]})
         return self._code(left)
+
+    def _check(self, drifts: Sequence[Drift]) -> None:
+        """What is to be removed must be there, and be nobody's that a row names."""
+        from orchestrator.keeping.reconcile import removable
+
+        known = removable(drifts)
+        for name in self.arguments.remove:
+            if name not in known:
+                could = ", ".join(map(printable, known)) or "none"
+                told = f"there is no {printable(name)} to remove; those that no row names: {could}"
+                raise Trouble(WRONG, told)
 
     def _code(self, drifts: Sequence[Drift]) -> int:
         """The exit code. What could not be looked at may be as it should be or not."""
@@ -113,7 +130,7 @@ class _Visit:
         from orchestrator.keeping.sightings import Sighting
 
         first = await find(self.keeper, keep=self.keep)
-        self.unseen = first.unseen
+        self.unseen, self.strangers, self.busy = first.unseen, first.strangers, first.busy
         if not first.drifts:
             return []
         if self.arguments.fix:
@@ -122,6 +139,7 @@ class _Visit:
         before = {(drift.what, drift.where) for drift in first.drifts}
         second = await find(self.keeper, keep=self.keep)
         self.unseen = {**first.unseen, **second.unseen}
+        self.strangers, self.busy = second.strangers, second.busy
         if self.arguments.fix:
             noted = await self._note(second)
         else:
@@ -148,7 +166,7 @@ class _Visit:
         from orchestrator.keeping.reconcile import allowed
 
         policies: Collection[Any] = {"auto", "ask"} if self.keep else {"auto"}
-        mendable = [one for one in seen if allowed(one.drift, policies)]
+        mendable = [one for one in seen if allowed(one.drift, policies, self.arguments.remove)]
         company = await workers(self.keeper.pool, self.out) if mendable else None
         deadline = time.monotonic() + self.arguments.timeout
         told: list[dict[str, Any]] = []
@@ -204,16 +222,31 @@ class _Visit:
         """What is wrong (still, after repairs), and how to go on."""
         if self.out.json:
             blind = {"not_looked_at": dict(self.unseen)} if self.unseen else {}
-            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more | blind)
+            rest = {"strangers": list(self.strangers), "busy": self.busy}
+            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more | blind | rest)
             return
         tell_unseen(self.unseen, self.out)
+        self._tell_rest()
         if not drifts:
-            self.out.line("what was seen agrees" if self.unseen else "the stores agree")
+            partly = self.unseen or self.busy
+            self.out.line("what was seen agrees" if partly else "the stores agree")
             return
         if more:
             self.out.line("left:")
         _draw(drifts, self.out)
         self._advise(drifts)
+
+    def _tell_rest(self) -> None:
+        """Instances that nothing is said of, so that every one on the servers is counted."""
+        if self.busy:
+            them = "1 instance" if self.busy == 1 else f"{self.busy} instances"
+            self.out.note(f"sagas are at work for {them}, not compared: evosaga list")
+        if self.strangers:
+            some = ", ".join(map(printable, self.strangers[:_SOME]))
+            more = "" if len(self.strangers) <= _SOME else ", …"
+            number = len(self.strangers)
+            them = "1 instance is" if number == 1 else f"{number} instances are"
+            self.out.note(f"{them} nobody's we know of, and left alone: {some}{more}")
 
     def _advise(self, drifts: Sequence[Drift]) -> None:
         """How to go on."""

@@ -205,6 +205,8 @@ def _reconcile(parser: argparse.ArgumentParser) -> None:
     add("--fix", action="store_true", help="repair it")
     help_ = "what the organization keeps: connected (the default), none, or an instance's NAME"
     add("--keep", type=_text, metavar="WHAT", help=help_)
+    help_ = "with --fix: remove this instance, which no row names; may be given several times"
+    add("--remove", type=_text, action="append", default=[], metavar="NAME", help=help_)
     help_ = "how long to wait for the repairs (default: 120); they go on after that"
     add("--timeout", type=_seconds, default=120.0, metavar="SECONDS", help=help_)
 

@@ -249,6 +249,9 @@ _HELD_CURES: Final = {
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
     SECRET_KEY_UNKNOWN: f"{CURE}: evosaga doctor; a worker that has the key goes on with it",
     "dependency_unreachable": "is what the step calls up? evosaga doctor",
+    "token_hidden": "remove the instance by hand on Evolution; this goes on by itself then",
+    "list_unreadable": "look at what Evolution lists, and at its version: evosaga doctor",
+    "half_there": "restart Evolution; this goes on by itself then",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
 }
 

@@ -19,6 +19,7 @@ from events.database import Pool, Queryable
 from events.notices import Notice
 from sagas.ownership import KeyRing, UnknownKey
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_list import Listed, UnreadableList, find
 from sagas.steps.verdicts import Sight
 from sagas.vocabulary import DEFAULT_SERVER
 
@@ -40,7 +41,7 @@ class Integration:
     channel: str
     status: str
     whatsapp_number: str | None
-    updated_at: datetime
+    updated_at: datetime | None
     key_id: str | None = None
     server: str = DEFAULT_SERVER
     """The Evolution server that its instance lives on."""
@@ -65,6 +66,8 @@ class Seen:
     recorded: bool = False
     """Whether Evolution's database says "open". When the instance is open, ``number`` is today's
     then; when it is not, its phone is still paired, and Evolution is trying to reach it again."""
+    linked: bool = False
+    """Whether its database knows a phone, even one that hides its number behind a LID."""
     token: str | None = field(default=None, repr=False)
     """The instance's own token, ours or the one that Evolution lists for an older instance."""
 
@@ -72,7 +75,7 @@ class Seen:
         """Whether a phone is connected; an instance that is open may still have none."""
         if channel == PASSIVE:
             return self.state == "open"
-        return self.state == "open" and self.recorded and self.number is not None
+        return self.state == "open" and self.recorded and (self.number is not None or self.linked)
 
 
 async def integrations(
@@ -88,13 +91,17 @@ async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration)
     Raises only what keeps a worker from acting that is not in charge any more.
     """
     token, name = integration.token(keys), integration.instance_name
-    row: dict[str, Any] | None = None
+    row: Listed | None = None
     if token is None:
         listed = await evolution.instances()
-        row = _row(listed.body, name)
-        if row is None or not row.get("token"):
-            return Seen("absent" if listed.status == 200 else "unknown")
-        token = str(row["token"])
+        try:
+            row = find(listed.body, name) if listed.status == 200 else None
+        except UnreadableList:
+            return Seen("unknown")
+        if row is None or row.token is None:
+            gone = listed.status == 200 and row is None
+            return Seen("absent" if gone else "unknown")
+        token = row.token
     seen = await evolution.see(name, token)
     if seen.sight in (Sight.ABSENT, Sight.FOREIGN):
         return Seen("absent")
@@ -102,15 +109,15 @@ async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration)
     if seen.sight is not Sight.MINE or state is None:
         return Seen("unknown")
     if row is None:
-        row = _row((await evolution.own_rows(token)).body, name)
+        row = _own_row((await evolution.own_rows(token)).body, name)
     if row is None:
         return Seen(state, token=token)
-    reason = row.get("disconnectionReasonCode")
     return Seen(
         state,
-        digits(row.get("ownerJid")),
-        reason if isinstance(reason, int) else None,
-        recorded=row.get("connectionStatus") == "open",
+        row.phone,
+        row.reason,
+        recorded=row.status == "open",
+        linked=row.linked,
         token=token,
     )
 
@@ -160,12 +167,6 @@ async def settle(
     return "changed"
 
 
-def digits(jid: Any) -> str | None:
-    """The phone number in a WhatsApp id such as ``5511999990000:12@s.whatsapp.net``."""
-    number = jid.partition("@")[0].partition(":")[0] if isinstance(jid, str) else ""
-    return number if number.isdecimal() and 5 <= len(number) <= 20 else None
-
-
 def _notice(integration: Integration, status: str, seen: Seen) -> Notice:
     data: dict[str, Any] = {"status": status, "before": integration.status}
     if status == "disconnected" and seen.reason is not None:
@@ -185,9 +186,11 @@ def _state(body: Any) -> Literal["open", "connecting", "close"] | None:
     return state if state in ("open", "connecting", "close") else None
 
 
-def _row(body: Any, name: str) -> dict[str, Any] | None:
-    rows = body if isinstance(body, list) else []
-    return next((row for row in rows if isinstance(row, dict) and row.get("name") == name), None)
+def _own_row(body: Any, name: str) -> Listed | None:
+    try:
+        return find(body, name)
+    except UnreadableList:
+        return None
 
 
 def _integration(row: asyncpg.Record) -> Integration:
@@ -210,16 +213,18 @@ def _integration(row: asyncpg.Record) -> Integration:
 
 _SELECT: Final = """
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
-       row.config ->> 'channel' AS channel, row.status, row.whatsapp_number, row.updated_at,
+       row.config ->> 'channel' AS channel, coalesce(row.status, 'pending') AS status,
+       row.whatsapp_number, row.updated_at,
        row.config ->> 'server' AS server, born.data AS born
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.saga_events AS born
     ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
-  AND row.config ->> 'instance_name' IS NOT NULL
+  AND row.config ->> 'instance_name' IS NOT NULL AND row.organization_id IS NOT NULL
   AND (row.id = ANY($1) OR (row.enabled AND row.config ->> 'instance_name' = ANY($2)))
 """
 _SETTLE: Final = """
 UPDATE healthcare.integrations SET status = $2, whatsapp_number = $3, updated_at = now()
-WHERE id = $1 AND status = $4 AND updated_at = $5 RETURNING true
+WHERE id = $1 AND coalesce(status, 'pending') = $4 AND updated_at IS NOT DISTINCT FROM $5
+RETURNING true
 """

@@ -10,13 +10,13 @@ from orchestrator.keeping.facts import Memory, Snapshot
 from orchestrator.keeping.plan import doubt
 from sagas.ownership import UnknownKey
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_older import NO_TOKEN
 from sagas.steps.repair_looks import state_of
 from sagas.steps.verdicts import Sight
 from sagas.world import World
 
 _AT_ONCE: Final = 16
 _PAGE: Final = 64
-_NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
 _STATES: Final[dict[str, Memory]] = {
     "open": "open",
     "connecting": "connecting",
@@ -41,7 +41,7 @@ async def ask(
     ``names`` that a list lacks should come first: when many are missing and the first of them
     turn out to be there, the list is not to be believed, and the rest is not asked.
     """
-    own = await _own_tokens(pool, world, snapshot, [n for n in names if n not in tokens])
+    own = await _own_tokens(pool, world, snapshot, [n for n in names if not tokens.get(n)])
     rows = snapshot.named()
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -64,10 +64,14 @@ async def _ask_server(
     names: Sequence[str],
 ) -> dict[str, Memory]:
     known: dict[str, Memory] = {}
+    hidden = {name for name, instance in snapshot.instances.items() if instance.hidden}
     for page in (names[at : at + _PAGE] for at in range(0, len(names), _PAGE)):
         limit = asyncio.Semaphore(_AT_ONCE)
         answers = await asyncio.gather(
-            *(_one(evolution, name, tokens.get(name), own.get(name), limit) for name in page)
+            *(
+                _one(evolution, name, tokens.get(name), own.get(name), name in hidden, limit)
+                for name in page
+            )
         )
         known |= dict(zip(page, answers, strict=True))
         missing = [name for name in page if name not in snapshot.instances]
@@ -82,17 +86,20 @@ async def _one(
     name: str,
     token: str | None,
     own: str | None,
+    hidden: bool,
     limit: asyncio.Semaphore,
 ) -> Memory:
     async with limit:
-        answer = await evolution.memory(name, token or own or _NO_TOKEN)
+        # Of older code's, whose token is not shown, the global key learns how it is, not whose.
+        key = token or own or (None if hidden else NO_TOKEN)
+        answer = await evolution.memory(name, key)
         match answer.status:
             case 200:
                 state = state_of(answer.body)
                 return _STATES.get(state, "unanswered") if state else "half"
             case 404:
                 return "absent"
-            case 401 if token is None and own is not None:
+            case 401 if not token and own is not None:
                 # Not in the list and refusing our token: a stranger's, or only half of ours.
                 seen = await evolution.see(name, own)
                 return _SIGHTS.get(seen.sight, "unanswered")

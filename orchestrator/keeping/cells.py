@@ -37,11 +37,14 @@ def found(snapshot: Snapshot, name: str, row: Row | None) -> Name:
         organization = origin.organization_id
     if organization is None and whose == "older":
         organization = snapshot.older.get(name)
+    sight = _sight(instance, memory)
+    if row is None and instance is not None and instance.hidden and whose != "stranger":
+        sight = "unclear"  # its name speaks of us, and its token would have to
     return Name(
         name=name,
         instance=instance,
         row=row,
-        sight=_sight(instance, memory),
+        sight=sight,
         whose=whose,
         log=origin.recorded if origin else "unknown",
         organization_id=organization,
@@ -65,7 +68,7 @@ def _sight(instance: Instance | None, memory: Memory | None) -> Sight:
     if (memory or instance.status) != "open" or memory == "foreign":
         return "idle"
     # Open without a phone behind it proves nothing, where there should be a phone.
-    return "paired" if instance.phone else "open" if instance.passive else "idle"
+    return "paired" if instance.paired else "open" if instance.passive else "idle"
 
 
 def _whose(
@@ -79,14 +82,18 @@ def _whose(
     if memory == "foreign":
         return "posing"
     if row is not None and row.born:
-        return "ours" if instance is None or instance.made_by == row.id else "posing"
+        kept = instance is None or instance.hidden or instance.made_by == row.id
+        return "ours" if kept else "posing"
     if instance is not None and instance.made_by is not None:
         return "ours"
     if row is not None:
         return "older"
     if name in snapshot.ours_by_name:
         return "posing"
-    return "older" if name in snapshot.older else "stranger"
+    if name in snapshot.older:
+        return "older"
+    # Under a name that people chose only the saga's id would prove it, and that is forgotten.
+    return "ours" if instance is not None and instance.like_ours else "stranger"
 
 
 def row_says(row: Row | None, instance: Instance | None) -> RowSays:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
 
 from orchestrator.keeping.cells import Name
+from orchestrator.keeping.facts import Instance
 from orchestrator.keeping.table import VERDICTS, Sight
 from sagas.vocabulary import server_entry
 
@@ -53,8 +55,10 @@ def _removal(one: Name) -> Command | None:
     """With what the instance must carry when it is looked at again, right before it goes."""
     if one.instance is None:
         return None  # only a shadow in memory, which no token opens
-    if one.whose == "ours" and one.instance.made_by is not None:
+    if one.whose == "ours" and one.instance.made_by is not None and one.log != "unknown":
         proof = {"created_by": str(one.instance.made_by), "key_id": one.instance.key_id}
+    elif one.instance.hidden:
+        return None  # nothing would show that it is still the same one
     else:
         proof = {"token_hash": one.instance.token_hash}
     return Command("instance.remove", _about(one) | proof | server_entry(one.instance.server))
@@ -70,8 +74,10 @@ def _correction(code: str, one: Name) -> Command:
 
 
 def _adoption(one: Name, names: Mapping[str, Name]) -> Command | None:
-    """Let the organization's row name it; without a row, make the one again that it had."""
+    """Let the organization's row name it; without one, make the row that it had, or a new one."""
     assert one.instance is not None
+    if one.instance.hidden:
+        return None
     row = next(
         (
             other.row
@@ -82,15 +88,27 @@ def _adoption(one: Name, names: Mapping[str, Name]) -> Command | None:
         ),
         None,
     )
-    integration = row.id if row else one.instance.made_by
-    if integration is None:
-        return None
+    anew: dict[str, Any] = {}
+    if row is not None:
+        integration = row.id
+    elif one.whose == "ours" and one.instance.made_by is not None:
+        integration = one.instance.made_by
+        anew = {"channel": _channel(one.instance), "key_id": one.instance.key_id}
+    else:
+        # The same for everybody who asks, so that it is made once.
+        integration = uuid5(NAMESPACE_URL, f"evosaga/adopted/{one.organization_id}/{one.name}")
+        anew = {"channel": _channel(one.instance)}
     data = _about(one) | {
         "integration_id": str(integration),
         "token_hash": one.instance.token_hash,
         "seen": SEEN[one.sight],
         **server_entry(one.instance.server),
+        **anew,
     }
     if one.instance.phone:
         data["whatsapp_number"] = one.instance.phone
     return Command("instance.adopt", data)
+
+
+def _channel(instance: Instance) -> str:
+    return "EVOLUTION" if instance.passive else "WHATSAPP-BAILEYS"

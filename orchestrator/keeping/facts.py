@@ -34,6 +34,12 @@ class Instance:
     """Of a channel that has no phone: open as soon as it is there."""
     phone: str | None = None
     """The number of the phone that was paired last, in digits."""
+    linked: bool = False
+    """Whether a phone was paired at all; one that hides behind a LID tells no number."""
+    hidden: bool = False
+    """The list does not show its token, so nothing can prove whose it is."""
+    like_ours: bool = False
+    """Its token has the shape of a birthmark: 64 hex digits, which Evolution itself never gives."""
     made_by: UUID | None = None
     """The saga whose birthmark it carries."""
     key_id: str | None = None
@@ -43,6 +49,11 @@ class Instance:
     closed_at: datetime | None = None
     server: str = DEFAULT_SERVER
     """The Evolution server that lists it."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether a phone was ever linked to it."""
+        return self.linked or self.phone is not None
 
 
 @dataclass(frozen=True, slots=True)

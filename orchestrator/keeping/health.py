@@ -23,8 +23,9 @@ from orchestrator.keeping.cells import Name, found
 from orchestrator.keeping.facts import Row, Snapshot
 from orchestrator.keeping.judging import WELL, Judgement, Record, judge, tried
 from orchestrator.keeping.listing import CantLook, listed, together, unseen_said
-from orchestrator.keeping.looking import believed, compared, rows_of, with_busy
+from orchestrator.keeping.looking import believed, compared, with_busy
 from orchestrator.keeping.plan import can_be_sent
+from orchestrator.keeping.rows import rows_of
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.world import World
 
@@ -143,7 +144,7 @@ async def go_round(
 async def _look(doctor: Doctor, *, in_turn: int) -> _Look:
     lists = await listed(doctor.world)
     every = await rows_of(doctor.pool)
-    listing = together(lists, every)
+    listing = await asyncio.to_thread(together, lists, every)
     rows = [row for row in every if row.enabled and row.status != "deleting"]
     snapshot = await compared(doctor.pool, doctor.world.keys, listing, rows)
     snapshot = await with_busy(doctor.pool, snapshot)

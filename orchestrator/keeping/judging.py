@@ -93,7 +93,7 @@ def state_of(one: Name, record: Record | None) -> State | None:
     if one.sight in ("open", "paired"):
         return "connected"
     instance = one.instance
-    if instance is None or (instance.phone is None and not instance.passive):
+    if instance is None or not (instance.paired or instance.passive):
         return "pending"
     if (one.memory or instance.status) == "connecting":
         return "connecting"

@@ -5,7 +5,6 @@ nobody from looking at the others: what is on it is just not spoken of. Tokens s
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from orchestrator.keeping.facts import Instance, Row
-from sagas.ownership import fingerprint
+from sagas.ownership import BIRTHMARK, fingerprint
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_list import Listed, read
 from sagas.world import World
 
 _AT_ONCE: Final = 1.0
@@ -115,28 +115,35 @@ def together(lists: Lists, rows: Sequence[Row]) -> Listing:
     return Listing(instances, tokens, elsewhere, unseen)
 
 
-def _read(body: Sequence[Any], server: str) -> OneList:
+def _read(body: Sequence[Any], server: str) -> OneList | str:
     instances: dict[str, Instance] = {}
     tokens: dict[str, str] = {}
-    for entry in body:
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            token = str(entry.get("token") or "")
-            tokens[entry["name"]] = token
-            instances[entry["name"]] = _instance(entry, token, server)
+    unreadable = 0
+    for element in body:
+        one = read(element)
+        if one is None:
+            unreadable += 1
+        else:
+            tokens[one.name] = one.token or ""
+            instances[one.name] = _instance(one, server)
+    if unreadable:
+        # Any of them may be the one that some row names, so nothing can be said to be missing.
+        return f"{unreadable} of {len(body)} elements of Evolution's list have no readable name"
     return OneList(instances, tokens)
 
 
-def _instance(entry: Mapping[str, Any], token: str, server: str) -> Instance:
-    jid, reason = entry.get("ownerJid"), entry.get("disconnectionReasonCode")
-    phone = re.match(r"[0-9]{6,20}", jid) if isinstance(jid, str) else None
+def _instance(one: Listed, server: str) -> Instance:
     return Instance(
-        name=entry["name"],
-        status=str(entry.get("connectionStatus") or "close"),
-        token_hash=fingerprint(token),
-        passive=entry.get("integration") != "WHATSAPP-BAILEYS",
-        phone=phone[0] if phone else None,
-        reason=reason if isinstance(reason, int) else None,
-        closed_at=_moment(entry.get("disconnectionAt")),
+        name=one.name,
+        status=one.status or "close",
+        token_hash=fingerprint(one.token or ""),
+        passive=one.channel not in ("WHATSAPP-BAILEYS", None),
+        phone=one.phone,
+        linked=one.linked,
+        hidden=one.token is None,
+        like_ours=BIRTHMARK.fullmatch(one.token or "") is not None,
+        reason=one.reason,
+        closed_at=_moment(one.fields.get("disconnectionAt")),
         server=server,
     )
 

@@ -18,17 +18,22 @@ from redis.exceptions import RedisError
 from events.database import Pool
 from orchestrator.keeping import older
 from orchestrator.keeping.asking import ask
-from orchestrator.keeping.facts import Instance, Keep, Key, Origin, Recorded, Row, Snapshot
+from orchestrator.keeping.facts import Instance, Keep, Key, Memory, Origin, Recorded, Row, Snapshot
 from orchestrator.keeping.listing import CantLook, Listing, listed, refuse_blindness, together
 from orchestrator.keeping.plan import can_be_sent, doubt, names_of, suspects
+from orchestrator.keeping.rows import rows_of
 from sagas.arbitration import business_key
 from sagas.ownership import KeyRing
 from sagas.steps import cache
-from sagas.vocabulary import DEFAULT_SERVER
 from sagas.world import World
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _PAGE: Final = 1000
+_LOST: Final[tuple[Memory, ...]] = ("absent", "half")
+_LOADING: Final = (0.5, 0.75, 1.0, 1.0)
+"""Seconds to wait before each further question to what may just be loading."""
+_ASKED: Final = 1000
+"""Instances that look well and are asked by name all the same, a comparison of everything."""
 
 
 async def look(
@@ -45,21 +50,85 @@ async def look(
     """
     lists = await listed(world)
     rows = await rows_of(pool)
-    listing = together(lists, rows)
+    listing = await asyncio.to_thread(together, lists, rows)
     snapshot = await compared(pool, world.keys, listing, rows)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
+    snapshot = _given(snapshot, keep)
     if keys:
         snapshot = replace(snapshot, keys=await _keys(world.redis))
     snapshot = await with_busy(pool, replace(snapshot, keep=keep))
     # Thousands of names take a while, and a worker's other tasks should not notice.
     names = await asyncio.to_thread(suspects, snapshot)
+    well: list[str] = []
     if keep is not None:  # a few, so all of them are asked
         every = names_of(snapshot, keep.organization_id)
         names = sorted({*names, *filter(can_be_sent, every)})
+    elif keys:
+        well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
     asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
+    asked = asked.asked(await _halves(pool, world, asked, listing.tokens, well))
     return believed(world, asked)
+
+
+async def _halves(
+    pool: Pool, world: World, snapshot: Snapshot, tokens: Mapping[str, str], names: Sequence[str]
+) -> dict[str, Memory]:
+    """Of those that look well, what is lost to memory: how they are connected is for the health
+    check to follow.
+
+    A server that has just started has its rows and loads their instances one by one. So they are
+    asked for again for a while, and where one comes back, nothing is concluded of the others.
+    """
+    left = await ask(pool, world, snapshot, tokens, names) if names else {}
+    loading: set[str] = set()
+    for pause in (0.0, *_LOADING):
+        await asyncio.sleep(pause)
+        if pause:
+            again = await ask(pool, world, snapshot, tokens, list(left))
+            back = {name for name in left if again.get(name) not in _LOST}
+            loading |= {snapshot.instances[name].server for name in back}
+        left = {
+            name: told
+            for name, told in left.items()
+            if told in _LOST and snapshot.instances[name].server not in loading
+        }
+        if not left:
+            break
+    return left
+
+
+def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
+    """Those that may be half deleted, which the list does not show: not connected ones first."""
+    rows = [
+        row
+        for name, row in snapshot.named().items()
+        if row.enabled
+        and name in snapshot.instances
+        and name not in but
+        and name not in snapshot.busy_names
+        and row.organization_id not in snapshot.busy_organizations
+        and can_be_sent(name)
+    ]
+    rows.sort(key=lambda row: row.status == "connected")
+    return [row.instance_name for row in rows[:_ASKED]]
+
+
+def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
+    """The same where the instance that a person wants an organization to keep is that one's.
+
+    The log has forgotten those that were made before the database was restored.
+    """
+    chosen = snapshot.instances.get(keep.choice) if keep else None
+    if keep is None or chosen is None:
+        return snapshot
+    if chosen.made_by is not None:
+        own = {chosen.made_by: Origin("alive", keep.organization_id)}
+        return replace(snapshot, origins={**own, **snapshot.origins})
+    if chosen.like_ours:
+        return replace(snapshot, older={chosen.name: keep.organization_id, **snapshot.older})
+    return snapshot
 
 
 def believed(world: World, snapshot: Snapshot) -> Snapshot:
@@ -67,27 +136,6 @@ def believed(world: World, snapshot: Snapshot) -> Snapshot:
     doubts = {name: reason for name in world.servers if (reason := doubt(snapshot, name))}
     refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
     return snapshot.without(doubts)
-
-
-async def rows_of(pool: Pool) -> list[Row]:
-    """The integrations that name an instance, the newest first."""
-    return [
-        Row(
-            id=row["id"],
-            organization_id=row["organization_id"],
-            instance_name=row["instance_name"],
-            status=row["status"],
-            enabled=row["enabled"],
-            number=row["whatsapp_number"],
-            clinic_id=row["clinic_id"],
-            born=row["born"],
-            flag=row["state"],
-            updated_at=row["updated_at"],
-            fresh=row["fresh"],
-            server=row["server"] or DEFAULT_SERVER,
-        )
-        for row in await pool.fetch(_ROWS)
-    ]
 
 
 async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
@@ -152,10 +200,18 @@ def _recognised(
 async def _older(
     pool: Pool, snapshot: Snapshot, patterns: Sequence[str], wanted: UUID | None
 ) -> dict[str, UUID]:
-    """Instances of older code by their names, as far as they speak of somebody we know."""
+    """Instances of older code by their names, and of whom they speak.
+
+    An id that neither rows nor sagas know is taken for an organization's whose row is gone: that
+    is what half deletes leave.
+    """
     named = {row.instance_name for row in snapshot.rows}
-    free = [n for n, one in snapshot.instances.items() if n not in named and one.made_by is None]
-    found = older.candidates(free, patterns)
+    free = [
+        name
+        for name, one in snapshot.instances.items()
+        if name not in named and one.made_by is None and name not in snapshot.ours_by_name
+    ]
+    found = await asyncio.to_thread(older.candidates, free, patterns)
     known = {row.organization_id for row in snapshot.rows} | ({wanted} if wanted else set())
     strange = sorted({*found.values()} - known)
     known |= {row["organization_id"] for row in await pool.fetch(_ORGANIZATIONS, strange)}
@@ -165,7 +221,7 @@ async def _older(
             clinics[UUID(row.clinic_id or "")] = row.organization_id
         except ValueError:
             continue
-    return older.by_organization(found, known, clinics)
+    return found | older.by_organization(found, known, clinics)
 
 
 # --- Redis ------------------------------------------------------------------------------------
@@ -203,20 +259,6 @@ def _key(key: bytes | str, value: Any, life: Any) -> Key:
     return Key(name, organization, clinic, expires=isinstance(life, int) and life >= 0)
 
 
-_ROWS: Final = """
-SELECT row.id, row.organization_id, row.status, row.enabled, row.whatsapp_number,
-       row.updated_at, row.config ->> 'instance_name' AS instance_name,
-       row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'server' AS server,
-       maker.saga_id IS NOT NULL AS born, known.state,
-       coalesce(maker.updated_at > now() - interval '3 minutes', false) AS fresh
-FROM healthcare.integrations AS row
-LEFT JOIN evosaga.sagas AS maker ON maker.saga_id = row.id AND maker.saga = 'create-integration'
-    AND maker.instance_name = row.config ->> 'instance_name'
-LEFT JOIN evosaga.connections AS known ON known.integration_id = row.id
-WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
-  AND row.config ->> 'instance_name' <> ''
-ORDER BY row.updated_at DESC, row.id
-"""
 _BUSY: Final = """
 SELECT instance_name, organization_id, business_key FROM evosaga.sagas
 WHERE status IN ('running', 'compensating', 'failed')

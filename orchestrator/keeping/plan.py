@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
-
 from orchestrator.keeping.cells import Name, belongs, found, places_of, row_says
 from orchestrator.keeping.commands import SEEN, Command, command_for
 from orchestrator.keeping.facts import Instance, Key, Memory, Row, Snapshot
@@ -27,12 +25,11 @@ from orchestrator.keeping.table import (
     judge,
     judge_key,
 )
-from sagas.vocabulary import DEFAULT_SERVER, InstanceName
+from sagas.vocabulary import CANT_BE_HANDLED, DEFAULT_SERVER, unaddressable
 
 _FEW: Final = 3
 _SHARE: Final = 0.2
 """More than so many, or such a share, at once is no drift but a look that went wrong."""
-_NAME: Final[TypeAdapter[str]] = TypeAdapter(InstanceName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +90,16 @@ def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
     )
 
 
+def strangers(snapshot: Snapshot) -> list[str]:
+    """The instances that neither a row, a birthmark, a saga nor their name says to be ours."""
+    rows = snapshot.named()
+    return sorted(
+        name
+        for name in snapshot.instances
+        if name not in rows and found(snapshot, name, None).whose == "stranger"
+    )
+
+
 def doubt(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | None:
     """Why nothing may be concluded from a look at this server; None when it can be believed.
 
@@ -141,6 +148,7 @@ def _names_of(snapshot: Snapshot, organization_id: UUID) -> list[Name]:
     return [one for one in names if one.organization_id == organization_id]
 
 
+_HIDDEN: Final = "by hand: Evolution lists it without its token, which would show whose it is"
 _ABOUT_KEYS: Final = frozenset({"key_left", "key_wrong", "key_unreadable", "key_eternal"})
 
 
@@ -166,11 +174,15 @@ def _drift(
         "kept": keeps or "none of them",
         "says": f"{row_says_so} with another number" if says == "unnumbered" else row_says_so,
         "seen": SEEN.get(one.sight, ""),
+        "name": one.name,
     }
-    return _told(
+    told = _told(
         *(code, one.name, one.organization_id, blanks, command_for(code, one, names)),
         servers=_servers_of(one.row, one.instance),
     )
+    if told.command is None and one.instance is not None and one.instance.hidden:
+        return replace(told, repair=_HIDDEN)
+    return told
 
 
 def _servers_of(*found: Row | Instance | None) -> set[str]:
@@ -189,7 +201,7 @@ def _told(
     policy, repair = verdict.policy, verdict.repair.format(**blanks)
     if verdict.action is not None and not can_be_sent(name):
         policy, command = "never", None
-        repair = "by hand: its name has characters that are not safe in an address"
+        repair = f"{CANT_BE_HANDLED} ({unaddressable(name)})"
     elif verdict.action is not None and command is None:
         policy, repair = "never", "by hand: a restart of Evolution may clear it up"
     cause = verdict.cause.format(**blanks)
@@ -200,11 +212,7 @@ def _told(
 
 def can_be_sent(name: str) -> bool:
     """Whether the name can be part of an address without meaning something else there."""
-    try:
-        _NAME.validate_python(name)
-    except ValidationError:
-        return False
-    return True
+    return unaddressable(name) is None
 
 
 def _busy(snapshot: Snapshot, one: Name) -> bool:

@@ -22,7 +22,7 @@ from orchestrator.keeping import sightings
 from orchestrator.keeping.facts import Keep
 from orchestrator.keeping.listing import CantLook, may_come_back, unseen_said
 from orchestrator.keeping.looking import look
-from orchestrator.keeping.plan import Drift, choices, reconcile_plan
+from orchestrator.keeping.plan import Drift, choices, reconcile_plan, strangers
 from orchestrator.keeping.sightings import Blind, Sighting
 from orchestrator.keeping.table import VERDICTS, Policy
 from sagas.world import World
@@ -72,6 +72,8 @@ class Round:
     seconds: float = 0.0
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Evolution servers that could not be looked at, and why."""
+    strangers: int = 0
+    """Instances that are nobody's we know."""
 
     def summary(self) -> dict[str, Any]:
         """As the table of chores keeps it."""
@@ -80,6 +82,7 @@ class Round:
             "by_kind": dict(Counter(drift.what for drift in self.drifts)),
             "repairs": len(self.repairs),
             "waiting": self.waiting,
+            "strangers": self.strangers,
             "aborted": self.aborted,
             "not_looked_at": unseen_said(self.unseen),
             "seconds": round(self.seconds, 3),
@@ -102,6 +105,10 @@ class Found:
     unseen: Mapping[str, str]
     blind: Blind
     """What of it may be there all the same, and must not be forgotten."""
+    strangers: Sequence[str] = ()
+    """Instances that are nobody's we know."""
+    busy: int = 0
+    """Instances that sagas are at work for, and that were not compared therefore."""
 
 
 async def find(
@@ -129,7 +136,13 @@ async def find(
     ]
     away = may_come_back(snapshot.unseen)
     hidden = {r.organization_id for r in snapshot.rows if r.enabled and r.server in away}
-    return Found(drifts, snapshot.unseen, Blind(away, hidden))
+    return Found(
+        drifts,
+        snapshot.unseen,
+        Blind(away, hidden),
+        await asyncio.to_thread(strangers, snapshot) if everything and keep is None else (),
+        len(snapshot.busy_names) if keep is None else 0,
+    )
 
 
 async def go_round(
@@ -160,7 +173,10 @@ async def go_round(
         if may_go_on() and (asked := await repair(keeper, sighting)) is not None
     ]
     waiting = sum(not s.ripe and s.repairs == 0 for s in mendable) + len(ripe[_MOST:])
-    done = Round(drifts, repairs, waiting, None, time.monotonic() - began, found.unseen)
+    done = Round(
+        *(drifts, repairs, waiting, None, time.monotonic() - began, found.unseen),
+        strangers=len(found.strangers),
+    )
     told = {k: v for k, v in done.summary().items() if k != "shown"}
     (_logger.warning if drifts or found.unseen else _logger.info)("reconciled", **told)
     return done
@@ -187,6 +203,19 @@ async def repair(keeper: Keeper, sighting: Sighting) -> Asked | None:
     return Asked(sighting, accepted.saga_id, accepted.kind)
 
 
-def allowed(drift: Drift, policies: Collection[Policy]) -> bool:
-    """Whether there is a repair, and whoever asks may have it."""
-    return drift.command is not None and drift.policy in policies
+def allowed(drift: Drift, policies: Collection[Policy], remove: Collection[str] = ()) -> bool:
+    """Whether there is a repair, and whoever asks may have it.
+
+    ``remove``: instances that a person named one by one. What our log never heard of may be
+    another deployment's, so no choice for an organization or for all is enough.
+    """
+    if drift.command is None:
+        return False
+    if drift.where in remove and drift.waits:
+        return True
+    return drift.policy in policies and drift.what != "unrecorded"
+
+
+def removable(drifts: Sequence[Drift]) -> list[str]:
+    """The instances that no row names and that a person may have removed by name."""
+    return [d.where for d in drifts if d.policy == "ask" and d.waits and d.what != "superseded"]

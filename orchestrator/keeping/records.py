@@ -1,15 +1,19 @@
 """What is remembered of connections in Postgres, and the rows that follow what was seen."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
+
+import asyncpg
 
 from events import notices
 from events.database import Connection, Pool
 from events.notices import Notice
 from orchestrator.keeping.facts import Row
 from orchestrator.keeping.judging import Judgement, Record
+from orchestrator.keeping.paging import pages
 from sagas.arbitration import business_key
 
 ALERT: Final = "integration.alert"
@@ -18,13 +22,14 @@ _PAGE: Final = 500
 
 async def read(pool: Pool) -> tuple[datetime, dict[UUID, Record]]:
     """Postgres's time, and everything that is remembered."""
-    async with pool.acquire() as connection:
-        now: datetime = await connection.fetchval("SELECT now()")
-        rows = await connection.fetch(_READ)
-    return now, {
-        row["integration_id"]: Record(**{k: v for k, v in row.items() if k != "integration_id"})
-        for row in rows
-    }
+    now: datetime = await pool.fetchval("SELECT now()")
+    return now, dict(await pages(pool, _READ, "integration_id", _records))
+
+
+def _records(page: Sequence[asyncpg.Record]) -> list[tuple[UUID, Record]]:
+    return [
+        (row["integration_id"], Record(**{name: row[name] for name in _REMEMBERED})) for row in page
+    ]
 
 
 async def write(pool: Pool, judged: Sequence[tuple[Row, Judgement]]) -> int:
@@ -115,15 +120,18 @@ async def forget(pool: Pool) -> None:
 _READ: Final = """
 SELECT integration_id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at,
        alerted_at, checked_at
-FROM evosaga.connections
+FROM evosaga.connections WHERE $1::uuid IS NULL OR integration_id > $1
+ORDER BY integration_id LIMIT $2
 """
+_REMEMBERED: Final = tuple(field.name for field in fields(Record))
 _OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _FOLLOW: Final = f"""
 UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(),
     whatsapp_number = coalesce(new.number, row.whatsapp_number)
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
     AS new (id, status, number, updated_at, instance_name, business_key)
-WHERE row.id = new.id AND row.updated_at = new.updated_at AND row.status <> 'deleting'
+WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
+  AND coalesce(row.status, 'pending') <> 'deleting'
   AND NOT EXISTS (SELECT FROM evosaga.sagas AS saga WHERE saga.{_OPEN}
                   AND (saga.instance_name = new.instance_name
                        OR saga.business_key = new.business_key))
@@ -149,7 +157,7 @@ UPDATE evosaga.connections SET reconnects = $2, next_reconnect_at = $3 WHERE int
 """
 _FREE: Final = f"""
 SELECT EXISTS (SELECT FROM healthcare.integrations
-               WHERE id = $1 AND enabled AND status <> 'deleting'
+               WHERE id = $1 AND enabled AND coalesce(status, 'pending') <> 'deleting'
                  AND config ->> 'instance_name' = $2)
    AND NOT EXISTS (SELECT FROM evosaga.sagas
                    WHERE {_OPEN} AND (instance_name = $2 OR business_key = $3))

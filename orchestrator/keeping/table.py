@@ -6,7 +6,8 @@ of them. Whatever a rule does not mention may be anything, except that, unless i
 it speaks of names that nobody is busy with. ``KEY_RULES`` does the same for the key in Redis.
 
 ``auto`` is repaired by the schedule and by ``--fix``; ``ask`` only by ``--fix`` for a named
-organization, since something that cannot be had back might be lost; ``never`` is only told.
+organization or instance, since something that cannot be had back might be lost; ``never`` is only
+told.
 """
 
 from collections.abc import Iterator, Mapping
@@ -98,13 +99,13 @@ VERDICTS: Final[dict[str, Verdict]] = {
         "ask", "remove", "it is ours and has no row; the organization keeps {kept}", _REMOVE
     ),
     "older_orphan": Verdict(
-        "ask", "remove", "older code made it for the organization, and no row names it", _REMOVE
+        "ask", "remove", "it is called as older code called them, and no row names it", _REMOVE
     ),
     "unnamed": Verdict(
         "ask",
         "adopt",
-        "it is the one to keep, but the organization's row names another",
-        "let the row name it",
+        "it is the one to keep, and no row of the organization names it",
+        "let the row name it, or make one",
     ),
     "contested": Verdict(
         "never",
@@ -128,10 +129,11 @@ VERDICTS: Final[dict[str, Verdict]] = {
         "never", None, "it bears a name of ours and is somebody else's", "it is not touched"
     ),
     "unrecorded": Verdict(
-        "never",
-        None,
-        "it carries our token, but this database never heard of its saga",
-        "was the database restored, or does another one share EVOSAGA_SECRET_KEY? " + _NOTHING,
+        "ask",
+        "remove",
+        "it carries our token, or one of its kind, and this database never heard of its saga: was "
+        "it restored, or is there another deployment?",
+        "say which: --fix --remove {name}, or --fix --organization-id UUID --keep {name}",
     ),
     "missing": Verdict(
         "auto",
@@ -150,6 +152,24 @@ VERDICTS: Final[dict[str, Verdict]] = {
         "correct",
         "only half of the instance is there",
         "mark the row as disconnected; a restart of Evolution may bring the other half back",
+    ),
+    "still_missing": Verdict(
+        "never",
+        None,
+        "the row names an instance that Evolution does not have, and is marked so",
+        "delete it and create it anew, or bring Evolution's database back: " + _NOTHING,
+    ),
+    "still_taken": Verdict(
+        "never",
+        None,
+        "somebody else's instance bears the name that the row has, and the row is marked so",
+        "delete it, which leaves the instance alone, and create it anew: " + _NOTHING,
+    ),
+    "still_half": Verdict(
+        "never",
+        None,
+        "only half of the instance is there, and the row is marked so",
+        "restart Evolution, or delete it and create it anew: " + _NOTHING,
     ),
     "wrong_status": Verdict(
         "auto", "correct", "the row says {says}, Evolution says {seen}", "let the row follow"
@@ -277,7 +297,7 @@ RULES: Final = (
         row="pending connected unnumbered disconnected",
         place=_SETTLED,
     ),
-    _rule("agree", sight="absent", row="flagged", place=_SETTLED),
+    _rule("still_missing", sight="absent", row="flagged", place=_SETTLED),
     _rule(
         "name_taken",
         sight=_THERE,
@@ -285,7 +305,7 @@ RULES: Final = (
         place=_SETTLED,
         whose=_NOT_OURS,
     ),
-    _rule("agree", sight=_THERE, row="flagged", place=_SETTLED, whose=_NOT_OURS),
+    _rule("still_taken", sight=_THERE, row="flagged", place=_SETTLED, whose=_NOT_OURS),
     _rule(
         "half_there",
         sight="half",
@@ -293,7 +313,7 @@ RULES: Final = (
         place=_SETTLED,
         whose=_KNOWN,
     ),
-    _rule("agree", sight="half", row="flagged", place=_SETTLED, whose=_KNOWN),
+    _rule("still_half", sight="half", row="flagged", place=_SETTLED, whose=_KNOWN),
     _rule("agree", sight="idle", row="pending disconnected", place=_SETTLED, whose=_KNOWN),
     _rule(
         "wrong_status",

@@ -176,5 +176,5 @@ SELECT id, webhook_token, webhook_url FROM (
     UNION ALL
     SELECT saga_id, NULL, NULL, 2, created_at FROM evosaga.sagas
     WHERE instance_name = $1 AND saga = 'create-integration' AND status <> 'rejected'
-) AS found ORDER BY place, at DESC LIMIT 10
+) AS found ORDER BY place, at DESC NULLS LAST LIMIT 10
 """

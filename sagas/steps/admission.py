@@ -12,7 +12,16 @@ from uuid import UUID
 from events.upcasting import upcast
 from sagas.definition import Admission, Refusal
 from sagas.vocabulary import DEFAULT_SERVER
-from sagas.weighing import Found, OpenSaga, Policy, Row, arbitrate
+from sagas.weighing import (
+    LEFT,
+    LEFT_WITH_A_PHONE,
+    Found,
+    Left,
+    OpenSaga,
+    Policy,
+    Row,
+    arbitrate,
+)
 from sagas.world import World
 
 
@@ -74,7 +83,12 @@ async def look(
                 _facts(row),
             )
             for row in rows
-            if row["saga"] is not None
+            if row["saga"] not in (None, _SEEN)
+        ],
+        [
+            Left(row["instance_name"], row["organization_id"], row["status"], row["server"])
+            for row in rows
+            if row["saga"] == _SEEN
         ],
     )
 
@@ -85,6 +99,7 @@ def _facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return facts
 
 
+_SEEN: Final = "sighting"
 _OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _OURS: Final = "row.type = 'whatsapp' AND row.provider = 'evolution'"
 # What one batch has begun has one moment, so the place in the log says which of it came first.
@@ -112,8 +127,9 @@ WITH org AS (
     SELECT saga_id FROM evosaga.sagas
     WHERE {_OPEN} AND behind IS NOT NULL AND organization_id IN (SELECT id FROM org)
 )
-SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name, row.status,
-       row.enabled, row.config ->> 'clinic_id' AS clinic_id,
+SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
+       coalesce(row.status, 'pending') AS status, coalesce(row.enabled, false) AS enabled,
+       row.config ->> 'clinic_id' AS clinic_id,
        born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
        NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts,
        coalesce(nullif(row.config ->> 'server', ''), '{DEFAULT_SERVER}') AS server,
@@ -132,5 +148,13 @@ SELECT saga.saga_id, saga.organization_id, saga.instance_name, saga.status,
 FROM evosaga.sagas AS saga
 JOIN (SELECT saga_id FROM saga EXCEPT SELECT unnest($3::uuid[])) AS concerned USING (saga_id)
 LEFT JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
-ORDER BY at, place
+UNION ALL
+SELECT NULL::uuid, organization_id, instance_name, what, NULL, NULL, NULL, first_seen,
+       '{_SEEN}', NULL, NULL, NULL, NULL,
+       CASE WHEN cardinality(servers) = 1 THEN servers[1] ELSE '{DEFAULT_SERVER}' END, NULL
+FROM evosaga.sightings
+WHERE last_seen > now() - interval '3 days'
+  AND (what IN {LEFT} AND instance_name = ANY($2)
+       OR what IN {LEFT_WITH_A_PHONE} AND organization_id = ANY($1))
+ORDER BY at NULLS FIRST, place
 """  # noqa: S608  # constants only

@@ -22,8 +22,9 @@ from sagas.outcome import (
 from sagas.ownership import fingerprint
 from sagas.steps.evolution_api import Seen
 from sagas.steps.evolution_half import PATIENCE, provoke_clean_up, remains
+from sagas.steps.evolution_older import gone, listed_token
 from sagas.steps.evolution_payload import payload
-from sagas.steps.evolution_trouble import no_list, not_now, out_of_service, said, unclear
+from sagas.steps.evolution_trouble import not_now, out_of_service, said, unclear
 from sagas.steps.instance import name_of, token_of
 from sagas.steps.verdicts import (
     Answer,
@@ -147,11 +148,11 @@ def look_again(nth: int) -> Effect:
 async def delete_instance(ctx: StepContext) -> Outcome:
     """The delete saga's pivot: remove the instance that the row names."""
     name = name_of(ctx)
-    token = token_of(ctx) if ctx.facts.get("key_id") else await _listed_token(ctx, name)
+    token = token_of(ctx) if ctx.facts.get("key_id") else await listed_token(ctx, name)
     if isinstance(token, Held):
         return token
     if token is None:
-        return Done({"note": "already_absent"})
+        return await gone(ctx, name) or Done({"note": "already_absent"})
     if ctx.facts.get("token_hash") not in (None, fingerprint(token)):
         return Done({"note": "not_ours"})  # another one bears the name by now
     return await _remove(ctx, name, token, await ctx.evolution.see(name, token))
@@ -186,7 +187,7 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
     # A 404 sets nothing going: there is only what an earlier delete may have left to do.
     seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS if answer.status == 404 else wait)
     stays = seen.sight is Sight.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
-    if stays and await _listed_token(ctx, name) == token:
+    if stays and await listed_token(ctx, name) == token:
         return await _remove_by_create(ctx, name, token)
     if seen.sight is Sight.ABSENT:
         return Done({"note": "removed"})
@@ -241,10 +242,13 @@ async def probe_instance(ctx: StepContext) -> Finding:
 async def probe_removal(ctx: StepContext) -> Finding:
     """Whether what ``delete_instance`` does is there: the absence of our instance."""
     name = name_of(ctx)
-    token = token_of(ctx) if ctx.facts.get("key_id") else await _listed_token(ctx, name)
+    token = token_of(ctx) if ctx.facts.get("key_id") else await listed_token(ctx, name)
     if isinstance(token, Held):
         return Finding(Sighting.UNKNOWN, token.message)
     if token is None:
+        left = await gone(ctx, name)
+        if left is not None:
+            return Finding(Sighting.UNKNOWN, left.message)
         return Finding(Sighting.THERE, "Evolution's list does not have it")
     seen = await ctx.evolution.see(name, token)
     match seen.sight:
@@ -254,19 +258,6 @@ async def probe_removal(ctx: StepContext) -> Finding:
             return Finding(Sighting.ABSENT, seen.evidence)
         case Sight.HALF | Sight.UNKNOWN:
             return Finding(_SIGHTINGS[seen.sight], seen.evidence)
-
-
-async def _listed_token(ctx: StepContext, name: str) -> str | Held | None:
-    """The token of an instance that older code made: our row names it, the server knows it."""
-    listed = await ctx.evolution.instances()
-    if listed.code:
-        return not_now(ctx, listed, Verdict.NOT_SENT)
-    if listed.status != 200 or not isinstance(listed.body, list):
-        return no_list(ctx, listed)
-    for row in listed.body:
-        if isinstance(row, dict) and row.get("name") == name and row.get("token"):
-            return str(row["token"])
-    return None
 
 
 def _taken(name: str) -> Rejected:

@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import httpx
@@ -124,12 +124,14 @@ class EvolutionApi:
 
     async def delete(self, name: str, token: str) -> Answer:
         """DELETE the instance if, and only if, it carries this token."""
-        return await self._call(Asked.DELETE, "DELETE", f"/instance/delete/{name}", token)
+        return await self._call(Asked.DELETE, "DELETE", f"/instance/delete/{_part(name)}", token)
 
     async def connect(self, name: str, token: str, number: str | None) -> Answer:
         """Start pairing and ask for the QR code; takes two seconds on a closed instance."""
         query = f"?number={number}" if number else ""
-        return await self._call(Asked.CONNECT, "GET", f"/instance/connect/{name}{query}", token)
+        return await self._call(
+            Asked.CONNECT, "GET", f"/instance/connect/{_part(name)}{query}", token
+        )
 
     async def instances(self) -> Answer:
         """Every instance of the server, as its database has them. The body is shared: read only.
@@ -158,9 +160,13 @@ class EvolutionApi:
                 return Seen(found, evidence, answer)
             asked = found
 
-    async def memory(self, name: str, token: str) -> Answer:
-        """The first question of a look alone: what Evolution's memory says of the instance."""
-        return await self._ask(Asked.STATE, name, token)
+    async def memory(self, name: str, token: str | None) -> Answer:
+        """The first question of a look alone: what Evolution's memory says of the instance.
+
+        Without a token it is asked with the global key, which opens everybody's and proves nothing
+        of whose it is: for what a row of ours names and the list shows no token of.
+        """
+        return await self._ask(Asked.STATE, name, self._api_key if token is None else token)
 
     async def own_rows(self, token: str) -> Answer:
         """The rows that carry this token, as the list shows them: one, or none."""
@@ -171,11 +177,12 @@ class EvolutionApi:
         everything = "/instance/fetchInstances"
         match asked:
             case Asked.STATE:
-                return await self._call(asked, "GET", f"/instance/connectionState/{name}", token)
+                path = f"/instance/connectionState/{_part(name)}"
+                return await self._call(asked, "GET", path, token)
             case Asked.OWN:
                 return await self._call(asked, "GET", everything, token)
             case Asked.NAMED:
-                path = f"{everything}?instanceName={name}"
+                path = f"{everything}?instanceName={_part(name)}"
                 return await self._call(asked, "GET", path, self._api_key)
             case Asked.LIST:
                 return await self.instances()
@@ -255,6 +262,11 @@ def _at(root: httpx.URL, path: str) -> httpx.URL:
     url, parts = copy(root), root._uri_reference
     url._uri_reference = parts._replace(path=parts.path.rstrip("/") + path)
     return url
+
+
+def _part(name: str) -> str:
+    """The name as one segment of a path, or as a value of a query."""
+    return quote(name, safe="")
 
 
 def _not_sent(shut: Shut) -> Answer:

@@ -32,7 +32,7 @@ async def announce_removed(ctx: "StepContext") -> Outcome:
 
 
 async def _publish(
-    ctx: "StepContext", channel: str, organization_id: str, clinic_id: str | None
+    ctx: "StepContext", channel: str, organization_id: str | None, clinic_id: str | None
 ) -> Outcome:
     message = {
         "instance_name": ctx.facts["instance_name"],

@@ -68,7 +68,7 @@ async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> lis
               WHERE row.config ->> 'instance_name' = mine.instance_name
               ORDER BY row.id FOR NO KEY UPDATE OF row) AS old
         WHERE row.id = old.id
-        RETURNING row.id, old.status, (
+        RETURNING row.id, coalesce(old.status, 'pending') AS status, (
             -- Each doubtful attempt may have sent a create that lands yet, but for the one that was
             -- found to have landed. What is older than the last look at such a place is settled.
             SELECT count(*) FILTER (WHERE type = 'step.failed' AND (data ->> 'outcome' = 'unknown'
@@ -91,7 +91,7 @@ def _marked(ctx: StepContext, row: Mapping[str, Any] | None) -> Outcome:
     if row is not None:
         doubt = {"may_land_late": True} if row["may_land_late"] and "key_id" in ctx.facts else {}
         return Done({"status": row["status"], **doubt})
-    if "behind" in ctx.facts:
+    if "behind" in ctx.facts or "forgotten" in ctx.facts:
         return Done({"note": "nothing_left"})
     return Rejected("not_found", "the integration's row is gone already, or names another instance")
 
@@ -116,6 +116,11 @@ async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) 
     Where a create of the instance may land yet, somebody watches the place from this commit on.
     """
     done = await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
+    if forgotten := [c.facts["instance_name"] for c in contexts if "forgotten" in c.facts]:
+        # Or a create would be told of it until upkeep looks again.
+        await connection.execute(
+            "DELETE FROM evosaga.sightings WHERE instance_name = ANY($1)", forgotten
+        )
     return [
         replace(said, follow_up=watch(c))
         if c.results.get("mark", {}).get("may_land_late")

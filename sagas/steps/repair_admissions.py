@@ -142,6 +142,8 @@ def _adoption(
         facts = _facts(row) | {"instance_name": name, "server": data.server}
         return Admission(key, organization, name, facts)
     wanted, facts = born.get("input", {}), born.get("facts", {})
+    if not born and data.channel is not None:
+        return _forgotten(world, data)
     mine = wanted.get("organization_id") == str(organization)
     there = facts.get("server", DEFAULT_SERVER) == data.server
     same = there and facts.get("instance_name") == name
@@ -175,6 +177,24 @@ def _adoption(
     )
 
 
+def _forgotten(world: World, data: Any) -> Admission | Refusal:
+    """An instance that a person gave to an organization, and of which nothing else is known."""
+    name, organization, key = data.instance_name, data.organization_id, data.key_id
+    facts = {
+        "instance_name": name,
+        "integration_id": str(data.integration_id),
+        "created_by": str(data.integration_id),
+        "organization_id": str(organization),
+        "key_id": key or world.keys.current,
+        "server": data.server,
+        "config": {"instance_name": name, "channel": data.channel, **server_entry(data.server)},
+    }
+    if not _keeps(world, data, facts):
+        message = "its secret key is not configured any more"
+        return Refusal("unknown_key", message, business_key(organization), organization, name)
+    return Admission(business_key(organization), organization, name, facts)
+
+
 def _keeps(world: World, data: Any, facts: Mapping[str, Any]) -> bool:
     """Whether the webhook token of the row can be had again."""
     try:
@@ -201,7 +221,7 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
     """Integrations by id, and under which key their instances got their birthmark."""
     rows = await connection.fetch(
         """
-        SELECT row.id, row.organization_id, row.status, row.enabled,
+        SELECT row.id, row.organization_id, coalesce(row.status, 'pending') AS status, row.enabled,
                row.config ->> 'instance_name' AS instance_name,
                row.config ->> 'clinic_id' AS clinic_id,
                coalesce(nullif(row.config ->> 'server', ''), $2) AS server,
@@ -210,7 +230,8 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
         LEFT JOIN evosaga.saga_events AS born
             ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
            AND born.data ->> 'instance_name' = row.config ->> 'instance_name'
-        WHERE row.id = ANY($1) AND row.type = 'whatsapp' AND row.provider = 'evolution'
+        WHERE row.id = ANY($1) AND row.organization_id IS NOT NULL
+          AND row.type = 'whatsapp' AND row.provider = 'evolution'
         """,
         ids,
         DEFAULT_SERVER,

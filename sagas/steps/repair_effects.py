@@ -26,7 +26,7 @@ async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list
             whatsapp_number = coalesce(new.number, row.whatsapp_number)
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
             AS new (id, before, status, number)
-        WHERE row.id = new.id AND row.status = new.before RETURNING row.id
+        WHERE row.id = new.id AND coalesce(row.status, 'pending') = new.before RETURNING row.id
         """,
         [UUID(c.facts["integration_id"]) for c in contexts],
         [c.facts["status"] for c in contexts],
@@ -69,7 +69,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
             AS new (id, before, named, status, number)
         WHERE row.id = new.id AND row.config ->> 'instance_name' = new.before
-          AND row.status <> 'deleting' RETURNING row.id
+          AND coalesce(row.status, 'pending') <> 'deleting' RETURNING row.id
         """,
         [UUID(c.facts["integration_id"]) for c in named],
         [c.facts["before"] for c in named],

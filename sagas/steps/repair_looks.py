@@ -1,15 +1,15 @@
 """Looking once more, right before a repair changes anything."""
 
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from sagas.outcome import Done, Held, Outcome, Rejected
 from sagas.ownership import fingerprint
-from sagas.steps.evolution_trouble import no_list, unclear
-from sagas.steps.verdicts import Sight
+from sagas.steps.evolution_list import Listed, UnreadableList, find
+from sagas.steps.evolution_older import NO_TOKEN, UNREADABLE
+from sagas.steps.evolution_trouble import no_list, unclear, waits
+from sagas.steps.verdicts import UNAVAILABLE, Sight
 from sagas.world import StepContext
-
-_NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
 
 
 async def see_again(ctx: StepContext) -> Outcome:
@@ -24,9 +24,10 @@ async def see_again(ctx: StepContext) -> Outcome:
 
 async def see_to_adopt(ctx: StepContext) -> Outcome:
     """Whether the instance that is to be named is the one that was seen, and how it is."""
-    token = await _listed(ctx)
-    if isinstance(token, Held):
-        return token
+    listed = await _listed(ctx)
+    if isinstance(listed, Held):
+        return listed
+    token = listed.token if listed else None
     if token is None or fingerprint(token) != ctx.input.token_hash:
         return Rejected("no_longer_so", "another instance bears the name now, or none")
     seen = await _look(ctx, token)
@@ -47,7 +48,11 @@ async def _seen(ctx: StepContext) -> str | Held:
         token = ctx.world.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
         return await _look(ctx, token)
     listed = await _listed(ctx)
-    return listed if isinstance(listed, Held) else await _look(ctx, listed or _NO_TOKEN)
+    if isinstance(listed, Held):
+        return listed
+    if listed is not None and listed.token is None:
+        return await _without_token(ctx)
+    return await _look(ctx, listed.token if listed and listed.token else NO_TOKEN)
 
 
 async def _look(ctx: StepContext, token: str) -> str | Held:
@@ -72,12 +77,23 @@ def state_of(body: Any) -> str | None:
     return state if isinstance(state, str) else None
 
 
-async def _listed(ctx: StepContext) -> str | Held | None:
-    """The token that Evolution lists for the name: only it can say, of what older code made."""
+async def _listed(ctx: StepContext) -> Listed | Held | None:
+    """What Evolution lists under the name: only it can say, of what older code made."""
     listed = await ctx.evolution.instances()
-    if listed.status != 200 or not isinstance(listed.body, list):
+    if listed.status != 200 or listed.body is None:
         return no_list(ctx, listed)
-    for row in listed.body:
-        if isinstance(row, dict) and row.get("name") == ctx.facts["instance_name"]:
-            return str(row["token"]) if row.get("token") else None
-    return None
+    try:
+        return find(listed.body, ctx.facts["instance_name"])
+    except UnreadableList as reason:
+        return waits(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+
+
+async def _without_token(ctx: StepContext) -> str | Held:
+    """How an instance is whose token the list hides: our row names it, and the name is enough to
+    look, though not to remove."""
+    answer = await ctx.evolution.memory(ctx.facts["instance_name"], None)
+    if answer.status == 200 and (state := state_of(answer.body)) is not None:
+        return "open" if state == "open" else "closed"
+    if answer.status in (200, 404):
+        return "half"
+    return waits(ctx, answer.code or UNAVAILABLE, f"Evolution answers {answer.text}")

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
 from sagas.steps.breaker import Health
+from sagas.steps.evolution_list import UnreadableList, find
 
 UNREACHABLE: Final = "evolution_unreachable"
 UNAVAILABLE: Final = "evolution_unavailable"
@@ -143,12 +144,12 @@ class Shows(StrEnum):
     THEIR_ROW = "their row"
     ROW = "a row without a token"
     LIST = "a list without it"
+    UNREADABLE = "a list that can't be read to its end"
     NAME = "its name"
     NOTHING = "nothing"
 
 
 _ROWS: Final = frozenset({Shows.OUR_ROW, Shows.THEIR_ROW, Shows.ROW})
-_LISTS: Final = _ROWS | {Shows.LIST}
 _ANYTHING: Final = frozenset(Shows)
 
 # Where a look begins, what each answer proves, and what is to be asked when it proves nothing yet.
@@ -189,7 +190,14 @@ LOOKS: Final[tuple[tuple[Asked, Status, frozenset[Shows], Sight | Asked, str], .
     (
         Asked.NAMED,
         200,
-        _LISTS,
+        frozenset({Shows.ROW}),
+        Sight.UNKNOWN,
+        "Evolution lists the instance without its token, so nothing shows whose it is",
+    ),
+    (
+        Asked.NAMED,
+        200,
+        frozenset({Shows.LIST}),
         Sight.HALF,
         "the instance is in Evolution's memory, without a row behind it",
     ),
@@ -210,6 +218,13 @@ LOOKS: Final[tuple[tuple[Asked, Status, frozenset[Shows], Sight | Asked, str], .
         frozenset({Shows.LIST}),
         Sight.ABSENT,
         "Evolution answers 404 to the name, and its whole list does not have it",
+    ),
+    (
+        Asked.LIST,
+        200,
+        frozenset({Shows.UNREADABLE}),
+        Sight.UNKNOWN,
+        "Evolution's list has elements without a name that can be read: it proves no absence",
     ),
 )
 
@@ -262,11 +277,15 @@ def _first(rows: Iterable[tuple[Status, str, _Found]], answer: Answer) -> _Found
 
 def _shows(body: Any, name: str, token: str) -> Shows:
     if isinstance(body, list):
-        rows = [row for row in body if isinstance(row, dict) and row.get("name") == name]
-        tokens = [row["token"] for row in rows if row.get("token")]
-        if tokens:
-            return Shows.OUR_ROW if tokens[0] == token else Shows.THEIR_ROW
-        return Shows.ROW if rows else Shows.LIST
+        try:
+            listed = find(body, name)
+        except UnreadableList:
+            return Shows.UNREADABLE
+        if listed is None:
+            return Shows.LIST
+        if listed.token is None:
+            return Shows.ROW
+        return Shows.OUR_ROW if listed.token == token else Shows.THEIR_ROW
     instance = body.get("instance") if isinstance(body, dict) else None
     if isinstance(instance, dict) and isinstance(instance.get("state"), str) and instance["state"]:
         return Shows.STATE

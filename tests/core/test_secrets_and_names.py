@@ -4,11 +4,12 @@ import json
 import string
 import uuid
 from typing import get_args
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 import httpx
 import pytest
+import yarl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -17,7 +18,7 @@ from events.model import SagaEvent, SagaRejected, SagaStarted, data_json, event_
 from sagas.create_integration import CreateIntegration
 from sagas.delete_integration import DeleteIntegration
 from sagas.ownership import KeyRing, UnknownKey, fingerprint
-from sagas.vocabulary import InstanceName, PhoneNumber, WebhookUrl
+from sagas.vocabulary import InstanceName, PhoneNumber, WebhookUrl, unaddressable
 from tests.core.telling import begun, step, undo
 
 OLD, NEW = "an-old-secret-of-thirty-two-bytes-or-more", "a-new-secret-of-thirty-two-bytes-or-more"
@@ -133,8 +134,40 @@ TRICKS = [
 def test_a_name_that_means_something_else_somewhere_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
         NAMES.validate_python(name)
-    with pytest.raises(ValidationError):
-        DeleteIntegration.model_validate_json(json.dumps({"instance_name": name}))
+
+
+def test_an_existing_name_is_refused_only_where_no_request_can_mean_it() -> None:
+    for name in TRICKS:
+        try:
+            passed = DeleteIntegration.model_validate_json(json.dumps({"instance_name": name}))
+        except ValidationError:
+            told = unaddressable(name)
+            assert told, name
+            continue
+        assert passed.instance_name == name
+        assert_addressable(name)
+    refused = {name for name in TRICKS if unaddressable(name)}
+    assert {"..", "../..", "", "a" * 10_000, "constructor", "__proto__", "abc\0"} <= refused
+    assert not {"Abc", "abc.def", "abc_def", " abc", "ábc", "%2e%2e", "-abc", "ab"} & refused
+
+
+def assert_addressable(name: str) -> None:
+    """It stays one segment of the path, and what is decoded again is the name."""
+    part = quote(name, safe="")
+    url = httpx.URL(f"http://evolution.example/instance/delete/{part}")
+    sent = yarl.URL(str(url)).raw_path
+    assert url.raw_path == f"/instance/delete/{part}".encode()
+    assert sent.count("/") == 3
+    assert unquote(sent.rpartition("/")[2]) == name
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(st.text(max_size=70) | st.text("ab.-%/2e?#\\+ ~é\0\n", max_size=12))
+@example("~")
+@example("...")
+def test_whatever_existing_name_passes_is_the_same_at_the_other_end(name: str) -> None:
+    if unaddressable(name) is None:
+        assert_addressable(name)
 
 
 @pytest.mark.parametrize("name", [None, 17, 1.5, True, ["abc"], {"abc": 1}, b"abc\xff"])

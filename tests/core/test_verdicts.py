@@ -255,7 +255,14 @@ def test_every_row_of_the_other_tables_is_tried() -> None:
 
 OUR_ROW = {"name": "x", "token": "T", "connectionStatus": "close"}
 THEIR_ROW = {"name": "x", "token": "another"}
-OTHERS = [{"name": "y", "token": "T"}, {"name": "X", "token": "T"}, {}, 17, None]
+OTHERS = [
+    {"name": "y", "token": "T"},
+    {"name": "X", "token": "T"},
+    {"name": ""},
+    {"instance": {"instanceName": "z", "apikey": "T"}},
+]
+OUR_OLD_ROW = {"instance": {"instanceName": "x", "apikey": "T", "status": "open"}}
+ODDITIES: list[Any] = [{}, 17, None, {"name": None}, {"name": 5}, {"instance": {"name": None}}]
 
 LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
     (Asked.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}, Sight.MINE),
@@ -268,7 +275,11 @@ LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
     (Asked.NAMED, 200, [OUR_ROW], Sight.MINE),
     (Asked.NAMED, 200, [*OTHERS, OUR_ROW], Sight.MINE),
     (Asked.NAMED, 200, [THEIR_ROW], Sight.FOREIGN),
-    (Asked.NAMED, 200, [{"name": "x", "token": None}], Sight.HALF),
+    (Asked.NAMED, 200, [OUR_OLD_ROW], Sight.MINE),
+    (Asked.NAMED, 200, [{"instance": {"instanceName": "x", "apikey": "U"}}], Sight.FOREIGN),
+    (Asked.NAMED, 200, [{"instanceName": "x", "token": "U"}], Sight.FOREIGN),
+    (Asked.NAMED, 200, [{"name": "x", "token": None}], Sight.UNKNOWN),
+    *((Asked.NAMED, 200, [*OTHERS, odd], Sight.UNKNOWN) for odd in ODDITIES),
     (Asked.NAMED, 200, [], Sight.HALF),
     (Asked.NAMED, 200, OTHERS, Sight.HALF),
     (Asked.NAMED, 200, {"error": True}, Sight.UNKNOWN),
@@ -285,6 +296,10 @@ LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
     (Asked.LIST, 200, [{"name": "x"}], Sight.HALF),
     (Asked.LIST, 200, [], Sight.ABSENT),
     (Asked.LIST, 200, OTHERS, Sight.ABSENT),
+    (Asked.LIST, 200, [*OTHERS, OUR_OLD_ROW], Sight.HALF),
+    (Asked.LIST, 200, [{"instanceName": "x"}], Sight.HALF),
+    (Asked.LIST, 200, [*ODDITIES, OUR_ROW], Sight.HALF),
+    *((Asked.LIST, 200, [*OTHERS, odd], Sight.UNKNOWN) for odd in ODDITIES),
     (Asked.LIST, 200, {}, Sight.UNKNOWN),
     (Asked.LIST, 200, HTML, Sight.UNKNOWN),
     (Asked.LIST, 401, said(401, "Unauthorized"), Sight.UNKNOWN),

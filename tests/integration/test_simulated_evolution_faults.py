@@ -339,6 +339,23 @@ async def test_lists_can_be_partial_or_empty(
     assert sizes == [0, 2, 4]
 
 
+async def test_lists_can_have_the_shape_of_other_releases(
+    client: httpx.AsyncClient, evolution: SimulatedEvolution
+) -> None:
+    await create(client, "a", token="mine")
+    await create(client, "b", token="yours")
+    evolution.arm("list_shape", shape="no_token", only="a")
+    (a, b) = (await client.get("/instance/fetchInstances")).json()
+    assert (a["name"], a["token"], b["token"]) == ("a", None, "yours")
+    evolution.arm("list_shape", shape="nameless", only="b")
+    (a, b) = (await client.get("/instance/fetchInstances")).json()
+    assert (a["name"], b["name"]) == ("a", None)
+    evolution.arm("list_shape", shape="v1")
+    (a, _) = (await client.get("/instance/fetchInstances")).json()
+    assert (a["instance"]["instanceName"], a["instance"]["apikey"]) == ("a", "mine")
+    assert "name" not in a
+
+
 # -- somebody else acts
 
 

@@ -321,6 +321,45 @@ async def test_c17_a_server_that_is_warming_up_loses_nobody(
     )
 
 
+@pytest.mark.parametrize("number", [None, PHONE])
+async def test_a_phone_that_hides_its_number_is_connected_and_the_number_stays_as_it_was(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, number: str | None
+) -> None:
+    evolution.put("clinic-sol", phone="998877665544332211@lid")
+    await rows.insert("clinic-sol", status="disconnected", number=number)
+    await rounds(doctor, 2)
+    row = await rows.of("clinic-sol")
+    assert (row["status"], row["whatsapp_number"]) == ("connected", number)
+    evolution.hang_up("clinic-sol", 401)
+    await rounds(doctor, 2)
+    row = await rows.of("clinic-sol")
+    assert (row["status"], row["whatsapp_number"]) == ("disconnected", number)
+
+
+@pytest.mark.parametrize("shape", ["v1", "no_token"])
+async def test_older_lists_are_understood_and_a_hidden_token_hides_no_connection(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, shape: str
+) -> None:
+    await put(evolution, rows, "clinic-sol", "clinic-mar")
+    evolution.arm("list_shape", shape=shape, times=None)
+    evolution.logout("clinic-mar", 401)
+    await rounds(doctor, 2)
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+    assert (await rows.of("clinic-mar"))["status"] == "disconnected"
+    assert await states(pool) == ["connected", "needs_qr" if shape == "no_token" else "down"]
+
+
+async def test_a_list_of_which_not_all_can_be_read_makes_nobody_missing(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.arm("list_shape", shape="nameless", times=None)
+    done = await go_round(doctor)
+    assert done.aborted == "1 of 1 elements of Evolution's list have no readable name"
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+
+
 async def test_a_row_that_was_changed_since_it_was_read_is_left_alone(
     doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:

@@ -16,7 +16,7 @@ from orchestrator.config import Settings
 from orchestrator.keeping import sightings
 from orchestrator.keeping.facts import Keep
 from orchestrator.keeping.listing import CantLook
-from orchestrator.keeping.reconcile import Keeper, Round, find, go_round
+from orchestrator.keeping.reconcile import ORPHANS, Keeper, Round, find, go_round
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import Filter, SagaView, list_sagas
 from orchestrator.routing import ClinicCache
@@ -92,11 +92,14 @@ async def test_nothing_is_found_where_the_stores_agree(
         await eventually(lambda: evolution.rows()["of-our-own"].state == "open")
         evolution.put("somebody-elses", phone="5511900000000")
         assert (await find(keeper)).drifts == []
-    asked = evolution.journal.requests("connectionState")
+    asked = len(evolution.journal.requests("connectionState"))
     looks = len(evolution.journal.requests("fetch"))
-    assert (await find(keeper)).drifts == []
-    assert evolution.journal.requests("connectionState") == asked, "nobody was asked by name"
+    found = await find(keeper)
+    assert (found.drifts, found.strangers) == ([], ["somebody-elses"])
+    assert len(evolution.journal.requests("connectionState")) == asked + 2, "each row's by name"
     assert len(evolution.journal.requests("fetch")) == looks + 1, "one list call"
+    assert (await find(keeper, kinds=ORPHANS)).drifts == []
+    assert len(evolution.journal.requests("connectionState")) == asked + 2, "only by the list"
 
 
 async def test_n1_c18_an_orphan_of_ours_is_removed_after_two_looks(
@@ -234,7 +237,7 @@ async def test_e6_what_carries_our_token_and_is_not_in_the_log_is_told_of_and_no
     lost, keys = uuid.uuid4(), KeyRing([SECRET])
     evolution.put(f"wa-{lost}", token=keys.instance_token(lost, keys.current), phone=PHONE)
     drifts = (await healed(keeper)).drifts
-    assert [(drift.what, drift.policy) for drift in drifts] == [("unrecorded", "never")]
+    assert [(drift.what, drift.policy) for drift in drifts] == [("unrecorded", "ask")]
     assert list(evolution.live()) == [f"wa-{lost}"]
     assert not await repairs(pool)
 
@@ -254,7 +257,8 @@ async def test_d9_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_ma
         assert [drift.what for drift in done.drifts] == ["missing"]
         row = await rows.of(str(saga.instance_name))
         assert (row["status"], row["id"]) == ("disconnected", saga.saga_id)
-        assert (await find(keeper)).drifts == [], "it is known now"
+        left = (await find(keeper)).drifts
+        assert [(d.what, d.policy) for d in left] == [("still_missing", "never")]
         assert not evolution.rows()
     told = await pool.fetch("SELECT type, data FROM evosaga.notices")
     assert [r["type"] for r in told] == ["integration.disconnected"]
@@ -323,7 +327,7 @@ async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
             evolution.drop(name)
         done = await healed(keeper)
         assert [drift.what for drift in done.drifts] == ["missing"] * 5
-        assert (await find(keeper)).drifts == []
+        assert [drift.what for drift in (await find(keeper)).drifts] == ["still_missing"] * 5
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class TestTheTable:
             cell = Cell("free", "absent", "ours", says, "keep", "alive")
             assert judge(cell) == "missing"
         assert VERDICTS["missing"].action == "correct"
-        assert judge(Cell("free", "absent", "ours", "flagged", "keep", "alive")) == AGREE
+        assert judge(Cell("free", "absent", "ours", "flagged", "keep", "alive")) == "still_missing"
 
 
 # --- worlds ------------------------------------------------------------------------------------

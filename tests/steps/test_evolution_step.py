@@ -13,9 +13,14 @@ import sagas.steps.evolution
 from orchestrator.config import load_settings
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.create_integration import CREATE_INTEGRATION, CreateIntegration
-from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+from sagas.outcome import Done, Held, Outcome, Rejected, Sighting, Unknown
 from sagas.ownership import fingerprint
-from sagas.steps.evolution import create_instance, delete_instance, remove_instance
+from sagas.steps.evolution import (
+    create_instance,
+    delete_instance,
+    probe_removal,
+    remove_instance,
+)
 from sagas.steps.evolution_api import Answer, EvolutionApi
 from sagas.steps.evolution_half import provoke_clean_up
 from sagas.steps.evolution_payload import payload
@@ -431,6 +436,63 @@ async def test_an_instance_of_older_code_is_deleted_with_the_token_that_the_list
 async def test_an_instance_of_older_code_that_no_list_shows_is_gone(ctx: StepContext) -> None:
     nobody = replace(ctx, facts={"instance_name": "nobody", "created_by": str(uuid.uuid4())})
     assert kind(await delete_instance(nobody)) == "Done already_absent"
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("no_token", "Held token_hidden"),
+        ("nameless", "Held list_unreadable"),
+        ("v1", "Done removed"),
+    ],
+)
+async def test_an_instance_of_older_code_is_never_gone_while_a_list_of_any_shape_has_it(
+    ctx: StepContext, evolution: SimulatedEvolution, shape: str, says: str
+) -> None:
+    evolution.put("older", phone="5511999990000")
+    older = replace(ctx, facts={"instance_name": "older", "created_by": str(uuid.uuid4())})
+    armed = evolution.arm("list_shape", shape=shape, times=None)
+    outcome = await delete_instance(older)
+    assert kind(outcome) == says
+    finding = await probe_removal(older)
+    there = isinstance(outcome, Held)
+    assert finding.sighting is (Sighting.UNKNOWN if there else Sighting.THERE)
+    assert ("older" in evolution.rows()) == ("older" in evolution.live()) == there
+    assert armed.fired
+    if shape == "no_token":
+        assert isinstance(outcome, Held)
+        assert "older without its token" in outcome.message
+        evolution.drop("older")
+        assert kind(await delete_instance(older)) == "Done already_absent", "as it says"
+
+
+async def test_a_list_that_hides_a_name_proves_no_absence_of_what_is_ours_either(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    await create_instance(ctx)
+    evolution.half_delete("ours")
+    evolution.arm("list_shape", shape="nameless", times=None)
+    evolution.arm("401", operation="fetch")
+    assert kind(await remove_instance(replace(ctx, doubt_age=9.0))).startswith("Held")
+    assert "ours" in evolution.rows()
+
+
+async def test_what_is_left_of_an_older_instance_in_memory_alone_is_not_gone(
+    ctx: StepContext, evolution: SimulatedEvolution
+) -> None:
+    evolution.put("older")
+    evolution.half_delete("older", keep="memory")
+    older = replace(ctx, facts={"instance_name": "older", "created_by": str(uuid.uuid4())})
+    outcome = await delete_instance(older)
+    assert kind(outcome) == "Held half_there"
+    assert "restart Evolution" in getattr(outcome, "message", "")
+    await evolution.restart()
+
+    async def is_gone() -> bool:
+        return kind(await delete_instance(older)) == "Done already_absent"
+
+    await eventually(is_gone)  # the first call may meet a connection that the restart has cut
+    assert not evolution.live()
 
 
 # -- the QR code

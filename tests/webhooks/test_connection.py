@@ -10,13 +10,13 @@ from events import notices
 from orchestrator.integrations.connection import (
     Integration,
     Seen,
-    digits,
     integrations,
     judge,
     look,
     settle,
 )
 from orchestrator.local.evolution import SimulatedEvolution
+from sagas.steps.evolution_list import phone_of
 from tests.driving import delete, entries, outcome, publish
 from tests.waiting import eventually
 from tests.webhooks.conftest import House
@@ -63,6 +63,15 @@ async def test_a_scan_makes_the_integration_connected_and_tells_its_number(house
     key = json.loads(await house.redis.get(f"whatsapp:instance:{name}") or b"")
     assert key["whatsapp_number"] == "5511988887777"
     assert await house.redis.exists(f"evosaga:qr:{name}") == 0
+
+
+async def test_a_lid_is_no_phone_number_and_gets_into_no_row_and_no_key(house: House) -> None:
+    name = await house.integration()
+    house.evolution.pair(name, "998877665544332211@lid")
+    row = await house.becomes(name, "connected")
+    assert row["whatsapp_number"] is None
+    key = json.loads(await house.redis.get(f"whatsapp:instance:{name}") or b"{}")
+    assert key.get("whatsapp_number") is None
 
 
 async def test_a_log_out_makes_it_disconnected_and_another_phone_connected_again(
@@ -338,11 +347,16 @@ class TestTheJudgement:
             ("", None),
             (None, None),
             ("not-a-number@lid", None),
+            ("998877665544332211@lid", None),
+            ("5511999990000@c.us", "5511999990000"),
+            ("120363021234567890@g.us", None),
             (["5511999990000"], None),
         ],
     )
-    def test_a_number_is_what_stands_before_the_at(self, jid: Any, number: str | None) -> None:
-        assert digits(jid) == number
+    def test_a_number_is_that_of_a_phone_and_never_a_lid(
+        self, jid: Any, number: str | None
+    ) -> None:
+        assert phone_of(jid) == number
 
 
 def integration(status: str, channel: str = "WHATSAPP-BAILEYS") -> Integration:

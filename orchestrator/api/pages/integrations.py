@@ -154,7 +154,9 @@ async def delete(
 ) -> Response:
     """Publish the command, and show the saga that it started."""
     row = await _its_row(request, who, instance_name)
-    data = {"instance_name": instance_name, "organization_id": str(row.organization_id)}
+    data = {"instance_name": instance_name}
+    if row.organization_id is not None:
+        data["organization_id"] = str(row.organization_id)
     command = by_form(who, submitted, "integration.delete", data)
     accepted = await submit(parts(request), who, command)
     return see_other(f"{ROOT}/sagas/{accepted.saga_id}")

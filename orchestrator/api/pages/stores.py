@@ -117,7 +117,7 @@ def _postgres(row: IntegrationView | None) -> Store:
         "number": row.whatsapp_number,
         "channel": row.channel,
         "clinic_id": row.clinic_id,
-        "organization_id": str(row.organization_id),
+        "organization_id": str(row.organization_id) if row.organization_id else None,
         "webhook_url": row.webhook_url,
         "server": row.server if row.server != DEFAULT_SERVER else None,
     }

@@ -55,10 +55,11 @@ def put(
 ) -> Row:
     """An instance that somebody made long ago, in the place of whatever bore the name.
 
-    With a ``phone`` it is paired and connected; without, a Baileys instance is closed.
+    With a ``phone`` (a number, or a whole WhatsApp id) it is paired and connected; without, a
+    Baileys instance is closed.
     """
     take_away(world, name, Why("an older instance takes the name"))
-    jid = f"{phone}@s.whatsapp.net" if phone else None
+    jid = f"{phone}@s.whatsapp.net" if phone and "@" not in phone else phone
     row = Row(
         id=str(uuid4()),
         name=name,

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, TypeGuard, assert_never
 
+from orchestrator.local.evolution.lists import SHAPES
+
 Moment = Literal["act", "delay", "before", "bend", "after", "late"]
 
 OPERATIONS = (
@@ -127,6 +129,12 @@ MODES: dict[str, Mode] = {
     "delete_400": Mode("bend", "logged out, but 400 [object Object]: the quirk of 2.3.7", _DELETE),
     "list_partial": Mode("bend", "part of the list", _FETCH, {"keep": _number(0.5)}),
     "list_empty": Mode("bend", "an empty list", _FETCH),
+    "list_shape": Mode(
+        "bend",
+        "elements (the names that fit) without token or name, or as 1.x lists them",
+        _FETCH,
+        {"shape": _text("no_token", *SHAPES), "only": _text("*")},
+    ),
     "webhook_lost": Mode("bend", "the event is never delivered", _WEBHOOK),
     "webhook_twice": Mode("bend", "the event is delivered twice", _WEBHOOK),
     "webhook_late": Mode("bend", "delivered later", _WEBHOOK, {"seconds": _number(1)}),

@@ -14,6 +14,7 @@ from orchestrator.local.evolution.guards import (
     failed_with_200,
 )
 from orchestrator.local.evolution.instances import BAILEYS, Instance, Row, World
+from orchestrator.local.evolution.lists import shaped
 from orchestrator.local.evolution.subscriptions import webhook_find, webhook_set
 
 #: Observed shares of DELETE refusals on 2.3.7, by the state of the (Baileys) instance.
@@ -48,11 +49,15 @@ async def fetch(world: World, call: Call) -> Reply:
             raise Refused(404, [f'Instance "{by_id or by_number}" not found'])
         name = found[0].name
     if call.key != world.settings.api_key:
-        return Reply(200, _of_token(world, call, name))
-    if name:
-        return Reply(200, _in_memory(world, [name]))
-    rows = [r for r in world.rows.values() if r.client_name == world.settings.client_name]
-    return Reply(200, [listed(row) for row in _spoiled(world, call, rows)])
+        elements = _of_token(world, call, name)
+    elif name:
+        elements = _in_memory(world, [name])
+    else:
+        rows = [r for r in world.rows.values() if r.client_name == world.settings.client_name]
+        elements = [listed(row) for row in _spoiled(world, call, rows)]
+    if (fault := world.faults.bend("list_shape", call)) is not None:
+        elements = [shaped(element, fault) for element in elements]
+    return Reply(200, elements)
 
 
 def _of_token(world: World, call: Call, name: str | None) -> list[dict[str, Any]]:
