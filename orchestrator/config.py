@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     api_rate: float = Field(1000.0, gt=0)
     """Requests a second that one API key may make; twice as many at once."""
+    http_connections: int = Field(1000, ge=1, le=100_000)
+    """HTTP connections at once; never more than half of the files that the process may open."""
     organization_sagas: int = Field(20, ge=1)
     """Sagas of one organization that may be under way when another is asked for over HTTP."""
 
