@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """Requests a second that one API key may make; twice as many at once."""
     http_connections: int = Field(1000, ge=1, le=100_000)
     """HTTP connections at once; never more than half of the files that the process may open."""
+    webhook_max_bytes: int = Field(136 * 1024 * 1024, ge=1024)
+    """The largest webhook that is read; Evolution's own limit."""
     organization_sagas: int = Field(20, ge=1)
     """Sagas of one organization that may be under way when another is asked for over HTTP."""
 

@@ -27,6 +27,10 @@ _WHATSAPP_SAID: Final = (
     "it belongs to. `instance_name`, `clinic_id` (empty: none), `organization_id` and `event` are "
     "fields of the entry, too, so that a router need not read the JSON."
 )
+_OMITTED_SAID: Final = (
+    "how many texts of a webhook of more than 1 MiB were too long; `[omitted: … bytes, sha256:…]` "
+    "stands in their place"
+)
 
 
 @router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
@@ -211,6 +215,7 @@ def _whatsapp_event() -> dict[str, Any]:
             "subject": _TEXT | {"description": "the instance's name"},
             "time": _TIME,
             "datacontenttype": {"const": "application/json"},
+            "omitted": {"type": "integer", "description": _OMITTED_SAID},
             "data": {
                 "type": "object",
                 "description": "what Evolution told, and whose it is",

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import h11
 import structlog
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 _logger = structlog.get_logger("evosaga.api")
 HEAD_SECONDS: Final = 10.0
@@ -82,7 +82,8 @@ class Connection(H11Protocol):
     @property
     def waits(self) -> bool:
         """Whether nobody is at work on a request of this connection."""
-        return self.cycle is None or self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        return cycle is None or cycle.response_complete
 
     def _watch(self) -> None:
         """Begin a deadline when a head or a body begins; what follows within it changes nothing."""
@@ -101,8 +102,9 @@ class Connection(H11Protocol):
         """What the client is in the middle of, and of which request."""
         if self.conn.their_state is h11.SEND_BODY:
             return "body", self.cycle
-        begun = self.cycle is None or self.conn.trailing_data[0]
-        return ("head" if self.conn.their_state is h11.IDLE and begun else "none"), self.cycle
+        cycle: RequestResponseCycle | None = self.cycle
+        begun = cycle is None or self.conn.trailing_data[0]
+        return ("head" if self.conn.their_state is h11.IDLE and begun else "none"), cycle
 
     def _too_late(self) -> None:
         if self.waits and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
