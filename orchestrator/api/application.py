@@ -20,10 +20,11 @@ from orchestrator.api import (
 )
 from orchestrator.api.auth import Doorkeeper
 from orchestrator.api.keys import read_api_keys
-from orchestrator.api.limits import AT_THE_DOOR, Door, Rates
+from orchestrator.api.limits import AT_THE_DOOR, Door, Rates, wrong_keys
 from orchestrator.api.metrics import HttpMetrics
 from orchestrator.api.pages.access import trouble_of_a_page
 from orchestrator.api.parts import Parts
+from orchestrator.api.sessions import EndedSessions
 from orchestrator.api.watch import Watch
 from orchestrator.config import SettingsError, split_secrets
 
@@ -81,6 +82,8 @@ def create_app(parts: Parts) -> FastAPI:
         read_api_keys(settings.api_keys.get_secret_value()), split_secrets(settings.secret_key)
     )
     app.state.rates = Rates(settings.api_rate)
+    app.state.wrong_keys = wrong_keys()
+    app.state.ended = EndedSessions(parts.pool)
     app.state.watch = Watch(parts.pool)
     app.state.metrics = HttpMetrics()
     problems.install(app, trouble_of_a_page)

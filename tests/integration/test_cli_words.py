@@ -189,7 +189,7 @@ def test_log_lines_are_json_on_stderr_and_hold_no_secret(
         log_level="info",
         evolution_api_key="the-global-key",
         secret_key=f"{'a' * 32},{'b' * 32}",
-        api_keys=f"ops:the-ops-key:{ID}",
+        api_keys=f"ops:the-ops-key-of-the-tests:{ID}",
     )
     logs.configure(settings)
     logger = structlog.stdlib.get_logger("evosaga.test")
