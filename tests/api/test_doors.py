@@ -326,3 +326,30 @@ async def test_the_metrics_know_the_methods_and_routes_that_there_are_and_no_oth
     assert "BREW" not in text
     assert "coffee" not in text
     assert 'method="other"' in text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs.css", "/openapi.json", "/asyncapi.json"])
+async def test_a_document_is_written_once_whoever_asks(
+    nobody: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await nobody.get(path)
+    assert first.status_code == 200
+    for place in ("documentation._page", "documentation._json", "application.Api.openapi"):
+        monkeypatch.delattr(f"orchestrator.api.{place}")
+    again = await nobody.get(path)
+    assert (again.status_code, again.content) == (200, first.content)
+    tag = {"If-None-Match": f'W/"x", {first.headers["etag"]}'}
+    unchanged = await nobody.get(path, headers=tag)
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert (await nobody.get(path, headers={"If-None-Match": '"x"'})).status_code == 200
+
+
+async def test_the_docs_show_the_address_at_which_they_were_asked_for(
+    nobody: httpx.AsyncClient,
+) -> None:
+    for host in ("evosaga.example:8443", "<script>x</script>"):
+        answer = await nobody.get("/docs", headers={"Host": host})
+        assert ".invalid" not in answer.text
+        assert "<script>" not in answer.text
+    named = await nobody.get("/docs", headers={"Host": "evosaga.example:8443"})
+    assert "curl http://evosaga.example:8443/sagas" in named.text
