@@ -194,7 +194,7 @@ def test_log_lines_are_json_on_stderr_and_hold_no_secret(
     logs.configure(settings)
     logger = structlog.stdlib.get_logger("evosaga.test")
     logger.info("hello", key="the-global-key", old="b" * 32, url="redis://:hunter2@cache/0")
-    logging.getLogger("somebody").warning("the-ops-key of %s", "ops")
+    logging.getLogger("somebody").warning("the-ops-key-of-the-tests of %s", "ops")
     logging.getLogger("httpx").info("GET /instance/connectionState/x")
     logger.debug("too low")
     first, second = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
