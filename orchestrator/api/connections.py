@@ -5,6 +5,7 @@ that never ends: whoever sends half a head holds a connection, and so a file, fo
 """
 
 import asyncio
+import logging
 import resource
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ bodies that nobody reads."""
 _SAY_EVERY: Final = 60.0
 _FULL: Final = "socket.accept() out of system resource"
 """What asyncio calls it (``asyncio/selector_events.py``)."""
+_GARBAGE: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
 _LATE: Final = (
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n"
@@ -143,12 +145,26 @@ def connections_of(most: int) -> Any:
     return partial(Connection, most=most, crowded=Seldom())
 
 
-@contextmanager
-def full_table_told_once() -> Iterator[None]:
-    """While no file is left asyncio reports every failed accept, some thousand a second.
+class _Garbage(logging.Filter):
+    """What is no request at all is a line of uvicorn's each time; one a minute will do."""
 
-    Inside this it is one line a minute.
+    def __init__(self) -> None:
+        super().__init__()
+        self._seldom = Seldom()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        return not str(record.msg).startswith(_GARBAGE) or bool(self._seldom.due())
+
+
+@contextmanager
+def told_seldom() -> Iterator[None]:
+    """Inside this nobody from outside can fill the disk with our log.
+
+    While no file is left asyncio reports every failed accept, some hundred a second: it is one line
+    a minute, as for requests that are none.
     """
+    garbage, uvicorns = _Garbage(), logging.getLogger("uvicorn.error")
     loop = asyncio.get_running_loop()
     before, full = loop.get_exception_handler(), Seldom()
 
@@ -164,7 +180,9 @@ def full_table_told_once() -> Iterator[None]:
             )
 
     loop.set_exception_handler(tell)
+    uvicorns.addFilter(garbage)
     try:
         yield
     finally:
+        uvicorns.removeFilter(garbage)
         loop.set_exception_handler(before)

@@ -12,7 +12,7 @@ import uvicorn
 from events.log import EventLog
 from orchestrator import app
 from orchestrator.api.application import create_app
-from orchestrator.api.connections import connections_of, full_table_told_once
+from orchestrator.api.connections import connections_of, told_seldom
 from orchestrator.api.parts import Parts
 from orchestrator.config import Settings
 from orchestrator.intake.gate import Gate
@@ -80,7 +80,7 @@ async def listening(parts: Parts, listener: socket.socket) -> AsyncIterator[asyn
         timeout_graceful_shutdown=_GRACE,
     )
     server = _Server(config)
-    with full_table_told_once():
+    with told_seldom():
         serving = asyncio.create_task(server.serve([listener]), name="http")
         try:
             while not server.started and not serving.done():  # noqa: ASYNC110  # it has no event

@@ -6,7 +6,6 @@ after anything else. So what can't be taken *now* is answered with 503, what is 
 """
 
 import asyncio
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Annotated, Final
 from urllib.parse import unquote_to_bytes
@@ -18,14 +17,12 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from events.database import TRANSIENT
-from orchestrator.api.connections import Seldom
 from orchestrator.api.openapi import problems
-from orchestrator.api.parts import Parts
 from orchestrator.api.problems import Problem, unavailable
-from orchestrator.config import servers_of
+from orchestrator.api.receiver import Receiver, receiver_of
 from orchestrator.routing import RoutingUnavailable
-from orchestrator.webhooks.bodies import Bodies, Body, Crowded, TooLarge
-from orchestrator.webhooks.credentials import Credentials, Shown
+from orchestrator.webhooks.bodies import Body, Crowded, TooLarge
+from orchestrator.webhooks.credentials import Shown
 from orchestrator.webhooks.hints import (
     BadWebhook,
     Hint,
@@ -36,13 +33,12 @@ from orchestrator.webhooks.hints import (
     read,
     understand,
 )
-from orchestrator.webhooks.inbox import Inbox, NotYet, Taken
+from orchestrator.webhooks.inbox import NotYet, Taken
 
 router = APIRouter(prefix="/webhooks/evolution", tags=["webhooks"])
 _logger = structlog.get_logger("evosaga.webhooks")
 _PATH: Final = b"/webhooks/evolution/"
 _LONGEST_NAME: Final = 100
-_KEPT: Final = 1000
 _PROBLEMS: Final = problems(
     "malformed_json",
     "too_deep",
@@ -63,28 +59,6 @@ class Receipt(BaseModel):
     status: Taken
 
 
-class Receiver:
-    """The halves of receiving, made once for an application."""
-
-    def __init__(self, parts: Parts) -> None:
-        secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
-        self.credentials = Credentials(parts.pool, parts.world.keys)
-        self.bodies = Bodies(parts.settings.webhook_max_bytes)
-        self.inbox = Inbox(parts.pool, parts.redis, secrets)
-        self._lately: OrderedDict[tuple[str, str], Seldom] = OrderedDict()
-
-    def tell(self, instance: str, code: str, size: int | None, event: str | None) -> None:
-        """Something was refused, so a message may be lost: a line, at most one a minute for each
-        instance and reason, since Evolution can deliver hundreds a second.
-        """
-        lately = self._lately.setdefault((instance, code), Seldom())
-        while len(self._lately) > _KEPT:
-            self._lately.popitem(last=False)
-        if times := lately.due():
-            told = {"instance": instance, "webhook_event": event, "bytes": size, "times": times}
-            _logger.warning("webhook refused", reason=code, **told)
-
-
 @router.post(
     "/{instance_name}", summary="Evolution's events about one instance", responses=_PROBLEMS
 )
@@ -100,7 +74,7 @@ async def instance_webhook(
     What follows the name in the path is looked past: with `byEvents` Evolution puts the event's
     name there, which the body says as well.
     """
-    receiver = _receiver(request)
+    receiver = receiver_of(request)
     if receiver.credentials.is_global(request.query_params.get("token", "")):
         return await _global(receiver, request)  # with byEvents, where the token stands in front
     name = _name_in(request)
@@ -111,8 +85,7 @@ async def instance_webhook(
     except TRANSIENT:
         raise unavailable("Postgres") from None
     if integration_id is None:
-        _count(request, "unauthorized")
-        _logger.info("webhook refused", instance=name, reason="unauthorized")
+        await _stranger(receiver, request, name)
         raise Problem("unauthorized", _STRANGER)
     told, others = await _told(receiver, request, name)
     if others := (others | {told.instance_name}) - {name}:
@@ -129,10 +102,9 @@ async def global_webhook(request: Request, token: Annotated[str, Query()] = "") 
     """For the instances whose own webhook leads elsewhere. `evosaga doctor` shows the address, with
     `--show-secrets` the whole of it.
     """
-    receiver = _receiver(request)
+    receiver = receiver_of(request)
     if not receiver.credentials.is_global(token):
-        _count(request, "unauthorized")
-        _logger.info("global webhook refused")
+        await _stranger(receiver, request, None)
         raise Problem(
             "unauthorized", "the address must carry ?token=; see `evosaga doctor --show-secrets`"
         )
@@ -148,6 +120,19 @@ async def _global(receiver: Receiver, request: Request) -> Receipt:
     if known.current is None or (isinstance(told, Message) and known.elsewhere):
         return _receipt(request, Taken.IGNORED)  # other people's instances are none of ours
     return await _take(receiver, request, told, None, known.current)
+
+
+async def _stranger(receiver: Receiver, request: Request, name: str | None) -> None:
+    """Somebody without the token. Where the name is one of ours messages may be lost by it."""
+    _count(request, "unauthorized")
+    try:
+        ours = name and (await receiver.credentials.known(name)).current
+    except TRANSIENT:
+        ours = None
+    if name and ours:
+        receiver.tell(name, "unauthorized", _announced(request), None)
+    elif times := receiver.strangers.due():
+        _logger.info("webhooks of strangers refused", instance=name, times=times)
 
 
 async def _take(
@@ -182,14 +167,6 @@ async def _take(
         ) from None
 
 
-def _receiver(request: Request) -> Receiver:
-    state = request.app.state
-    if not hasattr(state, "receiver"):
-        state.receiver = Receiver(state.parts)
-    receiver: Receiver = state.receiver
-    return receiver
-
-
 def _name_in(request: Request) -> str:
     """The instance's name, as the address has it; percent-encoded it may hold anything, and older
     ones do. Raises the 401 of a stranger for what can be no name.
@@ -203,8 +180,7 @@ def _name_in(request: Request) -> str:
 
 async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Told, set[str]]:
     """What the body says, and the other instances it names. Raises the problem with it."""
-    length = request.headers.get("content-length", "")
-    announced = int(length[:20]) if length.isdecimal() else None
+    announced = _announced(request)
     try:
         body = await receiver.bodies.read(request.stream(), announced)
         if body.large:
@@ -230,6 +206,12 @@ async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Told, 
             omitted=body.omitted,
         )
     return told, others
+
+
+def _announced(request: Request) -> int | None:
+    """The size of the body, as its sender tells it."""
+    length = request.headers.get("content-length", "")
+    return int(length[:20]) if length.isdecimal() else None
 
 
 def _understood(body: Body) -> tuple[Told, set[str]]:

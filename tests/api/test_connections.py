@@ -231,3 +231,16 @@ def fill_the_table() -> list[int]:
         while True:
             filled.append(os.open(os.devnull, os.O_RDONLY))
     return filled
+
+
+async def test_garbage_is_answered_and_fills_no_log(
+    address_: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with caplog.at_level(logging.WARNING):
+        for raw in [b"\x16\x03\x01\r\n\r\n", upgrade] * 20:
+            reader, writer = await opened(address_)
+            writer.write(raw)
+            assert await asyncio.wait_for(reader.readline(), 10)
+            writer.close()
+    assert len(caplog.records) <= 2
