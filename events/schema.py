@@ -17,6 +17,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -167,6 +168,14 @@ notices = Table(
 )
 Index("notices_unpublished", notices.c.id, postgresql_where=text("published_at IS NULL"))
 Index("notices_by_integration", notices.c.integration_id, notices.c.id)
+
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("session", LargeBinary, primary_key=True),
+    Column("until", DateTime(timezone=True), nullable=False),
+    schema="evosaga",
+)
 
 leaders = Table(
     "leaders",
