@@ -19,6 +19,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -189,6 +190,14 @@ notices = Table(
 )
 Index("notices_unpublished", notices.c.id, postgresql_where=text("published_at IS NULL"))
 Index("notices_by_integration", notices.c.integration_id, notices.c.id)
+
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("session", LargeBinary, primary_key=True),
+    Column("until", DateTime(timezone=True), nullable=False),
+    schema="evosaga",
+)
 
 leaders = Table(
     "leaders",

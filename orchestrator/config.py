@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -93,6 +93,10 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     api_rate: float = Field(1000.0, gt=0)
     """Requests a second that one API key may make; twice as many at once."""
+    http_connections: int = Field(1000, ge=1, le=100_000)
+    """HTTP connections at once; never more than half of the files that the process may open."""
+    webhook_max_bytes: int = Field(136 * 1024 * 1024, ge=1024)
+    """The largest webhook that is read; Evolution's own limit."""
     organization_sagas: int = Field(20, ge=1)
     """Sagas of one organization that may be under way when another is asked for over HTTP."""
 
@@ -202,13 +206,28 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(f"{variable}: {message}") from None
 
 
+_UNREADABLE: Final = (
+    "can't be read as a URL: a port is a number, and in a user or a password / ? # [ ] @ : % must "
+    "be percent-encoded (@ is %40)"
+)
+
+
+def _misread(parts: SplitResult) -> bool:
+    """Whether a password went on behind what was taken for the server's address."""
+    behind = parts.path + (parts.query if "=" not in parts.query else "")
+    return bool("@" in behind or parts.fragment)
+
+
 def _url(url: str | None, schemes: tuple[str, ...]) -> str | None:
     if not url:
         return None
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ValueError(f"is not a URL: {error}") from None
+        _ = parts.port  # which raises when it is none
+    except ValueError:  # its text may quote a part of the password
+        raise ValueError(_UNREADABLE) from None
+    if parts.scheme not in (*_HTTP, "unix") and _misread(parts):
+        raise ValueError(_UNREADABLE)
     if parts.scheme not in schemes:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
     if parts.scheme in _HTTP and not parts.hostname:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 
@@ -30,7 +31,11 @@ _CHATTY: Final = (
     "uvicorn",
 )
 """Loggers of others, of which only warnings matter."""
-_PASSWORD: Final = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)@")
+_PASSWORD: Final = re.compile(r"""(?<=://)([^\s/@:"']*):(?!\d{1,5}[/?#])[^\s"']+@""")
+"""Up to the last ``@``, since a password that nobody has percent-encoded may hold some."""
+_PARAMETER: Final = re.compile(r"""(?<=[?&])((?:password|token)=)[^&\s"']+""")
+_NO_SECRETS: Final = frozenset({"evosaga", "password", "postgres", "postgresql", "redis"})
+"""Passwords of a first attempt. Taking them out would only make lines unreadable."""
 
 
 def configure(settings: Settings) -> None:
@@ -81,7 +86,18 @@ class Redaction:
 
     def __call__(self, _logger: Any, _method: str, line: Any) -> str:
         text = _PASSWORD.sub(r"\1:[redacted]@", str(line))
+        text = _PARAMETER.sub(r"\1[redacted]", text)
         return self._known.sub("[redacted]", text) if self._known else text
+
+
+def redaction() -> Redaction:
+    """For text that is written before logging is set up, or instead of it: a traceback."""
+    from orchestrator.config import SettingsError, load_settings
+
+    try:
+        return Redaction(_secrets(load_settings()))
+    except (SettingsError, OSError, ValueError):
+        return Redaction([])
 
 
 def _secrets(settings: Settings) -> list[str]:
@@ -96,4 +112,18 @@ def _secrets(settings: Settings) -> list[str]:
         found.append(settings.alert_url.get_secret_value())
     if settings.secret_key:
         found += [part.strip() for part in settings.secret_key.get_secret_value().split(",")]
+    for url in (settings.database_url, settings.redis_url, settings.evolution_url):
+        found += _passwords(url or "")
     return found
+
+
+def _passwords(url: str) -> list[str]:
+    """The password in a URL as it is written and as it is meant, and its parts: who reads the URL
+    wrongly says where it stopped.
+    """
+    parts = urlsplit(url)
+    given = [parts.password or "", dict(parse_qsl(parts.query)).get("password", "")]
+    whole = {form for one in given for form in (one, unquote(one))}
+    pieces = {piece for one in whole for piece in re.split(r"[@:/?#\[\]%]", one)}
+    plain = _NO_SECRETS | {parts.username, parts.hostname, parts.path.strip("/")}
+    return sorted((whole | pieces) - plain)

@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -194,8 +194,9 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         at, saga_id = json.loads(text)
-        return datetime.fromisoformat(at), UUID(saga_id)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # In UTC, since at either end of the calendar not every zone has a day left.
+        return datetime.fromisoformat(at).astimezone(UTC), UUID(saga_id)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadCursor("that cursor is not one of ours; leave it out to start anew") from error
 
 

@@ -1,5 +1,6 @@
 """The HTTP application: every router, the door in front of them, and nothing else."""
 
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -20,10 +21,12 @@ from orchestrator.api import (
 )
 from orchestrator.api.auth import Doorkeeper
 from orchestrator.api.keys import read_api_keys
-from orchestrator.api.limits import AT_THE_DOOR, Door, Rates
+from orchestrator.api.limits import AT_THE_DOOR, Door, Rates, wrong_keys
 from orchestrator.api.metrics import HttpMetrics
 from orchestrator.api.pages.access import trouble_of_a_page
 from orchestrator.api.parts import Parts
+from orchestrator.api.prepared import Documents
+from orchestrator.api.sessions import EndedSessions
 from orchestrator.api.watch import Watch
 from orchestrator.config import SettingsError, split_secrets
 
@@ -72,7 +75,8 @@ def create_app(parts: Parts) -> FastAPI:
         title="evosaga",
         version=version("evosaga"),
         summary="Keeps Evolution API, Postgres and Redis in agreement.",
-        docs_url=None,  # the stock page loads scripts from elsewhere
+        openapi_url=None,  # these three are ours (documentation); the stock page loads scripts
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -81,6 +85,9 @@ def create_app(parts: Parts) -> FastAPI:
         read_api_keys(settings.api_keys.get_secret_value()), split_secrets(settings.secret_key)
     )
     app.state.rates = Rates(settings.api_rate)
+    app.state.wrong_keys = wrong_keys()
+    app.state.documents = Documents(partial(documentation.written, app, parts.catalogue))
+    app.state.ended = EndedSessions(parts.pool)
     app.state.watch = Watch(parts.pool)
     app.state.metrics = HttpMetrics()
     problems.install(app, trouble_of_a_page)

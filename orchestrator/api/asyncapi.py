@@ -5,14 +5,13 @@ from typing import Any, Final, get_args
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from events import streams
 from events.model import SagaEvent
-from orchestrator.api import shapes
+from orchestrator.api import prepared, shapes
 from orchestrator.api.commands import EXAMPLE, SCHEMA
 from orchestrator.api.openapi import plain
-from orchestrator.api.parts import Here
 from orchestrator.steering.steer import STEERING, Steering
 from sagas.catalogue import Catalogue
 from sagas.steps.notify import ADDED, REMOVED
@@ -27,12 +26,18 @@ _WHATSAPP_SAID: Final = (
     "it belongs to. `instance_name`, `clinic_id` (empty: none), `organization_id` and `event` are "
     "fields of the entry, too, so that a router need not read the JSON."
 )
+_OMITTED_SAID: Final = (
+    "how many texts of a webhook of more than 1 MiB were too long; `[omitted: … bytes, sha256:…]` "
+    "stands in their place"
+)
 
 
 @router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
-async def asyncapi(request: Request, here: Here) -> Response:
+async def asyncapi(request: Request) -> Response:
     """What to publish on `evosaga:commands`, and all that comes out of it over Redis."""
-    return JSONResponse(document(here.catalogue))
+    return prepared.answer(
+        request, await prepared.document(request, prepared.ASYNCAPI), "application/json"
+    )
 
 
 def document(catalogue: Catalogue) -> dict[str, Any]:
@@ -211,6 +216,7 @@ def _whatsapp_event() -> dict[str, Any]:
             "subject": _TEXT | {"description": "the instance's name"},
             "time": _TIME,
             "datacontenttype": {"const": "application/json"},
+            "omitted": {"type": "integer", "description": _OMITTED_SAID},
             "data": {
                 "type": "object",
                 "description": "what Evolution told, and whose it is",

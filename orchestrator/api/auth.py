@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -21,12 +22,16 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from orchestrator.api.keys import ApiKey, digest
+from orchestrator.api.limits import address_of
 from orchestrator.api.parameters import check_parameters
 from orchestrator.api.problems import Problem
+from orchestrator.api.sessions import ended_of
 
 COOKIE: Final = "evosaga_session"
 CSRF_HEADER: Final = "X-CSRF-Token"
 SESSION_SECONDS: Final = 12 * 3600
+_JWT: Final = "eyJ"
+"""How every JSON Web Token begins: a proxy's, which it shows with each request. Nobody guesses."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="evosaga"'}
 
@@ -43,13 +48,16 @@ class Doorkeeper:
     """Knows the keys, and signs the sessions that the dashboard opens with them.
 
     A session is nothing but a signed value: it names a key and ends with it, when the key is
-    removed or changed, and after twelve hours. ``secrets_`` are those of ``EVOSAGA_SECRET_KEY``:
-    the first signs, all are recognised.
+    removed or changed, and after twelve hours; or when it is signed out, which is remembered
+    (``sessions``). ``secrets_`` are those of ``EVOSAGA_SECRET_KEY``: the first signs, all are
+    recognised. Sessions and forms are signed with keys of their own, so that neither can be shown
+    as the other.
     """
 
     def __init__(self, keys: Sequence[ApiKey], secrets_: Sequence[str]) -> None:
         self._keys = tuple(keys)
         self._signing = tuple(_derived(secret, "session") for secret in secrets_)
+        self._forms = tuple(_derived(secret, "csrf") for secret in secrets_)
 
     def caller_for_key(self, key: str) -> Caller | None:
         """Whose key that is."""
@@ -70,28 +78,38 @@ class Doorkeeper:
         body = _encode(json.dumps(claims).encode())
         return f"{body}.{_sign(self._signing[0], body)}"
 
+    def end_of_session(self, value: str) -> datetime | None:
+        """When that session ends by itself, None when it is none of ours."""
+        claims = self._claims(value)
+        return datetime.fromtimestamp(claims["until"], UTC) if claims else None
+
     def caller_for_session(self, value: str) -> Caller | None:
         """Whose session that is; None when it is forged, over, or its key is gone."""
-        body, _, signature = value.partition(".")
-        told = signature.encode("ascii", "replace")
-        if not sum(hmac.compare_digest(_sign(k, body).encode(), told) for k in self._signing):
-            return None
-        claims: dict[str, Any] = json.loads(_decode(body))
-        if claims["until"] < time.time():
+        claims = self._claims(value)
+        if claims is None or claims["until"] < time.time():
             return None
         for key in self._keys:
             if key.name == claims["name"] and hmac.compare_digest(_mark(key), claims["key"]):
                 return Caller(key.name, key.organization_id)
         return None
 
+    def _claims(self, value: str) -> dict[str, Any] | None:
+        """What a session of ours says, None when it is none."""
+        body, _, signature = value.partition(".")
+        told = signature.encode("ascii", "replace")
+        if not sum(hmac.compare_digest(_sign(k, body).encode(), told) for k in self._signing):
+            return None
+        claims: dict[str, Any] = json.loads(_decode(body))
+        return claims
+
     def csrf_token(self, session: str) -> str:
         """What a form of that session must carry, to prove that it is a form of ours."""
-        return _sign(self._signing[0], f"csrf/{session}")
+        return _sign(self._forms[0], session)
 
     def csrf_holds(self, session: str, token: str) -> bool:
         """Whether a form with that token was made for that session."""
         told = token.encode("ascii", "replace")
-        made = [_sign(k, f"csrf/{session}").encode() for k in self._signing]
+        made = [_sign(k, session).encode() for k in self._forms]
         return sum(hmac.compare_digest(one, told) for one in made) > 0
 
     def _holder(self, wanted: bytes) -> ApiKey | None:
@@ -108,14 +126,38 @@ def doorkeeper_of(connection: HTTPConnection) -> Doorkeeper:
     return doorkeeper
 
 
-def identify(request: HTTPConnection) -> Caller | None:
-    """Who asks, None when there is no key and no session, or a wrong one."""
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks, and with which session; None: with a key."""
+
+    caller: Caller
+    session: str | None = None
+
+
+def identify(request: HTTPConnection) -> Identity | None:
+    """Who asks, as far as can be told at once; None: nobody that we know.
+
+    A session that was signed out at another process is found out by ``identified`` alone.
+    """
     doorkeeper = doorkeeper_of(request)
-    key = _key_in(request)
-    if key is not None:
-        return doorkeeper.caller_for_key(key)
+    for key in _keys_in(request):
+        if (holder := doorkeeper.caller_for_key(key)) is not None:
+            return Identity(holder)
     session = request.cookies.get(COOKIE)
-    return doorkeeper.caller_for_session(session) if session else None
+    if "x-api-key" in request.headers or not session or ended_of(request).knows(session):
+        return None
+    holder = doorkeeper.caller_for_session(session)
+    return Identity(holder, session) if holder else None
+
+
+async def identified(request: HTTPConnection) -> Identity | None:
+    """Who asks. Raises the 429 for too many wrong keys, and what Postgres raises."""
+    found = identify(request)
+    if found is None and any(not key.startswith(_JWT) for key in _keys_in(request)):
+        request.app.state.wrong_keys.spend(address_of(request))
+    if found is not None and found.session and await ended_of(request).has(found.session):
+        return None
+    return found
 
 
 async def caller(
@@ -128,17 +170,18 @@ async def caller(
     """The dependency of every route that needs to know who asks. Raises the 401 of all of them,
     and the 422 for a parameter that the route does not have.
     """
-    who = identify(request)
-    if who is None:
+    found = await identified(request)
+    if found is None:
         raise Problem(
             "unauthorized",
             "send one of EVOSAGA_API_KEYS as `Authorization: Bearer …` or as `X-API-Key`",
             headers=_CHALLENGE,
         )
-    if _key_in(request) is None and request.method not in _SAFE:
-        session, token = request.cookies[COOKIE], request.headers.get(CSRF_HEADER, "")
-        if not doorkeeper_of(request).csrf_holds(session, token):
+    if found.session is not None and request.method not in _SAFE:
+        token = request.headers.get(CSRF_HEADER, "")
+        if not doorkeeper_of(request).csrf_holds(found.session, token):
             raise Problem("forbidden", f"with a session, send its token in {CSRF_HEADER}")
+    who = found.caller
     request.app.state.rates.spend(who.name)
     request.state.caller = who
     check_parameters(request)
@@ -161,12 +204,15 @@ async def operator(who: Who) -> Caller:
     return who
 
 
-def _key_in(request: HTTPConnection) -> str | None:
-    """The key in the headers, if there is any; an empty one counts as one, and as wrong."""
-    if (told := request.headers.get("authorization")) is not None:
-        scheme, _, key = told.partition(" ")
-        return key.strip() if scheme.lower() == "bearer" else ""
-    return request.headers.get("x-api-key")
+def _keys_in(request: HTTPConnection) -> list[str]:
+    """The keys in the headers.
+
+    Authorization may be a proxy's: Basic, or a token of its own. What is none of our keys there
+    must not stand before the one in X-API-Key, nor before a session.
+    """
+    told = (one.partition(" ") for one in request.headers.getlist("authorization"))
+    bearers = [key.strip() for scheme, _, key in told if scheme.lower() == "bearer"]
+    return bearers + request.headers.getlist("x-api-key")
 
 
 def _mark(key: ApiKey) -> str:

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
+from orchestrator.api import asyncapi
+from orchestrator.api.prepared import ASYNCAPI, DOCS, OPENAPI, STYLE, Written, answer, document
 from orchestrator.api.problems import TITLES
+from sagas.catalogue import Catalogue
 
 router: Final = APIRouter(include_in_schema=False)
 _HERE: Final = Path(__file__).parent / "documents"
+_BASE: Final = "http://the-address-it-was-asked-at.invalid"
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
     "form-action 'none'"
@@ -51,25 +55,47 @@ class _Route:
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The page."""
-    base = str(request.base_url).rstrip("/")
-    return HTMLResponse(_page(request.app, base), headers={"Content-Security-Policy": _POLICY})
+    """The page, with the address in it at which it was asked for."""
+    page = await document(request, DOCS)
+    base = str(escape(str(request.base_url).rstrip("/"))).encode()
+    policy = {"Content-Security-Policy": _POLICY}
+    return answer(request, page.replace(_BASE.encode(), base), "text/html", **policy)
 
 
 @router.get("/docs.css")
-async def style() -> Response:
+async def style(request: Request) -> Response:
     """Its looks."""
-    return Response((_HERE / "docs.css").read_text(), media_type="text/css")
+    return answer(request, await document(request, STYLE), "text/css")
 
 
-def _page(app: Any, base: str) -> str:
-    document: dict[str, Any] = app.openapi()
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document."""
+    return answer(request, await document(request, OPENAPI), "application/json")
+
+
+def written(app: FastAPI, catalogue: Catalogue) -> Written:
+    """All documents; slow."""
+    described = app.openapi()
+    return {
+        OPENAPI: _json(described),
+        ASYNCAPI: _json(asyncapi.document(catalogue)),
+        DOCS: _page(described).encode(),
+        STYLE: (_HERE / "docs.css").read_bytes(),
+    }
+
+
+def _json(told: dict[str, Any]) -> bytes:
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _page(document: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["prose"] = _prose
     routes = [
-        _route(document, method, path, operation, base)
+        _route(document, method, path, operation, _BASE)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
@@ -78,7 +104,6 @@ def _page(app: Any, base: str) -> str:
         info=document["info"],
         groups=[(tag, [route for route in routes if route.tag == tag]) for tag in tags],
         problems=TITLES,
-        base=base,
     )
 
 

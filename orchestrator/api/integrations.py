@@ -58,11 +58,18 @@ _REFUSALS: Final = problems(
     "parked",
     "conflicting_duplicate",
     "too_many_sagas",
+    "too_many_waits",
     *EVERYWHERE,
 )
 _REFUSALS[409]["description"] += "; or that there is one already, as in the original system"
 _REFUSALS[409]["content"]["application/json"] = {"schema": shapes.Duplicate.model_json_schema()}
-_FAILURES: Final = ("rolled_back", "parked", "conflicting_duplicate", "too_many_sagas")
+_FAILURES: Final = (
+    "rolled_back",
+    "parked",
+    "conflicting_duplicate",
+    "too_many_sagas",
+    "too_many_waits",
+)
 
 
 @router.post(

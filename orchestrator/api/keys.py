@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+SHORTEST: Final = 16
+"""Characters; a shorter key is refused, since it can be guessed by asking."""
 SHORT: Final = 24
 """Keys below so many characters can perhaps be guessed; the doctor says so."""
 
@@ -49,6 +51,9 @@ def _read(number: int, entry: str) -> ApiKey:
         raise ValueError(f"entry {number}: a name is 1 to 40 letters, digits, dots, _ and -")
     if not re.fullmatch(r"[!-~]+", rest[0]):
         raise ValueError(f"entry {number} ({name}): a key is visible ASCII without spaces")
+    if len(rest[0]) < SHORTEST:
+        said = f"a key has at least {SHORTEST} characters; make one: openssl rand -hex 32"
+        raise ValueError(f"entry {number} ({name}): {said}")
     organization = None
     if len(rest) == 2:
         try:

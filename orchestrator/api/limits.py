@@ -8,11 +8,13 @@ import contextlib
 import time
 import traceback
 from collections import OrderedDict
+from ipaddress import ip_address, ip_network
+from math import ceil, inf
 from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
@@ -20,12 +22,12 @@ from orchestrator.api.problems import Draw, Problem, answer, from_exception
 from orchestrator.outages import passes
 
 COMMAND_BYTES: Final = 64 * 1024
-WEBHOOK_BYTES: Final = 1024 * 1024
 AT_THE_DOOR: Final = ("forbidden_character", "body_timeout", "oversized", "unsupported_encoding")
 """The codes of what any route may be answered with before it is asked."""
 _BODY_SECONDS: Final = 30.0
 """A body that trickles longer than that is not waited for."""
 _CALLERS: Final = 10_000
+_TOO_OFTEN: Final = "this key may ask {rate:g} times a second"
 _OURS: Final = ("orchestrator.", "sagas.", "events.", "migrations")
 _logger = structlog.get_logger("evosaga.api")
 
@@ -42,25 +44,52 @@ _HEADERS: Final = {
 
 
 class Rates:
-    """A token bucket for each caller, in memory: ``rate`` requests a second, twice that at once."""
+    """A token bucket for each name, in the memory of this process.
 
-    def __init__(self, rate: float) -> None:
+    ``rate`` are those a second, ``burst`` those at once. Who is refused loses nothing by asking: an
+    impatient caller gets as many as a patient one.
+    """
+
+    def __init__(self, rate: float, burst: float | None = None, said: str = _TOO_OFTEN) -> None:
         self._rate = rate
-        self._burst = max(1.0, 2 * rate)
+        self._burst = max(1.0, 2 * rate if burst is None else burst)
+        self._said = said
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def spend(self, name: str) -> None:
-        """One request of that caller. Raises the 429."""
+        """One of that name. Raises the 429."""
         now = time.monotonic()
         left, at = self._left.pop(name, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
-        self._left[name] = (max(0.0, left - 1), now)
+        self._left[name] = (left - 1 if left >= 1 else left, now)
         while len(self._left) > _CALLERS:
             self._left.popitem(last=False)
         if left < 1:
-            wait = max(1, round((1 - left) / self._rate + 0.5))
-            detail = f"this key may ask {self._rate:g} times a second; wait {wait} s"
+            wait = max(1, ceil((1 - left) / self._rate))
+            detail = f"{self._said.format(rate=self._rate)}; wait {wait} s"
             raise Problem("rate_limited", detail, headers={"Retry-After": str(wait)})
+
+
+def wrong_keys() -> Rates:
+    """What wrong keys of one address may come: a burst by mistake, and then two seconds each.
+
+    A right key is never held up by somebody else's wrong ones. That none can be guessed is a
+    matter of its length (``keys.SHORTEST``); this keeps guessing slow, and from costing us.
+    """
+    return Rates(0.5, 20, "too many wrong keys came from this address")
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """Who is on the other side; the whole network of an IPv6 one, since everybody has one.
+
+    Behind a proxy it is what the proxy says, if uvicorn may believe it (FORWARDED_ALLOW_IPS).
+    """
+    host = connection.client.host if connection.client else "unknown"
+    with contextlib.suppress(ValueError):
+        address = ip_address(host.partition("%")[0])
+        if address.version == 6 and address.ipv4_mapped is None:
+            return str(ip_network((address, 64), strict=False))
+    return host
 
 
 class Door:
@@ -113,8 +142,8 @@ class Door:
                 await self._tell(from_exception(error, correlation_id), scope, receive, told)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            observed = scope["app"].state.metrics.seconds.labels(scope["method"], route, status)
-            observed.observe(time.monotonic() - began)
+            spent = time.monotonic() - began
+            scope["app"].state.metrics.answered(scope["method"], route, status, spent)
 
 
 def _refuse(scope: Scope) -> None:
@@ -160,12 +189,15 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     return counted
 
 
-def _largest(scope: Scope) -> int:
-    return WEBHOOK_BYTES if scope["path"].startswith("/webhooks/") else COMMAND_BYTES
+def _largest(scope: Scope) -> float:
+    """Webhooks have a limit of their own (``webhooks.bodies``): who delivers is looked at first,
+    and what is refused is told in the log.
+    """
+    return inf if scope["path"].startswith("/webhooks/") else COMMAND_BYTES
 
 
-def _too_large(largest: int) -> Problem:
-    return Problem("oversized", f"a body may have {largest} bytes here")
+def _too_large(largest: float) -> Problem:
+    return Problem("oversized", f"a body may have {largest:.0f} bytes here")
 
 
 def _place(error: Exception) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from redis.exceptions import RedisError
@@ -20,6 +20,7 @@ from events.database import TRANSIENT
 from orchestrator.api.parts import Parts
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FRESH: Final = 5.0
 """Seconds that the counts of finished sagas, which take a scan, are good for."""
 
@@ -30,6 +31,7 @@ class HttpMetrics:
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     seconds: Histogram = field(init=False)
+    webhooks: Counter = field(init=False)
     counted: Mapping[tuple[str, str], int] = field(default_factory=dict)
     counted_at: float = float("-inf")
 
@@ -41,6 +43,17 @@ class HttpMetrics:
             registry=self.registry,
             buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
         )
+        self.webhooks = Counter(
+            "evosaga_webhooks",
+            "What became of webhooks: taken, or the code with which they were refused",
+            ("became",),
+            registry=self.registry,
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """One answer. A method can be any word, so only those that there are become labels."""
+        method = method if method in _METHODS else "other"
+        self.seconds.labels(method, route, status).observe(seconds)
 
 
 async def exposition(parts: Parts, http: HttpMetrics) -> bytes:

@@ -13,6 +13,7 @@ from orchestrator.api.auth import Caller, Who, visible
 from orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from orchestrator.api.parameters import SINCE, Since
 from orchestrator.api.parts import Here, Parts
+from orchestrator.api.places import PlaceOfAStream
 from orchestrator.api.problems import Problem
 from orchestrator.api.streaming import last_seen, tell
 from orchestrator.api.submitting import IdempotencyKey, as_it_is, body_object, command_id, submit
@@ -23,7 +24,6 @@ from orchestrator.state import Status
 from orchestrator.steering.replay import plan_of
 
 router: Final = APIRouter(tags=["sagas"])
-_MOST_STREAMS: Final = 100
 _MOST_EVENTS: Final = 1000
 _STEERING: Final = (
     *("unknown_saga", "conflicting_duplicate", "invalid_data", "oversized", "malformed_json"),
@@ -116,7 +116,14 @@ async def events(
         **problems("unknown_saga", "too_many_streams", *EVERYWHERE),
     },
 )
-async def stream(saga_id: str, request: Request, who: Who, here: Here, watch: Watching) -> Response:
+async def stream(
+    saga_id: str,
+    request: Request,
+    who: Who,
+    here: Here,
+    watch: Watching,
+    _place: PlaceOfAStream,
+) -> Response:
     """A message an event: `id` is its sequence, `event` its type, `data` the CloudEvent.
 
     The last one is `event: over`. Comments keep a silent connection open. Who comes back with
@@ -126,11 +133,8 @@ async def stream(saga_id: str, request: Request, who: Who, here: Here, watch: Wa
     seen = last_seen(request.headers.get("last-event-id"))
     if view.over and seen >= view.sequence - 1:
         return Response(status_code=204)  # which tells a browser not to come back
-    if watch.streams[who.name] >= _MOST_STREAMS:
-        detail = f"this key has {_MOST_STREAMS} streams open; close some"
-        raise Problem("too_many_streams", detail, headers={"Retry-After": "5"})
     return StreamingResponse(
-        tell(here.pool, watch, who.name, view, seen),
+        tell(here.pool, watch, view, seen),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -12,6 +12,7 @@ import uvicorn
 from events.log import EventLog
 from orchestrator import app
 from orchestrator.api.application import create_app
+from orchestrator.api.connections import connections_of, told_seldom
 from orchestrator.api.parts import Parts
 from orchestrator.config import Settings
 from orchestrator.intake.gate import Gate
@@ -20,6 +21,8 @@ from sagas import catalogue
 _logger = structlog.get_logger("evosaga.api")
 _GRACE: Final = 10
 """Seconds that a stopping server gives the answers that are out."""
+_BACKLOG: Final = 512
+"""Connections that the kernel keeps for us until we take them."""
 
 
 class _Server(uvicorn.Server):
@@ -32,10 +35,12 @@ class _Server(uvicorn.Server):
 
 def bind(host: str, port: int) -> socket.socket:
     """Take the address, before anything is started. Raises ``OSError`` when that can't be."""
-    family, _, _, _, address = socket.getaddrinfo(
+    family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listener = socket.socket(family)
+    # The protocol must be named: asyncio sets TCP_NODELAY only where it reads IPPROTO_TCP. Without
+    # that a body waits behind its head for the client's delayed acknowledgement, some 40 ms.
+    listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -68,24 +73,26 @@ async def listening(parts: Parts, listener: socket.socket) -> AsyncIterator[asyn
         access_log=False,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=connections_of(parts.settings.http_connections),
+        backlog=_BACKLOG,
         server_header=False,
         timeout_keep_alive=20,
         timeout_graceful_shutdown=_GRACE,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve([listener]), name="http")
-    try:
-        while not server.started and not serving.done():  # noqa: ASYNC110  # it has no event
-            await asyncio.sleep(0.01)
-        _logger.info("http is up", address=address(listener))
-        yield serving
-    finally:
-        application.state.watch.stop()
-        server.should_exit = True
-        with contextlib.suppress(Exception):
-            await serving
-        listener.close()
+    with told_seldom():
+        serving = asyncio.create_task(server.serve([listener]), name="http")
+        try:
+            while not server.started and not serving.done():  # noqa: ASYNC110  # it has no event
+                await asyncio.sleep(0.01)
+            _logger.info("http is up", address=address(listener))
+            yield serving
+        finally:
+            application.state.watch.stop()
+            server.should_exit = True
+            with contextlib.suppress(Exception):
+                await serving
+            listener.close()
 
 
 @contextlib.asynccontextmanager

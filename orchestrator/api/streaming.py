@@ -19,34 +19,26 @@ def last_seen(header: str | None) -> int:
     return int(tail) if tail.isascii() and tail.isdigit() and len(tail) < 10 else -1
 
 
-async def tell(
-    pool: Pool, watch: Watch, caller: str, view: SagaView, seen: int
-) -> AsyncIterator[bytes]:
+async def tell(pool: Pool, watch: Watch, view: SagaView, seen: int) -> AsyncIterator[bytes]:
     """The messages above sequence ``seen``, until the saga is over or the process ends."""
-    watch.streams[caller] += 1
-    try:
-        yield b"retry: 2000\n\n"
-        while not watch.stopping:
-            try:
-                for recorded in await history(pool, view.saga_id, seen):
-                    seen = recorded.sequence
-                    head = f"id: {seen}\nevent: {recorded.event.type}\ndata: "
-                    yield head.encode() + cloud_event(view, recorded) + b"\n\n"
-                now = await find_saga(pool, str(view.saga_id))
-            except TRANSIENT:  # the stream outlives an outage of Postgres
-                yield b": waiting\n\n"
-                await asyncio.sleep(1.0)
-                continue
-            if now is None:
-                return
-            if now.over and now.sequence <= seen + 1:
-                yield b'event: over\ndata: {"status":"' + now.status.encode() + b'"}\n\n'
-                return
-            if now.sequence > seen + 1:
-                continue
-            if not await watch.moved(view.saga_id, seen + 1, KEEP_ALIVE):
-                yield b": keep-alive\n\n"
-    finally:
-        watch.streams[caller] -= 1
-        if not watch.streams[caller]:
-            del watch.streams[caller]
+    yield b"retry: 2000\n\n"
+    while not watch.stopping:
+        try:
+            for recorded in await history(pool, view.saga_id, seen):
+                seen = recorded.sequence
+                head = f"id: {seen}\nevent: {recorded.event.type}\ndata: "
+                yield head.encode() + cloud_event(view, recorded) + b"\n\n"
+            now = await find_saga(pool, str(view.saga_id))
+        except TRANSIENT:  # the stream outlives an outage of Postgres
+            yield b": waiting\n\n"
+            await asyncio.sleep(1.0)
+            continue
+        if now is None:
+            return
+        if now.over and now.sequence <= seen + 1:
+            yield b'event: over\ndata: {"status":"' + now.status.encode() + b'"}\n\n'
+            return
+        if now.sequence > seen + 1:
+            continue
+        if not await watch.moved(view.saga_id, seen + 1, KEEP_ALIVE):
+            yield b": keep-alive\n\n"

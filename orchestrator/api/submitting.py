@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -15,11 +16,12 @@ from uuid_utils.compat import uuid7
 
 from events.commands import BadCommand, Command, checked_text, read_json, saga_id_of
 from events.database import Pool
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Caller, Who
 from orchestrator.api.parts import Parts
+from orchestrator.api.places import WAITS, held
 from orchestrator.api.problems import Problem
 from orchestrator.api.shapes import Submitted
-from orchestrator.api.watch import Watch
+from orchestrator.api.watch import Watch, Watching
 from orchestrator.intake.accept import Accepted
 from orchestrator.queries import SagaView, find_saga
 
@@ -29,6 +31,8 @@ _LONGEST_WAIT: Final = 300.0
 
 
 async def patience(
+    who: Who,
+    watch: Watching,
     wait: Annotated[
         float,
         Query(ge=0, le=_LONGEST_WAIT, allow_inf_nan=False, description="seconds to wait for it"),
@@ -37,8 +41,20 @@ async def patience(
         str | None,
         Header(alias="Prefer", description="`respond-async` answers at once; `wait=5` waits 5 s"),
     ] = None,
-) -> float:
-    """The seconds that the caller wants to wait; a preference we don't know is left alone."""
+) -> AsyncIterator[float]:
+    """The seconds that the caller wants to wait, and a place among those who do. Raises the 429,
+    before anything is done.
+    """
+    seconds = _preferred(wait, prefer)
+    if not seconds:
+        yield seconds
+        return
+    with held(watch.held, WAITS, who):
+        yield seconds
+
+
+def _preferred(wait: float, prefer: str | None) -> float:
+    """A preference we don't know is left alone."""
     if prefer is None:
         return wait
     said = [part.strip().lower() for part in re.split(r"[,;]", prefer)]

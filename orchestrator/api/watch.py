@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -37,8 +37,8 @@ class Watch:
         self._waiting: set[_Waiting] = set()
         self._task: asyncio.Task[None] | None = None
         self.stopping = False
-        self.streams: Counter[str] = Counter()
-        """How many streams each caller has open."""
+        self.held: Counter[Any] = Counter()
+        """How many streams and waits each caller has open (``places``)."""
 
     async def moved(self, saga_id: UUID, beyond: int, within: float) -> bool:
         """Wait until the saga has an event at or above sequence ``beyond``; False: not in time."""

@@ -1,24 +1,28 @@
 """Where Evolution delivers its webhooks: recognised, stored, answered; all in a few milliseconds.
 
-What can't be taken now is answered with 503, since Evolution gives up for good at a 4xx and comes
-again, for twenty minutes, after anything else.
+Evolution gives up for good at 400, 401, 403, 404 and 422, and comes again, for twenty minutes,
+after anything else. So what can't be taken *now* is answered with 503, what is too large with 413
+(the operator may allow more meanwhile), and whatever is refused is told in the log.
 """
 
+import asyncio
+from dataclasses import replace
 from typing import Annotated, Final
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from events.database import TRANSIENT
 from orchestrator.api.openapi import problems
-from orchestrator.api.parts import Parts
 from orchestrator.api.problems import Problem, unavailable
-from orchestrator.config import servers_of
+from orchestrator.api.receiver import Receiver, receiver_of
 from orchestrator.routing import RoutingUnavailable
-from orchestrator.webhooks.credentials import Credentials, Shown
+from orchestrator.webhooks.bodies import Body, Crowded, TooLarge
+from orchestrator.webhooks.credentials import Shown
 from orchestrator.webhooks.hints import (
     BadWebhook,
     Hint,
@@ -29,12 +33,12 @@ from orchestrator.webhooks.hints import (
     read,
     understand,
 )
-from orchestrator.webhooks.inbox import Inbox, NotYet, Taken
-from sagas.vocabulary import ExistingName
+from orchestrator.webhooks.inbox import NotYet, Taken
 
 router = APIRouter(prefix="/webhooks/evolution", tags=["webhooks"])
 _logger = structlog.get_logger("evosaga.webhooks")
-_NAME: Final[TypeAdapter[str]] = TypeAdapter(ExistingName)
+_PATH: Final = b"/webhooks/evolution/"
+_LONGEST_NAME: Final = 255
 _PROBLEMS: Final = problems(
     "malformed_json",
     "too_deep",
@@ -55,27 +59,25 @@ class Receipt(BaseModel):
     status: Taken
 
 
-class Receiver:
-    """The two halves of receiving, made once for an application."""
-
-    def __init__(self, parts: Parts) -> None:
-        secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
-        self.credentials = Credentials(parts.pool, parts.world.keys)
-        self.inbox = Inbox(parts.pool, parts.redis, secrets)
-
-
 @router.post(
     "/{instance_name}", summary="Evolution's events about one instance", responses=_PROBLEMS
 )
+@router.post("/{instance_name}/{event:path}", include_in_schema=False)
 async def instance_webhook(
     instance_name: str,
     request: Request,
     x_webhook_token: Annotated[str | None, Header()] = None,
     authorization: Annotated[str | None, Header()] = None,
 ) -> Receipt:
-    """Authenticated by `X-Webhook-Token`, or by a JSON Web Token that is signed with it."""
-    receiver = _receiver(request)
-    name = _checked(instance_name)
+    """Authenticated by `X-Webhook-Token`, or by a JSON Web Token that is signed with it.
+
+    What follows the name in the path is looked past: with `byEvents` Evolution puts the event's
+    name there, which the body says as well.
+    """
+    receiver = receiver_of(request)
+    if receiver.credentials.is_global(request.query_params.get("token", "")):
+        return await _global(receiver, request)  # with byEvents, where the token stands in front
+    name = _name_in(request)
     scheme, _, bearer = (authorization or "").partition(" ")
     shown = Shown(x_webhook_token, bearer.strip() if scheme.lower() == "bearer" else None)
     try:
@@ -83,42 +85,59 @@ async def instance_webhook(
     except TRANSIENT:
         raise unavailable("Postgres") from None
     if integration_id is None:
-        _logger.info("webhook refused", instance=name)
+        await _stranger(receiver, request, name)
         raise Problem("unauthorized", _STRANGER)
-    told, others = await _told(request)
+    told, others = await _told(receiver, request, name)
     if others := (others | {told.instance_name}) - {name}:
         named = sorted(other[:100] for other in others)
+        _count(request, "forbidden")
         _logger.error("webhook names another instance", instance=name, others=named)
         raise Problem("forbidden", "the body is about another instance than the address")
-    return await _take(receiver, told, integration_id)
+    return await _take(receiver, request, told, integration_id)
 
 
 @router.post("", summary="Evolution's global webhook", responses=_PROBLEMS)
+@router.post("/", include_in_schema=False)
 async def global_webhook(request: Request, token: Annotated[str, Query()] = "") -> Receipt:
     """For the instances whose own webhook leads elsewhere. `evosaga doctor` shows the address, with
     `--show-secrets` the whole of it.
     """
-    receiver = _receiver(request)
+    receiver = receiver_of(request)
     if not receiver.credentials.is_global(token):
-        _logger.info("global webhook refused")
+        await _stranger(receiver, request, None)
         raise Problem(
             "unauthorized", "the address must carry ?token=; see `evosaga doctor --show-secrets`"
         )
-    told, _ = await _told(request)
+    return await _global(receiver, request)
+
+
+async def _global(receiver: Receiver, request: Request) -> Receipt:
+    told, _ = await _told(receiver, request, "(global)")
     try:
-        name = _checked(told.instance_name)
-        known = await receiver.credentials.known(name)
-    except Problem:  # other people's instances may be called anything
-        return Receipt(status=Taken.IGNORED)
+        known = await receiver.credentials.known(told.instance_name)
     except TRANSIENT:
         raise unavailable("Postgres") from None
     if known.current is None or (isinstance(told, Message) and known.elsewhere):
-        return Receipt(status=Taken.IGNORED)
-    return await _take(receiver, told, None, known.current)
+        return _receipt(request, Taken.IGNORED)  # other people's instances are none of ours
+    return await _take(receiver, request, told, None, known.current)
+
+
+async def _stranger(receiver: Receiver, request: Request, name: str | None) -> None:
+    """Somebody without the token. Where the name is one of ours messages may be lost by it."""
+    _count(request, "unauthorized")
+    try:
+        ours = name and (await receiver.credentials.known(name)).current
+    except TRANSIENT:
+        ours = None
+    if name and ours:
+        receiver.tell(name, "unauthorized", _announced(request), None)
+    elif times := receiver.strangers.due():
+        _logger.info("webhooks of strangers refused", instance=name, times=times)
 
 
 async def _take(
     receiver: Receiver,
+    request: Request,
     told: Told,
     integration_id: UUID | None,
     current: UUID | None = None,
@@ -127,16 +146,17 @@ async def _take(
     try:
         match told:
             case Nothing():
-                return Receipt(status=Taken.IGNORED)
+                return _receipt(request, Taken.IGNORED)
             case Message():
-                return Receipt(status=await receiver.inbox.hand_on(told, integration_id))
+                taken = await receiver.inbox.hand_on(told, integration_id)
+                return _receipt(request, taken)
             case Hint():
                 taken = await receiver.inbox.store(told, integration_id)
                 if taken is Taken.STORED and told.is_about_qr:
                     await receiver.inbox.keep_qr(told, integration_id or current)
-                return Receipt(status=taken)
+                return _receipt(request, taken)
     except NotYet as reason:
-        raise Problem("unavailable", str(reason), headers={"Retry-After": "2"}) from None
+        raise _later(request, str(reason)) from None
     except RoutingUnavailable:
         raise unavailable("Postgres") from None
     except RedisError:
@@ -147,27 +167,70 @@ async def _take(
         ) from None
 
 
-def _receiver(request: Request) -> Receiver:
-    state = request.app.state
-    if not hasattr(state, "receiver"):
-        state.receiver = Receiver(state.parts)
-    receiver: Receiver = state.receiver
-    return receiver
+def _name_in(request: Request) -> str:
+    """The instance's name, as the address has it; percent-encoded it may hold anything, and older
+    ones do. Raises the 401 of a stranger for what can be no name.
+    """
+    raw = bytes(request.scope["raw_path"]).partition(_PATH)[2].partition(b"/")[0]
+    name = unquote_to_bytes(raw).decode(errors="replace")
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise Problem("unauthorized", _STRANGER)
+    return name
 
 
-def _checked(name: str) -> str:
-    """A name that may become part of a key. Another one is no instance of ours."""
-    try:
-        return _NAME.validate_python(name)
-    except ValidationError:
-        raise Problem("unauthorized", _STRANGER) from None
-
-
-async def _told(request: Request) -> tuple[Told, set[str]]:
+async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Told, set[str]]:
     """What the body says, and the other instances it names. Raises the problem with it."""
+    announced = _announced(request)
     try:
-        body = read(await request.body())
-        told = understand(body)
+        body = await receiver.bodies.read(request.stream(), announced)
+        if body.large:
+            told, others = await asyncio.to_thread(_understood, body)
+        else:
+            told, others = _understood(body)
+    except Crowded:
+        raise _later(request, "as many large webhooks as can be are being read") from None
+    except TooLarge as much:
+        _count(request, "oversized")
+        receiver.tell(name, "oversized", much.size, much.event)
+        raise Problem("oversized", much.said) from None
     except BadWebhook as bad:
+        _count(request, bad.code)
+        receiver.tell(name, bad.code, announced, None)
         raise Problem(bad.code, bad.message) from None
-    return told, others_named(told, body)
+    if body.omitted:
+        _logger.info(
+            "long texts left out of a webhook",
+            instance=name,
+            webhook_event=told.event,
+            bytes=body.size,
+            omitted=body.omitted,
+        )
+    return told, others
+
+
+def _announced(request: Request) -> int | None:
+    """The size of the body, as its sender tells it."""
+    length = request.headers.get("content-length", "")
+    return int(length[:20]) if length.isdecimal() else None
+
+
+def _understood(body: Body) -> tuple[Told, set[str]]:
+    read_ = read(body.raw)
+    told = understand(read_)
+    if isinstance(told, Message):
+        told = replace(told, omitted=body.omitted, large=body.large)
+    return told, others_named(told, read_)
+
+
+def _later(request: Request, reason: str) -> Problem:
+    _count(request, "unavailable")
+    return Problem("unavailable", reason, headers={"Retry-After": "2"})
+
+
+def _receipt(request: Request, taken: Taken) -> Receipt:
+    _count(request, taken.value)
+    return Receipt(status=taken)
+
+
+def _count(request: Request, became: str) -> None:
+    request.app.state.metrics.webhooks.labels(became).inc()

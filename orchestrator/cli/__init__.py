@@ -30,7 +30,10 @@ def _failed(out: Output, error: Exception) -> int:
     if out.debug or trouble is None:
         import traceback
 
-        out.problem("".join(traceback.format_exception(error)).rstrip())
+        from orchestrator.logs import redaction
+
+        told = "".join(traceback.format_exception(error)).rstrip()
+        out.problem(redaction()(None, "", told))  # an exception may quote what it was given
     if trouble is None:
         out.problem("that is a bug in evosaga; please report it with the lines above")
         return BUG

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from events.database import Pool
@@ -114,8 +114,13 @@ class Credentials:
 
 
 def _is_elsewhere(webhook_url: str | None, instance_name: str) -> bool:
-    own = f"/webhooks/evolution/{instance_name}"
-    return webhook_url is not None and not urlsplit(webhook_url).path.endswith(own)
+    if webhook_url is None:
+        return False
+    try:
+        path = unquote(urlsplit(webhook_url).path)
+    except ValueError:  # older code has written anything there
+        return True
+    return not path.rstrip("/").endswith(f"/webhooks/evolution/{instance_name}")
 
 
 def _match(shown: Shown, tokens: Iterable[tuple[UUID, str]]) -> UUID | None:
@@ -146,7 +151,8 @@ def is_signed(token: str, key: str, now: float) -> bool:
         header.get("alg") == "HS256"
         and isinstance(until, int | float)
         and isinstance(since, int | float)
-        and since - SKEW <= now <= until + SKEW
+        and since <= now + SKEW
+        and until >= now - SKEW  # on this side, since a whole number may be too large for a float
     )
 
 

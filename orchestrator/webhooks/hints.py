@@ -10,9 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isinf
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
-LARGEST: Final = 1024 * 1024
+LARGEST: Final = 8 * 1024 * 1024
+"""Bytes. What comes in may be larger, and is made smaller before (``bodies``)."""
 DEEPEST: Final = 32
 _LONGEST_WORD: Final = 100
 _LONGEST_CODE: Final = 64 * 1024
@@ -71,6 +73,10 @@ class Message:
     event: str
     digest: str
     body: Mapping[str, Any] = field(repr=False)
+    omitted: int = 0
+    """How many of its texts were too long to be handed on."""
+    large: bool = False
+    """Whether writing it takes so long that everybody else would notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ def read(raw: bytes) -> dict[str, Any]:
     if len(raw) > LARGEST:
         raise BadWebhook("oversized", f"a webhook may have {LARGEST} bytes")
     try:
-        body = json.loads(raw.decode(), parse_constant=_no_constant)
+        body = json.loads(raw.decode(), parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise BadWebhook("too_deep", f"nested more than {DEEPEST} levels") from None
     except UnicodeDecodeError:
@@ -236,6 +242,14 @@ def _refuse_depth(value: Any) -> None:
         inner = (i for v in pending for i in (v.values() if isinstance(v, dict) else v))
         pending = [item for item in inner if isinstance(item, dict | list)]
         level += 1
+
+
+def _finite(text: str) -> float:
+    """Infinity would be written as a word that is not JSON."""
+    number = float(text)
+    if isinf(number):
+        raise BadWebhook("number_out_of_range", "a number is too large")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

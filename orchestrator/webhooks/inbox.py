@@ -6,11 +6,9 @@ Redis alone, and is no reason for a 503: the next one follows, or is asked for.
 """
 
 import asyncio
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -21,7 +19,8 @@ from redis.exceptions import RedisError
 
 from events import streams, syncpoints
 from events.database import Pool
-from orchestrator.routing import ClinicCache, Route
+from orchestrator.routing import ClinicCache
+from orchestrator.webhooks.entry import entry
 from orchestrator.webhooks.hints import Hint, Message
 from sagas.steps import cache
 
@@ -118,9 +117,11 @@ class Inbox:
                 return Taken.IGNORED
             if integration_id not in (None, route.integration_id):
                 return Taken.IGNORED  # of an integration that had this name before
-            new = await streams.publish_wa_event(
-                self._redis, message.digest, self._entry(message, route), _REMEMBER
-            )
+            if message.large:
+                fields = await asyncio.to_thread(entry, message, route, self._secrets)
+            else:
+                fields = entry(message, route, self._secrets)
+            new = await streams.publish_wa_event(self._redis, message.digest, fields, _REMEMBER)
         return Taken.QUEUED if new else Taken.REPEATED
 
     async def _write(self) -> None:
@@ -159,31 +160,6 @@ class Inbox:
         at = self._connecting.get(hint.instance_name)
         recent = at is not None and time.monotonic() - at < _REPEATS_SECONDS
         return hint.state == "connecting" and recent
-
-    def _entry(self, message: Message, route: Route) -> dict[str, str]:
-        """A stream entry: what routing needs as fields, all of it as CloudEvents JSON."""
-        routing = {
-            "instance_name": route.instance_name,
-            "clinic_id": route.clinic_id or "",
-            "organization_id": route.organization_id,
-            "event": message.event,
-        }
-        told = json.dumps(
-            {
-                "specversion": "1.0",
-                "id": message.digest,
-                "source": f"/evosaga/evolution/{route.instance_name}",
-                "type": message.event,
-                "subject": route.instance_name,
-                "time": datetime.now(UTC).isoformat(),
-                "datacontenttype": "application/json",
-                "data": dict(message.body) | routing | {"clinic_id": route.clinic_id},
-            },
-            separators=(",", ":"),
-        )
-        for secret in self._secrets:
-            told = told.replace(secret, "[redacted]")
-        return routing | {streams.FIELD.decode(): told}
 
 
 _STORE: Final = """

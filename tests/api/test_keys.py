@@ -27,15 +27,17 @@ def doorkeeper() -> Doorkeeper:
     ("text", "sentence"),
     [
         ("hunter2hunter2", "entry 1 must read name:key or name:key:organization_id"),
-        ("a:hunter2,hunter2", "entry 2 must read name:key"),
+        ("a:hunter2hunter2hu,hunter2", "entry 2 must read name:key"),
         ("a:hunter2:b:c", "entry 1 must read"),
         (":hunter2", "entry 1: a name is"),
         ("Zoë:hunter2", "entry 1: a name is"),
         ("a:", "entry 1 (a): a key is visible ASCII"),
         ("a:hunter 2", "entry 1 (a): a key is visible ASCII"),
-        ("a:hunter2:the-clinic", "entry 1 (a): the organization must be a UUID"),
-        ("a:hunter2,a:hunter3", "the same name is given twice"),
-        ("a:hunter2,b:hunter2", "the same key is given twice"),
+        ("a:hunter2", "entry 1 (a): a key has at least 16 characters; make one: openssl rand"),
+        ("a:hunter2hunter2hu,b:hunter2hunter2h", "entry 2 (b): a key has at least 16 characters"),
+        ("a:hunter2hunter2hunter2:the-clinic", "entry 1 (a): the organization must be a UUID"),
+        ("a:hunter2hunter2hunter2,a:hunter3hunter3hunter3", "the same name is given twice"),
+        ("a:hunter2hunter2hunter2,b:hunter2hunter2hunter2", "the same key is given twice"),
         (",,", "holds no key"),
     ],
 )
@@ -50,7 +52,9 @@ def test_keys_that_make_no_sense_are_refused_in_one_line_that_shows_no_key(
 
 
 def test_keys_may_stand_in_lines_of_their_own_and_empty_means_none() -> None:
-    told = read_api_keys(f" a : first-key ,\n b:second-key:{str(OURS).upper()} , ")
+    told = read_api_keys(
+        f" a : the-first-key-of-two ,\n b:the-second-key-of-two:{str(OURS).upper()} , "
+    )
     assert [(key.name, key.organization_id) for key in told] == [("a", None), ("b", OURS)]
     assert load_settings(_env_file=None, api_keys="  ").api_keys is None
 
@@ -91,7 +95,7 @@ def test_a_session_is_its_keys_and_ends_with_it(
     assert rotated.caller_for_session(session) == Caller("ours", OURS)
     for keys, secrets in (
         (KEYS, ["c" * 32]),
-        (KEYS.replace(OUR_KEY, "another-key"), SECRETS),
+        (KEYS.replace(OUR_KEY, "another-key-altogether"), SECRETS),
         (f"operator:{OPERATOR}", SECRETS),
         (f"ours:{OPERATOR},operator:{OUR_KEY}:{OURS}", SECRETS),
     ):

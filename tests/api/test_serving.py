@@ -189,7 +189,9 @@ async def test_the_doctor_counts_the_keys_and_names_those_that_are_too_short(
         return found["verdict"], found["said"], found["cure"]
 
     good, short, none = await asyncio.gather(
-        said(), said(api_keys="a:hunter2,b:a-key-that-is-long-enough"), said(api_keys=None)
+        said(),
+        said(api_keys="a:hunter2hunter2hunter,b:a-key-that-is-long-enough"),
+        said(api_keys=None),
     )
     assert good == ("ok", "3, of which 2 see one organization only", "")
     assert short[0] == "warn"

@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 from events.database import Pool
 from orchestrator.api import streaming
 from orchestrator.api.parts import Parts
+from orchestrator.api.places import MOST, STREAMS
 from orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.waiting import eventually
@@ -114,7 +115,7 @@ async def test_a_silent_stream_is_kept_open_by_comments(
 async def test_more_streams_than_anybody_needs_are_refused(
     operator: httpx.AsyncClient, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.api.sagas._MOST_STREAMS", 1)
+    monkeypatch.setitem(MOST, STREAMS, replace(MOST[STREAMS], of_a_key=1))
     evolution.arm("slow", operation="create", seconds=1.0)
     saga = (await operator.post(f"{CREATE}?wait=0", json=asked())).json()["saga_id"]
     async with operator.stream("GET", f"/sagas/{saga}/stream") as first:
@@ -131,7 +132,7 @@ async def test_a_stream_that_is_left_early_leaves_nothing_behind(
     parts: Parts, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "KEEP_ALIVE", 0.05)
-    monkeypatch.setattr("orchestrator.api.sagas._MOST_STREAMS", 1)
+    monkeypatch.setitem(MOST, STREAMS, replace(MOST[STREAMS], of_a_key=1))
     evolution.arm("slow", operation="create", seconds=3.0)
     async with served(parts) as where, client_with(where, OPERATOR) as client:
         saga = (await client.post(f"{CREATE}?wait=0", json=asked())).json()["saga_id"]

@@ -42,6 +42,7 @@ OPEN: Final = {
     "GET /docs",
     "GET /docs.css",
     "GET /asyncapi.json",
+    "GET /openapi.json",
 }
 """They show nothing of anybody."""
 

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import measures, report, sizes, upkeep
+from tests.bench import http, measures, report, sizes, upkeep
 from tests.bench.measures import Result
 from tests.bench.peers import PEERS, missing
 from tests.bench.rig import Rig, rig
 from tests.bench.throughput import throughput
 
-LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
+LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j")
 """a, b and d are measured in the same rounds, so each of them stands for all three."""
 
 
@@ -86,6 +86,8 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
         results.append(await upkeep.crowded(one, 10_000 // tenth, say))
     if "i" in chosen:
         results.append(await upkeep.delivery(one, count, say))
+    if "j" in chosen:
+        results += await http.latency(one, 500 // tenth, say)
     return results
 
 

@@ -125,7 +125,7 @@ class Rig:
             self.folder / "ideal.log",
         )
         self.processes.append(process)
-        await _first_line(process)
+        await first_line(process)
         return process
 
     async def peer(self, peer: Peer, database: str) -> Process:
@@ -135,7 +135,7 @@ class Rig:
             self.folder / f"{peer.name}.log",
         )
         self.processes.append(process)
-        await _first_line(process)
+        await first_line(process)
         return process
 
     # --- commands -----------------------------------------------------------------------------
@@ -196,7 +196,7 @@ async def until(holds: Any, what: str, seconds: float = 60.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _first_line(process: Process) -> str:
+async def first_line(process: Process) -> str:
     assert process.stdout is not None
     line = await asyncio.to_thread(process.stdout.readline)
     if not line:
@@ -217,7 +217,7 @@ async def rig() -> AsyncIterator[Rig]:
         evolution = spawn(["-m", "tests.bench.stub"], Path(folder) / "stub.log")
         redis = streams.connect(redis_url)
         assert (await redis.config_get("appendonly"))["appendonly"] == "yes"
-        url = f"http://127.0.0.1:{await _first_line(evolution)}"
+        url = f"http://127.0.0.1:{await first_line(evolution)}"
         servers = {
             "Postgres": [await _postmaster(postgres)],
             "Valkey": [(await redis.info("server"))["process_id"]],

@@ -189,12 +189,12 @@ def test_log_lines_are_json_on_stderr_and_hold_no_secret(
         log_level="info",
         evolution_api_key="the-global-key",
         secret_key=f"{'a' * 32},{'b' * 32}",
-        api_keys=f"ops:the-ops-key:{ID}",
+        api_keys=f"ops:the-ops-key-of-the-tests:{ID}",
     )
     logs.configure(settings)
     logger = structlog.stdlib.get_logger("evosaga.test")
     logger.info("hello", key="the-global-key", old="b" * 32, url="redis://:hunter2@cache/0")
-    logging.getLogger("somebody").warning("the-ops-key of %s", "ops")
+    logging.getLogger("somebody").warning("the-ops-key-of-the-tests of %s", "ops")
     logging.getLogger("httpx").info("GET /instance/connectionState/x")
     logger.debug("too low")
     first, second = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

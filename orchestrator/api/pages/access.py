@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 
 from events.commands import BadCommand
 from events.database import TRANSIENT
-from orchestrator.api.auth import COOKIE, Caller, doorkeeper_of, identify
+from orchestrator.api.auth import COOKIE, Caller, doorkeeper_of, identified, identify
 from orchestrator.api.pages.rendering import HEADERS, HOME, ROOT, respond, sentence
 from orchestrator.api.parts import Parts, parts_of
 from orchestrator.api.problems import TITLES, Problem
@@ -98,11 +98,11 @@ def trouble(request: Request, error: Exception) -> Response:
         case _:
             _logger.warning("page without Postgres", error=type(error).__name__)
             problem = PageProblem(503, "Postgres is away", _REPEAT)
-    who = identify(request)
+    found = identify(request)
     return respond(
         "problem.html",
         problem.status,
-        **frame(request, who, "") if who else bare(),
+        **frame(request, found.caller, "") if found else bare(),
         problem=problem,
     )
 
@@ -122,9 +122,10 @@ _REPEAT: Final = "It can't be reached right now. Nothing is lost; reload the pag
 
 async def reader(request: Request) -> Caller:
     """The dependency of every page. Raises ``SignIn``, and 429 when somebody asks too often."""
-    who = identify(request)
-    if who is None:
+    found = await identified(request)
+    if found is None:
         raise SignIn(_path(request))
+    who = found.caller
     request.app.state.rates.spend(who.name)
     request.state.caller = who
     return who

@@ -6,6 +6,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from orchestrator.api.auth import COOKIE, SESSION_SECONDS, doorkeeper_of, identify
+from orchestrator.api.limits import address_of
 from orchestrator.api.pages.access import (
     LOGIN,
     Submitted,
@@ -16,6 +17,7 @@ from orchestrator.api.pages.access import (
     see_other,
 )
 from orchestrator.api.pages.rendering import HOME, ROOT, respond
+from orchestrator.api.sessions import ended_of
 
 router: Final = page_router()
 
@@ -24,7 +26,9 @@ router: Final = page_router()
 async def ask(request: Request) -> Response:
     """The form. Whoever is signed in goes on."""
     back = safe_return(request.query_params.get("next", HOME))
-    if identify(request) is not None:
+    found = identify(request)
+    ended = found and found.session and await ended_of(request).has(found.session)
+    if found is not None and not ended:
         return see_other(back)
     return respond("login.html", **bare(), next=back, wrong="")
 
@@ -36,12 +40,11 @@ async def sign_in(request: Request) -> Response:
     This form carries no token, since there is no session yet; that it is ours tells the browser,
     as of every other form (``fields_of``).
     """
-    host = request.client.host if request.client else "unknown"
-    request.app.state.rates.spend(f"login {host}")
     submitted = await fields_of(request)
     back = safe_return(submitted["next"] or HOME)
     session = doorkeeper_of(request).open_session(submitted["key"])
     if session is None:
+        request.app.state.wrong_keys.spend(address_of(request))
         wrong = "That is not one of the keys of this installation."
         return respond("login.html", 401, **bare(), next=back, wrong=wrong)
     answer = see_other(back)
@@ -59,7 +62,11 @@ async def sign_in(request: Request) -> Response:
 
 @router.post(f"{ROOT}/logout")
 async def sign_out(request: Request, submitted: Submitted) -> Response:
-    """Forget the session in this browser."""
+    """End the session, in this browser and wherever else its cookie may be."""
+    session = request.cookies[COOKIE]  # which the form has proved to be there
+    until = doorkeeper_of(request).end_of_session(session)
+    if until is not None:
+        await ended_of(request).add(session, until)
     answer = see_other(LOGIN)
     answer.delete_cookie(COOKIE, path="/", secure=_https(request), httponly=True, samesite="strict")
     return answer

@@ -1,0 +1,26 @@
+"""Sessions of the dashboard that were signed out, so that a copy of the cookie opens nothing.
+
+Only a hash is kept, and only until the session would have ended by itself.
+"""
+
+from alembic import op
+
+revision = "0013"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute(
+        """
+        CREATE TABLE evosaga.ended_sessions (
+            session bytea       PRIMARY KEY,
+            until   timestamptz NOT NULL
+        )
+        """
+    )
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE evosaga.ended_sessions")

@@ -1,0 +1,188 @@
+"""Connections to the HTTP server: how many there may be, and how long one may stay half-said.
+
+uvicorn has a deadline for a connection that is idle between two requests, and none for a request
+that never ends: whoever sends half a head holds a connection, and so a file, for ever.
+"""
+
+import asyncio
+import logging
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import h11
+import structlog
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+_logger = structlog.get_logger("evosaga.api")
+HEAD_SECONDS: Final = 10.0
+"""From the first byte of a head, or the opening of the connection, until the head is complete."""
+BODY_SECONDS: Final = 60.0
+"""From there until the body is. Routes that read it are stricter (408, see ``limits``); this is for
+bodies that nobody reads."""
+_SAY_EVERY: Final = 60.0
+_FULL: Final = "socket.accept() out of system resource"
+"""What asyncio calls it (``asyncio/selector_events.py``)."""
+_GARBAGE: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
+_LATE: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n"
+    b"Content-Length: 0\r\n\r\n",
+)
+
+
+class Seldom:
+    """Says of something that happens often whether it is time to write a line about it."""
+
+    def __init__(self, seconds: float = _SAY_EVERY) -> None:
+        self._seconds = seconds
+        self._last = float("-inf")
+        self._times = 0
+
+    def due(self) -> int:
+        """How often it has happened since the last line; 0: say nothing now."""
+        self._times += 1
+        if time.monotonic() - self._last < self._seconds:
+            return 0
+        self._last, times, self._times = time.monotonic(), self._times, 0
+        return times
+
+
+class Connection(H11Protocol):
+    """One connection, with a deadline for every request and a place among at most ``most``."""
+
+    def __init__(self, *args: Any, most: int, crowded: Seldom, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._most = most
+        self._crowded = crowded
+        self._phase: tuple[str, object] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+        if len(self.connections) > self._most:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody is at work on a request of this connection."""
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        return cycle is None or cycle.response_complete
+
+    def _watch(self) -> None:
+        """Begin a deadline when a head or a body begins; what follows within it changes nothing."""
+        phase = self._now()
+        if phase == self._phase:
+            return
+        self._phase, self._since = phase, self.loop.time()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if phase[0] in ("head", "body"):
+            seconds = HEAD_SECONDS if phase[0] == "head" else BODY_SECONDS
+            self._deadline = self.loop.call_later(seconds, self._too_late)
+
+    def _now(self) -> tuple[str, object]:
+        """What the client is in the middle of, and of which request."""
+        if self.conn.their_state is h11.SEND_BODY:
+            return "body", self.cycle
+        cycle: RequestResponseCycle | None = self.cycle
+        begun = cycle is None or self.conn.trailing_data[0]
+        return ("head" if self.conn.their_state is h11.IDLE and begun else "none"), cycle
+
+    def _too_late(self) -> None:
+        if self.waits and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self.transport.write(_LATE[0])
+        self.transport.close() if self.waits else self.transport.abort()
+
+    def _make_room(self) -> None:
+        """Close whoever has waited longest; when all are at work, this newcomer must come again."""
+        waiting = [
+            one
+            for one in self.connections
+            if isinstance(one, Connection) and one.waits and one is not self
+        ]
+        if times := self._crowded.due():
+            _logger.warning(
+                "too many http connections",
+                most=self._most,
+                working=len(self.connections) - 1 - len(waiting),
+                times=times,
+                cure="EVOSAGA_HTTP_CONNECTIONS and `ulimit -n` allow more",
+            )
+        if waiting:
+            min(waiting, key=lambda one: one._since).transport.close()
+            return
+        self.transport.write(_LATE[1])
+        self.transport.close()
+
+
+def connections_of(most: int) -> Any:
+    """What uvicorn makes a connection with: at most that many, and half of what files there may be.
+
+    The other half is for Postgres, Redis and Evolution: a worker beside the API must go on.
+    """
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 2))
+    return partial(Connection, most=most, crowded=Seldom())
+
+
+class _Garbage(logging.Filter):
+    """What is no request at all is a line of uvicorn's each time; one a minute will do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seldom = Seldom()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        return not str(record.msg).startswith(_GARBAGE) or bool(self._seldom.due())
+
+
+@contextmanager
+def told_seldom() -> Iterator[None]:
+    """Inside this nobody from outside can fill the disk with our log.
+
+    While no file is left asyncio reports every failed accept, some hundred a second: it is one line
+    a minute, as for requests that are none.
+    """
+    garbage, uvicorns = _Garbage(), logging.getLogger("uvicorn.error")
+    loop = asyncio.get_running_loop()
+    before, full = loop.get_exception_handler(), Seldom()
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context.get("message") != _FULL:
+            before(loop, context) if before else loop.default_exception_handler(context)
+        elif times := full.due():
+            _logger.error(
+                "no file is left for a connection",
+                reason=str(context.get("exception")),
+                times=times,
+                cure="raise `ulimit -n`",
+            )
+
+    loop.set_exception_handler(tell)
+    uvicorns.addFilter(garbage)
+    try:
+        yield
+    finally:
+        uvicorns.removeFilter(garbage)
+        loop.set_exception_handler(before)

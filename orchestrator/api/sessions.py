@@ -1,0 +1,51 @@
+"""Sessions that were signed out: a copy of the cookie must not open what its owner has closed."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+from events.database import Pool
+
+
+class EndedSessions:
+    """Kept in Postgres, for all processes, until they would have ended by themselves."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._here: dict[bytes, datetime] = {}
+
+    def knows(self, session: str) -> bool:
+        """Whether it was signed out as far as this process has seen."""
+        return _digest(session) in self._here
+
+    async def has(self, session: str) -> bool:
+        """Whether it was signed out, anywhere. Raises what Postgres raises."""
+        if self.knows(session):
+            return True
+        return bool(await self._pool.fetchval(_ENDED, _digest(session)))
+
+    async def add(self, session: str, until: datetime) -> None:
+        """Sign it out. Raises what Postgres raises; this process knows it all the same."""
+        now = datetime.now(UTC)
+        kept = {one: end for one, end in self._here.items() if end > now}
+        self._here = kept | {_digest(session): until}
+        await self._pool.execute(_END, _digest(session), until)
+
+
+def ended_of(connection: HTTPConnection) -> EndedSessions:
+    """Those of the application that is being asked."""
+    ended: EndedSessions = connection.app.state.ended
+    return ended
+
+
+def _digest(session: str) -> bytes:
+    return hashlib.sha256(session.encode("utf-8", "surrogateescape")).digest()
+
+
+_ENDED: Final = "SELECT true FROM evosaga.ended_sessions WHERE session = $1"
+_END: Final = """
+WITH over AS (DELETE FROM evosaga.ended_sessions WHERE until < now() - interval '1 day')
+INSERT INTO evosaga.ended_sessions (session, until) VALUES ($1, $2) ON CONFLICT DO NOTHING
+"""
