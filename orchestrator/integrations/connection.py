@@ -93,7 +93,8 @@ async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration)
         listed = await evolution.instances()
         row = _row(listed.body, name)
         if row is None or not row.get("token"):
-            return Seen("absent" if listed.status == 200 else "unknown")
+            whole = listed.status == 200 and isinstance(listed.body, list)
+            return Seen("absent" if whole else "unknown")
         token = str(row["token"])
     seen = await evolution.see(name, token)
     if seen.sight in (Sight.ABSENT, Sight.FOREIGN):

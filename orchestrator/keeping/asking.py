@@ -86,6 +86,8 @@ async def _one(
 ) -> Memory:
     async with limit:
         answer = await evolution.memory(name, token or own or _NO_TOKEN)
+        if answer.alien:
+            return "unanswered"  # a proxy's 404 is no absence
         match answer.status:
             case 200:
                 state = state_of(answer.body)
