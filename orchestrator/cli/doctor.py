@@ -30,7 +30,11 @@ _LATE: Final = 1000
 
 def doctor(arguments: argparse.Namespace, out: Output) -> int:
     """Look, tell, and answer with the worst that was found."""
+    from orchestrator import logs
+
     with places.servers(out) as settings:
+        if not out.debug:  # what would be log lines elsewhere is told here
+            logs.configure(settings.model_copy(update={"log_level": "critical"}))
         return asyncio.run(_doctor(settings, arguments.show_secrets, out))
 
 
