@@ -45,8 +45,8 @@ CURES: Final[dict[str, str]] = {
     "connecting": "Evolution is connecting by itself",
     "down": "it is connected again by itself",
     "needs_qr": "the phone was logged out: scan a new QR code",
-    "banned": "WhatsApp bans or forbids the number: see what WhatsApp says on the phone itself, and "
-    "scan a new QR code when that is lifted",
+    "banned": "WhatsApp bans or forbids the number: see what it says on the phone itself, and scan "
+    "a new QR code when that is lifted",
     "missing": "delete it and create it anew: Evolution does not have it any more",
     "half": "restart Evolution, or delete it and create it anew",
     "foreign": "delete it: the name is somebody else's now",

@@ -1,8 +1,8 @@
 """Whether an answer is an Evolution server's own, and what a person must mend when it is not.
 
-In front of Evolution stand proxies, firewalls, tunnels and login pages, and they answer in its name:
-with a page, or with JSON of their own. What they say is no verdict on an instance or a saga, and
-it goes on until somebody mends the set-up, as with a wrong key. Evolution itself says
+In front of Evolution stand proxies, firewalls, tunnels and login pages, and they answer in its
+name: with a page, or with JSON of their own. What they say is no verdict on an instance or a saga,
+and it goes on until somebody mends the set-up, as with a wrong key. Evolution itself says
 ``{"status", "error", "response": {"message"}}`` with every error (as seen on 1.8 to 2.4).
 
 What only means that nobody is home right now (408, 425, 429, 502, 503, 504) is not judged here.
