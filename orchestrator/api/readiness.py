@@ -9,8 +9,10 @@ import asyncpg
 from redis.exceptions import RedisError
 
 import migrations
+from events import streams
 from events.database import TRANSIENT
 from orchestrator.api.parts import Parts
+from orchestrator.present import present, wrong
 from orchestrator.queries import living_workers
 
 _PATIENCE: Final = 3.0
@@ -29,6 +31,7 @@ async def checks(parts: Parts) -> dict[str, Check]:
     """Look at everything, at once; each look takes a few seconds at most."""
     (postgres, schema, workers), redis = await asyncio.gather(_postgres(parts), _redis(parts))
     found = {"postgres": postgres, "schema": schema, "redis": redis}
+    found |= await _wrong(parts, postgres.ok and schema.ok, redis.ok)
     if parts.reader is None:
         return found | {"workers": workers}
     healthy = parts.reader.healthy
@@ -42,6 +45,20 @@ async def checks(parts: Parts) -> dict[str, Check]:
 def ready(found: dict[str, Check]) -> bool:
     """Whether nothing that is needed is missing."""
     return all(check.ok for check in found.values() if check.needed)
+
+
+async def _wrong(parts: Parts, postgres: bool, redis: bool) -> dict[str, Check]:
+    """What is wrong now as the first page says it, without its numbers: anybody may ask this."""
+    if not postgres:
+        return {}
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            backlog = await streams.backlog(parts.redis) if redis else None
+            told = wrong(await present(parts.pool), backlog)
+    except (asyncpg.PostgresError, RedisError, *TRANSIENT):
+        return {}
+    named = {one.code: one for one in told if one.code not in ("schema", "workers")}
+    return {code: Check(False, one.kind, needed=False) for code, one in named.items()}
 
 
 async def _postgres(parts: Parts) -> tuple[Check, Check, Check]:

@@ -136,13 +136,6 @@ def _minutes(now: datetime, rows: Sequence[asyncpg.Record]) -> list[Minute]:
     return [Minute(at, found.get(at, {})) for at in moments]
 
 
-async def relay_and_workers(pool: Queryable) -> tuple[int, int]:
-    """Living workers, and events not yet on the stream (an upper bound)."""
-    row = await pool.fetchrow(_FLOW)
-    assert row is not None
-    return row["workers"], row["unrelayed"]
-
-
 async def postgres(pool: Queryable) -> Server:
     """Whether Postgres answers, and how fast."""
     began = time.monotonic()
@@ -213,11 +206,4 @@ FROM (SELECT created_at, status FROM evosaga.sagas
         AND ($1::uuid IS NULL OR organization_id = $1)
       ORDER BY created_at DESC LIMIT $2) AS recent
 GROUP BY minute, status
-"""
-
-_FLOW: Final = """
-SELECT (SELECT count(*) FROM evosaga.workers WHERE lease_until > now()) AS workers,
-       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
-           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
-           AS unrelayed
 """
