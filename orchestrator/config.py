@@ -202,8 +202,8 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(str(error)) from None
     except UnreadableSetting as error:
         # Its text names the field and not what is wrong with the value.
-        name = re.search(r'field "(\w+)"', str(error))
-        variable = f"EVOSAGA_{name[1].upper()}" if name else "a setting"
+        found = re.search(r'field "(\w+)"', str(error))
+        variable = f"EVOSAGA_{found[1].upper()}" if found else "a setting"
         raise SettingsError(f"{variable}: must be JSON, such as [1, 2]") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]

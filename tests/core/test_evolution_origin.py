@@ -28,9 +28,7 @@ def said(status: int, message: Any) -> Any:
 def answered(status: int, body: Any) -> Answer:
     """As the client reads it: of a page and of half an answer it has no body."""
     alien = body == PAGE and (200 <= status < 300 or 400 <= status < 500)
-    return Answer(
-        status, None if body in (PAGE, HALF) else body, f"HTTP {status}", alien=alien
-    )
+    return Answer(status, None if body in (PAGE, HALF) else body, f"HTTP {status}", alien=alien)
 
 
 OWN: list[tuple[Asked, int, Any]] = [

@@ -150,9 +150,7 @@ async def test_an_account_without_a_name_is_told_to_write_one_into_the_url(
 @as_root
 @pytest.mark.parametrize("verb", ["list", "dev", "migrate"])
 async def test_an_account_without_a_home_is_told_what_to_set(evosaga: Evosaga, verb: str) -> None:
-    ran = await as_somebody(
-        evosaga.having(database_url=None, redis_url=None, state_dir=None), verb
-    )
+    ran = await as_somebody(evosaga.having(database_url=None, redis_url=None, state_dir=None), verb)
     assert ran.code == 2
     one_sentence(ran.err, "EVOSAGA_STATE_DIR", "no folder is known to keep things in")
 

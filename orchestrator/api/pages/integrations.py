@@ -1,9 +1,6 @@
 """Integrations: a page of them, one with its three stores and its QR code, and the two forms."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -16,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from events.commands import BadCommand, Command
 from orchestrator.api.auth import Caller, visible
-from orchestrator.api.pages import stores
+from orchestrator.api.pages import happened, stores
 from orchestrator.api.pages.access import (
     Form,
     Reader,
@@ -132,7 +129,7 @@ async def pairing(request: Request, who: Reader, instance_name: str) -> Response
     row = await _its_row(request, who, instance_name)  # which may have followed what was seen
     context = frame(request, who, "integrations") | shown
     sagas, _ = await list_sagas(here.pool, _about(who, instance_name), limit=10)
-    leaving = leaving_said(row, sagas)
+    leaving = happened.leaving_said(row, sagas)
     return respond(
         "integration_pairing.html", **context, row=row, name=instance_name, leaving=leaving
     )
@@ -193,9 +190,9 @@ async def _content(request: Request, who: Caller, instance_name: str) -> dict[st
     return {
         "name": instance_name,
         "row": row,
-        "told": await _told(here, row, sagas),
+        "told": await happened.told(here, row, sagas),
         "busy": busy,
-        "leaving": leaving_said(row, sagas),
+        "leaving": happened.leaving_said(row, sagas),
         "stores": found,
         "agreement": stores.agreement(found, busy=busy),
         **pairing,
@@ -210,52 +207,6 @@ async def _may_see(here: Parts, who: Caller, instance_name: str) -> bool:
 
 def _about(who: Caller, instance_name: str) -> Filter:
     return Filter(organization_id=who.organization_id, instance_name=instance_name)
-
-
-def leaving_said(row: IntegrationView | None, sagas: Sequence[SagaView]) -> str:
-    """What goes on with an integration that is marked as being deleted. Pure."""
-    if row is None or row.status != "deleting":
-        return ""
-    deletes = [saga for saga in sagas if saga.saga == "delete-integration"]
-    if any(not saga.over for saga in deletes):
-        return "A delete is at work on it."
-    if any(saga.status == "failed" for saga in deletes):
-        return "Its delete is parked: a person must look."
-    return "It is marked as being deleted, and no saga is at work on it: evosaga reconcile."
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """A saga about the integration, or a notice of its connection."""
-
-    at: datetime
-    saga: SagaView | None = None
-    notice: str = ""
-
-
-async def _told(
-    here: Parts, row: IntegrationView | None, sagas: Sequence[SagaView]
-) -> list[Happened]:
-    """The newest first."""
-    told = [Happened(saga.created_at, saga) for saga in sagas]
-    if row is not None:
-        told += [
-            Happened(one["recorded_at"], notice=_noticed(one))
-            for one in await here.pool.fetch(_NOTICES, row.id)
-        ]
-    return sorted(told, key=lambda one: one.at, reverse=True)
-
-
-def _noticed(notice: Mapping[str, Any]) -> str:
-    """A notice in words, with the reason where there is one: a ban is none's log-out."""
-    how = [notice["state"], f"reason {notice['reason']}" if notice["reason"] else None]
-    told = ", ".join(word for word in how if word)
-    return f"{notice['type']} ({told})" if told else str(notice["type"])
-
-
-_NOTICES: Final = """
-SELECT type, recorded_at, data ->> 'state' AS state, data ->> 'reason' AS reason FROM evosaga.notices WHERE integration_id = $1 ORDER BY id DESC LIMIT 20
-"""
 
 
 def _born(row: IntegrationView | None, sagas: list[SagaView]) -> UUID | None:
