@@ -1,5 +1,6 @@
 """Settings from the environment (prefix ``EVOSAGA_``) and from ``.env``."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -14,8 +15,10 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSetting
 
 from orchestrator.api.keys import read_api_keys
+from orchestrator.dotenv import DOTENV, DotenvError, dotenv, said_in
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
 from orchestrator.servers import EvolutionServer, check_key, read_servers, refuse_twins
 from sagas.vocabulary import DEFAULT_SERVER
@@ -34,7 +37,12 @@ class Settings(BaseSettings):
     """What an operator may set. Times are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EVOSAGA_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="EVOSAGA_",
+        env_file=DOTENV,
+        env_file_encoding="utf-8-sig",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     database_url: str | None = Field(
@@ -195,7 +203,18 @@ def split_secrets(value: SecretStr) -> list[str]:
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings. Raises ``SettingsError`` with one line that names the variable."""
     try:
-        return Settings(**overrides)
+        for name, value in said_in(os.environ).items():
+            if not value.isascii() and not _encodable(value):
+                raise SettingsError(f"{name}: is no UTF-8")
+        given = overrides if "_env_file" in overrides else {"_env_file": dotenv(), **overrides}
+        return Settings(**given)
+    except DotenvError as error:
+        raise SettingsError(str(error)) from None
+    except UnreadableSetting as error:
+        # Its text names the field and not what is wrong with the value.
+        found = re.search(r'field "(\w+)"', str(error))
+        variable = f"EVOSAGA_{found[1].upper()}" if found else "a setting"
+        raise SettingsError(f"{variable}: must be JSON, such as [1, 2]") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]).upper()
@@ -216,6 +235,14 @@ def _misread(parts: SplitResult) -> bool:
     """Whether a password went on behind what was taken for the server's address."""
     behind = parts.path + (parts.query if "=" not in parts.query else "")
     return bool("@" in behind or parts.fragment)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that were no UTF-8
+        return False
+    return True
 
 
 def _url(url: str | None, schemes: tuple[str, ...]) -> str | None:

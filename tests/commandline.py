@@ -18,7 +18,7 @@ from events.database import Pool
 from orchestrator.config import Settings
 from orchestrator.queries import living_workers
 from tests.conftest import API_KEY, SECRET
-from tests.preloaded import forkserver, run_verb
+from tests.preloaded import forkserver, run_verb, run_verb_as
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
@@ -77,14 +77,22 @@ class Evosaga:
 
 
 async def forked(
-    arguments: Sequence[str], environment: dict[str, str], folder: Path, timeout: float = 60
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    timeout: float = 60,
+    user: int | None = None,
 ) -> Ran:
-    """Run a verb in a process that need not import anything any more."""
+    """Run a verb in a process that need not import anything any more; as root, as any user."""
     context = forkserver()
     (out, its_out), (err, its_err) = context.Pipe(duplex=False), context.Pipe(duplex=False)
     with its_out, its_err:
         given = (arguments, environment, folder, its_out, its_err)
-        process = context.Process(target=run_verb, args=given, daemon=True)
+        process = (
+            context.Process(target=run_verb, args=given, daemon=True)
+            if user is None
+            else context.Process(target=run_verb_as, args=(user, *given), daemon=True)
+        )
         # In a thread, since the first one waits until the server has imported everything.
         await asyncio.to_thread(process.start)
     try:

@@ -36,6 +36,19 @@ def run_verb(
     _run(arguments, environment, folder, (os.open(os.devnull, os.O_RDONLY), out, err))
 
 
+def run_verb_as(
+    user: int,
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    out: Connection,
+    err: Connection,
+) -> None:
+    """The same as another user, whom root becomes in that folder, as ``sudo -u`` does."""
+    given = (os.open(os.devnull, os.O_RDONLY), out, err)
+    _run(arguments, environment, folder, given, user)
+
+
 def run_at_terminal(
     arguments: Sequence[str], environment: dict[str, str], folder: Path, terminal: Connection
 ) -> None:
@@ -48,6 +61,7 @@ def _run(
     environment: dict[str, str],
     folder: Path,
     streams: tuple[int, Connection, Connection],
+    user: int | None = None,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -64,4 +78,8 @@ def _run(
     sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     sys.argv = ["evosaga", *arguments]
     warnings.simplefilter("error")
+    if user is not None:
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
     raise SystemExit(main(arguments))

@@ -9,8 +9,10 @@ import asyncpg
 from redis.exceptions import RedisError
 
 import migrations
+from events import streams
 from events.database import TRANSIENT
 from orchestrator.api.parts import Parts
+from orchestrator.present import present, wrong
 from orchestrator.queries import living_workers
 
 _PATIENCE: Final = 3.0
@@ -27,11 +29,13 @@ class Check:
 
 async def checks(parts: Parts) -> dict[str, Check]:
     """Look at everything, at once; each look takes a few seconds at most."""
-    (postgres, schema, workers), redis = await asyncio.gather(_postgres(parts), _redis(parts))
-    found = {"postgres": postgres, "schema": schema, "redis": redis}
+    healthy = parts.reader is None or parts.reader.healthy
+    (postgres, schema, workers), redis, more = await asyncio.gather(
+        _postgres(parts), _redis(parts), _wrong(parts)
+    )
+    found = {"postgres": postgres, "schema": schema, "redis": redis} | more
     if parts.reader is None:
         return found | {"workers": workers}
-    healthy = parts.reader.healthy
     said = "both subscribers are running" if healthy else "a subscriber has stopped"
     found["consumers"] = Check(healthy, said)
     dead = parts.failed is not None and parts.failed.done()
@@ -42,6 +46,22 @@ async def checks(parts: Parts) -> dict[str, Check]:
 def ready(found: dict[str, Check]) -> bool:
     """Whether nothing that is needed is missing."""
     return all(check.ok for check in found.values() if check.needed)
+
+
+async def _wrong(parts: Parts) -> dict[str, Check]:
+    """What is wrong now as the first page says it, without its numbers: anybody may ask this."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            now, backlog = await asyncio.gather(
+                present(parts.pool), streams.backlog(parts.redis), return_exceptions=True
+            )
+    except TimeoutError:
+        return {}
+    if isinstance(now, BaseException):
+        return {}  # whether Postgres and the schema are well is a check of its own
+    told = wrong(now, None if isinstance(backlog, BaseException) else backlog)
+    named = {one.code: one for one in told if one.code not in ("schema", "workers")}
+    return {code: Check(False, one.kind, needed=False) for code, one in named.items()}
 
 
 async def _postgres(parts: Parts) -> tuple[Check, Check, Check]:

@@ -2,27 +2,44 @@
 
 from collections.abc import Sequence
 
-from orchestrator.cli.output import Output
+from orchestrator.cli.output import Output, mend_streams
 from orchestrator.cli.parser import read_arguments
-from orchestrator.cli.trouble import BUG, INTERRUPTED, Trouble, explained
+from orchestrator.cli.trouble import BUG, DONE, INTERRUPTED, WRONG, Trouble, explained
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit code. Trouble that can be expected is one line on stderr."""
-    out = Output()
+    open_ = mend_streams()
+    out = Output(open_=open_)
+    try:
+        code = _run(argv, out, open_)
+    except SystemExit:  # help was shown, or the arguments make no sense
+        if _unwritten(out):
+            return WRONG
+        raise
+    return WRONG if _unwritten(out) and code == DONE else code
+
+
+def _unwritten(out: Output) -> bool:
+    """Whether something that was to be shown could not be."""
+    if (error := out.settle()) is None:
+        return False
+    out.problem(f"the result can't be written: {error.strerror}")
+    return True
+
+
+def _run(argv: Sequence[str] | None, out: Output, open_: bool) -> int:
     try:
         arguments = read_arguments(argv)
-        out = Output(json=arguments.json, debug=arguments.debug or None)
+        out = Output(json=arguments.json, debug=arguments.debug or None, open_=open_)
         return int(arguments.verb.load()(arguments, out))
     except KeyboardInterrupt:
         out.problem("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        return 0
+        return DONE
     except Exception as error:
         return _failed(out, error)
-    finally:
-        out.settle()
 
 
 def _failed(out: Output, error: Exception) -> int:

@@ -9,12 +9,12 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from events.clock import LIVING
 from orchestrator.cli import places
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.output import Output
 from orchestrator.cli.secret_keys import look_for_secret_keys
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
+from orchestrator.cli.tables import printable
 from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
 from orchestrator.cli.variables import look_at_variables
 
@@ -32,7 +32,11 @@ _LATE: Final = 1000
 
 def doctor(arguments: argparse.Namespace, out: Output) -> int:
     """Look, tell, and answer with the worst that was found."""
+    from orchestrator import logs
+
     with places.servers(out) as settings:
+        if not out.debug:  # what would be log lines elsewhere is told here
+            logs.configure(settings.model_copy(update={"log_level": "critical"}))
         return asyncio.run(_doctor(settings, arguments.show_secrets, out))
 
 
@@ -122,35 +126,26 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
 
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
-    row = await pool.fetchrow(_WORK)
-    assert row is not None
-    if row["workers"]:
-        yield Finding("workers", "ok", f"{row['workers']} alive")
-    else:
-        said = "none alive, so commands wait"
-        yield Finding("workers", "warn", said, "start one: evosaga worker")
-    open_, failed = row["active"], row["failed"]
-    if failed:
-        cure = "see: evosaga list --status failed; then: evosaga replay ID, or evosaga cancel ID"
-        yield Finding("sagas", "warn", f"{failed} parked, {open_} under way", cure)
-    else:
-        yield Finding("sagas", "ok", f"none parked, {open_} under way")
-    behind = row["behind"]
-    late = behind > _LATE or (behind and not row["workers"])
-    cure = "a worker relays them; is one alive, and is Redis well?" if late else ""
-    said = f"{behind} events not yet on the stream evosaga:events"
-    yield Finding("relay", "warn" if late else "ok", said, cure)
+    """The same list as the first page has; a warning each, since the servers are well."""
+    from orchestrator.present import present, wrong
 
-
-# The newest position is an upper bound: rolled back transactions leave gaps.
-_WORK: Final = f"""
-SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
-       (SELECT count(*) FROM evosaga.sagas WHERE status IN ('running', 'compensating')) AS active,
-       (SELECT count(*) FROM evosaga.sagas WHERE status = 'failed') AS failed,
-       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
-           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
-           AS behind
-"""  # noqa: S608  # constants only
+    now = await present(pool)
+    found = {one.code: one for one in wrong(now)}
+    well = {
+        "workers": ("workers", f"{now.workers} alive"),
+        "parked": ("sagas", f"none parked, {now.active} under way"),
+        "phones": ("phones", "none is known to be away"),
+        "drift": ("drift", "none is known"),
+        "relay": ("relay", f"{now.unrelayed} events not yet on the stream evosaga:events"),
+    }
+    for code, (check, said) in well.items():
+        if (one := found.pop(code, None)) is None:
+            yield Finding(check, "ok", said)
+        else:
+            under_way = f", {now.active} under way" if code == "parked" else ""
+            yield Finding(check, "warn", f"{printable(one.said)}{under_way}", one.cure)
+    for code, one in found.items():
+        yield Finding(code, "warn", printable(one.said), one.cure)
 
 
 # --- Redis ------------------------------------------------------------------------------------

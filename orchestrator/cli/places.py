@@ -25,8 +25,11 @@ def servers(out: Output, *, redis: bool = True) -> Iterator[Settings]:
     the last of them; what they store stays.
     """
     from orchestrator.config import load_settings
+    from orchestrator.dotenv import overlooked
 
     settings = load_settings()
+    if remark := overlooked():
+        out.note(f"evosaga: {remark}")
     with contextlib.ExitStack() as stack:
         found: dict[str, str] = {}
         if settings.database_url is None:

@@ -228,7 +228,7 @@ async def _events(settings: Settings, arguments: argparse.Namespace, out: Output
         for recorded in fresh:
             if out.json:
                 assert seen.view is not None
-                out.line(cloud_event(seen.view, recorded))
+                out.written(cloud_event(seen.view, recorded))
             elif out.terminal:
                 draw_event(recorded, out)
             else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from events.database import Pool
     from orchestrator.config import Settings
     from orchestrator.servers import EvolutionServer
+    from sagas.steps.verdicts import Answer
 
 _TIMEOUT: Final = 5.0
 
@@ -35,45 +36,51 @@ async def look_at_evolution(settings: Settings) -> AsyncGenerator[Finding, None]
 
 
 async def _look_at_server(name: str, server: EvolutionServer) -> AsyncGenerator[Finding, None]:
-    import httpx
-
+    """As a worker's own client sees it: what is none of Evolution's answers is no "accepted"."""
+    from sagas.steps.evolution_api import EvolutionApi
     from sagas.vocabulary import DEFAULT_SERVER
 
     check, variables = "evolution", ("EVOSAGA_EVOLUTION_URL", "EVOSAGA_EVOLUTION_API_KEY")
     if name != DEFAULT_SERVER:
         check, variables = f"evolution {name}", ("EVOSAGA_EVOLUTION_SERVERS",) * 2
     where = place(server.url)
-    headers = {"apikey": server.api_key.get_secret_value()}
-    async with httpx.AsyncClient(base_url=server.url, timeout=_TIMEOUT, trust_env=False) as http:
-        try:
-            # The status is enough; the list itself may be megabytes.
-            async with (
-                asyncio.timeout(_TIMEOUT),  # httpx's own begins anew with every byte
-                http.stream("GET", "/instance/fetchInstances", headers=headers) as answer,
-            ):
-                status = answer.status_code
-                kind = answer.headers.get("content-type", "")
-        except (httpx.HTTPError, OSError, TimeoutError) as error:
-            said = f"no answer at {where} ({type(error).__name__})"
-            yield Finding(check, "bad", said, f"is it up, and is {variables[0]} right?")
-            return
-        if status == 200 and "json" not in kind:
-            said = (
-                f"{where} answers with {printable(kind) or 'something'}, which Evolution never does"
-            )
-            yield Finding(check, "bad", said, f"is {variables[0]} right?")
-            return
-        yield _key_finding(f"{check} key", status, where, variables)
-        yield Finding(check, "ok", f"version {await _evolution_version(http)} at {where}")
+    async with EvolutionApi(
+        server.url, server.api_key.get_secret_value(), timeout=_TIMEOUT
+    ) as evolution:
+        answer = await evolution.instances()
+    if answer.status == 0:
+        said = f"no answer at {where} ({answer.text})"
+        yield Finding(check, "bad", said, f"is it up, and is {variables[0]} right?")
+        return
+    if answer.alien:
+        yield _misfit(check, answer, where, variables[0])
+        return
+    version = await _evolution_version(server.url)
+    yield _key_finding(f"{check} key", answer, where, variables, version)
+    yield Finding(check, "ok", f"version {version or 'unknown'} at {where}")
 
 
-def _key_finding(check: str, status: int, where: str, variables: tuple[str, str]) -> Finding:
-    if status == 200:
-        return Finding(check, "ok", "accepted")
-    if status in (401, 403):
+def _misfit(check: str, answer: Answer, where: str, variable: str) -> Finding:
+    """What the answer means, and the cure that goes with it."""
+    from sagas.steps.evolution_origin import cure_in
+
+    cure = cure_in(answer.meaning) or f"check {variable}, and the server's own logs"
+    said = printable(answer.told).removesuffix(f": {cure}")
+    return Finding(check, "bad", f"{where} answered {said}", cure)
+
+
+def _key_finding(
+    check: str, answer: Answer, where: str, variables: tuple[str, str], version: str | None
+) -> Finding:
+    if answer.status == 401:
         return Finding(check, "bad", "refused", f"check {variables[1]}")
-    cure = f"check {variables[0]}, and the server's own logs and licence"
-    return Finding(check, "bad", f"{where} answered HTTP {status}", cure)
+    if answer.status != 200 or not isinstance(answer.body, list):
+        return _misfit(check, answer, where, variables[0])
+    number = len(answer.body)
+    if not number and version is None:
+        said = f"{where} lists no instance, and does not say that it is an Evolution server"
+        return Finding(check, "warn", said, f"is {variables[0]} right?")
+    return Finding(check, "ok", f"accepted; {number} {'instance' if number == 1 else 'instances'}")
 
 
 async def look_for_stranded(pool: Pool, known: list[str]) -> AsyncGenerator[Finding, None]:
@@ -104,13 +111,16 @@ WHERE server <> 'default' AND server <> ALL($1) GROUP BY server ORDER BY server 
 """
 
 
-async def _evolution_version(http: object) -> str:
+async def _evolution_version(url: str) -> str | None:
+    """As ``GET /`` tells it, which needs no key; None where that is none of Evolution's."""
     import httpx
 
-    assert isinstance(http, httpx.AsyncClient)
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with (
+            asyncio.timeout(_TIMEOUT),
+            httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, trust_env=False) as http,
+        ):
             body = (await http.get("/")).json()
-        return str(body["version"])[:20]
+        return printable(str(body["version"]))[:20]
     except (httpx.HTTPError, OSError, TimeoutError, ValueError, KeyError, TypeError):
-        return "unknown"
+        return None

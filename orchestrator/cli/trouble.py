@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import getpass
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
@@ -37,10 +40,11 @@ def explained(error: BaseException) -> Trouble | None:
     from events.commands import BadCommand
     from orchestrator.config import SettingsError
     from orchestrator.local.binaries import LocalServerUnavailable
+    from orchestrator.local.state import NoStateFolder
     from orchestrator.queries import Unreadable
 
     match error:
-        case SettingsError() | BadCommand() | Unreadable():
+        case SettingsError() | BadCommand() | Unreadable() | NoStateFolder():
             return Trouble(WRONG, str(error))
         case LocalServerUnavailable():
             return Trouble(UNREACHABLE, str(error))
@@ -56,7 +60,37 @@ def explained(error: BaseException) -> Trouble | None:
             return _redis(error, "")
         case TimeoutError() | ConnectionError():
             return Trouble(UNREACHABLE, f"a server stopped answering ({type(error).__name__})")
+        case OSError():
+            return _of_the_machine(error)
     return None
+
+
+def _of_the_machine(error: OSError) -> Trouble | None:
+    """What the machine refuses: a full disk, a folder of somebody else's, no more files."""
+    if error.errno not in _REFUSALS:
+        return None
+    what = f"{error.filename!r} can't be used" if error.filename else "the machine refuses"
+    return Trouble(WRONG, f"{what}: {error.strerror or errno.errorcode[error.errno]}")
+
+
+_REFUSALS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+    }
+)
 
 
 @contextmanager
@@ -64,6 +98,7 @@ def reaching_postgres(url: str) -> Iterator[None]:
     """Say which Postgres it was that could not be reached, or did not let us in."""
     import asyncpg
 
+    _know_the_user(url)
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
@@ -71,6 +106,22 @@ def reaching_postgres(url: str) -> Iterator[None]:
         if trouble is None:
             raise
         raise trouble from error
+
+
+def _know_the_user(url: str) -> None:
+    """Who is to be let in; without a word in the URL it is the account's own name."""
+    try:
+        parts = urlsplit(url)
+        named = parts.username or parse_qs(parts.query).get("user") or os.environ.get("PGUSER")
+    except ValueError:
+        return  # which the driver says better
+    if named or "service" in parse_qs(parts.query) or os.environ.get("PGSERVICE"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        said = "EVOSAGA_DATABASE_URL names no user, and this account has no name that could be used"
+        raise Trouble(WRONG, f"{said}: postgresql://USER@…") from None
 
 
 @contextmanager

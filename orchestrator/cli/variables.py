@@ -24,9 +24,11 @@ async def look_at_variables() -> AsyncGenerator[Finding, None]:
     from dotenv import dotenv_values
 
     from orchestrator.config import Settings
+    from orchestrator.dotenv import dotenv
 
     known = _BESIDE | {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name, meant in misspelt([*os.environ, *dotenv_values(".env")], known).items():
+    beside = dotenv_values(path, encoding="utf-8-sig") if (path := dotenv()) else {}
+    for name, meant in misspelt([*os.environ, *beside], known).items():
         cure = f"did you mean {meant}?" if meant else "the README lists those that there are"
         yield Finding("variables", "warn", f"nothing reads {printable(name)}", cure)
 

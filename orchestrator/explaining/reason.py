@@ -58,13 +58,22 @@ class Company:
 
 
 @dataclass(frozen=True, slots=True)
+class Phone:
+    """How the connection of the integration is that a saga made, as the last check found it."""
+
+    state: str
+    since: datetime
+    reason: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """All that is known of one saga.
 
     ``saga``: its definition, None when this release has none. ``history``: None when this release
     can't read it. ``ahead``: the saga it waits behind, if any. ``breaker``: how this process finds
     the saga's Evolution server to be doing, and ``server`` the name of that one. ``several``:
-    whether this process knows more than one.
+    whether this process knows more than one. ``phone``: None when nobody has looked yet.
     """
 
     view: SagaView
@@ -76,6 +85,7 @@ class Case:
     breaker: BreakerState | None = None
     server: str = DEFAULT_SERVER
     several: bool = False
+    phone: Phone | None = None
 
 
 def who_could(case: Case) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from orchestrator.queries import SagaView
 from orchestrator.secret_keys import CURE
 from orchestrator.state import OPEN, State
 from sagas.definition import Kind, Saga, Step
-from sagas.steps.verdicts import SERVER_UNKNOWN
+from sagas.steps.evolution_origin import cure_in
+from sagas.steps.verdicts import MISCONFIGURED, SERVER_UNKNOWN
 from sagas.vocabulary import DEFAULT_SERVER
 from sagas.weighing import CREATE_SAGA
 
@@ -125,7 +126,7 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
                 *_stranded(case, state, action),
             ),
             next_at=due,
-            cure=_HELD_CURES.get(failure.code),
+            cure=_held_cure(failure.code, failure.message),
         )
     else:
         told = Why(
@@ -223,6 +224,12 @@ def _server(case: Case) -> tuple[str, ...]:
         f"The Evolution server{name} has been in trouble for {span(breaker.since_seconds)}: "
         f"{breaker.reason}.",
     )
+
+
+def _held_cure(code: str, message: str) -> str | None:
+    if code == MISCONFIGURED and (cure := cure_in(message)) is not None:
+        return f"{cure}; is it well now: evosaga doctor"
+    return _HELD_CURES.get(code)
 
 
 def _stranded(case: Case, state: State, action: Run) -> tuple[str, ...]:

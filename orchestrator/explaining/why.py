@@ -16,10 +16,12 @@ from orchestrator import queries
 from orchestrator.decider import can_turn
 from orchestrator.explaining.reason import Case as Case
 from orchestrator.explaining.reason import Company as Company
+from orchestrator.explaining.reason import Phone as Phone
 from orchestrator.explaining.reason import Why as Why
 from orchestrator.explaining.reason import ago, who_could
 from orchestrator.explaining.waiting import waiting_for
 from orchestrator.holding import with_hold
+from orchestrator.keeping.judging import CURES, WELL
 from orchestrator.queries import SagaView
 from orchestrator.state import IllegalTransition, State, replay
 from orchestrator.stumbling import STUMBLED
@@ -27,6 +29,7 @@ from sagas.catalogue import Catalogue
 from sagas.steps.breaker import BreakerState
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.vocabulary import DEFAULT_SERVER
+from sagas.weighing import CREATE_SAGA
 
 
 async def why_of(
@@ -46,7 +49,20 @@ async def why_of(
     server = server_of(history)
     known = servers or {}
     breaker, several = breaker_of(known, server), len(known) > 1
-    return why(Case(view, saga, history, await company(pool), now, ahead, breaker, server, several))
+    phone = await _phone_of(pool, view)
+    workers = await company(pool)
+    return why(Case(view, saga, history, workers, now, ahead, breaker, server, several, phone))
+
+
+async def _phone_of(pool: Pool, view: SagaView) -> Phone | None:
+    """Of an integration that a create has made, and that is still there."""
+    if view.status != "completed" or view.saga != CREATE_SAGA:
+        return None
+    row = await pool.fetchrow(
+        "SELECT state, since, reason FROM evosaga.connections WHERE integration_id = $1",
+        view.saga_id,
+    )
+    return Phone(**dict(row)) if row is not None else None
 
 
 def server_of(history: Sequence[Recorded] | None) -> str:
@@ -87,7 +103,7 @@ def why(case: Case) -> Why:
     view = case.view
     match view.status:
         case "completed":
-            return Why(f"It is completed, {ago(view.updated_at, case)} ago: every step is done.")
+            return _completed(case)
         case "rejected":
             return _rejected(view)
         case "compensated":
@@ -104,6 +120,16 @@ def why(case: Case) -> Why:
         return _stumbled(view, told) if view.code == STUMBLED else told
     except (IllegalTransition, LookupError, AssertionError) as error:
         return _unreadable(case, f"that makes no sense here ({type(error).__name__})")
+
+
+def _completed(case: Case) -> Why:
+    told = Why(f"It is completed, {ago(case.view.updated_at, case)} ago: every step is done.")
+    phone = case.phone
+    if phone is None or phone.state in WELL:
+        return told
+    reason = f", for WhatsApp's reason {phone.reason}" if phone.reason is not None else ""
+    said = f"Its integration has been {phone.state} for {ago(phone.since, case)}{reason}."
+    return replace(told, details=(said,), cure=CURES.get(phone.state) or None)
 
 
 def _rejected(view: SagaView) -> Why:

@@ -17,6 +17,7 @@ import asyncpg
 from events import notices
 from events.database import Pool, Queryable
 from events.notices import Notice
+from orchestrator.keeping.judging import FINAL_CODES, ended
 from sagas.ownership import KeyRing, UnknownKey
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.evolution_list import Listed, UnreadableList, find
@@ -171,6 +172,8 @@ def _notice(integration: Integration, status: str, seen: Seen) -> Notice:
     data: dict[str, Any] = {"status": status, "before": integration.status}
     if status == "disconnected" and seen.reason is not None:
         data["reason"] = seen.reason
+        if seen.reason in FINAL_CODES:
+            data["state"] = ended(seen.reason)
     return Notice(
         integration.id,
         integration.organization_id,

@@ -93,6 +93,8 @@ async def _one(
         # Of older code's, whose token is not shown, the global key learns how it is, not whose.
         key = token or own or (None if hidden else NO_TOKEN)
         answer = await evolution.memory(name, key)
+        if answer.alien:
+            return "unanswered"  # a proxy's 404 is no absence
         match answer.status:
             case 200:
                 state = state_of(answer.body)

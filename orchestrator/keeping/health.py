@@ -266,7 +266,7 @@ async def _reconnect_on(
             if not token:
                 return
             answer = await evolution.connect(row.instance_name, token, None)
-            if not answer.tried or answer.status == 0 or answer.status >= 500:
+            if not answer.tried or answer.code or answer.status == 0 or answer.status >= 500:
                 stop.set()
             if not answer.sent:
                 return

@@ -6,7 +6,8 @@ States, and whether Evolution can be asked to connect again:
     pending      it waits for its first phone: somebody must scan the QR code
     connecting   Evolution is at it by itself
     down         the connection broke, the phone is still linked               yes, patiently
-    needs_qr     logged out, banned or forbidden (401, 402, 403, 406): a person must scan again
+    needs_qr     logged out (401, 406): a person must scan again
+    banned       WhatsApp bans or forbids the number (402, 403): a new QR code alone mends nothing
     missing      Evolution has no such instance; it is not made again
     half         only half of it is there
     foreign      somebody else's instance bears its name
@@ -24,9 +25,19 @@ from typing import Final, Literal, TypeAlias
 from orchestrator.keeping.cells import Name
 
 State: TypeAlias = Literal[
-    "connected", "pending", "connecting", "down", "needs_qr", "missing", "half", "foreign"
+    "connected",
+    "pending",
+    "connecting",
+    "down",
+    "needs_qr",
+    "banned",
+    "missing",
+    "half",
+    "foreign",
 ]
 FINAL_CODES: Final = frozenset({401, 402, 403, 406})
+BANS: Final = frozenset({402, 403})
+"""Of these, a ban: 402 for a time, 403 for good or until the number's owner has settled it."""
 WELL: Final = frozenset({"connected", "pending"})
 CURES: Final[dict[str, str]] = {
     "connected": "",
@@ -34,10 +45,13 @@ CURES: Final[dict[str, str]] = {
     "connecting": "Evolution is connecting by itself",
     "down": "it is connected again by itself",
     "needs_qr": "the phone was logged out: scan a new QR code",
+    "banned": "WhatsApp bans or forbids the number: see what it says on the phone itself, and scan "
+    "a new QR code when that is lifted",
     "missing": "delete it and create it anew: Evolution does not have it any more",
     "half": "restart Evolution, or delete it and create it anew",
     "foreign": "delete it: the name is somebody else's now",
 }
+_FINAL: Final = ("needs_qr", "banned")
 _SURE: Final = 2
 """Looks in a row that must agree before a lost connection is believed."""
 _STEADY: Final = 3
@@ -97,7 +111,12 @@ def state_of(one: Name, record: Record | None) -> State | None:
         return "pending"
     if (one.memory or instance.status) == "connecting":
         return "connecting"
-    return "needs_qr" if _ended_for_good(one, record) else "down"
+    return ended(instance.reason) if _ended_for_good(one, record) else "down"
+
+
+def ended(reason: int | None) -> Literal["needs_qr", "banned"]:
+    """How a connection is that ended for good: with a ban, or because somebody logged out."""
+    return "banned" if reason in BANS else "needs_qr"
 
 
 def judge(
@@ -176,8 +195,8 @@ def _status(one: Name, state: State, sure: bool) -> Literal["connected", "discon
         return "connected" if says != "connected" or _number(one, state) is not None else None
     if says == "disconnected" or (state == "pending" and says != "connected"):
         return None
-    waiting = says != "connected" and state in ("connecting", "down", "needs_qr")
-    return "disconnected" if (sure or state == "needs_qr") and not waiting else None
+    waiting = says != "connected" and state in ("connecting", "down", *_FINAL)
+    return "disconnected" if (sure or state in _FINAL) and not waiting else None
 
 
 def _number(one: Name, state: State) -> str | None:

@@ -85,7 +85,7 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
     if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
         answer = await server.instances()  # a connection that was kept open was dead
     if answer.status != 200 or not isinstance(answer.body, list):
-        return f"Evolution does not give its list: {answer.text}"
+        return f"Evolution does not give its list: {answer.told}"
     return await asyncio.to_thread(_read, answer.body, name)
 
 

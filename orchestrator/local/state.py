@@ -16,6 +16,10 @@ LONGEST_SOCKET_PATH = 100
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 
 
+class NoStateFolder(Exception):
+    """Nobody says where things are to be kept; the text names what to set."""
+
+
 @dataclass(frozen=True)
 class Account:
     """A Unix account that a server runs as."""
@@ -69,8 +73,19 @@ def state_folder() -> Path:
 
     `EVOSAGA_STATE_DIR` wins; else it is `evosaga` in `XDG_STATE_HOME` or `~/.local/state`. Root's
     own home is closed to the account that Postgres has to run as, so for root it is
-    `/var/lib/evosaga` unless `XDG_STATE_HOME` leads somewhere open.
+    `/var/lib/evosaga` unless `XDG_STATE_HOME` leads somewhere open. Raises `NoStateFolder` for an
+    account without a home.
     """
+    try:
+        return _state_folder()
+    except (RuntimeError, FileNotFoundError) as reason:  # no home, or no folder one is in
+        raise NoStateFolder(
+            f"no folder is known to keep things in ({reason}): set EVOSAGA_STATE_DIR to one, or "
+            "EVOSAGA_DATABASE_URL and EVOSAGA_REDIS_URL to servers of your own"
+        ) from None
+
+
+def _state_folder() -> Path:
     if chosen := os.environ.get("EVOSAGA_STATE_DIR"):
         return Path(chosen).expanduser().absolute()
     xdg = os.environ.get("XDG_STATE_HOME", "")
@@ -110,6 +125,8 @@ def closed_to(path: Path, account: Account) -> Path | None:
             found = folder.stat()
         except FileNotFoundError:
             return None  # we shall make it, and open enough
+        except PermissionError:
+            return folder
         owner = found.st_uid == account.uid and found.st_mode & stat.S_IXUSR
         group = found.st_gid == account.gid and found.st_mode & stat.S_IXGRP
         if not (owner or group or found.st_mode & stat.S_IXOTH):

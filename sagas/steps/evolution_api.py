@@ -22,6 +22,8 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from sagas.steps.breaker import Breaker, BreakerState, Health, Shut
+from sagas.steps.evolution_origin import explained, recognised
+from sagas.steps.retry_after import seconds_of
 from sagas.steps.sharing import Shared
 from sagas.steps.verdicts import (
     FIRST_LOOK,
@@ -226,9 +228,11 @@ class EvolutionApi:
         try:
             if fenced:
                 self._before_send()
-            answer = await self._send(request, timeout, largest)
+            answer = recognised(asked, await self._send(request, timeout, largest))
             told = health(asked, answer)
-            why = "" if told is Health.WELL else f"{asked}: {answer.text}"
+            if told is Health.MISCONFIGURED and not answer.meaning:
+                answer = explained(answer)
+            why = "" if told is Health.WELL else f"{asked}: {answer.told}"
         finally:
             if told is None and time.monotonic() - began >= _QUICK_TIMEOUT:
                 told = Health.SICK  # the step's own time was over before ours
@@ -304,21 +308,17 @@ async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
     except (ValueError, RecursionError):
         body = None
     well = 200 <= response.status_code < 300
-    alien = well and not isinstance(body, dict | list) and not raw.lstrip().startswith((b"{", b"["))
+    # What only begins like JSON is half an answer. Of trouble any page will do.
+    alien = well or 400 <= response.status_code < 500
+    alien = alien and not isinstance(body, dict | list)
+    alien = alien and not raw.lstrip().startswith((b"{", b"["))
     return Answer(
         response.status_code,
         body,
-        f"HTTP {response.status_code}" + (", and no JSON" if alien else ""),
-        retry_after=None if well else _seconds(response.headers.get("retry-after")),
+        f"HTTP {response.status_code}" + (", and no JSON" if alien and well else ""),
+        retry_after=None if well else seconds_of(response.headers),
         alien=alien,
     )
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return min(300.0, max(0.0, float(text))) if text else None
-    except ValueError:
-        return None
 
 
 def _sentence(error: BaseException) -> str:

@@ -20,12 +20,14 @@ _CURE: Final = (
     "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a further server, "
     "EVOSAGA_EVOLUTION_SERVERS) and the server's licence"
 )
+_SOONEST: Final = 0.1
 
 
 def not_now(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
     """Nothing was done, and it is not this saga's fault: wait."""
     if verdict is Verdict.BUSY:
-        return waits(ctx, BUSY, "Evolution asked to come back later", answer.retry_after)
+        later = _in_bounds(answer.retry_after)
+        return waits(ctx, BUSY, "Evolution asked to come back later", later)
     code = MISCONFIGURED if verdict is Verdict.MISCONFIGURED else answer.code
     return waits(ctx, code, _trouble(code, answer), answer.retry_after)
 
@@ -33,6 +35,8 @@ def not_now(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
 def unclear(ctx: StepContext, seen: Seen) -> Held:
     """A look that found nothing out is no reason for anything but another look."""
     answer = seen.answer
+    if answer.status == 429:
+        return not_now(ctx, answer, Verdict.BUSY)
     words = _trouble(answer.code, answer) if answer.code else seen.evidence
     return waits(ctx, answer.code or UNAVAILABLE, words, answer.retry_after)
 
@@ -40,13 +44,19 @@ def unclear(ctx: StepContext, seen: Seen) -> Held:
 def no_list(ctx: StepContext, answer: Answer) -> Held:
     """It does not give its list, and nothing else would do."""
     code = answer.code or UNAVAILABLE
-    return waits(ctx, code, f"Evolution's list: {answer.text}", answer.retry_after)
+    return waits(ctx, code, f"Evolution's list: {answer.told}", answer.retry_after)
 
 
 def out_of_service(ctx: StepContext, retry_after: float | None) -> Held:
     """Nobody was home, or a proxy said so: what was asked may have happened all the same."""
-    held = waits(ctx, UNAVAILABLE, "Evolution is unavailable (503)", retry_after)
+    later = _in_bounds(retry_after)
+    held = waits(ctx, UNAVAILABLE, "Evolution is unavailable (503)", later)
     return replace(held, in_doubt=True)
+
+
+def _in_bounds(retry_after: float | None) -> float | None:
+    """A wish to be asked again at once is left to the engine, whose pauses grow."""
+    return retry_after if retry_after is not None and retry_after >= _SOONEST else None
 
 
 def waits(ctx: StepContext, code: str, why: str, retry_after: float | None = None) -> Held:
@@ -59,8 +69,10 @@ def _trouble(code: str, answer: Answer) -> str:
     if code == UNREACHABLE:
         return f"can't connect to Evolution: {answer.text}"
     if code == MISCONFIGURED:
-        told = f"Evolution answered {answer.text}" if answer.sent else answer.text
-        return f"{told}: {_CURE}"
+        if not answer.sent:
+            return answer.text  # which tells what was answered before, and the cure
+        who = "Evolution's address" if answer.alien else "Evolution"
+        return f"{who} answered {answer.text}: {answer.meaning or _CURE}"
     return answer.text
 
 

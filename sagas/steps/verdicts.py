@@ -27,7 +27,8 @@ class Answer:
 
     ``sent`` False proves that nothing left us. ``code`` names trouble that is not the caller's:
     of the connection, of the set-up, or that the server is left in peace for a while. ``alien``:
-    it went well, and is nothing that an Evolution server ever says: no JSON, a web page say.
+    it is nothing that an Evolution server ever says, but a proxy's page, say. ``meaning``: what
+    that says of the set-up, with the cure.
     """
 
     status: int
@@ -37,6 +38,12 @@ class Answer:
     retry_after: float | None = None
     code: str = ""
     alien: bool = False
+    meaning: str = ""
+
+    @property
+    def told(self) -> str:
+        """What came back, and what it means where a person must mend something."""
+        return f"{self.text}: {self.meaning}" if self.meaning else self.text
 
     @property
     def tried(self) -> bool:
@@ -70,7 +77,8 @@ class Verdict(StrEnum):
     OUTAGE = "outage"
     """Nobody was home (503): wait, but look first, since a proxy may have answered."""
     MISCONFIGURED = "misconfigured"
-    """A person must mend the set-up (wrong key, no licence, wrong URL); sagas wait meanwhile."""
+    """A person must mend the set-up (wrong key, no licence, wrong URL, a proxy that forbids the
+    call); sagas wait meanwhile."""
     BUSY = "busy"
     """Asked to come back later (429)."""
 
@@ -100,10 +108,13 @@ VERDICTS: Final[tuple[tuple[Status, str, Verdict], ...]] = (
     (400, "cannot be empty", Verdict.REJECTED),
     (400, "invalid proxy", Verdict.REJECTED),
     (401, "", Verdict.MISCONFIGURED),
+    (403, "already in use", Verdict.AMBIGUOUS),
+    (403, "", Verdict.MISCONFIGURED),
     (404, "", Verdict.MISCONFIGURED),
     (_REDIRECTS, "", Verdict.MISCONFIGURED),
     (range(413, 416), "", Verdict.REJECTED),
     (429, "", Verdict.BUSY),
+    (500, "not allowed by cors", Verdict.MISCONFIGURED),
     (503, "license_required", Verdict.MISCONFIGURED),
     (503, "", Verdict.OUTAGE),
     (_ANY, "", Verdict.AMBIGUOUS),
@@ -116,20 +127,28 @@ DELETES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
     (200, "", Verdict.LANDED),
     (404, "", Verdict.LANDED),
     (400, "", Verdict.REJECTED),
+    (403, "", Verdict.MISCONFIGURED),
     (_REDIRECTS, "", Verdict.MISCONFIGURED),
     (429, "", Verdict.BUSY),
+    (500, "not allowed by cors", Verdict.MISCONFIGURED),
     (503, "license_required", Verdict.MISCONFIGURED),
     (503, "", Verdict.OUTAGE),
     (_ANY, "", Verdict.AMBIGUOUS),
 )
 
 # A 401 or 404 to an instance's own token is about the instance. To the global key, or on a route
-# that always exists, it is about the server: the wrong key, the wrong URL.
+# that always exists, it is about the server: the wrong key, the wrong URL. A 403 is Evolution's
+# word for a name in use, and else nobody's but a proxy's or a missing key's.
 HEALTH: Final[tuple[tuple[frozenset[Asked], Status, str, Health], ...]] = (
     (frozenset(Asked), 0, "", Health.SICK),
+    (frozenset(Asked), 408, "", Health.SICK),
+    (frozenset(Asked), 425, "", Health.SICK),
+    (frozenset(Asked), 500, "not allowed by cors", Health.MISCONFIGURED),
     (frozenset(Asked), 503, "license_required", Health.MISCONFIGURED),
     (frozenset(Asked), range(500, 1000), "", Health.SICK),
     (frozenset(Asked), _REDIRECTS, "", Health.MISCONFIGURED),
+    (frozenset({Asked.CREATE}), 403, "already in use", Health.WELL),
+    (frozenset(Asked), 403, "", Health.MISCONFIGURED),
     (frozenset({Asked.CREATE, Asked.LIST, Asked.NAMED}), 401, "", Health.MISCONFIGURED),
     (frozenset({Asked.CREATE, Asked.LIST}), 404, "", Health.MISCONFIGURED),
     (frozenset(Asked), _ANY, "", Health.WELL),
@@ -250,7 +269,8 @@ def health(asked: Asked, answer: Answer) -> Health:
 def read_look(asked: Asked, answer: Answer, name: str, token: str) -> tuple[Sight | Asked, str]:
     """What an answer to a look proves, with the evidence, or what has to be asked next."""
     shown = _shows(answer.body, name, token)
-    for question, status, shows, result, evidence in LOOKS:
+    looks = () if answer.alien else LOOKS
+    for question, status, shows, result, evidence in looks:
         if question is asked and status == answer.status and shown in shows:
             return result, evidence
     told = f"Evolution answers {answer.text}" if answer.sent else answer.text
@@ -263,6 +283,10 @@ _Found = TypeVar("_Found")
 def _verdict(table: Iterable[tuple[Status, str, Verdict]], answer: Answer) -> Verdict:
     if not answer.sent:
         return Verdict.NOT_SENT
+    if answer.alien:
+        # Whoever refuses in Evolution's place has not handed it on; who says "done" may have.
+        well = 200 <= answer.status < 300
+        return Verdict.AMBIGUOUS if well else Verdict.MISCONFIGURED
     return _first(table, answer) or Verdict.AMBIGUOUS
 
 
@@ -270,9 +294,14 @@ def _first(rows: Iterable[tuple[Status, str, _Found]], answer: Answer) -> _Found
     got = answer.status
     for status, words, found in rows:
         fits = got == status if isinstance(status, int) else got in status
-        if fits and (not words or words in json.dumps(answer.body).lower()):
+        if fits and words_in(answer.body, words):
             return found
     return None
+
+
+def words_in(body: Any, words: str) -> bool:
+    """Whether the body says these words, which are in small letters, anywhere."""
+    return not words or (body is not None and words in json.dumps(body).lower())
 
 
 def _shows(body: Any, name: str, token: str) -> Shows:

@@ -16,7 +16,7 @@ from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.steps.cache import key, qr_key
 from tests.api.browser import Browser, Page, browser, chromium
-from tests.api.conftest import OPERATOR, OUR_KEY, OURS, THEIR_KEY
+from tests.api.conftest import OPERATOR, OUR_KEY, OURS, THEIR_KEY, served
 from tests.api.pages import hasty_parts, made, parked
 from tests.driving import create, outcome, publish
 from tests.waiting import eventually
@@ -301,3 +301,16 @@ _ROW = """
 INSERT INTO healthcare.integrations (organization_id, config, whatsapp_number, enabled)
 VALUES ($1, $2, $3, $4)
 """
+
+
+async def test_a_page_whose_server_is_gone_says_since_when_and_turns_grey(
+    chrome: Browser, parts: Parts
+) -> None:
+    async with chrome.page() as page:
+        async with served(parts) as where:
+            await sign_in(page, where, OPERATOR)
+            await page.until("1 alive")
+            assert await page.count(".stale") == 0
+        await page.until("Not up to date since", timeout=60)
+        await page.until("UTC: the server does not answer. What is grey is from then.")
+        assert await page.count("#now.stale") == 1

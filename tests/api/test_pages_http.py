@@ -464,7 +464,7 @@ async def test_upkeep_shows_drift_and_health_to_whom_it_concerns(
         assert "Clínica Sol" in page.text
         assert "WhatsApp gave the reason 401" in page.text
     theirs = (await look(their_browser, "/ui/upkeep")).text
-    assert "The stores agree" in theirs
+    assert "The stores have not been compared yet" in theirs
     assert name not in theirs
     assert "Chores" in (await look(ana, "/ui/upkeep")).text
     assert "Chores" not in (await look(our_browser, "/ui/upkeep")).text

@@ -9,6 +9,8 @@ import errno
 import gzip
 import json
 import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import aiohttp
@@ -78,6 +80,11 @@ ROWS: list[tuple[Verdict, list[tuple[int, Any]]]] = [
         [
             *in_all_shapes(401, "Unauthorized"),
             (401, HTML),
+            # No name in use: a proxy, a firewall, or a key that got lost on the way.
+            *in_all_shapes(403, "Missing global api key"),
+            (403, HTML),
+            (403, {"message": "Forbidden"}),
+            (500, said(500, "Not allowed by CORS", "Internal Server Error")),
             *in_all_shapes(404, "Cannot POST /instance/create"),
             (404, HTML),
             *((status, HTML) for status in (300, 301, 302, 303, 304, 307, 308, 399)),
@@ -153,7 +160,11 @@ DELETE_ROWS: list[tuple[Verdict, list[tuple[int, Any]]]] = [
     (Verdict.REJECTED, [*in_all_shapes(400, "[object Object]"), (400, HTML)]),
     (
         Verdict.MISCONFIGURED,
-        [*((status, HTML) for status in (301, 302, 307, 308)), (503, LICENCE)],
+        [
+            *((status, HTML) for status in (301, 302, 307, 308, 403)),
+            (503, LICENCE),
+            (500, said(500, "Not allowed by CORS")),
+        ],
     ),
     (Verdict.BUSY, [(429, HTML)]),
     (Verdict.OUTAGE, [(503, HTML), (503, "down")]),
@@ -163,7 +174,7 @@ DELETE_ROWS: list[tuple[Verdict, list[tuple[int, Any]]]] = [
             (200, {"error": True, "message": "[object Object]"}),
             # Not our token any more, or Evolution without its database: a look will tell.
             *in_all_shapes(401, "Unauthorized"),
-            *((status, HTML) for status in (0, 201, 204, 403, 408, 500, 502, 504, 599)),
+            *((status, HTML) for status in (0, 201, 204, 408, 500, 502, 504, 599)),
             *in_all_shapes(500, "Error: Connection Closed"),
         ],
     ),
@@ -199,10 +210,17 @@ HEALTH_ROWS: list[tuple[Health, set[Asked], list[tuple[int, Any]]]] = [
     (
         Health.SICK,
         EVERYBODY,
-        [(status, HTML) for status in (0, 500, 502, 503, 504, 520, 599)]
-        + [(500, said(500, "Not allowed by CORS")), (503, said(503, "Service Unavailable"))],
+        [(status, HTML) for status in (0, 408, 425, 500, 502, 503, 504, 520, 599)]
+        + [(500, said(500, "Error: Connection Closed")), (503, said(503, "Service Unavailable"))],
     ),
-    (Health.MISCONFIGURED, EVERYBODY, [(503, LICENCE), (301, HTML), (302, HTML), (308, HTML)]),
+    (
+        Health.MISCONFIGURED,
+        EVERYBODY,
+        [(status, HTML) for status in (301, 302, 308, 403)]
+        + [(503, LICENCE), (500, said(500, "Not allowed by CORS"))]
+        + in_all_shapes(403, "Missing global api key"),
+    ),
+    (Health.WELL, {Asked.CREATE}, in_all_shapes(403, 'This name "x" is already in use.')),
     (Health.MISCONFIGURED, GLOBAL, [*in_all_shapes(401, "Unauthorized"), (401, HTML)]),
     (Health.MISCONFIGURED, {Asked.CREATE, Asked.LIST}, [(404, said(404, ["Cannot GET /x"]))]),
     # An instance's own token that is refused, or a name that nobody has, says nothing about the
@@ -213,7 +231,7 @@ HEALTH_ROWS: list[tuple[Health, set[Asked], list[tuple[int, Any]]]] = [
         Health.WELL,
         EVERYBODY,
         [(200, []), (200, {"error": True}), (201, CREATED)]
-        + [(status, HTML) for status in (400, 403, 413, 429)],
+        + [(status, HTML) for status in (400, 413, 429)],
     ),
 ]
 
@@ -425,14 +443,34 @@ def test_a_body_that_repeats_the_key_is_read_without_it() -> None:
         ("86400", 300.0),
         ("inf", 300.0),
         ("soon", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
         ("", None),
+        ("1e999", 300.0),
+        ("-inf", 0.0),
+        # A date, in the three forms that there are, read against the answer's own.
+        ("Wed, 21 Oct 2026 07:28:07 GMT", 7.0),
+        ("Wednesday, 21-Oct-26 07:28:07 GMT", 7.0),
+        ("Wed Oct 21 07:28:07 2026", 7.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 300.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Wed, 99 Foo 2026 07:28:07 GMT", None),
+        ("Wed, 21 Oct 99999 07:28:07 GMT", None),
+        ("5, 10", None),
     ],
 )
 def test_a_wish_to_come_back_later_is_heard_within_reason(
     header: str, seconds: float | None
 ) -> None:
-    assert read(b"", 429, **{"retry-after": header}).retry_after == seconds
+    now = "Wed, 21 Oct 2026 07:28:00 GMT"
+    assert read(b"", 429, **{"retry-after": header, "date": now}).retry_after == seconds
+
+
+def test_a_date_without_a_clock_beside_it_is_read_against_ours() -> None:
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    for beside in ({}, {"date": "yesterday"}):
+        wish = read(b"", 503, **{"retry-after": at, **beside}).retry_after
+        assert wish is not None
+        assert 50 < wish <= 60
 
 
 def test_a_wish_that_is_no_number_is_no_wish() -> None:

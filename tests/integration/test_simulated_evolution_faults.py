@@ -57,6 +57,8 @@ async def state(client: httpx.AsyncClient, name: str, key: str = KEY) -> int:
         ("licence", {}, 503),
         ("cors", {}, 500),
         ("ok200_error", {}, 200),
+        ("proxy", {"status": 407, "body": "json"}, 407),
+        ("no_key", {}, 403),
     ],
 )
 async def test_an_answer_before_the_effect_leaves_nothing_behind(
@@ -86,7 +88,11 @@ async def test_the_answers_carry_what_a_client_needs(
     assert (await create(client, "a")).json() == {
         "error": "service not activated",
         "code": "LICENSE_REQUIRED",
+        "register_url": "https://evolution.example/manager/register",
     }
+    evolution.arm("429", retry_after="Wed, 21 Oct 2026 07:28:00 GMT")
+    late = (await create(client, "a")).headers["retry-after"]
+    assert late == "Wed, 21 Oct 2026 07:28:00 GMT"
     evolution.arm("ok200_error")
     assert (await create(client, "a")).json() == {"error": True, "message": "[object Object]"}
 

@@ -176,3 +176,24 @@ async def test_health_fix_connects_what_can_be_and_lets_rows_follow(
     ]
     assert [entry.name for entry in evolution.journal.requests("connect")] == ["down"]
     assert json.dumps(ran.json).count(PHONE) == 0
+
+
+async def test_a_ban_is_told_as_a_ban_wherever_somebody_asks(
+    evosaga: Evosaga, settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    async with running_worker(settings):
+        saga = await outcome(pool, await publish(redis, create(channel="WHATSAPP-BAILEYS")), 30)
+    assert saga.instance_name is not None
+    evolution.pair(saga.instance_name)
+    assert (await evosaga("health", "--fix")).code == 0
+    evolution.logout(saga.instance_name, 403)
+    await eventually(lambda: evolution.rows()[saga.instance_name or ""].state == "close")
+    ran = await evosaga("--json", "health", "--fix")
+    [one] = ran.json["integrations"]
+    assert (ran.code, one["state"], one["row"]) == (1, "banned", "disconnected")
+    assert "logged out" not in ran.out
+    assert "WhatsApp bans or forbids the number" in one["cure"]
+    told = (await evosaga("why", saga.instance_name)).out
+    assert "Its integration has been banned for" in told
+    assert "for WhatsApp's reason 403" in told
+    assert "What you can do: see what WhatsApp says" in told or "WhatsApp bans" in told

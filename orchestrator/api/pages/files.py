@@ -16,6 +16,7 @@ router: Final = page_router()
 _TYPES: Final = {
     "dashboard.css": "text/css; charset=utf-8",
     "htmx.min.js": "text/javascript; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
     "htmx.LICENSE.txt": "text/plain; charset=utf-8",
     "favicon.svg": "image/svg+xml",
 }

@@ -1,9 +1,6 @@
 """Integrations: a page of them, one with its three stores and its QR code, and the two forms."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -16,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from events.commands import BadCommand
 from orchestrator.api.auth import Caller, visible
-from orchestrator.api.pages import stores
+from orchestrator.api.pages import happened, stores
 from orchestrator.api.pages.access import (
     Form,
     Reader,
@@ -27,7 +24,7 @@ from orchestrator.api.pages.access import (
     parts,
     see_other,
 )
-from orchestrator.api.pages.rendering import ROOT, respond
+from orchestrator.api.pages.rendering import HEADERS, ROOT, respond
 from orchestrator.api.pages.steering import by_form
 from orchestrator.api.parts import Parts
 from orchestrator.api.submitting import submit
@@ -124,9 +121,18 @@ async def one_again(request: Request, who: Reader, instance_name: str) -> Respon
 @router.get(_HERE + "/{instance_name}/pairing")
 async def pairing(request: Request, who: Reader, instance_name: str) -> Response:
     """The QR code as it is now, until the phone is paired."""
-    row = await _its_row(request, who, instance_name)
-    context = frame(request, who, "integrations") | await _pairing(parts(request), row)
-    return respond("integration_pairing.html", **context, row=row, name=instance_name)
+    here = parts(request)
+    if "hx-request" in request.headers and not await _may_see(here, who, instance_name):
+        # It has gone since the page was made, which is shown as a whole then.
+        return Response(status_code=204, headers={**HEADERS, "HX-Refresh": "true"})
+    shown = await _pairing(here, await _its_row(request, who, instance_name))
+    row = await _its_row(request, who, instance_name)  # which may have followed what was seen
+    context = frame(request, who, "integrations") | shown
+    sagas, _ = await list_sagas(here.pool, _about(who, instance_name), limit=10)
+    leaving = happened.leaving_said(row, sagas)
+    return respond(
+        "integration_pairing.html", **context, row=row, name=instance_name, leaving=leaving
+    )
 
 
 @router.post(_HERE + "/{instance_name}/pairing")
@@ -176,48 +182,33 @@ async def _content(request: Request, who: Caller, instance_name: str) -> dict[st
     row = await find_integration(here.pool, instance_name)
     if row is not None and not visible(who, row.organization_id):
         raise absent("integration")
-    wanted = Filter(organization_id=who.organization_id, instance_name=instance_name)
-    sagas, _ = await list_sagas(here.pool, wanted, limit=10)
+    sagas, _ = await list_sagas(here.pool, _about(who, instance_name), limit=10)
     if row is None and not any(saga.status != "rejected" for saga in sagas):
         raise absent("integration")
+    pairing = await _pairing(here, row) if row else {"pairing": None, "qr": None}
+    row = await find_integration(here.pool, instance_name)  # which may have followed
     found = await stores.look(here, instance_name, row, _born(row, sagas))
+    busy = any(not saga.over for saga in sagas)
     return {
         "name": instance_name,
         "row": row,
-        "told": await _told(here, row, sagas),
-        "busy": any(not saga.over for saga in sagas),
+        "told": await happened.told(here, row, sagas),
+        "busy": busy,
+        "leaving": happened.leaving_said(row, sagas),
         "stores": found,
-        "agreement": stores.agreement(found),
-        **(await _pairing(here, row) if row else {"pairing": None, "qr": None}),
+        "agreement": stores.agreement(found, busy=busy),
+        **pairing,
         "now": await here.pool.fetchval("SELECT now()"),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """A saga about the integration, or a notice of its connection."""
-
-    at: datetime
-    saga: SagaView | None = None
-    notice: str = ""
+async def _may_see(here: Parts, who: Caller, instance_name: str) -> bool:
+    row = await find_integration(here.pool, instance_name)
+    return row is not None and visible(who, row.organization_id)
 
 
-async def _told(
-    here: Parts, row: IntegrationView | None, sagas: Sequence[SagaView]
-) -> list[Happened]:
-    """The newest first."""
-    told = [Happened(saga.created_at, saga) for saga in sagas]
-    if row is not None:
-        told += [
-            Happened(one["recorded_at"], notice=one["type"])
-            for one in await here.pool.fetch(_NOTICES, row.id)
-        ]
-    return sorted(told, key=lambda one: one.at, reverse=True)
-
-
-_NOTICES: Final = """
-SELECT type, recorded_at FROM evosaga.notices WHERE integration_id = $1 ORDER BY id DESC LIMIT 20
-"""
+def _about(who: Caller, instance_name: str) -> Filter:
+    return Filter(organization_id=who.organization_id, instance_name=instance_name)
 
 
 def _born(row: IntegrationView | None, sagas: list[SagaView]) -> UUID | None:

@@ -19,12 +19,14 @@ from orchestrator.api.pages.overview import Holding, Minute, Server, Work
 from orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
 from orchestrator.api.pages.scale import duration
 from orchestrator.api.parts import Parts
+from orchestrator.present import LATE, Present, Wrong, present, wrong
 from sagas.vocabulary import DEFAULT_SERVER
 
 router: Final = page_router()
 
 _HEIGHT: Final = 80
-_LATE: Final = 1000
+_WORDS: Final = 4
+"""So many wrongs fit into a headline."""
 _ORDER: Final = ("completed", "rejected", "compensated", "failed", "compensating", "running")
 """From the bottom of a column to its top: what is still open stands out."""
 
@@ -43,22 +45,26 @@ async def now_again(request: Request, who: Reader) -> Response:
 
 async def _content(request: Request, who: Caller) -> dict[str, Any]:
     here = parts(request)
-    work, flow, postgres, (redis, backlog) = await asyncio.gather(
+    work, now_, postgres, (redis, backlog) = await asyncio.gather(
         _work(here, who),
-        _flow(here),
+        _present(here, who),
         overview.postgres(here.pool),
         overview.redis_server(here.redis),
     )
     servers = [postgres, redis, *_evolution(here, work)]
-    if who.organization_id is None:  # how far the whole house is behind is nobody else's business
-        servers += [*_of_workers(flow), *_of_commands(backlog)]
+    house = who.organization_id is None
+    if house:  # how far the whole house is behind is nobody else's business
+        servers += [*_of_workers(now_), *_of_commands(backlog)]
+    found = wrong(now_, backlog if house else None) if now_ else []
     tallest = max([1, *(minute.total for minute in work.minutes)]) if work else 1
     return frame(request, who, "now") | {
         "work": work,
         "servers": servers,
         "columns": [_column(n, m, tallest) for n, m in enumerate(work.minutes)] if work else [],
         "tallest": tallest,
-        "headline": headline(work, servers),
+        "headline": headline(work, servers, found),
+        # What is parked is listed one by one.
+        "wrong": [one for one in found if one.code != "parked"],
         "at": work.now if work else datetime.now(UTC),
     }
 
@@ -70,14 +76,14 @@ async def _work(here: Parts, who: Caller) -> Work | None:
         return None
 
 
-async def _flow(here: Parts) -> tuple[int, int] | None:
+async def _present(here: Parts, who: Caller) -> Present | None:
     try:
-        return await overview.relay_and_workers(here.pool)
+        return await present(here.pool, who.organization_id)
     except (asyncpg.PostgresError, *TRANSIENT):
         return None
 
 
-def headline(work: Work | None, servers: Sequence[Server]) -> str:
+def headline(work: Work | None, servers: Sequence[Server], found: Sequence[Wrong] = ()) -> str:
     """The state of the house in one sentence; calm is only what needs no second look."""
     if work is None:
         return "Postgres does not answer, so nothing moves."
@@ -88,11 +94,18 @@ def headline(work: Work | None, servers: Sequence[Server]) -> str:
     counts = ((work.held, "held"), (work.retrying, "trying again"), (work.overdue, "overdue"))
     restless = ", ".join(f"{count} {word}" for count, word in counts if count)
     said = f"{moving}: {restless}" if restless else moving
-    if work.failed:
+    wrongs = [one.brief for one in found if one.code != "overdue"]
+    if work.failed and not any(one.code == "parked" for one in found):
         verb = "saga needs" if work.failed == 1 else "sagas need"
-        return f"{work.failed} {verb} a person; {said}."
-    if trouble := [server.name for server in servers if server.verdict == "bad"]:
-        return f"Trouble with {' and '.join(trouble)}; {said}."
+        wrongs.insert(0, f"{work.failed} {verb} a person")
+    # The workers have a word of their own among what is wrong.
+    trouble = [s.name for s in servers if s.verdict == "bad" and s.name != "Workers"]
+    if trouble:
+        wrongs.insert(0, f"trouble with {' and '.join(trouble)}")
+    if wrongs:
+        more = len(wrongs) - _WORDS
+        told = ", ".join(wrongs[:_WORDS]) + (f", and {more} more" if more > 0 else "")
+        return f"{told[0].upper()}{told[1:]}; {said}."
     if restless:
         return f"{said.capitalize()}."
     return f"All is calm: {moving}." if active else "All is calm, and nothing moves."
@@ -120,17 +133,17 @@ def _one_evolution(here: Parts, server: str, held: Holding | None) -> Server:
     return Server(name, "ok", "calls are let through")
 
 
-def _of_workers(flow: tuple[int, int] | None) -> list[Server]:
-    if flow is None:
+def _of_workers(now: Present | None) -> list[Server]:
+    if now is None or now.workers is None or now.unrelayed is None:
         return []
-    workers, unrelayed = flow
+    workers, unrelayed = now.workers, now.unrelayed
     alive = f"{workers} alive"
     found = [
         Server("Workers", "ok", alive)
         if workers
         else Server("Workers", "bad", "none alive, so commands wait", "Start one: evosaga worker")
     ]
-    late = unrelayed > _LATE or (unrelayed > 0 and not workers)
+    late = unrelayed > LATE or (unrelayed > 0 and not workers)
     said = f"{unrelayed} events not yet on the stream" if unrelayed else "every event is out"
     return [*found, Server("Relay", "warn" if late else "ok", said)]
 
@@ -139,7 +152,7 @@ def _of_commands(backlog: Backlog | None) -> list[Server]:
     if backlog is None:
         return []
     unread = "unknown" if backlog.lag is None else backlog.lag
-    late = (backlog.lag or 0) + backlog.pending > _LATE
+    late = (backlog.lag or 0) + backlog.pending > LATE
     said = f"{unread} unread, {backlog.pending} being accepted"
     found = [Server("Commands", "warn" if late else "ok", said)]
     if backlog.dead:

@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events import streams
-from events.clock import LIVING
 from events.database import TRANSIENT, Queryable
 from orchestrator.queries import Filter, SagaView, list_sagas
 
@@ -137,13 +136,6 @@ def _minutes(now: datetime, rows: Sequence[asyncpg.Record]) -> list[Minute]:
     return [Minute(at, found.get(at, {})) for at in moments]
 
 
-async def relay_and_workers(pool: Queryable) -> tuple[int, int]:
-    """Living workers, and events not yet on the stream (an upper bound)."""
-    row = await pool.fetchrow(_FLOW)
-    assert row is not None
-    return row["workers"], row["unrelayed"]
-
-
 async def postgres(pool: Queryable) -> Server:
     """Whether Postgres answers, and how fast."""
     began = time.monotonic()
@@ -216,10 +208,3 @@ FROM (SELECT created_at, status FROM evosaga.sagas
       ORDER BY created_at DESC LIMIT $2) AS recent
 GROUP BY minute, status
 """
-
-_FLOW: Final = f"""
-SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
-       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
-           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
-           AS unrelayed
-"""  # noqa: S608  # constants only

@@ -43,8 +43,8 @@ async def look(
     return [evolution, _postgres(row), redis]
 
 
-def agreement(stores: Sequence[Store]) -> tuple[Literal["ok", "warn"], str]:
-    """Whether the three tell the same story, in a sentence."""
+def agreement(stores: Sequence[Store], *, busy: bool) -> tuple[Literal["ok", "warn"], str]:
+    """Whether the three tell the same story, in a sentence. ``busy``: a saga is at work on it."""
     seen = {store.name: store.presence for store in stores}
     if "unknown" in seen.values():
         return "warn", "Not all of them can be asked right now."
@@ -55,7 +55,9 @@ def agreement(stores: Sequence[Store]) -> tuple[Literal["ok", "warn"], str]:
         return "ok", "It is there. The routing key is filled again when it is needed."
     if instance == row == key == "absent":
         return "ok", "All three agree: nothing is left of it."
-    return "warn", "They do not agree. While a saga is at work that is how it should be."
+    if busy:
+        return "warn", "They do not agree: a saga is at work, so that is how it should be."
+    return "warn", "They do not agree, and no saga is at work on it: evosaga reconcile says more."
 
 
 async def _evolution(

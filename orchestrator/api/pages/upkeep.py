@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from events.database import Queryable
 from orchestrator.api.pages.access import Reader, frame, page_router, parts
-from orchestrator.api.pages.rendering import ROOT, respond
+from orchestrator.api.pages.rendering import ROOT, ago, respond
 from orchestrator.keeping.judging import CURES, WELL
 from orchestrator.keeping.table import VERDICTS
+from orchestrator.present import reason_of
 
 router: Final = page_router()
 
@@ -31,7 +32,9 @@ class Drifted:
     organization_id: UUID | None
     first_seen: datetime
     looks: int
+    """Since it was seen first, or since its last repair was asked for."""
     repairs: int
+    repaired_at: datetime | None
     cause: str
     repair: str
     by_itself: bool
@@ -69,18 +72,55 @@ async def upkeep(request: Request, who: Reader) -> Response:
     chores = await pool.fetch(_CHORES)
     results = {row["name"]: json.loads(row["last_result"] or "{}") for row in chores}
     unwell = await pool.fetch(_UNWELL, who.organization_id, _MOST, list(WELL))
+    drifted = await _drifted(pool, who.organization_id, results)
+    compared = next((row["last_run"] for row in chores if row["name"] == "reconcile"), None)
+    reason = reason_of(results.get("reconcile", {}))
+    now = await pool.fetchval("SELECT now()")
     return respond(
         "upkeep.html",
         **frame(request, who, "upkeep"),
-        drifted=await _drifted(pool, who.organization_id, results),
+        headline=headline(drifted, len(unwell), compared, reason is not None, now),
+        drifted=drifted,
+        compared=compared,
+        # What stands in the way on a server is for those who run it.
+        reason=reason if who.organization_id is None or reason is None else "",
+        told=bool(parts(request).settings.alert_url),
         unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
         chores=[
             Chored(row["name"], row["last_run"], row["next_at"], _came(results[row["name"]]))
             for row in chores
             if who.organization_id is None
         ],
-        now=await pool.fetchval("SELECT now()"),
+        now=now,
     )
+
+
+def headline(
+    drifted: Sequence[Drifted], away: int, compared: datetime | None, blind: bool, now: datetime
+) -> str:
+    """What the last looks came to. Nobody looks while the page is made, so it says when. Pure.
+
+    ``blind``: the last comparison could not be finished.
+    """
+    seen = sum(one.looks > 0 for one in drifted)
+    asked = len(drifted) - seen
+    if seen:
+        them = "thing is not as it" if seen == 1 else "things are not as they"
+        said = f"{seen} {them} should be"
+    elif asked:
+        repairs = "repair was" if asked == 1 else "repairs were"
+        said = f"{asked} {repairs} asked for, and nobody has looked since"
+    elif compared is None:
+        said = "The stores have not been compared yet"
+    elif blind:
+        said = f"The stores could not be compared, {ago(compared, now)}"
+    else:
+        said = f"The stores agreed when they were compared, {ago(compared, now)}"
+    if not away:
+        return said
+    phones = "phone is" if away == 1 else "phones are"
+    many = f"{away}{'+' if away == _MOST else ''}"
+    return f"{said}; {many} {phones} not connected"
 
 
 async def _drifted(
@@ -111,7 +151,8 @@ def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 _SIGHTINGS: Final = """
-SELECT what, instance_name, organization_id, first_seen, looks, repairs FROM evosaga.sightings
+SELECT what, instance_name, organization_id, first_seen, looks, repairs, repaired_at
+FROM evosaga.sightings
 WHERE $1::uuid IS NULL OR organization_id = $1
 ORDER BY first_seen, what, instance_name LIMIT $2
 """

@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 from dataclasses import replace
+from http.client import responses
 from typing import Any
 from uuid import uuid4
 
@@ -34,11 +35,17 @@ def refusal(armed: Armed) -> Reply:
             return error(given["status"], [given["message"]])
         case "429":
             reply = error(429, ["Too many requests"])
-            return replace(reply, headers={"Retry-After": f"{given['retry_after']:g}"})
+            return replace(reply, headers=_retry_after(given["retry_after"]))
+        case "proxy":
+            return _proxys(given["status"], given["body"], given["retry_after"])
+        case "no_key":
+            return error(403, ["Missing global api key"])
         case "redirect":
             return Reply(given["status"], b"", {"Location": given["location"]})
         case "licence":
-            return Reply(503, {"error": "service not activated", "code": "LICENSE_REQUIRED"})
+            url = given["register_url"]
+            said = {"error": "service not activated", "code": "LICENSE_REQUIRED"}
+            return Reply(503, {**said, "register_url": url})
         case "cors":
             return error(500, "Not allowed by CORS")
         case "ok200_error":
@@ -49,6 +56,28 @@ def refusal(armed: Armed) -> Reply:
             return Reply(0, hang=True)
         case _:
             raise AssertionError(f"{armed.mode} does not strike before")
+
+
+def _retry_after(wanted: object) -> dict[str, str]:
+    if wanted is None:
+        return {}
+    text = f"{wanted:g}" if isinstance(wanted, int | float) else str(wanted)
+    return {"Retry-After": text}
+
+
+def _proxys(status: int, kind: str, retry_after: object) -> Reply:
+    """What stands in between answers in its own words."""
+    later = _retry_after(retry_after)
+    match kind:
+        case "html":
+            page = html(status)
+            return replace(page, headers={**page.headers, **later})
+        case "json":
+            return Reply(status, {"message": "no Route matched with those values"}, later)
+        case "text":
+            plain = {"Content-Type": "text/plain"}
+            return Reply(status, f"{status} page not found\n".encode(), {**plain, **later})
+    return Reply(status, b"", later)
 
 
 def spoiled(armed: Armed, reply: Reply) -> Reply:
@@ -90,7 +119,7 @@ def lost(armed: Armed) -> Reply:
 
 
 def html(status: int) -> Reply:
-    reason = REASONS.get(status, "Gateway Time-out")
+    reason = REASONS.get(status) or responses.get(status, "Gateway Time-out")
     page = _HTML.format(status=status, reason=reason).encode()
     return Reply(status, page, {"Content-Type": "text/html"})
 
