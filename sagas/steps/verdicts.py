@@ -36,6 +36,8 @@ class Answer:
     retry_after: float | None = None
     code: str = ""
     alien: bool = False
+    null: bool = False
+    """It said ``null``, which is an answer: there is nothing of the kind that was asked for."""
 
     @property
     def tried(self) -> bool:
@@ -57,6 +59,10 @@ class Asked(StrEnum):
     """One instance by its name, asked with the global key."""
     LIST = "list"
     """Every row, asked with the global key."""
+    WEBHOOK = "webhook"
+    """The row of one instance's webhook, asked with its own token."""
+    SET_WEBHOOK = "set webhook"
+    SET_SETTINGS = "set settings"
 
 
 class Verdict(StrEnum):
