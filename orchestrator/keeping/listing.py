@@ -15,6 +15,7 @@ from typing import Any, Final
 from orchestrator.keeping.facts import Instance, Row
 from sagas.ownership import fingerprint
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_whole import settings_lack
 from sagas.world import World
 
 _AT_ONCE: Final = 1.0
@@ -138,6 +139,7 @@ def _instance(entry: Mapping[str, Any], token: str, server: str) -> Instance:
         reason=reason if isinstance(reason, int) else None,
         closed_at=_moment(entry.get("disconnectionAt")),
         server=server,
+        settings=settings_lack(entry) is None,
     )
 
 
