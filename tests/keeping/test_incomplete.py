@@ -20,6 +20,7 @@ from tests.commandline import Evosaga
 from tests.conftest import API_KEY
 from tests.driving import create, outcome, publish
 from tests.keeping.conftest import Rows
+from tests.waiting import eventually
 
 PUBLIC = "http://192.0.2.1:9"
 
@@ -289,3 +290,30 @@ async def test_reconcile_health_and_doctor_name_it_and_fix_mends_it(
         assert "webhook_missing" in fixed.out
         assert (await evosaga("health")).code == 0
     assert webhook(evolution, name)["enabled"] is True
+
+
+async def test_an_instance_that_gets_its_row_again_gets_its_webhook_again_as_well(
+    settings: Settings,
+    pool: Pool,
+    redis: Redis,
+    rows: Rows,
+    evolution: SimulatedEvolution,
+    evosaga: Evosaga,
+) -> None:
+    public = evosaga.having(public_url=PUBLIC)
+    async with running_worker(settings):
+        saga = await made(pool, redis, channel="WHATSAPP-BAILEYS")
+        name = name_of(saga)
+        evolution.pair(name)
+        await pool.execute("DELETE FROM healthcare.integrations")
+        evolution.lose(name, "webhook")
+        organization = str(saga.organization_id)
+        done = await public("reconcile", "--organization-id", organization, "--fix")
+        assert "row_gone" in done.out, done.out + done.err
+        assert (await rows.of(name))["config"]
+
+        async def mended() -> bool:
+            return webhook(evolution, name) is not None
+
+        await eventually(mended, 15)
+    assert webhook(evolution, name)["url"] == f"{PUBLIC}/webhooks/evolution/{name}"
