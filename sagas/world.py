@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import httpx
@@ -12,6 +12,9 @@ from sagas.ownership import KeyRing
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.unconfigured import server_named
 from sagas.vocabulary import DEFAULT_SERVER
+
+_STARTING: Final = 6
+"""Quiet times (a minute) for which a server that starts may still load what it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ class StepContext:
     def quiet_left(self) -> float:
         """Seconds for which an attempt in doubt may still have its effect; not above 0: over."""
         return self.world.quiet_seconds - (self.doubt_age or 0.0)
+
+    @property
+    def doubt_is_young(self) -> bool:
+        """Whether an attempt in doubt is so new that a server which started since may be at it."""
+        return self.doubt_age is not None and self.doubt_age < _STARTING * self.world.quiet_seconds
 
     @property
     def server(self) -> str:

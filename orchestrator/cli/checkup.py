@@ -63,7 +63,7 @@ async def _until_back(doctor: Doctor) -> None:
 
     deadline = time.monotonic() + _COMES_BACK
     while time.monotonic() < deadline:
-        seen = await examine(doctor)
+        seen = await examine(doctor, webhooks=0)
         states = {p.judgement.record.state for p in seen.patients if p.judgement}
         if not states & {"down", "connecting"}:
             return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
 from orchestrator.cli.finding import Finding
+from orchestrator.cli.instances import look_at_instances
 from orchestrator.cli.output import Output
 from orchestrator.cli.secret_keys import look_for_secret_keys
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
@@ -47,6 +48,7 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
         "postgres": _look_at_postgres(settings),
         "redis": _look_at_redis(settings),
         "evolution": look_at_evolution(settings),
+        "instances": look_at_instances(settings, findings),
         "keys": _look_at_keys(settings),
         "webhooks": _look_at_webhooks(settings, show_secrets),
         "variables": look_at_variables(),

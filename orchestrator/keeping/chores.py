@@ -171,7 +171,7 @@ def chores_of(settings: Settings, pool: Pool, world: World, gate: Gate) -> list[
         return _reconciled(keeper, await reconcile.go_round(keeper, may_go_on=may_go_on))
 
     async def look_for_orphans(may_go_on: MayGoOn) -> Came:
-        done = await reconcile.go_round(keeper, kinds=reconcile.ORPHANS, may_go_on=may_go_on)
+        done = await reconcile.go_round(keeper, kinds=reconcile.OFTEN, may_go_on=may_go_on)
         return _reconciled(keeper, done)
 
     async def check_health(may_go_on: MayGoOn) -> Came:

@@ -38,6 +38,8 @@ def command_for(code: str, one: Name, names: Mapping[str, Name]) -> Command | No
             return _correction(code, one)
         case "adopt":
             return _adoption(one, names)
+        case "complete":
+            return None  # no cell's: ``incomplete`` finds it, and says what mends it
         case "drop":
             return Command("key.drop", {"instance_name": one.name})
         case None:

@@ -49,6 +49,8 @@ class Instance:
     closed_at: datetime | None = None
     server: str = DEFAULT_SERVER
     """The Evolution server that lists it."""
+    settings: bool = True
+    """Whether it has its settings; older servers don't say."""
 
     @property
     def paired(self) -> bool:

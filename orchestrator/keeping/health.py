@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from events.database import Pool
-from orchestrator.keeping import alerts, records
+from orchestrator.keeping import alerts, incomplete, records
 from orchestrator.keeping.asking import ask
 from orchestrator.keeping.cells import Name, found
 from orchestrator.keeping.facts import Row, Snapshot
@@ -27,6 +27,7 @@ from orchestrator.keeping.looking import believed, compared, with_busy
 from orchestrator.keeping.plan import can_be_sent
 from orchestrator.keeping.rows import rows_of
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_whole import Lacks
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.health")
@@ -69,6 +70,8 @@ class Round:
     seconds: float = 0.0
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Evolution servers that could not be looked at, and why; nothing was concluded of them."""
+    webhooks: int = 0
+    """Integrations of which webhook and settings were looked at."""
 
     def summary(self) -> dict[str, Any]:
         """As the table of chores keeps it."""
@@ -77,6 +80,7 @@ class Round:
             "integrations": len(self.patients),
             "states": dict(Counter(states)),
             "asked": self.asked,
+            "webhooks": self.webhooks,
             "changed": self.changed,
             "reconnects": self.reconnects,
             "alerts": self.alerts,
@@ -95,15 +99,33 @@ class _Look:
     tokens: Mapping[str, str]
     known: Mapping[UUID, Record]
     asked: frozenset[str] = field(default_factory=frozenset)
+    lacks: Mapping[str, Lacks] = field(default_factory=dict)
+    """What instances lack whose webhook was asked for."""
+
+    def whole(self, name: str) -> bool | None:
+        """Whether webhook and settings are as they should be; None: nobody can say."""
+        if incomplete.settings_missing(self.snapshot, name):
+            return False
+        lacks = self.lacks.get(name)
+        return lacks.said is None if lacks else None
 
 
-async def examine(doctor: Doctor, *, eager: bool = False) -> Round:
-    """Look and judge; nothing is changed. Raises ``CantLook``."""
+async def examine(doctor: Doctor, *, eager: bool = False, webhooks: int | None = None) -> Round:
+    """Look and judge; nothing is changed. Raises ``CantLook``.
+
+    ``webhooks``: so many are asked for; None: all, since a person wants to know.
+    """
     began = time.monotonic()
-    look = await _look(doctor, in_turn=0)
+    look = await _look(doctor, in_turn=0, webhooks=webhooks)
     patients = await asyncio.to_thread(_patients, doctor, look, eager)
     seconds, unseen = time.monotonic() - began, look.snapshot.unseen
-    return Round(patients, asked=len(look.asked), seconds=seconds, unseen=unseen)
+    return Round(
+        patients,
+        asked=len(look.asked),
+        seconds=seconds,
+        unseen=unseen,
+        webhooks=len(look.lacks),
+    )
 
 
 async def go_round(
@@ -112,7 +134,7 @@ async def go_round(
     """One round: rows follow, what may be reconnected is, and what lasts is told."""
     began = time.monotonic()
     try:
-        look = await _look(doctor, in_turn=_IN_TURN)
+        look = await _look(doctor, in_turn=_IN_TURN, webhooks=None if eager else 0)
     except CantLook as reason:
         _logger.warning("health check gives up", reason=str(reason))
         return Round(aborted=str(reason), seconds=time.monotonic() - began)
@@ -134,6 +156,7 @@ async def go_round(
         None,
         time.monotonic() - began,
         look.snapshot.unseen,
+        len(look.lacks),
     )
     if done.unseen:
         _logger.warning("health check is blind in part", reason=unseen_said(done.unseen))
@@ -141,7 +164,8 @@ async def go_round(
     return done
 
 
-async def _look(doctor: Doctor, *, in_turn: int) -> _Look:
+async def _look(doctor: Doctor, *, in_turn: int, webhooks: int | None) -> _Look:
+    """``webhooks``: of so many who are not asked by name, too; None: of all."""
     lists = await listed(doctor.world)
     every = await rows_of(doctor.pool)
     listing = await asyncio.to_thread(together, lists, every)
@@ -154,6 +178,8 @@ async def _look(doctor: Doctor, *, in_turn: int) -> _Look:
     memory = await ask(doctor.pool, doctor.world, snapshot, listing.tokens, names)
     look.snapshot = believed(doctor.world, snapshot.asked(memory))
     look.asked = frozenset(memory)
+    others = [row.instance_name for row in _free(look.snapshot)][:webhooks]
+    look.lacks = await incomplete.look(doctor.pool, doctor.world, look.snapshot, {*names, *others})
     return look
 
 
@@ -164,7 +190,8 @@ def _suspects(doctor: Doctor, look: _Look, in_turn: int) -> list[str]:
     for row in _free(look.snapshot):
         record = look.known.get(row.id)
         one = _name(look, row)
-        judgement = judge(one, record, look.now, alert_after=doctor.alert_after)
+        whole = look.whole(row.instance_name)
+        judgement = judge(one, record, look.now, alert_after=doctor.alert_after, whole=whole)
         quiet = judgement is not None and _quiet(judgement, record)
         (well if quiet else ill).append(row)
     # The longest unasked first, so that a limit leaves nobody out for ever.
@@ -214,6 +241,7 @@ def _patients(doctor: Doctor, look: _Look, eager: bool) -> list[Patient]:
                 look.now,
                 alert_after=doctor.alert_after,
                 eager=eager,
+                whole=look.whole(row.instance_name),
             )
         patients.append(Patient(row, judgement))
     return patients
@@ -221,7 +249,8 @@ def _patients(doctor: Doctor, look: _Look, eager: bool) -> list[Patient]:
 
 def _is_news(patient: Patient, look: _Look) -> bool:
     """Whether it has to be written down: asked for, or seen for the first time."""
-    return patient.row.instance_name in look.asked or patient.row.id not in look.known
+    name = patient.row.instance_name
+    return name in look.asked or patient.row.id not in look.known or look.whole(name) is False
 
 
 # --- reconnecting -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ States, and whether Evolution can be asked to connect again:
 
     connected    a phone is connected (or the channel needs none)
     pending      it waits for its first phone: somebody must scan the QR code
+    incomplete   one of these two, but what it hears is told to nobody, or it has no settings
     connecting   Evolution is at it by itself
     down         the connection broke, the phone is still linked               yes, patiently
     needs_qr     logged out (401, 406): a person must scan again
@@ -34,6 +35,7 @@ State: TypeAlias = Literal[
     "missing",
     "half",
     "foreign",
+    "incomplete",
 ]
 FINAL_CODES: Final = frozenset({401, 402, 403, 406})
 BANS: Final = frozenset({402, 403})
@@ -42,13 +44,14 @@ WELL: Final = frozenset({"connected", "pending"})
 CURES: Final[dict[str, str]] = {
     "connected": "",
     "pending": "scan its QR code",
+    "incomplete": "its webhook or settings are set again by itself; now: evosaga reconcile --fix",
     "connecting": "Evolution is connecting by itself",
     "down": "it is connected again by itself",
     "needs_qr": "the phone was logged out: scan a new QR code",
     "banned": "WhatsApp bans or forbids the number: see what it says on the phone itself, and scan "
     "a new QR code when that is lifted",
     "missing": "delete it and create it anew: Evolution does not have it any more",
-    "half": "restart Evolution, or delete it and create it anew",
+    "half": "delete it and create it anew; a restart of Evolution may bring it back",
     "foreign": "delete it: the name is somebody else's now",
 }
 _FINAL: Final = ("needs_qr", "banned")
@@ -120,21 +123,29 @@ def ended(reason: int | None) -> Literal["needs_qr", "banned"]:
 
 
 def judge(
-    one: Name, record: Record | None, now: datetime, *, alert_after: float, eager: bool = False
+    one: Name,
+    record: Record | None,
+    now: datetime,
+    *,
+    alert_after: float,
+    eager: bool = False,
+    whole: bool | None = None,
 ) -> Judgement | None:
     """None when nobody can say how the connection is; then everything stays as it was.
 
-    ``eager``: a person asks for it, so one look is enough and nothing waits.
+    ``eager``: a person asks for it, so one look is enough and nothing waits. ``whole``: whether
+    webhook and settings are as they should be; None: nobody asked this time.
     """
     state = state_of(one, record)
     if state is None or one.row is None:
         return None
-    well = state in WELL
+    told = _told(state, record, whole)
+    well = told in WELL
     same = record is not None and (record.state in WELL) == well
-    base = _of_this_clock(record, now) if record is not None else Record(state, now, looks=0)
+    base = _of_this_clock(record, now) if record is not None else Record(told, now, looks=0)
     new = replace(
         base,
-        state=state,
+        state=told,
         reason=one.instance.reason if one.instance and not well else None,
         since=base.since if same else now,
         looks=base.looks + 1 if same else 1,
@@ -175,6 +186,15 @@ def _of_this_clock(record: Record, now: datetime) -> Record:
         since=min(record.since, now),
         next_reconnect_at=now if due is not None and due > latest else due,
     )
+
+
+def _told(state: State, record: Record | None, whole: bool | None) -> State:
+    """The same, or ``incomplete``; until somebody asks again it is what it was."""
+    if state not in WELL:
+        return state
+    if whole is None:
+        whole = record is None or record.state != "incomplete"
+    return state if whole else "incomplete"
 
 
 def tried(record: Record, now: datetime) -> Record:

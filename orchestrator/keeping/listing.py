@@ -15,6 +15,7 @@ from orchestrator.keeping.facts import Instance, Row
 from sagas.ownership import BIRTHMARK, fingerprint
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.evolution_list import Listed, read
+from sagas.steps.evolution_whole import settings_lack
 from sagas.world import World
 
 _AT_ONCE: Final = 1.0
@@ -145,6 +146,7 @@ def _instance(one: Listed, server: str) -> Instance:
         reason=one.reason,
         closed_at=_moment(one.fields.get("disconnectionAt")),
         server=server,
+        settings=settings_lack(one.fields) is None,
     )
 
 

@@ -18,7 +18,7 @@ import structlog
 from events.commands import BadCommand, Command
 from events.database import Pool
 from orchestrator.intake.gate import Gate
-from orchestrator.keeping import sightings
+from orchestrator.keeping import incomplete, sightings
 from orchestrator.keeping.facts import Keep
 from orchestrator.keeping.listing import CantLook, may_come_back, unseen_said
 from orchestrator.keeping.looking import look
@@ -31,6 +31,8 @@ _logger = structlog.get_logger("evosaga.reconcile")
 EVERYTHING: Final = tuple(VERDICTS)
 ORPHANS: Final = ("orphan", "rowless")
 """Instances of ours that should not be there: what may be left behind in spite of everything."""
+OFTEN: Final = (*ORPHANS, *incomplete.KINDS)
+"""What is looked for between two looks at everything."""
 _MOST: Final = 200
 """Repairs that one round asks for; what is left comes in the next, soon after."""
 _SHOWN: Final = 50
@@ -116,10 +118,12 @@ async def find(
     *,
     kinds: Collection[str] = EVERYTHING,
     keep: Keep | None = None,
+    share: int | None = None,
 ) -> Found:
     """What is wrong now; with ``keep``, for that organization only.
 
-    Raises ``CantLook``, and ``UnknownChoice`` when the instance to keep is not there.
+    ``share``: so many webhooks are asked for, in turn; None: all. Raises ``CantLook``, and
+    ``UnknownChoice`` when the instance to keep is not there.
     """
     everything = set(kinds) >= set(EVERYTHING)
     patterns = keeper.patterns if everything else ()
@@ -129,9 +133,14 @@ async def find(
         if keep.choice not in names:
             known = ", ".join(names) or "none"
             raise UnknownChoice(f"there is no {keep.choice} to keep; the organization has: {known}")
+    every = await asyncio.to_thread(reconcile_plan, snapshot)
+    if not set(kinds).isdisjoint(incomplete.KINDS):
+        whose = keep.organization_id if keep else None
+        scope = incomplete.Scope(whose, suspects=not everything, share=share)
+        every += await incomplete.drifts(keeper.pool, keeper.world, snapshot, scope)
     drifts = [
         drift
-        for drift in await asyncio.to_thread(reconcile_plan, snapshot)
+        for drift in every
         if drift.what in kinds and (keep is None or drift.organization_id == keep.organization_id)
     ]
     away = may_come_back(snapshot.unseen)
@@ -157,7 +166,7 @@ async def go_round(
     """
     began = time.monotonic()
     try:
-        found = await find(keeper, kinds=kinds)
+        found = await find(keeper, kinds=kinds, share=incomplete.SHARE)
     except CantLook as reason:
         _logger.warning("reconcile gives up", reason=str(reason))
         return Round(aborted=str(reason), seconds=time.monotonic() - began)

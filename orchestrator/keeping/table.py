@@ -17,7 +17,7 @@ from itertools import product
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 Policy: TypeAlias = Literal["auto", "ask", "never"]
-Action: TypeAlias = Literal["remove", "delete", "correct", "adopt", "drop"]
+Action: TypeAlias = Literal["remove", "delete", "correct", "adopt", "drop", "complete"]
 
 Busy: TypeAlias = Literal["free", "busy"]
 Sight: TypeAlias = Literal["absent", "half", "idle", "open", "paired", "unclear"]
@@ -80,6 +80,7 @@ class Verdict:
 
 
 _NOTHING: Final = "nothing by itself"
+_COMPLETE: Final = "set its webhook and settings again"
 _REMOVE: Final = "remove the instance, with its own token"
 
 VERDICTS: Final[dict[str, Verdict]] = {
@@ -194,6 +195,11 @@ VERDICTS: Final[dict[str, Verdict]] = {
         "an instance of that name is on Evolution server {server}, too",
         "it is not touched; find out whose it is, and remove it there by hand",
     ),
+    "webhook_missing": Verdict(
+        "auto", "complete", "{lacks}: what it hears is told to nobody", _COMPLETE
+    ),
+    "webhook_wrong": Verdict("auto", "complete", "{lacks}", _COMPLETE),
+    "settings_missing": Verdict("auto", "complete", "{lacks}", _COMPLETE),
     "key_left": Verdict(
         "auto", "drop", "a routing key is left, and no row names the instance", "drop the key"
     ),

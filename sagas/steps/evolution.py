@@ -20,11 +20,13 @@ from sagas.outcome import (
     Unknown,
 )
 from sagas.ownership import fingerprint
+from sagas.steps import evolution_half, evolution_whole
 from sagas.steps.evolution_api import Seen
-from sagas.steps.evolution_half import PATIENCE, provoke_clean_up, remains
+from sagas.steps.evolution_half import PATIENCE, only_ours, provoke_clean_up, remains
 from sagas.steps.evolution_older import gone, listed_token
 from sagas.steps.evolution_payload import payload
 from sagas.steps.evolution_trouble import not_now, out_of_service, said, unclear
+from sagas.steps.evolution_whole import completed, vouches_for_all, wish_of
 from sagas.steps.instance import name_of, token_of
 from sagas.steps.verdicts import (
     Answer,
@@ -37,6 +39,12 @@ from sagas.steps.watching import watch
 from sagas.world import StepContext
 
 _CLEANING_UP: Final = "refused_and_cleaning_up"
+_HALF_REMOVED: Final = "half_removed"
+_BEING_REMOVED: Final = {
+    _CLEANING_UP: "Evolution may still remove what it refused",
+    _HALF_REMOVED: "half of an instance was removed; Evolution may still be at it",
+}
+"""Codes after which a removal by name may be under way, and so nothing of that name is made."""
 _VANISH_SECONDS: Final = 15.0
 _REMOVAL_SECONDS: Final = 3.0
 _RACE_SECONDS: Final = 0.4
@@ -55,14 +63,19 @@ async def create_instance(ctx: StepContext) -> Outcome:
     # A chosen name may be a stranger's, whose instance a starting Evolution has not loaded yet:
     # then it lets the create pass, fails, and cleans up by name.
     if ctx.in_doubt or ctx.input.instance_name:
-        if ctx.last_code == _CLEANING_UP and (left := ctx.quiet_left) > 0:
-            return Held(_CLEANING_UP, "Evolution may still remove what it refused", left)
+        if (why := _BEING_REMOVED.get(ctx.last_code or "")) and (left := ctx.quiet_left) > 0:
+            return Held(str(ctx.last_code), why, left)
         seen = await ctx.evolution.see(name, token)
         match seen.sight:
             case Sight.MINE:
-                return Done({"token_hash": fingerprint(token), "adopted": True})
+                found = {"token_hash": fingerprint(token), "adopted": True}
+                return await completed(ctx, wish_of(ctx, name, token), found)
             case Sight.FOREIGN:
                 return _taken(name)
+            case Sight.HALF if ctx.in_doubt and seen.rowless and only_ours(ctx, name):
+                return await _remove_rowless(ctx, name, token, seen)
+            case Sight.HALF if not seen.rowless and ctx.doubt_is_young:
+                return Held("instance_half_made", f"{name} is not loaded yet", 5.0)
             case Sight.HALF if ctx.in_doubt:
                 return Unknown("instance_half_made", f"only half of instance {name} is there")
             case Sight.HALF:
@@ -99,8 +112,12 @@ async def _verify(
         await asyncio.sleep(settle if ctx.input.instance_name else min(settle, _RACE_SECONDS))
         seen = await ctx.evolution.see(name, token)
     if seen.sight is Sight.MINE:
-        return Done({"token_hash": fingerprint(token)})
-    if seen.sight is Sight.FOREIGN:
+        made = {"token_hash": fingerprint(token)}
+        if vouches_for_all(ctx, name, token, answer):
+            return Done(made)
+        return await completed(ctx, wish_of(ctx, name, token), made)
+    if seen.sight is Sight.FOREIGN or (seen.rowless and answer.status == 403 and not ctx.in_doubt):
+        # What was in Evolution's memory before our first create is not ours, even without a row.
         return _taken(name)
     if not seen.answer.tried:
         # The server went down meanwhile, which costs no attempt; but the create was sent.
@@ -110,6 +127,21 @@ async def _verify(
     return Unknown(
         "evolution_unclear", f"Evolution answered {answer.text}, the instance looks {seen.sight}"
     )
+
+
+async def _remove_rowless(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcome:
+    """What an earlier try left in memory alone goes before the next one, which waits until
+    Evolution can't be at it any more. Where it does not go, each further DELETE costs an attempt.
+    """
+    again = ctx.last_code == _HALF_REMOVED
+    answer = await evolution_half.delete(ctx, name, token, seen)
+    verdict = classify_delete(answer)
+    if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
+        return not_now(ctx, answer, verdict)
+    if verdict is Verdict.LANDED and not again:
+        quiet = ctx.world.quiet_seconds
+        return Held(_HALF_REMOVED, _BEING_REMOVED[_HALF_REMOVED], quiet, in_doubt=True)
+    return Unknown("instance_half_made", remains("delete", name, answer, seen))
 
 
 async def remove_instance(ctx: StepContext) -> Outcome:
@@ -175,11 +207,11 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
             return Done({"note": "removed"})
         if seen.sight is Sight.UNKNOWN:
             return unclear(ctx, seen)
-    answer = await ctx.evolution.delete(name, token)
+    answer = await evolution_half.delete(ctx, name, token, seen)
     if classify_delete(answer) is Verdict.REJECTED:
         # 2.3.7 refuses the DELETE of a live instance every third time, having logged it out:
         # nothing is under way then, so asking again is no second removal.
-        answer = await ctx.evolution.delete(name, token)
+        answer = await evolution_half.delete(ctx, name, token, seen)
     verdict = classify_delete(answer)
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
         return not_now(ctx, answer, verdict)
@@ -235,8 +267,13 @@ async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> 
 
 async def probe_instance(ctx: StepContext) -> Finding:
     """Whether the instance that ``create_instance`` made is there."""
-    seen = await ctx.evolution.see(name_of(ctx), token_of(ctx))
-    return Finding(_SIGHTINGS[seen.sight], seen.evidence)
+    name, token = name_of(ctx), token_of(ctx)
+    seen = await ctx.evolution.see(name, token)
+    if seen.sight is not Sight.MINE:
+        return Finding(_SIGHTINGS[seen.sight], seen.evidence)
+    if (lacks := await evolution_whole.lacks(ctx, wish_of(ctx, name, token))) is not None:
+        return Finding(Sighting.HALF, f"{seen.evidence}, but {lacks}")
+    return Finding(Sighting.THERE, seen.evidence)
 
 
 async def probe_removal(ctx: StepContext) -> Finding:

@@ -2,8 +2,9 @@
 
 What an answer proves is written down in ``verdicts``. Ownership is asked in one call: Evolution's
 guards run in the order exists (404), then key (401), so with our own instance token as the key,
-``connectionState`` says absent, not ours, or ours. Deletes always carry that token, never the
-global key: a compare-and-delete. (All as observed on Evolution 2.3.6 and 2.3.7.)
+``connectionState`` says absent, not ours, or ours. Deletes carry that token, and so compare before
+they delete; the global key is for the one case that ``evolution_half`` proves to be ours. (All as
+observed on Evolution 2.3.6 and 2.3.7.)
 """
 
 import asyncio
@@ -41,7 +42,7 @@ __all__ = ["Answer", "BreakerState", "EvolutionApi", "Seen", "Sight"]
 
 _LARGEST_BODY: Final = 1024 * 1024
 _LARGEST_LIST: Final = 64 * 1024 * 1024
-_QUICK: Final = frozenset({Asked.STATE, Asked.OWN, Asked.NAMED})
+_QUICK: Final = frozenset({Asked.STATE, Asked.OWN, Asked.NAMED, Asked.WEBHOOK})
 _QUICK_TIMEOUT: Final = 8.0
 """Seconds for what reads one instance: after a silent create its step has little time left."""
 _TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
@@ -59,6 +60,13 @@ class Seen:
     sight: Sight
     evidence: str
     answer: Answer
+    last: Asked = Asked.STATE
+    """The question that ``answer`` answers."""
+
+    @property
+    def rowless(self) -> bool:
+        """Whether it is half an instance of which there is no row: only memory has it."""
+        return self.sight is Sight.HALF and self.last is Asked.NAMED
 
 
 class EvolutionApi:
@@ -128,6 +136,26 @@ class EvolutionApi:
         """DELETE the instance if, and only if, it carries this token."""
         return await self._call(Asked.DELETE, "DELETE", f"/instance/delete/{_part(name)}", token)
 
+    async def delete_rowless(self, name: str) -> Answer:
+        """DELETE whatever bears the name, with the global key: see ``evolution_half``."""
+        return await self._call(
+            Asked.DELETE, "DELETE", f"/instance/delete/{_part(name)}", self._api_key
+        )
+
+    async def webhook(self, name: str, token: str) -> Answer:
+        """The instance's webhook as its row says; ``null``: it has none."""
+        return await self._call(Asked.WEBHOOK, "GET", f"/webhook/find/{_part(name)}", token)
+
+    async def set_webhook(self, name: str, token: str, wanted: dict[str, Any]) -> Answer:
+        """Let it be so: 201, and the row. What is left out of ``headers`` stays as it was."""
+        path = f"/webhook/set/{_part(name)}"
+        return await self._call(Asked.SET_WEBHOOK, "POST", path, token, {"webhook": wanted})
+
+    async def set_settings(self, name: str, token: str, wanted: dict[str, Any]) -> Answer:
+        """Write the instance's settings, all of them: 201."""
+        path = f"/settings/set/{_part(name)}"
+        return await self._call(Asked.SET_SETTINGS, "POST", path, token, wanted)
+
     async def connect(self, name: str, token: str, number: str | None) -> Answer:
         """Start pairing and ask for the QR code; takes two seconds on a closed instance."""
         query = f"?number={number}" if number else ""
@@ -159,7 +187,7 @@ class EvolutionApi:
             answer = await self._ask(asked, name, token)
             found, evidence = read_look(asked, answer, name, token)
             if isinstance(found, Sight):
-                return Seen(found, evidence, answer)
+                return Seen(found, evidence, answer, asked)
             asked = found
 
     async def memory(self, name: str, token: str | None) -> Answer:
@@ -308,16 +336,17 @@ async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
     except (ValueError, RecursionError):
         body = None
     well = 200 <= response.status_code < 300
+    json_at_all = isinstance(body, dict | list) or raw.lstrip().startswith((b"{", b"["))
+    null = raw.strip() == b"null"
     # What only begins like JSON is half an answer. Of trouble any page will do.
-    alien = well or 400 <= response.status_code < 500
-    alien = alien and not isinstance(body, dict | list)
-    alien = alien and not raw.lstrip().startswith((b"{", b"["))
+    alien = (well or 400 <= response.status_code < 500) and not json_at_all and not null
     return Answer(
         response.status_code,
         body,
         f"HTTP {response.status_code}" + (", and no JSON" if alien and well else ""),
         retry_after=None if well else seconds_of(response.headers),
         alien=alien,
+        null=null,
     )
 
 

@@ -5,12 +5,13 @@ The rows' effects join the commit of their event and are set-based, as all of Po
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from sagas.outcome import Done, Outcome, Rejected
+from sagas.outcome import Done, FollowUp, Outcome, Rejected
 from sagas.steps import cache
 from sagas.vocabulary import server_entry
 from sagas.world import StepContext
@@ -77,7 +78,16 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         [_status(c) for c in named],
         [c.input.whatsapp_number for c in named],
     )
-    return await _noted(connection, contexts, {str(row["id"]) for row in (*made, *told)})
+    said = await _noted(connection, contexts, {str(row["id"]) for row in (*made, *told)})
+    return [_looked_at(one, c) for c, one in zip(contexts, said, strict=True)]
+
+
+def _looked_at(said: Outcome, ctx: StepContext) -> Outcome:
+    """Where the row of one of ours is made again, its webhook and settings are looked at, too."""
+    if not isinstance(said, Done) or "config" not in ctx.facts:
+        return said
+    about = {name: ctx.facts[name] for name in ("integration_id", "instance_name")}
+    return replace(said, follow_up=FollowUp("instance.complete", about))
 
 
 async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]) -> list[Outcome]:

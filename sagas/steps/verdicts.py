@@ -45,6 +45,9 @@ class Answer:
         """What came back, and what it means where a person must mend something."""
         return f"{self.text}: {self.meaning}" if self.meaning else self.text
 
+    null: bool = False
+    """It said ``null``, which is an answer: there is nothing of the kind that was asked for."""
+
     @property
     def tried(self) -> bool:
         """False when the server was left in peace."""
@@ -65,6 +68,10 @@ class Asked(StrEnum):
     """One instance by its name, asked with the global key."""
     LIST = "list"
     """Every row, asked with the global key."""
+    WEBHOOK = "webhook"
+    """The row of one instance's webhook, asked with its own token."""
+    SET_WEBHOOK = "set webhook"
+    SET_SETTINGS = "set settings"
 
 
 class Verdict(StrEnum):

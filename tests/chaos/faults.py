@@ -135,7 +135,7 @@ def _drawn_proxy(rng: Random) -> dict[str, Any]:
 def _drawn_mode(rng: Random, mode: str, told: Mapping[str, Any]) -> dict[str, Any]:
     possible: list[str] = [o for o in told["operations"] if o in _USED] or told["operations"]
     drawn: dict[str, Any] = {"mode": mode, "operation": rng.choice(possible)}
-    drawn["times"] = 1 if mode in ("restart", "foreign", "drop") else rng.choice((1, 2, 4))
+    drawn["times"] = 1 if mode in ("restart", "kill", "foreign", "drop") else rng.choice((1, 2, 4))
     if "seconds" in told["parameters"]:
         # What Evolution removes by itself it removes soon; QUIET is what is set for that.
         longest = QUIET * 0.5 if mode in _REMOVALS else 4.0
@@ -146,6 +146,11 @@ def _drawn_mode(rng: Random, mode: str, told: Mapping[str, Any]) -> dict[str, An
         drawn["reply"] = rng.choice(("504", "cut", "hang"))
     if mode == "create_race":
         drawn["winner"] = rng.choice(("ours", "theirs", "half"))
+    if mode == "kill":
+        drawn |= {"after": rng.choice(("instance", "webhook", "settings"))}
+        drawn |= {"warmup": round(rng.uniform(0, 1.5), 2), "down": round(rng.uniform(0, 1.0), 2)}
+    if mode == "db_lost":
+        drawn["after"] = rng.choice(("nothing", "instance", "webhook"))
     if mode == "redirect":
         drawn["status"] = rng.choice((301, 302, 307))
     return drawn

@@ -46,6 +46,19 @@ async def test_the_checks_pass_what_is_sound_and_catch_every_mutant(
     assert not missed, "these were not caught by the law that they break"
 
 
+async def test_s8_what_is_in_memory_alone_may_go_with_the_global_key_if_it_is_ours(
+    settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    sound = await healthy(settings, pool, redis, evolution)
+    ours = token_of(sound)
+    half = heard(sound, applied="removed_from_database", token_hash=ours)
+    assert not [v for v in check(removal(half, ours, "global")) if v.law == "S8"]
+    whole_again = heard(half, applied="created", token_hash=ours)
+    strangers = heard(sound, applied="half_created", token_hash="a-stranger", received_at=1.0)
+    for evidence, token in ((whole_again, ours), (strangers, "a-stranger")):
+        assert [v for v in check(removal(evidence, token, "global")) if v.law == "S8"]
+
+
 async def test_s17_a_secret_is_found_in_every_disguise_and_wherever_it_lies(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
@@ -365,6 +378,12 @@ MUTANTS: Final[dict[str, tuple[str, Doctor]]] = {
         "L4",
         lambda e: replace(
             e, rows={**e.rows, name_of(e): {**e.rows[name_of(e)], "token_hash": "a-stranger"}}
+        ),
+    ),
+    "an instance without its settings": (
+        "L4",
+        lambda e: replace(
+            e, rows={**e.rows, name_of(e): {**e.rows[name_of(e)], "settings": False}}
         ),
     ),
     "a row that is deleting for ever": ("L4", lambda e: _row(e, status="deleting")),

@@ -48,6 +48,7 @@ INPUTS: Final[dict[str, dict[str, Any]]] = {
         "token_hash": "0123456789abcdef",
         "seen": "open",
     },
+    "complete-instance": {"integration_id": COMMAND, "instance_name": NAME},
     "drop-key": {"instance_name": NAME},
 }
 
@@ -87,6 +88,16 @@ FACTS: Final[dict[str, dict[str, Any]]] = {
         "organization_id": ORGANIZATION,
         "clinic_id": CLINIC,
         "status": "pending",
+    },
+    "complete-instance": {
+        "instance_name": NAME,
+        "integration_id": COMMAND,
+        "created_by": COMMAND,
+        "organization_id": ORGANIZATION,
+        "key_id": "0a1b2c3d",
+        "server": "default",
+        "webhook_url": f"https://evosaga.example/webhooks/evolution/{NAME}",
+        "foreign": False,
     },
     "drop-key": {"instance_name": NAME},
 }
@@ -155,6 +166,13 @@ STORIES: Final[dict[str, dict[str, str]]] = {
         "no longer so": "rejected",
         "changed meanwhile": "done rejected",
         "worker lost": "lost done done lost done lost",
+    },
+    "complete-instance": {
+        "completed": "",
+        "no longer so": "rejected",
+        "held by an outage": "held doubtful-hold held done",
+        "unknown to the end": "unknown unknown unknown unknown",
+        "worker lost": "lost done",
     },
     "drop-key": {
         "completed": "",

@@ -558,3 +558,100 @@ async def test_an_unknown_control_route_names_those_that_exist(client: httpx.Asy
     reply = await client.get("/__control__/nothing")
     assert reply.status_code == 404
     assert "POST /__control__/faults" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("after", "webhook", "settings"),
+    [("instance", False, False), ("webhook", True, False), ("settings", True, True)],
+)
+async def test_a_kill_between_the_rows_of_a_create_leaves_what_was_written(
+    client: httpx.AsyncClient,
+    evolution: SimulatedEvolution,
+    after: str,
+    webhook: bool,
+    settings: bool,
+) -> None:
+    evolution.arm("kill", operation="create", after=after)
+    with pytest.raises(httpx.HTTPError):
+        await create(client, "a", webhook={"url": "http://192.0.2.1:9", "events": []})
+    await eventually(lambda: "a" in evolution.live())
+    row = evolution.rows()["a"]
+    assert (row.webhook, row.settings) == (webhook, settings)
+    found = await client.get("/webhook/find/a")
+    assert (found.status_code, found.json() is not None) == (200, webhook)
+    [listed] = (await client.get("/instance/fetchInstances")).json()
+    assert (listed["Setting"] is not None) == settings
+    assert [e.applied for e in evolution.journal.requests("create")] == ["created"]
+
+
+@pytest.mark.parametrize(
+    ("after", "row", "webhook"),
+    [("nothing", False, False), ("instance", True, False), ("webhook", True, True)],
+)
+async def test_a_database_that_is_lost_between_the_rows_leaves_what_was_written(
+    client: httpx.AsyncClient, evolution: SimulatedEvolution, after: str, row: bool, webhook: bool
+) -> None:
+    evolution.arm("db_lost", operation="create", after=after)
+    answer = await create(client, "a", webhook={"url": "http://192.0.2.1:9", "events": []})
+    assert answer.status_code == 400
+    assert "a" in evolution.live(), "and the clean-up could not do its work either"
+    assert ("a" in evolution.rows()) == row
+    assert not row or evolution.rows()["a"].webhook == webhook
+    assert not row or not evolution.rows()["a"].settings
+
+
+async def test_what_is_in_memory_alone_opens_to_the_global_key_and_to_no_other(
+    client: httpx.AsyncClient, evolution: SimulatedEvolution
+) -> None:
+    evolution.arm("db_lost", operation="create", after="nothing")
+    await create(client, "a", token="its-own-token")
+    own = {"apikey": "its-own-token"}
+    for method, path in (("GET", "connectionState"), ("DELETE", "delete")):
+        answer = await client.request(method, f"/instance/{path}/a", headers=own)
+        assert answer.status_code == 401
+    assert (await client.get("/instance/fetchInstances")).json() == []
+    assert (await client.get("/instance/fetchInstances?instanceName=a")).json() == []
+    assert (await client.delete("/instance/delete/a")).status_code == 200
+    await eventually(lambda: not evolution.live())
+
+
+async def test_over_the_control_routes_a_database_goes_away_and_rows_are_lost(
+    client: httpx.AsyncClient, evolution: SimulatedEvolution
+) -> None:
+    await create(client, "a", webhook={"url": "http://192.0.2.1:9", "events": []})
+    for row in ("webhook", "settings"):
+        lost = await client.post("/__control__/lose", json={"name": "a", "row": row})
+        assert lost.json()["rows"][0][row] is False
+    assert (await client.get("/webhook/find/a")).content == b"null"
+    assert (await client.get("/settings/find/a")).content == b"null"
+    odd = await client.post("/__control__/lose", json={"name": "a", "row": "instance"})
+    assert odd.status_code == 400
+    await client.post("/__control__/database", json={"away": 60})
+    assert (await client.get("/instance/fetchInstances")).status_code == 500
+    assert (await client.delete("/instance/delete/a")).status_code == 200
+    assert "a" in evolution.live(), "it says so, and deletes nothing"
+    await client.post("/__control__/database", json={"away": 0})
+    assert (await client.get("/instance/fetchInstances")).status_code == 200
+
+
+async def test_settings_are_set_all_at_once_and_headers_stay_where_none_are_given(
+    client: httpx.AsyncClient, evolution: SimulatedEvolution
+) -> None:
+    await create(
+        client, "a", webhook={"url": "http://192.0.2.1:9", "events": [], "headers": {"X": "1"}}
+    )
+    given = {"url": "http://192.0.2.1:8", "enabled": True, "events": ["CALL"]}
+    answer = await client.post("/webhook/set/a", json={"webhook": given})
+    assert (answer.status_code, answer.json()["headers"]) == (201, {"X": "1"})
+    assert (await client.post("/settings/set/a", json={"rejectCall": True})).status_code == 400
+    every = {
+        "rejectCall": True,
+        "groupsIgnore": False,
+        "alwaysOnline": False,
+        "readMessages": False,
+        "readStatus": False,
+        "syncFullHistory": False,
+        "wavoipToken": "",
+    }
+    assert (await client.post("/settings/set/a", json=every)).status_code == 201
+    assert (await client.get("/settings/find/a")).json()["rejectCall"] is True

@@ -23,12 +23,14 @@ from events.log import EventLog
 from orchestrator.intake.gate import Gate
 from orchestrator.keeping import health
 from orchestrator.keeping.health import Doctor
-from orchestrator.keeping.reconcile import EVERYTHING, ORPHANS, Keeper, find, go_round
+from orchestrator.keeping.incomplete import SHARE
+from orchestrator.keeping.reconcile import EVERYTHING, OFTEN, Keeper, find, go_round
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
 from sagas.steps import cache
 from sagas.steps.evolution_api import EvolutionApi
+from sagas.steps.evolution_payload import own_webhook
 from sagas.world import World
 
 PHONE: Final = "5511900000000"
@@ -114,6 +116,19 @@ async def settle(
     await pipeline.execute()
 
 
+async def hook(made: list[Made], pool: Pool, evolution: SimulatedEvolution, keys: KeyRing) -> None:
+    """Each gets the webhook that a create of ours would have given it."""
+    for one in made:
+        url = f"http://192.0.2.1:9/webhooks/evolution/{one.name}"
+        wanted = own_webhook(url, keys, one.id, keys.current)
+        told = {name: wanted[name] for name in ("url", "headers", "events")}
+        evolution.set_webhook(one.name, enabled=True, **told)
+    await pool.execute(
+        "UPDATE healthcare.integrations SET config = config || jsonb_build_object('webhook_url', "
+        "'http://192.0.2.1:9/webhooks/evolution/' || (config ->> 'instance_name'))"
+    )
+
+
 async def disturb(
     made: list[Made], pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> dict[str, int]:
@@ -158,7 +173,14 @@ async def _measure(number: int) -> None:
             keeper = Keeper(pool, world, Gate(pool, EventLog(pool), world, load()), (), 0.0)
             await _report("settled", len(made))
             await _timed("reconcile, nothing wrong", find(keeper, kinds=EVERYTHING))
-            await _timed("orphans, nothing wrong", find(keeper, kinds=ORPHANS))
+            await _timed("orphans, nothing wrong", find(keeper, kinds=OFTEN))
+            await hook(made, pool, evolution, keys)
+            asked = len(evolution.journal.requests("webhook_find"))
+            await _timed("the same with webhooks, by hand", find(keeper, kinds=EVERYTHING))
+            await _timed("the same, by the schedule", find(keeper, kinds=EVERYTHING, share=SHARE))
+            await _timed("orphans, nothing wrong", find(keeper, kinds=OFTEN, share=SHARE))
+            asked = len(evolution.journal.requests("webhook_find")) - asked
+            print(f"webhooks asked for: {asked}")
             await _timed("health, first round", health.go_round(Doctor(pool, world)))
             await _timed("health, nothing wrong", health.go_round(Doctor(pool, world)))
             print(await disturb(made, pool, redis, evolution))

@@ -17,6 +17,7 @@ from events.commands import Command
 from orchestrator.intake.accept import understand
 from orchestrator.keeping.cells import found, places_of, row_says
 from orchestrator.keeping.facts import Instance, Keep, Memory, Origin, Row, Snapshot
+from orchestrator.keeping.incomplete import KINDS
 from orchestrator.keeping.plan import Drift, reconcile_plan, suspects
 from orchestrator.keeping.table import (
     AGREE,
@@ -54,7 +55,7 @@ class TestTheTable:
 
     def test_knows_every_verdict_that_it_gives_and_gives_every_one_it_knows(self) -> None:
         given = {judge(cell) for cell in every_cell()} | {judge_key(c) for c in every_key_cell()}
-        assert given - {AGREE, BUSY} | {"named_twice", "elsewhere"} == set(VERDICTS)
+        assert given - {AGREE, BUSY} | {"named_twice", "elsewhere", *KINDS} == set(VERDICTS)
 
     def test_has_no_rule_that_never_applies(self) -> None:
         cells: list[Any] = [*every_cell()]

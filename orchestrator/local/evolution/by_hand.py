@@ -86,6 +86,16 @@ def put(
     return row
 
 
+def lose(world: World, row: Row, which: str) -> None:
+    """One of the rows that hang on an instance's is deleted."""
+    if which == "webhook":
+        row.webhook = None
+    else:
+        row.setting = None
+    why = Why(f"its {which} row is deleted by hand")
+    world.journal.landed(f"{which}_lost", why, name=row.name, instance_id=row.id, token=row.token)
+
+
 def hang_up(world: World, instance: Instance, code: int) -> None:
     """The connection ends and nobody takes it up again; the phone stays linked."""
     whatsapp.hang_up(world, instance)

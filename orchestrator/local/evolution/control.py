@@ -178,6 +178,16 @@ async def _half_delete(server: "SimulatedEvolution", asked: Asked) -> object:
     return _views(server)
 
 
+async def _lose(server: "SimulatedEvolution", asked: Asked) -> object:
+    server.lose(asked.name(), asked.name("row"))
+    return _views(server)
+
+
+async def _database(server: "SimulatedEvolution", asked: Asked) -> object:
+    server.database(away=asked.number("away", 0))
+    return _views(server)
+
+
 async def _restart(server: "SimulatedEvolution", asked: Asked) -> object:
     await server.restart(warmup=asked.number("warmup", 0), down=asked.number("down", 0))
     return _views(server)
@@ -233,6 +243,8 @@ _ROUTES: dict[tuple[str, str], tuple[frozenset[str] | None, Work]] = {
     ("POST", "put"): (frozenset({"name", "token", "integration", "phone", "instances"}), _put),
     ("POST", "drop"): (frozenset({"name"}), _drop),
     ("POST", "half-delete"): (frozenset({"name", "keep"}), _half_delete),
+    ("POST", "lose"): (frozenset({"name", "row"}), _lose),
+    ("POST", "database"): (frozenset({"away"}), _database),
     ("POST", "restart"): (frozenset({"warmup", "down"}), _restart),
     ("POST", "refuse"): (frozenset({"seconds"}), _refuse),
     ("POST", "snapshot"): (frozenset(), _snapshot),

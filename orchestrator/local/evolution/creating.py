@@ -3,15 +3,26 @@
 Between the name check and the insert there is a gap, and an insert that fails is swallowed. The
 instance then lives in memory without a row, the settings find no parent, the answer is 400, and
 the clean-up removes *by name*: the twin that had got its 201 a moment ago goes, too.
+
+The rows are those of the instance, of its webhook and of its settings, in this order and without a
+transaction. ``kill`` and ``db_lost`` strike between them, and what was written by then stays.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from orchestrator.local.evolution import whatsapp
 from orchestrator.local.evolution.by_hand import put_foreign
-from orchestrator.local.evolution.guards import NO_DATABASE, NO_PARENT_ROW, Call, Refused, Reply
+from orchestrator.local.evolution.guards import (
+    NO_DATABASE,
+    NO_PARENT_ROW,
+    Call,
+    Died,
+    Refused,
+    Reply,
+)
 from orchestrator.local.evolution.instances import (
     BAILEYS,
     BUSINESS,
@@ -48,6 +59,28 @@ async def create(world: World, call: Call) -> Reply:
         raise
 
 
+@dataclass(slots=True)
+class _Fate:
+    """What is to happen to a create behind one of its rows."""
+
+    world: World
+    call: Call
+    kill: dict[str, Any] | None = None
+    loss: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.kill = self.world.faults.bend("kill", self.call)
+        self.loss = self.world.faults.bend("db_lost", self.call)
+
+    def behind(self, row: str) -> None:
+        if self.loss is not None and self.loss["after"] == row:
+            self.call.database_lost = True
+            if self.loss["seconds"]:
+                self.world.lose_database(self.loss["seconds"])
+        if self.kill is not None and self.kill["after"] == row:
+            raise Died(self.kill["down"], self.kill["warmup"])
+
+
 async def _create(world: World, call: Call) -> Reply:
     body = call.body
     name = call.name if call.named else "undefined"
@@ -63,11 +96,17 @@ async def _create(world: World, call: Call) -> Reply:
         put_foreign(world, name, integration=EVOLUTION)
 
     row, instance = _born(world, name, integration, body)
+    fate = _Fate(world, call)
+    fate.behind("nothing")
     inserted = call.named and not world.database_is_down(call) and world.insert(row)
     world.memory[name] = instance
     call.applied = "created" if inserted else "half_created"
     call.instance_id, call.token = instance.id, instance.token
+    fate.behind("instance")
+    if body.get("webhook") and world.database_is_down(call):
+        raise Refused(400, [NO_DATABASE])
     webhook = subscribe(row, body.get("webhook"))
+    fate.behind("webhook")
     world.webhooks.tell_soon(
         name, "instance.create", {"instanceName": name, "instanceId": instance.id}
     )
@@ -75,6 +114,7 @@ async def _create(world: World, call: Call) -> Reply:
     if body.get("proxyHost"):
         raise Refused(400, ["Invalid proxy"])  # the test of the proxy finds no way out from here
     _settings(world, row, body, call)
+    fate.behind("settings")
     if integration == BUSINESS and not body.get("number"):
         raise Refused(400, ["number is required"])
     shown = await _first_qr(world, call, instance) if integration == BAILEYS else None
@@ -123,8 +163,17 @@ def _born(world: World, name: str, integration: str, body: dict[str, Any]) -> tu
 
 
 def _settings(world: World, row: Row, body: dict[str, Any], call: Call) -> None:
-    """The first insert whose failure is not swallowed: it needs the parent row."""
-    row.setting = {
+    """An insert whose failure is not swallowed: it needs the parent row."""
+    if world.database_is_down(call):
+        raise Refused(400, [NO_DATABASE])
+    if world.rows.get(row.name) is not row:
+        raise Refused(400, [NO_PARENT_ROW])
+    row.setting = settings_row(body)
+
+
+def settings_row(body: dict[str, Any]) -> dict[str, Any]:
+    """The Setting row, as far as a caller decides about it."""
+    return {
         "rejectCall": body.get("rejectCall") is True,
         "msgCall": body.get("msgCall") or "",
         "groupsIgnore": body.get("groupsIgnore") is True,
@@ -134,10 +183,6 @@ def _settings(world: World, row: Row, body: dict[str, Any], call: Call) -> None:
         "syncFullHistory": body.get("syncFullHistory") is True,
         "wavoipToken": body.get("wavoipToken") or "",
     }
-    if world.database_is_down(call):
-        raise Refused(400, [NO_DATABASE])
-    if world.rows.get(row.name) is not row:
-        raise Refused(400, [NO_PARENT_ROW])
 
 
 async def _first_qr(world: World, call: Call, instance: Instance) -> dict[str, object] | None:

@@ -59,6 +59,15 @@ class Refused(Exception):
         return error(self.status, self.message)
 
 
+class Died(Exception):
+    """The process ends in the middle of a request. Real seconds, both."""
+
+    def __init__(self, down: float, warmup: float) -> None:
+        super().__init__(down, warmup)
+        self.down = down
+        self.warmup = warmup
+
+
 def error(status: int, message: object, *, reason: str | None = None) -> Reply:
     body = {
         "status": status,
@@ -95,6 +104,7 @@ class Call:
     applied: str | None = None
     instance_id: str | None = None
     token: str | None = None
+    database_lost: bool = False  # in the middle of this request, and for the rest of it
 
     @property
     def known_as(self) -> str | None:
@@ -110,7 +120,17 @@ class Call:
 
 #: The operations whose route carries an instance's name.
 ON_AN_INSTANCE = frozenset(
-    {"connectionState", "connect", "restart", "logout", "delete", "webhook_set", "webhook_find"}
+    {
+        "connectionState",
+        "connect",
+        "restart",
+        "logout",
+        "delete",
+        "webhook_set",
+        "webhook_find",
+        "settings_set",
+        "settings_find",
+    }
 )
 
 

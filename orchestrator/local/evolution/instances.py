@@ -6,6 +6,7 @@ without asking whose instance bears the name by then.
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
@@ -106,6 +107,7 @@ class World:
         self.tokens_ever: set[str] = set()
         self.random = Random(settings.seed)  # noqa: S311 (simulation, not security)
         self.reachable = True  # whether WhatsApp can be reached
+        self._database_back_at = 0.0  # on the monotonic clock
         self.faults = Faults()
         self.webhooks = Webhooks(self)
         self._background: set[asyncio.Task[None]] = set()
@@ -140,8 +142,19 @@ class World:
 
     # -- the database
 
+    def lose_database(self, seconds: float) -> None:
+        """It is away for so long (real seconds); 0: it is back."""
+        self._database_back_at = time.monotonic() + seconds
+
+    @property
+    def database_is_away(self) -> bool:
+        """For everybody, until it is back."""
+        return time.monotonic() < self._database_back_at
+
     def database_is_down(self, call: Call) -> bool:
-        return self.faults.bend("db_down", call) is not None
+        """For this request; once down, it is down for the rest of it."""
+        call.database_lost = call.database_lost or self.database_is_away
+        return call.database_lost or self.faults.bend("db_down", call) is not None
 
     def ask_database(self, call: Call) -> None:
         if self.database_is_down(call):
@@ -170,6 +183,8 @@ class World:
             await self.webhooks.tell(name, "remove.instance", None)
         lag, first = self.random.uniform(*REMOVAL_LAG), self.random.uniform(0.2, 0.8)
         await self.wait(lag * first)
+        if self.database_is_away:
+            return  # its first query fails, and with it all that comes after
         instance = None if keep == "memory" else self.memory.pop(name, None)
         if instance is not None:
             whatsapp.hang_up(self, instance)

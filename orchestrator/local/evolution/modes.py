@@ -33,6 +33,8 @@ OPERATIONS = (
     "delete",
     "webhook_set",
     "webhook_find",
+    "settings_set",
+    "settings_find",
     "webhook",  # the deliveries that go out
 )
 _WEBHOOK = frozenset({"webhook"})
@@ -126,6 +128,22 @@ MODES: dict[str, Mode] = {
     # done otherwise
     "401": Mode("bend", "the key is not the right one any more; 404 and 403 still come first"),
     "db_down": Mode("bend", "Postgres is down: DELETE says 200 and deletes nothing"),
+    "db_lost": Mode(
+        "bend",
+        "Postgres is lost right behind this row of a create, for so long (0: for this create)",
+        _CREATE,
+        {"after": _text("instance", "nothing", "instance", "webhook"), "seconds": _number(0)},
+    ),
+    "kill": Mode(
+        "bend",
+        "the process dies right behind this row of a create, and starts again",
+        _CREATE,
+        {
+            "after": _text("instance", "instance", "webhook", "settings"),
+            "down": _number(0),
+            "warmup": _number(0),
+        },
+    ),
     "no_qr": Mode("bend", 'no QR in time: {"count":0}', _QR, {"seconds": _number(None)}),
     "400_async_remove": Mode(
         "bend",

@@ -15,6 +15,7 @@ from orchestrator.local.evolution.guards import (
 )
 from orchestrator.local.evolution.instances import BAILEYS, Instance, Row, World
 from orchestrator.local.evolution.lists import shaped
+from orchestrator.local.evolution.preferences import settings_find, settings_set
 from orchestrator.local.evolution.subscriptions import webhook_find, webhook_set
 
 #: Observed shares of DELETE refusals on 2.3.7, by the state of the (Baileys) instance.
@@ -246,4 +247,6 @@ OPERATIONS: dict[str, Callable[[World, Call], Awaitable[Reply]]] = {
     "delete": delete,
     "webhook_set": webhook_set,
     "webhook_find": webhook_find,
+    "settings_set": settings_set,
+    "settings_find": settings_find,
 }

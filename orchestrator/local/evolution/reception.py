@@ -12,7 +12,7 @@ from aiohttp import web
 
 from orchestrator.local.evolution import guards, wire
 from orchestrator.local.evolution.faults import Armed
-from orchestrator.local.evolution.guards import Call, Refused, Reply, error
+from orchestrator.local.evolution.guards import Call, Died, Refused, Reply, error
 from orchestrator.local.evolution.instances import World
 from orchestrator.local.evolution.journal import JournalEntry, fingerprint
 from orchestrator.local.evolution.modes import MODES
@@ -31,6 +31,8 @@ _NAMED_ROUTES = {
     ("DELETE", "instance", "delete"): "delete",
     ("POST", "webhook", "set"): "webhook_set",
     ("GET", "webhook", "find"): "webhook_find",
+    ("POST", "settings", "set"): "settings_set",
+    ("GET", "settings", "find"): "settings_find",
 }
 _RESTARTS = frozenset({"restart", "restore"})
 
@@ -38,9 +40,15 @@ _RESTARTS = frozenset({"restart", "restore"})
 class Reception:
     """Takes the requests in. One object for the life of the server, restarts included."""
 
-    def __init__(self, world: World, act: Callable[[Armed, Call], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        world: World,
+        act: Callable[[Armed, Call], Awaitable[None]],
+        die: Callable[[Died], Awaitable[None]],
+    ) -> None:
         self._world = world
         self._act = act
+        self._die = die
         self._late: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
 
@@ -54,6 +62,11 @@ class Reception:
         except asyncio.CancelledError:  # a crash; what has landed by now has landed
             self._record(call, Reply(0))
             raise
+        except Died as death:
+            wire.drop(request.transport)
+            self._record(call, Reply(0, cut_after=0))
+            await self._die(death)
+            return web.Response()
         self._record(call, reply)
         return await wire.send(request, reply, self.stopping)
 
@@ -146,7 +159,11 @@ class Reception:
     async def _land(self, call: Call, seconds: float) -> None:
         """The request that was reported lost arrives after all, and meets what it finds."""
         await asyncio.sleep(seconds)
-        reply = await self._answer(call)
+        try:
+            reply = await self._answer(call)
+        except Died as death:
+            reply = Reply(0)
+            await self._die(death)
         self._world.journal.landed(
             call.applied,
             call.why(f"a late {call.operation}"),

@@ -9,7 +9,7 @@ from aiohttp import web
 from orchestrator.local.evolution import by_hand, control, views, whatsapp
 from orchestrator.local.evolution.door import Door
 from orchestrator.local.evolution.faults import Armed
-from orchestrator.local.evolution.guards import Call
+from orchestrator.local.evolution.guards import Call, Died
 from orchestrator.local.evolution.instances import (
     BAILEYS,
     EVOLUTION,
@@ -20,10 +20,12 @@ from orchestrator.local.evolution.instances import (
 )
 from orchestrator.local.evolution.journal import Journal, Why
 from orchestrator.local.evolution.reception import Reception
+from orchestrator.local.evolution.subscriptions import webhook_row
 from orchestrator.local.evolution.views import View
 
 VERSIONS = ("2.3.6", "2.3.7")
 BY_HAND = Why("by hand")
+_NO_WEBHOOK = {"enabled": True, "events": []}
 
 
 class SimulatedEvolution:
@@ -74,7 +76,7 @@ class SimulatedEvolution:
             seed=seed,
         )
         self._world = World(settings, self.journal)
-        self._reception = Reception(self._world, self._act)
+        self._reception = Reception(self._world, self._act, self._die)
         self._door = Door(host, port)
         self._backup: dict[str, Row] = {}
 
@@ -155,6 +157,9 @@ class SimulatedEvolution:
             case "drop" if name in self._world.memory or name in self._world.rows:
                 self.drop(str(name))
 
+    async def _die(self, death: Died) -> None:
+        await self.restart(warmup=death.warmup, down=death.down)
+
     # -- WhatsApp
 
     def pair(
@@ -213,6 +218,17 @@ class SimulatedEvolution:
             raise ValueError(f"keep must be row or memory, not {keep}")
         by_hand.take_away(self._world, name, BY_HAND, keep=keep)
 
+    def lose(self, name: str, row: str) -> None:
+        """Delete one row of an instance behind its back: ``webhook`` or ``settings``."""
+        if row not in ("webhook", "settings"):
+            raise ValueError(f"row must be webhook or settings, not {row}")
+        by_hand.lose(self._world, self._row(name), row)
+
+    def set_webhook(self, name: str, **changes: object) -> None:
+        """Change fields of an instance's webhook row by hand: ``url``, ``events``, ``enabled``…"""
+        row = self._row(name)
+        row.webhook = {**(row.webhook or webhook_row(row.id, _NO_WEBHOOK)), **changes}
+
     def live(self) -> dict[str, View]:
         """What the process has in memory."""
         return views.live(self._world)
@@ -226,6 +242,12 @@ class SimulatedEvolution:
         if instance is None:
             raise LookupError(f"there is no instance {name!r} in memory")
         return instance
+
+    def _row(self, name: str) -> Row:
+        row = self._world.rows.get(name)
+        if row is None:
+            raise LookupError(f"there is no row of an instance {name!r}")
+        return row
 
     def _must_exist(self, name: str) -> None:
         if name not in self._world.memory and name not in self._world.rows:
@@ -248,6 +270,10 @@ class SimulatedEvolution:
     async def refuse(self, seconds: float) -> None:
         """Refuse new connections for so long (real seconds)."""
         await self._door.refuse(seconds)
+
+    def database(self, *, away: float) -> None:
+        """The database is away for so many seconds; 0: it is back. What runs in memory runs on."""
+        self._world.lose_database(away)
 
     def snapshot(self) -> None:
         """Back the database up."""

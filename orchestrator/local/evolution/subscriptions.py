@@ -66,6 +66,8 @@ async def webhook_set(world: World, call: Call) -> Reply:
     fresh = webhook_row(row.id, wanted)
     if row.webhook is not None:
         fresh |= {"id": row.webhook["id"], "createdAt": row.webhook["createdAt"]}
+        if "headers" not in wanted:
+            fresh["headers"] = row.webhook["headers"]  # those of before
     row.webhook = fresh
     call.applied, call.instance_id = "webhook_set", row.id
     return Reply(201, fresh)

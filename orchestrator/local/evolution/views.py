@@ -16,6 +16,8 @@ class View:
     state: str
     integration: str
     owner_jid: str | None
+    webhook: bool = False  # whether the database has the rows that hang on it
+    settings: bool = False
 
 
 def live(world: World) -> dict[str, View]:
@@ -36,6 +38,8 @@ def rows(world: World) -> dict[str, View]:
             it.connection_status,
             it.integration,
             it.owner_jid,
+            it.webhook is not None,
+            it.setting is not None,
         )
         for it in world.rows.values()
     }

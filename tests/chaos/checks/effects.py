@@ -51,10 +51,19 @@ def s6(e: Evidence) -> Iterator[Violation]:
 
 
 def s8(e: Evidence) -> Iterator[Violation]:
-    """S8 What our requests removed was ours, and a delete carried the birthmark of what it took."""
+    """S8 What our requests removed was ours, and a delete carried the birthmark of what it took.
+
+    What is in memory alone, without a row, has no birthmark that Evolution could compare: if it is
+    ours, the global key may remove it.
+    """
     requests = {entry.sequence: entry for entry in e.journal if entry.kind == "request"}
     strangers = _arrivals_of_strangers(e)
+    rowless: set[str | None] = set()
     for entry in e.journal:
+        if entry.applied in ("half_created", "removed_from_database"):
+            rowless.add(entry.token_hash)
+        elif entry.applied in CREATED:
+            rowless.discard(entry.token_hash)
         by = requests.get(entry.caused_by or 0)
         if entry.applied not in REMOVED or by is None or "rival" in (entry.cause or ""):
             continue
@@ -68,6 +77,8 @@ def s8(e: Evidence) -> Iterator[Violation]:
             "instance",
             entry.token_hash,
         ):
+            if by.key_kind == "global" and entry.token_hash in rowless:
+                continue
             yield of_saga(e.tokens[entry.token_hash], "S8", f"deleted with a {by.key_kind} key")
 
 

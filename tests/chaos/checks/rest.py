@@ -30,7 +30,10 @@ def l3(e: Evidence) -> Iterator[Violation]:
 
 
 def l4(e: Evidence) -> Iterator[Violation]:
-    """L4 No ghosts: every row has its instance, in both of Evolution's views, or says that not."""
+    """L4 No ghosts: every row has its instance, in both of Evolution's views, or says that not.
+
+    And the instance is whole: with the webhook that its row speaks of, and with settings.
+    """
     hashes = {saga_id: token for token, saga_id in e.tokens.items()}
     for id_, row in e.integrations.items():
         name = str(row["config"].get("instance_name"))
@@ -40,6 +43,12 @@ def l4(e: Evidence) -> Iterator[Violation]:
             if view.get(name, {}).get("token_hash") != hashes.get(id_):
                 sentence = f"the row of {name} has no instance in Evolution's {kind}"
                 yield Violation("L4", f"row {id_}", sentence, id_)
+        there = e.rows.get(name, {})
+        wanted = {"settings"} | ({"webhook"} if row["config"].get("webhook_url") else set())
+        lacking = sorted(which for which in wanted if there.get(which) is False)
+        if lacking and id_ not in e.flagged:
+            sentence = f"the instance {name} is there without its {' and '.join(lacking)}"
+            yield Violation("L4", f"row {id_}", sentence, id_)
         if row["status"] == "deleting":
             yield Violation("L4", f"row {id_}", "it says deleting, and nobody deletes it", id_)
 
