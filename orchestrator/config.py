@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from events.addresses import understood
 from orchestrator.api.keys import read_api_keys
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
 from orchestrator.servers import EvolutionServer, check_key, read_servers, refuse_twins
@@ -93,7 +94,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, url: str | None) -> str | None:
-        return _url(url, ("postgresql", "postgres"))
+        return understood(url) if url else None
 
     @field_validator("redis_url")
     @classmethod

@@ -5,6 +5,7 @@ creates it. A later look can prove "mine" without the secret being stored anywhe
 else can make one.
 """
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Final
 from uuid import UUID
 
 _SHORTEST: Final = 32
+HASHED: Final = "sha256:"
+"""How a row says that it keeps no token but the hash of one."""
 
 
 class UnknownKey(Exception):
@@ -66,6 +69,15 @@ class KeyRing:
                 "put it back behind the new one"
             )
         return hmac.digest(key, f"evosaga/{purpose}/{saga_id}".encode(), "sha256").hex()
+
+
+def stored(webhook_token: str) -> str:
+    """What a row keeps of a webhook token: enough to recognise it, too little to show it.
+
+    At most 50 characters, without padding. The token is random, so it needs no salt.
+    """
+    digest = hashlib.sha256(webhook_token.encode(errors="surrogatepass")).digest()
+    return HASHED + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def fingerprint(secret: str) -> str:

@@ -148,7 +148,7 @@ _STATUSES: Final = {
 _COUNTS: Final = """
 SELECT 'sagas' AS what, status, count(*) AS number FROM evosaga.sagas GROUP BY status
 UNION ALL
-SELECT 'integrations', status, count(*) FROM healthcare.integrations
+SELECT 'integrations', status::text, count(*) FROM healthcare.integrations
 WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY status
 """
 _WORK: Final = """

@@ -11,6 +11,7 @@ from events.notices import Notice
 from orchestrator.keeping.facts import Row
 from orchestrator.keeping.judging import Judgement, Record
 from sagas.arbitration import business_key
+from sagas.steps.postgres import AS_STATUS
 
 ALERT: Final = "integration.alert"
 _PAGE: Final = 500
@@ -119,8 +120,8 @@ FROM evosaga.connections
 """
 _OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _FOLLOW: Final = f"""
-UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(),
-    whatsapp_number = coalesce(new.number, row.whatsapp_number)
+UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
+    updated_at = now(), whatsapp_number = coalesce(new.number, row.whatsapp_number)
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
     AS new (id, status, number, updated_at, instance_name, business_key)
 WHERE row.id = new.id AND row.updated_at = new.updated_at AND row.status <> 'deleting'

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from events.upcasting import upcast
 from sagas.definition import Admission, Refusal
+from sagas.steps import rehearsing
 from sagas.vocabulary import DEFAULT_SERVER
 from sagas.weighing import Found, OpenSaga, Policy, Row, arbitrate
 from sagas.world import World
@@ -31,7 +32,7 @@ async def admit(
         world.create_deadline,
         frozenset(world.servers),
     )
-    return arbitrate(found, commands, policy)
+    return await rehearsing.tried(connection, world, commands, arbitrate(found, commands, policy))
 
 
 async def look(
@@ -112,7 +113,8 @@ WITH org AS (
     SELECT saga_id FROM evosaga.sagas
     WHERE {_OPEN} AND behind IS NOT NULL AND organization_id IN (SELECT id FROM org)
 )
-SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name, row.status,
+SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
+       row.status::text,
        row.enabled, row.config ->> 'clinic_id' AS clinic_id,
        born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
        NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts,
