@@ -138,6 +138,17 @@ WHERE (nspname = 'evosaga' OR (nspname = 'healthcare' AND proname = 'save_evolut
 ORDER BY 1, 2
 """
 
+UNGUARDED: Final = """
+SELECT format('evosaga.%s', relname) AS name FROM pg_class
+WHERE relnamespace = 'evosaga'::regnamespace AND relkind IN ('r', 'p') AND NOT relrowsecurity
+ORDER BY 1
+"""
+IN_CLEAR: Final = """
+SELECT count(*) FROM healthcare.integrations
+WHERE type = 'whatsapp' AND provider = 'evolution' AND webhook_token <> ''
+  AND left(webhook_token, 7) <> 'sha256:'
+"""
+
 
 async def close(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Shut everything of ours, inside the caller's transaction."""

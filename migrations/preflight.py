@@ -15,7 +15,11 @@ class Unfit(Exception):
 
 
 class ReadOnly(Exception):
-    """Nothing can be written there: a standby, or somebody's setting. Somewhere else it can."""
+    """Nothing can be written there: a standby, which is ``passing``, or somebody's setting."""
+
+    def __init__(self, sentence: str, *, passing: bool) -> None:
+        super().__init__(sentence)
+        self.passing = passing
 
 
 async def troubles(connection: Any) -> list[Misfit]:
@@ -35,10 +39,10 @@ async def read_only(connection: Any) -> ReadOnly | None:
     """Why nothing can be written there, if that is so."""
     row = await connection.fetchrow(_DATABASE)
     if row["standby"]:
-        return ReadOnly("it is a standby: let EVOSAGA_DATABASE_URL lead to the primary")
+        return ReadOnly("it is a standby: let EVOSAGA_DATABASE_URL lead to the primary", passing=True)
     if row["read_only"]:
         cure = f"ALTER DATABASE {row['quoted']} RESET default_transaction_read_only, or of the role"
-        return ReadOnly(f"default_transaction_read_only is on: {cure}")
+        return ReadOnly(f"default_transaction_read_only is on: {cure}", passing=False)
     return None
 
 
