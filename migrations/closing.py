@@ -96,7 +96,8 @@ BEGIN
     END IF;
 
     -- The RPC works with the rights of whoever calls it.
-    IF mine AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') THEN
+    IF mine AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role'
+                        AND NOT has_table_privilege(oid, theirs, 'DELETE')) THEN
         GRANT USAGE ON SCHEMA healthcare TO service_role;
         GRANT SELECT, INSERT, UPDATE, DELETE ON healthcare.integrations TO service_role;
     END IF;
