@@ -21,51 +21,50 @@ _SSL_WORDS_OFF: Final = {"false": "disable", "0": "disable", "off": "disable", "
 _SESSIONS: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 _FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
-_OURS: Final = frozenset(
-    "host port dbname database user password passfile service sslmode sslcert sslkey sslrootcert "
-    "sslnegotiation sslcrl sslpassword ssl_min_protocol_version ssl_max_protocol_version "
-    "target_session_attrs krbsrvname gsslib".split()
-)
+_DRIVERS_OWN: Final = """
+host port dbname database user password passfile service sslmode sslcert sslkey sslrootcert
+sslnegotiation sslcrl sslpassword ssl_min_protocol_version ssl_max_protocol_version
+target_session_attrs krbsrvname gsslib
+"""
 """What asyncpg reads."""
 _TRANSLATED: Final = {
     "applicationname": "application_name",
     "fallback_application_name": "application_name",
     "targetservertype": "target_session_attrs",
-    "dbuser": "user",
 }
-_SOMEBODY_ELSES: Final = frozenset(
-    # libpq
-    "channel_binding client_encoding connect_timeout gssdelegation gssencmode keepalives "
-    "keepalives_count keepalives_idle keepalives_interval load_balance_hosts replication "
-    "require_auth requirepeer requiressl scram_client_key scram_server_key sslcertmode "
-    "sslcompression sslkeylogfile sslsni tcp_user_timeout min_protocol_version "
-    "max_protocol_version "
-    # Prisma
-    "connection_limit max_connection_lifetime max_idle_connection_lifetime pgbouncer pool_timeout "
-    "schema single_use_connections socket_timeout sslaccept sslidentity statement_cache_size "
-    # Supabase, Vercel, Neon
-    "endpoint pool_mode sslpolicy supa workaround "
-    # SQLAlchemy, asyncpg, Django
-    "async_fallback command_timeout conn_health_checks conn_max_age max_overflow pool pool_pre_ping "
-    "pool_recycle pool_size prepared_statement_cache_size prepared_statement_name_func timeout "
-    # node-postgres, postgres.js, TypeORM, Sequelize
-    "allowexitonidle connectiontimeoutmillis fetch_types idle_timeout idletimeoutmillis keepalive "
-    "max max_lifetime maxuses min prepare query_timeout simple_query synchronize "
-    "uselibpqcompat "
-    # JDBC, Npgsql
-    "binarytransfer connecttimeout currentschema logintimeout loglevel minpoolsize maxpoolsize "
-    "pooling preparethreshold reconnect rewritebatchedinserts sockettimeout sslfactory "
-    "stringtype tcpkeepalive "
-    # pgx, lib/pq
-    "binary_parameters default_query_exec_mode description_cache_capacity disable_prepared_binary_"
-    "result pool_health_check_period pool_max_conn_idle_time pool_max_conn_lifetime "
-    "pool_max_conn_lifetime_jitter pool_max_conns pool_min_conns pool_min_idle_conns "
-    "prefer_simple_protocol statement_cache_capacity statement_cache_mode "
-    # Rails, Doctrine, Ecto
-    "adapter charset checkout_timeout encoding prepared_statements reaping_frequency serverversion "
-    "server_version socket_options".split()
-)
+# By whose they are: libpq; Prisma; Supabase, Vercel, Neon; SQLAlchemy, asyncpg, Django; Node's;
+# JDBC, Npgsql; pgx, lib/pq; Rails, Doctrine, Ecto.
+_OTHERS_OWN: Final = """
+channel_binding client_encoding connect_timeout gssdelegation gssencmode keepalives
+keepalives_count keepalives_idle keepalives_interval load_balance_hosts replication require_auth
+requirepeer requiressl scram_client_key scram_server_key sslcertmode sslcompression sslkeylogfile
+sslsni tcp_user_timeout min_protocol_version max_protocol_version
+
+connection_limit max_connection_lifetime max_idle_connection_lifetime pgbouncer pool_timeout schema
+single_use_connections socket_timeout sslaccept sslidentity statement_cache_size
+
+endpoint pool_mode sslpolicy supa workaround
+
+async_fallback command_timeout conn_health_checks conn_max_age max_overflow pool pool_pre_ping
+pool_recycle pool_size prepared_statement_cache_size prepared_statement_name_func timeout
+
+allowexitonidle connectiontimeoutmillis fetch_types idle_timeout idletimeoutmillis keepalive max
+max_lifetime maxuses min prepare query_timeout simple_query synchronize uselibpqcompat
+
+binarytransfer connecttimeout currentschema logintimeout loglevel minpoolsize maxpoolsize pooling
+preparethreshold reconnect rewritebatchedinserts sockettimeout sslfactory stringtype tcpkeepalive
+
+binary_parameters default_query_exec_mode description_cache_capacity disable_prepared_binary_result
+pool_health_check_period pool_max_conn_idle_time pool_max_conn_lifetime
+pool_max_conn_lifetime_jitter pool_max_conns pool_min_conns pool_min_idle_conns
+prefer_simple_protocol statement_cache_capacity statement_cache_mode
+
+adapter charset checkout_timeout encoding prepared_statements reaping_frequency serverversion
+server_version socket_options
+"""
 """What only steers another client: poolers are noticed, deadlines and names of schemas are ours."""
+_OURS: Final = frozenset(_DRIVERS_OWN.split())
+_SOMEBODY_ELSES: Final = frozenset(_OTHERS_OWN.split())
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_.]*")
 
 

@@ -1,9 +1,9 @@
 """Who may look: shut again after every migration, whatever the database gives away by itself.
 
-Supabase hands the roles ``anon`` and ``authenticated`` rights on whatever is made, and Postgres lets
-everybody call a new function. So all that is ours is taken from them, has row level security on,
-and is open to its owner and to the role ``evosaga_service`` alone. Nothing is written where nothing
-is open. What is not ours is left as it is; ``evosaga doctor`` says what is open there (``OPEN``).
+Supabase hands the roles ``anon`` and ``authenticated`` rights on whatever is made, and Postgres
+lets everybody call a new function. So all that is ours is taken from them, has row level security
+on, and is open to its owner and to the role ``evosaga_service`` alone. Nothing is written where
+nothing is open. What is not ours is left as it is; ``evosaga doctor`` says what is open there.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ DECLARE
 BEGIN
     SELECT pg_has_role(relowner, 'USAGE') AND (
         obj_description(oid, 'pg_class') = 'made by evosaga'
-        -- Older releases left no note. Theirs was made right behind evosaga.relay, and is as it was.
+        -- Older releases left no note: theirs was made behind evosaga.relay, and is as it was.
         OR (oid > 'evosaga.relay'::regclass AND NOT relrowsecurity AND NOT relhastriggers
             AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid)
             AND (SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
@@ -70,6 +70,11 @@ BEGIN
     END IF;
 
     IF service THEN
+        IF NOT has_database_privilege('evosaga_service', current_database(), 'CONNECT')
+            AND (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database
+                 WHERE datname = current_database()) THEN
+            EXECUTE format('GRANT CONNECT ON DATABASE %I TO evosaga_service', current_database());
+        END IF;
         FOR one IN SELECT nspname AS name FROM pg_namespace
             WHERE nspname IN ('evosaga', 'healthcare') AND pg_has_role(nspowner, 'USAGE')
               AND NOT has_schema_privilege('evosaga_service', oid, 'USAGE')

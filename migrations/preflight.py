@@ -5,7 +5,6 @@ from typing import Any, Final
 from sagas.fitting import Misfit
 
 
-
 class Unfit(Exception):
     """The operator must change the database first; it was left as it is."""
 
@@ -39,7 +38,8 @@ async def read_only(connection: Any) -> ReadOnly | None:
     """Why nothing can be written there, if that is so."""
     row = await connection.fetchrow(_DATABASE)
     if row["standby"]:
-        return ReadOnly("it is a standby: let EVOSAGA_DATABASE_URL lead to the primary", passing=True)
+        cure = "let EVOSAGA_DATABASE_URL lead to the primary"
+        return ReadOnly(f"it is a standby: {cure}", passing=True)
     if row["read_only"]:
         cure = f"ALTER DATABASE {row['quoted']} RESET default_transaction_read_only, or of the role"
         return ReadOnly(f"default_transaction_read_only is on: {cure}", passing=False)
@@ -64,7 +64,8 @@ async def rights(connection: Any) -> list[Misfit]:
         if row[f"{name}_there"] and not row[f"{name}_usable"]
     ]
     if row["owner"] is not None and not row["owned"]:
-        said = f"healthcare.integrations belongs to {row['owner']}, and an index is its owner's to make"
+        whose = f"healthcare.integrations belongs to {row['owner']}"
+        said = f"{whose}, and only its owner can add an index"
         found.append(Misfit(said, f"migrate as that role, or GRANT {row['owner']} TO {row['me']}"))
     return found
 

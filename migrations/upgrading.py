@@ -122,8 +122,9 @@ async def _build(connection: Any) -> None:
     await connection.execute(f"SET lock_timeout = '{_PATIENCE}'")
     try:
         await connection.execute(
-            f"CREATE UNIQUE INDEX CONCURRENTLY {_NARROW} ON {TABLE} (organization_id, type, provider)"
-            " WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
+            f"CREATE UNIQUE INDEX CONCURRENTLY {_NARROW} ON {TABLE} "
+            "(organization_id, type, provider) "
+            "WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
         )
     except asyncpg.UniqueViolationError:
         await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS healthcare.{_NARROW}")

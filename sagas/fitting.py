@@ -91,7 +91,8 @@ def _misfit(name: str, column: Mapping[str, Any]) -> Misfit | None:
     if column["generated"]:
         return Misfit(f"{shown} is generated, so nobody can write it", "make it an ordinary column")
     if name == "whatsapp_number" and column["never_null"]:
-        return Misfit(f"{shown} must not be null, and at first there is none", f"{alter} DROP NOT NULL")
+        said = f"{shown} must not be null, and at first there is none"
+        return Misfit(said, f"{alter} DROP NOT NULL")
     return _wrong_type(name, column, shown, alter)
 
 
@@ -119,7 +120,8 @@ def _wrong_type(name: str, column: Mapping[str, Any], shown: str, alter: str) ->
         return Misfit(f"{said}, and evosaga keeps a text there", f"{alter} {using}")
     longest = max((len(word) for word in words), default=_LENGTHS.get(name, 0))
     if column["length"] is not None and column["length"] < longest:
-        return Misfit(f"{said}, and evosaga writes up to {longest} characters", f"{alter} TYPE text")
+        said = f"{said}, and evosaga writes up to {longest} characters"
+        return Misfit(said, f"{alter} TYPE text")
     return None
 
 
@@ -140,7 +142,8 @@ class Table:
     async def plain(self, connection: Any) -> bool:
         """Whether the table refuses nothing but what our own index refuses."""
         if time.monotonic() >= self._until:
-            self._plain = not await connection.fetchval(_STRANGE, list(_WRITTEN), ONE_ENABLED, POLICY)
+            about = (list(_WRITTEN), ONE_ENABLED, POLICY)
+            self._plain = not await connection.fetchval(_STRANGE, *about)
             self._until = time.monotonic() + _AGAIN_SECONDS
         return self._plain
 

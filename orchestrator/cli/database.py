@@ -1,7 +1,7 @@
 """What ``doctor`` and a start look at in Postgres, beyond whether it is there.
 
-The same looks as ``evosaga migrate`` has (``migrations.preflight``, ``sagas.fitting``), and who else
-may read what is there. Nothing is changed: the row that is tried for is taken back.
+The same looks as ``evosaga migrate`` has (``migrations.preflight``, ``sagas.fitting``), and who
+else may read what is there. Nothing is changed: the row that is tried for is taken back.
 """
 
 from __future__ import annotations

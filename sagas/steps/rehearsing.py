@@ -7,13 +7,14 @@ a check, a trigger. What they refuse is refused before Evolution is asked for an
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from sagas.definition import Admission, Refusal
-from sagas.fitting import ONE_ENABLED, POLICY, TABLE, Misfit
+from sagas.fitting import ONE_ENABLED, TABLE, Misfit
 from sagas.outcome import Held, Rejected
 from sagas.steps import postgres
 from sagas.world import StepContext, World
@@ -25,6 +26,9 @@ UNFIT: Final = "table_unfit"
 _Verdicts: TypeAlias = Sequence[Admission | Refusal]
 _Try: TypeAlias = Callable[[Any, Sequence[StepContext]], Awaitable[None]]
 _LONGEST: Final = 200
+_FOREIGN_KEYS: Final = 5
+"""So many on the organization alone are looked through."""
+_GRANT: Final = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, and look at its policies"
 
 
 class Unready(asyncpg.ObjectNotInPrerequisiteStateError):
@@ -46,8 +50,7 @@ def understood(error: BaseException) -> Rejected | Held | None:
         return None
     state = error.sqlstate or ""
     if state == "42501":
-        grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, and look at its policies"
-        return Held(FORBIDDEN, f"Postgres forbids it ({_said(error)}): {grant}")
+        return Held(FORBIDDEN, f"Postgres forbids it ({_said(error)}): {_GRANT}")
     if state in ("42703", "42P01", "42804", "42883", "42704", "22P02", "428C9", "3F000"):
         return Held(UNFIT, f"{TABLE} does not fit ({_said(error)}): see evosaga doctor")
     if state[:2] in ("22", "23", "P0", "44"):
@@ -56,7 +59,8 @@ def understood(error: BaseException) -> Rejected | Held | None:
 
 
 def _of_ours(error: asyncpg.PostgresError) -> bool:
-    return error.schema_name == "evosaga" or error.constraint_name == ONE_ENABLED  # type: ignore[attr-defined]
+    about = (getattr(error, "schema_name", None), getattr(error, "constraint_name", None))
+    return about[0] == "evosaga" or about[1] == ONE_ENABLED
 
 
 def _rule(error: asyncpg.PostgresError) -> str:
@@ -72,13 +76,14 @@ def _rule(error: asyncpg.PostgresError) -> str:
         case asyncpg.ForeignKeyViolationError() if where != TABLE:
             return f"the foreign key {name} of {where} still points at the row"
         case asyncpg.ForeignKeyViolationError():
-            return f"the foreign key {name} of {TABLE} refuses the row: what it points at is not there"
+            return f"the foreign key {name} of {TABLE} refuses the row: what it names is not there"
         case asyncpg.UniqueViolationError():
             other = "another row, perhaps a disabled one, has the same values"
             return f"the unique constraint {name} of {TABLE} refuses the row: {other}"
         case asyncpg.NotNullViolationError():
             column = getattr(error, "column_name", None)
-            return f"the column {column} of {where} must not be null, and evosaga can't know its value"
+            said = f"the column {column} of {where} must not be null"
+            return f"{said}, and evosaga can't know its value"
         case asyncpg.IntegrityConstraintViolationError() if name:
             return f"the constraint {name} of {where} refuses the row"
     return f"{TABLE} refuses the row: {_said(error)}"
@@ -186,18 +191,16 @@ async def rehearse(connection: Any) -> list[Misfit]:
     transaction = connection.transaction()
     await transaction.start()
     try:
-        for _ in range(4):
-            error = await _outcome(connection, lambda: _life(connection, organization))
-            if error is None:
-                return found
-            if isinstance(error, asyncpg.LockNotAvailableError):
-                return found
+        for _ in range(_FOREIGN_KEYS):
+            error = await _outcome(connection, partial(_life, connection, organization))
+            if error is None or isinstance(error, asyncpg.LockNotAvailableError):
+                break
             known = await _known_organization(connection, error)
             if known is None:
                 return [*found, _misfit(error)]
             found.append(_only_known(error))
-            if known == organization or not isinstance(known, UUID):
-                return found
+            if not isinstance(known, UUID) or known == organization:
+                break
             organization = known
         return found
     finally:
@@ -217,27 +220,21 @@ async def _life(connection: Any, organization: UUID) -> None:
     for status, number in (("connected", "5511999990000"), ("disconnected", "5511999990000")):
         if not await connection.fetch(_SETTLE, id_, status, number):
             raise _Swallowed
-    await _each(connection, id_)
-
-
-async def _each(connection: Any, id_: UUID) -> None:
     for change in (_MARK, _DELETE):
         if not await connection.fetch(change, [id_]):
             raise _Swallowed
 
 
 def _misfit(error: Exception) -> Misfit:
-    match understood(error):
-        case Rejected(message=message):
-            said = message
-            cure = _CURES.get(type(error), "change that rule, so that evosaga's rows fit")
-            return Misfit(said, cure)
-        case Held(message=message):
-            said, _, cure = message.rpartition(": ")
-            if isinstance(error, asyncpg.InsufficientPrivilegeError):
-                return Misfit(f"this role may not write rows of {TABLE}", cure)
-            return Misfit(said, "its columns must be those of the documentation")
-    raise error
+    why = understood(error)
+    if why is None:
+        raise error
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return Misfit(f"this role may not write rows of {TABLE} ({_said(error)})", _GRANT)
+    if isinstance(why, Held) and isinstance(error, asyncpg.PostgresError):
+        cure = "its columns must be the documented"
+        return Misfit(f"{TABLE} does not fit ({_said(error)})", cure)
+    return Misfit(why.message, _CURES.get(type(error), "change that rule, so that such rows fit"))
 
 
 def _only_known(error: Exception) -> Misfit:
@@ -294,4 +291,3 @@ JOIN pg_attribute AS other ON other.attrelid = confrelid AND other.attnum = conf
 WHERE conrelid = '{TABLE}'::regclass AND conname = $1 AND contype = 'f'
   AND cardinality(conkey) = 1 AND mine.attname = 'organization_id'
 """  # noqa: S608
-__all__ = ["POLICY", "rehearse", "tried", "understood"]

@@ -1,6 +1,7 @@
 """Who may look: Supabase's roles and everybody may not, and a role of least privilege may work."""
 
 import asyncio
+import contextlib
 import json
 import re
 import uuid
@@ -61,10 +62,8 @@ async def admin(servers: Servers) -> AsyncIterator["asyncpg.Connection[asyncpg.R
 async def roles(admin: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Supabase's. They are the cluster's, so other tests of this run have them, too."""
     for role in (*STRANGERS, "service_role", "evosaga_service"):
-        try:
+        with contextlib.suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
             await admin.execute(f"CREATE ROLE {role} NOLOGIN")
-        except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
-            pass
 
 
 @pytest.fixture

@@ -150,8 +150,7 @@ SERVED = {
     "a deferred foreign key": f"CREATE TABLE organizations (id uuid PRIMARY KEY); "
     f"INSERT INTO organizations VALUES ('{KNOWN}');"
     + altered(
-        "ADD FOREIGN KEY (organization_id) REFERENCES organizations "
-        "DEFERRABLE INITIALLY DEFERRED"
+        "ADD FOREIGN KEY (organization_id) REFERENCES organizations DEFERRABLE INITIALLY DEFERRED"
     ),
 }
 
