@@ -11,7 +11,6 @@ from uuid import UUID
 
 from events.upcasting import upcast
 from sagas.definition import Admission, Refusal
-from sagas.steps import rehearsing
 from sagas.vocabulary import DEFAULT_SERVER
 from sagas.weighing import Found, OpenSaga, Policy, Row, arbitrate
 from sagas.world import World
@@ -32,7 +31,7 @@ async def admit(
         world.create_deadline,
         frozenset(world.servers),
     )
-    return await rehearsing.tried(connection, world, commands, arbitrate(found, commands, policy))
+    return arbitrate(found, commands, policy)
 
 
 async def look(
