@@ -46,8 +46,7 @@ async def look_at_database(pool: Pool) -> AsyncGenerator[Finding, None]:
         if not found:
             found += await rehearse(connection)
         for misfit in found:
-            verdict = "bad" if misfit.fatal else "ok"
-            yield Finding("integrations", verdict, misfit.said, misfit.cure)
+            yield Finding("integrations", "bad" if misfit.fatal else "ok", misfit.said, misfit.cure)
         if not any(misfit.fatal for misfit in found):
             yield Finding("integrations", "ok", "a row of ours fits into healthcare.integrations")
         async for finding in _look_at_doors(connection):

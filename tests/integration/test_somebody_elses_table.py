@@ -299,6 +299,26 @@ async def test_a_row_that_others_point_at_is_not_begun_to_be_deleted(
         assert gone.status == "completed"
 
 
+async def test_our_own_table_is_looked_at_once_a_minute_and_no_row_is_tried_for(
+    pool: Pool, settings: Settings, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    assert settings.database_url is not None
+    await migrations.migrate(settings.database_url)
+    await pool.execute("CREATE SEQUENCE tries")
+    async with running_worker(settings) as worker:
+        async with pool.acquire() as connection:
+            assert await worker.world.table.plain(connection)
+        # Seen only a minute later, so only the row itself sets it off.
+        await pool.execute(
+            "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM nextval('public.tries'); RETURN NEW; END $$;"
+            "CREATE TRIGGER noted BEFORE INSERT ON healthcare.integrations "
+            "FOR EACH ROW EXECUTE FUNCTION noted()"
+        )
+        assert (await outcome(pool, await publish(redis, create()))).status == "completed"
+    assert await pool.fetchval("SELECT last_value FROM tries") == 1
+
+
 async def test_a_rule_that_nobody_knew_of_costs_one_try(
     pool: Pool, settings: Settings, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
