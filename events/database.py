@@ -1,6 +1,7 @@
 """Connections to Postgres, direct or through a pooler in transaction mode."""
 
 from typing import Final, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -41,17 +42,42 @@ TRANSIENT: Final = (
 """What passes when Postgres is well again: restarts, failovers, full disks, deadlocks, cuts."""
 
 
+class StatementMode(Exception):
+    """The pooler in front of Postgres gives each statement away alone: the operator must change it.
+
+    Nothing that has to happen together can be done there.
+    """
+
+
 async def behind_pooler(url: str) -> bool:
-    """Whether something like PgBouncer stands in front of Postgres.
+    """Whether something like PgBouncer stands in front of Postgres. Raises ``StatementMode``.
 
     A pooler hands out a process id of its own, which differs from that of the backend.
     """
     connection = await asyncpg.connect(url, statement_cache_size=0, timeout=_CONNECT_TIMEOUT)
     try:
         backend = await connection.fetchval("SELECT pg_backend_pid()", timeout=_COMMAND_TIMEOUT)
-        return bool(connection.get_server_pid() != backend)
+        pooled = bool(connection.get_server_pid() != backend)
+        if pooled:
+            await _require_transactions(connection)
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT)
+    return pooled
+
+
+async def _require_transactions(connection: Connection) -> None:
+    """Begin one, which PgBouncer in statement mode answers by closing the door."""
+    try:
+        await connection.execute("BEGIN", timeout=_COMMAND_TIMEOUT)
+        await connection.execute("ROLLBACK", timeout=_COMMAND_TIMEOUT)
+    except asyncpg.PostgresError as error:
+        if "statement pooling" not in str(error):
+            raise
+        raise StatementMode(
+            "the pooler in front of Postgres is in statement mode, which has no transactions: set "
+            "pool_mode = transaction (or session) there, or let EVOSAGA_DATABASE_URL lead to "
+            "Postgres itself"
+        ) from error
 
 
 async def open_pool(url: str, *, size: int = 8) -> Pool:
@@ -68,10 +94,16 @@ async def open_pool(url: str, *, size: int = 8) -> Pool:
         timeout=_CONNECT_TIMEOUT,
         command_timeout=_COMMAND_TIMEOUT,
         statement_cache_size=0 if pooled else 256,
-        server_settings={} if pooled else _SERVER_SETTINGS,
+        server_settings={} if pooled else _settings(url),
         reset=_reset,
     )
     return pool
+
+
+def _settings(url: str) -> dict[str, str]:
+    """What a session is given; what the URL says of it goes before."""
+    said = dict(parse_qsl(urlsplit(url).query))
+    return {name: value for name, value in _SERVER_SETTINGS.items() if name not in said}
 
 
 async def _reset(connection: Connection) -> None:

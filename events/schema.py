@@ -266,6 +266,7 @@ integrations = Table(
     _timestamp("created_at"),
     _timestamp("updated_at"),
     schema="healthcare",
+    comment="made by evosaga",
 )
 Index(
     "one_enabled_integration_an_organization",
@@ -273,6 +274,6 @@ Index(
     integrations.c.type,
     integrations.c.provider,
     unique=True,
-    postgresql_where=text("enabled"),
+    postgresql_where=text("type = 'whatsapp' AND provider = 'evolution' AND enabled"),
 )
 Index("integrations_by_instance", text("(config ->> 'instance_name')"), _table=integrations)

@@ -1,14 +1,19 @@
 """Alembic migrations, configured in pyproject.toml and run by ``evosaga migrate``."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import structlog
 
 from events.database import Connection
 
+if TYPE_CHECKING:
+    from sagas.fitting import Misfit
+
 SCHEMA: Final = "evosaga"
+LOCK: Final = 0x65766F5341474101
+"""One migration at a time, whoever starts them: of a transaction, so a pooler can't leak it."""
 _VERSIONS: Final = Path(__file__).parent / "versions"
 _logger = structlog.get_logger("evosaga.migrations")
 
@@ -26,15 +31,17 @@ def head() -> str:
     return max(path.stem for path in _VERSIONS.glob("[0-9]*.py")).partition("_")[0]
 
 
-async def migrate(database_url: str, revision: str = "head") -> None:
+async def migrate(database_url: str, revision: str = "head") -> "list[Misfit]":
     """Bring the database to ``revision``. Safe to run from several processes at once.
 
-    Raises ``SchemaBusy`` when a table is not to be had, and a migration's own refusal.
+    What of the integrations table keeps out some rows is the answer. Raises ``SchemaBusy`` when a
+    table is not to be had, ``Unfit`` and ``ReadOnly`` of ``migrations.preflight`` where it can't be
+    done, and a migration's own refusal; nothing is changed then.
     """
     from migrations.upgrading import upgrade  # slow, and most who look at the schema never migrate
 
     try:
-        await upgrade(database_url, revision)
+        return await upgrade(database_url, revision)
     except asyncpg.LockNotAvailableError as error:
         told = "a transaction of somebody else's has held a table for 5 s"
         raise SchemaBusy(f"{told}; nothing was changed, try again") from error

@@ -7,15 +7,14 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from events.schema import metadata
-from migrations import SCHEMA, migrate
-
-# One migration at a time, whoever starts them: transaction-scoped, so a pooler can't leak it.
-_MIGRATION_LOCK = 0x65766F5341474101
+from migrations import LOCK, SCHEMA, migrate
 
 
 def _run(connection: Connection) -> None:
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+    # IF NOT EXISTS wants the right to make one even where there is nothing to be made.
+    if connection.execute(text(f"SELECT to_regnamespace('{SCHEMA}')")).scalar() is None:
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     context.configure(
         connection=connection,
         target_metadata=metadata,

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from events.addresses import understood
 from orchestrator.api.keys import read_api_keys
 from orchestrator.dotenv import DOTENV, DotenvError, dotenv, said_in
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, url: str | None) -> str | None:
-        return _url(url, ("postgresql", "postgres"))
+        return understood(url) if url else None
 
     @field_validator("redis_url")
     @classmethod

@@ -214,11 +214,11 @@ WHERE status IN ('running', 'compensating', 'failed')
 """  # noqa: S608  # constants only
 # Whom no check has seen yet is as its row says.
 _PHONES: Final = """
-SELECT coalesce(seen.state, row.status) AS state, count(*) AS number
+SELECT coalesce(seen.state, row.status::text) AS state, count(*) AS number
 FROM healthcare.integrations AS row
 LEFT JOIN evosaga.connections AS seen ON seen.integration_id = row.id
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution' AND row.enabled
-  AND row.status <> 'deleting' AND NOT coalesce(seen.state, row.status) = ANY($2)
+  AND row.status::text <> 'deleting' AND NOT coalesce(seen.state, row.status::text) = ANY($2)
   AND ($1::uuid IS NULL OR row.organization_id = $1)
 GROUP BY 1
 """

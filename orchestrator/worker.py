@@ -32,6 +32,7 @@ from orchestrator.intake.reading import Message, subscribed
 from orchestrator.intake.turns import Turns
 from orchestrator.outages import passes
 from orchestrator.steering.steer import STEERING, Again, Steering, steer
+from sagas.steps.rehearsing import Unready
 from sagas.world import World
 
 _logger = structlog.get_logger("evosaga.worker")
@@ -39,6 +40,12 @@ _RECLAIM_AFTER: Final = 5.0
 """Seconds after which a message that nobody acknowledged is given to another worker."""
 _RIVALS: Final = 5
 """Times in a row that a command may lose against others who ask for the same."""
+_UNREADY: Final = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+)
+"""What an operator has to mend in Postgres; until then commands wait on the stream."""
 _STEERING_AT_ONCE: Final = 200
 """Sagas that are replayed or cancelled at the same time before the next ones have to wait."""
 _PATIENCE: Final = 3
@@ -302,13 +309,14 @@ class CommandReader:
                 if doubtful:
                     await self._take_up([a.saga_id for a in answers if a.kind == "known"])
                 return answers
-            except (*TRANSIENT, asyncpg.UniqueViolationError) as trouble:
+            except (*TRANSIENT, asyncpg.UniqueViolationError, *_UNREADY) as trouble:
                 # Who loses against others who ask for the same is no poison, unless it never ends.
                 rivals += isinstance(trouble, asyncpg.UniqueViolationError)
                 if rivals > _RIVALS:
                     raise
                 doubtful = True
-                _logger.warning("accepting waits", reason=type(trouble).__name__)
+                said = str(trouble) if isinstance(trouble, Unready) else type(trouble).__name__
+                _logger.warning("accepting waits", reason=said)
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
 

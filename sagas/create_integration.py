@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, retryable
-from sagas.steps import admission, cache, evolution, notify, pairing, postgres
+from sagas.steps import admission, cache, evolution, notify, pairing, postgres, rehearsing
 from sagas.vocabulary import ClinicName, InstanceName, PhoneNumber, ServerName, WebhookUrl
 
 
@@ -33,6 +33,7 @@ CREATE_INTEGRATION: Final = Saga(
     command="integration.create",
     input=CreateIntegration,
     admit=admission.admit,
+    rehearse=rehearsing.tried,
     steps=(
         compensatable(
             "evolution",

@@ -166,6 +166,16 @@ Called inside the accepting transaction, before the business key is claimed and 
 so that what another worker committed in between is seen. It reads and never writes.
 """
 
+Rehearse: TypeAlias = Callable[
+    [Any, Any, Sequence[tuple[UUID, Any]], Sequence[Admission | Refusal]],
+    Awaitable[Sequence[Admission | Refusal]],
+]
+"""``async (connection, world, [(saga id, input)], verdicts) -> verdicts``, in order.
+
+Called inside the accepting transaction, once, for what was admitted: whatever it tries for there it
+takes back, and what would not work is refused before anything is done outside.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Saga:
@@ -181,6 +191,7 @@ class Saga:
     internal: bool = False
     """We start it ourselves, to keep things true; nobody else is told of its command, and from
     outside it is obeyed only when the log has it as the follow-up of an event."""
+    rehearse: Rehearse | None = None
 
     def __post_init__(self) -> None:
         _refuse_wrong_order(self)

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
-from sagas.steps import admission, cache, evolution, notify, postgres
+from sagas.steps import admission, cache, evolution, notify, postgres, rehearsing
 from sagas.vocabulary import ExistingName
 
 
@@ -26,6 +26,7 @@ DELETE_INTEGRATION: Final = Saga(
     command="integration.delete",
     input=DeleteIntegration,
     admit=admission.admit,
+    rehearse=rehearsing.tried,
     steps=(
         compensatable(
             "mark",

@@ -5,6 +5,7 @@ creates it. A later look can prove "mine" without the secret being stored anywhe
 else can make one.
 """
 
+import base64
 import hashlib
 import hmac
 import re
@@ -15,6 +16,8 @@ from uuid import UUID
 _SHORTEST: Final = 32
 BIRTHMARK: Final = re.compile(r"[0-9a-f]{64}")
 """What a birthmark looks like, whoever made it and under whichever key."""
+HASHED: Final = "sha256:"
+"""How a row says that it keeps no token but the hash of one."""
 
 
 class UnknownKey(Exception):
@@ -75,6 +78,15 @@ class KeyRing:
                 "put it back behind the new one"
             )
         return hmac.digest(key, f"evosaga/{purpose}/{saga_id}".encode(), "sha256").hex()
+
+
+def stored(webhook_token: str) -> str:
+    """What a row keeps of a webhook token: enough to recognise it, too little to show it.
+
+    At most 50 characters, without padding. The token is random, so it needs no salt.
+    """
+    digest = hashlib.sha256(webhook_token.encode(errors="surrogatepass")).digest()
+    return HASHED + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def fingerprint(secret: str) -> str:

@@ -8,6 +8,7 @@ from uuid import UUID
 import httpx
 from redis.asyncio import Redis
 
+from sagas.fitting import Table
 from sagas.ownership import KeyRing
 from sagas.steps.evolution_api import EvolutionApi
 from sagas.steps.unconfigured import server_named
@@ -29,6 +30,7 @@ class World:
     ``watch_after``: when, in seconds, an instance that should not be there is looked for again.
     ``create_deadline``: a create that is not done after so many seconds is undone; None: never.
     ``pool``: our Postgres, for probes alone; an effect there joins the commit of its event.
+    ``table``: what is known of the rules of ``healthcare.integrations``.
     """
 
     servers: Mapping[str, EvolutionApi]
@@ -42,6 +44,7 @@ class World:
     watch_after: tuple[float, ...] = (10.0, 60.0, 300.0, 1800.0)
     create_deadline: float | None = None
     pool: Any = None
+    table: Table = field(default_factory=Table)
 
     def server(self, name: str) -> EvolutionApi:
         """The Evolution server of that name, or what stands in for one that is not configured."""

@@ -113,8 +113,11 @@ INSERT INTO evosaga.relay (stream) VALUES ('evosaga:events');
 """
 
 INTEGRATIONS = """
-CREATE SCHEMA IF NOT EXISTS healthcare;
-CREATE TABLE IF NOT EXISTS healthcare.integrations (
+-- Asked first, since IF NOT EXISTS wants the right to make one even where nothing is to be made.
+DO $$ BEGIN
+IF to_regnamespace('healthcare') IS NULL THEN CREATE SCHEMA healthcare; END IF;
+IF to_regclass('healthcare.integrations') IS NOT NULL THEN RETURN; END IF;
+CREATE TABLE healthcare.integrations (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     organization_id uuid        NOT NULL,
     type            text        NOT NULL DEFAULT 'whatsapp',
@@ -127,6 +130,8 @@ CREATE TABLE IF NOT EXISTS healthcare.integrations (
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON TABLE healthcare.integrations IS 'made by evosaga';
+END $$;
 ALTER TABLE healthcare.integrations
     ADD COLUMN IF NOT EXISTS enabled boolean NOT NULL DEFAULT true,
     ADD COLUMN IF NOT EXISTS config jsonb NOT NULL DEFAULT '{}'::jsonb,
@@ -139,7 +144,8 @@ DO $$
 DECLARE doubled text;
 BEGIN
     SELECT string_agg(organization_id::text, ', ') INTO doubled FROM (
-        SELECT organization_id FROM healthcare.integrations WHERE enabled
+        SELECT organization_id FROM healthcare.integrations
+        WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled
         GROUP BY organization_id, type, provider HAVING count(*) > 1
     ) AS several;
     IF doubled IS NOT NULL THEN
@@ -148,7 +154,8 @@ BEGIN
     END IF;
 END $$;
 CREATE UNIQUE INDEX IF NOT EXISTS one_enabled_integration_an_organization
-    ON healthcare.integrations (organization_id, type, provider) WHERE enabled;
+    ON healthcare.integrations (organization_id, type, provider)
+    WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled;
 CREATE INDEX IF NOT EXISTS integrations_by_instance
     ON healthcare.integrations ((config ->> 'instance_name'));
 """

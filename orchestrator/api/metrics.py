@@ -162,7 +162,7 @@ _STATUSES: Final = {
 _COUNTS: Final = """
 SELECT 'sagas' AS what, status, count(*) AS number FROM evosaga.sagas GROUP BY status
 UNION ALL
-SELECT 'integrations', coalesce(status, 'pending'), count(*) FROM healthcare.integrations
+SELECT 'integrations', coalesce(status::text, 'pending'), count(*) FROM healthcare.integrations
 WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY 2
 """
 _WORK: Final = f"""

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
+from orchestrator.cli.database import look_at_database
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.instances import look_at_instances
 from orchestrator.cli.output import Output
@@ -119,6 +120,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
             return
         ahead = "" if found == needed else ", which a newer release has made"
         yield Finding("schema", "ok", f"revision {found}{ahead}")
+        async for finding in look_at_database(pool):
+            yield finding
         async for finding in _look_at_work(pool):
             yield finding
         async for finding in look_for_stranded(pool, list(servers_of(settings))):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
+from orchestrator.cli.database import require_writable, said_of
 from orchestrator.cli.output import Output
 from orchestrator.cli.trouble import (
     DONE,
@@ -35,9 +36,11 @@ _API_KEYS: Final = "set EVOSAGA_API_KEYS to name:key, the key from: openssl rand
 def migrate(_: argparse.Namespace, out: Output) -> int:
     """Bring the schema up to date."""
     with places.servers(out, redis=False) as settings:
-        before, after = asyncio.run(migrated(settings))
+        before, after, notes = asyncio.run(migrated(settings))
+    for note in notes:
+        out.note(note)
     if out.json:
-        out.data({"before": before, "after": after})
+        out.data({"before": before, "after": after, "notes": notes})
     elif before == after:
         out.line(f"the schema is up to date ({after})")
     else:
@@ -45,24 +48,31 @@ def migrate(_: argparse.Namespace, out: Output) -> int:
     return DONE
 
 
-async def migrated(settings: Settings) -> tuple[str | None, str]:
-    """Migrate; the revisions before and after."""
+async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
+    """Migrate; the revisions before and after, and which rows the integrations table keeps out."""
     import asyncpg
 
     import migrations
+    from events.database import behind_pooler
+    from migrations.preflight import ReadOnly, Unfit
 
     url = settings.database_url
     assert url is not None
     with reaching_postgres(url):
+        await behind_pooler(url)  # which refuses one that knows no transactions
         connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10)
         try:
             before = await migrations.current(connection)
         finally:
             await connection.close()
         if migrations.newer(before, migrations.head()):
-            return before, str(before)  # a newer release has been here
+            return before, str(before), []  # a newer release has been here
         try:
-            await migrations.migrate(url)
+            notes = await migrations.migrate(url)
+        except Unfit as error:
+            raise Trouble(WRONG, f"can't migrate, nothing was changed: {error}") from error
+        except ReadOnly as error:
+            raise said_of(error, "can't migrate, nothing can be written there") from error
         except asyncpg.PostgresError as error:
             if error.sqlstate and error.sqlstate.startswith("P0"):  # a migration's own refusal
                 cure = f" {error.hint}" if getattr(error, "hint", None) else ""
@@ -70,7 +80,7 @@ async def migrated(settings: Settings) -> tuple[str | None, str]:
             raise
         except migrations.SchemaBusy as error:
             raise Trouble(UNREACHABLE, f"can't migrate now: {error}") from error
-    return before, migrations.head()
+    return before, migrations.head(), [str(note) for note in notes]
 
 
 def worker(_: argparse.Namespace, out: Output) -> int:
@@ -121,6 +131,7 @@ async def look_first(settings: Settings, *, redis: bool = True) -> None:
                 await migrations.require_current(connection)
             except migrations.SchemaOutdated as error:
                 raise Trouble(WRONG, str(error)) from error
+            await require_writable(connection)
 
 
 async def _work(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import getpass
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
@@ -38,13 +39,14 @@ def explained(error: BaseException) -> Trouble | None:
     from redis import exceptions as redis
 
     from events.commands import BadCommand
+    from events.database import StatementMode
     from orchestrator.config import SettingsError
     from orchestrator.local.binaries import LocalServerUnavailable
     from orchestrator.local.state import NoStateFolder
     from orchestrator.queries import Unreadable
 
     match error:
-        case SettingsError() | BadCommand() | Unreadable() | NoStateFolder():
+        case SettingsError() | BadCommand() | Unreadable() | NoStateFolder() | StatementMode():
             return Trouble(WRONG, str(error))
         case LocalServerUnavailable():
             return Trouble(UNREACHABLE, str(error))
@@ -99,9 +101,19 @@ def reaching_postgres(url: str) -> Iterator[None]:
     import asyncpg
 
     _know_the_user(url)
+    from events.database import StatementMode
+
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+    except StatementMode as error:
+        raise Trouble(WRONG, str(error)) from error
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        ValueError,
+    ) as error:
         trouble = _postgres(error, f" at {place(url)}")
         if trouble is None:
             raise
@@ -157,6 +169,18 @@ def _postgres(error: BaseException, where: str) -> Trouble | None:
         case asyncpg.InvalidCatalogNameError():
             said = f"Postgres{where} has no such database: check EVOSAGA_DATABASE_URL"
             return Trouble(WRONG, said)
+        case asyncpg.PostgresError() if name := _parameter(error):
+            said = f"Postgres{where} does not take the parameter {name} of EVOSAGA_DATABASE_URL"
+            return Trouble(WRONG, f"{said}: take it out, or give it a value that it can have")
+        case asyncpg.ReadOnlySQLTransactionError():
+            said = f"Postgres{where} is read-only, a standby perhaps"
+            return Trouble(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
+        case asyncpg.TargetServerAttributeNotMatched():
+            said = f"Postgres{where} is not what target_session_attrs asks for"
+            return Trouble(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
+        case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
+            cure = "add sslrootcert=FILE to EVOSAGA_DATABASE_URL, or sslrootcert=system"
+            return Trouble(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
         case asyncpg.ClientConfigurationError() | ValueError():
             return Trouble(WRONG, "EVOSAGA_DATABASE_URL can't be understood: is its port a number?")
         case asyncpg.InsufficientPrivilegeError():
@@ -167,6 +191,18 @@ def _postgres(error: BaseException, where: str) -> Trouble | None:
         said = f"Postgres{where} can't be reached ({_kind(error)})"
         return Trouble(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_DATABASE_URL right?")
     return None
+
+
+def _parameter(error: BaseException) -> str | None:
+    """The name of a parameter that Postgres, or a pooler in front of it, does not take."""
+    found = re.search(
+        r"(?:unrecognized configuration parameter|unsupported startup parameter:?"
+        r"|(?:invalid value for|permission denied to set) parameter"
+        r"|parameter) \"?([A-Za-z0-9_.]+)\"?",
+        str(error),
+    )
+    known = ("42704", "08P01", "22023", "55P02", "42501")
+    return found[1] if found and getattr(error, "sqlstate", None) in known else None
 
 
 def _redis(error: BaseException, where: str) -> Trouble:

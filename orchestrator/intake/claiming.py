@@ -79,6 +79,7 @@ async def claim(
     await _hold_still(connection, held, verdicts)
     for saga_id, second in (await _admit(connection, world, held)).items():
         verdicts[saga_id] = _confirmed(verdicts[saga_id], second)
+    verdicts |= await _rehearse(connection, world, held, verdicts)
     others = [r.saga_id for r in requests if r.saga_id not in claimed]
     known = await known_hashes(connection, others)
     lost = [r for r in wanted if r.saga_id not in claimed and r.saga_id not in known]
@@ -110,6 +111,26 @@ async def _admit(
         said = await admit(connection, world, [(r.saga_id, r.input) for r in group])
         verdicts |= dict(zip([r.saga_id for r in group], said, strict=True))
     return verdicts
+
+
+async def _rehearse(
+    connection: Connection,
+    world: World,
+    held: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+) -> dict[UUID, Admission | Refusal]:
+    """Let those that were admitted try for what they will need, where a saga has something to."""
+    groups: dict[Any, list[Request]] = {}
+    for request in held:
+        if request.saga.rehearse is not None and isinstance(verdicts[request.saga_id], Admission):
+            groups.setdefault(request.saga.rehearse, []).append(request)
+    found: dict[UUID, Admission | Refusal] = {}
+    for rehearse, group in groups.items():
+        ids = [r.saga_id for r in group]
+        commands = [(r.saga_id, r.input) for r in group]
+        said = await rehearse(connection, world, commands, [verdicts[id_] for id_ in ids])
+        found |= dict(zip(ids, said, strict=True))
+    return found
 
 
 async def _hold_still(

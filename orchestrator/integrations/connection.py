@@ -216,7 +216,7 @@ def _integration(row: asyncpg.Record) -> Integration:
 
 _SELECT: Final = """
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
-       row.config ->> 'channel' AS channel, coalesce(row.status, 'pending') AS status,
+       row.config ->> 'channel' AS channel, coalesce(row.status::text, 'pending') AS status,
        row.whatsapp_number, row.updated_at,
        row.config ->> 'server' AS server, born.data AS born
 FROM healthcare.integrations AS row
@@ -228,6 +228,6 @@ WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
 """
 _SETTLE: Final = """
 UPDATE healthcare.integrations SET status = $2, whatsapp_number = $3, updated_at = now()
-WHERE id = $1 AND coalesce(status, 'pending') = $4 AND updated_at IS NOT DISTINCT FROM $5
+WHERE id = $1 AND coalesce(status::text, 'pending') = $4 AND updated_at IS NOT DISTINCT FROM $5
 RETURNING true
 """

@@ -80,7 +80,7 @@ SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_n
        row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'name' AS name,
        row.config ->> 'channel' AS channel, row.config ->> 'webhook_url' AS webhook_url,
        coalesce(row.config ->> 'server', 'default') AS server,
-       coalesce(row.status, 'pending') AS status, coalesce(row.enabled, false) AS enabled,
+       coalesce(row.status::text, 'pending') AS status, coalesce(row.enabled, false) AS enabled,
        row.whatsapp_number, row.created_at, row.updated_at,
        last.saga_id AS last_saga_id, last.saga AS last_saga, last.status AS last_status
 FROM healthcare.integrations AS row

@@ -15,6 +15,7 @@ from orchestrator.keeping.facts import Row
 from orchestrator.keeping.judging import Judgement, Record
 from orchestrator.keeping.paging import pages
 from sagas.arbitration import business_key
+from sagas.steps.postgres import AS_STATUS
 
 ALERT: Final = "integration.alert"
 _PAGE: Final = 500
@@ -126,12 +127,12 @@ ORDER BY integration_id LIMIT $2
 _REMEMBERED: Final = tuple(field.name for field in fields(Record))
 _OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _FOLLOW: Final = f"""
-UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(),
-    whatsapp_number = coalesce(new.number, row.whatsapp_number)
+UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
+    updated_at = now(), whatsapp_number = coalesce(new.number, row.whatsapp_number)
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
     AS new (id, status, number, updated_at, instance_name, business_key)
 WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
-  AND coalesce(row.status, 'pending') <> 'deleting'
+  AND coalesce(row.status::text, 'pending') <> 'deleting'
   AND NOT EXISTS (SELECT FROM evosaga.sagas AS saga WHERE saga.{_OPEN}
                   AND (saga.instance_name = new.instance_name
                        OR saga.business_key = new.business_key))
@@ -157,7 +158,7 @@ UPDATE evosaga.connections SET reconnects = $2, next_reconnect_at = $3 WHERE int
 """
 _FREE: Final = f"""
 SELECT EXISTS (SELECT FROM healthcare.integrations
-               WHERE id = $1 AND enabled AND coalesce(status, 'pending') <> 'deleting'
+               WHERE id = $1 AND enabled AND coalesce(status::text, 'pending') <> 'deleting'
                  AND config ->> 'instance_name' = $2)
    AND NOT EXISTS (SELECT FROM evosaga.sagas
                    WHERE {_OPEN} AND (instance_name = $2 OR business_key = $3))

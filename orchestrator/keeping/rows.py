@@ -44,7 +44,7 @@ def _age(row: Row) -> float:
 
 
 _ROWS: Final = """
-SELECT row.id, row.organization_id, coalesce(row.status, 'pending') AS status,
+SELECT row.id, row.organization_id, coalesce(row.status::text, 'pending') AS status,
        coalesce(row.enabled, false) AS enabled, row.whatsapp_number,
        row.updated_at, row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'clinic_id' AS clinic_id, row.config ->> 'server' AS server,

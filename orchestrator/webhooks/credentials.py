@@ -2,7 +2,8 @@
 
 A token is derived from the saga that creates the instance, so it can be checked before there is
 any row: during the create, when Evolution is quickest. It also says *which* integration an event
-is about when a name has been used more than once. Rows of older code carry a token of their own.
+is about when a name has been used more than once. Rows of older code had a token of their own, and
+keep the hash of it; one that somebody writes there by hand is good as it stands.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from events.database import Pool
-from sagas.ownership import KeyRing
+from sagas.ownership import HASHED, KeyRing, stored
 
 _DERIVED_NAME: Final = re.compile(
     r"wa-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
@@ -47,7 +48,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of an instance name. ``tokens`` are of all integrations that have had it."""
+    """What is known of an instance name. ``tokens`` are of all integrations that have had it,
+    or hashes of them."""
 
     tokens: Sequence[tuple[UUID, str]] = ()
     current: UUID | None = None
@@ -127,11 +129,16 @@ def _match(shown: Shown, tokens: Iterable[tuple[UUID, str]]) -> UUID | None:
     """All are compared, so that the time it takes says nothing about which one it was."""
     found: UUID | None = None
     for integration_id, token in [*tokens, (None, _NOBODYS)]:
-        fits = shown.token is not None and _same(shown.token, token)
+        fits = shown.token is not None and _same(_like(token, shown.token), token)
         signed = shown.bearer is not None and is_signed(shown.bearer, token, time.time())
         if (fits or signed) and integration_id is not None:
             found = integration_id
     return found
+
+
+def _like(token: str, shown: str) -> str:
+    """What was shown, in the form in which the token is kept."""
+    return stored(shown) if token.startswith(HASHED) else shown
 
 
 def _same(one: str, other: str) -> bool:

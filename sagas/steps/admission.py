@@ -128,7 +128,7 @@ WITH org AS (
     WHERE {_OPEN} AND behind IS NOT NULL AND organization_id IN (SELECT id FROM org)
 )
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
-       coalesce(row.status, 'pending') AS status, coalesce(row.enabled, false) AS enabled,
+       coalesce(row.status::text, 'pending') AS status, coalesce(row.enabled, false) AS enabled,
        row.config ->> 'clinic_id' AS clinic_id,
        born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
        NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts,

@@ -12,37 +12,50 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting
+from sagas.ownership import stored
 from sagas.steps.watching import watch
 from sagas.vocabulary import server_entry
 from sagas.world import StepContext
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
+# Somebody's table may want its times from whoever writes, so they are given.
+INSERT: Final = """
+INSERT INTO healthcare.integrations (id, organization_id, type, provider, status, enabled, config,
+    webhook_token, created_at, updated_at)
+SELECT id, organization_id, 'whatsapp', 'evolution', 'pending', true, config::jsonb, token,
+    now(), now()
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
+    AS new (id, organization_id, config, token)
+ORDER BY organization_id
+"""
+_SAVE: Final = f"{INSERT} ON CONFLICT DO NOTHING RETURNING id"
+AS_STATUS: Final = (
+    "(jsonb_populate_record(NULL::healthcare.integrations, "
+    "jsonb_build_object('status', {}))).status"
+)
+"""A text as whatever type the column ``status`` has, which may be an enum of somebody's."""
 _LONGEST_WAIT: Final = 30.0
 
 
 async def save_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """Insert the rows. The partial unique index, not a look beforehand, refuses a second one."""
-    saved = await connection.fetch(
-        """
-        INSERT INTO healthcare.integrations
-            (id, organization_id, type, provider, status, enabled, config, webhook_token)
-        SELECT id, organization_id, 'whatsapp', 'evolution', 'pending', true, config::jsonb, token
-        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
-            AS new (id, organization_id, config, token)
-        ORDER BY organization_id
-        ON CONFLICT DO NOTHING RETURNING id
-        """,
-        [c.saga_id for c in contexts],
-        [c.input.organization_id for c in contexts],
-        [_encode(_config(c)) for c in contexts],
-        [c.world.keys.webhook_token(c.saga_id, c.facts["key_id"]) for c in contexts],
-    )
+    saved = await connection.fetch(_SAVE, *rows_of(contexts))
     ids = {row["id"] for row in saved}
     return [
         Done({"integration_id": str(c.saga_id)})
         if c.saga_id in ids
         else Rejected("integration_exists", "another row was made for this organization meanwhile")
         for c in contexts
+    ]
+
+
+def rows_of(contexts: Sequence[StepContext]) -> list[list[Any]]:
+    """What ``INSERT`` is given, column by column; of a webhook token, what recognises it."""
+    return [
+        [c.saga_id for c in contexts],
+        [c.input.organization_id for c in contexts],
+        [_encode(_config(c)) for c in contexts],
+        [stored(c.world.keys.webhook_token(c.saga_id, c.facts["key_id"])) for c in contexts],
     ]
 
 
@@ -68,7 +81,7 @@ async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> lis
               WHERE row.config ->> 'instance_name' = mine.instance_name
               ORDER BY row.id FOR NO KEY UPDATE OF row) AS old
         WHERE row.id = old.id
-        RETURNING row.id, coalesce(old.status, 'pending') AS status, (
+        RETURNING row.id, coalesce(old.status::text, 'pending') AS status, (
             -- Each doubtful attempt may have sent a create that lands yet, but for the one that was
             -- found to have landed. What is older than the last look at such a place is settled.
             SELECT count(*) FILTER (WHERE type = 'step.failed' AND (data ->> 'outcome' = 'unknown'
@@ -99,11 +112,12 @@ def _marked(ctx: StepContext, row: Mapping[str, Any] | None) -> Outcome:
 async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """The deletion was called off: back to what the row said before."""
     await connection.execute(
-        """
-        UPDATE healthcare.integrations AS row SET status = old.status, updated_at = now()
+        f"""
+        UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("old.status")},
+            updated_at = now()
         FROM unnest($1::uuid[], $2::text[]) AS old (id, status)
         WHERE row.id = old.id AND row.status = 'deleting'
-        """,
+        """,  # noqa: S608  # constants only
         [_integration_id(c) for c in contexts],
         [c.results.get("mark", {}).get("status") or c.facts["status"] for c in contexts],
     )

@@ -221,7 +221,8 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
     """Integrations by id, and under which key their instances got their birthmark."""
     rows = await connection.fetch(
         """
-        SELECT row.id, row.organization_id, coalesce(row.status, 'pending') AS status, row.enabled,
+        SELECT row.id, row.organization_id, row.enabled,
+               coalesce(row.status::text, 'pending') AS status,
                row.config ->> 'instance_name' AS instance_name,
                row.config ->> 'clinic_id' AS clinic_id,
                coalesce(nullif(row.config ->> 'server', ''), $2) AS server,

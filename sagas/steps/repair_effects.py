@@ -12,7 +12,9 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from sagas.outcome import Done, FollowUp, Outcome, Rejected
+from sagas.ownership import stored
 from sagas.steps import cache
+from sagas.steps.postgres import AS_STATUS
 from sagas.vocabulary import server_entry
 from sagas.world import StepContext
 
@@ -22,13 +24,14 @@ _STATES: Final = {"open": "connected", "closed": "down"}
 async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """Let the rows say what was seen, unless somebody else has changed them meanwhile."""
     changed = await connection.fetch(
-        """
-        UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(),
-            whatsapp_number = coalesce(new.number, row.whatsapp_number)
+        f"""
+        UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
+            updated_at = now(), whatsapp_number = coalesce(new.number, row.whatsapp_number)
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
             AS new (id, before, status, number)
-        WHERE row.id = new.id AND coalesce(row.status, 'pending') = new.before RETURNING row.id
-        """,
+        WHERE row.id = new.id AND coalesce(row.status::text, 'pending') = new.before
+        RETURNING row.id
+        """,  # noqa: S608  # constants only
         [UUID(c.facts["integration_id"]) for c in contexts],
         [c.facts["status"] for c in contexts],
         [_status(c) for c in contexts],
@@ -43,35 +46,35 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
     again = [c for c in contexts if "config" in c.facts]
     named = [c for c in contexts if "config" not in c.facts]
     made = await connection.fetch(
-        """
+        f"""
         INSERT INTO healthcare.integrations (id, organization_id, type, provider, status, enabled,
-            config, webhook_token, whatsapp_number)
-        SELECT id, organization_id, 'whatsapp', 'evolution', status, true, config::jsonb, token,
-            number
+            config, webhook_token, whatsapp_number, created_at, updated_at)
+        SELECT id, organization_id, 'whatsapp', 'evolution', {AS_STATUS.format("status")}, true,
+            config::jsonb, token, number, now(), now()
         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
             AS new (id, organization_id, status, config, token, number)
         ORDER BY organization_id ON CONFLICT DO NOTHING RETURNING id
-        """,
+        """,  # noqa: S608
         [UUID(c.facts["integration_id"]) for c in again],
         [c.input.organization_id for c in again],
         [_status(c) for c in again],
         [json.dumps(c.facts["config"], ensure_ascii=False) for c in again],
         [
-            c.world.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"])
+            stored(c.world.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"]))
             for c in again
         ],
         [c.input.whatsapp_number for c in again],
     )
     told = await connection.fetch(
-        """
-        UPDATE healthcare.integrations AS row SET status = new.status, updated_at = now(),
-            whatsapp_number = new.number,
+        f"""
+        UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
+            updated_at = now(), whatsapp_number = new.number,
             config = (row.config - 'server') || new.named::jsonb
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
             AS new (id, before, named, status, number)
         WHERE row.id = new.id AND row.config ->> 'instance_name' = new.before
-          AND coalesce(row.status, 'pending') <> 'deleting' RETURNING row.id
-        """,
+          AND coalesce(row.status::text, 'pending') <> 'deleting' RETURNING row.id
+        """,  # noqa: S608
         [UUID(c.facts["integration_id"]) for c in named],
         [c.facts["before"] for c in named],
         [json.dumps(_named(c)) for c in named],

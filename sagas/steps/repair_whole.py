@@ -107,7 +107,7 @@ async def complete(ctx: StepContext) -> Outcome:
 
 
 _BORN: Final = """
-SELECT row.id, row.organization_id, row.status, row.enabled,
+SELECT row.id, row.organization_id, row.status::text AS status, row.enabled,
        row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'webhook_url' AS webhook_url,
        coalesce(nullif(row.config ->> 'server', ''), $2) AS server,

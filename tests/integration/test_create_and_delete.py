@@ -17,7 +17,7 @@ from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView
-from sagas.ownership import KeyRing, fingerprint
+from sagas.ownership import KeyRing, fingerprint, stored
 from tests.conftest import SECRET
 from tests.driving import (
     contradictions,
@@ -122,7 +122,7 @@ async def test_a5_a_command_from_before_the_first_worker_ends_with_all_stores_ag
             "provider": "evolution",
             "status": "pending",
             "enabled": True,
-            "webhook_token": keys.webhook_token(saga.saga_id, keys.current),
+            "webhook_token": stored(keys.webhook_token(saga.saga_id, keys.current)),
             "whatsapp_number": None,
         }
         assert json.loads(row["config"]) == {

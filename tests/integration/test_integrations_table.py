@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from events.database import Pool
+from sagas.ownership import stored
 
 INSERT = (
     "INSERT INTO healthcare.integrations (organization_id, type, provider, enabled) "
@@ -29,6 +30,15 @@ async def rows(pool: Pool, organization: UUID) -> list[asyncpg.Record]:
     return await pool.fetch(
         "SELECT * FROM healthcare.integrations WHERE organization_id = $1", organization
     )
+
+
+async def test_an_organization_may_have_any_number_of_other_integrations(pool: Pool) -> None:
+    organization = uuid.uuid4()
+    for type_, provider in (("email", "smtp"), ("whatsapp", "cloud"), ("calendar", "google")):
+        for _ in range(2):
+            await pool.execute(INSERT, organization, type_, provider, True)
+    assert len(await rows(pool, organization)) == 6
+    assert (await rpc(pool, organization, "clinic-1"))["status"] == "pending"
 
 
 async def test_e7_one_enabled_row_an_organization_type_and_provider(pool: Pool) -> None:
@@ -58,7 +68,8 @@ async def test_the_rpc_saves_a_row_as_the_old_one_did(pool: Pool) -> None:
         "instance_name": "clinic-1",
         "webhook_url": "https://x.example/hook",
     }
-    assert re.fullmatch("[0-9a-f]{64}", row["webhook_token"])
+    assert re.fullmatch("[0-9a-f]{64}", saved["webhook_token"])
+    assert row["webhook_token"] == stored(saved["webhook_token"])
 
 
 async def test_the_rpc_can_be_called_by_name_and_without_what_is_optional(pool: Pool) -> None:
@@ -82,7 +93,9 @@ async def test_the_same_instance_again_updates_and_forgets_nothing(pool: Pool) -
     second = await rpc(pool, organization, "clinic-1", "5511999")
     third = await rpc(pool, organization, "clinic-1")
     assert first["id"] == second["id"] == third["id"]
-    assert first["webhook_token"] == third["webhook_token"]
+    assert [second["webhook_token"], third["webhook_token"]] == [None, None], "it is told once"
+    [row] = await rows(pool, organization)
+    assert row["webhook_token"] == stored(first["webhook_token"])
     assert (third["status"], third["whatsapp_number"]) == ("connected", "5511999")
     assert third["config"] == {
         "instance_name": "clinic-1",

@@ -13,14 +13,24 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from redis.asyncio import Redis
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import migrations
+from events.database import open_pool
 from events.schema import metadata
 from migrations.upgrading import alembic_config
-from tests.conftest import Servers
+from orchestrator.app import running_worker
+from orchestrator.config import Settings
+from orchestrator.local.evolution import SimulatedEvolution
+from orchestrator.queries import find_saga
+from orchestrator.webhooks.credentials import Credentials, Shown
+from sagas.ownership import KeyRing, stored
+from tests.conftest import SECRET, Servers
+from tests.driving import create, delete, outcome, publish
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 OLD_TABLE = """
@@ -233,3 +243,132 @@ async def test_no_index_of_sagas_has_a_column_that_every_step_changes(
     indexed = {row["attname"] for row in rows}
     assert "status" in indexed
     assert not indexed & {"next_sequence", "step", "attempt", "next_at", "updated_at"}
+
+
+WIDE = "SELECT indexdef FROM pg_indexes WHERE indexname = 'one_enabled_integration_an_organization'"
+NARROW = "WHERE ((type = 'whatsapp'::text) AND (provider = 'evolution'::text) AND enabled)"
+AS_0001_HAD_IT = """
+DROP INDEX healthcare.one_enabled_integration_an_organization;
+CREATE UNIQUE INDEX one_enabled_integration_an_organization
+    ON healthcare.integrations (organization_id, type, provider) WHERE enabled;
+"""
+OTHERS = (
+    "INSERT INTO healthcare.integrations (organization_id, type, provider) VALUES "
+    "('4e8ddba1-ad52-4613-9a03-ec64636b3f6c', 'email', 'smtp')"
+)
+
+
+@pytest.fixture
+async def before_0005(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """A database as the release before left it, with the wide index."""
+    await migrations.migrate(empty, "0004")
+    await database.execute(AS_0001_HAD_IT)
+    await database.execute(OTHERS)
+    return database
+
+
+async def test_the_wide_index_makes_room_for_the_narrow_one(
+    empty: str, before_0005: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await before_0005.execute(OTHERS)
+    await migrations.migrate(empty)
+    assert NARROW in await before_0005.fetchval(WIDE)
+    await before_0005.execute(OTHERS)
+    ours = "SELECT count(*) FROM pg_indexes WHERE indexname ~ '^one_enabled'"
+    assert await before_0005.fetchval(ours) == 1
+
+
+async def test_an_index_that_a_killed_migration_left_half_built_is_built_anew(
+    empty: str, before_0005: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await before_0005.execute(
+        "CREATE UNIQUE INDEX one_enabled_whatsapp_an_organization "
+        "ON healthcare.integrations (organization_id) WHERE type = 'whatsapp'"
+    )
+    await before_0005.execute(
+        "UPDATE pg_index SET indisvalid = false "
+        "WHERE indexrelid = 'healthcare.one_enabled_whatsapp_an_organization'::regclass"
+    )
+    await migrations.migrate(empty)
+    found = await before_0005.fetchval(WIDE)
+    assert NARROW in found
+    assert "(organization_id, type, provider)" in found
+
+
+async def test_the_index_is_built_while_others_go_on_writing(
+    empty: str, before_0005: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """Whoever writes holds the table for as long as his transaction lasts; it waits for him."""
+    await before_0005.execute(
+        "INSERT INTO healthcare.integrations (organization_id) "
+        "SELECT gen_random_uuid() FROM generate_series(1, 20000)"
+    )
+    writing, stop = 0, asyncio.Event()
+
+    async def write() -> int:
+        nonlocal writing
+        writer = await asyncpg.connect(empty)
+        while not stop.is_set():
+            async with asyncio.timeout(3):
+                await writer.execute(
+                    "INSERT INTO healthcare.integrations (organization_id) "
+                    "VALUES (gen_random_uuid())"
+                )
+            writing += 1
+        await writer.close()
+        return writing
+
+    task = asyncio.create_task(write())
+    await migrations.migrate(empty)
+    stop.set()
+    assert await task > 0
+    rows = await before_0005.fetchval("SELECT count(*) FROM healthcare.integrations")
+    assert rows == writing + 20001
+
+
+async def test_sagas_under_way_go_on_behind_the_migration(
+    empty: str,
+    before_0005: "asyncpg.Connection[asyncpg.Record]",
+    settings: Settings,
+    redis: Redis,
+    evolution: SimulatedEvolution,
+) -> None:
+    """What a worker of the release before began, with its token in clear in the row."""
+    here = settings.model_copy(update={"database_url": empty})
+    pool = await open_pool(empty)
+    keys = KeyRing([SECRET])
+    # The look at the schema is what tells a worker of this release to leave it alone.
+    await before_0005.execute("UPDATE evosaga.alembic_version SET version_num = '9999'")
+    evolution.arm("licence", operation="delete", times=None)
+    async with running_worker(here):
+        made = await outcome(pool, await publish(redis, create()))
+        assert made.status == "completed"
+        going = await publish(redis, delete(str(made.instance_name)))
+
+        async def held() -> bool:
+            saga = await find_saga(pool, going)
+            return saga is not None and saga.status == "running" and saga.step == "evolution"
+
+        await eventually(held)
+    token = keys.webhook_token(made.saga_id, keys.current)
+    await before_0005.execute(
+        "UPDATE healthcare.integrations SET webhook_token = $1 WHERE type = 'whatsapp'", token
+    )
+    await before_0005.execute("UPDATE evosaga.alembic_version SET version_num = '0004'")
+    await migrations.migrate(empty)
+    kept = await pool.fetchval(
+        "SELECT webhook_token FROM healthcare.integrations WHERE id = $1", made.saga_id
+    )
+    assert kept == stored(token)
+    only_new = Credentials(pool, KeyRing(["a-new-secret-key-of-thirty-two-bytes-or-more"]))
+    name = str(made.instance_name)
+    assert await only_new.recognise(name, Shown(token)) == made.saga_id
+    assert await only_new.recognise(name, Shown(kept)) is None, "a hash opens nothing"
+    evolution.disarm()
+    async with running_worker(here):
+        assert (await outcome(pool, going, 40)).status == "completed"
+    assert evolution.rows() == {}
+    pool.terminate()

@@ -27,7 +27,7 @@ from events.republish import republish_between, republish_from
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.local.lifetime import LocalServer
-from sagas.ownership import KeyRing
+from sagas.ownership import KeyRing, stored
 from tests.conftest import API_KEY, SECRET
 from tests.driving import count, create, delete, entries, outcome, publish, running_log
 from tests.waiting import eventually
@@ -390,7 +390,7 @@ async def test_events_are_cloudevents_without_private_fields_and_without_secrets
 
     keys = KeyRing([SECRET])
     token = keys.instance_token(saga.saga_id, keys.current)
-    assert webhook == keys.webhook_token(saga.saga_id, keys.current)
+    assert webhook == stored(keys.webhook_token(saga.saga_id, keys.current))
     on_the_stream = repr(await redis.xrange(streams.EVENTS))
     in_postgres = repr(await pool.fetch("SELECT * FROM evosaga.saga_events, evosaga.sagas"))
     for secret in (API_KEY, SECRET, token, webhook, qr["base64"], qr["code"], qr["pairing_code"]):

@@ -28,7 +28,7 @@ CONNECTIONS: Final = 3
 _PROGRAM: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
-def written(folder: Path, postgres: str, port: int) -> Path:
+def written(folder: Path, postgres: str, port: int, mode: str) -> Path:
     """A configuration, in which everybody is let in as the user of Postgres."""
     parts = urlsplit(postgres)
     asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -43,7 +43,7 @@ def written(folder: Path, postgres: str, port: int) -> Path:
         "listen_port": port,
         "unix_socket_dir": "",
         "auth_type": "any",
-        "pool_mode": "transaction",
+        "pool_mode": mode,
         "default_pool_size": CONNECTIONS,
         "max_client_conn": 500,
         "server_idle_timeout": 1,
@@ -59,14 +59,22 @@ def written(folder: Path, postgres: str, port: int) -> Path:
 
 
 @pytest.fixture
-async def pooled_url(servers: Servers, database_url: str, tmp_path: Path) -> AsyncIterator[str]:
+def mode() -> str:
+    """What it hands out; a test may want another."""
+    return "transaction"
+
+
+@pytest.fixture
+async def pooled_url(
+    servers: Servers, database_url: str, tmp_path: Path, mode: str
+) -> AsyncIterator[str]:
     """The way to the test's database through PgBouncer."""
     if _PROGRAM is None:
         pytest.skip("no pgbouncer on PATH (Debian: apt-get install pgbouncer)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = written(tmp_path, servers.postgres, port)
+    config = written(tmp_path, servers.postgres, port, mode)
     log = tmp_path / "pgbouncer.log"
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: ASYNC220  # starting it takes no time

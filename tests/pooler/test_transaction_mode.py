@@ -3,17 +3,20 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+import migrations
 from events import streams
 from events.database import Pool, behind_pooler
 from orchestrator.api.server import address, bind
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
+from tests.commandline import commandline
 from tests.driving import (
     contradictions,
     count,
@@ -151,3 +154,24 @@ async def session(url: str) -> tuple[tuple[str, ...], int]:
             return tuple(row["name"] for row in rows), channels
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("mode", ["statement"])
+async def test_statement_mode_is_refused_by_every_verb_with_a_sentence(
+    pooled_url: str, tmp_path: Path, settings: Settings
+) -> None:
+    evosaga = commandline(tmp_path, settings)
+    verbs = (["migrate"], ["worker"], ["list"], ["doctor"], ["status", "x"], ["reconcile"])
+    for verb in verbs:
+        ran = await evosaga(*verb)
+        assert ran.code == (1 if verb == ["doctor"] else 2), (verb, ran)
+        assert "is in statement mode" in ran.out + ran.err
+        assert "pool_mode = transaction" in ran.out + ran.err
+
+
+async def test_a_migration_works_through_it(pooled_url: str, pool: Pool) -> None:
+    await pool.execute("DROP SCHEMA evosaga, healthcare CASCADE")
+    await migrations.migrate(pooled_url, "0004")
+    await migrations.migrate(pooled_url)
+    async with pool.acquire() as connection:
+        await migrations.require_current(connection)

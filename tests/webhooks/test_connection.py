@@ -296,10 +296,10 @@ async def test_an_older_integration_is_looked_at_with_the_token_that_evolution_l
 ) -> None:
     house.evolution.foreign("clinic-of-old", integration="WHATSAPP-BAILEYS")
     organization = "4e8ddba1-ad52-4613-9a03-ec64636b3f6c"
-    await house.pool.execute(
+    saved = await house.pool.fetchval(
         "SELECT healthcare.save_evolution_integration($1, 'clinic-of-old')", organization
     )
-    token = (await house.row("clinic-of-old"))["webhook_token"]
+    token = json.loads(saved)["webhook_token"]
     instance = house.evolution._world.memory["clinic-of-old"]
     instance.state = "open"
     row = house.evolution._world.rows["clinic-of-old"]

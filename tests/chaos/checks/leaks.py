@@ -85,8 +85,7 @@ async def dumps(pool: Pool, redis: Redis, logs: Mapping[str, str]) -> dict[str, 
     texts = dict(logs)
     for named in await pool.fetch(_TABLES):
         table = named["name"]
-        columns = _WITHOUT.get(table, "t")
-        rows = await pool.fetch(f"SELECT ({columns})::text AS told FROM {table} AS t")
+        rows = await pool.fetch(f"SELECT t::text AS told FROM {table} AS t")
         texts[f"table {table}"] = "\n".join(row["told"] for row in rows)
     async for raw in redis.scan_iter("*", count=1000):
         key = raw.decode(errors="replace")
@@ -128,7 +127,3 @@ _TABLES: Final = """
 SELECT schemaname || '.' || tablename AS name FROM pg_tables
 WHERE schemaname IN ('evosaga', 'healthcare') ORDER BY 1
 """
-_WITHOUT: Final = {
-    # The webhook token has a column of its own there, and must be nowhere else.
-    "healthcare.integrations": "to_jsonb(t) - 'webhook_token'",
-}

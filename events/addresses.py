@@ -1,0 +1,128 @@
+"""The address of Postgres as people have it, in the words of the driver.
+
+A URL is often written for another program: an ORM's scheme in front, its own parameters behind.
+asyncpg hands every parameter that it does not know to the server, which then lets nobody in. So
+what only steers another client is left out, what has another name here is translated, and what
+Postgres may know itself (``options``, ``statement_timeout``) is passed on for it to judge.
+"""
+
+import re
+import ssl
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+SCHEMES: Final = ("postgresql", "postgres")
+_DRIVERS: Final = re.compile(r"(postgresql|postgres)(\+[a-z0-9_]+)?", re.IGNORECASE)
+
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SSL_WORDS: Final = {"true": "require", "1": "require", "on": "require", "yes": "require"}
+_SSL_WORDS_OFF: Final = {"false": "disable", "0": "disable", "off": "disable", "no": "disable"}
+_SESSIONS: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+
+_DRIVERS_OWN: Final = """
+host port dbname database user password passfile service sslmode sslcert sslkey sslrootcert
+sslnegotiation sslcrl sslpassword ssl_min_protocol_version ssl_max_protocol_version
+target_session_attrs krbsrvname gsslib
+"""
+"""What asyncpg reads."""
+_TRANSLATED: Final = {
+    "applicationname": "application_name",
+    "fallback_application_name": "application_name",
+    "targetservertype": "target_session_attrs",
+}
+# By whose they are: libpq; Prisma; Supabase, Vercel, Neon; SQLAlchemy, asyncpg, Django; Node's;
+# JDBC, Npgsql; pgx, lib/pq; Rails, Doctrine, Ecto.
+_OTHERS_OWN: Final = """
+channel_binding client_encoding connect_timeout gssdelegation gssencmode keepalives
+keepalives_count keepalives_idle keepalives_interval load_balance_hosts replication require_auth
+requirepeer requiressl scram_client_key scram_server_key sslcertmode sslcompression sslkeylogfile
+sslsni tcp_user_timeout min_protocol_version max_protocol_version
+
+connection_limit max_connection_lifetime max_idle_connection_lifetime pgbouncer pool_timeout schema
+single_use_connections socket_timeout sslaccept sslidentity statement_cache_size
+
+endpoint pool_mode sslpolicy supa workaround
+
+async_fallback command_timeout conn_health_checks conn_max_age max_overflow pool pool_pre_ping
+pool_recycle pool_size prepared_statement_cache_size prepared_statement_name_func timeout
+
+allowexitonidle connectiontimeoutmillis fetch_types idle_timeout idletimeoutmillis keepalive max
+max_lifetime maxuses min prepare query_timeout simple_query synchronize uselibpqcompat
+
+binarytransfer connecttimeout currentschema logintimeout loglevel minpoolsize maxpoolsize pooling
+preparethreshold reconnect rewritebatchedinserts sockettimeout sslfactory stringtype tcpkeepalive
+
+binary_parameters default_query_exec_mode description_cache_capacity disable_prepared_binary_result
+pool_health_check_period pool_max_conn_idle_time pool_max_conn_lifetime
+pool_max_conn_lifetime_jitter pool_max_conns pool_min_conns pool_min_idle_conns
+prefer_simple_protocol statement_cache_capacity statement_cache_mode
+
+adapter charset checkout_timeout encoding prepared_statements reaping_frequency serverversion
+server_version socket_options
+"""
+"""What only steers another client: poolers are noticed, deadlines and names of schemas are ours."""
+_OURS: Final = frozenset(_DRIVERS_OWN.split())
+_SOMEBODY_ELSES: Final = frozenset(_OTHERS_OWN.split())
+_NAME: Final = re.compile(r"[a-z_][a-z0-9_.]*")
+
+
+def understood(url: str) -> str:
+    """The URL as asyncpg reads it. Raises ``ValueError`` with a sentence, no password in it."""
+    parts = _split(url)
+    scheme = _DRIVERS.fullmatch(parts.scheme)
+    if scheme is None:
+        raise ValueError(f"must start with {' or '.join(f'{s}://' for s in SCHEMES)}")
+    if parts.fragment:
+        raise ValueError("has a # in it: in a user's name or a password write %23 for it")
+    known: dict[str, str] = {}
+    for given, value in parse_qsl(parts.query):  # which leaves out what is empty
+        name = given.lower()
+        name = _TRANSLATED.get(name, name)
+        if name not in _SOMEBODY_ELSES:
+            known.update(_translated(given, name, value))
+    query = urlencode(known)
+    rest = url.split("?", 1)[0].split("://", 1)[1] if "://" in url else ""
+    return f"postgresql://{rest}{'?' if query else ''}{query}"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its text may quote a password
+        raise ValueError("is not a URL") from None
+
+
+def _translated(given: str, name: str, value: str) -> dict[str, str]:
+    """One parameter in asyncpg's words; nothing where it has none for it."""
+    shown = given[:40]
+    if name in ("ssl", "sslmode", "tls", "usessl"):
+        return {"sslmode": _ssl_mode(shown, value.lower())}
+    if name == "target_session_attrs":
+        value = value.lower()
+        value = {"master": "primary", "preferprimary": "any", "secondary": "standby"}.get(
+            value, value
+        )
+        if value not in _SESSIONS:
+            raise ValueError(f"has {shown}, which must be one of {', '.join(_SESSIONS)}")
+        return {name: value}
+    if name == "sslrootcert" and value == "system":
+        paths = ssl.get_default_verify_paths()
+        value = paths.cafile or paths.openssl_cafile
+    if name in _FILES and not Path(value).expanduser().is_file():
+        raise ValueError(f"has {shown}, but there is no such file")
+    if name in _FILES:
+        return {name: str(Path(value).expanduser())}
+    if name not in _OURS and not _NAME.fullmatch(name):
+        raise ValueError(f"has the parameter {shown!r}, which nobody knows: take it out")
+    return {name: value}
+
+
+def _ssl_mode(shown: str, value: str) -> str:
+    # What "require" means to node-postgres and others: encrypted, whoever it is.
+    value = {"no-verify": "require", **_SSL_WORDS, **_SSL_WORDS_OFF}.get(value, value)
+    value = value.replace("_", "-")
+    if value not in _SSL_MODES:
+        raise ValueError(f"has {shown}, which must be one of {', '.join(_SSL_MODES)}")
+    return value
