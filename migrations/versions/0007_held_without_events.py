@@ -10,7 +10,7 @@ that are no longer kept themselves.
 from alembic import op
 
 revision = "0007"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

@@ -5,8 +5,8 @@ Only a hash is kept, and only until the session would have ended by itself.
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0004"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
