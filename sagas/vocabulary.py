@@ -65,7 +65,7 @@ def unaddressable(name: str) -> str | None:
         return "slashes, and dots alone, mean another address"
     if name in _INHERITED:
         return "it means something else to Evolution"
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return "it has control characters"
     return None
 

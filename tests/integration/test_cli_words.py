@@ -110,7 +110,7 @@ def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(
         ([*CREATE, "--name", "Sol", "--number", "+55"], "evosaga: number: "),
         ([*CREATE, "--name", "Sol", "--webhook-url", "ftp://x"], "must be an http(s) URL"),
         ([*CREATE, "--name", "Sol", "--id", "x" * 201], "id must be a string of 1 to 200"),
-        (["delete", "Not A Name"], "evosaga: instance_name: "),
+        (["delete", "not/a/name"], "evosaga: instance_name: this name can't be handled"),
         (["list", "--since", "yesterday"], "--since 'yesterday' is no time"),
     ],
 )

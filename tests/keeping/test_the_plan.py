@@ -79,7 +79,16 @@ def test_two_rows_that_name_one_instance_are_told_of() -> None:
     assert (drift.what, drift.organization_id, drift.policy) == ("named_twice", STRANGER, "never")
 
 
-@pytest.mark.parametrize("name", ["Clinic X", "a/../b", "x?instanceName=y", "con\nn", "UPPER"])
+@pytest.mark.parametrize("name", ["Clinic X", "x?instanceName=y", "UPPER"])
+def test_a_name_that_only_has_to_be_encoded_is_mended_as_any_other(name: str) -> None:
+    instance = Instance(name, "close", "0" * 16)
+    [drift] = reconcile_plan(Snapshot(instances={name: instance}, older={name: ORGANIZATION}))
+    assert drift.policy == "ask"
+    assert drift.command is not None
+    assert drift.command.data["instance_name"] == name
+
+
+@pytest.mark.parametrize("name", ["a/../b", "con\nn", "..", "__proto__"])
 def test_a_name_that_is_not_safe_in_an_address_is_left_to_people(name: str) -> None:
     instance = Instance(name, "close", "0" * 16)
     world = Snapshot(instances={name: instance}, older={name: ORGANIZATION})
