@@ -51,8 +51,9 @@ _COLUMNS: Final = {
     "behind": "uuid",
     "next_at": "timestamptz",
     "owner": "text",
+    "scheduled_at": "timestamptz",
 }
-_LIVING: Final = ("next_at", "owner")
+_LIVING: Final = ("next_at", "owner", "scheduled_at")
 EXAMPLES: Final = 100
 
 
@@ -201,6 +202,7 @@ def row_of(catalogue: Catalogue, told: Told) -> dict[str, Any]:
         "behind": getattr(start, "behind", None),
         "next_at": _due(first.recorded_at, last.recorded_at, seen.due_in, seen.due_by),
         "owner": seen.owner,
+        "scheduled_at": last.recorded_at,
         "claim": claim_of(told.history),
     }
 
