@@ -183,6 +183,9 @@ def _postgres(error: BaseException, where: str) -> Trouble | None:
             return Trouble(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
         case asyncpg.ClientConfigurationError() | ValueError():
             return Trouble(WRONG, "EVOSAGA_DATABASE_URL can't be understood: is its port a number?")
+        case PermissionError() if error.filename:  # the driver looks for certificates at home
+            said = f"{str(error.filename)!r} can't be looked at: {error.strerror}"
+            return Trouble(WRONG, f"{said}; set HOME to a folder of this account")
         case asyncpg.InsufficientPrivilegeError():
             return Trouble(WRONG, f"Postgres{where} refuses: {error}")
     from events.database import TRANSIENT

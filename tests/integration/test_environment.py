@@ -148,6 +148,19 @@ async def test_an_account_without_a_name_is_told_to_write_one_into_the_url(
 
 
 @as_root
+async def test_a_home_of_somebody_elses_is_not_taken_for_a_postgres_that_is_away(
+    evosaga: Evosaga,
+) -> None:
+    closed = opened(evosaga.folder) / "root"
+    closed.mkdir(0o700)
+    ours = evosaga.having(database_url="postgresql://evosaga@127.0.0.1:1/db")
+    ours.variables["HOME"] = str(closed)
+    ran = await as_somebody(ours, "list")
+    assert ran.code == 2
+    one_sentence(ran.err, str(closed), "can't be looked at: Permission denied", "set HOME")
+
+
+@as_root
 @pytest.mark.parametrize("verb", ["list", "dev", "migrate"])
 async def test_an_account_without_a_home_is_told_what_to_set(evosaga: Evosaga, verb: str) -> None:
     ran = await as_somebody(evosaga.having(database_url=None, redis_url=None, state_dir=None), verb)
