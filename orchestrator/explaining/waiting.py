@@ -235,6 +235,8 @@ _HELD_CURES: Final = {
     "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
     "evolution_unreachable": "is the Evolution server up? evosaga doctor",
     "evolution_unavailable": "is the Evolution server up? evosaga doctor",
+    "redis_misconfigured": "Redis forbids what evosaga needs, or is not the kind that it needs; "
+    "what and the cure: evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
 }
 
