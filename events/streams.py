@@ -21,6 +21,7 @@ FIELD: Final = b"data"
 FASTSTREAM_FIELD: Final = b"__data__"
 """Where FastStream's own publisher puts its envelope."""
 
+
 async def ensure_group(redis: "Redis") -> bool:
     """Create the workers' group at 0, so that what was published before is processed.
 

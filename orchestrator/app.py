@@ -18,6 +18,7 @@ from events import cancelling, streams
 from events.database import Pool, open_pool
 from events.log import EventLog
 from events.relay import Relay
+from orchestrator import redis_owner
 from orchestrator.config import Settings, SettingsError, servers_of, split_secrets
 from orchestrator.engine import Engine
 from orchestrator.intake.gate import Gate
@@ -162,6 +163,8 @@ async def running_worker(
         reader = CommandReader(settings.redis_url, redis, pool, log, engine, outside, name)
         gate = Gate(pool, log, outside, known, engine)
         await lease.beat()
+        database = await redis_owner.identity(pool)
+        await redis_owner.claim(redis, database)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts = start_parts(
             failed,
@@ -171,6 +174,7 @@ async def running_worker(
             relay=relay.run(),
             watchdog=reader.watch(),
             tidy=tidy(redis),
+            owner=redis_owner.watch(redis, database),
             webhooks=Applier(pool, redis, outside, name).run(),
             chores=Chores(pool, name, chores_of(settings, pool, outside, gate)).run(),
         )

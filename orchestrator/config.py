@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from events.redis_url import usable
 from orchestrator.api.keys import read_api_keys
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
 from orchestrator.servers import EvolutionServer, check_key, read_servers, refuse_twins
@@ -98,7 +99,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str | None) -> str | None:
-        return _url(url, _REDIS)
+        checked = _url(url, _REDIS)
+        if checked:
+            usable(checked)
+        return checked
 
     @field_validator("evolution_url", "public_url")
     @classmethod

@@ -22,6 +22,7 @@ from events import letters, streams, syncpoints
 from events.commands import BadCommand, Command, read_command
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
+from events.redis_errors import cause
 from orchestrator.engine import Engine
 from orchestrator.intake.accept import Accepted, Request, accept, understand
 from orchestrator.intake.proving import needs_proof, understand_all
@@ -63,7 +64,7 @@ class CommandReader:
         self._world = world
         self._worker = worker
         self._turns = Turns(_STEERING_AT_ONCE)
-        self._broker, self._subscribers = subscribed(
+        self._broker, self._subscribers, self._reads = subscribed(
             redis_url, worker, _RECLAIM_AFTER, self._handle
         )
 
@@ -79,8 +80,16 @@ class CommandReader:
 
     @property
     def healthy(self) -> bool:
-        """Whether both subscribers are running."""
-        return all(subscriber.running for subscriber in self._subscribers)
+        """Whether both subscribers are running, and read."""
+        return self.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no commands are read; None when they are."""
+        if not all(subscriber.running for subscriber in self._subscribers):
+            return "a subscriber has stopped"
+        failing = [reads.trouble for reads in self._reads if reads.trouble]
+        return f"no command can be read: {failing[0]}" if failing else None
 
     async def watch(self, every: float = 1.0) -> None:
         """Bring back a group that vanished and subscribers that stopped; cancel it to stop."""
@@ -95,7 +104,7 @@ class CommandReader:
                         _logger.warning("subscriber had stopped; starting it again")
                         await subscriber.start()
             except (RedisError, OSError, TimeoutError) as trouble:
-                _logger.warning("redis is away", reason=type(trouble).__name__)
+                _logger.warning("redis is away", reason=cause(trouble))
 
     async def _handle(self, messages: Sequence[Message]) -> None:
         await self._engine.room()
