@@ -13,7 +13,6 @@ was paused meanwhile finds Redis elsewhere than it was, and publishes nothing.
 
 import asyncio
 import contextlib
-import time
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -80,20 +79,23 @@ class Relay:
 
     async def pump(self) -> bool:
         """Publish one batch if this relay leads; True when there may be more."""
-        asked = time.monotonic()
+        # Before the cursor: nobody has told anything since, if it still is the note at the end.
+        told = await note.read(self._redis)
         lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
         self._leads = lead is not None
         if lead is None:
             return False
         cursor, newest = lead["position"], lead["newest"] or 0
-        told = await note.read(self._redis)
-        if told.wrong or (cursor and (told.up_to is None or told.up_to < cursor)):
+        if _behind(told, cursor):
+            told = await note.read(self._redis)  # whoever led until a moment ago may have told more
+            if not _behind(told, cursor):
+                return True
             cursor = await self._go_back(cursor, told)
             told = await note.read(self._redis)
+            if told.up_to != cursor:
+                return True
         if cursor >= newest:
             return False
-        if time.monotonic() - asked > _LEASE_SECONDS / 2:
-            return True  # somebody else may lead by now, and have told what is above this cursor
         batch = await read_batch(self._pool, cursor, _BATCH)
         if batch is None:
             return False
@@ -139,6 +141,11 @@ class Relay:
     async def resign(self) -> None:
         """Let another relay lead at once."""
         await self._pool.execute(_RESIGN, streams.EVENTS, self._me)
+
+
+def _behind(told: Note, cursor: int) -> bool:
+    """Whether Redis has less than the log says that it was told, or can't prove that it has it."""
+    return bool(told.wrong) or (cursor > 0 and (told.up_to is None or told.up_to < cursor))
 
 
 async def position_at(pool: Pool, at: datetime) -> int:

@@ -17,7 +17,8 @@ truth, and Redis only saves the way there.
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -26,6 +27,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from events.connecting import leave
 from events.database import TRANSIENT, Queryable
 from sagas.steps import cache
 from sagas.steps.cache import Route
@@ -80,11 +82,22 @@ class ClinicCache:
 
         ``get`` does that by itself. Raises ``RedisError``.
         """
-        return await cache.put(self._redis, route) == "filled"
+        async with self._leaving():
+            return await cache.put(self._redis, route) == "filled"
 
     async def invalidate(self, instance_name: str) -> None:
         """Drop what is cached; the next ``get`` asks Postgres. Raises ``RedisError``."""
-        await self._redis.delete(cache.key(instance_name), cache.filled_key(instance_name))
+        async with self._leaving():
+            await self._redis.delete(cache.key(instance_name), cache.filled_key(instance_name))
+
+    @asynccontextmanager
+    async def _leaving(self) -> AsyncIterator[None]:
+        """Don't use a connection again on which Redis says that it is no master any more."""
+        try:
+            yield
+        except RedisError as error:
+            await leave(self._redis, error)
+            raise
 
     async def _look(self, instance_name: str) -> tuple[bytes | None, Route | None]:
         """What is under the key, and the route in it if that can be believed."""
@@ -107,7 +120,7 @@ class ClinicCache:
             raise RoutingUnavailable(f"{said} for {instance_name}") from trouble
         route = _route(rows[0]) if rows else None
         try:
-            async with asyncio.timeout(_REDIS_SECONDS):
+            async with asyncio.timeout(_REDIS_SECONDS), self._leaving():
                 if route is None and seen is not None:
                     await cache.forget(self._redis, instance_name, seen)
                 elif route is not None and time.monotonic() - before < _FRESH_SECONDS:

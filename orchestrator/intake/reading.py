@@ -146,8 +146,9 @@ def subscribed(
 def _calm(subscriber: Any, reads: Reads) -> None:
     """Note how reads go, and make FastStream pause after an error that Redis answers with.
 
-    It pauses after a broken connection. Left alone, it starts reading again at once, thousands of times a second, for as long as Redis
-    is read-only, say. NOGROUP it must see: it stops then, and ``watch`` brings the group back.
+    It pauses after a broken connection. Left alone, it starts reading again at once, thousands of
+    times a second, for as long as Redis is read-only, say. NOGROUP it must see: it stops then, and
+    ``watch`` brings the group back.
     """
     get = subscriber._get_msgs
 

@@ -7,6 +7,7 @@ run time held without an attempt.
 import asyncio
 import socket
 import subprocess
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
 from orchestrator.local.valkey import local_valkey
 from orchestrator.redis_checks import RedisUnfit
+from orchestrator.routing import ClinicCache, Route
 from sagas.outcome import Held
 from sagas.steps.cache import trouble
 from tests.chaos.proxy import Proxy, through, upstream_of
@@ -347,11 +349,11 @@ async def test_a_master_that_is_demoted_in_place_is_left_for_where_the_address_l
                 address.lead_new_to(upstream_of(other.url))
                 await heir.replicaof("NO", "ONE")
                 await own_redis.replicaof("127.0.0.1", str(to_heir.port))
-                made = await outcome(pool, await publish(heir, create()), 30)
+                made = await outcome(pool, await publish(heir, create()), 60)
                 assert (before.status, made.status) == ("completed", "completed")
                 key = f"whatsapp:instance:{made.instance_name}"
                 assert await heir.exists(key)
-                assert worker.reader.healthy
+                await eventually(lambda: worker.reader.healthy, 30)
                 assert not worker.failed.done()
 
 
@@ -369,3 +371,23 @@ async def test_a_connection_to_a_replica_is_not_used_again(own_valkey: LocalServ
                 await client.set("k", "w")
             assert await client.set("k", "x")
             await client.aclose()
+
+
+async def test_a_routing_worker_leaves_a_demoted_redis_as_well_whatever_client_it_has(
+    own_valkey: LocalServer, pool: Pool
+) -> None:
+    route = Route(uuid.uuid4(), "wa-x", str(uuid.uuid4()), None, "Clínica Sol")
+    with local_valkey() as other:
+        async with (
+            Proxy(upstream_of(own_valkey.url)) as address,
+            streams.connect(own_valkey.url) as master,
+        ):
+            theirs = Redis.from_url(through(own_valkey.url, address), decode_responses=True)
+            clinics = ClinicCache(theirs, pool)
+            assert await clinics.set(route)
+            address.lead_new_to(upstream_of(other.url))
+            await master.replicaof("127.0.0.1", "1")
+            with pytest.raises(ReadOnlyError):
+                await clinics.set(route)
+            assert await clinics.set(route)
+            await theirs.aclose()
