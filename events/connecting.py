@@ -1,6 +1,6 @@
 """Clients of Redis: with deadlines, and away from a server that is the master no more."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
@@ -61,10 +61,11 @@ def options_of(url: str) -> dict[str, Any]:
     return read | {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
 
 
-def connect(url: str) -> "Redis":
+def connect(url: str, prefix: str = "") -> "Redis":
     """A client with deadlines. A retried write may happen twice: readers deduplicate by id.
 
-    Commands of many sagas travel together, and a pipeline waits its turn for a connection.
+    Commands of many sagas travel together, and a pipeline waits its turn for a connection. The
+    prefix goes before every key, stream and channel.
     """
     pool = BlockingConnectionPool(
         **options_of(url),
@@ -73,7 +74,14 @@ def connect(url: str) -> "Redis":
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
     )
-    return BundlingRedis.from_pool(pool)
+    client = cast(BundlingRedis, BundlingRedis.from_pool(pool))
+    client.prefix = prefix
+    return client
+
+
+def prefix_of(redis: "Redis") -> str:
+    """The prefix of a client, none when it is somebody else's."""
+    return str(getattr(redis, "prefix", ""))
 
 
 async def leave(redis: "Redis", error: BaseException) -> None:

@@ -69,7 +69,7 @@ async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
     assert settings.database_url is not None
     assert settings.redis_url is not None
     pool = await open_pool(settings.database_url)
-    redis = streams.connect(settings.redis_url)
+    redis = streams.connect(settings.redis_url, settings.redis_prefix)
     try:
         async with pool.acquire() as connection:
             await migrations.require_current(connection)

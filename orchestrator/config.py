@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None, validation_alias=AliasChoices("EVOSAGA_REDIS_URL", "REDIS_URL")
     )
+    redis_prefix: str = Field("", pattern=r"^[A-Za-z0-9:._-]{0,64}$")
+    """Before every key, stream and channel, for those who put two databases on one Redis."""
     evolution_url: str | None = None
     evolution_api_key: SecretStr | None = None
     evolution_servers: Annotated[Mapping[str, EvolutionServer], NoDecode] = Field(

@@ -12,12 +12,13 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from events import note, redis_errors, streams
+from events.connecting import prefix_of
+from events.prefixing import prefixed
 from orchestrator.config import SettingsError
 from orchestrator.redis_owner import OWNER
 from sagas.steps import cache, notify
 
-RIGHTS: Final = "~evosaga:* ~whatsapp:instance:* ~wa:* &wa:instances:* +@all -@dangerous"
-"""An access list's rules under which everything works."""
+_NAMES: Final = ("~{}evosaga:*", "~{}whatsapp:instance:*", "~{}wa:*", "&{}wa:instances:*")
 _SHOWN: Final = 5
 
 Role: TypeAlias = Literal["worker", "api"]
@@ -45,6 +46,11 @@ class Known:
     info: dict[str, Any] | None
 
 
+def rights(prefix: str = "") -> str:
+    """An access list's rules under which everything works."""
+    return " ".join([*(name.format(prefix) for name in _NAMES), "+@all", "-@dangerous"])
+
+
 async def require(redis: Redis, role: Role = "worker") -> None:
     """Raise ``RedisUnfit`` with the first reason not to start. Raises what Redis raises."""
     for fault in (await look(redis, role)).faults:
@@ -63,7 +69,7 @@ async def look(redis: Redis, role: Role = "worker") -> Known:
         said, _, cure = redis_errors.CLUSTER.partition(": ")
         return Known([Fault("mode", said, cure)], None)
     named = list(dict.fromkeys(name for name in refused if name))
-    faults = [_forbidden(named)] if named else []
+    faults = [_forbidden(named, prefix_of(redis))] if named else []
     info = await _info(redis)
     if info is None:
         said = "its access list forbids INFO, so version, eviction and persistence are not known"
@@ -75,10 +81,10 @@ async def look(redis: Redis, role: Role = "worker") -> Known:
     return Known(faults, info)
 
 
-def _forbidden(named: Sequence[str]) -> Fault:
+def _forbidden(named: Sequence[str], prefix: str) -> Fault:
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     said = f"its access list forbids {', '.join(named[:_SHOWN])}{more}"
-    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {RIGHTS}")
+    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {rights(prefix)}")
 
 
 async def _mode(redis: Redis) -> str:
@@ -105,12 +111,13 @@ async def _refused(redis: Redis, role: Role) -> list[str | None]:
     over = False
     try:
         found: list[str | None] = []
+        prefix = prefix_of(redis)
         for alone in ("PING", "TIME", "MULTI", "EXEC", "MULTI"):
             found += await _asked(connection, (alone,))
             if found:
                 return found  # without MULTI what follows would be done
         for command in _needed(role):
-            found += await _asked(connection, command)
+            found += await _asked(connection, command, prefix)
         over = not await _asked(connection, ("DISCARD",))
         return found
     finally:
@@ -119,9 +126,9 @@ async def _refused(redis: Redis, role: Role) -> list[str | None]:
         await redis.connection_pool.release(connection)
 
 
-async def _asked(connection: Any, command: Sequence[str]) -> list[str | None]:
+async def _asked(connection: Any, command: Sequence[str], prefix: str = "") -> list[str | None]:
     try:
-        await connection.send_command(*command)
+        await connection.send_command(*prefixed(prefix, command))
         await connection.read_response()
     except ResponseError as error:
         if isinstance(error, NoPermissionError):

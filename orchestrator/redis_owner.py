@@ -14,6 +14,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from events.connecting import prefix_of
 from events.database import Pool
 from orchestrator.config import SettingsError
 
@@ -37,14 +38,14 @@ async def identity(pool: Pool) -> str:
 
 async def claim(redis: Redis, database: str) -> None:
     """Leave the mark where there is none. Raises ``RedisTaken``, and what Redis raises."""
-    _judge(await redis.eval(_CLAIM, 1, OWNER, database), database)
+    _judge(await redis.eval(_CLAIM, 1, OWNER, database), database, prefix_of(redis))
 
 
 async def look(redis: Redis, database: str) -> str | None:
     """Whose mark is there, None where there is none. Raises like ``claim``."""
     found = await redis.eval(_LOOK, 1, OWNER)
     if found:
-        _judge(found, database)
+        _judge(found, database, prefix_of(redis))
     return found.decode() if found else None
 
 
@@ -58,7 +59,7 @@ async def watch(redis: Redis, database: str, every: float = _EVERY) -> None:
             continue  # it is away, and others say so
 
 
-def _judge(found: bytes | str, database: str) -> None:
+def _judge(found: bytes | str, database: str, prefix: str) -> None:
     mark = found.decode(errors="replace") if isinstance(found, bytes) else found
     theirs, ours = mark.partition("/"), database.partition("/")
     known = _UNKNOWN not in (theirs[0], ours[0])
@@ -66,9 +67,9 @@ def _judge(found: bytes | str, database: str) -> None:
         return
     raise RedisTaken(
         "this Redis is another database's, and two on one Redis take each other's commands: give "
-        "this one a Redis, a database number (redis://…/1) or an EVOSAGA_REDIS_PREFIX of its own "
-        "in EVOSAGA_REDIS_URL; or, if the other one is gone or has become this one, let this one "
-        f"have it: redis-cli DEL {OWNER}"
+        "this one a Redis, a database number (redis://…/1) or an EVOSAGA_REDIS_PREFIX of its own; "
+        "or, if the other one is gone or has become this one, let this one have it: "
+        f"redis-cli DEL {prefix}{OWNER}"
     )
 
 

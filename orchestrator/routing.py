@@ -9,6 +9,8 @@ It needs a Redis client and an asyncpg pool and nothing else of ours::
         async for change in changes:               # first everything there is, then what changes
             ...
 
+With ``EVOSAGA_REDIS_PREFIX`` the client must come from ``connect(url, prefix)``.
+
 The key in Redis expires after an hour, may be evicted or flushed, and anybody may write it. So
 ``get`` believes what this product wrote, and asks Postgres about everything else; Postgres is the
 truth, and Redis only saves the way there.
@@ -27,13 +29,13 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events.connecting import leave
+from events.connecting import connect, leave, prefix_of
 from events.database import TRANSIENT, Queryable
 from sagas.steps import cache
 from sagas.steps.cache import Route
 from sagas.steps.notify import ADDED, REMOVED
 
-__all__ = ["Change", "ClinicCache", "Route", "RoutingUnavailable", "follow"]
+__all__ = ["Change", "ClinicCache", "Route", "RoutingUnavailable", "connect", "follow"]
 
 _REDIS_SECONDS: Final = 1.0
 """How long Redis may take before Postgres is asked instead."""
@@ -182,7 +184,7 @@ async def follow(
     subscription was made (again) and every ``every`` seconds. Outages are waited out.
     """
     known: dict[str, Route] = {}
-    channel = redis.pubsub()
+    channel, prefix = redis.pubsub(), prefix_of(redis)
     news: _News = None
     compare_at = time.monotonic() + every
     try:
@@ -195,7 +197,7 @@ async def follow(
             names = known.keys() | found.keys() if news is None else news
             for change in _differences(known, found, names):
                 yield change
-            news = await _listen(channel, max(0.0, compare_at - time.monotonic()))
+            news = await _listen(channel, prefix, max(0.0, compare_at - time.monotonic()))
             if time.monotonic() >= compare_at:
                 news, compare_at = None, time.monotonic() + every
     finally:
@@ -221,13 +223,13 @@ def _differences(
     return changes
 
 
-async def _listen(channel: Any, seconds: float) -> _News:
+async def _listen(channel: Any, prefix: str, seconds: float) -> _News:
     """Wait for news, at most so long; then take all that has come."""
     names: set[str] = set()
     missed = False
     try:
         if not channel.subscribed:
-            await channel.subscribe(ADDED, REMOVED)
+            await channel.subscribe(prefix + ADDED, prefix + REMOVED)
         message = await channel.get_message(timeout=seconds)
         while message is not None:
             # The client subscribes again by itself when its connection broke, and the answer to

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from events import letters, streams, syncpoints
 from events.commands import BadCommand, Command, read_command
+from events.connecting import prefix_of
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
 from events.redis_errors import cause
@@ -65,7 +66,7 @@ class CommandReader:
         self._worker = worker
         self._turns = Turns(_STEERING_AT_ONCE)
         self._broker, self._subscribers, self._reads = subscribed(
-            redis_url, worker, _RECLAIM_AFTER, self._handle
+            redis_url, prefix_of(redis), worker, _RECLAIM_AFTER, self._handle
         )
 
     async def start(self) -> None:

@@ -76,7 +76,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
     assert settings.redis_url is not None
     with reaching_redis(settings.redis_url):
-        client = streams.connect(settings.redis_url)
+        client = streams.connect(settings.redis_url, settings.redis_prefix)
         try:
             await client.ping()
         except BaseException:

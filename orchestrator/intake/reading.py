@@ -96,7 +96,7 @@ class Reads:
 
 
 def subscribed(
-    redis_url: str, worker: str, reclaim_after: float, handle: Handle
+    redis_url: str, prefix: str, worker: str, reclaim_after: float, handle: Handle
 ) -> tuple[RedisBroker, list[Any], list[Reads]]:
     """A broker with the reader and the reclaimer of one worker, not yet started.
 
@@ -123,7 +123,7 @@ def subscribed(
     subscribers = [
         broker.subscriber(
             stream=StreamSub(
-                streams.COMMANDS,
+                prefix + streams.COMMANDS,
                 group=streams.GROUP,
                 consumer=worker,
                 batch=True,

@@ -143,14 +143,14 @@ async def test_a_worker_is_refused_on_a_redis_that_forbids_something_and_nothing
         with pytest.raises(RedisUnfit) as refused:
             await redis_checks.require(limited)
         assert words in str(refused.value)
-        assert redis_checks.RIGHTS in str(refused.value)
+        assert redis_checks.rights() in str(refused.value)
     assert await admin.dbsize() == 0
 
 
 async def test_the_rights_that_are_named_are_enough_for_everything(
     settings: Settings, own_valkey: LocalServer, admin: Redis, pool: Pool
 ) -> None:
-    await rule(admin, "limited", "on", ">limited", *redis_checks.RIGHTS.split())
+    await rule(admin, "limited", "on", ">limited", *redis_checks.rights().split())
     limited = settings.model_copy(update={"redis_url": named(own_valkey.url, "limited")})
     async with streams.connect(str(limited.redis_url)) as client:
         await redis_checks.require(client)
