@@ -32,11 +32,14 @@ _WHATSAPP_SAID: Final = (
 @router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
 async def asyncapi(request: Request, here: Here) -> Response:
     """What to publish on `evosaga:commands`, and all that comes out of it over Redis."""
-    return JSONResponse(document(here.catalogue))
+    return JSONResponse(document(here.catalogue, here.settings.redis_prefix))
 
 
-def document(catalogue: Catalogue) -> dict[str, Any]:
-    """The whole document. It stands for itself: no reference leads out of it."""
+def document(catalogue: Catalogue, prefix: str = "") -> dict[str, Any]:
+    """The whole document. It stands for itself: no reference leads out of it.
+
+    ``prefix`` is before every name on this Redis.
+    """
     commands, events = _commands(catalogue), _events() | _notices()
     return {
         "asyncapi": "3.0.0",
@@ -51,17 +54,23 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
         "servers": {"redis": {"host": "EVOSAGA_REDIS_URL", "protocol": "redis"}},
         "channels": {
             "commands": _channel(
-                streams.COMMANDS, "Commands, from any language: one XADD.", commands
+                prefix + streams.COMMANDS, "Commands, from any language: one XADD.", commands
             ),
             "dead": _channel(
-                streams.DEAD_COMMANDS, "Commands that could not be obeyed, and why.", ["deadLetter"]
+                prefix + streams.DEAD_COMMANDS,
+                "Commands that could not be obeyed, and why.",
+                ["deadLetter"],
             ),
             "events": _channel(
-                streams.EVENTS, "What happened: at least once, in order for each saga.", events
+                prefix + streams.EVENTS,
+                "What happened: at least once, in order for each saga.",
+                events,
             ),
-            "whatsapp": _channel(streams.WHATSAPP_EVENTS, _WHATSAPP_SAID, ["whatsappEvent"]),
-            "added": _channel(ADDED, "Pub/sub: an instance is there.", ["instance"]),
-            "removed": _channel(REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
+            "whatsapp": _channel(
+                prefix + streams.WHATSAPP_EVENTS, _WHATSAPP_SAID, ["whatsappEvent"]
+            ),
+            "added": _channel(prefix + ADDED, "Pub/sub: an instance is there.", ["instance"]),
+            "removed": _channel(prefix + REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
         },
         "operations": {
             "obeyCommand": _operation("receive", "commands"),

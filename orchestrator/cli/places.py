@@ -86,3 +86,13 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def own_redis(settings: Settings, pool: Pool) -> AsyncIterator[Redis]:
+    """The same for verbs that write to it: it must be this database's. Raises ``RedisTaken``."""
+    from orchestrator import redis_owner
+
+    async with redis(settings) as client:
+        await redis_owner.look(client, await redis_owner.identity(pool))
+        yield client

@@ -33,6 +33,10 @@ async def test_a_second_database_is_refused_on_a_redis_and_takes_no_command_of_t
             ran = await evosaga(verb)
             assert ran.code == 2
             assert "this Redis is another database's" in ran.err
+        for words in (("reconcile",), ("events", "republish", "--since", "1h")):
+            ran = await evosaga(*words)
+            assert ran.code == 2, words
+            assert "this Redis is another database's" in ran.err
         told = await evosaga("doctor", "--json")
         assert told.code == 1
         [owner] = [check for check in told.json["checks"] if check["check"] == "owner"]
