@@ -1,4 +1,7 @@
-"""Redis streams: names, groups, publishing. No other file but ``letters`` knows their commands."""
+"""Redis streams: names, groups, publishing.
+
+Only ``letters``, ``note`` and ``trimming`` know their commands beside it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -30,12 +30,16 @@ class RedisUnfit(SettingsError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong; ``fatal``: nothing may be started on such a Redis."""
+    """One thing that is wrong.
+
+    ``fatal``: nothing may be started on such a Redis. ``harmless``: everything works all the same.
+    """
 
     check: str
     said: str
     cure: str
     fatal: bool = True
+    harmless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,24 @@ async def require(redis: Redis, role: Role = "worker") -> None:
     """Raise ``RedisUnfit`` with the first reason not to start. Raises what Redis raises."""
     for fault in (await look(redis, role)).faults:
         if fault.fatal:
-            raise RedisUnfit(f"Redis can't be used, {fault.said}: {fault.cure}")
+            raise RedisUnfit(_sentence(fault))
+
+
+def _sentence(fault: Fault) -> str:
+    return f"Redis can't be used, {fault.said}: {fault.cure}"
+
+
+_REPLICA: Final = Fault(
+    "role",
+    "it is a replica and takes no writes",
+    "wait for the failover to end, or set EVOSAGA_REDIS_URL to the master",
+    fatal=False,  # it may be promoted at any moment, so trying again may help
+)
 
 
 async def look(redis: Redis, role: Role = "worker") -> Known:
     """Everything that is wrong, the worst first. Raises what Redis raises while it is away."""
-    mode = await _mode(redis)
+    mode, role_there = await _mode_and_role(redis)
     if mode == "sentinel":
         cure = "set EVOSAGA_REDIS_URL to the server, not to the Sentinel that watches it"
         return Known([Fault("mode", "it is a Sentinel", cure)], None)
@@ -69,12 +85,13 @@ async def look(redis: Redis, role: Role = "worker") -> Known:
         said, _, cure = redis_errors.CLUSTER.partition(": ")
         return Known([Fault("mode", said, cure)], None)
     named = list(dict.fromkeys(name for name in refused if name))
-    faults = [_forbidden(named, prefix_of(redis))] if named else []
+    faults = [_REPLICA] if role_there in ("replica", "slave") else []
+    faults += [_forbidden(named, prefix_of(redis))] if named else []
     info = await _info(redis)
     if info is None:
         said = "its access list forbids INFO, so version, eviction and persistence are not known"
         cure = "allow it if you can: ACL SETUSER … +info; nothing else needs it"
-        faults.append(Fault("info", said, cure, fatal=False))
+        faults.append(Fault("info", said, cure, fatal=False, harmless=True))
     elif (policy := str(info.get("maxmemory_policy", ""))).startswith("allkeys"):
         said, cure = f"maxmemory-policy is {policy}", "set maxmemory-policy to noeviction"
         faults.append(Fault("eviction", said, f"streams could be evicted: {cure}"))
@@ -87,14 +104,17 @@ def _forbidden(named: Sequence[str], prefix: str) -> Fault:
     return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {rights(prefix)}")
 
 
-async def _mode(redis: Redis) -> str:
-    """``standalone``, ``cluster`` or ``sentinel``; nothing when it may not be asked."""
+async def _mode_and_role(redis: Redis) -> tuple[str, str]:
+    """``standalone``, ``cluster`` or ``sentinel``, and ``master`` or ``replica``.
+
+    Nothing when it may not be asked.
+    """
     try:
         told = await redis.execute_command("HELLO")  # type: ignore[no-untyped-call]
     except ResponseError:
-        return ""
+        return "", ""
     pairs = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=False))
-    return str(streams.as_text(pairs.get(b"mode", b"")))
+    return streams.as_text(pairs.get(b"mode", b"")), streams.as_text(pairs.get(b"role", b""))
 
 
 async def _info(redis: Redis) -> dict[str, Any] | None:
@@ -213,9 +233,9 @@ async def trouble_of(redis: Redis, role: Role) -> str | None:
     Raises what Redis raises while it is away.
     """
     try:
-        await require(redis, role)
-    except RedisUnfit as unfit:
-        return str(unfit)
+        for fault in (await look(redis, role)).faults:
+            if not fault.harmless:
+                return _sentence(fault)
     except RedisError as error:
         if wrong := redis_errors.misconfigured(error):
             return f"Redis can't be used, {wrong}"

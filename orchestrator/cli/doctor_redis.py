@@ -31,13 +31,13 @@ async def look_at_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
         else:
             yield _version(known.info)
         for fault in known.faults:
-            yield Finding(fault.check, "bad" if fault.fatal else "warn", fault.said, fault.cure)
+            yield Finding(fault.check, "warn" if fault.harmless else "bad", fault.said, fault.cure)
         if known.info is not None:
             for finding in _told_by(known.info, known.faults):
                 yield finding
         if (left_out := _left_out(settings)) is not None:
             yield left_out
-        if any(fault.fatal and fault.check != "eviction" for fault in known.faults):
+        if any(fault.check in ("mode", "rights") for fault in known.faults):
             return
         async for finding in _look_at_owner(settings, redis):
             yield finding

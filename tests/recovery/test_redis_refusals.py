@@ -172,6 +172,18 @@ async def test_an_evicting_redis_is_refused(own_redis: Redis) -> None:
         await redis_checks.require(own_redis)
 
 
+async def test_a_replica_is_told_and_no_reason_to_refuse_since_it_may_become_a_master(
+    own_redis: Redis,
+) -> None:
+    await own_redis.replicaof("127.0.0.1", "1")
+    await redis_checks.require(own_redis)
+    assert "set EVOSAGA_REDIS_URL to the master" in str(
+        await redis_checks.trouble_of(own_redis, "worker")
+    )
+    await own_redis.replicaof("NO", "ONE")
+    assert await redis_checks.trouble_of(own_redis, "worker") is None
+
+
 # -- the command line
 
 
