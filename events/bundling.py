@@ -11,29 +11,49 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from events.prefixing import PrefixedPipeline, prefixed, stripped
+
 _MOST = 500
 
 
 class BundlingRedis(Redis):
-    """Like ``Redis``; not for commands that block, which would hold up the others."""
+    """Like ``Redis``; not for commands that block, which would hold up the others.
 
+    ``prefix`` goes before every name that it sends, see ``events.prefixing``.
+    """
+
+    prefix = ""
     _waiting: list[tuple[tuple[Any, ...], dict[str, Any], "asyncio.Future[Any]"]] | None = None
     _sending: "asyncio.Task[None] | None" = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send it with the others. Raises what Redis, or the way to it, has to say."""
+        args = prefixed(self.prefix, args)
         if self._waiting is None:
             self._waiting = []
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((args, options, answer))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send(), name="redis-bundles")
-        return await answer
+        told = await answer
+        if self.prefix and args[0] == "SCAN":
+            return told[0], [stripped(self.prefix, name) for name in told[1]]
+        return told
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
+        """Commands that go together, with the prefix as well."""
+        if not self.prefix:
+            return super().pipeline(transaction, shard_hint)
+        pipeline = PrefixedPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+        pipeline.prefix = self.prefix
+        return pipeline
 
     async def _send(self) -> None:
         while self._waiting:
             bundle, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-            pipeline = self.pipeline(transaction=False)
+            pipeline = super().pipeline(transaction=False)
             for args, options, _ in bundle:
                 pipeline.execute_command(*args, **options)
             try:

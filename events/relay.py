@@ -5,10 +5,10 @@ positions are in commit order and "everything above my cursor" skips nothing. On
 under a lease in Postgres. A leader that dies between publishing and noting it repeats a stretch,
 so every event is seen first in its order, and then perhaps again: at least once, deduplicate by id.
 
-Redis keeps how far it was told, in the same script that tells it. What it loses it loses together
-with that, so a leader sees at once that Redis was flushed or came back with an older file, goes
-back to where Redis is, and tells the rest again; and one that was paused meanwhile finds Redis
-elsewhere than it was, and publishes nothing.
+Redis keeps how far it was told, in the same script that tells it (``events.note``). What it loses
+it loses together with that, so a leader sees at once that Redis was flushed, evicted the stream or
+came back with an older file, goes back to where Redis is, and tells the rest again; and one that
+was paused meanwhile finds Redis elsewhere than it was, and publishes nothing.
 """
 
 import asyncio
@@ -21,10 +21,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events import notices, streams, syncpoints
+from events import note, notices, streams, syncpoints
 from events.cancelling import obey_cancel
 from events.clock import LEEWAY
 from events.database import TRANSIENT, Pool
+from events.note import Note
+from events.redis_errors import cause
 from events.telling import read_batch
 
 KEEP_SECONDS: Final = 7 * 86400.0
@@ -33,6 +35,8 @@ _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
 _IDLE_POLL: Final = 0.5
 """Seconds between two looks for what others have committed; our own commits say so."""
+_FOLLOW: Final = 1.0
+"""Seconds between two looks whether another still leads; our own commits are no reason for one."""
 _GATHER: Final = 0.01
 """Seconds that what was committed waits for what comes next: a saga commits every few of them."""
 _logger = structlog.get_logger("evosaga.relay")
@@ -46,6 +50,7 @@ class Relay:
         self._redis = redis
         self._me = me
         self._nudge = asyncio.Event()
+        self._leads = False
 
     def nudge(self) -> None:
         """Something was committed here: don't wait for the next poll."""
@@ -60,10 +65,13 @@ class Relay:
                     pass
                 pause = _IDLE_POLL
             except (RedisError, *TRANSIENT) as trouble:
-                _logger.warning("relay waits", reason=type(trouble).__name__)
+                _logger.warning("relay waits", reason=cause(trouble))
                 pause = min(5.0, pause * 2)
                 self._nudge.clear()
             obey_cancel()
+            if not self._leads:
+                await asyncio.sleep(max(pause, _FOLLOW))
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._nudge.wait()
@@ -72,14 +80,21 @@ class Relay:
 
     async def pump(self) -> bool:
         """Publish one batch if this relay leads; True when there may be more."""
+        # Before the cursor: nobody has told anything since, if it still is the note at the end.
+        told = await note.read(self._redis)
         lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
+        self._leads = lead is not None
         if lead is None:
             return False
         cursor, newest = lead["position"], lead["newest"] or 0
-        told = await streams.told_up_to(self._redis)
-        if cursor and (told is None or told < cursor):
+        if _behind(told, cursor):
+            told = await note.read(self._redis)  # whoever led until a moment ago may have told more
+            if not _behind(told, cursor):
+                return True
             cursor = await self._go_back(cursor, told)
-            told = await streams.told_up_to(self._redis)
+            told = await note.read(self._redis)
+            if told.up_to != cursor:
+                return True
         if cursor >= newest:
             return False
         batch = await read_batch(self._pool, cursor, _BATCH)
@@ -87,17 +102,20 @@ class Relay:
             return False
         await syncpoints.reach("rel.read")
         try:
-            await streams.tell(self._redis, batch.events, batch.commands, told, batch.last)
-        except streams.OutOfStep:
+            await note.tell(self._redis, batch.events, batch.commands, told, batch.last)
+        except note.OutOfStep:
             return True
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")
         return len(batch.events) == _BATCH
 
-    async def _go_back(self, cursor: int, told: int | None) -> int:
+    async def _go_back(self, cursor: int, told: Note) -> int:
         """Redis lost what it was told: the position from which it has to be told again."""
-        has = told if told is not None else await self._newest_on_stream()
+        if told.wrong:
+            what = f"the key {note.TOLD} {told.wrong}"
+            _logger.warning("note was wrong", what=what, cure="it is written anew")
+        has = told.up_to if told.up_to is not None else await self._newest_on_stream()
         if has is None:
             week_ago = await self._pool.fetchval(_AGO, timedelta(seconds=KEEP_SECONDS))
             has = await position_at(self._pool, week_ago)
@@ -107,7 +125,8 @@ class Relay:
             if lost_at is not None:
                 await notices.tell_again(self._pool, lost_at)
             await self._pool.execute(_GO_BACK, streams.EVENTS, self._me, has)
-        await streams.note_told(self._redis, min(has, cursor))
+        if told.up_to is None:
+            await note.replace(self._redis, told, min(has, cursor))
         return min(has, cursor)
 
     async def _newest_on_stream(self) -> int | None:
@@ -123,6 +142,11 @@ class Relay:
     async def resign(self) -> None:
         """Let another relay lead at once."""
         await self._pool.execute(_RESIGN, streams.EVENTS, self._me)
+
+
+def _behind(told: Note, cursor: int) -> bool:
+    """Whether Redis has less than the log says that it was told, or can't prove that it has it."""
+    return bool(told.wrong) or (cursor > 0 and (told.up_to is None or told.up_to < cursor))
 
 
 async def position_at(pool: Pool, at: datetime) -> int:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from redis.asyncio import Redis
 
-from events import notices, streams
+from events import note, notices, streams
 from events.database import Pool
 from events.relay import Relay, position_at
 from events.telling import read_batch
@@ -36,10 +36,10 @@ async def republish_from(
     if start >= target:
         return 0
     total = int(await pool.fetchval(_COUNT, start, target))
-    await streams.go_back(redis, start)
+    await note.go_back(redis, start)
     relay = Relay(pool, redis, me)
     try:
-        while (told := await streams.told_up_to(redis) or start) < target:
+        while (told := (await note.read(redis)).up_to or start) < target:
             done = int(await pool.fetchval(_COUNT, start, told))
             progress(done, total)
             if not await relay.pump():

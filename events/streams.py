@@ -1,25 +1,21 @@
-"""Redis streams: names, groups, publishing. No other file but ``letters`` knows their commands."""
+"""Redis streams: names, groups, publishing.
+
+Only ``letters``, ``note`` and ``trimming`` know their commands beside it.
+"""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
-from events.bundling import BundlingRedis
+from events.connecting import connect as connect
 
 COMMANDS: Final = "evosaga:commands"
 DEAD_COMMANDS: Final = "evosaga:commands:dead"
 EVENTS: Final = "evosaga:events"
-TOLD: Final = "evosaga:events:told"
-"""How far Redis has been told: written with the events, so it is lost with them."""
 WHATSAPP_EVENTS: Final = "wa:events"
 """What Evolution's webhooks tell that is not ours to apply, messages above all."""
 GROUP: Final = "orchestrator"
@@ -27,26 +23,6 @@ GROUP: Final = "orchestrator"
 FIELD: Final = b"data"
 FASTSTREAM_FIELD: Final = b"__data__"
 """Where FastStream's own publisher puts its envelope."""
-
-_TIMEOUT: Final = 5.0
-_CONNECTIONS: Final = 32
-
-
-def connect(url: str) -> "Redis":
-    """A client with deadlines. A retried write may happen twice: readers deduplicate by id.
-
-    Commands of many sagas travel together, and a pipeline waits its turn for a connection.
-    """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=_TIMEOUT,
-        socket_timeout=_TIMEOUT,
-        socket_connect_timeout=_TIMEOUT,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )
-    return BundlingRedis.from_pool(pool)
 
 
 async def ensure_group(redis: "Redis") -> bool:
@@ -92,59 +68,6 @@ async def publish_events(
     for command in commands:
         pipeline.xadd(COMMANDS, {FIELD: command})
     await pipeline.execute()
-
-
-class OutOfStep(RedisError):
-    """Redis is not where the relay saw it a moment ago: it lost data, or another relay told more.
-
-    Nothing was published; look again.
-    """
-
-
-async def told_up_to(redis: "Redis") -> int | None:
-    """The position in the log up to which this Redis was told; None when it does not remember."""
-    said = await redis.get(TOLD)
-    return int(said) if said is not None else None
-
-
-async def tell(
-    redis: "Redis",
-    events: Sequence[bytes],
-    commands: Sequence[bytes],
-    before: int | None,
-    up_to: int,
-) -> None:
-    """XADD events in order, and what they command, and note how far Redis has been told.
-
-    All or nothing, in a script: a Redis that is short of memory would refuse one XADD of a
-    pipeline and take the next. Raises ``OutOfStep`` unless Redis was told up to ``before``.
-    """
-    keys = (EVENTS, COMMANDS, TOLD)
-    known = "" if before is None else str(before)
-    arguments: list[str | bytes] = [known, str(up_to), str(len(events)), *events, *commands]
-    if not await redis.eval(_TELL, len(keys), *keys, *arguments):
-        raise OutOfStep("Redis is not where it was")
-
-
-async def note_told(redis: "Redis", position: int) -> None:
-    """Note how far Redis was told, where there is no such note."""
-    await redis.set(TOLD, position, nx=True)
-
-
-async def go_back(redis: "Redis", position: int) -> None:
-    """Make the relay tell again everything above that position."""
-    await redis.set(TOLD, position)
-
-
-_TELL: Final = """
-if (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] then return 0 end
-local events = tonumber(ARGV[3])
-for i = 4, #ARGV do
-  redis.call('XADD', i - 3 <= events and KEYS[1] or KEYS[2], '*', 'data', ARGV[i])
-end
-redis.call('SET', KEYS[3], ARGV[2])
-return 1
-"""
 
 
 async def newest_ids(redis: "Redis", count: int = 100) -> list[str]:
@@ -287,24 +210,6 @@ async def backlog(redis: "Redis") -> Backlog | None:
     return None
 
 
-async def trim(redis: "Redis", stream: str, keep_seconds: float) -> None:
-    """Drop entries that are older than that *and* below everything unread or pending.
-
-    Never by length: MAXLEN would silently drop what nobody has read yet.
-    """
-    try:
-        groups = await redis.xinfo_groups(stream)
-    except ResponseError:  # nothing was ever written to it
-        return
-    floors = [f"{int((time.time() - keep_seconds) * 1000)}-0"]
-    for group in groups:
-        floors.append(as_text(group["last-delivered-id"]))
-        pending = await redis.xpending(stream, as_text(group["name"]))
-        if pending["min"] is not None:
-            floors.append(as_text(pending["min"]))
-    await redis.xtrim(stream, minid=min(floors, key=_stream_id), approximate=True)
-
-
 async def drop_idle_consumers(redis: "Redis", idle_seconds: float) -> None:
     """Forget consumers that own nothing and have been silent: every restart makes new ones."""
     for consumer in await redis.xinfo_consumers(COMMANDS, GROUP):
@@ -322,11 +227,6 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 """
 """Deleting a consumer that owns pending messages would lose them, so look and act at once."""
-
-
-def _stream_id(text: str) -> tuple[int, int]:
-    milliseconds, _, number = text.partition("-")
-    return int(milliseconds), int(number or 0)
 
 
 def as_text(value: bytes | str) -> str:

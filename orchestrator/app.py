@@ -18,6 +18,7 @@ from events import cancelling, streams
 from events.database import Pool, open_pool
 from events.log import EventLog
 from events.relay import Relay
+from orchestrator import redis_owner
 from orchestrator.config import Settings, SettingsError, servers_of, split_secrets
 from orchestrator.engine import Engine
 from orchestrator.intake.gate import Gate
@@ -71,7 +72,7 @@ async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
     assert settings.database_url is not None
     assert settings.redis_url is not None
     pool = await open_pool(settings.database_url)
-    redis = streams.connect(settings.redis_url)
+    redis = streams.connect(settings.redis_url, settings.redis_prefix)
     try:
         async with pool.acquire() as connection:
             await migrations.require_current(connection)
@@ -170,6 +171,8 @@ async def running_worker(
         )
         gate = Gate(pool, log, outside, known, engine)
         await lease.beat()
+        database = await redis_owner.identity(pool)
+        await redis_owner.claim(redis, database)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts = start_parts(
             failed,
@@ -179,6 +182,7 @@ async def running_worker(
             relay=relay.run(),
             watchdog=reader.watch(),
             tidy=tidy(redis),
+            owner=redis_owner.watch(redis, database),
             webhooks=Applier(pool, redis, outside, name).run(),
             rejected=Rejected(pool, name, settings.rejected_keep, settings.rejected_most).run(),
             chores=Chores(pool, name, chores_of(settings, pool, outside, gate)).run(),

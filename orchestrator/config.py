@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
 from events.addresses import understood
+from events.redis_url import usable
 from orchestrator.api.keys import read_api_keys
 from orchestrator.dotenv import DOTENV, DotenvError, dotenv, said_in
 from orchestrator.keeping.older import PLACEHOLDERS_ANYWHERE, compiled
@@ -52,6 +53,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None, validation_alias=AliasChoices("EVOSAGA_REDIS_URL", "REDIS_URL")
     )
+    redis_prefix: str = Field("", pattern=r"^[A-Za-z0-9:._-]{0,64}$")
+    """Before every key, stream and channel, for those who put two databases on one Redis."""
     evolution_url: str | None = None
     evolution_api_key: SecretStr | None = None
     evolution_servers: Annotated[Mapping[str, EvolutionServer], NoDecode] = Field(
@@ -117,7 +120,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str | None) -> str | None:
-        return _url(url, _REDIS)
+        checked = _url(url, _REDIS)
+        if checked:
+            usable(checked)
+        return checked
 
     @field_validator("evolution_url", "public_url")
     @classmethod

@@ -18,6 +18,7 @@ from events.clock import LIVING, PUT_BACK
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
 from events.relay import KEEP_SECONDS
+from events.trimming import trim
 from orchestrator.engine import Engine
 from orchestrator.holding import Taken
 from orchestrator.lease import Lease
@@ -105,9 +106,9 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
     while True:
         await asyncio.sleep(every)
         try:
-            await streams.trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
-            await streams.trim(redis, streams.EVENTS, _KEEP_EVENTS)
-            await streams.trim(redis, streams.WHATSAPP_EVENTS, _KEEP_EVENTS)
+            await trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
+            await trim(redis, streams.EVENTS, _KEEP_EVENTS)
+            await trim(redis, streams.WHATSAPP_EVENTS, _KEEP_EVENTS)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("tidying waits", reason=type(trouble).__name__)

@@ -9,6 +9,8 @@ It needs a Redis client and an asyncpg pool and nothing else of ours::
         async for change in changes:               # first everything there is, then what changes
             ...
 
+With ``EVOSAGA_REDIS_PREFIX`` the client must come from ``connect(url, prefix)``.
+
 The key in Redis expires after an hour, may be evicted or flushed, and anybody may write it. So
 ``get`` believes what this product wrote, and asks Postgres about everything else; Postgres is the
 truth, and Redis only saves the way there.
@@ -17,7 +19,8 @@ truth, and Redis only saves the way there.
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -26,12 +29,13 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from events.connecting import connect, leave, prefix_of
 from events.database import TRANSIENT, Queryable
 from sagas.steps import cache
 from sagas.steps.cache import Route
 from sagas.steps.notify import ADDED, REMOVED
 
-__all__ = ["Change", "ClinicCache", "Route", "RoutingUnavailable", "follow"]
+__all__ = ["Change", "ClinicCache", "Route", "RoutingUnavailable", "connect", "follow"]
 
 _REDIS_SECONDS: Final = 1.0
 """How long Redis may take before Postgres is asked instead."""
@@ -80,11 +84,22 @@ class ClinicCache:
 
         ``get`` does that by itself. Raises ``RedisError``.
         """
-        return await cache.put(self._redis, route) == "filled"
+        async with self._leaving():
+            return await cache.put(self._redis, route) == "filled"
 
     async def invalidate(self, instance_name: str) -> None:
         """Drop what is cached; the next ``get`` asks Postgres. Raises ``RedisError``."""
-        await self._redis.delete(cache.key(instance_name), cache.filled_key(instance_name))
+        async with self._leaving():
+            await self._redis.delete(cache.key(instance_name), cache.filled_key(instance_name))
+
+    @asynccontextmanager
+    async def _leaving(self) -> AsyncIterator[None]:
+        """Don't use a connection again on which Redis says that it is no master any more."""
+        try:
+            yield
+        except RedisError as error:
+            await leave(self._redis, error)
+            raise
 
     async def _look(self, instance_name: str) -> tuple[bytes | None, Route | None]:
         """What is under the key, and the route in it if that can be believed."""
@@ -107,7 +122,7 @@ class ClinicCache:
             raise RoutingUnavailable(f"{said} for {instance_name}") from trouble
         route = _route(rows[0]) if rows else None
         try:
-            async with asyncio.timeout(_REDIS_SECONDS):
+            async with asyncio.timeout(_REDIS_SECONDS), self._leaving():
                 if route is None and seen is not None:
                     await cache.forget(self._redis, instance_name, seen)
                 elif route is not None and time.monotonic() - before < _FRESH_SECONDS:
@@ -169,7 +184,7 @@ async def follow(
     subscription was made (again) and every ``every`` seconds. Outages are waited out.
     """
     known: dict[str, Route] = {}
-    channel = redis.pubsub()
+    channel, prefix = redis.pubsub(), prefix_of(redis)
     news: _News = None
     compare_at = time.monotonic() + every
     try:
@@ -182,7 +197,7 @@ async def follow(
             names = known.keys() | found.keys() if news is None else news
             for change in _differences(known, found, names):
                 yield change
-            news = await _listen(channel, max(0.0, compare_at - time.monotonic()))
+            news = await _listen(channel, prefix, max(0.0, compare_at - time.monotonic()))
             if time.monotonic() >= compare_at:
                 news, compare_at = None, time.monotonic() + every
     finally:
@@ -208,13 +223,13 @@ def _differences(
     return changes
 
 
-async def _listen(channel: Any, seconds: float) -> _News:
+async def _listen(channel: Any, prefix: str, seconds: float) -> _News:
     """Wait for news, at most so long; then take all that has come."""
     names: set[str] = set()
     missed = False
     try:
         if not channel.subscribed:
-            await channel.subscribe(ADDED, REMOVED)
+            await channel.subscribe(prefix + ADDED, prefix + REMOVED)
         message = await channel.get_message(timeout=seconds)
         while message is not None:
             # The client subscribes again by itself when its connection broke, and the answer to

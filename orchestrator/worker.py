@@ -21,8 +21,10 @@ from redis.exceptions import RedisError
 
 from events import letters, streams, syncpoints
 from events.commands import BadCommand, Command, read_command
+from events.connecting import prefix_of
 from events.database import TRANSIENT, Pool
 from events.log import EventLog
+from events.redis_errors import cause
 from orchestrator.engine import Engine
 from orchestrator.intake import ordering
 from orchestrator.intake.accept import Accepted, Request, TooSoon, accept, understand
@@ -78,8 +80,8 @@ class CommandReader:
         self._turns, self._left = Turns(_STEERING_AT_ONCE), Turns(1)
         self._handover = Handover(redis, pool, engine.catalogue, worker, patience)
         self._order = ordering.Order(redis, worker)
-        self._broker, self._subscribers = subscribed(
-            redis_url, worker, _RECLAIM_AFTER, self._handle
+        self._broker, self._subscribers, self._reads = subscribed(
+            redis_url, prefix_of(redis), worker, _RECLAIM_AFTER, self._handle
         )
 
     async def start(self) -> None:
@@ -96,8 +98,16 @@ class CommandReader:
 
     @property
     def healthy(self) -> bool:
-        """Whether both subscribers are running."""
-        return all(subscriber.running for subscriber in self._subscribers)
+        """Whether both subscribers are running, and read."""
+        return self.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no commands are read; None when they are."""
+        if not all(subscriber.running for subscriber in self._subscribers):
+            return "a subscriber has stopped"
+        failing = [reads.trouble for reads in self._reads if reads.trouble]
+        return f"no command can be read: {failing[0]}" if failing else None
 
     async def watch(self, every: float = 1.0) -> None:
         """Bring back a group that vanished and subscribers that stopped; cancel it to stop."""
@@ -113,7 +123,7 @@ class CommandReader:
                         await subscriber.start()
                 await self._take_what_was_left()
             except (RedisError, OSError, TimeoutError) as trouble:
-                _logger.warning("redis is away", reason=type(trouble).__name__)
+                _logger.warning("redis is away", reason=cause(trouble))
 
     async def _take_what_was_left(self) -> None:
         """Obey what other workers did not know and this one does."""

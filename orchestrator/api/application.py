@@ -86,7 +86,8 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.state.rates = Rates(settings.api_rate)
     app.state.wrong_keys = wrong_keys()
-    app.state.documents = Documents(partial(documentation.written, app, parts.catalogue))
+    prefix = parts.settings.redis_prefix
+    app.state.documents = Documents(partial(documentation.written, app, parts.catalogue, prefix))
     app.state.ended = EndedSessions(parts.pool)
     app.state.watch = Watch(parts.pool)
     app.state.metrics = HttpMetrics()

@@ -40,8 +40,11 @@ async def asyncapi(request: Request) -> Response:
     )
 
 
-def document(catalogue: Catalogue) -> dict[str, Any]:
-    """The whole document. It stands for itself: no reference leads out of it."""
+def document(catalogue: Catalogue, prefix: str = "") -> dict[str, Any]:
+    """The whole document. It stands for itself: no reference leads out of it.
+
+    ``prefix`` is before every name on this Redis.
+    """
     commands, events = _commands(catalogue), _events() | _notices()
     return {
         "asyncapi": "3.0.0",
@@ -56,17 +59,23 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
         "servers": {"redis": {"host": "EVOSAGA_REDIS_URL", "protocol": "redis"}},
         "channels": {
             "commands": _channel(
-                streams.COMMANDS, "Commands, from any language: one XADD.", commands
+                prefix + streams.COMMANDS, "Commands, from any language: one XADD.", commands
             ),
             "dead": _channel(
-                streams.DEAD_COMMANDS, "Commands that could not be obeyed, and why.", ["deadLetter"]
+                prefix + streams.DEAD_COMMANDS,
+                "Commands that could not be obeyed, and why.",
+                ["deadLetter"],
             ),
             "events": _channel(
-                streams.EVENTS, "What happened: at least once, in order for each saga.", events
+                prefix + streams.EVENTS,
+                "What happened: at least once, in order for each saga.",
+                events,
             ),
-            "whatsapp": _channel(streams.WHATSAPP_EVENTS, _WHATSAPP_SAID, ["whatsappEvent"]),
-            "added": _channel(ADDED, "Pub/sub: an instance is there.", ["instance"]),
-            "removed": _channel(REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
+            "whatsapp": _channel(
+                prefix + streams.WHATSAPP_EVENTS, _WHATSAPP_SAID, ["whatsappEvent"]
+            ),
+            "added": _channel(prefix + ADDED, "Pub/sub: an instance is there.", ["instance"]),
+            "removed": _channel(prefix + REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
         },
         "operations": {
             "obeyCommand": _operation("receive", "commands"),

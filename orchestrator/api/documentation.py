@@ -74,12 +74,12 @@ async def openapi(request: Request) -> Response:
     return answer(request, await document(request, OPENAPI), "application/json")
 
 
-def written(app: FastAPI, catalogue: Catalogue) -> Written:
+def written(app: FastAPI, catalogue: Catalogue, redis_prefix: str) -> Written:
     """All documents; slow."""
     described = app.openapi()
     return {
         OPENAPI: _json(described),
-        ASYNCAPI: _json(asyncapi.document(catalogue)),
+        ASYNCAPI: _json(asyncapi.document(catalogue, redis_prefix)),
         DOCS: _page(described).encode(),
         STYLE: (_HERE / "docs.css").read_bytes(),
     }

@@ -11,6 +11,8 @@ from redis.exceptions import RedisError
 import migrations
 from events import streams
 from events.database import TRANSIENT
+from events.redis_errors import cause
+from orchestrator import redis_checks
 from orchestrator.api.parts import Parts
 from orchestrator.present import present, wrong
 from orchestrator.queries import living_workers
@@ -29,15 +31,14 @@ class Check:
 
 async def checks(parts: Parts) -> dict[str, Check]:
     """Look at everything, at once; each look takes a few seconds at most."""
-    healthy = parts.reader is None or parts.reader.healthy
     (postgres, schema, workers), redis, more = await asyncio.gather(
         _postgres(parts), _redis(parts), _wrong(parts)
     )
     found = {"postgres": postgres, "schema": schema, "redis": redis} | more
     if parts.reader is None:
         return found | {"workers": workers}
-    said = "both subscribers are running" if healthy else "a subscriber has stopped"
-    found["consumers"] = Check(healthy, said)
+    trouble = parts.reader.trouble
+    found["consumers"] = Check(trouble is None, trouble or "both subscribers are running")
     dead = parts.failed is not None and parts.failed.done()
     found["worker"] = Check(not dead, "a part of it has ended" if dead else "all parts are running")
     return found
@@ -87,9 +88,11 @@ async def _redis(parts: Parts) -> Check:
     try:
         async with asyncio.timeout(_PATIENCE):
             await parts.redis.ping()
+            role: redis_checks.Role = "worker" if parts.reader is not None else "api"
+            wrong = await redis_checks.trouble_of(parts.redis, role)
     except (RedisError, OSError, TimeoutError) as error:
-        return Check(False, f"does not answer ({type(error).__name__})")
-    return Check(True, "answers")
+        return Check(False, f"does not answer ({cause(error)})")
+    return Check(wrong is None, wrong or "answers")
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 
 from events.log import EventLog
-from orchestrator import app
+from orchestrator import app, redis_owner
 from orchestrator.api.application import create_app
 from orchestrator.api.connections import connections_of, told_seldom
 from orchestrator.api.parts import Parts
@@ -103,7 +103,8 @@ async def parts_alone(settings: Settings) -> AsyncIterator[Parts]:
         outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
         log, known = EventLog(pool), catalogue.load()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tasks = app.start_parts(failed, log=log.run())
+        owner = redis_owner.watch(redis, await redis_owner.identity(pool))
+        tasks = app.start_parts(failed, log=log.run(), owner=owner)
         try:
             gate = Gate(pool, log, outside, known)
             yield Parts(settings, pool, redis, log, outside, known, gate, failed=failed)

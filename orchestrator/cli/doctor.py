@@ -11,23 +11,21 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import places
 from orchestrator.cli.database import look_at_database
+from orchestrator.cli.doctor_redis import look_at_redis
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.instances import look_at_instances
 from orchestrator.cli.output import Output
 from orchestrator.cli.secret_keys import look_for_secret_keys
 from orchestrator.cli.servers import look_at_evolution, look_for_stranded
 from orchestrator.cli.tables import printable
-from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble
+from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble, explained
 from orchestrator.cli.variables import look_at_variables
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from events.database import Pool
     from orchestrator.config import Settings
 
 _OLDEST_POSTGRES: Final = 15
-_OLDEST_REDIS: Final = (7, 0)
 _LATE: Final = 1000
 """So many events or commands behind is worth a word."""
 
@@ -47,7 +45,7 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
     unreachable = False
     looks = {
         "postgres": _look_at_postgres(settings),
-        "redis": _look_at_redis(settings),
+        "redis": look_at_redis(settings),
         "evolution": look_at_evolution(settings),
         "instances": look_at_instances(settings, findings),
         "keys": _look_at_keys(settings),
@@ -77,7 +75,11 @@ async def _found_by(
         async with aclosing(look):
             async for finding in look:
                 yield finding, False
-    except Trouble as trouble:
+    except Exception as error:
+        # The rest is looked at all the same, and --json tells everything or nothing.
+        trouble = error if isinstance(error, Trouble) else explained(error)
+        if trouble is None:
+            raise
         yield Finding(name, "bad", trouble.sentence), trouble.code == UNREACHABLE
 
 
@@ -151,54 +153,6 @@ async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
             yield Finding(check, "warn", f"{printable(one.said)}{under_way}", one.cure)
     for code, one in found.items():
         yield Finding(code, "warn", printable(one.said), one.cure)
-
-
-# --- Redis ------------------------------------------------------------------------------------
-
-
-async def _look_at_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
-    async with places.redis(settings) as redis:
-        # INFO and not CONFIG, which managed servers forbid.
-        info = await redis.info()
-        name = str(info.get("server_name", "redis")).capitalize()
-        version = str(info.get(f"{name.lower()}_version") or info["redis_version"])
-        spoken = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
-        old = spoken < _OLDEST_REDIS
-        cure = "evosaga needs Redis 7.0 or newer, or Valkey" if old else ""
-        yield Finding("redis", "bad" if old else "ok", f"{name} {version}", cure)
-
-        policy = str(info.get("maxmemory_policy", "unknown"))
-        evicts = policy.startswith("allkeys")
-        cure = "streams could be evicted: set maxmemory-policy to noeviction" if evicts else ""
-        said = f"maxmemory-policy {policy}"
-        yield Finding("eviction", "bad" if evicts else "ok", said, cure)
-
-        kept = bool(info.get("aof_enabled"))
-        cure = "" if kept else "a crash loses commands nobody has read yet: set appendonly to yes"
-        said = f"appendonly {'yes' if kept else 'no'}"
-        yield Finding("persistence", "ok" if kept else "warn", said, cure)
-        async for finding in _look_at_commands(redis):
-            yield finding
-
-
-async def _look_at_commands(redis: Redis) -> AsyncGenerator[Finding, None]:
-    from events import streams
-
-    backlog = await streams.backlog(redis)
-    if backlog is None:
-        waiting = await redis.xlen(streams.COMMANDS)
-        said = f"no worker has ever run here; {waiting} commands wait"
-        yield Finding("commands", "warn", said, "the first worker makes the group and reads them")
-        dead = await redis.xlen(streams.DEAD_COMMANDS)
-    else:
-        lag = "unknown" if backlog.lag is None else backlog.lag
-        said = f"{lag} unread, {backlog.pending} being accepted"
-        late = (backlog.lag or 0) + backlog.pending > _LATE
-        cure = "start more workers: evosaga worker" if late else ""
-        yield Finding("commands", "warn" if late else "ok", said, cure)
-        dead = backlog.dead
-    cure = "what and why: evosaga letters" if dead else ""
-    yield Finding("dead letters", "warn" if dead else "ok", str(dead), cure)
 
 
 # --- the API's keys ---------------------------------------------------------------------------

@@ -61,7 +61,7 @@ async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Out
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
-        redis = await stack.enter_async_context(places.redis(settings))
+        redis = await stack.enter_async_context(places.own_redis(settings, pool))
         outside = await stack.enter_async_context(world(settings, redis, None, pool))
         gate = Gate(pool, EventLog(pool), outside, catalogue.load())
         keeper = Keeper(pool, outside, gate, settings.older_names, quiet=0.0)

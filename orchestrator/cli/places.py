@@ -79,7 +79,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
     assert settings.redis_url is not None
     with reaching_redis(settings.redis_url):
-        client = streams.connect(settings.redis_url)
+        client = streams.connect(settings.redis_url, settings.redis_prefix)
         try:
             await client.ping()
         except BaseException:
@@ -89,3 +89,13 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def own_redis(settings: Settings, pool: Pool) -> AsyncIterator[Redis]:
+    """The same for verbs that write to it: it must be this database's. Raises ``RedisTaken``."""
+    from orchestrator import redis_owner
+
+    async with redis(settings) as client:
+        await redis_owner.look(client, await redis_owner.identity(pool))
+        yield client

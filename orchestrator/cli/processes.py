@@ -23,6 +23,8 @@ from orchestrator.cli.trouble import (
 )
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from orchestrator.config import Settings
 
 _NEEDED: Final = {
@@ -30,6 +32,8 @@ _NEEDED: Final = {
     "evolution_api_key": "set EVOSAGA_EVOLUTION_API_KEY to that server's global API key",
     "secret_key": "set EVOSAGA_SECRET_KEY to 32 bytes or more: openssl rand -hex 32",
 }
+_SOON: Final = 3.0
+"""Seconds that a Redis may take to answer which is not needed at the start."""
 _API_KEYS: Final = "set EVOSAGA_API_KEYS to name:key, the key from: openssl rand -hex 32"
 
 
@@ -123,8 +127,7 @@ async def look_first(settings: Settings, *, redis: bool = True) -> None:
     import migrations
 
     async with contextlib.AsyncExitStack() as stack:
-        if redis:
-            await stack.enter_async_context(places.redis(settings))
+        client = await _redis(settings, stack, needed=redis)
         pool = await stack.enter_async_context(places.postgres(settings))
         async with pool.acquire() as connection:
             try:
@@ -132,6 +135,29 @@ async def look_first(settings: Settings, *, redis: bool = True) -> None:
             except migrations.SchemaOutdated as error:
                 raise Trouble(WRONG, str(error)) from error
             await require_writable(connection)
+        if client is not None:
+            from orchestrator import redis_owner
+
+            await redis_owner.look(client, await redis_owner.identity(pool))
+
+
+async def _redis(
+    settings: Settings, stack: contextlib.AsyncExitStack, *, needed: bool
+) -> Redis | None:
+    """A Redis that can be used. None when it is not needed and not there, or not there for now."""
+    from orchestrator import redis_checks
+
+    try:
+        async with asyncio.timeout(None if needed else _SOON):
+            client = await stack.enter_async_context(places.redis(settings))
+            await redis_checks.require(client, "worker" if needed else "api")
+    except TimeoutError:
+        return None
+    except Trouble as trouble:
+        if needed or trouble.code != UNREACHABLE:
+            raise
+        return None
+    return client
 
 
 async def _work(settings: Settings) -> None:

@@ -116,7 +116,7 @@ async def _republish(
     from events.republish import republish_between, republish_from
     from orchestrator.app import worker_name
 
-    async with places.postgres(settings) as pool, places.redis(settings) as redis:
+    async with places.postgres(settings) as pool, places.own_redis(settings, pool) as redis:
         began = time.monotonic()
         with _progress("telling again", out) as progress:
             if until is None:

@@ -209,11 +209,15 @@ def _parameter(error: BaseException) -> str | None:
 
 
 def _redis(error: BaseException, where: str) -> Trouble:
-    from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+    from redis.exceptions import AuthenticationError, ResponseError
 
+    from events.redis_errors import misconfigured
+
+    if isinstance(error, AuthenticationError):
+        return Trouble(WRONG, f"Redis{where} does not let us in: check EVOSAGA_REDIS_URL")
+    if wrong := misconfigured(error):
+        return Trouble(WRONG, f"Redis{where} can't be used, {wrong}")
     match error:
-        case AuthenticationError() | NoPermissionError():
-            return Trouble(WRONG, f"Redis{where} does not let us in: check EVOSAGA_REDIS_URL")
         case ResponseError():
             return Trouble(UNREACHABLE, f"Redis{where} refuses: {error}")
         case ValueError():

@@ -259,6 +259,8 @@ _HELD_CURES: Final = {
     "token_hidden": "remove the instance by hand on Evolution; this goes on by itself then",
     "list_unreadable": "look at what Evolution lists, and at its version: evosaga doctor",
     "half_there": "restart Evolution; this goes on by itself then",
+    "redis_misconfigured": "Redis forbids what evosaga needs, or is not the kind that it needs; "
+    "what and the cure: evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
 }
 

@@ -5,6 +5,7 @@ died before it acknowledged them (FastStream's subscribers do one or the other).
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -16,13 +17,19 @@ from redis.exceptions import RedisError, ResponseError
 
 from events import streams
 from events.commands import BadCommand
+from events.connecting import options_of
 from events.letters import DeadLetter
+from events.redis_errors import cause
 
 _BATCH: Final = 100
 _BLOCK: Final = 3000
 """Milliseconds that a read waits for messages, which end it at once; below the client's timeout."""
 _LOOK: Final = 1500
 """Milliseconds between two looks for what was left behind."""
+_FAILING: Final = 5.0
+"""Seconds that reads may fail, as during a failover, before that is worth an alarm."""
+_HANGS: Final = 15.0
+"""Seconds after which a read hangs that should have ended after ``_BLOCK`` or a time-out."""
 
 
 class _Raw(MessageFormat):
@@ -68,20 +75,39 @@ Handle = Callable[[Sequence[Message]], Awaitable[None]]
 """What is done with a batch; what it leaves unacknowledged comes again."""
 
 
+@dataclass(slots=True)
+class Reads:
+    """How the reads of one subscriber go. Times are monotonic seconds."""
+
+    well_at: float | None = None
+    begun_at: float | None = None
+    failed: str | None = None
+    """Why the last one failed; None when it did not."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is read; None when it is, or was a moment ago."""
+        now = time.monotonic()
+        if self.failed and (self.well_at is None or now - self.well_at > _FAILING):
+            return self.failed
+        if self.begun_at is not None and now - self.begun_at > _HANGS:
+            return "a read hangs"
+        return None
+
+
 def subscribed(
-    redis_url: str, worker: str, reclaim_after: float, handle: Handle
-) -> tuple[RedisBroker, list[Any]]:
+    redis_url: str, prefix: str, worker: str, reclaim_after: float, handle: Handle
+) -> tuple[RedisBroker, list[Any], list[Reads]]:
     """A broker with the reader and the reclaimer of one worker, not yet started.
 
     ``reclaim_after``: seconds after which a message that nobody acknowledged is taken over.
     """
     broker = RedisBroker(
-        redis_url,
+        redis_url.partition("?")[0],
         logger=logging.getLogger("evosaga.faststream"),
         message_format=_Raw,
         graceful_timeout=10.0,
-        socket_timeout=5.0,
-        socket_connect_timeout=5.0,
+        **options_of(redis_url),
     )
 
     async def handle_raw(message: Annotated[Any, Context("message")]) -> None:
@@ -97,7 +123,7 @@ def subscribed(
     subscribers = [
         broker.subscriber(
             stream=StreamSub(
-                streams.COMMANDS,
+                prefix + streams.COMMANDS,
                 group=streams.GROUP,
                 consumer=worker,
                 batch=True,
@@ -110,26 +136,40 @@ def subscribed(
         )
         for polling, idle in ((_BLOCK, None), (_LOOK, int(reclaim_after * 1000)))
     ]
-    for subscriber in subscribers:
+    reads = [Reads() for _ in subscribers]
+    for subscriber, how in zip(subscribers, reads, strict=True):
         subscriber(handle_raw)
-        _calm(subscriber)
-    return broker, subscribers
+        _calm(subscriber, how)
+    return broker, subscribers, reads
 
 
-def _calm(subscriber: Any) -> None:
-    """Make FastStream pause after an error that Redis answers with, as after a broken connection.
+def _calm(subscriber: Any, reads: Reads) -> None:
+    """Note how reads go, and make FastStream pause after an error that Redis answers with.
 
-    Left alone, it starts reading again at once, thousands of times a second, for as long as Redis
-    is read-only, say. NOGROUP it must see: it stops then, and ``watch`` brings the group back.
+    It pauses after a broken connection. Left alone, it starts reading again at once, thousands of
+    times a second, for as long as Redis is read-only, say. NOGROUP it must see: it stops then, and
+    ``watch`` brings the group back.
     """
-    read = subscriber._get_msgs
+    get = subscriber._get_msgs
 
-    async def get_messages(*args: Any) -> None:
+    async def get_messages(read: Callable[[str], Awaitable[Any]]) -> None:
+        async def noted(last_id: str) -> Any:
+            reads.begun_at = time.monotonic()
+            try:
+                answer = await read(last_id)
+            except Exception as error:
+                reads.failed = cause(error)
+                raise
+            finally:
+                reads.begun_at = None
+            reads.well_at, reads.failed = time.monotonic(), None
+            return answer
+
         try:
-            await read(*args)
+            await get(noted)
         except ResponseError as error:
             if "NOGROUP" in str(error):
                 raise
-            raise RedisError(f"Redis refused a read: {type(error).__name__}") from error
+            raise RedisError(f"Redis refused a read: {cause(error)}") from error
 
     subscriber._get_msgs = get_messages

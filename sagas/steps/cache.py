@@ -13,17 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import UUID
 
-from redis.exceptions import (
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
+from events import redis_errors
 from sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting, Unknown
 
 if TYPE_CHECKING:  # routing workers read the key with this module, and need nothing else of ours
@@ -31,22 +23,12 @@ if TYPE_CHECKING:  # routing workers read the key with this module, and need not
 
     from sagas.world import StepContext
 
+MISCONFIGURED: Final = "redis_misconfigured"
+"""An operator has to change Redis, or where we look for it; no attempt is burned meanwhile."""
 TTL: Final = 3600
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 _MARK_TTL: Final = 2 * TTL
 QR_TTL: Final = 60
-
-# redis-py takes the first word off an error for which it has a class.
-_PASSING: Final = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
-_PASSING_WORDS: Final = ("NOREPLICAS", "MISCONF", "BUSY", "OOM", "READONLY", "LOADING")
 
 # The same name may have been several integrations' within two hours, so the mark is a list.
 _IS_REMOVED: Final = """
@@ -226,9 +208,15 @@ async def probe_invalidated(ctx: "StepContext") -> Finding:
 
 
 def trouble(error: RedisError) -> Held | Unknown:
-    """A Redis that is down or refuses writes is waited for; anything else costs an attempt."""
+    """A Redis that is down, refuses writes or forbids commands is waited for, without an attempt.
+
+    What is left is about the one key: an attempt.
+    """
+    wrong = redis_errors.misconfigured(error)
+    if wrong is not None:
+        return Held(MISCONFIGURED, f"Redis refuses: {wrong}", in_doubt=True)
     name = type(error).__name__
-    if isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS):
+    if redis_errors.passing(error):
         return Held("redis_unavailable", f"Redis is unavailable: {name}", in_doubt=True)
     return Unknown("redis_error", f"Redis answered with an error: {name}")
 

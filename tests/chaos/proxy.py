@@ -153,6 +153,10 @@ class Proxy:
         self._upstream = upstream
         await self.sever()
 
+    def lead_new_to(self, upstream: Upstream) -> None:
+        """A service's address that moves: new connections lead elsewhere, open ones stay."""
+        self._upstream = upstream
+
     async def sever(self) -> None:
         """Reset all connections."""
         tasks = [connection.task for connection in self._open]

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 import events.relay
-from events import streams
+from events import note, streams
 from events.appending import Append, Row
 from events.database import Pool
 from events.log import EventLog
@@ -233,7 +233,7 @@ async def test_g1_g2_a_leader_that_was_paused_publishes_nothing_late(
     saga = await new_saga(pool)
     await tell(log, saga, 0, 5)
     asleep, wake = asyncio.Event(), asyncio.Event()
-    tell_now = streams.tell
+    tell_now = note.tell
 
     async def tell_late(*arguments: Any) -> None:
         if not asleep.is_set():
@@ -241,7 +241,7 @@ async def test_g1_g2_a_leader_that_was_paused_publishes_nothing_late(
             await wake.wait()
         await tell_now(*arguments)
 
-    monkeypatch.setattr(streams, "tell", tell_late)
+    monkeypatch.setattr(note, "tell", tell_late)
     paused = asyncio.create_task(zombie.pump())
     await asyncio.wait_for(asleep.wait(), 5)
     await pool.execute("UPDATE evosaga.relay SET lease_until = now() - interval '1 second'")
@@ -435,14 +435,14 @@ async def test_g4_a_flush_between_the_look_and_the_telling_is_noticed_all_the_sa
     await tell(log, saga, 0, 5)
     assert not await relay.pump()
     await tell(log, saga, 5, 5)
-    tell_now = streams.tell
+    tell_now = note.tell
 
     async def flush_first(*arguments: Any) -> None:
-        monkeypatch.setattr(streams, "tell", tell_now)
+        monkeypatch.setattr(note, "tell", tell_now)
         await redis.flushall()
         await tell_now(*arguments)
 
-    monkeypatch.setattr(streams, "tell", flush_first)
+    monkeypatch.setattr(note, "tell", flush_first)
     assert await relay.pump(), "it has to look again"
     assert await told(redis) == []
     while await relay.pump():
@@ -458,14 +458,14 @@ async def test_g4_a_redis_that_comes_back_with_an_older_file_is_told_only_the_re
     saga = await new_saga(pool)
     await tell(log, saga, 0, 6)
     await relay.pump()
-    older, note = await entries(redis, streams.EVENTS), await streams.told_up_to(redis)
-    assert note is not None
+    older, said = await entries(redis, streams.EVENTS), (await note.read(redis)).up_to
+    assert said is not None
     await tell(log, saga, 6, 6)
     await relay.pump()
     await redis.flushall()
     for id_, fields in older:
         await redis.xadd(streams.EVENTS, {"data": fields[b"data"]}, id=id_)
-    await redis.set(streams.TOLD, note)
+    await redis.set(note.TOLD, said)
     while await relay.pump():
         pass
     assert [event["id"] for event in await told(redis)] == await committed(pool)
@@ -480,7 +480,7 @@ async def test_g4_a_stream_that_is_there_without_the_note_is_not_told_twice(
     await tell(log, saga, 0, 5)
     await relay.pump()
     await redis.xadd(streams.EVENTS, {b"data": b'{"id": "x:notice:1"}'})
-    await redis.delete(streams.TOLD)
+    await redis.delete(note.TOLD)
     assert not await relay.pump()
     await tell(log, saga, 5)
     await relay.pump()
@@ -566,13 +566,13 @@ async def test_a_person_can_have_a_stretch_told_again_without_a_worker(
         await make_older(pool, days, sagas[-1])
     await relay.pump()
     await relay.resign()
-    note = await redis.get(streams.TOLD)
+    before = await redis.get(note.TOLD)
     await redis.xtrim(streams.EVENTS, maxlen=0)
     now = await log.now()
     since, until = now - timedelta(hours=50), now - timedelta(hours=40)
     assert await republish_between(pool, redis, since, until, lambda *_: None) == 3
     assert [event["subject"] for event in await told(redis)] == [str(sagas[1])] * 3
-    assert await redis.get(streams.TOLD) == note
+    assert await redis.get(note.TOLD) == before
     everything = await republish_from(
         pool, redis, "cli", since - timedelta(days=9), lambda *_: None
     )

@@ -14,6 +14,7 @@ import orchestrator.worker
 from events import letters, streams
 from events.database import Pool
 from events.letters import DeadLetter
+from events.trimming import trim
 from orchestrator.app import Worker, running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
@@ -154,16 +155,16 @@ async def test_r13_trimming_never_takes_what_is_unread_or_pending(own_redis: Red
         )
         return [id_ for id_, _ in answer[0][1]]
 
-    await streams.trim(own_redis, streams.COMMANDS, 3600)
+    await trim(own_redis, streams.COMMANDS, 3600)
     assert await own_redis.xlen(streams.COMMANDS) == 400
     ids = await read(300)
     await streams.acknowledge(own_redis, ids[:200])
-    await streams.trim(own_redis, streams.COMMANDS, 3600)
+    await trim(own_redis, streams.COMMANDS, 3600)
     left = [id_ for id_, _ in await entries(own_redis, streams.COMMANDS)]
     assert set(ids[200:]) <= set(left)
     assert len(left) < 400
     await streams.acknowledge(own_redis, ids[200:])
-    await streams.trim(own_redis, streams.COMMANDS, 3600)
+    await trim(own_redis, streams.COMMANDS, 3600)
     assert len(await read(1000)) == 100
 
 

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 import orchestrator.worker
 from events import streams
 from events.database import Pool
+from events.trimming import trim
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.intake import handover
@@ -231,7 +232,7 @@ async def test_what_waits_circles_nowhere_and_is_not_trimmed(
 
         await eventually(some_time_later, 20)
         after: Any = await redis.info("commandstats")
-        await streams.trim(redis, streams.COMMANDS, 0)
+        await trim(redis, streams.COMMANDS, 0)
         assert await redis.xlen(streams.COMMANDS) == 20
     assert sum(handled) == 20, "each was handed to one worker once"
     asked = [s["cmdstat_xrange"]["calls"] if "cmdstat_xrange" in s else 0 for s in (before, after)]

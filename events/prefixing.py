@@ -1,0 +1,73 @@
+"""A prefix before every name in Redis, for those who put two databases on one.
+
+It is added where commands leave the client, so no other part knows of it. A command that is not
+known here is refused rather than sent with a name of somebody else's.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.asyncio.client import Pipeline
+
+_FIRST: Final = frozenset(
+    {
+        *("GET", "SET", "TTL", "PTTL", "PUBLISH"),
+        *("XADD", "XLEN", "XRANGE", "XREVRANGE", "XDEL", "XTRIM"),
+        *("XACK", "XPENDING", "XCLAIM", "XAUTOCLAIM"),
+        *("XGROUP CREATE", "XGROUP DELCONSUMER"),
+        *("XINFO GROUPS", "XINFO STREAM", "XINFO CONSUMERS"),
+    }
+)
+"""Commands whose first argument is the one name."""
+_ALL: Final = frozenset({"DEL", "EXISTS", "MGET"})
+_NONE: Final = frozenset({"PING", "TIME", "HELLO", "INFO", "MULTI", "EXEC", "DISCARD"})
+
+
+def prefixed(prefix: str, command: Sequence[Any]) -> tuple[Any, ...]:
+    """The command with the prefix before each of its names. Raises ``ValueError``."""
+    if not prefix or command[0] in _NONE:
+        return tuple(command)
+    name, words = command[0], list(command)
+    if name in ("XGROUP", "XINFO"):
+        places: Any = [2]
+    elif name in _FIRST:
+        places = [1]
+    elif name in _ALL:
+        places = range(1, len(words))
+    elif name == "EVAL":
+        places = range(3, 3 + int(words[2]))
+    elif name in ("XREADGROUP", "XREAD"):
+        first = _after("STREAMS", words)
+        places = range(first, first + (len(words) - first) // 2)
+    elif name == "SCAN":
+        places = [_after("MATCH", words)]
+    else:
+        raise ValueError(f"where {name} has its keys is not known, so none can have a prefix")
+    for place in places:
+        words[place] = _before(prefix, words[place])
+    return tuple(words)
+
+
+def stripped(prefix: str, name: Any) -> Any:
+    """A name as Redis says it, without the prefix."""
+    return name.removeprefix(prefix.encode() if isinstance(name, bytes) else prefix)
+
+
+def _after(option: str, words: Sequence[Any]) -> int:
+    """The place after an option, which redis-py gives as bytes. Raises ``ValueError``."""
+    plain = [word.decode() if isinstance(word, bytes) else word for word in words]
+    return plain.index(option) + 1
+
+
+def _before(prefix: str, name: Any) -> Any:
+    return prefix.encode() + name if isinstance(name, bytes) else prefix + name
+
+
+class PrefixedPipeline(Pipeline):
+    """A pipeline whose commands have the prefix."""
+
+    prefix = ""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Queue it, or ask at once. Raises what ``prefixed`` raises."""
+        return super().execute_command(*prefixed(self.prefix, args), **options)

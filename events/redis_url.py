@@ -1,0 +1,85 @@
+"""What a Redis URL may say beside where Redis is.
+
+How we speak to Redis is not the URL's business: a URL that serves other programs as well may set
+it for them, so such parameters are left out. Any other is refused by name rather than half obeyed.
+"""
+
+import re
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from redis.asyncio.connection import parse_url
+
+_KEPT: Final = frozenset(
+    {
+        "db",
+        "username",
+        "password",
+        "client_name",
+        "health_check_interval",
+        "socket_keepalive",
+        "ssl_ca_certs",
+        "ssl_ca_path",
+        "ssl_ca_data",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_keyfile",
+        "ssl_min_version",
+        "ssl_password",
+    }
+)
+_LEFT_OUT: Final = frozenset(
+    {
+        "decode_responses",
+        "encoding",
+        "encoding_errors",
+        "legacy_responses",
+        "max_connections",
+        "protocol",
+        "retry_on_error",
+        "retry_on_timeout",
+        "socket_connect_timeout",
+        "socket_read_size",
+        "socket_timeout",
+        "timeout",
+    }
+)
+_CERT_REQS: Final = ("none", "optional", "required")
+_WHOLE: Final = ("db", "health_check_interval", "ssl_min_version")
+
+
+def usable(url: str) -> tuple[str, list[str]]:
+    """The URL without what it may not set, and the names of that.
+
+    Raises ``ValueError`` naming a parameter that nobody knows, or one with an impossible value.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ValueError("its path must be the number of a database, as in redis://host:6379/1")
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    for name, value in given:
+        if name not in _KEPT | _LEFT_OUT:
+            known = "db, client_name, health_check_interval, socket_keepalive, and with rediss:// "
+            raise ValueError(
+                f"the parameter {name!r} is not one that evosaga knows: take it out of the URL "
+                f"(it knows {known}ssl_…)"
+            )
+        if name.startswith("ssl_") and parts.scheme != "rediss":
+            raise ValueError(f"the parameter {name!r} needs a URL that begins with rediss://")
+        if name == "ssl_cert_reqs" and value not in _CERT_REQS:
+            raise ValueError(f"the parameter 'ssl_cert_reqs' may be {', '.join(_CERT_REQS)}")
+        if name in _WHOLE and not value.isdecimal():
+            raise ValueError(f"the parameter {name!r} must be a whole number")
+        if parts.scheme == "unix" and name == "socket_keepalive":
+            raise ValueError("the parameter 'socket_keepalive' is for TCP: take it out of the URL")
+    kept = [(name, value) for name, value in given if name in _KEPT]
+    left_out = sorted({name for name, _ in given if name in _LEFT_OUT})
+    return parts._replace(query=urlencode(kept)).geturl() if left_out else url, left_out
+
+
+def options(url: str) -> dict[str, Any]:
+    """The same for a client's constructor. Raises ``ValueError`` like ``usable``."""
+    read: dict[str, Any] = dict(parse_url(usable(url)[0]))
+    return read

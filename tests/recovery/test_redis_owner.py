@@ -1,0 +1,99 @@
+"""One database has a Redis to itself: a second one is refused rather than fed its commands."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from events.database import Pool
+from orchestrator import redis_owner
+from orchestrator.app import Broken, running_worker, serve_until
+from orchestrator.config import Settings
+from orchestrator.redis_owner import OWNER, RedisTaken
+from tests.commandline import commandline
+from tests.databases import Databases
+from tests.driving import create, outcome, publish
+from tests.waiting import eventually
+
+
+async def test_a_second_database_is_refused_on_a_redis_and_takes_no_command_of_the_first(
+    settings: Settings, databases: Databases, pool: Pool, redis: Redis, tmp_path: Path
+) -> None:
+    name = await databases.take()
+    second = settings.model_copy(update={"database_url": databases.url(name)})
+    async with running_worker(settings):
+        with pytest.raises(RedisTaken, match="redis-cli DEL evosaga:owner"):
+            async with running_worker(second):
+                pass
+        evosaga = commandline(tmp_path, second).having(
+            api_keys="me:a-key-of-the-tests-that-is-long"
+        )
+        for verb in ("worker", "api"):
+            ran = await evosaga(verb)
+            assert ran.code == 2
+            assert "this Redis is another database's" in ran.err
+        for words in (("reconcile",), ("events", "republish", "--since", "1h")):
+            ran = await evosaga(*words)
+            assert ran.code == 2, words
+            assert "this Redis is another database's" in ran.err
+        told = await evosaga("doctor", "--json")
+        assert told.code == 1
+        [owner] = [check for check in told.json["checks"] if check["check"] == "owner"]
+        assert owner["verdict"] == "bad"
+        assert "redis-cli DEL evosaga:owner" in owner["cure"]
+        for _ in range(4):
+            saga = await outcome(pool, await publish(redis, create()))
+            assert saga.status == "completed"
+    await databases.give_back(name)
+
+
+async def test_a_redis_that_lost_everything_is_claimed_again_by_whoever_lives(
+    settings: Settings, redis: Redis, pool: Pool
+) -> None:
+    async with running_worker(settings) as worker:
+        mark = await redis.get(OWNER)
+        assert mark is not None
+        await redis.flushall()
+
+        async def claimed() -> bool:
+            return bool(await redis.get(OWNER) == mark)
+
+        await eventually(claimed, 10)
+        assert not worker.failed.done()
+    assert await redis.get(OWNER) == mark, "a restart finds its own"
+    async with running_worker(settings):
+        pass
+
+
+async def test_a_worker_stops_when_another_database_is_given_its_redis_on_purpose(
+    settings: Settings, redis: Redis, pool: Pool
+) -> None:
+    serving = asyncio.create_task(serve_until(asyncio.Event(), settings))
+    await eventually(lambda: redis.exists(OWNER), 20)
+    await redis.set(OWNER, "7/7")
+    with pytest.raises(Broken, match="another database's"):
+        await asyncio.wait_for(serving, 30)
+    assert await redis.get(OWNER) == b"7/7"
+
+
+@pytest.mark.parametrize("value", ["", "somebody", "list"])
+async def test_what_is_no_mark_of_ours_is_another_ones(
+    redis: Redis, pool: Pool, value: str
+) -> None:
+    await (redis.lpush(OWNER, "x") if value == "list" else redis.set(OWNER, value))
+    with pytest.raises(RedisTaken):
+        await redis_owner.claim(redis, await redis_owner.identity(pool))
+
+
+async def test_a_database_that_may_not_name_its_server_is_known_by_its_number(
+    redis: Redis, pool: Pool
+) -> None:
+    database = await redis_owner.identity(pool)
+    server, _, number = database.partition("/")
+    assert server.isdecimal()
+    await redis_owner.claim(redis, f"-/{number}")
+    await redis_owner.claim(redis, database)
+    with pytest.raises(RedisTaken):
+        await redis_owner.claim(redis, "-/1")
+    assert await redis_owner.look(redis, database) == f"-/{number}"
