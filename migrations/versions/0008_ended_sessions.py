@@ -5,8 +5,8 @@ Only a hash is kept, and only until the session would have ended by itself.
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
