@@ -218,18 +218,24 @@ class CommandReader:
         for message, command in wishes:
             queues.setdefault(str(command.data.get("saga_id")), []).append((message, command))
         for saga, queue in queues.items():
+            self._order.steers(message for message, _ in queue)
             await self._turns.begin(saga, partial(self._steer_one, queue))
 
     async def _steer_one(self, queue: Sequence[tuple[Message, Command]]) -> None:
         """What is wanted of one saga, one thing after the other."""
-        try:
-            answers = [(message, await self._steer(message, command)) for message, command in queue]
-            # A replay that starts anew is a request like any other.
-            anew = [(m, answer) for m, answer in answers if isinstance(answer, Request)]
-            others = [(m, answer) for m, answer in answers if not isinstance(answer, Request)]
-            await self._settle([*others, *await self._accept(anew)])
-        except Exception as trouble:  # nothing is acknowledged, so all of it comes again
-            _logger.warning("steering waits", reason=type(trouble).__name__)
+        for message, command in queue:
+            try:
+                answer = await self._steer(message, command)
+                # A replay that starts anew is a request like any other.
+                if isinstance(answer, Request):
+                    told = await self._accept([(message, answer)])
+                else:
+                    told = [(message, answer)]
+                await self._settle(told)  # at once, since others may wait for it
+            except Exception as trouble:  # it is not acknowledged, so it comes again
+                _logger.warning("steering waits", reason=type(trouble).__name__)
+            finally:
+                self._order.steered(message)
 
     async def _steer(
         self, message: Message, command: Command

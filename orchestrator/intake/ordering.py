@@ -11,7 +11,7 @@ may both begin, whichever a worker commits first comes first.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -56,11 +56,20 @@ class Order:
         self._worker = worker
         self._waiting: set[bytes] = set()
         self._ahead: dict[bytes, frozenset[str]] = {}
+        self._steered: set[bytes] = set()
         self._stopping = False
 
     def waits(self, message: Message) -> bool:
         """Whether it is being waited for here, so that whoever is handed it again leaves it."""
         return message.id in self._waiting
+
+    def steers(self, messages: Iterable[Message]) -> None:
+        """These wishes have their turns here, so none of them may wait for another one of them."""
+        self._steered |= {message.id for message in messages}
+
+    def steered(self, message: Message) -> None:
+        """This wish is dealt with, whatever became of it."""
+        self._steered.discard(message.id)
 
     def stop(self) -> None:
         """Wait no more; what has not had its turn comes again."""
@@ -112,7 +121,7 @@ class Order:
             pause, before = _SOON, False
             self._waiting.add(message.id)
             try:
-                while await self._late([where], began):
+                while await self._late([where], began, self._steered):
                     if self._stopping:
                         raise Interrupted
                     await asyncio.sleep(pause)
@@ -125,16 +134,21 @@ class Order:
 
         return waited
 
-    async def _late(self, places: Sequence[Place], began: float) -> set[bytes]:
+    async def _late(
+        self, places: Sequence[Place], began: float, but: Set[bytes] = frozenset()
+    ) -> set[bytes]:
         """Those whose turn has not come; they stay this worker's. Nobody waits for ever."""
         if time.monotonic() - began > LONGEST:
             return set()
-        late = await self._behind(places)
+        late = await self._behind(places, but)
         await streams.keep(self._redis, self._worker, sorted(late))
         return late
 
-    async def _behind(self, places: Sequence[Place]) -> set[bytes]:
-        """The ids of those before which something about the same is not acknowledged."""
+    async def _behind(self, places: Sequence[Place], but: Set[bytes] = frozenset()) -> set[bytes]:
+        """The ids of those before which something about the same is not acknowledged.
+
+        ``but``: not counting these.
+        """
         own = {where.id for where in places}
         pending = await streams.pending(self._redis, max(own, key=_rank))
         ahead = [id_ for id_ in pending if id_ not in own]
@@ -143,7 +157,7 @@ class Order:
         found = await streams.fields_of(self._redis, [id_ for id_ in ahead if id_ not in told])
         told |= {id_: _told(Message(id_, fields)) for id_, fields in found.items()}
         self._ahead = told
-        others = [Place(id_, about) for id_, about in told.items()]
+        others = [Place(id_, about) for id_, about in told.items() if id_ not in but]
         late: set[bytes] = set()
         blocked: set[str] = set()
         for where in sorted((*others, *places), key=lambda where: _rank(where.id)):

@@ -141,6 +141,24 @@ async def test_a_cancel_right_behind_its_create_is_obeyed_though_nobody_knows_th
     assert "unknown_saga" not in codes
 
 
+async def test_wishes_of_one_batch_do_not_wait_for_each_other(
+    settings: Settings, redis: Redis, pool: Pool
+) -> None:
+    command = create()
+    wishes = [
+        {"id": f"w{n}", "type": f"saga.{what}", "data": {"saga_id": command["id"]}}
+        for n, what in enumerate(("replay", "cancel", "replay", "cancel"))
+    ]
+    async with running_worker(settings):
+        await outcome(pool, await publish(redis, command))
+        await streams.publish_commands(redis, wishes)
+        await eventually(lambda: nothing_pending(redis))
+    letters = await dead_letters(redis)
+    said = [(json.loads(letter["data"])["id"], letter["code"]) for letter in letters]
+    codes = ("not_replayable", "not_cancellable")
+    assert said == [(f"w{n}", codes[n % 2]) for n in range(4)]
+
+
 async def test_of_one_batch_a_delete_that_came_first_deletes_nothing(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
