@@ -21,7 +21,7 @@ from orchestrator.api import (
 )
 from orchestrator.api.auth import Doorkeeper
 from orchestrator.api.keys import read_api_keys
-from orchestrator.api.limits import AT_THE_DOOR, Door, Rates, wrong_keys
+from orchestrator.api.limits import AT_THE_DOOR, Door, Rates, WrongKeys
 from orchestrator.api.metrics import HttpMetrics
 from orchestrator.api.pages.access import trouble_of_a_page
 from orchestrator.api.parts import Parts
@@ -85,7 +85,7 @@ def create_app(parts: Parts) -> FastAPI:
         read_api_keys(settings.api_keys.get_secret_value()), split_secrets(settings.secret_key)
     )
     app.state.rates = Rates(settings.api_rate)
-    app.state.wrong_keys = wrong_keys()
+    app.state.wrong_keys = WrongKeys()
     prefix = parts.settings.redis_prefix
     app.state.documents = Documents(partial(documentation.written, app, parts.catalogue, prefix))
     app.state.ended = EndedSessions(parts.pool)

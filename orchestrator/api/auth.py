@@ -21,8 +21,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
+from events.database import TRANSIENT
 from orchestrator.api.keys import ApiKey, digest
-from orchestrator.api.limits import address_of
 from orchestrator.api.parameters import check_parameters
 from orchestrator.api.problems import Problem
 from orchestrator.api.sessions import ended_of
@@ -150,14 +150,19 @@ def identify(request: HTTPConnection) -> Identity | None:
     return Identity(holder, session) if holder else None
 
 
-async def identified(request: HTTPConnection) -> Identity | None:
+async def identified(request: Request) -> Identity | None:
     """Who asks. Raises the 429 for too many wrong keys, and what Postgres raises."""
     found = identify(request)
     if found is None and any(not key.startswith(_JWT) for key in _keys_in(request)):
-        request.app.state.wrong_keys.spend(address_of(request))
-    if found is not None and found.session and await ended_of(request).has(found.session):
-        return None
-    return found
+        await request.app.state.wrong_keys.another(request)
+    if found is None or found.session is None:
+        return found
+    try:
+        return None if await ended_of(request).has(found.session) else found
+    except TRANSIENT:
+        if request.method not in _SAFE:
+            raise
+        return found  # what could be read is in Postgres; the first page must say that it is away
 
 
 async def caller(

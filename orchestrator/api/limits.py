@@ -27,6 +27,9 @@ AT_THE_DOOR: Final = ("forbidden_character", "body_timeout", "oversized", "unsup
 _BODY_SECONDS: Final = 30.0
 """A body that trickles longer than that is not waited for."""
 _CALLERS: Final = 10_000
+_MISTAKES: Final = 20
+_SLOWER: Final = 0.002
+"""Seconds that the answer to each further wrong key takes longer."""
 _TOO_OFTEN: Final = "this key may ask {rate:g} times a second"
 _OURS: Final = ("orchestrator.", "sagas.", "events.", "migrations")
 _logger = structlog.get_logger("evosaga.api")
@@ -56,8 +59,8 @@ class Rates:
         self._said = said
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def spend(self, name: str) -> None:
-        """One of that name. Raises the 429."""
+    def spend(self, name: str) -> float:
+        """One of that name; how many are spent and not given back yet. Raises the 429."""
         now = time.monotonic()
         left, at = self._left.pop(name, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
@@ -68,15 +71,23 @@ class Rates:
             wait = max(1, ceil((1 - left) / self._rate))
             detail = f"{self._said.format(rate=self._rate)}; wait {wait} s"
             raise Problem("rate_limited", detail, headers={"Retry-After": str(wait)})
+        return self._burst - left + 1
 
 
-def wrong_keys() -> Rates:
-    """What wrong keys of one address may come: a burst by mistake, and then two seconds each.
+class WrongKeys:
+    """Slows down who shows wrong keys: after some each answer takes longer, then it is 429.
 
     A right key is never held up by somebody else's wrong ones. That none can be guessed is a
     matter of its length (``keys.SHORTEST``); this keeps guessing slow, and from costing us.
     """
-    return Rates(0.5, 20, "too many wrong keys came from this address")
+
+    def __init__(self) -> None:
+        self._rates = Rates(0.5, 200, "too many wrong keys came from this address")
+
+    async def another(self, connection: HTTPConnection) -> None:
+        """One more from that address. Raises the 429."""
+        spent = self._rates.spend(address_of(connection))
+        await asyncio.sleep(max(0.0, spent - _MISTAKES) * _SLOWER)
 
 
 def address_of(connection: HTTPConnection) -> str:

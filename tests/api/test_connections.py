@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import socket
-import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
@@ -72,11 +71,11 @@ async def test_an_answer_on_a_connection_that_is_kept_open_does_not_wait_for_an_
 ) -> None:
     """The kernel would delay that one by 40 ms; so even the quickest answer would be as slow."""
     took = []
-    for _ in range(20):
+    for _ in range(50):
         began = time.perf_counter()
         assert (await operator.get("/healthz")).status_code == 200
         took.append(time.perf_counter() - began)
-    assert statistics.median(took) < 0.035, took
+    assert min(took) < 0.035, "on a busy machine some answers are late, but not all"
 
 
 @pytest.fixture
@@ -120,8 +119,9 @@ async def test_a_request_that_never_ends_loses_its_connection(
     writer.write(first)
     trickling = asyncio.create_task(trickle(writer, piece)) if piece else None
     told = b""
-    with contextlib.suppress(ConnectionError):
-        told = await asyncio.wait_for(reader.read(), 10)
+    with contextlib.suppress(ConnectionError):  # which would take what was read with it
+        while more := await asyncio.wait_for(reader.read(1024), 10):
+            told += more
     assert told.startswith(answer)
     if trickling:
         trickling.cancel()

@@ -5,8 +5,7 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response
 
-from orchestrator.api.auth import COOKIE, SESSION_SECONDS, doorkeeper_of, identify
-from orchestrator.api.limits import address_of
+from orchestrator.api.auth import COOKIE, SESSION_SECONDS, doorkeeper_of, identified, identify
 from orchestrator.api.pages.access import (
     LOGIN,
     Submitted,
@@ -26,9 +25,7 @@ router: Final = page_router()
 async def ask(request: Request) -> Response:
     """The form. Whoever is signed in goes on."""
     back = safe_return(request.query_params.get("next", HOME))
-    found = identify(request)
-    ended = found and found.session and await ended_of(request).has(found.session)
-    if found is not None and not ended:
+    if identify(request) is not None and await identified(request) is not None:
         return see_other(back)
     return respond("login.html", **bare(), next=back, wrong="")
 
@@ -44,7 +41,7 @@ async def sign_in(request: Request) -> Response:
     back = safe_return(submitted["next"] or HOME)
     session = doorkeeper_of(request).open_session(submitted["key"])
     if session is None:
-        request.app.state.wrong_keys.spend(address_of(request))
+        await request.app.state.wrong_keys.another(request)
         wrong = "That is not one of the keys of this installation."
         return respond("login.html", 401, **bare(), next=back, wrong=wrong)
     answer = see_other(back)
