@@ -4,9 +4,11 @@ Used at the start, by ``doctor`` and by ``/readyz``. Nothing is written: the com
 a transaction, where Redis checks what the user may do, and the transaction is discarded.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
@@ -20,6 +22,8 @@ from sagas.steps import cache, notify
 
 _NAMES: Final = ("~{}evosaga:*", "~{}whatsapp:instance:*", "~{}wa:*", "&{}wa:instances:*")
 _SHOWN: Final = 5
+
+_FRESH: Final = 1.0
 
 Role: TypeAlias = Literal["worker", "api"]
 
@@ -128,17 +132,13 @@ async def _info(redis: Redis) -> dict[str, Any] | None:
 async def _refused(redis: Redis, role: Role) -> list[str | None]:
     """What the user may not do, as ``XADD on evosaga:events``; None stands for a cluster's word."""
     connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-    over = False
+    prefix, over = prefix_of(redis), False
     try:
-        found: list[str | None] = []
-        prefix = prefix_of(redis)
-        for alone in ("PING", "TIME", "MULTI", "EXEC", "MULTI"):
-            found += await _asked(connection, (alone,))
-            if found:
-                return found  # without MULTI what follows would be done
-        for command in _needed(role):
-            found += await _asked(connection, command, prefix)
-        over = not await _asked(connection, ("DISCARD",))
+        alone = [("PING",), ("TIME",), ("MULTI",), ("EXEC",), ("MULTI",)]
+        if found := await _asked(connection, alone, prefix):
+            return found  # without MULTI what follows would be done
+        found = await _asked(connection, [*_needed(role), ("DISCARD",)], prefix)
+        over = "DISCARD" not in found
         return found
     finally:
         if not over:
@@ -146,19 +146,29 @@ async def _refused(redis: Redis, role: Role) -> list[str | None]:
         await redis.connection_pool.release(connection)
 
 
-async def _asked(connection: Any, command: Sequence[str], prefix: str = "") -> list[str | None]:
-    try:
-        await connection.send_command(*prefixed(prefix, command))
-        await connection.read_response()
-    except ResponseError as error:
-        if isinstance(error, NoPermissionError):
-            whole = "no permissions to run" in str(error)
-            return [command[0] if whole else _named(command)]
-        wrong = redis_errors.misconfigured(error)
-        if wrong == redis_errors.CLUSTER:
-            return [None]
-        return [command[0]] if wrong else []  # READONLY and the like pass
-    return []
+async def _asked(
+    connection: Any, commands: Sequence[tuple[str, ...]], prefix: str
+) -> list[str | None]:
+    """What is refused of these, all sent in one go."""
+    packed = connection.pack_commands([prefixed(prefix, command) for command in commands])
+    await connection.send_packed_command(packed)
+    found: list[str | None] = []
+    for command in commands:
+        try:
+            await connection.read_response()
+        except ResponseError as error:
+            found += _refusal(command, error)
+    return found
+
+
+def _refusal(command: Sequence[str], error: ResponseError) -> list[str | None]:
+    if isinstance(error, NoPermissionError):
+        whole = "no permissions to run" in str(error)
+        return [command[0] if whole else _named(command)]
+    wrong = redis_errors.misconfigured(error)
+    if wrong == redis_errors.CLUSTER:
+        return [None]
+    return [command[0]] if wrong else []  # READONLY and the like pass
 
 
 def _named(command: Sequence[str]) -> str:
@@ -227,11 +237,24 @@ def _of_a_worker() -> list[tuple[str, ...]]:
     return needed
 
 
+_told: Final[WeakKeyDictionary[Redis, tuple[Role, float, str | None]]] = WeakKeyDictionary()
+
+
 async def trouble_of(redis: Redis, role: Role) -> str | None:
     """The first reason not to rely on it, in a sentence; None when all is well.
 
-    Raises what Redis raises while it is away.
+    Asked anew after a second: readiness is open to strangers. Raises what Redis raises while it
+    is away.
     """
+    known = _told.get(redis)
+    if known is not None and known[0] == role and time.monotonic() - known[1] < _FRESH:
+        return known[2]
+    said = await _trouble_of(redis, role)
+    _told[redis] = (role, time.monotonic(), said)
+    return said
+
+
+async def _trouble_of(redis: Redis, role: Role) -> str | None:
     try:
         for fault in (await look(redis, role)).faults:
             if not fault.harmless:

@@ -31,13 +31,15 @@ class Check:
 
 async def checks(parts: Parts) -> dict[str, Check]:
     """Look at everything, at once; each look takes a few seconds at most."""
+    # First, since the watchdog mends it within a second and the other looks take their time.
+    trouble = parts.reader.trouble if parts.reader is not None else None
     (postgres, schema, workers), redis, more = await asyncio.gather(
         _postgres(parts), _redis(parts), _wrong(parts)
     )
     found = {"postgres": postgres, "schema": schema, "redis": redis} | more
     if parts.reader is None:
         return found | {"workers": workers}
-    trouble = parts.reader.trouble
+    trouble = trouble or parts.reader.trouble
     found["consumers"] = Check(trouble is None, trouble or "both subscribers are running")
     dead = parts.failed is not None and parts.failed.done()
     found["worker"] = Check(not dead, "a part of it has ended" if dead else "all parts are running")

@@ -109,7 +109,11 @@ async def test_readiness_is_red_while_no_command_can_be_read_and_says_why(
             return "XREADGROUP" in found["consumers"].said and not found["consumers"].ok
 
         await eventually(red, 20, message="the consumers to be red")
-        assert "XREADGROUP" in (await checks(parts))["redis"].said
+
+        async def told() -> bool:
+            return "XREADGROUP" in (await checks(parts))["redis"].said
+
+        await eventually(told)
         await rule(admin, "default", "+@all")
         saga = await outcome(pool, await publish(admin, create()), 30)
         assert saga.status == "completed"
@@ -181,7 +185,11 @@ async def test_a_replica_is_told_and_no_reason_to_refuse_since_it_may_become_a_m
         await redis_checks.trouble_of(own_redis, "worker")
     )
     await own_redis.replicaof("NO", "ONE")
-    assert await redis_checks.trouble_of(own_redis, "worker") is None
+
+    async def well() -> bool:
+        return await redis_checks.trouble_of(own_redis, "worker") is None
+
+    await eventually(well)
 
 
 # -- the command line
