@@ -74,8 +74,6 @@ def understood(url: str) -> str:
     scheme = _DRIVERS.fullmatch(parts.scheme)
     if scheme is None:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in SCHEMES)}")
-    if parts.fragment:
-        raise ValueError("has a # in it: in a user's name or a password write %23 for it")
     known: dict[str, str] = {}
     for given, value in parse_qsl(parts.query):  # which leaves out what is empty
         name = given.lower()

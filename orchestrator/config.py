@@ -115,7 +115,10 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, url: str | None) -> str | None:
-        return understood(url) if url else None
+        if not url:
+            return None
+        _readable(url)
+        return understood(url)
 
     @field_validator("redis_url")
     @classmethod
@@ -252,9 +255,8 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _url(url: str | None, schemes: tuple[str, ...]) -> str | None:
-    if not url:
-        return None
+def _readable(url: str) -> SplitResult:
+    """Its parts. Raises ``ValueError`` where part of a password would be misread."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # which raises when it is none
@@ -262,6 +264,13 @@ def _url(url: str | None, schemes: tuple[str, ...]) -> str | None:
         raise ValueError(_UNREADABLE) from None
     if parts.scheme not in (*_HTTP, "unix") and _misread(parts):
         raise ValueError(_UNREADABLE)
+    return parts
+
+
+def _url(url: str | None, schemes: tuple[str, ...]) -> str | None:
+    if not url:
+        return None
+    parts = _readable(url)
     if parts.scheme not in schemes:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
     if parts.scheme in _HTTP and not parts.hostname:

@@ -174,6 +174,9 @@ def _is_an_answer(asked: Asked, body: Any) -> bool:
             return not body or any(isinstance(row, dict) and _names(row) for row in body)
         case Asked.CONNECT:
             return isinstance(body, dict)
+        case Asked.WEBHOOK | Asked.SET_WEBHOOK | Asked.SET_SETTINGS if isinstance(body, dict):
+            if body.keys() & {"instanceId", "settings"}:
+                return True
     if not isinstance(body, dict):
         return False
     # Some of its failures are a 200 with "error": true.

@@ -69,7 +69,7 @@ def test_several_hosts_and_a_strange_password_stay_as_they_are() -> None:
         ("db/x?target_session_attrs=best", "has target_session_attrs, which must be one of any"),
         ("db/x?sslrootcert=/nowhere", "has sslrootcert, but there is no such file"),
         ("db/x?so%20strange=1", "has the parameter 'so strange'"),
-        ("db/x#y", "write %23 for it"),
+        ("db/x#y", "must be percent-encoded"),
     ],
 )
 def test_what_nobody_understands_is_named_in_one_line_without_the_password(

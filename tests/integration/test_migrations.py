@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import migrations
-from events.database import open_pool
+from events.database import Pool, open_pool
 from events.schema import metadata
 from migrations.upgrading import alembic_config
 from orchestrator.app import running_worker
@@ -333,17 +333,14 @@ async def test_sagas_under_way_go_on_behind_the_migration(
     empty: str,
     before_0005: "asyncpg.Connection[asyncpg.Record]",
     settings: Settings,
+    pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
 ) -> None:
     """What a worker of the release before began, with its token in clear in the row."""
-    here = settings.model_copy(update={"database_url": empty})
-    pool = await open_pool(empty)
     keys = KeyRing([SECRET])
-    # The look at the schema is what tells a worker of this release to leave it alone.
-    await before_0005.execute("UPDATE evosaga.alembic_version SET version_num = '9999'")
     evolution.arm("licence", operation="delete", times=None)
-    async with running_worker(here):
+    async with running_worker(settings):
         made = await outcome(pool, await publish(redis, create()))
         assert made.status == "completed"
         going = await publish(redis, delete(str(made.instance_name)))
@@ -353,22 +350,46 @@ async def test_sagas_under_way_go_on_behind_the_migration(
             return saga is not None and saga.status == "running" and saga.step == "evolution"
 
         await eventually(held)
+    for table in ("healthcare.integrations", "evosaga.sagas", "evosaga.saga_events"):
+        await copy_as_it_was(pool, before_0005, table)
+    await redis.flushall()  # it belongs to the database that these rows come from
+    here = settings.model_copy(update={"database_url": empty})
+    older = await open_pool(empty)
     token = keys.webhook_token(made.saga_id, keys.current)
     await before_0005.execute(
         "UPDATE healthcare.integrations SET webhook_token = $1 WHERE type = 'whatsapp'", token
     )
-    await before_0005.execute("UPDATE evosaga.alembic_version SET version_num = '0004'")
     await migrations.migrate(empty)
-    kept = await pool.fetchval(
+    kept = await older.fetchval(
         "SELECT webhook_token FROM healthcare.integrations WHERE id = $1", made.saga_id
     )
     assert kept == stored(token)
-    only_new = Credentials(pool, KeyRing(["a-new-secret-key-of-thirty-two-bytes-or-more"]))
+    only_new = Credentials(older, KeyRing(["a-new-secret-key-of-thirty-two-bytes-or-more"]))
     name = str(made.instance_name)
     assert await only_new.recognise(name, Shown(token)) == made.saga_id
     assert await only_new.recognise(name, Shown(kept)) is None, "a hash opens nothing"
     evolution.disarm()
     async with running_worker(here):
-        assert (await outcome(pool, going, 40)).status == "completed"
+        assert (await outcome(older, going, 40)).status == "completed"
     assert evolution.rows() == {}
-    pool.terminate()
+    older.terminate()
+
+
+async def copy_as_it_was(
+    pool: Pool, older: "asyncpg.Connection[asyncpg.Record]", table: str
+) -> None:
+    """Copy a table into a database of an older release, as far as that has its columns."""
+    columns = [
+        row["column_name"]
+        for row in await older.fetch(
+            "SELECT column_name FROM information_schema.columns "
+            "WHERE table_schema || '.' || table_name = $1 ORDER BY ordinal_position",
+            table,
+        )
+    ]
+    rows = await pool.fetch(f"SELECT {', '.join(columns)} FROM {table}")
+    values = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
+    await older.executemany(
+        f"INSERT INTO {table} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE VALUES ({values})",
+        [tuple(row) for row in rows],
+    )

@@ -206,7 +206,7 @@ async def test_what_is_adopted_is_made_whole_first(
         ("licence", {}, "webhook_find", "Held evolution_misconfigured"),
         ("html502", {"status": 200}, "webhook_find", "Held evolution_misconfigured"),
         ("reject", {"status": 404}, "webhook_find", "Unknown instance_incomplete"),
-        ("wrong_body", {"body": [1]}, "webhook_find", "Unknown instance_incomplete"),
+        ("wrong_body", {"body": [1]}, "webhook_find", "Held evolution_misconfigured"),
         ("5xx_before", {}, "webhook_set", "Unknown instance_incomplete"),
         ("5xx_before", {"status": 503}, "webhook_set", "Held evolution_unavailable"),
         ("reject", {}, "webhook_set", "Unknown instance_incomplete"),
