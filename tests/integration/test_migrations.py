@@ -393,3 +393,8 @@ async def copy_as_it_was(
         f"INSERT INTO {table} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE VALUES ({values})",
         [tuple(row) for row in rows],
     )
+    if "position" in columns:
+        await older.execute(
+            f"SELECT setval(pg_get_serial_sequence('{table}', 'position'), max(position)) "
+            f"FROM {table}"
+        )
