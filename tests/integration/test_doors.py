@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 import migrations
 from events.database import Pool, open_pool
 from orchestrator.config import Settings
+from orchestrator.keeping.rejected import Rejected
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.ownership import stored
 from tests.commandline import Evosaga, commandline, working
@@ -213,11 +214,12 @@ async def test_the_documented_role_runs_everything_but_migrate(
                 assert not re.search("^bad +doors", ran.out, re.MULTILINE), ran.out
             gone = await outcome(pool, await publish(redis, delete(str(made.instance_name))))
             assert gone.status == "completed"
+            again = await outcome(pool, await publish(redis, delete(str(made.instance_name))))
+            assert again.code == "not_found"
         await serves(as_role)
         assert evolution.rows() == {}
         as_itself = await open_pool(as_role.variables["EVOSAGA_DATABASE_URL"])
         for forbidden in (
-            "DELETE FROM evosaga.saga_events",
             "UPDATE evosaga.saga_events SET type = 'x'",
             "DROP TABLE evosaga.sagas",
             "UPDATE evosaga.alembic_version SET version_num = '0'",
@@ -225,6 +227,9 @@ async def test_the_documented_role_runs_everything_but_migrate(
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await as_itself.execute(forbidden)
+        with pytest.raises(asyncpg.PostgresError, match="append-only"):
+            await as_itself.execute("DELETE FROM evosaga.saga_events")
+        assert await Rejected(as_itself, "me", keep=0.0, most=0).archive() == 1, "not_found"
         as_itself.terminate()
     finally:
         await admin.execute(f"DROP ROLE IF EXISTS {role}")
