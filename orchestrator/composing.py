@@ -18,7 +18,6 @@ from orchestrator.projection import LEASE_MARGIN, row
 from orchestrator.state import DEADLINE, State, evolve
 from sagas.definition import InCommit
 from sagas.outcome import Outcome
-from sagas.steps.rehearsing import understood
 from sagas.world import World
 
 
@@ -57,7 +56,7 @@ def compose(
             join = _join(live, effect, events, state, terms)
         else:
             assert state.in_flight is not None
-            said = understood(raised) or stumble(live, state.in_flight, raised)
+            said = effect.meaning(raised) or stumble(live, state.in_flight, raised)
             failed = fact_of(state.in_flight, said)
             if len(events) == 1 and (after := held_again(live.saga, state, failed)) is not None:
                 return _append(live, [], _held_row(live, after, terms))

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
-from sagas.steps import notify, repair_admissions, repair_effects, repair_looks
+from sagas.steps import notify, rehearsing, repair_admissions, repair_effects, repair_looks
 from sagas.vocabulary import DEFAULT_SERVER, ExistingName, PhoneNumber, ServerName
 
 
@@ -47,7 +47,7 @@ ADOPT_INSTANCE: Final = Saga(
     admit=repair_admissions.admit_adoption,
     steps=(
         compensatable("look", do=repair_looks.see_to_adopt, undo=repair_looks.nothing_to_undo),
-        pivot("postgres", do=InCommit(repair_effects.adopt_rows)),
+        pivot("postgres", do=InCommit(repair_effects.adopt_rows, rehearsing.understood)),
         retryable("cache", do=repair_effects.drop_key),
         retryable("notify", do=notify.announce_adopted),
     ),

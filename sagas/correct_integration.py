@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from sagas.definition import InCommit, Saga, compensatable, pivot, retryable
-from sagas.steps import repair_admissions, repair_effects, repair_looks
+from sagas.steps import rehearsing, repair_admissions, repair_effects, repair_looks
 from sagas.vocabulary import ExistingName, PhoneNumber
 
 
@@ -30,7 +30,7 @@ CORRECT_INTEGRATION: Final = Saga(
     admit=repair_admissions.admit_correction,
     steps=(
         compensatable("look", do=repair_looks.see_again, undo=repair_looks.nothing_to_undo),
-        pivot("postgres", do=InCommit(repair_effects.correct_rows)),
+        pivot("postgres", do=InCommit(repair_effects.correct_rows, rehearsing.understood)),
         retryable("cache", do=repair_effects.drop_key),
     ),
 )

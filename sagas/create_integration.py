@@ -44,8 +44,8 @@ CREATE_INTEGRATION: Final = Saga(
         ),
         compensatable(
             "postgres",
-            do=InCommit(postgres.save_integrations),
-            undo=InCommit(postgres.unsave_integrations),
+            do=InCommit(postgres.save_integrations, rehearsing.understood),
+            undo=InCommit(postgres.unsave_integrations, rehearsing.understood),
             probe=postgres.probe_saved,
         ),
         compensatable("cache", do=cache.fill, undo=cache.invalidate, probe=cache.probe_filled),

@@ -48,10 +48,12 @@ class InCommit:
     """An effect in our own Postgres that joins the commit of its event: exactly once.
 
     It is set-based, because the commits of many sagas share one transaction. It must not touch
-    anything but the given connection.
+    anything but the given connection. ``meaning`` says what an exception of it comes to, None: that
+    nobody knows it, and it is an attempt that failed.
     """
 
     run: BatchEffect
+    meaning: Callable[[Exception], Outcome | None] = lambda error: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ DELETE_INTEGRATION: Final = Saga(
     steps=(
         compensatable(
             "mark",
-            do=InCommit(postgres.mark_deleting),
-            undo=InCommit(postgres.unmark_deleting),
+            do=InCommit(postgres.mark_deleting, rehearsing.understood),
+            undo=InCommit(postgres.unmark_deleting, rehearsing.understood),
             probe=postgres.probe_marked,
         ),
         pivot(
@@ -41,7 +41,9 @@ DELETE_INTEGRATION: Final = Saga(
             probe=evolution.probe_removal,
         ),
         retryable(
-            "postgres", do=InCommit(postgres.delete_integrations), probe=postgres.probe_deleted
+            "postgres",
+            do=InCommit(postgres.delete_integrations, rehearsing.understood),
+            probe=postgres.probe_deleted,
         ),
         retryable("cache", do=cache.invalidate, probe=cache.probe_invalidated),
         retryable("notify", do=notify.announce_removed),

@@ -51,7 +51,7 @@ def evosaga(tmp_path: Path, settings: Settings) -> Evosaga:
             "database_url",
             "postgresql://me:hunter2@db:x/x",
             2,
-            "EVOSAGA_DATABASE_URL can't be",
+            "EVOSAGA_DATABASE_URL: can't be",
         ),
         ("list", "database_url", NOWHERE, 3, "Postgres at 127.0.0.1:1/evosaga can't be reached"),
         (

@@ -235,19 +235,24 @@ async def test_d8_what_was_removed_by_hand_is_cleared_up_by_a_delete(
     assert evolution.journal.requests("delete") == []
 
 
-@pytest.mark.parametrize("keep", ["row", "memory"])
+@pytest.mark.parametrize(("keep", "name"), [("row", None), ("memory", "sol-berlin")])
 async def test_d5_a_half_that_no_delete_can_reach_is_parked_for_a_person(
     settings: Settings,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
     keep: str,
+    name: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As Evolution is shipped it answers 404 for a ghost row, and 401 for what has no row."""
+    """As Evolution is shipped it answers 404 for a ghost row, and 401 for what has no row.
+
+    What is in memory alone under a chosen name may be anybody's.
+    """
     monkeypatch.setattr(sagas.steps.evolution, "_VANISH_SECONDS", 0.2)
+    chosen = {"instance_name": name} if name else {}
     async with running_worker(settings, impatient(1)):
-        name = str((await created(pool, redis)).instance_name)
+        name = str((await created(pool, redis, **chosen)).instance_name)
         evolution.half_delete(name, keep=keep)
         saga = await ended(pool, redis, delete(name))
     assert (saga.status, saga.step, saga.code) == ("failed", "evolution", "instance_remains")
@@ -282,7 +287,9 @@ async def test_d5_the_cure_that_a_parked_half_names_is_one(
     for name in ("_VANISH_SECONDS", "_REMOVAL_SECONDS"):
         monkeypatch.setattr(sagas.steps.evolution, name, 0.1)
     async with running_worker(settings, impatient(1)):
-        made = [str((await created(pool, redis)).instance_name) for _ in range(2)]
+        chosen = {"instance_name": "sol-berlin"}  # in memory alone, a derived one is removed
+        both = [await created(pool, redis), await created(pool, redis, **chosen)]
+        made = [str(saga.instance_name) for saga in both]
         for name, keep in zip(made, ("row", "memory"), strict=True):
             evolution.half_delete(name, keep=keep)
         parked = [await ended(pool, redis, delete(name)) for name in made]
