@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _FOLDER: Final = Path(__file__).parent / "golden"
-_WORD: Final = re.compile(r"[a-z]{1,20}([_. -][a-z]{1,20}){0,5}")
+_WORD: Final = re.compile(r"[a-z]{1,20}([_. -][a-z]{1,20}){0,1}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME: Final = re.compile(r"wa-[0-9a-f-]{36}")
 _WORKER: Final = re.compile(r".+-\d+-[0-9a-f]{8}")
