@@ -75,11 +75,16 @@ def understood(url: str) -> str:
     if scheme is None:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in SCHEMES)}")
     known: dict[str, str] = {}
-    for given, value in parse_qsl(parts.query):  # which leaves out what is empty
+    said = dict(parse_qsl(parts.query))  # which leaves out what is empty
+    for given, value in said.items():
         name = given.lower()
         name = _TRANSLATED.get(name, name)
         if name not in _SOMEBODY_ELSES:
             known.update(_translated(given, name, value))
+    # As libpq has it: who trusts the system's certificates checks the server's name as well.
+    system = said.get("sslrootcert") == "system"
+    if system and known.setdefault("sslmode", "verify-full") != "verify-full":
+        raise ValueError("has sslrootcert=system, which goes with sslmode=verify-full alone")
     query = urlencode(known)
     rest = url.split("?", 1)[0].split("://", 1)[1] if "://" in url else ""
     return f"postgresql://{rest}{'?' if query else ''}{query}"

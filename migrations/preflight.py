@@ -66,7 +66,8 @@ async def rights(connection: Any) -> list[Misfit]:
     if row["owner"] is not None and not row["owned"]:
         whose = f"healthcare.integrations belongs to {row['owner']}"
         said = f"{whose}, and only its owner can add an index"
-        found.append(Misfit(said, f"migrate as that role, or GRANT {row['owner']} TO {row['me']}"))
+        cure = f"ALTER TABLE healthcare.integrations OWNER TO {row['me']}"
+        found.append(Misfit(said, f"migrate as that role, or let it give the table away: {cure}"))
     return found
 
 

@@ -60,7 +60,7 @@ async def present(pool: Queryable, organization_id: UUID | None = None) -> Prese
     """How things are now. Raises what Postgres raises, without a schema too."""
     row = await pool.fetchrow(_PRESENT, organization_id)
     assert row is not None
-    phones = {r["state"]: r["number"] for r in await pool.fetch(_PHONES, organization_id, [*WELL])}
+    phones = {r["state"]: r["number"] for r in await pool.fetch(_PHONES, organization_id, _LINKED)}
     if organization_id is not None:  # how the house is doing is nobody else's business
         return Present(
             row["parked"], row["active"], row["overdue"], row["drifts"], row["asked"], phones
@@ -213,6 +213,8 @@ WHERE status IN ('running', 'compensating', 'failed')
   AND ($1::uuid IS NULL OR organization_id = $1)
 """  # noqa: S608  # constants only
 # Whom no check has seen yet is as its row says.
+_LINKED: Final = (*WELL, "incomplete")
+"""States in which nothing is wrong with the phone; what an incomplete one lacks is a drift."""
 _PHONES: Final = """
 SELECT coalesce(seen.state, row.status::text) AS state, count(*) AS number
 FROM healthcare.integrations AS row

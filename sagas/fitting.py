@@ -4,6 +4,7 @@ The table may be older than evosaga, with columns, types and rules of its own. W
 said here; whatever else it demands, a row tried for once finds out (``sagas.steps.rehearsing``).
 """
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ async def misfits(connection: Any, *, migrated: bool = True) -> list[Misfit]:
 
 
 def _misfit(name: str, column: Mapping[str, Any]) -> Misfit | None:
-    alter = f"ALTER TABLE {TABLE} ALTER COLUMN {name}"
+    alter = f"ALTER TABLE {TABLE} ALTER COLUMN {_quoted(name)}"
     shown = f"the column {name} of {TABLE}"
     if name not in _WRITTEN:
         if not column["required"]:
@@ -123,6 +124,11 @@ def _wrong_type(name: str, column: Mapping[str, Any], shown: str, alter: str) ->
         said = f"{said}, and evosaga writes up to {longest} characters"
         return Misfit(said, f"{alter} TYPE text")
     return None
+
+
+def _quoted(name: str) -> str:
+    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", name)
+    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 def _as_ours(name: str) -> str:

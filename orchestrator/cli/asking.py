@@ -91,7 +91,7 @@ async def _publish_and_follow(
     saga_id = request.command.saga_id
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
-        redis = await stack.enter_async_context(places.redis(settings))
+        redis = await stack.enter_async_context(places.own_redis(settings, pool))
         known = await pool.fetchval(_HASH, saga_id)
         if known not in (None, request.command.hash):
             raise Trouble(WRONG, conflict(request.command.id))

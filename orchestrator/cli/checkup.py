@@ -39,7 +39,7 @@ async def _health(settings: Settings, arguments: argparse.Namespace, out: Output
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
-        redis = await stack.enter_async_context(places.redis(settings))
+        redis = await stack.enter_async_context(places.own_redis(settings, pool))
         outside = await stack.enter_async_context(world(settings, redis, None, pool))
         doctor = Doctor(pool, outside, settings.alert_after)
         try:

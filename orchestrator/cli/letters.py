@@ -31,8 +31,11 @@ async def _letters(settings: Settings, arguments: argparse.Namespace, out: Outpu
     from events import letters
 
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(places.redis(settings))
-        if arguments.remove:
+        if not arguments.remove:
+            redis = await stack.enter_async_context(places.redis(settings))
+        else:
+            pool = await stack.enter_async_context(places.postgres(settings))
+            redis = await stack.enter_async_context(places.own_redis(settings, pool))
             gone = await letters.take(redis, arguments.remove)
             if gone < len(set(arguments.remove)):
                 said = f"{gone} taken away; the others are not there: see `evosaga letters`"

@@ -47,7 +47,7 @@ async def _qr(settings: Settings, arguments: argparse.Namespace, out: Output) ->
     shown: Pairing | None = None
     async with (
         places.postgres(settings) as pool,
-        places.redis(settings) as redis,
+        places.own_redis(settings, pool) as redis,
         _evolution(settings) as (servers, keys),
     ):
         while True:

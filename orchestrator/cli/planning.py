@@ -44,7 +44,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
     known = catalogue.load()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
-        redis = await stack.enter_async_context(places.redis(settings))
+        redis = await stack.enter_async_context(places.own_redis(settings, pool))
         outside = await stack.enter_async_context(world(settings, redis, pool=pool))
         sagas = await bulk.chosen(pool, arguments)
         gate = asyncio.Semaphore(_AT_ONCE)

@@ -61,7 +61,7 @@ async def _steer_many(
     verb = kind.rpartition(".")[2]
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
-        redis = await stack.enter_async_context(places.redis(settings))
+        redis = await stack.enter_async_context(places.own_redis(settings, pool))
         sagas = await bulk.chosen(pool, arguments)
         if not sagas:
             out.note("no saga fits, so there is nothing to do")
@@ -89,7 +89,7 @@ async def _steer_one(
     command_id = new_id()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(places.postgres(settings))
-        redis = await stack.enter_async_context(places.redis(settings))
+        redis = await stack.enter_async_context(places.own_redis(settings, pool))
         saga_id = (await find(pool, arguments.references[0])).saga_id
         await _judge(pool, kind, saga_id)
         company = await workers(pool, out)

@@ -39,11 +39,17 @@ class _Swallowed(Exception):
     """A trigger, a rule or a policy let the row disappear without a word."""
 
 
+class _Altered(Exception):
+    """A trigger wrote something else than it was given."""
+
+
 # --- what an error of Postgres means -----------------------------------------------------------
 
 
 def understood(error: BaseException) -> Rejected | Held | None:
     """What became of an effect on the table that Postgres refused; None: it is no such refusal."""
+    if isinstance(error, _Altered):
+        return Rejected(REFUSED, f"a trigger of {TABLE} changes what is written: {error}")
     if isinstance(error, _Swallowed):
         return Rejected(REFUSED, f"a trigger, a rule or a policy of {TABLE} lets the row disappear")
     if not isinstance(error, asyncpg.PostgresError) or _of_ours(error):
@@ -51,7 +57,7 @@ def understood(error: BaseException) -> Rejected | Held | None:
     state = error.sqlstate or ""
     if state == "42501":
         return Held(FORBIDDEN, f"Postgres forbids it ({_said(error)}): {_GRANT}")
-    if state in ("42703", "42P01", "42804", "42883", "42704", "22P02", "428C9", "3F000"):
+    if state in ("42703", "42P01", "42804", "42883", "42704", "22P02", "428C9", "3F000", "0A000"):
         return Held(UNFIT, f"{TABLE} does not fit ({_said(error)}): see evosaga doctor")
     if state[:2] in ("22", "23", "P0", "44"):
         return Rejected(REFUSED, _rule(error))
@@ -155,7 +161,7 @@ async def _outcome(connection: Any, attempt: Callable[[], Awaitable[None]]) -> E
     try:
         await connection.execute(_AT_ONCE)
         await attempt()
-    except (_Swallowed, asyncpg.PostgresError) as error:
+    except (_Swallowed, _Altered, asyncpg.PostgresError) as error:
         return error
     finally:
         if not connection.is_closed():
@@ -218,8 +224,10 @@ async def _life(connection: Any, organization: UUID) -> None:
     if not made or not await connection.fetchval(_THERE, [id_]):
         raise _Swallowed
     for status, number in (("connected", "5511999990000"), ("disconnected", "5511999990000")):
-        if not await connection.fetch(_SETTLE, id_, status, number):
+        if not (kept := await connection.fetchrow(_SETTLE, id_, status, number)):
             raise _Swallowed
+        if (kept["status"], kept["number"]) != (status, number):
+            raise _Altered(f"{status}, {number} became {kept['status']}, {kept['number']}")
     for change in (_MARK, _DELETE):
         if not await connection.fetch(change, [id_]):
             raise _Swallowed
@@ -231,6 +239,8 @@ def _misfit(error: Exception) -> Misfit:
         raise error
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Misfit(f"this role may not write rows of {TABLE} ({_said(error)})", _GRANT)
+    if isinstance(error, asyncpg.FeatureNotSupportedError):
+        return Misfit(f"a rule stands before {TABLE} ({_said(error)})", "drop that rule")
     if isinstance(why, Held) and isinstance(error, asyncpg.PostgresError):
         cure = "its columns must be the documented"
         return Misfit(f"{TABLE} does not fit ({_said(error)})", cure)
@@ -269,7 +279,8 @@ async def _known_organization(connection: Any, error: Exception) -> Any:
 
 _CURES: Final[Mapping[type[Exception], str]] = {
     asyncpg.CheckViolationError: (
-        "let it allow the status pending, connected, disconnected and deleting"
+        "let it allow what evosaga writes: the status pending, connected, disconnected and "
+        "deleting, no whatsapp_number at first, and a webhook_token of 50 characters"
     ),
     asyncpg.NotNullViolationError: "give it a default, or let it be null",
     asyncpg.UniqueViolationError: "let it hold for enabled rows alone",
@@ -280,7 +291,8 @@ _MARK: Final = f"""
 UPDATE {TABLE} SET status = 'deleting', updated_at = now() WHERE id = ANY($1) RETURNING id
 """  # noqa: S608
 _SETTLE: Final = f"""
-UPDATE {TABLE} SET status = $2, whatsapp_number = $3, updated_at = now() WHERE id = $1 RETURNING id
+UPDATE {TABLE} SET status = $2, whatsapp_number = $3, updated_at = now() WHERE id = $1
+RETURNING status::text, whatsapp_number::text AS number
 """  # noqa: S608
 _DELETE: Final = f"DELETE FROM {TABLE} WHERE id = ANY($1) RETURNING id"  # noqa: S608
 _FOREIGN_KEY: Final = f"""

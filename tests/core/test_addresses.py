@@ -81,3 +81,9 @@ def test_what_nobody_understands_is_named_in_one_line_without_the_password(
     assert "DATABASE_URL: " in said
     assert named in said
     assert "hunter2" not in said
+
+
+def test_who_trusts_the_systems_certificates_checks_the_servers_name() -> None:
+    assert "sslmode=verify-full" in understood(f"{PLAIN}?sslrootcert=system")
+    with pytest.raises(ValueError, match="goes with sslmode=verify-full alone"):
+        understood(f"{PLAIN}?sslrootcert=system&sslmode=require")

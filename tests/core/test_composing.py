@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from events.commands import Command
-from events.model import SagaEvent, SagaStarted, StepStarted, StepSucceeded
+from events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
 from orchestrator.composing import Terms, compose
 from orchestrator.intake.accept import _beginning, understand
 from orchestrator.live import Live
@@ -127,3 +127,16 @@ def test_a_first_step_that_may_be_spared_is_not_claimed_where_the_command_is_acc
         ("step.succeeded", "pair"),
         ("saga.completed", None),
     ]
+
+
+def test_an_attempt_that_is_claimed_after_a_long_wait_is_its_workers() -> None:
+    live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
+    held = StepFailed(
+        step="evolution", attempt=1, outcome="held", code="h", message="m", retry_after_seconds=9.0
+    )
+    live.state = replay([created(live), started("evolution"), held])
+    live.last_at = time.monotonic() - 10.0  # longer than what is waited for in memory
+    append = compose(live, None, None, TERMS)
+    assert append is not None
+    assert [event.type for event in append.events] == ["step.started"]
+    assert (append.row.owner, live.let_go) == (TERMS.worker, False)
