@@ -11,9 +11,9 @@ from orchestrator import redis_owner
 from orchestrator.app import Broken, running_worker, serve_until
 from orchestrator.config import Settings
 from orchestrator.redis_owner import OWNER, RedisTaken
-from tests.commandline import commandline
+from tests.commandline import commandline, creation
 from tests.databases import Databases
-from tests.driving import create, outcome, publish
+from tests.driving import count, create, outcome, publish
 from tests.waiting import eventually
 
 
@@ -33,7 +33,14 @@ async def test_a_second_database_is_refused_on_a_redis_and_takes_no_command_of_t
             ran = await evosaga(verb)
             assert ran.code == 2
             assert "this Redis is another database's" in ran.err
-        for words in (("reconcile",), ("events", "republish", "--since", "1h")):
+        made = await outcome(pool, await publish(redis, create()))
+        for words in (
+            ("reconcile",),
+            ("events", "republish", "--since", "1h"),
+            (*creation(), "--no-wait"),
+            ("delete", str(made.instance_name), "--no-wait"),
+            ("letters", "--remove", "1-1"),
+        ):
             ran = await evosaga(*words)
             assert ran.code == 2, words
             assert "this Redis is another database's" in ran.err
@@ -42,6 +49,7 @@ async def test_a_second_database_is_refused_on_a_redis_and_takes_no_command_of_t
         [owner] = [check for check in told.json["checks"] if check["check"] == "owner"]
         assert owner["verdict"] == "bad"
         assert "redis-cli DEL evosaga:owner" in owner["cure"]
+        assert await count(pool, "SELECT count(*) FROM evosaga.sagas") == 1
         for _ in range(4):
             saga = await outcome(pool, await publish(redis, create()))
             assert saga.status == "completed"
