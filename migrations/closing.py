@@ -83,7 +83,7 @@ BEGIN
         END LOOP;
         FOR one IN SELECT oid, oid::regclass AS name, relrowsecurity, CASE
                 WHEN relname = 'alembic_version' THEN 'SELECT'
-                -- Deletes pass its trigger only while archiving, which takes old rejected sagas away.
+                -- Deletes pass its trigger only while archiving, which takes old rejected sagas.
                 WHEN relname = 'saga_events' THEN 'SELECT, INSERT, DELETE'
                 ELSE 'SELECT, INSERT, UPDATE, DELETE' END AS rights
             FROM pg_class WHERE relkind IN ('r', 'p') AND pg_has_role(relowner, 'USAGE')
