@@ -82,14 +82,16 @@ def pair(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return first, delete(named.get("instance_name", f"wa-{saga}"), **about)
 
 
-async def test_200_deletes_right_behind_their_creates_are_all_obeyed_by_two_workers(
+@pytest.mark.parametrize("many", [40, pytest.param(200, marks=pytest.mark.long)])
+async def test_deletes_right_behind_their_creates_are_all_obeyed_by_two_workers(
     slow_creates: None,
     two_workers: None,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
+    many: int,
 ) -> None:
-    pairs = [pair(number) for number in range(200)]
+    pairs = [pair(number) for number in range(many)]
     for first, second in pairs:
         await publish(redis, first)
         await publish(redis, second)

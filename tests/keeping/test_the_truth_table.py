@@ -5,6 +5,7 @@ what each store may say is built as a snapshot, and whatever the plan answers is
 must never happen.
 """
 
+import gc
 import json
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Any, get_args
+
+import pytest
 
 from events.commands import Command
 from orchestrator.intake.accept import understand
@@ -200,7 +203,18 @@ def every_world() -> Iterator[tuple[Words, Snapshot]]:
 
 @cache
 def planned() -> list[tuple[Words, Snapshot, list[Drift]]]:
-    return [(words, snapshot, reconcile_plan(snapshot)) for words, snapshot in every_world()]
+    gc.disable()  # all of it is kept, and to look for cycles in it is a third of the time
+    try:
+        return [(words, snapshot, reconcile_plan(snapshot)) for words, snapshot in every_world()]
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Collections of later tests do not walk through what only these need."""
+    yield
+    planned.cache_clear()
 
 
 def removals(drifts: list[Drift]) -> dict[str, Drift]:
