@@ -158,4 +158,4 @@ class TestARole:
         ran = await there("migrate")
         assert ran.code == 2
         assert "healthcare.integrations belongs to postgres" in ran.err
-        assert f"GRANT postgres TO {role}" in ran.err
+        assert f"ALTER TABLE healthcare.integrations OWNER TO {role}" in ran.err
