@@ -109,8 +109,7 @@ def _follow(
         state = evolve(state, events[-1])
     # A saga that sleeps long is nobody's: the sweep finds it when it is due.
     # One that has just been claimed is its worker's, however long the wait before it was.
-    sleeps = isinstance(action, Run) and state.in_flight is None and action.delay > terms.nap
-    live.let_go = sleeps
+    live.let_go = isinstance(action, Run) and state.in_flight is None and action.delay > terms.nap
     owner = terms.worker if terms.begins() and not live.let_go else None
     due_by = None if state.in_flight else expires(live.saga, state)
     return events, state, action, row(state, action, owner, lease, due_by)

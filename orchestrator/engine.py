@@ -243,6 +243,8 @@ class Engine:
         raised: Exception | None = None
         if (hold := hold_of(live, fact, self.worker)) is not None:
             said = await until_there(lambda: self._log.hold(hold))
+            if said == "lost":
+                _logger.warning("outrun", saga_id=str(live.saga_id), reason="not its owner")
             if said != "moved":
                 return False
         while True:
