@@ -34,6 +34,8 @@ _TOO_OFTEN: Final = "this key may ask {rate:g} times a second"
 _OURS: Final = ("orchestrator.", "sagas.", "events.", "migrations")
 _logger = structlog.get_logger("evosaga.api")
 
+_EVENTS: Final = "text/event-stream"
+
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -120,6 +122,9 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # what GET says, without the body (RFC 9110, 9.3.2)
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         correlation_id, began = str(uuid7()), time.monotonic()
         begun, status = False, 0
 
@@ -139,6 +144,8 @@ class Door:
         except Problem as problem:
             if not begun:
                 await self._tell(problem, scope, receive, told)
+        except _HeadAnswered:
+            pass
         except Exception as error:
             where = _place(error)
             tell = _logger.warning if passes(error) else _logger.error
@@ -154,7 +161,24 @@ class Door:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             spent = time.monotonic() - began
-            scope["app"].state.metrics.answered(scope["method"], route, status, spent)
+            scope["app"].state.metrics.answered(method, route, status, spent)
+
+
+class _HeadAnswered(Exception):
+    """A stream was asked for its head, which it has sent: its events are not waited for."""
+
+
+def _without_body(send: Send) -> Send:
+    async def head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            if Headers(raw=message["headers"]).get("content-type", "").startswith(_EVENTS):
+                await send({"type": "http.response.body"})
+                raise _HeadAnswered
+        elif not message.get("more_body", False):
+            await send({"type": "http.response.body"})
+
+    return head
 
 
 def _refuse(scope: Scope) -> None:

@@ -95,7 +95,7 @@ async def _publish_and_follow(
         known = await pool.fetchval(_HASH, saga_id)
         if known not in (None, request.command.hash):
             raise Trouble(WRONG, conflict(request.command.id))
-        company = await workers(pool, out)
+        company = await workers(pool, out, at_once=known is None)
         message_id = await streams.publish_command(redis, body)
         if arguments.no_wait:
             return published(request.command.id, str(saga_id), message_id, out)
@@ -135,7 +135,8 @@ def _meanwhile(
         elif time.monotonic() >= next_look:
             next_look = time.monotonic() + _DEAD_EVERY
             await raise_if_dead(redis, message_id)
-        await company()
+        if not seen.over:
+            await company()
 
     return look
 
@@ -174,8 +175,13 @@ def refused(code: str, said: str) -> Trouble:
     return Trouble(WRONG, f"the command was refused: {said} ({code})")
 
 
-async def workers(pool: Pool, out: Output) -> Callable[[], Awaitable[None]]:
-    """Look whether a worker is alive; gives a function that goes on looking, and says so once."""
+async def workers(
+    pool: Pool, out: Output, *, at_once: bool = True
+) -> Callable[[], Awaitable[None]]:
+    """Look whether a worker is alive; gives a function that goes on looking, and says so once.
+
+    Not ``at_once`` for a command whose saga may be over already, which needs no worker.
+    """
     from orchestrator.queries import living_workers
 
     next_look, said = 0.0, False
@@ -192,5 +198,6 @@ async def workers(pool: Pool, out: Output) -> Callable[[], Awaitable[None]]:
                 "`evosaga worker`, or `evosaga dev` for everything. The command is kept."
             )
 
-    await look()
+    if at_once:
+        await look()
     return look

@@ -188,6 +188,14 @@ def _postgres(error: BaseException, where: str) -> Trouble | None:
             return Trouble(WRONG, f"{said}; set HOME to a folder of this account")
         case asyncpg.InsufficientPrivilegeError():
             return Trouble(WRONG, f"Postgres{where} refuses: {error}")
+        case asyncpg.QueryCanceledError() if "statement timeout" in str(error):
+            said = f"Postgres{where} ends our statements before they are done"
+            return Trouble(
+                WRONG, f"{said}: raise statement_timeout, in EVOSAGA_DATABASE_URL or there"
+            )
+        case ConnectionError() if "rejected SSL upgrade" in str(error):
+            said = f"Postgres{where} speaks no TLS, which EVOSAGA_DATABASE_URL asks for"
+            return Trouble(WRONG, f"{said}: switch ssl on there, or say sslmode=prefer")
     from events.database import TRANSIENT
 
     if isinstance(error, TRANSIENT):

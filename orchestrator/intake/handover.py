@@ -9,6 +9,7 @@ after ``patience`` seconds becomes the dead letter that it would have been at on
 A worker that starts anew gives what lies there that time once more: nothing is lost for it.
 """
 
+import functools
 import hashlib
 import json
 import time
@@ -16,6 +17,7 @@ from collections.abc import Sequence, Set
 from typing import Final
 
 import structlog
+from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from events import streams
@@ -54,10 +56,15 @@ def announced(catalogue: Catalogue) -> list[str]:
 def _commands(catalogue: Catalogue) -> dict[str, str]:
     marks = {f"command {type_}": "0" for type_ in STEERING}
     for type_, saga in catalogue.by_command.items():
-        shape = json.dumps([saga.version, saga.input.model_json_schema()], sort_keys=True)
-        digest = hashlib.sha256(shape.encode()).digest()
-        marks[f"command {type_}"] = str(int.from_bytes(digest[:6], "big"))
+        shape: type[BaseModel] = saga.input
+        marks[f"command {type_}"] = _number(saga.version, shape)
     return marks
+
+
+@functools.cache  # a schema takes 2 ms, and each worker of a process asks for all of them
+def _number(version: int, shape: type[BaseModel]) -> str:
+    text = json.dumps([version, shape.model_json_schema()], sort_keys=True)
+    return str(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
 
 
 class Handover:

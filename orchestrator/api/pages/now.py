@@ -27,6 +27,7 @@ router: Final = page_router()
 _HEIGHT: Final = 80
 _WORDS: Final = 4
 """So many wrongs fit into a headline."""
+_THROUGH: Final = "calls are let through"
 _ORDER: Final = ("completed", "rejected", "compensated", "failed", "compensating", "running")
 """From the bottom of a column to its top: what is still open stands out."""
 
@@ -51,7 +52,7 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
         overview.postgres(here.pool),
         overview.redis_server(here.redis),
     )
-    servers = [postgres, redis, *_evolution(here, work)]
+    servers = [postgres, redis, *_evolution(here, work, now_)]
     house = who.organization_id is None
     if house:  # how far the whole house is behind is nobody else's business
         servers += [*_of_workers(now_), *_of_commands(backlog)]
@@ -111,14 +112,15 @@ def headline(work: Work | None, servers: Sequence[Server], found: Sequence[Wrong
     return f"All is calm: {moving}." if active else "All is calm, and nothing moves."
 
 
-def _evolution(here: Parts, work: Work | None) -> list[Server]:
+def _evolution(here: Parts, work: Work | None, now: Present | None) -> list[Server]:
     """As this process's breakers know them; and what the sagas of all workers wait for."""
+    calm = "not called, since no worker is alive" if now and now.workers == 0 else _THROUGH
     held = {h.server: h for h in reversed(work.holdings) if h.server} if work else {}
     names = [*here.world.servers, *sorted(held.keys() - here.world.servers.keys())]
-    return [_one_evolution(here, name, held.get(name)) for name in names]
+    return [_one_evolution(here, name, held.get(name), calm) for name in names]
 
 
-def _one_evolution(here: Parts, server: str, held: Holding | None) -> Server:
+def _one_evolution(here: Parts, server: str, held: Holding | None, calm: str) -> Server:
     name = "Evolution" if server == DEFAULT_SERVER else f"Evolution {server}"
     if server not in here.world.servers:
         cure = "Put it back into EVOSAGA_EVOLUTION_SERVERS: its sagas are held until then."
@@ -130,7 +132,7 @@ def _one_evolution(here: Parts, server: str, held: Holding | None) -> Server:
         return Server(name, "bad", said, cure)
     if held:
         return Server(name, "warn", held.message, "Sagas wait for it, and go on by themselves.")
-    return Server(name, "ok", "calls are let through")
+    return Server(name, "ok", calm)
 
 
 def _of_workers(now: Present | None) -> list[Server]:
