@@ -15,6 +15,15 @@ from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView
 from tests.driving import create, impatient, outcome, publish
 
+PAGES: Final = (
+    "/",
+    "/ui/now",
+    "/ui/sagas",
+    "/ui/integrations",
+    "/ui/new-integration",
+    "/ui/upkeep",
+    "/ui/definitions",
+)
 _ADDRESSES: Final = ("href", "src", "action", "formaction", "xlink:href", "hx-get", "hx-post")
 
 
