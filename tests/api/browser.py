@@ -98,6 +98,15 @@ class Page(Channel):
             if entry["source"] != "network":  # a 4xx of ours is an answer, not a complaint
                 self.complaints.append(entry["text"])
 
+    async def fresh(self) -> None:
+        """As a new tab is: empty, without cookies, wide, and nothing was said."""
+        await self.call("Emulation.setScriptExecutionDisabled", value=False)
+        await self.goto("about:blank")
+        await self.call("Network.clearBrowserCookies")
+        await self.size(1280)
+        self.dialogs.clear()
+        self.complaints.clear()
+
     async def js(self, expression: str) -> Any:
         """The value of an expression in the page."""
         told = await self.call(

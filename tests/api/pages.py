@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from typing import Any, Final
 
 import httpx
+import pytest
 
 from orchestrator import app
 from orchestrator.api.parts import Parts
@@ -15,6 +16,15 @@ from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView
 from tests.driving import create, impatient, outcome, publish
 
+PAGES: Final = (
+    "/",
+    "/ui/now",
+    "/ui/sagas",
+    "/ui/integrations",
+    "/ui/new-integration",
+    "/ui/upkeep",
+    "/ui/definitions",
+)
 _ADDRESSES: Final = ("href", "src", "action", "formaction", "xlink:href", "hx-get", "hx-post")
 
 
@@ -126,7 +136,9 @@ async def parked(parts: Parts, evolution: SimulatedEvolution, **overrides: Any) 
     name = f"wa-{command['id']}"
     await parts.redis.set(f"evosaga:removed:{name}", command["id"])
     evolution.arm("reject", operation="delete", name=name, times=None, message="no")
-    await publish(parts.redis, command)
-    saga = await outcome(parts.pool, command["id"], 60)
+    with pytest.MonkeyPatch.context() as shorter:  # it looks again and again whether it is gone
+        shorter.setattr("sagas.steps.evolution._REMOVAL_SECONDS", 0.1)
+        await publish(parts.redis, command)
+        saga = await outcome(parts.pool, command["id"], 60)
     assert saga.status == "failed", saga
     return saga

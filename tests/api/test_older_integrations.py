@@ -39,13 +39,13 @@ async def put(pool: Pool, evolution: SimulatedEvolution, name: str) -> None:
     await row(pool, name)
 
 
-async def row(pool: Pool, name: str | None) -> None:
+async def row(pool: Pool, name: str | None, whose: uuid.UUID = OURS) -> None:
     await pool.execute(
         """
         INSERT INTO healthcare.integrations (organization_id, status, config)
         VALUES ($1, 'connected', jsonb_strip_nulls(jsonb_build_object('instance_name', $2::text)))
         """,
-        OURS,
+        whose,
         name,
     )
 
@@ -55,19 +55,22 @@ async def gone(pool: Pool, evolution: SimulatedEvolution) -> bool:
     return not left and not evolution.rows() and not evolution.live()
 
 
-@pytest.mark.parametrize("name", NAMES)
 async def test_what_a_create_says_to_delete_first_can_be_deleted_over_http(
-    name: str, ours: httpx.AsyncClient, pool: Pool, evolution: SimulatedEvolution
+    ours: httpx.AsyncClient, pool: Pool, evolution: SimulatedEvolution, subtests: pytest.Subtests
 ) -> None:
-    await put(pool, evolution, name)
-    refused = await ours.post(CREATE, json=asked())
-    assert (refused.status_code, refused.json()["existing_instance"]) == (409, name)
-    where = HERE + quote(name, safe="")
-    assert (await ours.get(where)).json()["instance_name"] == name
-    answer = await ours.delete(where)
-    assert (answer.status_code, answer.json()["evolution_deleted"]) == (200, True), answer.text
-    assert await gone(pool, evolution)
-    assert (await ours.post(CREATE, json=asked())).status_code == 201
+    for name in NAMES:
+        with subtests.test(name=name):
+            await put(pool, evolution, name)
+            refused = await ours.post(CREATE, json=asked())
+            assert (refused.status_code, refused.json()["existing_instance"]) == (409, name)
+            where = HERE + quote(name, safe="")
+            assert (await ours.get(where)).json()["instance_name"] == name
+            answer = await ours.delete(where)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["evolution_deleted"] is True
+            assert await gone(pool, evolution)
+    made = await ours.post(CREATE, json=asked())
+    assert made.status_code == 201
 
 
 async def test_a_name_with_every_oddity_can_be_deleted_by_command_and_command_line(
@@ -88,26 +91,32 @@ async def test_a_name_with_every_oddity_can_be_deleted_by_command_and_command_li
         assert await gone(pool, evolution)
 
 
-@pytest.mark.parametrize("name", ["tab\there", "constructor", "a" * 256])
 async def test_a_name_that_no_request_can_mean_is_said_to_be_so_everywhere(
-    name: str,
     parts: Parts,
     ours: httpx.AsyncClient,
     settings: Settings,
     tmp_path: Path,
     pool: Pool,
     evolution: SimulatedEvolution,
+    subtests: pytest.Subtests,
 ) -> None:
-    await row(pool, name)
-    refused = await ours.post(CREATE, json=asked())
-    assert refused.status_code == 409
-    assert "remove its instance by hand" in refused.json()["message"]
-    answer = await ours.delete(HERE + quote(name, safe=""))
-    assert answer.status_code == 422
-    assert "can't be handled" in problem(answer)["detail"]
+    names = ("tab\there", "constructor", "a" * 256)
+    for name in names:
+        with subtests.test(name=name):
+            await pool.execute("DELETE FROM healthcare.integrations")
+            await row(pool, name)
+            refused = await ours.post(CREATE, json=asked())
+            assert refused.status_code == 409
+            assert "remove its instance by hand" in refused.json()["message"]
+            answer = await ours.delete(HERE + quote(name, safe=""))
+            assert answer.status_code == 422
+            assert "can't be handled" in problem(answer)["detail"]
+    for name in names[:-1]:
+        await row(pool, name, uuid.uuid4())
     health = await commandline(tmp_path, settings)("--json", "health")
-    (told,) = health.json["integrations"]
-    assert "can't be handled" in told["cure"]
+    told = health.json["integrations"]
+    assert len(told) == len(names)
+    assert all("can't be handled" in one["cure"] for one in told)
     assert not evolution.journal.requests("delete")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,13 +45,21 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
         yield parts
 
 
-@pytest.fixture
-async def page(chrome: Browser) -> AsyncIterator[Page]:
-    """A tab; whatever it complained about fails the test."""
+@pytest.fixture(scope="module")
+async def tab(chrome: Browser) -> AsyncIterator[Page]:
+    """One tab, since each costs processes of its own."""
     async with chrome.page() as page:
         yield page
-        assert page.dialogs == []
-        assert page.complaints == []
+
+
+@pytest.fixture
+async def page(tab: Page) -> AsyncIterator[Page]:
+    """The tab as if it were new; whatever it complained about fails the test."""
+    await tab.fresh()
+    yield tab
+    assert tab.dialogs == []
+    assert tab.complaints == []
+    await tab.fresh()  # whatever follows the server by itself has ended before the server
 
 
 async def sign_in(page: Page, address: str, key: str) -> None:
@@ -80,7 +89,9 @@ async def test_log_in_create_see_the_qr_and_pair(
         wanted = json.loads(raw)["code"] if raw else None
         return wanted in [found.text for found in zxingcpp.read_barcodes(shot)]
 
-    await eventually(scanned, 30, message="a QR code on the screen that says what Evolution said")
+    await eventually(
+        scanned, 30, every=0.5, message="a QR code on the screen that says what Evolution said"
+    )
     await page.until("All three agree", "#stores")
 
     evolution.pair(name)
@@ -211,7 +222,7 @@ CORPUS = (
     "javascript:alert(1)",
 )
 _DANGERS = """
-[...document.querySelectorAll('*')].flatMap(e => [
+[...{}.querySelectorAll('*')].flatMap(e => [
   ...(/^(IFRAME|IMG|BASE|OBJECT|EMBED|STYLE)$/.test(e.tagName) ? [e.tagName] : []),
   ...(e.tagName === 'SCRIPT' && !e.src.startsWith(location.origin + '/ui/static/') ? [e.src] : []),
   ...[...e.attributes].filter(a => /^on|^style$|^hx-on|^srcdoc$/.test(a.name)).map(a => a.name),
@@ -266,11 +277,23 @@ async def test_hostile_text_in_every_field_is_only_text(
     verbs = ("", "/replay", "/cancel", "/live")
     paths += [f"/ui/sagas/{hostile.saga_id}{verb}" for verb in verbs]
 
-    shown = ""
+    # One page of each kind is opened, and lives; its likes are only read, by the same parser.
+    shown, opened = "", set()
     for path in paths:
-        await page.goto(address_ + path)
-        assert await page.js(_DANGERS) == [], path
-        shown += await page.text()
+        kind = re.sub(r"[0-9a-f-]{36}|=[^&]*|(?<=integrations/)[^/]*%.*", "…", path)
+        if kind in opened:
+            markup = f"await (await fetch({json.dumps(path)})).text()"
+            read = f"new DOMParser().parseFromString({markup}, 'text/html')"
+            found, text = await page.js(
+                f"(async () => {{ const page = {read}; return [{_DANGERS.format('page')}, "
+                "page.body.textContent] })()"
+            )
+        else:
+            opened.add(kind)
+            await page.goto(address_ + path)
+            found, text = await page.js(_DANGERS.format("document")), await page.text()
+        assert found == [], path
+        shown += text
     for text in CORPUS[:-2]:
         assert text in shown, f"{text} was swallowed, not shown"
     assert "\u202e" not in shown

@@ -12,10 +12,12 @@ import httpx
 import pytest
 
 from events.database import Pool
+from orchestrator.app import running_worker
+from orchestrator.cli.dev import kept_secret
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import API_KEYS, CREATE, OPERATOR, asked, client_with
-from tests.commandline import Evosaga, commandline, working
+from tests.commandline import Evosaga, commandline
 from tests.driving import outcome
 from tests.waiting import eventually
 
@@ -65,7 +67,7 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
 
 
 async def test_serve_answers_and_works_and_ends_gracefully(
-    evosaga: Evosaga, evolution: SimulatedEvolution, pool: Pool
+    evosaga: Evosaga, settings: Settings, evolution: SimulatedEvolution, pool: Pool
 ) -> None:
     async with (
         serving(evosaga, "serve") as (process, where),
@@ -90,19 +92,19 @@ async def test_serve_answers_and_works_and_ends_gracefully(
         assert "Traceback" not in err
         assert OPERATOR not in err
         assert evolution.rows() == {}, "the step that was out was not finished"
-    async with working(evosaga, pool):
+    async with running_worker(settings):
         saga = answer.headers.get("location", "").rpartition("/")[2] or name
         assert (await outcome(pool, saga)).status == "completed"
 
 
 async def test_the_api_alone_accepts_what_a_worker_elsewhere_carries_out(
-    evosaga: Evosaga, pool: Pool
+    evosaga: Evosaga, settings: Settings, pool: Pool
 ) -> None:
     async with serving(evosaga, "api") as (process, where), client_with(where, OPERATOR) as client:
         left = await client.post(f"{CREATE}?wait=0", json=asked())
         assert left.status_code == 202
         assert (await client.get("/readyz")).json()["checks"]["workers"]["ok"] is False
-        async with working(evosaga, pool):
+        async with running_worker(settings):  # in our process, which is none of the API's
             assert (await outcome(pool, left.json()["saga_id"])).status == "completed"
         process.send_signal(signal.SIGINT)
         assert (await ended(process))[0] == 0
@@ -146,13 +148,26 @@ async def test_a_port_that_is_taken_is_said_in_a_sentence(evosaga: Evosaga) -> N
     assert "can't listen on 192.0.2.1" in nowhere.err
 
 
-async def test_dev_prints_an_address_and_a_key_that_stays_the_same(
+async def test_dev_prints_an_address_and_a_key_that_it_keeps(
     evosaga: Evosaga, tmp_path: Path
 ) -> None:
+    kept = tmp_path / "state" / "api-key"
+    assert await printed(evosaga, 1) == [kept_secret(kept)]
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.long
+async def test_dev_prints_the_same_key_when_it_is_started_again(evosaga: Evosaga) -> None:
+    first, second = await printed(evosaga, 2)
+    assert first == second
+
+
+async def printed(evosaga: Evosaga, starts: int) -> list[str]:
+    """The keys that ``dev`` prints, which opens to them and ends as it should."""
     needed = ("evolution_url", "evolution_api_key", "secret_key", "api_keys")
     bare = evosaga.having(**dict.fromkeys(needed))
-    seen = []
-    for _ in range(2):
+    seen: list[str] = []
+    for _ in range(starts):
         process = await bare.start("dev", "--json", "--port=0")
         try:
             assert process.stdout is not None
@@ -176,8 +191,7 @@ async def test_dev_prints_an_address_and_a_key_that_stays_the_same(
             if process.returncode is None:
                 process.kill()
                 await process.communicate()
-    assert seen[0] == seen[1]
-    assert (tmp_path / "state" / "api-key").stat().st_mode & 0o777 == 0o600
+    return seen
 
 
 async def test_the_doctor_counts_the_keys_and_names_those_that_are_too_short(
