@@ -7,7 +7,7 @@ lines at once, each with an organization of its own.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,8 +98,8 @@ class Scene:
 
     def arm(self, mode: str, operation: str, **parameters: Any) -> None:
         """A fault that strikes this scene alone."""
-        given = {"operation": operation, "name": self.name, "times": None}
-        self.evolution.arm(mode, **given, **parameters)
+        where = {"operation": operation, "name": self.name}
+        self.evolution.arm(mode, times=None, **where, **parameters)
 
     async def nothing_left(self) -> None:
         assert self.name not in self.evolution.live()
@@ -239,7 +239,7 @@ async def a_full_queue(scene: Scene) -> None:
     await eventually(lambda: scene.pool.fetchval(waiting, scene.name))
 
 
-SCENES: dict[str, Callable[[Scene], Awaitable[None]]] = {
+SCENES: dict[str, Callable[[Scene], Coroutine[Any, Any, None]]] = {
     "nothing": nothing,
     "an integration": an_integration,
     "a create on its way": a_create_on_its_way,

@@ -5,12 +5,13 @@ Found in use: a 403 of a proxy made creates compensate for ever and hold their o
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from events.database import Pool
@@ -20,9 +21,11 @@ from orchestrator.config import Settings
 from orchestrator.explaining.why import why_of
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import SagaView, find_saga
+from orchestrator.servers import EvolutionServer
 from sagas.catalogue import load
 from sagas.steps.evolution_api import EvolutionApi
 from tests.commandline import Evosaga, commandline
+from tests.conftest import API_KEY
 from tests.driving import create, outcome, publish
 from tests.waiting import eventually
 
@@ -66,32 +69,43 @@ async def healed(server: EvolutionApi) -> bool:
 
 
 async def test_a_create_is_held_with_the_cure_and_goes_on_when_that_is_mended(
-    settings: Settings,
-    pool: Pool,
-    redis: Redis,
-    evolution: SimulatedEvolution,
-    tmp_path: Path,
-    subtests: pytest.Subtests,
+    settings: Settings, pool: Pool, redis: Redis, tmp_path: Path
 ) -> None:
-    async with running_worker(settings) as worker:
-        server = worker.world.servers["default"]
-        for mode, parameters, cure in BEFORE_IT:
-            with subtests.test(named(mode, parameters)):
-                evolution.arm(mode, times=None, **parameters)
-                first = await publish(redis, create())
-                await eventually(lambda: server.state.state == "open")
-                saga = await held(pool, first)
-                assert saga.status == "running"
-                assert cure in str(saga.message)
-                why = await why_of(pool, load(), saga, worker.world.servers)
-                assert cure in str(why)
-                if mode == "licence":  # people see it on the command line
-                    told = await commandline(tmp_path, settings)("why", first)
-                    assert f"What you can do: {cure}" in told.out or cure in told.lines[-1]
-                evolution.disarm()
-                assert (await outcome(pool, first, 60)).status == "completed"
-                await eventually(partial(healed, server), message="the breaker to close")
-    assert evolution.journal.requests("delete") == [], "nothing was undone"
+    """Each of them stands before a server of its own, so one worker meets them all at once."""
+    async with AsyncExitStack() as stack:
+        started: list[SimulatedEvolution] = []
+        for mode, parameters, _ in BEFORE_IT:
+            started.append(
+                await stack.enter_async_context(SimulatedEvolution(api_key=API_KEY, pace=0.05))
+            )
+            started[-1].arm(mode, times=None, **parameters)
+        known = {
+            f"number-{number}": EvolutionServer(server.url, SecretStr(API_KEY))
+            for number, server in enumerate(started)
+        }
+        several = settings.model_copy(update={"evolution_servers": known})
+        worker = await stack.enter_async_context(running_worker(several))
+        asked = [await publish(redis, create(server=name)) for name in known]
+        for (mode, parameters, cure), name, id_ in zip(BEFORE_IT, known, asked, strict=True):
+            what, breaker = named(mode, parameters), worker.world.servers[name]
+            await eventually(partial(is_open, breaker), message=f"{what} to be noticed")
+            saga = await held(pool, id_)
+            assert saga.status == "running", what
+            assert cure in str(saga.message), what
+            assert cure in str(await why_of(pool, load(), saga, worker.world.servers)), what
+        told = await commandline(tmp_path, settings)("why", asked[-1])
+        cure = BEFORE_IT[-1][2]
+        assert f"What you can do: {cure}" in told.out or cure in told.lines[-1]
+        for server in started:
+            server.disarm()
+        for (mode, parameters, _), id_ in zip(BEFORE_IT, asked, strict=True):
+            assert (await outcome(pool, id_, 60)).status == "completed", named(mode, parameters)
+        for server in started:
+            assert server.journal.requests("delete") == [], "nothing was undone"
+
+
+def is_open(server: EvolutionApi) -> bool:
+    return server.state.state == "open"
 
 
 async def test_who_comes_while_the_breaker_is_open_is_held_before_anything_is_sent(

@@ -382,7 +382,7 @@ async def test_a_saga_that_ends_while_somebody_gets_in_line_is_not_waited_for_in
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution, lives: int
 ) -> None:
     """A delete at every moment of a create's short life, each time on its own organization."""
-    evolution.arm("slow_after", operation="create", times=None, seconds=0.5)
+    evolution.arm("slow_after", operation="create", times=None, seconds=1.0)
     rng = random.Random(7)
     made = [create() for _ in range(lives)]
     gone = [delete(f"wa-{command['id']}") for command in made]
@@ -394,7 +394,7 @@ async def test_a_saga_that_ends_while_somebody_gets_in_line_is_not_waited_for_in
 
     async with asyncio.TaskGroup() as group:
         for birth, death in zip(made, gone, strict=True):
-            group.create_task(live_and_die(birth, death, rng.uniform(0, 1)))
+            group.create_task(live_and_die(birth, death, rng.uniform(0, 1.5)))
     ends = [await outcome(pool, command["id"], 40) for command in gone]
     births = [await outcome(pool, command["id"]) for command in made]
     behind = sum(saga.behind is not None for saga in ends)
