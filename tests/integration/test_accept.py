@@ -148,12 +148,13 @@ async def test_a11_one_name_from_two_organizations(pool: Pool, world: World) -> 
     assert (await view(pool, third)).code == "name_taken"
 
 
+@pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.long)])
 async def test_a9_two_workers_race_for_commands_and_organizations(
-    pool: Pool, world: World, database_url: str, evolution: SimulatedEvolution
+    pool: Pool, world: World, database_url: str, evolution: SimulatedEvolution, rounds: int
 ) -> None:
-    """Fifty rounds: one command at both, two creates of one organization, one name for two."""
+    """In each round one command at both, two creates of one organization, one name for two."""
     another = await open_pool(database_url)
-    for number in range(50):
+    for number in range(rounds):
         organization = str(uuid.uuid4())
         same = create()
         rivals = [create(organization_id=organization) for _ in range(2)]
@@ -230,46 +231,51 @@ async def test_a_delete_is_known_by_its_row(pool: Pool, world: World) -> None:
     assert one.business_key == "whatsapp/evolution/instance/inst-one"
 
 
-async def test_ten_thousand_commands_with_five_percent_duplicates_make_one_saga_an_id(
-    pool: Pool, world: World
+@pytest.mark.parametrize("number", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_many_commands_with_five_percent_duplicates_make_one_saga_an_id(
+    pool: Pool, world: World, number: int
 ) -> None:
-    commands = [create() for _ in range(9_500)]
-    batch = [*commands, *commands[:: 9_500 // 500][:500]]
+    different = number - number // 20
+    commands = [create() for _ in range(different)]
+    batch = [*commands, *commands[:: different // (number // 20)][: number // 20]]
     requests = [request(command) for command in batch]
     began, kinds = time.perf_counter(), Counter[str]()
     for i in range(0, len(requests), 100):
         kinds.update(a.kind for a in await accept(pool, world, "w", requests[i : i + 100]))
     speed = len(requests) / (time.perf_counter() - began)
     print(f"accepted {speed:.0f} commands/s")
-    assert kinds == {"new": 9_500, "known": 500}
+    assert kinds == {"new": different, "known": number // 20}
     counts = await pool.fetchrow(
         "SELECT count(*) AS events, count(DISTINCT saga_id) AS sagas, "
         "count(*) FILTER (WHERE type = 'saga.started') AS starts FROM evosaga.saga_events"
     )
     assert counts is not None
-    assert dict(counts) == {"events": 19_000, "sagas": 9_500, "starts": 9_500}
+    assert dict(counts) == {"events": 2 * different, "sagas": different, "starts": different}
 
 
+@pytest.mark.parametrize("number", [100, pytest.param(500, marks=pytest.mark.long)])
 async def test_a1_commands_on_the_stream_with_duplicates_end_in_one_saga_an_id(
-    settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, number: int
 ) -> None:
-    commands = [create() for _ in range(500)]
-    for command in [*commands[:250], *commands[:25], *commands[250:], *commands[-25:]]:
+    commands = [create() for _ in range(number)]
+    half, some = number // 2, number // 20
+    twice = [*commands[:half], *commands[:some], *commands[half:], *commands[-some:]]
+    for command in twice:
         await publish(redis, command)
     began = time.perf_counter()
 
     async def all_over() -> bool:
         return (
             await count(pool, "SELECT count(*) FROM evosaga.sagas WHERE status = 'completed'")
-            == 500
+            == number
         )
 
     async with running_worker(settings), running_worker(settings):
         await eventually(all_over, 40)
-        print(f"{500 / (time.perf_counter() - began):.0f} creates/s through two workers")
+        print(f"{number / (time.perf_counter() - began):.0f} creates/s through two workers")
         await eventually(lambda: nothing_pending(redis))
-    assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == 500
+    assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == number
     assert await contradictions(pool) == []
     creates = evolution.journal.requests("create")
-    assert len(creates) == len({entry.name for entry in creates}) == 500
+    assert len(creates) == len({entry.name for entry in creates}) == number
     assert await redis.xlen(streams.DEAD_COMMANDS) == 0

@@ -1,13 +1,15 @@
 """The table of arbitration against the real thing: commands on the stream, and what is left.
 
 Each line of ``tests/core/rivals.py`` is set up with a worker and the simulated Evolution server,
-then everything comes that the table has a column for, then what held the scene up is let go.
+then everything comes that the table has a column for, then what held the scene up is let go. All
+lines at once, each with an organization of its own.
 """
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -37,18 +39,22 @@ from tests.driving import (
 from tests.waiting import eventually
 
 BAILEYS = "WHATSAPP-BAILEYS"
+SHORT = "a create past its point of no return"
+"""All others stay as they are until they are let go."""
 
 
 @dataclass
 class Mending:
     """How the saga of another kind goes: it is held until it may go on, or it is parked."""
 
-    says: Literal["held", "rejected", "done"] = "held"
+    over: bool = False
+    broken: set[str] = field(default_factory=set)
+    """The organizations for which it can't be done."""
 
-    async def mend(self, _: Any) -> Outcome:
-        if self.says == "held":
-            return Held("mending", "still at it", 0.05)
-        return Done() if self.says == "done" else Rejected("broken", "that can't be mended")
+    async def mend(self, ctx: Any) -> Outcome:
+        if str(ctx.input.organization_id) in self.broken and not self.over:
+            return Rejected("broken", "that can't be mended")
+        return Done() if self.over else Held("mending", "still at it", 0.05)
 
 
 class Mend(BaseModel):
@@ -90,10 +96,10 @@ class Scene:
 
         await eventually(so_far, 20, message=f"{command['type']} to come so far")
 
-    def let_go(self) -> None:
-        """What held things up is over."""
-        self.evolution.disarm()
-        self.mending.says = "done"
+    def arm(self, mode: str, operation: str, **parameters: Any) -> None:
+        """A fault that strikes this scene alone."""
+        where = {"operation": operation, "name": self.name}
+        self.evolution.arm(mode, times=None, **where, **parameters)
 
     async def nothing_left(self) -> None:
         assert self.name not in self.evolution.live()
@@ -121,15 +127,42 @@ def catalogue(mending: Mending) -> Catalogue:
     return catalogue_of([*impatient(1).versions.values(), mend])
 
 
+@dataclass
+class Scenes:
+    """A worker, and as many scenes as are wanted."""
+
+    pool: Pool
+    redis: Redis
+    evolution: SimulatedEvolution
+    mending: Mending = field(default_factory=Mending)
+
+    async def each(self) -> dict[str, Scene]:
+        """Every line of the table, set up side by side; what does not last comes first."""
+        scenes = {there: self.one() for there in lines()}
+        async with asyncio.TaskGroup() as group:
+            for there in scenes.keys() - {SHORT}:
+                group.create_task(SCENES[there](scenes[there]), name=there)
+        await SCENES[SHORT](scenes[SHORT])
+        return {SHORT: scenes[SHORT]} | scenes
+
+    def one(self) -> Scene:
+        given = (self.pool, self.redis, self.evolution, self.mending)
+        return Scene(*given, str(uuid.uuid4()), f"the-{uuid.uuid4().hex[:8]}")
+
+    def let_go(self) -> None:
+        """What held things up is over."""
+        self.evolution.disarm()
+        self.mending.over = True
+
+
 @pytest.fixture
-async def scene(
+async def scenes(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
-) -> AsyncIterator[Scene]:
-    mending = Mending()
-    known = catalogue(mending)
+) -> AsyncIterator[Scenes]:
+    scenes = Scenes(pool, redis, evolution)
+    known = catalogue(scenes.mending)
     async with running_worker(settings, known):
-        name = f"the-{uuid.uuid4().hex[:8]}"
-        yield Scene(pool, redis, evolution, mending, str(uuid.uuid4()), name)
+        yield scenes
     assert await contradictions(pool, known) == []
 
 
@@ -145,24 +178,24 @@ async def an_integration(scene: Scene) -> None:
 
 
 async def a_create_on_its_way(scene: Scene) -> None:
-    scene.evolution.arm("429", operation="create", times=None, retry_after=0.2)
+    scene.arm("429", "create", retry_after=0.2)
     await scene.begun(scene.creation(), lambda saga: saga.code == "evolution_busy")
 
 
 async def a_create_past_its_point_of_no_return(scene: Scene) -> None:
-    scene.evolution.arm("slow", operation="connect", seconds=1.5)
+    scene.evolution.arm("slow", operation="connect", name=scene.name, seconds=2.5)
     await scene.begun(scene.creation(channel=BAILEYS), lambda saga: saga.step == "pair")
 
 
 async def a_create_being_undone(scene: Scene) -> None:
-    scene.evolution.arm("429", operation="delete", times=None, retry_after=0.2)
+    scene.arm("429", "delete", retry_after=0.2)
     command = scene.creation()
     await scene.redis.set(f"evosaga:removed:{scene.name}", command["id"])
     await scene.begun(command, lambda saga: saga.code == "evolution_busy")
 
 
 async def a_parked_create(scene: Scene) -> None:
-    scene.evolution.arm("5xx_before", operation="delete", times=None)
+    scene.arm("5xx_before", "delete")
     command = scene.creation()
     await scene.redis.set(f"evosaga:removed:{scene.name}", command["id"])
     await scene.begun(command, lambda saga: saga.status == "failed")
@@ -170,13 +203,13 @@ async def a_parked_create(scene: Scene) -> None:
 
 async def a_delete_on_its_way(scene: Scene) -> None:
     await an_integration(scene)
-    scene.evolution.arm("429", operation="delete", times=None, retry_after=0.2)
+    scene.arm("429", "delete", retry_after=0.2)
     await scene.begun(delete(scene.name), lambda saga: saga.code == "evolution_busy")
 
 
 async def a_parked_delete(scene: Scene) -> None:
     await an_integration(scene)
-    scene.evolution.arm("5xx_before", operation="delete", times=None)
+    scene.arm("5xx_before", "delete")
     await scene.begun(delete(scene.name), lambda saga: saga.status == "failed")
 
 
@@ -192,7 +225,7 @@ async def another_saga_on_its_way(scene: Scene) -> None:
 
 async def another_saga_parked(scene: Scene) -> None:
     await an_integration(scene)
-    scene.mending.says = "rejected"
+    scene.mending.broken.add(scene.organization)
     await scene.begun(mend(scene), lambda saga: saga.status == "failed")
 
 
@@ -200,11 +233,13 @@ async def a_full_queue(scene: Scene) -> None:
     await a_delete_on_its_way(scene)
     for _ in range(10):
         await publish(scene.redis, delete(scene.name))
-    waiting = "SELECT count(*) = 10 FROM evosaga.sagas WHERE behind IS NOT NULL"
-    await eventually(lambda: scene.pool.fetchval(waiting))
+    waiting = (
+        "SELECT count(*) = 10 FROM evosaga.sagas WHERE behind IS NOT NULL AND instance_name = $1"
+    )
+    await eventually(lambda: scene.pool.fetchval(waiting, scene.name))
 
 
-SCENES: dict[str, Callable[[Scene], Awaitable[None]]] = {
+SCENES: dict[str, Callable[[Scene], Coroutine[Any, Any, None]]] = {
     "nothing": nothing,
     "an integration": an_integration,
     "a create on its way": a_create_on_its_way,
@@ -227,51 +262,64 @@ def comer(scene: Scene, kind: str) -> dict[str, Any]:
     }[kind]
 
 
-@pytest.mark.parametrize("there", lines())
-async def test_the_table_for_creates(scene: Scene, there: str) -> None:
-    await SCENES[there](scene)
-    for kind in ("namesake", "create"):
-        expected, command = lines()[there][kind], comer(scene, kind)
-        saga = await scene.ended(command)
-        if expected == "begins":
-            assert saga.status == "completed"
-        else:
-            assert (saga.status, saga.code) == ("rejected", expected)
-            assert await story(scene.pool, saga) == ["saga.rejected"]
-            assert kind == "namesake" or saga.existing_instance == scene.name
-    scene.let_go()
-    if scene.cause and "parked" not in there:
-        assert (await outcome(scene.pool, scene.cause, 30)).status != "failed"
+async def test_the_table_for_creates(scenes: Scenes) -> None:
+    each = await scenes.each()
+    for there, scene in each.items():
+        for kind in ("namesake", "create"):
+            expected, command = lines()[there][kind], comer(scene, kind)
+            saga = await scene.ended(command)
+            if expected == "begins":
+                assert saga.status == "completed", (there, kind)
+            else:
+                assert (saga.status, saga.code) == ("rejected", expected), (there, kind)
+                assert await story(scene.pool, saga) == ["saga.rejected"], (there, kind)
+                assert kind == "namesake" or saga.existing_instance == scene.name, there
+    scenes.let_go()
+    for there, scene in each.items():
+        if scene.cause and "parked" not in there:
+            assert (await outcome(scene.pool, scene.cause, 30)).status != "failed", there
 
 
-@pytest.mark.parametrize("there", lines())
-async def test_the_table_for_deletes(scene: Scene, there: str) -> None:
-    await SCENES[there](scene)
-    expected, command = lines()[there]["delete"], comer(scene, "delete")
-    await publish(scene.redis, command)
+async def test_the_table_for_deletes(scenes: Scenes) -> None:
+    each = await scenes.each()
+    commands = {there: comer(scene, "delete") for there, scene in each.items()}
+    for there, command in commands.items():
+        await publish(scenes.redis, command)
+        await settled(scenes.pool, there, command["id"])
+    scenes.let_go()
+    for there, command in commands.items():
+        expected = lines()[there]["delete"]
+        if "parked" not in there and (expected == "begins" or "waits" in expected):
+            assert (await outcome(scenes.pool, command["id"], 30)).status == "completed", there
+    await eventually(lambda: only_those_in_line_are_left(scenes.pool), 30)
+    for there, scene in each.items():
+        if "parked" not in there:
+            await scene.nothing_left()
 
-    async def settled() -> bool:
-        saga = await find_saga(scene.pool, command["id"])
+
+async def settled(pool: Pool, there: str, command_id: str) -> None:
+    """The delete has come to what the table says."""
+    found: list[SagaView] = []
+
+    async def known() -> bool:
+        saga = await find_saga(pool, command_id)
+        found[:] = [saga] if saga else []
         return saga is not None and (saga.over or saga.code == "waiting")
 
-    await eventually(settled, 20, message="the delete to be settled")
-    saga = await find_saga(scene.pool, command["id"])
-    assert saga is not None
+    await eventually(known, 20, message=f"the delete to be settled: {there}")
+    [saga], expected = found, lines()[there]["delete"]
     if "waits" in expected:
-        assert saga.behind is not None
-        assert saga.status == "running"
+        assert saga.behind is not None, there
+        assert saga.status == "running", there
     elif expected != "begins":
-        assert (saga.status, saga.code) == ("rejected", expected)
-        assert await story(scene.pool, saga) == ["saga.rejected"]
-    scene.let_go()
-    if "parked" in there:
-        return
-    if expected == "begins" or "waits" in expected:
-        assert (await outcome(scene.pool, command["id"], 30)).status == "completed"
-    await eventually(lambda: no_saga_is_active(scene.pool), 30)
-    await scene.nothing_left()
+        assert (saga.status, saga.code) == ("rejected", expected), there
+        assert await story(pool, saga) == ["saga.rejected"], there
 
 
-async def no_saga_is_active(pool: Pool) -> bool:
-    active = "SELECT count(*) FROM evosaga.sagas WHERE status IN ('running', 'compensating')"
+async def only_those_in_line_are_left(pool: Pool) -> bool:
+    """Of the full queue, which takes its time; that it is worked off is shown with the rivals."""
+    active = (
+        "SELECT count(*) FROM evosaga.sagas "
+        "WHERE status IN ('running', 'compensating') AND code IS DISTINCT FROM 'waiting'"
+    )
     return await count(pool, active) == 0

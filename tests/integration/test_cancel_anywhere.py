@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Literal
 
 import pytest
@@ -59,8 +60,8 @@ class Barrier:
             await self.lifted.wait()
 
 
-def fenced(*barriers: Barrier) -> Catalogue:
-    """All sagas, with the barriers before and behind every effect."""
+def fenced(barriers: Sequence[Barrier]) -> Catalogue:
+    """All sagas, with the barriers before and behind every effect; a list may change meanwhile."""
 
     async def pass_(saga: str, step: str, direction: str, side: Side) -> None:
         for barrier in barriers:
@@ -164,79 +165,88 @@ def moments(saga: Saga) -> list[tuple[Step, Side]]:
     return [(step, side) for step in saga.steps for side in ("before", "behind")]
 
 
-def named(value: Any) -> str:
-    return str(value.name if isinstance(value, Step) else value)
+@pytest.fixture
+async def barriers(settings: Settings, redis: Redis) -> AsyncIterator[list[Barrier]]:
+    """Those that stand in the way of a worker that runs: one worker meets them all."""
+    barriers: list[Barrier] = []
+    async with running_worker(settings, fenced(barriers)):
+        yield barriers
 
 
-@pytest.mark.parametrize(("step", "side"), moments(CREATE_INTEGRATION), ids=named)
 async def test_b13_a_create_that_is_cancelled_at_any_moment_is_whole_or_nothing(
-    stage: Stage, step: Step, side: Side
+    stage: Stage, barriers: list[Barrier], subtests: pytest.Subtests
 ) -> None:
-    barrier = Barrier("create-integration", step.name, "do", side)
-    async with running_worker(stage.settings, fenced(barrier)):
-        command = create(channel=BAILEYS)
-        await publish(stage.redis, command)
-        await asyncio.wait_for(barrier.reached.wait(), 20)
-        await stage.cancel(command["id"])
-        joins = isinstance(step.do, InCommit)
-        if not joins:  # else the cancel waits behind this very commit
-            await stage.cancelled(command["id"])
-        barrier.lifted.set()
-        saga = await outcome(stage.pool, command["id"], 30)
-        await eventually(lambda: nothing_pending(stage.redis))
-    assert saga.status in ("completed", "compensated")
-    assert await stage.everything_is_there(saga) is (saga.status == "completed")
-    if step.name in ("evolution", "cache"):
-        assert (saga.status, saga.code) == ("compensated", "cancelled")
-    if step.name in ("notify", "pair"):
-        assert saga.status == "completed"
-        assert [d["code"] for d in await dead_letters(stage.redis)] == ["not_cancellable"]
+    for step, side in moments(CREATE_INTEGRATION):
+        with subtests.test(f"{side} {step.name}"):
+            await stage.redis.delete(streams.DEAD_COMMANDS)
+            barrier = Barrier("create-integration", step.name, "do", side)
+            barriers[:] = [barrier]
+            command = create(channel=BAILEYS)
+            await publish(stage.redis, command)
+            await asyncio.wait_for(barrier.reached.wait(), 20)
+            await stage.cancel(command["id"])
+            joins = isinstance(step.do, InCommit)
+            if not joins:  # else the cancel waits behind this very commit
+                await stage.cancelled(command["id"])
+            barrier.lifted.set()
+            saga = await outcome(stage.pool, command["id"], 30)
+            await eventually(lambda: nothing_pending(stage.redis))
+            assert saga.status in ("completed", "compensated")
+            assert await stage.everything_is_there(saga) is (saga.status == "completed")
+            if step.name in ("evolution", "cache"):
+                assert (saga.status, saga.code) == ("compensated", "cancelled")
+            if step.name in ("notify", "pair"):
+                assert saga.status == "completed"
+                assert [d["code"] for d in await dead_letters(stage.redis)] == ["not_cancellable"]
 
 
-@pytest.mark.parametrize(("step", "side"), moments(DELETE_INTEGRATION), ids=named)
 async def test_b13_a_delete_that_is_cancelled_at_any_moment_is_whole_or_nothing(
-    stage: Stage, step: Step, side: Side
+    stage: Stage, barriers: list[Barrier], subtests: pytest.Subtests
 ) -> None:
-    barrier = Barrier("delete-integration", step.name, "do", side)
-    async with running_worker(stage.settings, fenced(barrier)):
-        made = await outcome(stage.pool, await publish(stage.redis, create()), 30)
-        command = delete(str(made.instance_name))
-        await publish(stage.redis, command)
-        await asyncio.wait_for(barrier.reached.wait(), 20)
-        await stage.cancel(command["id"])
-        if not isinstance(step.do, InCommit):
-            await stage.cancelled(command["id"])
-        barrier.lifted.set()
-        saga = await outcome(stage.pool, command["id"], 30)
-        await eventually(lambda: nothing_pending(stage.redis))
-    assert saga.status in ("completed", "compensated")
-    assert await stage.everything_is_there(saga) is (saga.status == "compensated")
-    if step.name in ("cache", "notify"):
-        assert saga.status == "completed"
+    for step, side in moments(DELETE_INTEGRATION):
+        with subtests.test(f"{side} {step.name}"):
+            await stage.redis.delete(streams.DEAD_COMMANDS)
+            barrier = Barrier("delete-integration", step.name, "do", side)
+            barriers[:] = [barrier]
+            made = await outcome(stage.pool, await publish(stage.redis, create()), 30)
+            command = delete(str(made.instance_name))
+            await publish(stage.redis, command)
+            await asyncio.wait_for(barrier.reached.wait(), 20)
+            await stage.cancel(command["id"])
+            if not isinstance(step.do, InCommit):
+                await stage.cancelled(command["id"])
+            barrier.lifted.set()
+            saga = await outcome(stage.pool, command["id"], 30)
+            await eventually(lambda: nothing_pending(stage.redis))
+            assert saga.status in ("completed", "compensated")
+            assert await stage.everything_is_there(saga) is (saga.status == "compensated")
+            if step.name in ("cache", "notify"):
+                assert saga.status == "completed"
 
 
-@pytest.mark.parametrize("side", ["before", "behind"])
-@pytest.mark.parametrize("step", ["cache", "postgres", "evolution"])
 async def test_b13_a_cancel_while_a_create_is_being_undone_changes_nothing(
-    stage: Stage, step: str, side: Side
+    stage: Stage, barriers: list[Barrier], subtests: pytest.Subtests
 ) -> None:
-    barrier = Barrier("create-integration", step, "undo", side)
-    reach_the_end = Barrier("create-integration", "cache", "do", "behind")
-    async with running_worker(stage.settings, fenced(reach_the_end, barrier)):
-        command = create()
-        await publish(stage.redis, command)
-        await asyncio.wait_for(reach_the_end.reached.wait(), 20)
-        await stage.cancel(command["id"], "first")
-        await stage.cancelled(command["id"])
-        reach_the_end.lifted.set()
-        await asyncio.wait_for(barrier.reached.wait(), 20)
-        await stage.cancel(command["id"], "second")
-        barrier.lifted.set()
-        saga = await outcome(stage.pool, command["id"], 30)
-        await eventually(lambda: nothing_pending(stage.redis))
-    assert (saga.status, saga.code) == ("compensated", "cancelled")
-    assert await stage.everything_is_there(saga) is False
-    assert (await story(stage.pool, saga)).count("compensation.began") == 1
+    sides: tuple[Side, Side] = ("before", "behind")
+    for step, side in product(("cache", "postgres", "evolution"), sides):
+        with subtests.test(f"{side} {step}"):
+            barrier = Barrier("create-integration", step, "undo", side)
+            reach_the_end = Barrier("create-integration", "cache", "do", "behind")
+            barriers[:] = [reach_the_end, barrier]
+            command = create()
+            await publish(stage.redis, command)
+            await asyncio.wait_for(reach_the_end.reached.wait(), 20)
+            await stage.cancel(command["id"])
+            await stage.cancelled(command["id"])
+            reach_the_end.lifted.set()
+            await asyncio.wait_for(barrier.reached.wait(), 20)
+            await stage.cancel(command["id"])
+            barrier.lifted.set()
+            saga = await outcome(stage.pool, command["id"], 30)
+            await eventually(lambda: nothing_pending(stage.redis))
+            assert (saga.status, saga.code) == ("compensated", "cancelled")
+            assert await stage.everything_is_there(saga) is False
+            assert (await story(stage.pool, saga)).count("compensation.began") == 1
 
 
 async def test_b13_a_cancel_right_behind_its_create_leaves_nothing(stage: Stage) -> None:
@@ -268,7 +278,7 @@ async def test_b13_a_cancel_before_its_create_is_a_dead_letter(stage: Stage) -> 
 
 async def test_b13_the_same_cancel_twice_and_another_are_as_good_as_one(stage: Stage) -> None:
     barrier = Barrier("create-integration", "evolution", "do", "behind")
-    async with running_worker(stage.settings, fenced(barrier)):
+    async with running_worker(stage.settings, fenced([barrier])):
         command = create()
         await publish(stage.redis, command)
         await asyncio.wait_for(barrier.reached.wait(), 20)
@@ -299,19 +309,17 @@ async def test_b13_a_cancel_of_a_parked_undo_goes_on_undoing(stage: Stage) -> No
     assert await stage.everything_is_there(saga) is False
 
 
-@pytest.mark.parametrize("if_possible", [False, True])
-async def test_b13_a_cancel_of_a_saga_that_is_over_changes_nothing(
-    stage: Stage, if_possible: bool
-) -> None:
+async def test_b13_a_cancel_of_a_saga_that_is_over_changes_nothing(stage: Stage) -> None:
     """One who only asks whether it is still possible is not told that it is not."""
     async with running_worker(stage.settings):
         saga = await outcome(stage.pool, await publish(stage.redis, create()))
-        for saga_id in (str(saga.saga_id), str(uuid.uuid4())):
-            data: dict[str, Any] = {"saga_id": saga_id, "if_possible": if_possible}
-            wish = {"id": str(uuid.uuid4()), "type": "saga.cancel", "data": data}
-            await publish(stage.redis, wish)
-        await eventually(lambda: nothing_pending(stage.redis))
-        after = await find_saga(stage.pool, str(saga.saga_id))
-    assert after == saga
-    codes = {d["code"] for d in await dead_letters(stage.redis)}  # of two sagas: in any order
-    assert codes == (set() if if_possible else {"not_cancellable", "unknown_saga"})
+        for if_possible, told in ((True, set[str]()), (False, {"not_cancellable", "unknown_saga"})):
+            for saga_id in (str(saga.saga_id), str(uuid.uuid4())):
+                data: dict[str, Any] = {"saga_id": saga_id, "if_possible": if_possible}
+                wish = {"id": str(uuid.uuid4()), "type": "saga.cancel", "data": data}
+                await publish(stage.redis, wish)
+            await eventually(lambda: nothing_pending(stage.redis))
+            after = await find_saga(stage.pool, str(saga.saga_id))
+            assert after == saga
+            codes = {d["code"] for d in await dead_letters(stage.redis)}  # in any order
+            assert codes == told

@@ -16,11 +16,12 @@ from redis.asyncio import Redis
 
 import migrations
 from events.database import Pool, open_pool
+from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.keeping.rejected import Rejected
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.ownership import stored
-from tests.commandline import Evosaga, commandline, working
+from tests.commandline import Evosaga, commandline
 from tests.conftest import Servers
 from tests.driving import create, delete, outcome, publish
 from tests.waiting import eventually
@@ -192,7 +193,10 @@ async def test_the_documented_role_runs_everything_but_migrate(
         host="127.0.0.1",
     )
     try:
-        async with working(as_role, pool):
+        its_own = settings.model_copy(
+            update={"database_url": as_role.variables["EVOSAGA_DATABASE_URL"]}
+        )
+        async with running_worker(its_own):
             made = await outcome(pool, await publish(redis, create()))
             assert made.status == "completed"
             for verb in (

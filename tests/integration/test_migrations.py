@@ -1,7 +1,6 @@
 """Migrations: from nothing, from the old system's table, twice at once, and back."""
 
 import asyncio
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,11 +27,11 @@ from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import find_saga
 from orchestrator.webhooks.credentials import Credentials, Shown
 from sagas.ownership import KeyRing, stored
+from tests.commandline import Evosaga
 from tests.conftest import SECRET, Servers
 from tests.driving import create, delete, outcome, publish
 from tests.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 OLD_TABLE = """
 CREATE SCHEMA healthcare;
 CREATE TABLE healthcare.integrations (
@@ -141,14 +140,11 @@ async def test_e14_a_migration_gives_way_to_whoever_holds_a_table(
 
 
 async def test_migrating_in_two_places_at_once_and_once_more_changes_nothing(
-    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
 ) -> None:
-    script = "import asyncio, sys, migrations; asyncio.run(migrations.migrate(sys.argv[1]))"
-    places = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", script, empty, cwd=ROOT)
-        for _ in range(2)
-    ]
-    assert [await place.wait() for place in places] == [0, 0]
+    evosaga = Evosaga(tmp_path).having(database_url=empty)
+    places = await asyncio.gather(evosaga("migrate"), evosaga("migrate"))
+    assert [place.code for place in places] == [0, 0], places
     await database.execute(
         "INSERT INTO healthcare.integrations (organization_id) VALUES (gen_random_uuid())"
     )

@@ -319,13 +319,14 @@ async def test_a_delete_that_has_waited_keeps_creates_out_until_it_is_over(
 # --- from two workers at once -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rounds", [8, pytest.param(40, marks=pytest.mark.long)])
 async def test_a9_a12_two_workers_that_accept_at_once_make_one_queue(
-    pool: Pool, world: World, database_url: str
+    pool: Pool, world: World, database_url: str, rounds: int
 ) -> None:
-    """Forty rounds: a create and five deletes of it, all of them at once and twice over."""
+    """In each round a create and five deletes of it, all of them at once and twice over."""
     another = await open_pool(database_url)
     rng = random.Random(12)
-    for number in range(40):
+    for number in range(rounds):
         made = create(instance_name=f"name-{number}")
         deletes = [delete(f"name-{number}") for _ in range(5)]
         if number % 2:
@@ -376,13 +377,14 @@ async def test_whoever_is_ahead_cannot_end_while_somebody_gets_in_line_behind_it
     assert (await view(pool, gone)).behind == UUID(made["id"])
 
 
+@pytest.mark.parametrize("lives", [20, pytest.param(60, marks=pytest.mark.long)])
 async def test_a_saga_that_ends_while_somebody_gets_in_line_is_not_waited_for_in_vain(
-    worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution, lives: int
 ) -> None:
     """A delete at every moment of a create's short life, each time on its own organization."""
     evolution.arm("slow_after", operation="create", times=None, seconds=1.0)
     rng = random.Random(7)
-    made = [create() for _ in range(60)]
+    made = [create() for _ in range(lives)]
     gone = [delete(f"wa-{command['id']}") for command in made]
 
     async def live_and_die(birth: dict[str, Any], death: dict[str, Any], after: float) -> None:
@@ -405,7 +407,9 @@ async def test_a_saga_that_ends_while_somebody_gets_in_line_is_not_waited_for_in
     assert await redis.xlen(streams.DEAD_COMMANDS) == 0
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 5))]
+)
 async def test_a12_whatever_the_order_the_stores_agree_in_the_end(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, seed: int
 ) -> None:

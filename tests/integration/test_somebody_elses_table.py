@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 import migrations
 from events.database import Pool, open_pool
+from migrations.preflight import Unfit
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
@@ -149,29 +150,44 @@ REFUSED = {
     ),
 }
 SERVED = {
-    "an enum with our words": "CREATE TYPE mood AS ENUM ('pending', 'connected', 'disconnected', "
-    "'deleting', 'error');" + table(status="mood NOT NULL DEFAULT 'pending'"),
-    "enums all over": "CREATE TYPE mood AS ENUM ('pending', 'connected', 'disconnected', "
-    "'deleting'); CREATE TYPE kind AS ENUM ('whatsapp', 'email'); "
-    "CREATE TYPE maker AS ENUM ('evolution');"
-    + table(status="mood NOT NULL", type="kind NOT NULL", provider="maker NOT NULL"),
-    "texts that are just long enough": table(
-        status="varchar(12) NOT NULL", type="varchar(8)", webhook_token="varchar(64) NOT NULL"
+    # Each of these is served, so they are asked together as far as one table can have them.
+    "an enum with our words, a domain over uuid, times that whoever writes must give": (
+        "CREATE TYPE mood AS ENUM ('pending', 'connected', 'disconnected', 'deleting', 'error');"
+        "CREATE DOMAIN org AS uuid;"
+        + table(
+            status="mood NOT NULL DEFAULT 'pending'",
+            organization_id="org NOT NULL",
+            created_at="timestamptz NOT NULL",
+            updated_at="timestamptz NOT NULL",
+        )
     ),
-    "a domain over uuid": "CREATE DOMAIN org AS uuid;" + table(organization_id="org NOT NULL"),
-    "times that whoever writes must give": table(
-        created_at="timestamptz NOT NULL", updated_at="timestamptz NOT NULL"
+    "enums all over, times without a zone": (
+        "CREATE TYPE mood AS ENUM ('pending', 'connected', 'disconnected', 'deleting');"
+        "CREATE TYPE kind AS ENUM ('whatsapp', 'email'); CREATE TYPE maker AS ENUM ('evolution');"
+        + table(
+            status="mood NOT NULL",
+            type="kind NOT NULL",
+            provider="maker NOT NULL",
+            created_at="timestamp NOT NULL",
+            updated_at="timestamp NOT NULL",
+        )
     ),
-    "times without a zone": table(created_at="timestamp NOT NULL", updated_at="timestamp NOT NULL"),
-    "a check that lets us in": altered(
-        "ADD CHECK (status IN ('pending', 'connected', 'disconnected', 'deleting'))"
-    ),
-    "a deferred foreign key": f"CREATE TABLE organizations (id uuid PRIMARY KEY); "
-    f"INSERT INTO organizations VALUES ('{KNOWN}');"
-    + altered(
-        "ADD FOREIGN KEY (organization_id) REFERENCES organizations DEFERRABLE INITIALLY DEFERRED"
+    "texts that are just long enough, a check that lets us in, a deferred foreign key": (
+        "CREATE TABLE organizations (id uuid PRIMARY KEY);"
+        f"INSERT INTO organizations VALUES ('{KNOWN}');"
+        + altered(
+            "ADD CHECK (status IN ('pending', 'connected', 'disconnected', 'deleting')), "
+            "ADD FOREIGN KEY (organization_id) REFERENCES organizations "
+            "DEFERRABLE INITIALLY DEFERRED",
+            status="varchar(12) NOT NULL",
+            type="varchar(8)",
+            webhook_token="varchar(64) NOT NULL",
+        )
     ),
 }
+NOTHING = (
+    "DROP SCHEMA IF EXISTS healthcare CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+)
 
 
 @pytest.fixture
@@ -210,19 +226,31 @@ async def tables(pool: Pool) -> int:
     )
 
 
-@pytest.mark.parametrize("what", REFUSED)
-async def test_what_can_not_be_served_is_told_in_one_line_and_nothing_is_changed(
-    what: str, pool: Pool, evosaga: Evosaga
+async def test_what_can_not_be_served_is_told_and_nothing_is_changed(
+    pool: Pool, empty: str, subtests: pytest.Subtests
 ) -> None:
-    script, sentence = REFUSED[what]
+    for what, (script, sentence) in REFUSED.items():
+        with subtests.test(what):
+            await pool.execute(NOTHING)
+            await pool.execute(script)
+            before = await pool.fetchval("SELECT count(*) FROM pg_attribute")
+            with pytest.raises(Unfit) as refusal:
+                await migrations.migrate(empty)
+            assert sentence in str(refusal.value)
+            assert len(str(refusal.value).splitlines()) == 1
+            assert await pool.fetchval("SELECT count(*) FROM pg_attribute") == before
+
+
+async def test_migrate_tells_what_can_not_be_served_in_one_line(
+    pool: Pool, evosaga: Evosaga
+) -> None:
+    script, sentence = REFUSED["plain json"]
     await pool.execute(script)
-    before = await pool.fetchval("SELECT count(*) FROM pg_attribute")
     ran = await evosaga("migrate")
     assert ran.code == 2, ran
     assert ran.err.startswith("evosaga: can't migrate, nothing was changed: ")
     assert sentence in ran.err
     assert len(ran.err.splitlines()) == 1
-    assert await pool.fetchval("SELECT count(*) FROM pg_attribute") == before
 
 
 @pytest.mark.parametrize("what", SERVED)

@@ -82,7 +82,7 @@ async def left(redis: Redis) -> list[bytes]:
 async def test_two_catalogues_on_one_stream_get_each_their_commands(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
-    commands = [greeting() if number % 2 else create() for number in range(40)]
+    commands = [greeting() if number % 2 else create() for number in range(20)]
     async with running_worker(settings, OLD), running_worker(settings, ONLY_GREETING):
         for command in commands:
             await publish(redis, command)
@@ -90,7 +90,7 @@ async def test_two_catalogues_on_one_stream_get_each_their_commands(
             assert (await outcome(pool, command["id"], 40)).status == "completed"
         await eventually(lambda: nothing_pending(redis))
     assert await dead_letters(redis) == []
-    assert await count(pool, "SELECT count(*) FROM evosaga.sagas WHERE status = 'completed'") == 40
+    assert await count(pool, "SELECT count(*) FROM evosaga.sagas WHERE status = 'completed'") == 20
 
 
 async def test_a_command_of_the_next_release_waits_for_its_first_worker_over_restarts(
@@ -112,8 +112,8 @@ async def test_a_command_of_the_next_release_waits_for_its_first_worker_over_res
 async def test_what_nobody_knows_waits_the_stated_time_and_is_then_a_dead_letter(
     settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 5.0)
-    waits = settings.model_copy(update={"unknown_command_seconds": 3.0})
+    monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 3.0)
+    waits = settings.model_copy(update={"unknown_command_seconds": 1.5})
     command = greeting()
     async with running_worker(waits, OLD), running_worker(waits, OLD):
         await publish(redis, command)
@@ -124,7 +124,7 @@ async def test_what_nobody_knows_waits_the_stated_time_and_is_then_a_dead_letter
     assert (letter["code"], letter["deliveries"]) == ("unknown_type", "1")
     assert json.loads(letter["data"]) == command
     told, died = (int(letter["message_id"].partition("-")[0]), await written(redis))
-    assert died - told >= 3000
+    assert died - told >= 1500
 
 
 async def written(redis: Redis) -> int:
