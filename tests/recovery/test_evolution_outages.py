@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 import sagas.steps.breaker
 import sagas.steps.evolution_api
 from events.database import Pool
+from orchestrator import decider
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
@@ -33,6 +34,7 @@ from tests.waiting import eventually
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sagas.steps.breaker, "FIRST_PAUSE", 0.2)
     monkeypatch.setattr(sagas.steps.breaker, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(decider, "_HOLD_CAP", 1.0)
 
 
 @pytest.fixture
@@ -115,18 +117,18 @@ async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation
             asked_before = len(evolution.journal.requests("create"))
             with capture_logs() as logged:
                 evolution.arm(mode, times=None)
-                ids = [await publish(redis, create()) for _ in range(75)]
-                await held(pool, before - 5 + 75)
+                ids = [await publish(redis, create()) for _ in range(60)]
+                await held(pool, before - 5 + 60)
                 state = worker.engine._world.servers["default"].state
                 assert state.state in ("open", "half-open"), mode
                 asked = len(evolution.journal.requests("create")) - asked_before
-                assert asked < 60, f"{mode}: {asked} creates were sent to one that refuses them all"
-                assert await statuses(pool) == {"completed": before, "running": 75}, mode
+                assert asked < 48, f"{mode}: {asked} creates were sent to one that refuses them all"
+                assert await statuses(pool) == {"completed": before, "running": 60}, mode
                 assert evolution.journal.requests("delete") == [], mode
                 evolution.disarm()
                 await all_over(pool, ids)
             assert {outcome for outcome, _ in await attempts(pool)} == {"held"}, mode
-            assert len(evolution.rows()) == before + 75, mode
+            assert len(evolution.rows()) == before + 60, mode
             assert alerts(logged) == ["evolution misconfigured", "evolution is back"], mode
 
 
@@ -187,19 +189,19 @@ async def test_o6_l10_a_hanging_evolution_does_not_slow_a_saga_that_does_not_use
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Many more sagas want Evolution than the worker has room for, and each call takes a minute."""
-    given = settings.model_copy(update={"evolution_timeout": 60.0, "capacity": 20})
+    given = settings.model_copy(update={"evolution_timeout": 60.0, "capacity": 12})
     known = catalogue_of([*load().versions.values(), NOTE])
     evolution.arm("hang_before", times=None)
     async with running_worker(given, known) as worker:
-        ids = [await publish(redis, create()) for _ in range(100)]
-        await eventually(lambda: len(evolution.journal.entries) >= 10)
+        ids = [await publish(redis, create()) for _ in range(40)]
+        await eventually(lambda: len(evolution.journal.entries) >= 6)
         for n in range(3):
             note = {"id": f"note-{n}", "type": "note.write", "data": {"text": "hello"}}
             saga = await outcome(pool, await publish(redis, note), 25)
             assert saga.status == "completed"
         assert worker.engine._world.servers["default"].state.state == "closed", "it still hangs"
-        assert len(evolution.journal.requests("create")) == 10, "half of the room, and no more"
+        assert len(evolution.journal.requests("create")) == 6, "half of the room, and no more"
         evolution.disarm()
         await evolution.restart()
         await all_over(pool, ids, 60)
-    assert len(evolution.rows()) == 100
+    assert len(evolution.rows()) == 40
