@@ -109,7 +109,8 @@ async def test_c1_while_evolution_is_down_a_hundred_creates_burn_no_attempt_and_
 async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
-    async with running_worker(settings) as worker:
+    given = settings.model_copy(update={"evolution_concurrency": 16})
+    async with running_worker(given) as worker:
         made = [await publish(redis, create()) for _ in range(5)]
         await all_over(pool, made)
         for mode in ("401", "licence", "redirect"):
@@ -117,18 +118,18 @@ async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation
             asked_before = len(evolution.journal.requests("create"))
             with capture_logs() as logged:
                 evolution.arm(mode, times=None)
-                ids = [await publish(redis, create()) for _ in range(60)]
-                await held(pool, before - 5 + 60)
+                ids = [await publish(redis, create()) for _ in range(40)]
+                await held(pool, before - 5 + 40)
                 state = worker.engine._world.servers["default"].state
                 assert state.state in ("open", "half-open"), mode
                 asked = len(evolution.journal.requests("create")) - asked_before
-                assert asked < 48, f"{mode}: {asked} creates were sent to one that refuses them all"
-                assert await statuses(pool) == {"completed": before, "running": 60}, mode
+                assert asked < 32, f"{mode}: {asked} creates were sent to one that refuses them all"
+                assert await statuses(pool) == {"completed": before, "running": 40}, mode
                 assert evolution.journal.requests("delete") == [], mode
                 evolution.disarm()
                 await all_over(pool, ids)
             assert {outcome for outcome, _ in await attempts(pool)} == {"held"}, mode
-            assert len(evolution.rows()) == before + 60, mode
+            assert len(evolution.rows()) == before + 40, mode
             assert alerts(logged) == ["evolution misconfigured", "evolution is back"], mode
 
 
