@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import events.relay
+import orchestrator.intake.reading
 import orchestrator.recovery
 import orchestrator.worker
 import sagas.steps.evolution
@@ -25,6 +26,7 @@ from tests.preloaded import forkserver
 
 HURRIED = (
     (orchestrator.worker, "_RECLAIM_AFTER", 0.3),
+    (orchestrator.intake.reading, "_LOOK", 200),
     (orchestrator.recovery, "_EVERY", 0.1),
     (events.relay, "_LEASE_SECONDS", 0.5),
     (sagas.steps.evolution, "_REMOVAL_SECONDS", 0.3),

@@ -8,7 +8,6 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -22,6 +21,7 @@ from sagas.steps.breaker import (
     Health,
     Shut,
 )
+from tests.core.fuzzing import fuzzed
 
 ENDS = {
     "sick": Health.SICK,
@@ -360,8 +360,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
-@given(ACTIONS, st.integers(1, 20))
+@fuzzed(ACTIONS, st.integers(1, 20))
 def test_no_place_is_ever_lost_or_given_twice(actions: list[str], places: int) -> None:
     async def live() -> None:
         server, out = Server(places=places), list[int]()

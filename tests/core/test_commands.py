@@ -10,7 +10,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example
 from hypothesis import strategies as st
 
 from events.commands import DEEPEST, LARGEST, BadCommand, Command, read_command, saga_id_of
@@ -18,13 +18,12 @@ from orchestrator.intake.accept import understand
 from sagas.catalogue import catalogue_of
 from sagas.create_integration import CREATE_INTEGRATION
 from sagas.delete_integration import DELETE_INTEGRATION
+from tests.core.fuzzing import fuzzed
 
 CATALOGUE = catalogue_of([CREATE_INTEGRATION, DELETE_INTEGRATION])
 ORGANIZATION = "0197f3a0-0000-7000-8000-00000000000a"
 CLINIC = "0197f3a0-0000-7000-8000-00000000000b"
 CREATE = {"organization_id": ORGANIZATION, "clinic_id": CLINIC, "name": "Clínica Sol"}
-
-fuzzed = settings(deadline=None, derandomize=True, max_examples=400)
 
 
 def message(data: str = "{}", id_: str = '"a"', rest: str = "") -> bytes:
@@ -223,8 +222,7 @@ def texts_in(value: Any) -> Iterator[str]:
                 yield from texts_in(item)
 
 
-@fuzzed
-@given(st.binary(max_size=300))
+@fuzzed(st.binary(max_size=300))
 @example(b"\xef\xbb\xbf{}")
 def test_arbitrary_bytes_are_a_command_or_a_bad_command(raw: bytes) -> None:
     judge(raw)
@@ -248,15 +246,13 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@fuzzed
-@given(json_values, json_values, json_values)
+@fuzzed(json_values, json_values, json_values)
 def test_arbitrary_json_is_a_command_or_a_bad_command(id_: Any, type_: Any, data: Any) -> None:
     judge(json.dumps({"id": id_, "type": type_, "data": data}).encode())
     judge(json.dumps({"id": "a", "type": "t", "data": {"x": data}}).encode())
 
 
-@fuzzed
-@given(st.data())
+@fuzzed(st.data())
 def test_a_good_command_with_a_few_bytes_changed_is_a_command_or_a_bad_command(
     data: st.DataObject,
 ) -> None:
@@ -409,8 +405,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
     assert all(f"{field}: " in bad.message for field in ("organization_id", "clinic_id", "name"))
 
 
-@fuzzed
-@given(
+@fuzzed(
     st.dictionaries(
         st.sampled_from(
             [

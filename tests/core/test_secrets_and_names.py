@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 import yarl
-from hypothesis import example, given, settings
+from hypothesis import example
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from sagas.create_integration import CreateIntegration
 from sagas.delete_integration import DeleteIntegration
 from sagas.ownership import KeyRing, UnknownKey, fingerprint
 from sagas.vocabulary import InstanceName, PhoneNumber, WebhookUrl, unaddressable
+from tests.core.fuzzing import fuzzed
 from tests.core.telling import begun, step, undo
 
 OLD, NEW = "an-old-secret-of-thirty-two-bytes-or-more", "a-new-secret-of-thirty-two-bytes-or-more"
@@ -161,8 +162,7 @@ def assert_addressable(name: str) -> None:
     assert unquote(sent.rpartition("/")[2]) == name
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
-@given(st.text(max_size=70) | st.text("ab.-%/2e?#\\+ ~é\0\n", max_size=12))
+@fuzzed(st.text(max_size=70) | st.text("ab.-%/2e?#\\+ ~é\0\n", max_size=12), few=50, many=500)
 @example("~")
 @example("...")
 def test_whatever_existing_name_passes_is_the_same_at_the_other_end(name: str) -> None:
@@ -181,12 +181,13 @@ def test_an_ordinary_name_is_taken_as_it_is(name: str) -> None:
     assert NAMES.validate_python(name) == name
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
-@given(
+@fuzzed(
     st.text(max_size=70)
     | st.text("abz019-", max_size=70)
     | st.text("ab.-%/2e?#\0\n", max_size=12)
-    | st.from_regex(r"\A[a-z0-9][a-z0-9-]{2,62}", fullmatch=False)
+    | st.from_regex(r"\A[a-z0-9][a-z0-9-]{2,62}", fullmatch=False),
+    few=50,
+    many=500,
 )
 @example("abc")
 def test_whatever_name_passes_is_the_same_in_a_url_a_key_and_a_pattern(name: str) -> None:

@@ -37,6 +37,7 @@ from sagas.steps.verdicts import (
     health,
     read_look,
 )
+from tests.core.fuzzing import fuzzed
 
 SECRET = "the-global-key"
 
@@ -362,14 +363,15 @@ def test_what_was_not_sent_proves_itself_whatever_else_is_said() -> None:
     assert classify_create(Answer(201, CREATED, "?", sent=False)) is Verdict.NOT_SENT
 
 
-@settings(deadline=None, derandomize=True)
-@given(
+@fuzzed(
     st.integers(0, 999),
     st.recursive(
         st.none() | st.integers() | st.text() | st.floats(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=8,
     ),
+    few=25,
+    many=100,
 )
 def test_only_a_201_can_have_landed_and_nothing_sent_can_be_not_sent(
     status: int, body: Any

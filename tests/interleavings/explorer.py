@@ -145,11 +145,6 @@ def runs(
         level = deeper[:: sample if left == 1 else 1]
 
 
-def share(number: int, of: int) -> Mine:
-    """Every so-manieth first fault, so that several processes can share the work."""
-    return lambda n, _: n % of == number
-
-
 def begins_with(how: str) -> Mine:
     """Only runs whose first fault is this."""
     return lambda _, first: first == how

@@ -202,7 +202,7 @@ def drive(examples: int, steps: int) -> None:
 
 
 def test_many_sagas_at_once_keep_every_law() -> None:
-    drive(examples=50, steps=50)
+    drive(examples=20, steps=50)
 
 
 @pytest.mark.long

@@ -155,13 +155,13 @@ async def test_a_try_under_a_claim_that_was_held_counts_as_lost_when_its_worker_
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
     dependency = Dependency()
-    hanging = asyncio.Event()
+    hanging, let_go = asyncio.Event(), asyncio.Event()
     genuine = dependency.do
 
     async def hang(ctx: StepContext) -> Outcome:
         if dependency.tries >= 3 and not hanging.is_set():
             hanging.set()
-            await asyncio.Event().wait()
+            await let_go.wait()
         return await genuine(ctx)
 
     dependency.do = hang  # type: ignore[method-assign]
@@ -173,6 +173,7 @@ async def test_a_try_under_a_claim_that_was_held_counts_as_lost_when_its_worker_
         dependency.open = True
         async with running_worker(settings, known):
             done = await outcome(pool, id_, 60)
+        let_go.set()  # or its worker would wait for it when it leaves
     told: list[Any] = [r.event for r in await history(pool, done.saga_id)]
     assert done.status == "completed"
     assert [e.code for e in told if getattr(e, "lost", None)] == ["worker_lost"]

@@ -15,15 +15,16 @@ from redis.asyncio import Redis
 import sagas.steps.breaker
 import sagas.steps.unconfigured
 from events.database import Pool
+from orchestrator import decider
 from orchestrator.app import running_worker
 from orchestrator.config import Settings
-from orchestrator.explaining.why import why_of
+from orchestrator.explaining.why import Why, why_of
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.queries import Filter, find_saga, list_sagas
 from orchestrator.servers import read_servers
 from sagas.catalogue import load
 from sagas.ownership import KeyRing
-from tests.commandline import commandline
+from tests.commandline import Evosaga, commandline
 from tests.conftest import SECRET
 from tests.driving import contradictions, count, create, delete, outcome, publish, story
 from tests.integration.test_late_landing import IMPATIENT
@@ -34,6 +35,7 @@ from tests.waiting import eventually
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sagas.steps.breaker, "FIRST_PAUSE", 0.2)
     monkeypatch.setattr(sagas.steps.breaker, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(decider, "_HOLD_CAP", 1.0)
     monkeypatch.setattr(sagas.steps.unconfigured, "_LATER", 0.3)
 
 
@@ -64,6 +66,34 @@ async def held(pool: Pool, id_: str, code: str) -> None:
         return await count(pool, query, uuid.UUID(id_), code) >= 2
 
     await eventually(so, 30, message=f"{id_} to be held: {code}")
+
+
+async def why_says(
+    pool: Pool, id_: str, servers: Any, *details: str, headline: str = "", cure: str = ""
+) -> None:
+    """Wait until ``why`` says all that: not while the saga is just being tried."""
+    heard: list[Why] = []
+
+    async def so() -> bool:
+        view = await find_saga(pool, id_)
+        assert view
+        told = await why_of(pool, load(), view, servers)
+        heard[:] = [told]
+        named = all(any(words in one for one in told.details) for words in details)
+        return named and headline in told.headline and cure in (told.cure or "")
+
+    await eventually(so, message=f"why to say {details} {headline} {cure}, now {heard}")
+
+
+async def prints(evosaga: Evosaga, *arguments: str, words: tuple[str, ...]) -> None:
+    """Wait until the command line prints all that, for the same reason."""
+    heard: list[str] = []
+
+    async def so() -> bool:
+        heard[:] = [" ".join((await evosaga(*arguments)).out.split())]
+        return all(each in heard[0] for each in words)
+
+    await eventually(so, message=f"{arguments} to print {words}, now {heard}")
 
 
 async def pinned(pool: Pool, id_: str) -> Any:
@@ -147,25 +177,25 @@ async def test_o6_l10_one_hanging_server_never_slows_the_sagas_of_another(
     both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
 ) -> None:
     """Three times as many sagas want Berlin as the worker has room for; its calls never end."""
-    given = both.model_copy(update={"evolution_timeout": 60.0, "capacity": 60})
+    given = both.model_copy(update={"evolution_timeout": 60.0, "capacity": 12})
     waiting = "SELECT count(*) FROM evosaga.sagas WHERE status = 'running'"
     berlin.arm("hang_before", times=None)
     async with running_worker(given) as worker:
-        stuck = [await publish(redis, create(server="berlin")) for _ in range(200)]
-        await eventually(lambda: len(berlin.journal.entries) >= 15, 30)
-        prompt = [await publish(redis, create()) for _ in range(40)]
+        stuck = [await publish(redis, create(server="berlin")) for _ in range(36)]
+        await eventually(lambda: len(berlin.journal.entries) >= 3, 30)
+        prompt = [await publish(redis, create()) for _ in range(9)]
         for id_ in prompt:
             assert (await outcome(pool, id_, 30)).status == "completed"
-        assert await count(pool, waiting) == 200, "all of Berlin's wait while they were done"
-        assert len(evolution.rows()) == 40
-        assert len(berlin.journal.requests("create")) == 15, "a quarter of the room, and no more"
+        assert await count(pool, waiting) == 36, "all of Berlin's wait while they were done"
+        assert len(evolution.rows()) == 9
+        assert len(berlin.journal.requests("create")) == 3, "a quarter of the room, and no more"
         states = {name: api.state.state for name, api in worker.world.servers.items()}
         assert states == {"default": "closed", "berlin": "closed"}, "it still hangs"
         berlin.disarm()
         await berlin.restart()
         for id_ in stuck:
             assert (await outcome(pool, id_, 60)).status == "completed"
-    assert len(berlin.rows()) == 200
+    assert len(berlin.rows()) == 36
 
 
 async def test_each_server_has_a_breaker_of_its_own(
@@ -180,11 +210,8 @@ async def test_each_server_has_a_breaker_of_its_own(
             assert (await outcome(pool, await publish(redis, create()))).status == "completed"
         assert servers["berlin"].state.state != "closed"
         assert servers["default"].state.state == "closed"
-        view = await find_saga(pool, stuck[-1])
-        assert view
         await held(pool, stuck[-1], "evolution_unavailable")
-        told = await why_of(pool, load(), view, servers)
-        assert any("The Evolution server berlin has been in trouble" in d for d in told.details)
+        await why_says(pool, stuck[-1], servers, "The Evolution server berlin has been in trouble")
         berlin.disarm()
         for id_ in stuck:
             assert (await outcome(pool, id_, 30)).status == "completed"
@@ -212,11 +239,10 @@ async def test_a_saga_that_is_held_says_which_of_the_servers_it_waits_for(
         view = await find_saga(pool, stuck)
         assert view
         assert f"(server {away})" in str(view.message)
-        told = await why_of(pool, load(), view, worker.world.servers)
-        assert f"(server {away})" in told.headline
-        assert any(f"The Evolution server {away} has been in trouble" in d for d in told.details)
-        for verb in ("why", "status", "list"):
-            assert f"(server {away})" in (await evosaga(verb, *[stuck][: verb != "list"])).out
+        trouble = f"The Evolution server {away} has been in trouble"
+        await why_says(pool, stuck, servers, trouble, headline=f"(server {away})")
+        for verb in (("why", stuck), ("status", stuck), ("list",)):
+            await prints(evosaga, *verb, words=(f"(server {away})",))
 
 
 async def test_with_one_server_none_is_named(
@@ -252,10 +278,11 @@ async def test_c19_a_saga_whose_server_is_no_longer_configured_is_held_until_it_
         view = await find_saga(pool, id_)
         assert view is not None
         assert view.status == "running"
-        told = await why_of(pool, load(), view, worker.world.servers)
-        assert "no Evolution server named berlin" in told.headline
-        assert told.cure
-        assert "EVOSAGA_EVOLUTION_SERVERS" in told.cure
+        await why_says(
+            *(pool, id_, worker.world.servers),
+            headline="no Evolution server named berlin",
+            cure="EVOSAGA_EVOLUTION_SERVERS",
+        )
     assert evolution.journal.requests() == [], "it is not moved to another server"
     assert berlin.journal.requests("create") != []
     async with running_worker(both):
@@ -290,14 +317,13 @@ async def test_c19_the_deadline_of_a_create_runs_on_and_its_undo_waits_for_the_s
             return bool(view and (view.status, view.code) == ("compensating", "server_unknown"))
 
         await eventually(undoing, 20)
-        told = " ".join((await evosaga("why", id_)).out.split())
-        for words in (
+        words = (
             "no Evolution server named berlin",
             "only a look there tells what became of it, so an undo waits",
             "it was not done within 3 s",
             "with an empty one under its name",
-        ):
-            assert words in told
+        )
+        await prints(evosaga, "why", id_, words=words)
         [line] = [one for one in (await evosaga("doctor")).lines if "evolution berlin" in one]
         assert "1 open sagas are on it, of which 1 wait to be undone" in line
         second = await outcome(pool, await publish(redis, create(organization_id=organization)))
@@ -324,10 +350,7 @@ async def test_c19_a_create_of_which_nothing_was_sent_is_rolled_back_without_its
         await held(pool, id_, "evolution_busy")
     async with running_worker(alone) as worker:
         await held(pool, id_, "server_unknown")
-        view = await find_saga(pool, id_)
-        assert view
-        told = await why_of(pool, load(), view, worker.world.servers)
-        assert any("Nothing was sent to that server" in detail for detail in told.details)
+        await why_says(pool, id_, worker.world.servers, "Nothing was sent to that server")
         saga = await outcome(pool, id_, 20)
     assert (saga.status, saga.code) == ("compensated", "deadline_exceeded")
     assert names(berlin) == set()

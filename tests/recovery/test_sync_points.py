@@ -1,5 +1,7 @@
 """A worker dies at every sync point in turn, and another one finishes what it began.
 
+In the suite it dies at each moment and at each step of each saga, ``long`` has the whole product.
+
 Afterwards the three stores agree, and everything that the chaos run checks (``tests/chaos``) holds:
 the histories obey the laws, no instance was made twice, no stranger's was touched.
 """
@@ -19,6 +21,7 @@ from redis.asyncio import Redis
 import orchestrator.composing
 import orchestrator.intake.accept
 import orchestrator.recovery
+import orchestrator.stumbling
 from events import syncpoints
 from events.database import Pool
 from orchestrator.app import running_worker
@@ -69,6 +72,19 @@ STORIES = [
     *(("delete", point) for point in DELETE),
     *(("undo", point) for point in UNDO),
 ]
+SUITE = {
+    # Every moment that there is, and in between each step of a create right after its effect.
+    *(("create", point) for point in (*COMMAND, *RELAY, "out.post:postgres")),
+    *(("create", f"{moment}:evolution") for moment in ("start.post", "eff.post", "out.post")),
+    *(("create", f"eff.post:{step}") for step in ("cache", "notify", "pair")),
+    # The steps of a delete.
+    *(("delete", point) for point in ("out.post:mark", "out.post:postgres")),
+    *(("delete", f"eff.post:{step}") for step in ("evolution", "cache", "notify")),
+    # And those of an undo, with every moment that it has.
+    *(("undo", point) for point in ("comp.start.post:cache", "comp.eff.post:cache")),
+    *(("undo", point) for point in ("comp.eff.post:evolution", "comp.out.post:postgres")),
+}
+"""Where a worker is killed in the suite; ``make chaos`` begins with all the rest."""
 PAIRED = "WHATSAPP-BAILEYS"
 """The channel whose creates have something to do in their last step."""
 ZOMBIES = ["acc.pre", "start.post:evolution", "eff.post:evolution", "start.post:cache", "rel.read"]
@@ -162,7 +178,13 @@ async def ended(pool: Pool, redis: Redis, command: dict[str, Any]) -> str:
     return saga.status
 
 
-@pytest.mark.parametrize(("story", "point"), STORIES, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("story", "point"),
+    [
+        pytest.param(*one, marks=[] if one in SUITE else pytest.mark.long, id="-".join(one))
+        for one in STORIES
+    ],
+)
 async def test_i1_a_worker_is_killed_at_a_sync_point_and_another_one_finishes(
     story: str,
     point: str,
@@ -227,6 +249,7 @@ async def test_i1_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
     for module in (orchestrator.composing, orchestrator.intake.accept):
         monkeypatch.setattr(module, "LEASE_MARGIN", -9.5)
     monkeypatch.setattr(orchestrator.recovery, "_GRACE", 0.2)
+    monkeypatch.setattr(orchestrator.stumbling, "FIRST_PAUSE", 0.1)
     command = await begin(story, quick, pool, redis, evolution, PAIRED)
     # A message that is stumbled over three times is a dead letter, so one of these is left out.
     spared = {"create": "cmd.read", "delete": "acc.post"}.get(story)
