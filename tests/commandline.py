@@ -48,7 +48,7 @@ class Evosaga:
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
     hasty: bool = False
-    """Whether ``reconcile`` makes a short pause between its two looks."""
+    """Whether it is without most of the seconds that ``reconcile`` and ``qr`` wait."""
 
     def having(self, **changes: str | None) -> Evosaga:
         """The same with other variables; None takes one away."""

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from orchestrator.cli import keeping, main
+from orchestrator.cli import keeping, main, pairing
 
 
 def forkserver() -> ForkServerContext:
@@ -43,8 +43,9 @@ def run_hasty_verb(
     out: Connection,
     err: Connection,
 ) -> None:
-    """The same with a short pause between the two looks of ``reconcile``."""
+    """The same without most of the seconds that ``reconcile`` and ``qr`` wait."""
     vars(keeping)["_BETWEEN"] = 0.2
+    vars(pairing)["_PATIENCE"] = 1.0
     run_verb(arguments, environment, folder, out, err)
 
 

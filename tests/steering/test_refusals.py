@@ -1,5 +1,7 @@
 """A wish that was understood and refused is an answer: whoever asked has it, so nothing is dead."""
 
+from dataclasses import replace
+
 from redis.asyncio import Redis
 
 from events import streams
@@ -123,7 +125,7 @@ async def test_qr_says_when_evolution_can_not_be_reached(
     gossip.refuses = False
     saga = await outcome(pool, await publish(redis, create(channel="WHATSAPP-BAILEYS")))
     await redis.delete(f"evosaga:qr:{saga.instance_name}")
-    away = evosaga.having(evolution_url="http://127.0.0.1:1")
+    away = replace(evosaga, hasty=True).having(evolution_url="http://127.0.0.1:1")
     ran = await away("qr", str(saga.instance_name))
     assert ran.code == 3
     assert "Evolution does not answer clearly at the moment" in ran.out
