@@ -129,7 +129,7 @@ async def test_a_server_without_a_list_that_can_be_believed_makes_nothing_missin
         for mode in ("list_empty", "5xx_before", "hang_before"):
             async with EvolutionApi(house.berlin.url, BERLIN_KEY, timeout=0.5) as hasty:
                 with subtests.test(mode):
-                    servers = house.world.servers | {"berlin": hasty}
+                    servers = {**house.world.servers, "berlin": hasty}
                     world = replace(house.world, servers=servers)
                     operation = "fetch" if mode == "list_empty" else None
                     house.berlin.arm(mode, operation=operation, times=None)
