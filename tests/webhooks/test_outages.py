@@ -154,7 +154,7 @@ class TestW6Deaths:
                 got[:] = [await deliver(client)]
                 return got[0] != 0
 
-            await eventually(once, 30, every=0.05)
+            await eventually(once, 30, every=0.1)
             return got[0]
 
         assert await answered(api(point)) == -1
