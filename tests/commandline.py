@@ -9,7 +9,7 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from events.database import Pool
 from orchestrator.config import Settings
 from orchestrator.queries import living_workers
 from tests.conftest import API_KEY, SECRET
-from tests.preloaded import forkserver, run_verb, run_verb_as
+from tests.preloaded import forkserver, run_hasty_verb, run_verb, run_verb_as
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
@@ -47,12 +47,14 @@ class Evosaga:
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
+    hasty: bool = False
+    """Whether it is without most of the seconds that ``reconcile`` and ``qr`` wait."""
 
     def having(self, **changes: str | None) -> Evosaga:
         """The same with other variables; None takes one away."""
         changed = {f"EVOSAGA_{name.upper()}": value for name, value in changes.items()}
         merged = {**self.variables, **changed}
-        return Evosaga(self.folder, {k: v for k, v in merged.items() if v is not None})
+        return replace(self, variables={k: v for k, v in merged.items() if v is not None})
 
     @property
     def environment(self) -> dict[str, str]:
@@ -70,7 +72,7 @@ class Evosaga:
 
     async def __call__(self, *arguments: str) -> Ran:
         """Run a verb to its end."""
-        ran = await forked(arguments, self.environment, self.folder)
+        ran = await forked(arguments, self.environment, self.folder, hasty=self.hasty)
         assert "Traceback" not in ran.err, ran.err
         assert "\x1b" not in ran.out, "colours in a pipe"
         return ran
@@ -82,6 +84,7 @@ async def forked(
     folder: Path,
     timeout: float = 60,
     user: int | None = None,
+    hasty: bool = False,
 ) -> Ran:
     """Run a verb in a process that need not import anything any more; as root, as any user."""
     context = forkserver()
@@ -89,7 +92,7 @@ async def forked(
     with its_out, its_err:
         given = (arguments, environment, folder, its_out, its_err)
         process = (
-            context.Process(target=run_verb, args=given, daemon=True)
+            context.Process(target=run_hasty_verb if hasty else run_verb, args=given, daemon=True)
             if user is None
             else context.Process(target=run_verb_as, args=(user, *given), daemon=True)
         )

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from orchestrator.cli import main
+from orchestrator.cli import keeping, main, pairing
 
 
 def forkserver() -> ForkServerContext:
@@ -34,6 +34,19 @@ def run_verb(
 ) -> None:
     """``python -W error -m orchestrator.cli`` from where its imports are over."""
     _run(arguments, environment, folder, (os.open(os.devnull, os.O_RDONLY), out, err))
+
+
+def run_hasty_verb(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    out: Connection,
+    err: Connection,
+) -> None:
+    """The same without most of the seconds that ``reconcile`` and ``qr`` wait."""
+    vars(keeping)["_BETWEEN"] = 0.2
+    vars(pairing)["_PATIENCE"] = 1.0
+    run_verb(arguments, environment, folder, out, err)
 
 
 def run_verb_as(

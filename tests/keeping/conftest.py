@@ -103,7 +103,7 @@ def rows(pool: Pool) -> Rows:
 
 @pytest.fixture
 def evosaga(settings: Settings, tmp_path: Path) -> Evosaga:
-    return Evosaga(tmp_path).having(
+    return Evosaga(tmp_path, hasty=True).having(
         database_url=settings.database_url,
         redis_url=settings.redis_url,
         evolution_url=settings.evolution_url,

@@ -1,6 +1,7 @@
 """A wish that was understood and refused is an answer: whoever asked has it, so nothing is dead."""
 
-import pytest
+from dataclasses import replace
+
 from redis.asyncio import Redis
 
 from events import streams
@@ -13,15 +14,19 @@ from tests.steering.conftest import Gossip, parked, send
 from tests.waiting import eventually
 
 
-@pytest.mark.parametrize("more", [[], ["--no-wait"], ["--json"]])
 async def test_what_the_history_forbids_is_refused_before_it_is_published(
-    worker: Worker, pool: Pool, redis: Redis, gossip: Gossip, evosaga: Evosaga, more: list[str]
+    worker: Worker, pool: Pool, redis: Redis, gossip: Gossip, evosaga: Evosaga
 ) -> None:
     gossip.refuses = False
     saga = await outcome(pool, await publish(redis, create()))
     assert saga.status == "completed"
     published = await redis.xlen(streams.COMMANDS)
-    for verb, said in (("replay", "nothing left to do"), ("cancel", "is completed already")):
+    for verb, said, *more in (
+        ("replay", "nothing left to do"),
+        ("replay", "nothing left to do", "--no-wait"),
+        ("cancel", "is completed already"),
+        ("cancel", "is completed already", "--json"),
+    ):
         ran = await evosaga(verb, str(saga.saga_id), *more)
         assert (ran.code, ran.out) == (2, ""), ran
         assert ran.err.startswith("evosaga: the command was refused: the saga is completed")
@@ -120,7 +125,7 @@ async def test_qr_says_when_evolution_can_not_be_reached(
     gossip.refuses = False
     saga = await outcome(pool, await publish(redis, create(channel="WHATSAPP-BAILEYS")))
     await redis.delete(f"evosaga:qr:{saga.instance_name}")
-    away = evosaga.having(evolution_url="http://127.0.0.1:1")
+    away = replace(evosaga, hasty=True).having(evolution_url="http://127.0.0.1:1")
     ran = await away("qr", str(saga.instance_name))
     assert ran.code == 3
     assert "Evolution does not answer clearly at the moment" in ran.out

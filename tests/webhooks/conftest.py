@@ -5,13 +5,14 @@ import json
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
+from events import streams
 from events.database import Pool
 from orchestrator.api.parts import Parts
 from orchestrator.api.server import address, bind, listening, parts_with_worker
@@ -19,7 +20,8 @@ from orchestrator.config import Settings
 from orchestrator.local.evolution import SimulatedEvolution
 from sagas.ownership import KeyRing
 from sagas.tls import trusted
-from tests.conftest import SECRET
+from tests.conftest import API_KEY, SECRET, Servers
+from tests.databases import Databases
 from tests.driving import create, outcome, publish
 from tests.waiting import eventually
 
@@ -145,6 +147,47 @@ async def open_house(
         httpx.AsyncClient(base_url=url, trust_env=False, verify=trusted(), timeout=30) as http,
     ):
         yield House(parts, url, evolution, http)
+
+
+@pytest.fixture(scope="module")
+def own_settings() -> dict[str, Any]:
+    """What the shared house of a module has that others have not."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+async def lasting_house(
+    databases: Databases, servers: Servers, short_waits: Settings, own_settings: dict[str, Any]
+) -> AsyncIterator[House]:
+    """One house for all tests of a module, of which none may use servers of another fixture."""
+    name, redis = await databases.take(), streams.connect(servers.redis)
+    await redis.flushall()
+    listener = bind("127.0.0.1", 0)
+    async with SimulatedEvolution(api_key=API_KEY, pace=0.05) as evolution:
+        own = {"database_url": databases.url(name), "evolution_url": evolution.url}
+        more = {"api_keys": f"tests:{'k' * 40}", "public_url": address(listener)}
+        settings = Settings.model_validate(short_waits.model_dump() | own | more | own_settings)
+        async with open_house(settings, listener, evolution) as house:
+            yield house
+    listener.close()
+    await redis.aclose()
+    await databases.give_back(name)
+
+
+@pytest.fixture
+async def shared_house(lasting_house: House) -> AsyncIterator[House]:
+    """The module's house with nothing in it: a worker and a server cost more than most tests."""
+    yield replace(lasting_house)
+    house = lasting_house
+    house.evolution.disarm()
+    house.evolution.whatsapp(reachable=True)
+    for name in list(house.evolution.live()):
+        house.evolution.drop(name)
+    await house.pool.execute(
+        "DELETE FROM evosaga.notices; DELETE FROM evosaga.webhooks; "
+        "DELETE FROM healthcare.integrations"
+    )
+    await house.redis.delete("wa:events", "evosaga:events")
 
 
 @pytest.fixture

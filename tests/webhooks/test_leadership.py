@@ -71,7 +71,7 @@ async def test_what_a_dead_leader_left_is_applied_by_the_next(house: House) -> N
 async def test_a_hint_is_applied_when_its_look_is_over_and_not_before(house: House) -> None:
     """So a worker that dies in between loses nothing."""
     name = await house.integration(channel="EVOLUTION")
-    hung = house.evolution.arm("slow", operation="connectionState", seconds=2)
+    hung = house.evolution.arm("slow", operation="connectionState", seconds=1)
     await house.deliver(name, data={"state": "open"})
     await eventually(lambda: hung.fired)
     (hint,) = await house.stored(name)

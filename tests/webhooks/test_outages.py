@@ -72,18 +72,20 @@ async def test_w8_while_redis_is_down_our_own_events_are_taken_and_messages_are_
 
 
 async def test_w9_a_delivery_is_answered_while_evolution_hangs_and_applied_when_it_is_back(
-    house: House,
+    settings: Settings, listener: socket.socket, evolution: SimulatedEvolution
 ) -> None:
-    name = await house.integration()
-    await house.all_applied()
-    hung = house.evolution.arm("hang_before", operation="connectionState", times=None)
-    house.evolution.pair(name)
-    await eventually(lambda: hung.fired)
-    taken = await house.deliver(name, data=OPEN, at="2031-01-01T00:00:00.000Z")
-    assert taken.status_code == 200
-    assert (await house.row(name))["status"] == "pending"
-    house.evolution.disarm()
-    await house.becomes(name, "connected", 60)
+    settings = settings.model_copy(update={"evolution_timeout": 1.0})
+    async with open_house(settings, listener, evolution) as house:
+        name = await house.integration()
+        await house.all_applied()
+        hung = house.evolution.arm("hang_before", operation="connectionState", times=None)
+        house.evolution.pair(name)
+        await eventually(lambda: hung.fired)
+        taken = await house.deliver(name, data=OPEN, at="2031-01-01T00:00:00.000Z")
+        assert taken.status_code == 200
+        assert (await house.row(name))["status"] == "pending"
+        house.evolution.disarm()
+        await house.becomes(name, "connected", 60)
 
 
 class TestW6Deaths:

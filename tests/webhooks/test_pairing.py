@@ -3,25 +3,26 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from orchestrator.config import Settings
 from orchestrator.integrations.pairing import Pairing, current_qr
 from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
 from orchestrator.webhooks.hints import Hint, understand
 from tests.commandline import forked
-from tests.conftest import API_KEY
 from tests.waiting import eventually
-from tests.webhooks.conftest import House, open_house
+from tests.webhooks.conftest import House
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def house(shared_house: House) -> House:
+    return shared_house
 
 
 async def ask(house: House, name: str, **how: Any) -> Pairing:
@@ -61,7 +62,7 @@ async def test_when_there_is_none_one_of_all_who_look_asks_evolution(house: Hous
 
 async def test_a_code_that_does_not_come_is_no_error(house: House) -> None:
     house.evolution.arm("webhook_lost", times=None)
-    house.evolution.arm("no_qr", seconds=2)
+    house.evolution.arm("no_qr", seconds=1)
     name = await house.integration()
     pairing = await ask(house, name)
     assert (pairing.state, pairing.qr) == ("not_yet", None)
@@ -120,14 +121,12 @@ async def test_a_number_gets_a_pairing_code(house: House) -> None:
     assert len(str(pairing.qr["pairing_code"])) == 8
 
 
-@pytest.mark.parametrize("wanted", ["unknown-instance", "EVOLUTION"])
-async def test_where_there_is_nothing_to_pair_that_is_said(house: House, wanted: str) -> None:
-    if wanted == "EVOLUTION":
-        name = await house.integration(channel=wanted)
-        assert (await ask(house, name)).state == "not_needed"
-    else:
-        assert (await ask(house, wanted)).state == "absent"
-        assert connects(house.evolution) == 0
+async def test_where_there_is_nothing_to_pair_that_is_said(house: House) -> None:
+    name = await house.integration(channel="EVOLUTION")
+    assert (await ask(house, name)).state == "not_needed"
+    asked = connects(house.evolution)
+    assert (await ask(house, "unknown-instance")).state == "absent"
+    assert connects(house.evolution) == asked
 
 
 async def test_an_instance_that_is_gone_or_somebody_elses_is_not_connected(house: House) -> None:
@@ -162,44 +161,6 @@ async def test_without_evolution_what_redis_has_is_shown(house: House) -> None:
     assert pairing.state == "paired"
 
 
-async def test_without_redis_evolution_is_asked_each_time(
-    settings: Settings,
-    listener: socket.socket,
-    evolution: SimulatedEvolution,
-    own_valkey: LocalServer,
-) -> None:
-    settings = settings.model_copy(update={"redis_url": own_valkey.url})
-    async with open_house(settings, listener, evolution) as house:
-        name = await house.integration()
-        await asyncio.to_thread(own_valkey.stop)
-        assert (await ask(house, name)).state == "qr"
-        await asyncio.to_thread(own_valkey.start_again)
-
-
-class TestTheLimit:
-    @pytest.fixture
-    async def evolution(self) -> Any:
-        """Shows two codes, of a quarter of a second each."""
-        async with SimulatedEvolution(api_key=API_KEY, pace=0.005, qrcode_limit=2) as server:
-            yield server
-
-    async def test_when_all_codes_were_shown_a_person_must_ask_for_a_new_series(
-        self, house: House
-    ) -> None:
-        name = await house.integration()
-
-        async def over() -> bool:
-            return (await ask(house, name)).state == "limit_reached"
-
-        await eventually(over)
-        assert (await house.row(name))["status"] == "pending"
-        asked = connects(house.evolution)
-        assert (await ask(house, name, watching=True)).state == "limit_reached"
-        assert connects(house.evolution) == asked, "nobody has asked for a new series"
-        await house.redis.delete(f"evosaga:pairing:{name}")
-        assert (await ask(house, name, again=True)).state == "qr"
-
-
 class TestWhatComesLate:
     @staticmethod
     def code(at: str, code: str) -> Hint:
@@ -229,7 +190,7 @@ class TestWhatComesLate:
 class Command:
     """`evosaga qr` as a process of its own."""
 
-    def __init__(self, settings: Settings, redis: Redis, cwd: Path) -> None:
+    def __init__(self, settings: Settings, cwd: Path) -> None:
         assert settings.evolution_api_key
         assert settings.secret_key
         self.cwd = cwd
@@ -262,8 +223,8 @@ class Command:
 
 
 @pytest.fixture
-def qr(settings: Settings, redis: Redis, tmp_path: Path) -> Command:
-    return Command(settings, redis, tmp_path)
+def qr(house: House, tmp_path: Path) -> Command:
+    return Command(house.parts.settings, tmp_path)
 
 
 class TestTheVerb:
