@@ -16,7 +16,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
-import orchestrator.intake.reading
 from events import streams
 from events.database import Pool
 from orchestrator import redis_checks
@@ -24,6 +23,7 @@ from orchestrator.api.readiness import checks
 from orchestrator.api.server import parts_with_worker
 from orchestrator.app import running_worker
 from orchestrator.config import Settings, SettingsError, load_settings
+from orchestrator.intake import reading
 from orchestrator.local.binaries import find_valkey
 from orchestrator.local.evolution import SimulatedEvolution
 from orchestrator.local.lifetime import LocalServer
@@ -100,7 +100,7 @@ async def test_what_is_forbidden_at_run_time_is_held_and_burns_no_attempt_and_un
 async def test_readiness_is_red_while_no_command_can_be_read_and_says_why(
     settings: Settings, admin: Redis, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orchestrator.intake.reading, "_FAILING", 1.0)
+    monkeypatch.setattr(reading, "_FAILING", 1.0)
     async with parts_with_worker(settings) as parts:
         assert parts.reader is not None
         assert (await checks(parts))["consumers"].ok
