@@ -76,8 +76,13 @@ async def test_each_server_is_shown_with_its_own_state_and_what_waits_for_it(
     metrics = (await operator.get("/metrics")).text
     assert 'evosaga_evolution_breaker{server="default",state="closed"} 1.0' in metrics
     assert 'evosaga_evolution_breaker{server="berlin",state="closed"} 0.0' in metrics
-    why = (await operator.get(f"/sagas/{saga}/why")).json()
-    assert any("The Evolution server berlin has been in trouble" in one for one in why["details"])
+
+    async def told() -> bool:  # while it is being tried it is told as that
+        why = (await operator.get(f"/sagas/{saga}/why")).json()
+        said = "The Evolution server berlin has been in trouble"
+        return any(said in one for one in why["details"])
+
+    await eventually(told)
     async with signed_in(address_, OPERATOR) as ana:
         page = await look(ana, "/")
         assert "Evolution berlin" in page.text
