@@ -43,12 +43,12 @@ test-docker: setup ## the same suite on servers in Docker containers
 
 chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION=)
 	@$(PYTEST) -m long
-	@.venv/bin/python -m tests.chaos $(if $(SEED),--seed "$(SEED)") \
+	@.venv/bin/python -m tests.harness.chaos $(if $(SEED),--seed "$(SEED)") \
 	    $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SAGAS),--sagas "$(SAGAS)") \
 	    $(if $(VERSION),--version "$(VERSION)") $(ARGS)
 
 bench: setup ## how fast it is, as ratios within one run (ARGS="--help" says what can be chosen)
-	@.venv/bin/python -m tests.bench $(ARGS)
+	@.venv/bin/python -m tests.harness.bench $(ARGS)
 
 lint: setup ## ruff, mypy (strict) and the arrows between the packages
 	@.venv/bin/python -m ruff check .

@@ -2,7 +2,7 @@
 
 It holds the set of instances that exist, whatever it misses, and hands every message to the clinic
 it belongs to. The messages are on the stream ``wa:events``, with the clinic beside them; any
-language reads them with XREADGROUP. Of evosaga it uses ``orchestrator.routing`` alone.
+language reads them with XREADGROUP. Of evosaga it uses ``evosaga.routing`` alone.
 """
 # ruff: noqa: T201
 
@@ -18,7 +18,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from orchestrator.routing import ClinicCache, Route, RoutingUnavailable, follow
+from evosaga.routing import ClinicCache, Route, RoutingUnavailable, follow
 
 STREAM, GROUP = "wa:events", "routing"
 ME = f"{socket.gethostname()}-{os.getpid()}"

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from events.upcasting import upcast
+from evosaga.events.upcasting import upcast
 
 JsonObject: TypeAlias = dict[str, Any]
 FailureOutcome: TypeAlias = Literal["rejected", "unknown", "held"]

@@ -17,8 +17,8 @@ from uuid import UUID
 import asyncpg
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool, Queryable
+from evosaga.events import streams
+from evosaga.events.database import Pool, Queryable
 
 BATCH: Final = 500
 

@@ -5,10 +5,11 @@ positions are in commit order and "everything above my cursor" skips nothing. On
 under a lease in Postgres. A leader that dies between publishing and noting it repeats a stretch,
 so every event is seen first in its order, and then perhaps again: at least once, deduplicate by id.
 
-Redis keeps how far it was told, in the same script that tells it (``events.note``). What it loses
-it loses together with that, so a leader sees at once that Redis was flushed, evicted the stream or
-came back with an older file, goes back to where Redis is, and tells the rest again; and one that
-was paused meanwhile finds Redis elsewhere than it was, and publishes nothing.
+Redis keeps how far it was told, in the same script that tells it
+(``evosaga.events.relay_position``). What it loses it loses together with that, so a leader sees at
+once that Redis was flushed, evicted the stream or came back with an older file, goes back to where
+Redis is, and tells the rest again; and one that was paused meanwhile finds Redis elsewhere than it
+was, and publishes nothing.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events import note, notices, streams, syncpoints
-from events.cancelling import obey_cancel
-from events.clock import LEEWAY
-from events.database import TRANSIENT, Pool
-from events.note import Note
-from events.redis_errors import cause
-from events.telling import read_batch
+from evosaga.events import notices, relay_position, streams, syncpoints
+from evosaga.events.cancellation import obey_cancel
+from evosaga.events.clock import LEEWAY
+from evosaga.events.cloudevents import read_batch
+from evosaga.events.database import TRANSIENT, Pool
+from evosaga.events.redis_errors import cause
+from evosaga.events.relay_position import Note
 
 KEEP_SECONDS: Final = 7 * 86400.0
 """How long events stay on the stream, and how much a Redis that lost everything is told again."""
@@ -81,18 +82,20 @@ class Relay:
     async def pump(self) -> bool:
         """Publish one batch if this relay leads; True when there may be more."""
         # Before the cursor: nobody has told anything since, if it still is the note at the end.
-        told = await note.read(self._redis)
+        told = await relay_position.read(self._redis)
         lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
         self._leads = lead is not None
         if lead is None:
             return False
         cursor, newest = lead["position"], lead["newest"] or 0
         if _behind(told, cursor):
-            told = await note.read(self._redis)  # whoever led until a moment ago may have told more
+            told = await relay_position.read(
+                self._redis
+            )  # whoever led until a moment ago may have told more
             if not _behind(told, cursor):
                 return True
             cursor = await self._go_back(cursor, told)
-            told = await note.read(self._redis)
+            told = await relay_position.read(self._redis)
             if told.up_to != cursor:
                 return True
         if cursor >= newest:
@@ -102,8 +105,8 @@ class Relay:
             return False
         await syncpoints.reach("rel.read")
         try:
-            await note.tell(self._redis, batch.events, batch.commands, told, batch.last)
-        except note.OutOfStep:
+            await relay_position.tell(self._redis, batch.events, batch.commands, told, batch.last)
+        except relay_position.OutOfStep:
             return True
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
@@ -113,7 +116,7 @@ class Relay:
     async def _go_back(self, cursor: int, told: Note) -> int:
         """Redis lost what it was told: the position from which it has to be told again."""
         if told.wrong:
-            what = f"the key {note.TOLD} {told.wrong}"
+            what = f"the key {relay_position.TOLD} {told.wrong}"
             _logger.warning("note was wrong", what=what, cure="it is written anew")
         has = told.up_to if told.up_to is not None else await self._newest_on_stream()
         if has is None:
@@ -126,7 +129,7 @@ class Relay:
                 await notices.tell_again(self._pool, lost_at)
             await self._pool.execute(_GO_BACK, streams.EVENTS, self._me, has)
         if told.up_to is None:
-            await note.replace(self._redis, told, min(has, cursor))
+            await relay_position.replace(self._redis, told, min(has, cursor))
         return min(has, cursor)
 
     async def _newest_on_stream(self) -> int | None:

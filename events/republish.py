@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 
 from redis.asyncio import Redis
 
-from events import note, notices, streams
-from events.database import Pool
-from events.relay import Relay, position_at
-from events.telling import read_batch
+from evosaga.events import notices, relay_position, streams
+from evosaga.events.cloudevents import read_batch
+from evosaga.events.database import Pool
+from evosaga.events.relay import Relay, position_at
 
 _BATCH: Final = 1000
 _POLL: Final = 0.1
@@ -36,10 +36,10 @@ async def republish_from(
     if start >= target:
         return 0
     total = int(await pool.fetchval(_COUNT, start, target))
-    await note.go_back(redis, start)
+    await relay_position.go_back(redis, start)
     relay = Relay(pool, redis, me)
     try:
-        while (told := (await note.read(redis)).up_to or start) < target:
+        while (told := (await relay_position.read(redis)).up_to or start) < target:
             done = int(await pool.fetchval(_COUNT, start, told))
             progress(done, total)
             if not await relay.pump():

@@ -11,7 +11,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from events.connecting import connect as connect
+from evosaga.events.redis_clients import connect as connect
 
 COMMANDS: Final = "evosaga:commands"
 DEAD_COMMANDS: Final = "evosaga:commands:dead"

@@ -35,7 +35,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from events.model import (
+from evosaga.events.model import (
     CompensationFailed,
     CompensationSucceeded,
     SagaEvent,

@@ -1,8 +1,9 @@
 """What older releases stored, in the words of this one.
 
 Stored events never change, so what a release adds has to be read into what is there already. A
-field with a default in ``events.model`` does that for most. An upcast is for the rest: where the
-shape of something has changed, or where what its absence meant depends on the other fields.
+field with a default in ``evosaga.events.model`` does that for most. An upcast is for the rest:
+where the shape of something has changed, or where what its absence meant depends on the other
+fields.
 
 Each is a pure function from the stored data of one type of event to data of today's shape. It is
 applied wherever stored events are read, makes no difference to data of today's shape, and is never

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import structlog
 
-from events.database import Connection
+from evosaga.events.database import Connection
 
 if TYPE_CHECKING:
-    from sagas.fitting import Misfit
+    from evosaga.sagas.whatsapp.table_fit import Misfit
 
 SCHEMA: Final = "evosaga"
 LOCK: Final = 0x65766F5341474101
@@ -35,10 +35,12 @@ async def migrate(database_url: str, revision: str = "head") -> "list[Misfit]":
     """Bring the database to ``revision``. Safe to run from several processes at once.
 
     What of the integrations table keeps out some rows is the answer. Raises ``SchemaBusy`` when a
-    table is not to be had, ``Unfit`` and ``ReadOnly`` of ``migrations.preflight`` where it can't be
-    done, and a migration's own refusal; nothing is changed then.
+    table is not to be had, ``Unfit`` and ``ReadOnly`` of ``evosaga.migrations.preflight`` where it
+    can't be done, and a migration's own refusal; nothing is changed then.
     """
-    from migrations.upgrading import upgrade  # slow, and most who look at the schema never migrate
+    from evosaga.migrations.upgrade import (
+        upgrade,  # slow, and most who look at the schema never migrate
+    )
 
     try:
         return await upgrade(database_url, revision)

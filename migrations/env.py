@@ -6,8 +6,8 @@ import os
 from alembic import context
 from sqlalchemy import Connection, text
 
-from events.schema import metadata
-from migrations import LOCK, SCHEMA, migrate
+from evosaga.events.schema import metadata
+from evosaga.migrations import LOCK, SCHEMA, migrate
 
 
 def _run(connection: Connection) -> None:

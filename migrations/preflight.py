@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sagas.fitting import Misfit
+from evosaga.sagas.whatsapp.table_fit import Misfit
 
 
 class Unfit(Exception):

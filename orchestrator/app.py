@@ -13,28 +13,28 @@ import httpx
 import structlog
 from redis.asyncio import Redis
 
-import migrations
-from events import cancelling, streams
-from events.database import Pool, open_pool
-from events.log import EventLog
-from events.relay import Relay
-from orchestrator import redis_owner
-from orchestrator.config import Settings, SettingsError, servers_of, split_secrets
-from orchestrator.engine import Engine
-from orchestrator.intake.gate import Gate
-from orchestrator.intake.handover import announced
-from orchestrator.keeping.chores import Chores, chores_of
-from orchestrator.keeping.rejected import Rejected
-from orchestrator.lease import Lease
-from orchestrator.recovery import Recovery, tidy
-from orchestrator.secret_keys import CURE, unknown_keys
-from orchestrator.webhooks.applier import Applier
-from orchestrator.worker import CommandReader
-from sagas import catalogue
-from sagas.ownership import KeyRing
-from sagas.steps.evolution_api import EvolutionApi
-from sagas.tls import trusted
-from sagas.world import World
+from evosaga import migrations
+from evosaga.events import cancellation, streams
+from evosaga.events.database import Pool, open_pool
+from evosaga.events.event_log import EventLog
+from evosaga.events.relay import Relay
+from evosaga.orchestrator.commands.consumer import CommandReader
+from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handover import announced
+from evosaga.orchestrator.config.settings import Settings, SettingsError, servers_of, split_secrets
+from evosaga.orchestrator.engine.engine import Engine
+from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.recovery import Recovery, tidy
+from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance.rejected_sagas import Rejected
+from evosaga.orchestrator.maintenance.scheduler import Chores, chores_of
+from evosaga.orchestrator.whatsapp.secret_keys import CURE, unknown_keys
+from evosaga.orchestrator.whatsapp.webhooks.processor import Applier
+from evosaga.sagas import registry
+from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.tls import trusted
+from evosaga.sagas.whatsapp.ownership import KeyRing
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
@@ -141,13 +141,13 @@ def evolution_servers(settings: Settings, lease: Lease | None = None) -> dict[st
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    settings: Settings, sagas: catalogue.Catalogue | None = None
+    settings: Settings, sagas: registry.Catalogue | None = None
 ) -> AsyncIterator[Worker]:
     """A worker that reads commands, drives sagas, relays events and recovers what is due.
 
     On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
     """
-    known = sagas or catalogue.load()
+    known = sagas or registry.load()
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
@@ -229,7 +229,7 @@ async def _stop(
     by_name["relay"].cancel()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(_relay_the_rest(relay), 3)
-    await cancelling.end(parts)
+    await cancellation.end(parts)
     for leave in (relay.resign(), lease.release()):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(leave, 3)

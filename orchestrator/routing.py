@@ -29,11 +29,11 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events.connecting import connect, leave, prefix_of
-from events.database import TRANSIENT, Queryable
-from sagas.steps import cache
-from sagas.steps.cache import Route
-from sagas.steps.notify import ADDED, REMOVED
+from evosaga.events.database import TRANSIENT, Queryable
+from evosaga.events.redis_clients import connect, leave, prefix_of
+from evosaga.sagas.whatsapp.steps import routing_key
+from evosaga.sagas.whatsapp.steps.notify_workers import ADDED, REMOVED
+from evosaga.sagas.whatsapp.steps.routing_key import Route
 
 __all__ = ["Change", "ClinicCache", "Route", "RoutingUnavailable", "connect", "follow"]
 
@@ -85,12 +85,14 @@ class ClinicCache:
         ``get`` does that by itself. Raises ``RedisError``.
         """
         async with self._leaving():
-            return await cache.put(self._redis, route) == "filled"
+            return await routing_key.put(self._redis, route) == "filled"
 
     async def invalidate(self, instance_name: str) -> None:
         """Drop what is cached; the next ``get`` asks Postgres. Raises ``RedisError``."""
         async with self._leaving():
-            await self._redis.delete(cache.key(instance_name), cache.filled_key(instance_name))
+            await self._redis.delete(
+                routing_key.key(instance_name), routing_key.filled_key(instance_name)
+            )
 
     @asynccontextmanager
     async def _leaving(self) -> AsyncIterator[None]:
@@ -103,7 +105,7 @@ class ClinicCache:
 
     async def _look(self, instance_name: str) -> tuple[bytes | None, Route | None]:
         """What is under the key, and the route in it if that can be believed."""
-        keys = (cache.key(instance_name), cache.filled_key(instance_name))
+        keys = (routing_key.key(instance_name), routing_key.filled_key(instance_name))
         try:
             async with asyncio.timeout(_REDIS_SECONDS):
                 value, seal = map(_bytes, await self._redis.mget(keys))
@@ -124,9 +126,9 @@ class ClinicCache:
         try:
             async with asyncio.timeout(_REDIS_SECONDS), self._leaving():
                 if route is None and seen is not None:
-                    await cache.forget(self._redis, instance_name, seen)
+                    await routing_key.forget(self._redis, instance_name, seen)
                 elif route is not None and time.monotonic() - before < _FRESH_SECONDS:
-                    await cache.put(self._redis, route)
+                    await routing_key.put(self._redis, route)
         except (RedisError, OSError, TimeoutError):
             pass  # the answer is known all the same
         return route
@@ -136,7 +138,7 @@ def read_route(instance_name: str, value: bytes, seal: bytes) -> Route | None:
     """The route under the key, if it is what we wrote there and well formed."""
     try:
         integration_id, version, digest = seal.decode().split(" ")
-        if digest != cache.digest(value):
+        if digest != routing_key.digest(value):
             return None
         told = json.loads(value)
         return Route(

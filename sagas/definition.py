@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sagas.outcome import Finding, FollowUp, Outcome
+from evosaga.sagas.outcome import Finding, FollowUp, Outcome
 
 Effect: TypeAlias = Callable[[Any], Awaitable[Outcome]]
 """``async (StepContext) -> Outcome``: an effect outside our Postgres, at least once."""

@@ -13,20 +13,20 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool, open_pool
-from orchestrator.cli.processes import settle
-from orchestrator.config import Settings, load_settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
-from orchestrator.local.postgres import local_postgres
-from orchestrator.local.valkey import local_valkey
-from sagas.ownership import KeyRing
-from sagas.steps.evolution_api import EvolutionApi
-from sagas.tls import trusted
-from sagas.world import World
-from tests.databases import Databases, another
-from tests.databases import databases as make_databases
+from evosaga.events import streams
+from evosaga.events.database import Pool, open_pool
+from evosaga.orchestrator.cli.run import settle
+from evosaga.orchestrator.config.settings import Settings, load_settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.postgres import local_postgres
+from evosaga.orchestrator.local.valkey import local_valkey
+from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.tls import trusted
+from evosaga.sagas.whatsapp.ownership import KeyRing
+from tests.support.databases import Databases, another
+from tests.support.databases import databases as make_databases
 
 API_KEY = "the-global-key-of-the-tests"
 SECRET = "a-secret-key-of-thirty-two-bytes-or-more"
@@ -97,7 +97,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
             host, port = valkey.get_container_host_ip(), valkey.get_exposed_port(6379)
             yield Servers(postgres.get_connection_url(), f"redis://{host}:{port}/0")
         return
-    from orchestrator.local.servers import local_servers
+    from evosaga.orchestrator.local.servers import local_servers
 
     with local_servers() as local:
         yield Servers(local.postgres.url, local.valkey.url)

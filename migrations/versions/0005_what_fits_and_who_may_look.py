@@ -1,9 +1,9 @@
 """A unique index no wider than it has to be, and an RPC that tells a token once.
 
 The index of 0001 held for an organization's integrations of every type and provider, which are
-none of our business. ``migrations.upgrading`` builds the narrow one beforehand, while everybody
-goes on writing; here the wide one makes room for it. Who may look, and that tokens are only
-recognised, is settled after every migration (``migrations.closing``).
+none of our business. ``evosaga.migrations.upgrade`` builds the narrow one beforehand, while
+everybody goes on writing; here the wide one makes room for it. Who may look, and that tokens are
+only recognised, is settled after every migration (``evosaga.migrations.grants``).
 """
 
 from alembic import op

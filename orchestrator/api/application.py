@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from orchestrator.api import (
+from evosaga.orchestrator.api import (
     asyncapi,
     commands,
-    documentation,
+    docs_page,
     integrations,
     openapi,
     ops,
@@ -19,16 +19,16 @@ from orchestrator.api import (
     sagas,
     webhooks,
 )
-from orchestrator.api.auth import Doorkeeper
-from orchestrator.api.keys import read_api_keys
-from orchestrator.api.limits import AT_THE_DOOR, Door, Rates, WrongKeys
-from orchestrator.api.metrics import HttpMetrics
-from orchestrator.api.pages.access import trouble_of_a_page
-from orchestrator.api.parts import Parts
-from orchestrator.api.prepared import Documents
-from orchestrator.api.sessions import EndedSessions
-from orchestrator.api.watch import Watch
-from orchestrator.config import SettingsError, split_secrets
+from evosaga.orchestrator.api.auth import Doorkeeper
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.metrics import HttpMetrics
+from evosaga.orchestrator.api.middleware import AT_THE_DOOR, Door, Rates, WrongKeys
+from evosaga.orchestrator.api.pages.forms import trouble_of_a_page
+from evosaga.orchestrator.api.saga_watcher import Watch
+from evosaga.orchestrator.api.sessions import EndedSessions
+from evosaga.orchestrator.api.static_documents import Documents
+from evosaga.orchestrator.config.api_keys import read_api_keys
+from evosaga.orchestrator.config.settings import SettingsError, split_secrets
 
 _TOPICS: Final = (
     integrations,
@@ -38,7 +38,7 @@ _TOPICS: Final = (
     webhooks,
     ops,
     asyncapi,
-    documentation,
+    docs_page,
     pages,
 )
 
@@ -87,7 +87,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.rates = Rates(settings.api_rate)
     app.state.wrong_keys = WrongKeys()
     prefix = parts.settings.redis_prefix
-    app.state.documents = Documents(partial(documentation.written, app, parts.catalogue, prefix))
+    app.state.documents = Documents(partial(docs_page.written, app, parts.catalogue, prefix))
     app.state.ended = EndedSessions(parts.pool)
     app.state.watch = Watch(parts.pool)
     app.state.metrics = HttpMetrics()
@@ -100,7 +100,7 @@ def create_app(parts: Parts) -> FastAPI:
         webhooks,
         ops,
         asyncapi,
-        documentation,
+        docs_page,
         pages,
     ):
         app.include_router(module.router)

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from events import streams
-from events.model import SagaEvent
-from orchestrator.api import prepared, shapes
-from orchestrator.api.commands import EXAMPLE, SCHEMA
-from orchestrator.api.openapi import plain
-from orchestrator.steering.steer import STEERING, Steering
-from sagas.catalogue import Catalogue
-from sagas.steps.notify import ADDED, REMOVED
+from evosaga.events import streams
+from evosaga.events.model import SagaEvent
+from evosaga.orchestrator.api import schemas, static_documents
+from evosaga.orchestrator.api.commands import EXAMPLE, SCHEMA
+from evosaga.orchestrator.api.openapi import plain
+from evosaga.orchestrator.commands.control import STEERING, Steering
+from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.whatsapp.steps.notify_workers import ADDED, REMOVED
 
 router: Final = APIRouter(tags=["operations"])
 
@@ -35,8 +35,10 @@ _OMITTED_SAID: Final = (
 @router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
 async def asyncapi(request: Request) -> Response:
     """What to publish on `evosaga:commands`, and all that comes out of it over Redis."""
-    return prepared.answer(
-        request, await prepared.document(request, prepared.ASYNCAPI), "application/json"
+    return static_documents.answer(
+        request,
+        await static_documents.document(request, static_documents.ASYNCAPI),
+        "application/json",
     )
 
 
@@ -194,10 +196,10 @@ def _others() -> dict[str, Any]:
         "properties": dict.fromkeys(("data", "code", "message", "deliveries", "message_id"), text),
     }
     example = {
-        "instance_name": shapes.INSTANCE,
-        "organization_id": shapes.ORGANIZATION_ID,
-        "clinic_id": shapes.CLINIC_ID,
-        "saga_id": shapes.SAGA_ID,
+        "instance_name": schemas.INSTANCE,
+        "organization_id": schemas.ORGANIZATION_ID,
+        "clinic_id": schemas.CLINIC_ID,
+        "saga_id": schemas.SAGA_ID,
         "at": "2026-01-07T09:30:00.123456+00:00",
     }
     return {

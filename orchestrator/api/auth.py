@@ -21,11 +21,11 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
-from events.database import TRANSIENT
-from orchestrator.api.keys import ApiKey, digest
-from orchestrator.api.parameters import check_parameters
-from orchestrator.api.problems import Problem
-from orchestrator.api.sessions import ended_of
+from evosaga.events.database import TRANSIENT
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.query_params import check_parameters
+from evosaga.orchestrator.api.sessions import ended_of
+from evosaga.orchestrator.config.api_keys import ApiKey, digest
 
 COOKIE: Final = "evosaga_session"
 CSRF_HEADER: Final = "X-CSRF-Token"

@@ -7,17 +7,17 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from events.commands import BadCommand, Command, read_command
-from orchestrator.api import shapes
-from orchestrator.api.auth import Caller, Who, visible
-from orchestrator.api.openapi import EVERYWHERE, json_body, problems
-from orchestrator.api.parts import Here, Parts
-from orchestrator.api.problems import Problem
-from orchestrator.api.submitting import as_it_is, submit
-from orchestrator.intake.accept import checked, understand, unknown_type
-from orchestrator.intake.proving import understand_all
-from orchestrator.queries import find_saga
-from orchestrator.steering.steer import STEERING, Steering
+from evosaga.events.commands import BadCommand, Command, read_command
+from evosaga.orchestrator.api import schemas
+from evosaga.orchestrator.api.auth import Caller, Who, visible
+from evosaga.orchestrator.api.dependencies import Here, Parts
+from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.submission import as_it_is, submit
+from evosaga.orchestrator.commands.accept import checked, understand, unknown_type
+from evosaga.orchestrator.commands.control import STEERING, Steering
+from evosaga.orchestrator.commands.follow_ups import understand_all
+from evosaga.orchestrator.queries.sagas import find_saga
 
 router: Final = APIRouter(tags=["commands"])
 
@@ -38,11 +38,11 @@ SCHEMA: Final[dict[str, Any]] = {
     },
 }
 EXAMPLE: Final[dict[str, Any]] = {
-    "id": shapes.SAGA_ID,
+    "id": schemas.SAGA_ID,
     "type": "integration.create",
     "data": {
-        "organization_id": shapes.ORGANIZATION_ID,
-        "clinic_id": shapes.CLINIC_ID,
+        "organization_id": schemas.ORGANIZATION_ID,
+        "clinic_id": schemas.CLINIC_ID,
         "name": "Clínica Sol",
     },
 }
@@ -53,7 +53,7 @@ _OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.d
     "/commands",
     summary="Give a command",
     status_code=202,
-    response_model=shapes.Submitted,
+    response_model=schemas.Submitted,
     responses=problems(
         "malformed_json",
         "not_utf8",

@@ -8,14 +8,15 @@ from fastapi import APIRouter, Query, Request
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
-from events.commands import BadCommand
-from orchestrator.api import shapes
-from orchestrator.api.auth import Caller, Who, visible
-from orchestrator.api.openapi import EVERYWHERE, json_body, problems
-from orchestrator.api.outcomes import deleted, failure, results
-from orchestrator.api.parts import Here, Parts
-from orchestrator.api.problems import Problem
-from orchestrator.api.submitting import (
+from evosaga.events.commands import BadCommand
+from evosaga.orchestrator.api import schemas
+from evosaga.orchestrator.api.auth import Caller, Who, visible
+from evosaga.orchestrator.api.dependencies import Here, Parts
+from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.responses import deleted, failure, results
+from evosaga.orchestrator.api.saga_watcher import Watch, Watching
+from evosaga.orchestrator.api.submission import (
     IdempotencyKey,
     Patience,
     body_object,
@@ -24,19 +25,28 @@ from orchestrator.api.submitting import (
     settled,
     submit,
 )
-from orchestrator.api.watch import Watch, Watching
-from orchestrator.intake.accept import Accepted, understand
-from orchestrator.integrations.listing import IntegrationView, find_integration, list_integrations
-from orchestrator.queries import Filter, SagaView, history, list_sagas, newest_of_instance
-from orchestrator.state import OPEN
-from sagas.create_integration import CreateIntegration
-from sagas.vocabulary import CANT_BE_HANDLED, unaddressable
+from evosaga.orchestrator.commands.accept import Accepted, understand
+from evosaga.orchestrator.engine.state import OPEN
+from evosaga.orchestrator.queries.sagas import (
+    Filter,
+    SagaView,
+    history,
+    list_sagas,
+    newest_of_instance,
+)
+from evosaga.orchestrator.whatsapp.integrations.queries import (
+    IntegrationView,
+    find_integration,
+    list_integrations,
+)
+from evosaga.sagas.whatsapp.create_integration import CreateIntegration
+from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
 
 router: Final = APIRouter(tags=["integrations"])
 
 _EXAMPLE: Final = {
-    "organization_id": shapes.ORGANIZATION_ID,
-    "clinic_id": shapes.CLINIC_ID,
+    "organization_id": schemas.ORGANIZATION_ID,
+    "clinic_id": schemas.CLINIC_ID,
     "name": "Clínica Sol",
 }
 _REFUSALS: Final = problems(
@@ -62,7 +72,7 @@ _REFUSALS: Final = problems(
     *EVERYWHERE,
 )
 _REFUSALS[409]["description"] += "; or that there is one already, as in the original system"
-_REFUSALS[409]["content"]["application/json"] = {"schema": shapes.Duplicate.model_json_schema()}
+_REFUSALS[409]["content"]["application/json"] = {"schema": schemas.Duplicate.model_json_schema()}
 _FAILURES: Final = (
     "rolled_back",
     "parked",
@@ -76,9 +86,9 @@ _FAILURES: Final = (
     "/integrations/evolution/create",
     summary="Create a WhatsApp integration",
     status_code=201,
-    response_model=shapes.Created,
+    response_model=schemas.Created,
     responses={
-        202: {"model": shapes.Submitted, "description": "not over yet; it goes on by itself"},
+        202: {"model": schemas.Submitted, "description": "not over yet; it goes on by itself"},
         **_REFUSALS,
     },
     openapi_extra=json_body(CreateIntegration.model_json_schema(), _EXAMPLE),
@@ -110,7 +120,7 @@ async def create(
     if view.status != "rejected":
         raise failure(view, await history(here.pool, view.saga_id))
     if await _is_duplicate(here, view):
-        told = shapes.Duplicate(existing_instance=view.existing_instance)
+        told = schemas.Duplicate(existing_instance=view.existing_instance)
         if (way_out := _no_delete(view.existing_instance)) is not None:
             told = told.model_copy(update={"message": way_out})
         return JSONResponse(told.model_dump(mode="json"), 409, _its_saga(view))
@@ -140,11 +150,11 @@ async def _is_duplicate(here: Parts, view: SagaView) -> bool:
 async def _created(here: Parts, view: SagaView) -> Response:
     done = results(await history(here.pool, view.saga_id))
     qr_code = await _cached_qr(here, str(view.instance_name))
-    told = shapes.Created(
+    told = schemas.Created(
         saga_id=view.saga_id,
         integration_id=done.get("postgres", {}).get("integration_id", view.saga_id),
         instance_name=str(view.instance_name),
-        qr_code=shapes.QrCode.model_validate(qr_code) if qr_code else None,
+        qr_code=schemas.QrCode.model_validate(qr_code) if qr_code else None,
     )
     location = f"/integrations/evolution/{view.instance_name}"
     return JSONResponse(told.model_dump(mode="json"), 201, {"Location": location})
@@ -153,9 +163,9 @@ async def _created(here: Parts, view: SagaView) -> Response:
 @router.delete(
     "/integrations/evolution/{instance_name}",
     summary="Delete a WhatsApp integration",
-    response_model=shapes.Deleted,
+    response_model=schemas.Deleted,
     responses={
-        202: {"model": shapes.Submitted, "description": "not over yet; it goes on by itself"},
+        202: {"model": schemas.Submitted, "description": "not over yet; it goes on by itself"},
         **problems(
             "unknown_instance", "invalid_data", *_FAILURES, "in_progress", "refused", *EVERYWHERE
         ),
@@ -222,9 +232,9 @@ async def _the_one_before(here: Parts, watch: Watch, mine: SagaView, patience: f
     summary="One integration",
     responses=problems("unknown_instance", *EVERYWHERE),
 )
-async def one(instance_name: str, who: Who, here: Here) -> shapes.IntegrationShape:
+async def one(instance_name: str, who: Who, here: Here) -> schemas.IntegrationShape:
     """Its state, its phone number, and the newest saga about it."""
-    return shapes.integration_shape(await find(here, who, instance_name))
+    return schemas.integration_shape(await find(here, who, instance_name))
 
 
 @router.get(
@@ -238,14 +248,14 @@ async def listing(
     organization_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> shapes.IntegrationPage:
+) -> schemas.IntegrationPage:
     """A key with an organization sees its own; without, all or those of `organization_id`."""
     if organization_id is not None and not visible(who, organization_id):
-        return shapes.IntegrationPage(integrations=[], cursor=None)
+        return schemas.IntegrationPage(integrations=[], cursor=None)
     wanted = organization_id or who.organization_id
     page, after = await list_integrations(here.pool, wanted, limit=limit, cursor=cursor)
-    return shapes.IntegrationPage(
-        integrations=[shapes.integration_shape(view) for view in page], cursor=after
+    return schemas.IntegrationPage(
+        integrations=[schemas.integration_shape(view) for view in page], cursor=after
     )
 
 

@@ -14,10 +14,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from redis.exceptions import RedisError
 
-from events import streams
-from events.clock import LIVING
-from events.database import TRANSIENT
-from orchestrator.api.parts import Parts
+from evosaga.events import streams
+from evosaga.events.clock import LIVING
+from evosaga.events.database import TRANSIENT
+from evosaga.orchestrator.api.dependencies import Parts
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

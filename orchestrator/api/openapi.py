@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from orchestrator.api.problems import TITLES
+from evosaga.orchestrator.api.problems import TITLES
 
 
 class ProblemShape(BaseModel):

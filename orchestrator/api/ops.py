@@ -7,11 +7,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from orchestrator.api.auth import operator
-from orchestrator.api.metrics import CONTENT_TYPE, exposition
-from orchestrator.api.openapi import EVERYWHERE, problems
-from orchestrator.api.parts import Here
-from orchestrator.api.readiness import checks, ready
+from evosaga.orchestrator.api.auth import operator
+from evosaga.orchestrator.api.dependencies import Here
+from evosaga.orchestrator.api.metrics import CONTENT_TYPE, exposition
+from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
+from evosaga.orchestrator.api.readiness import checks, ready
 
 router: Final = APIRouter(tags=["operations"])
 

@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from events.commands import BadCommand
-from events.database import TRANSIENT
-from orchestrator.lease import LeaseLost
-from orchestrator.queries import BadCursor
+from evosaga.events.commands import BadCommand
+from evosaga.events.database import TRANSIENT
+from evosaga.orchestrator.engine.lease import LeaseLost
+from evosaga.orchestrator.queries.sagas import BadCursor
 
 _logger = structlog.get_logger("evosaga.api")
 RETRY_AFTER: Final = 2

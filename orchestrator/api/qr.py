@@ -4,13 +4,13 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
-from orchestrator.api import shapes
-from orchestrator.api.auth import Who
-from orchestrator.api.integrations import find
-from orchestrator.api.openapi import EVERYWHERE, problems
-from orchestrator.api.parts import Here
-from orchestrator.api.problems import Problem
-from orchestrator.integrations.pairing import current_qr
+from evosaga.orchestrator.api import schemas
+from evosaga.orchestrator.api.auth import Who
+from evosaga.orchestrator.api.dependencies import Here
+from evosaga.orchestrator.api.integrations import find
+from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
 
 router: Final = APIRouter(tags=["integrations"])
 
@@ -28,7 +28,7 @@ async def qr(
         str | None, Query(pattern="^[0-9]{6,20}$", description="asks for a pairing code as well")
     ] = None,
     again: Annotated[bool, Query(description="a new series, after the last was shown")] = False,
-) -> shapes.QrAnswer:
+) -> schemas.QrAnswer:
     """The current one; Evolution is asked when there is none. Good for less than a minute, so ask
     again until it is paired.
     """
@@ -48,8 +48,8 @@ async def qr(
         kept = await current_qr(here.pool, here.redis, None, None, instance_name)
         found = kept if kept.state == "qr" else found
     if found.state == "qr" and found.qr is not None:
-        code = shapes.QrCode.model_validate(found.qr)
-        return shapes.QrAnswer(instance_name=instance_name, message=found.message, qr_code=code)
+        code = schemas.QrCode.model_validate(found.qr)
+        return schemas.QrAnswer(instance_name=instance_name, message=found.message, qr_code=code)
     code_, wait = _NO_QR.get(found.state, ("no_qr_code", 0))
     headers = {"Retry-After": str(wait)} if wait else {}
     raise Problem(code_, found.message, headers=headers, state=found.state)

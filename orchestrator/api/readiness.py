@@ -8,14 +8,14 @@ from typing import Final
 import asyncpg
 from redis.exceptions import RedisError
 
-import migrations
-from events import streams
-from events.database import TRANSIENT
-from events.redis_errors import cause
-from orchestrator import redis_checks
-from orchestrator.api.parts import Parts
-from orchestrator.present import present, wrong
-from orchestrator.queries import living_workers
+from evosaga import migrations
+from evosaga.events import streams
+from evosaga.events.database import TRANSIENT
+from evosaga.events.redis_errors import cause
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.maintenance import redis_checks
+from evosaga.orchestrator.queries.attention import present, wrong
+from evosaga.orchestrator.queries.sagas import living_workers
 
 _PATIENCE: Final = 3.0
 

@@ -7,21 +7,27 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 from uuid_utils.compat import uuid7
 
-from events.commands import BadCommand, Command
-from orchestrator.api import shapes
-from orchestrator.api.auth import Caller, Who, visible
-from orchestrator.api.openapi import EVERYWHERE, json_body, problems
-from orchestrator.api.parameters import SINCE, Since
-from orchestrator.api.parts import Here, Parts
-from orchestrator.api.places import PlaceOfAStream
-from orchestrator.api.problems import Problem
-from orchestrator.api.streaming import last_seen, tell
-from orchestrator.api.submitting import IdempotencyKey, as_it_is, body_object, command_id, submit
-from orchestrator.api.watch import Watching
-from orchestrator.explaining.why import why_of
-from orchestrator.queries import Filter, SagaView, find_saga, history, list_sagas
-from orchestrator.state import Status
-from orchestrator.steering.replay import plan_of
+from evosaga.events.commands import BadCommand, Command
+from evosaga.orchestrator.api import schemas
+from evosaga.orchestrator.api.auth import Caller, Who, visible
+from evosaga.orchestrator.api.concurrency import PlaceOfAStream
+from evosaga.orchestrator.api.dependencies import Here, Parts
+from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.query_params import SINCE, Since
+from evosaga.orchestrator.api.saga_watcher import Watching
+from evosaga.orchestrator.api.sse import last_seen, tell
+from evosaga.orchestrator.api.submission import (
+    IdempotencyKey,
+    as_it_is,
+    body_object,
+    command_id,
+    submit,
+)
+from evosaga.orchestrator.commands.replay import plan_of
+from evosaga.orchestrator.engine.state import Status
+from evosaga.orchestrator.queries.sagas import Filter, SagaView, find_saga, history, list_sagas
+from evosaga.orchestrator.queries.why import why_of
 
 router: Final = APIRouter(tags=["sagas"])
 _MOST_EVENTS: Final = 1000
@@ -56,10 +62,10 @@ async def listing(
     since: Annotated[Since | None, SINCE] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> shapes.SagaPage:
+) -> schemas.SagaPage:
     """A page. The same filters with its `cursor` give the next one."""
     if organization_id is not None and not visible(who, organization_id):
-        return shapes.SagaPage(sagas=[], cursor=None)
+        return schemas.SagaPage(sagas=[], cursor=None)
     wanted = Filter(
         status=status,
         saga=saga,
@@ -68,7 +74,7 @@ async def listing(
         since=since,
     )
     page, after = await list_sagas(here.pool, wanted, limit=limit, cursor=cursor)
-    return shapes.SagaPage(sagas=[shapes.saga_shape(view) for view in page], cursor=after)
+    return schemas.SagaPage(sagas=[schemas.saga_shape(view) for view in page], cursor=after)
 
 
 @router.get(
@@ -76,15 +82,15 @@ async def listing(
     summary="One saga",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
-async def one(saga_id: str, who: Who, here: Here) -> shapes.SagaShape:
+async def one(saga_id: str, who: Who, here: Here) -> schemas.SagaShape:
     """By its id, its command's id, or the name of an instance (then it is the newest of it)."""
-    return shapes.saga_shape(await find(here, who, saga_id))
+    return schemas.saga_shape(await find(here, who, saga_id))
 
 
 @router.get(
     "/sagas/{saga_id}/events",
     summary="Its history",
-    response_model=shapes.EventPage,
+    response_model=schemas.EventPage,
     responses=problems("unknown_saga", "invalid_data", *EVERYWHERE),
 )
 async def events(
@@ -98,7 +104,7 @@ async def events(
     view = await find(here, who, saga_id)
     told = await history(here.pool, view.saga_id, cursor)
     page, rest = told[:limit], told[limit:]
-    body = b",".join(shapes.cloud_event(view, recorded) for recorded in page)
+    body = b",".join(schemas.cloud_event(view, recorded) for recorded in page)
     after = f'"{page[-1].sequence}"' if rest else "null"
     return Response(
         b'{"events":[' + body + b'],"cursor":' + after.encode() + b"}",
@@ -145,11 +151,11 @@ async def stream(
     summary="Why it is where it is",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
-async def why(saga_id: str, who: Who, here: Here) -> shapes.WhyShape:
+async def why(saga_id: str, who: Who, here: Here) -> schemas.WhyShape:
     """What it waits for, or what went wrong, and what can be done about it."""
     view = await find(here, who, saga_id)
     told = await why_of(here.pool, here.catalogue, view, here.world.servers)
-    return shapes.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
+    return schemas.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
 
 
 @router.get(
@@ -157,21 +163,21 @@ async def why(saga_id: str, who: Who, here: Here) -> shapes.WhyShape:
     summary="What a replay would do",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
-async def replay_plan(saga_id: str, who: Who, here: Here) -> shapes.PlanShape:
+async def replay_plan(saga_id: str, who: Who, here: Here) -> schemas.PlanShape:
     """Looks at Evolution, Postgres and Redis and says, step by step, what a replay would do."""
     view = await find(here, who, saga_id)
     plan = await plan_of(here.pool, here.world, here.catalogue, view.saga_id)
-    return shapes.PlanShape.model_validate(plan.as_dict() | {"saga_id": view.saga_id})
+    return schemas.PlanShape.model_validate(plan.as_dict() | {"saga_id": view.saga_id})
 
 
 @router.post(
     "/sagas/{saga_id}/replay",
     summary="Try again",
     status_code=202,
-    response_model=shapes.Submitted,
+    response_model=schemas.Submitted,
     responses=problems("not_replayable", "blocked", *_STEERING),
     openapi_extra=json_body(
-        shapes.Reason.model_json_schema(), {"reason": "Evolution is back"}, required=False
+        schemas.Reason.model_json_schema(), {"reason": "Evolution is back"}, required=False
     ),
 )
 async def replay(
@@ -185,10 +191,10 @@ async def replay(
     "/sagas/{saga_id}/cancel",
     summary="Stop and undo",
     status_code=202,
-    response_model=shapes.Submitted,
+    response_model=schemas.Submitted,
     responses=problems("not_cancellable", *_STEERING),
     openapi_extra=json_body(
-        shapes.Reason.model_json_schema(), {"reason": "it was a mistake"}, required=False
+        schemas.Reason.model_json_schema(), {"reason": "it was a mistake"}, required=False
     ),
 )
 async def cancel(

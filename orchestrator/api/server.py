@@ -9,14 +9,15 @@ from typing import Final
 import structlog
 import uvicorn
 
-from events.log import EventLog
-from orchestrator import app, redis_owner
-from orchestrator.api.application import create_app
-from orchestrator.api.connections import connections_of, told_seldom
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.intake.gate import Gate
-from sagas import catalogue
+from evosaga.events.event_log import EventLog
+from evosaga.orchestrator import app
+from evosaga.orchestrator.api.application import create_app
+from evosaga.orchestrator.api.connection_limits import connections_of, told_seldom
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.sagas import registry
 
 _logger = structlog.get_logger("evosaga.api")
 _GRACE: Final = 10
@@ -101,7 +102,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[Parts]:
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(app.stores(settings))
         outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
-        log, known = EventLog(pool), catalogue.load()
+        log, known = EventLog(pool), registry.load()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
         tasks = app.start_parts(failed, log=log.run(), owner=owner)
@@ -117,7 +118,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[Parts]:
 
 @contextlib.asynccontextmanager
 async def parts_with_worker(
-    settings: Settings, sagas: catalogue.Catalogue | None = None
+    settings: Settings, sagas: registry.Catalogue | None = None
 ) -> AsyncIterator[Parts]:
     """Everything, a worker included."""
     async with app.running_worker(settings, sagas) as worker:

@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.requests import HTTPConnection
 
-from events.database import Pool
+from evosaga.events.database import Pool
 
 
 class EndedSessions:

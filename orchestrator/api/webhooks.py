@@ -16,14 +16,15 @@ from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 
-from events.database import TRANSIENT
-from orchestrator.api.openapi import problems
-from orchestrator.api.problems import Problem, unavailable
-from orchestrator.api.receiver import Receiver, receiver_of
-from orchestrator.routing import RoutingUnavailable
-from orchestrator.webhooks.bodies import Body, Crowded, TooLarge
-from orchestrator.webhooks.credentials import Shown
-from orchestrator.webhooks.hints import (
+from evosaga.events.database import TRANSIENT
+from evosaga.orchestrator.api.openapi import problems
+from evosaga.orchestrator.api.problems import Problem, unavailable
+from evosaga.orchestrator.api.webhook_receiver import Receiver, receiver_of
+from evosaga.orchestrator.routing import RoutingUnavailable
+from evosaga.orchestrator.whatsapp.webhooks.authentication import Shown
+from evosaga.orchestrator.whatsapp.webhooks.body_reader import Body, Crowded, TooLarge
+from evosaga.orchestrator.whatsapp.webhooks.inbox import NotYet, Taken
+from evosaga.orchestrator.whatsapp.webhooks.payloads import (
     BadWebhook,
     Hint,
     Message,
@@ -33,7 +34,6 @@ from orchestrator.webhooks.hints import (
     read,
     understand,
 )
-from orchestrator.webhooks.inbox import NotYet, Taken
 
 router = APIRouter(prefix="/webhooks/evolution", tags=["webhooks"])
 _logger = structlog.get_logger("evosaga.webhooks")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from orchestrator.cli.output import Output, mend_streams
-from orchestrator.cli.parser import read_arguments
-from orchestrator.cli.trouble import BUG, DONE, INTERRUPTED, WRONG, Trouble, explained
+from evosaga.orchestrator.cli.errors import BUG, DONE, INTERRUPTED, WRONG, Trouble, explained
+from evosaga.orchestrator.cli.output import Output, mend_streams
+from evosaga.orchestrator.cli.parser import read_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def _failed(out: Output, error: Exception) -> int:
     if out.debug or trouble is None:
         import traceback
 
-        from orchestrator.logs import redaction
+        from evosaga.orchestrator.config.log_config import redaction
 
         told = "".join(traceback.format_exception(error)).rstrip()
         out.problem(redaction()(None, "", told))  # an exception may quote what it was given

@@ -1,8 +1,8 @@
-"""``python -m orchestrator.cli``, for where the ``evosaga`` script is not on the path."""
+"""``python -m evosaga.orchestrator.cli``, for where the ``evosaga`` script is not on the path."""
 
 import sys
 
-from orchestrator.cli import main
+from evosaga.orchestrator.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

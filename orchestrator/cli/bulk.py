@@ -14,17 +14,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from orchestrator.cli import tables
-from orchestrator.cli.asking import new_id
-from orchestrator.cli.output import Output
-from orchestrator.cli.reading import find, moment
-from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli import tables
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli.integrations import new_id
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.show import find, moment
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from events.database import Pool
-    from orchestrator.queries import SagaView
+    from evosaga.events.database import Pool
+    from evosaga.orchestrator.queries.sagas import SagaView
 
 _WINDOW: Final = 200
 """So many commands that nobody has obeyed yet: others want to get through as well."""
@@ -59,7 +59,7 @@ class Wish:
 
 async def chosen(pool: Pool, arguments: argparse.Namespace) -> list[SagaView]:
     """The sagas that are named or that fit the filter, oldest first. Raises ``Trouble``."""
-    from orchestrator import queries
+    from evosaga.orchestrator.queries import sagas as queries
 
     if arguments.references:
         found = [await find(pool, reference) for reference in arguments.references]
@@ -99,7 +99,7 @@ async def steer_all(
     out: Output,
 ) -> list[Wish]:
     """Publish a command for each saga and watch them, until all are over or the time is."""
-    from events import streams
+    from evosaga.events import streams
 
     wishes = [Wish(view.saga_id, new_id()) for view in sagas]
     deadline = time.monotonic() + arguments.timeout
@@ -145,10 +145,10 @@ async def _look(pool: Pool, wishes: Sequence[Wish]) -> None:
 
 async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) -> str:
     """Note who was refused, and take the letters that say no more than the report will."""
-    from events import letters
-    from orchestrator.steering.steer import REFUSALS
+    from evosaga.events import dead_letters
+    from evosaga.orchestrator.commands.control import REFUSALS
 
-    refusals, after = await letters.since(redis, after)
+    refusals, after = await dead_letters.since(redis, after)
     by_message = {wish.message_id: wish for wish in wishes if wish.message_id}
     read = []
     for refusal in refusals:
@@ -156,7 +156,7 @@ async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) ->
             wish.status, wish.code, wish.message = "refused", refusal.code, refusal.message
             if refusal.code in REFUSALS:
                 read.append(refusal.id)
-    await letters.take(redis, read)
+    await dead_letters.take(redis, read)
     return after
 
 

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cli.output import Output
-from orchestrator.cli.parser import actions_of
-from orchestrator.cli.trouble import DONE
-from orchestrator.cli.verbs import VERBS
+from evosaga.orchestrator.cli.errors import DONE
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.parser import actions_of
+from evosaga.orchestrator.cli.verbs import VERBS
 
 _FILES = ("FILE",)
 

@@ -15,24 +15,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli import places
-from orchestrator.cli.output import Output
-from orchestrator.cli.processes import migrated, on_signals
-from orchestrator.cli.serving import listen
-from orchestrator.cli.trouble import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.run import migrated, on_signals
+from evosaga.orchestrator.cli.serve import listen
 
 if TYPE_CHECKING:
     import socket
 
-    from orchestrator.config import Settings
+    from evosaga.orchestrator.config.settings import Settings
 
 
 def dev(arguments: argparse.Namespace, out: Output) -> int:
     """Run the servers, the simulated Evolution, a worker and the API until told to stop."""
-    from orchestrator import app, logs
+    from evosaga.orchestrator import app
+    from evosaga.orchestrator.config import log_config
 
-    with _alone(), places.servers(out) as settings:
-        logs.configure(settings)
+    with _alone(), connections.servers(out) as settings:
+        log_config.configure(settings)
         try:
             asyncio.run(_run(settings, arguments, out))
         except app.Broken as error:
@@ -43,7 +44,7 @@ def dev(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -> None:
-    from orchestrator.api.server import address, serve_until
+    from evosaga.orchestrator.api.server import address, serve_until
 
     port, stop = arguments.evolution_port, asyncio.Event()
     on_signals(stop.set)
@@ -51,7 +52,7 @@ async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -
     async with contextlib.AsyncExitStack() as stack:
         given: dict[str, str] = {}
         if settings.evolution_url is None:
-            from orchestrator.local.evolution import SimulatedEvolution
+            from evosaga.orchestrator.local.evolution import SimulatedEvolution
 
             key = settings.evolution_api_key
             api_key = key.get_secret_value() if key else secrets.token_hex(16)
@@ -69,7 +70,7 @@ async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -
         if settings.evolution_url is None and settings.public_url is None:
             given["public_url"] = address(listener)  # so that pairing is seen at once
         if given:
-            from orchestrator.config import load_settings
+            from evosaga.orchestrator.config.settings import load_settings
 
             urls = {"database_url": settings.database_url, "redis_url": settings.redis_url}
             settings = load_settings(**urls, **given)
@@ -109,7 +110,7 @@ def _alone() -> Iterator[None]:
 
 
 def _state() -> Path:
-    from orchestrator.local.state import make_own_folder, state_folder
+    from evosaga.orchestrator.local.paths import make_own_folder, state_folder
 
     folder = state_folder()
     try:
@@ -191,7 +192,7 @@ def _program() -> str:
     if os.path.basename(script) == "__main__.py":  # python -m orchestrator.cli
         script = str(Path(sys.executable).with_name("evosaga"))
         if not os.path.exists(script):
-            return f"{shlex.quote(sys.executable)} -m orchestrator.cli"
+            return f"{shlex.quote(sys.executable)} -m evosaga.orchestrator.cli"
     called = os.path.relpath(script)
     return shlex.quote(called if not called.startswith("..") else os.path.abspath(script))
 

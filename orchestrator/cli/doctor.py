@@ -9,21 +9,21 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cli import places
-from orchestrator.cli.database import look_at_database
-from orchestrator.cli.doctor_redis import look_at_redis
-from orchestrator.cli.finding import Finding
-from orchestrator.cli.instances import look_at_instances
-from orchestrator.cli.output import Output
-from orchestrator.cli.secret_keys import look_for_secret_keys
-from orchestrator.cli.servers import look_at_evolution, look_for_stranded
-from orchestrator.cli.tables import printable
-from orchestrator.cli.trouble import DONE, UNFINISHED, UNREACHABLE, Trouble, explained
-from orchestrator.cli.variables import look_at_variables
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.check import Finding
+from evosaga.orchestrator.cli.doctor_environment import look_at_variables
+from evosaga.orchestrator.cli.doctor_evolution import look_at_evolution, look_for_stranded
+from evosaga.orchestrator.cli.doctor_instances import look_at_instances
+from evosaga.orchestrator.cli.doctor_postgres import look_at_database
+from evosaga.orchestrator.cli.doctor_redis import look_at_redis
+from evosaga.orchestrator.cli.doctor_secret_keys import look_for_secret_keys
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, Trouble, explained
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.tables import printable
 
 if TYPE_CHECKING:
-    from events.database import Pool
-    from orchestrator.config import Settings
+    from evosaga.events.database import Pool
+    from evosaga.orchestrator.config.settings import Settings
 
 _OLDEST_POSTGRES: Final = 15
 _LATE: Final = 1000
@@ -32,11 +32,11 @@ _LATE: Final = 1000
 
 def doctor(arguments: argparse.Namespace, out: Output) -> int:
     """Look, tell, and answer with the worst that was found."""
-    from orchestrator import logs
+    from evosaga.orchestrator.config import log_config
 
-    with places.servers(out) as settings:
+    with connections.servers(out) as settings:
         if not out.debug:  # what would be log lines elsewhere is told here
-            logs.configure(settings.model_copy(update={"log_level": "critical"}))
+            log_config.configure(settings.model_copy(update={"log_level": "critical"}))
         return asyncio.run(_doctor(settings, arguments.show_secrets, out))
 
 
@@ -104,10 +104,10 @@ def _tell(finding: Finding, out: Output) -> None:
 
 
 async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]:
-    import migrations
-    from orchestrator.config import servers_of
+    from evosaga import migrations
+    from evosaga.orchestrator.config.settings import servers_of
 
-    async with places.postgres(settings) as pool:
+    async with connections.postgres(settings) as pool:
         number = int(await pool.fetchval("SHOW server_version_num")) // 10000
         version = await pool.fetchval("SHOW server_version")
         old = number < _OLDEST_POSTGRES
@@ -134,7 +134,7 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
     """The same list as the first page has; a warning each, since the servers are well."""
-    from orchestrator.present import present, wrong
+    from evosaga.orchestrator.queries.attention import present, wrong
 
     now = await present(pool)
     found = {one.code: one for one in wrong(now)}
@@ -159,7 +159,7 @@ async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
 
 
 async def _look_at_keys(settings: Settings) -> AsyncGenerator[Finding, None]:
-    from orchestrator.api.keys import SHORT, read_api_keys
+    from evosaga.orchestrator.config.api_keys import SHORT, read_api_keys
 
     if settings.api_keys is None:
         cure = "`evosaga serve` and `evosaga api` need EVOSAGA_API_KEYS: name:key, comma separated"
@@ -187,8 +187,8 @@ async def _look_at_webhooks(
     at = f"{settings.public_url}/webhooks/evolution"
     yield Finding("webhooks", "ok", f"new instances deliver to {at}/…")
     if settings.secret_key is not None:
-        from orchestrator.config import split_secrets
-        from sagas.ownership import KeyRing
+        from evosaga.orchestrator.config.settings import split_secrets
+        from evosaga.sagas.whatsapp.ownership import KeyRing
 
         token = KeyRing(split_secrets(settings.secret_key)).global_webhook_tokens()[0]
         shown = token if show_secrets else "…   (whole: evosaga doctor --show-secrets)"

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.cli import places
-from orchestrator.cli.finding import Finding
-from orchestrator.cli.trouble import Trouble
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.check import Finding
+from evosaga.orchestrator.cli.errors import Trouble
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from orchestrator.config import Settings
+    from evosaga.orchestrator.config.settings import Settings
 
 _OLDEST: Final = (7, 0)
 _LATE: Final = 1000
@@ -22,9 +22,9 @@ _LATE: Final = 1000
 
 async def look_at_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
     """What is wrong with it, whose it is, and what waits there."""
-    from orchestrator import redis_checks
+    from evosaga.orchestrator.maintenance import redis_checks
 
-    async with places.redis(settings) as redis:
+    async with connections.redis(settings) as redis:
         known = await redis_checks.look(redis)
         if known.info is None:
             yield Finding("redis", "ok", "answers")
@@ -67,7 +67,7 @@ def _told_by(info: dict[str, Any], faults: Any) -> list[Finding]:
 
 
 def _left_out(settings: Settings) -> Finding | None:
-    from events.redis_url import usable
+    from evosaga.events.redis_url import usable
 
     names = usable(str(settings.redis_url))[1]
     if not names:
@@ -78,11 +78,11 @@ def _left_out(settings: Settings) -> Finding | None:
 
 async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Finding, None]:
     """Whether this Redis is this database's. That Postgres is away is said elsewhere."""
-    from events.database import TRANSIENT
-    from orchestrator import redis_owner
+    from evosaga.events.database import TRANSIENT
+    from evosaga.orchestrator.maintenance import redis_owner
 
     with contextlib.suppress(Trouble, *TRANSIENT):
-        async with places.postgres(settings) as pool:
+        async with connections.postgres(settings) as pool:
             database = await redis_owner.identity(pool)
         try:
             mark = await redis_owner.look(redis, database)
@@ -95,7 +95,7 @@ async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Fin
 
 
 async def _look_at_commands(redis: Redis) -> AsyncGenerator[Finding, None]:
-    from events import streams
+    from evosaga.events import streams
 
     backlog = await streams.backlog(redis)
     if backlog is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from orchestrator.cli.verbs import VARIABLES, VERBS, Verb
+from evosaga.orchestrator.cli.verbs import VARIABLES, VERBS, Verb
 
 _WIDTH: Final = 80
 

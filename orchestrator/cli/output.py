@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestrator.cli.trouble import WRONG, Trouble
+from evosaga.orchestrator.cli.errors import WRONG, Trouble
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.cli import helping
-from orchestrator.cli.values import letter as _letter
-from orchestrator.cli.values import number as _number
-from orchestrator.cli.values import page as _page
-from orchestrator.cli.values import port as _port
-from orchestrator.cli.values import remark as _remark
-from orchestrator.cli.values import seconds as _seconds
-from orchestrator.cli.values import text as _text
-from orchestrator.cli.values import uuid as _uuid
-from orchestrator.cli.verbs import VERBS
+from evosaga.orchestrator.cli import helping
+from evosaga.orchestrator.cli.values import letter as _letter
+from evosaga.orchestrator.cli.values import number as _number
+from evosaga.orchestrator.cli.values import page as _page
+from evosaga.orchestrator.cli.values import port as _port
+from evosaga.orchestrator.cli.values import remark as _remark
+from evosaga.orchestrator.cli.values import seconds as _seconds
+from evosaga.orchestrator.cli.values import text as _text
+from evosaga.orchestrator.cli.values import uuid as _uuid
+from evosaga.orchestrator.cli.verbs import VERBS
 
 STATUSES: Final = ("running", "compensating", "completed", "compensated", "failed", "rejected")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output
 
 
 def draw(rows: Sequence[Mapping[str, str]], out: Output, *, wrap: Sequence[str] = ()) -> None:

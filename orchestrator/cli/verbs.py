@@ -57,7 +57,7 @@ VERBS: Final = (
         "Try it",
         "Watch sagas succeed, fail, be undone and survive a kill -9, on real servers.",
         "evosaga demo",
-        "orchestrator.demo:run",
+        "evosaga.orchestrator.demo:run",
         more="It starts a Postgres, a Valkey, a simulated Evolution server and workers of its own, "
         "checks every claim it makes against them, and leaves nothing behind. Less than a minute.",
     ),
@@ -66,7 +66,7 @@ VERBS: Final = (
         "Try it",
         "Run everything on this machine until Ctrl-C: servers, Evolution, worker, dashboard.",
         "evosaga dev",
-        "orchestrator.cli.dev:dev",
+        "evosaga.orchestrator.cli.dev:dev",
         _HTTP,
         more="No variable is needed. What is not given is embedded, simulated or generated, and "
         "what it stores is kept in the state folder (EVOSAGA_STATE_DIR) for the next time.",
@@ -76,7 +76,7 @@ VERBS: Final = (
         "Try it",
         "Run the simulated Evolution server alone, for tests of your own.",
         "evosaga simulate-evolution --port 8080 --journal evolution.jsonl",
-        "orchestrator.cli.processes:simulate_evolution",
+        "evosaga.orchestrator.cli.run:simulate_evolution",
         more="It behaves like the real 2.3.7. Faults, pairing and the journal are under "
         "/__control__/. Every request and what it really applied goes to the journal.",
     ),
@@ -85,7 +85,7 @@ VERBS: Final = (
         "Run it",
         "Bring the database's schema up to date; safe to repeat, and from several places at once.",
         "evosaga migrate",
-        "orchestrator.cli.processes:migrate",
+        "evosaga.orchestrator.cli.run:migrate",
         (DATABASE,),
     ),
     Verb(
@@ -93,7 +93,7 @@ VERBS: Final = (
         "Run it",
         "Read commands and carry out sagas until SIGTERM or Ctrl-C.",
         "evosaga worker",
-        "orchestrator.cli.processes:worker",
+        "evosaga.orchestrator.cli.run:worker",
         _WORKER,
         more="Run as many as you like. SIGTERM lets the steps that are out finish; a second signal "
         "ends at once, and other workers take over what was left.",
@@ -103,7 +103,7 @@ VERBS: Final = (
         "Run it",
         "What a deployment runs: the HTTP API, the dashboard and a worker in one process.",
         "evosaga serve --port 8080",
-        "orchestrator.cli.serving:serve",
+        "evosaga.orchestrator.cli.serve:serve",
         _HTTP,
         more="Ends like a worker: requests and steps that are out finish first.",
     ),
@@ -112,7 +112,7 @@ VERBS: Final = (
         "Run it",
         "The HTTP API and the dashboard alone; workers elsewhere carry out what it accepts.",
         "evosaga api --port 8080",
-        "orchestrator.cli.serving:api",
+        "evosaga.orchestrator.cli.serve:api",
         _HTTP,
         more="It accepts commands straight into Postgres, also while Redis is down.",
     ),
@@ -121,7 +121,7 @@ VERBS: Final = (
         "Run it",
         "Ask, before a deploy or a roll-back, whether this release can finish what is under way.",
         "evosaga check-deploy",
-        "orchestrator.cli.releasing:check_deploy",
+        "evosaga.orchestrator.cli.maintenance:check_deploy",
         (DATABASE,),
         more="Run it with the release that is to take over. Every saga that is running, being "
         "undone or parked is held against its definitions; exit code 1 when any would be stranded.",
@@ -131,7 +131,7 @@ VERBS: Final = (
         "Run it",
         "Look at everything evosaga depends on, and say what to do about what is wrong.",
         "evosaga doctor",
-        "orchestrator.cli.doctor:doctor",
+        "evosaga.orchestrator.cli.doctor:doctor",
         _WORKER,
         more="Exit code 1 when something is bad (a warning is not), 3 when Postgres or Redis "
         "can't be reached.",
@@ -143,7 +143,7 @@ VERBS: Final = (
         "evosaga create --name 'Clínica Sol' \\\n"
         "      --organization-id 0197a0de-0000-7000-8000-000000000001 \\\n"
         "      --clinic-id 0197a0de-0000-7000-8000-000000000002",
-        "orchestrator.cli.asking:create",
+        "evosaga.orchestrator.cli.integrations:create",
         _STORES,
         more="The same --id again with the same content changes nothing: it is safe to repeat.",
     ),
@@ -152,7 +152,7 @@ VERBS: Final = (
         "Ask for something",
         "Delete an integration from Evolution, Postgres and Redis, and watch it happen.",
         "evosaga delete wa-0197a0de-0000-7000-8000-000000000003",
-        "orchestrator.cli.asking:delete",
+        "evosaga.orchestrator.cli.integrations:delete",
         _STORES,
     ),
     Verb(
@@ -160,7 +160,7 @@ VERBS: Final = (
         "Ask for something",
         "Show the QR code that pairs a phone with an integration.",
         "evosaga qr wa-0197a0de-0000-7000-8000-000000000003 --follow",
-        "orchestrator.cli.pairing:qr",
+        "evosaga.orchestrator.cli.qr:qr",
         _WORKER,
         more="With --follow it is renewed until the phone is connected. When Evolution has shown "
         "all its codes, calling it again begins a new series. Without the variables of Evolution "
@@ -171,7 +171,7 @@ VERBS: Final = (
         "Ask for something",
         "Give parked or rolled back sagas another try; with --plan, show what that would do.",
         "evosaga replay 0197a0de-0000-7000-8000-000000000003 --plan",
-        "orchestrator.cli.steering:replay",
+        "evosaga.orchestrator.cli.control:replay",
         _WORKER,
         more="A parked saga goes on where it stood; one that was rolled back starts anew under "
         "an id of its own. Many at once: several IDs, or --status failed with a filter. Only "
@@ -183,7 +183,7 @@ VERBS: Final = (
         "Ask for something",
         "Stop sagas and undo what they have done, as long as they can still turn round.",
         "evosaga cancel 0197a0de-0000-7000-8000-000000000003",
-        "orchestrator.cli.steering:cancel",
+        "evosaga.orchestrator.cli.control:cancel",
         _STORES,
         more="Exit code 0 when everything was undone.",
     ),
@@ -192,7 +192,7 @@ VERBS: Final = (
         "Keep it true",
         "Show where Evolution, Postgres and Redis disagree, and why; with --fix, repair it.",
         "evosaga reconcile --organization-id 0197a0de-0000-7000-8000-000000000001 --fix",
-        "orchestrator.cli.keeping:reconcile",
+        "evosaga.orchestrator.cli.reconcile:reconcile",
         _WORKER,
         more="It looks twice and changes nothing by itself. --fix repairs what is marked auto; "
         "what is marked ask is repaired only for the organization that is named, since it can't "
@@ -203,7 +203,7 @@ VERBS: Final = (
         "Keep it true",
         "Show how each integration is connected right now; with --fix, connect what can be.",
         "evosaga health --fix",
-        "orchestrator.cli.checkup:health",
+        "evosaga.orchestrator.cli.health:health",
         _WORKER,
         more="Who was logged out or banned needs a person and a new QR code. "
         "Exit code 1 when any integration is not well.",
@@ -213,7 +213,7 @@ VERBS: Final = (
         "Keep it true",
         "Compare the status of every saga with its history, and put right what differs.",
         "evosaga rebuild --check",
-        "orchestrator.cli.releasing:rebuild",
+        "evosaga.orchestrator.cli.maintenance:rebuild",
         (DATABASE,),
         more="Safe while workers run, and little memory whatever the size. Exit code 1 when rows "
         "differ and were not repaired.",
@@ -223,7 +223,7 @@ VERBS: Final = (
         "Keep it true",
         "Tell events on evosaga:events once more, from Postgres, in order, with the same ids.",
         "evosaga events republish --since 2h",
-        "orchestrator.cli.releasing:republish",
+        "evosaga.orchestrator.cli.maintenance:republish",
         _STORES,
         more="A Redis that lost its data is told again by the workers themselves; this is for a "
         "consumer that lost what it had read. Consumers deduplicate by id.",
@@ -233,7 +233,7 @@ VERBS: Final = (
         "See what happened",
         "Show one saga: how far it is, what failed and what was undone.",
         "evosaga status wa-0197a0de-0000-7000-8000-000000000003",
-        "orchestrator.cli.reading:status",
+        "evosaga.orchestrator.cli.show:status",
         (DATABASE,),
     ),
     Verb(
@@ -241,7 +241,7 @@ VERBS: Final = (
         "See what happened",
         "Say why a saga is where it is, what happens next and when, and what you can do.",
         "evosaga why wa-0197a0de-0000-7000-8000-000000000003",
-        "orchestrator.cli.explaining:why",
+        "evosaga.orchestrator.cli.why:why",
         (DATABASE,),
     ),
     Verb(
@@ -249,7 +249,7 @@ VERBS: Final = (
         "See what happened",
         "List sagas, newest first.",
         "evosaga list --status failed --since 2d",
-        "orchestrator.cli.reading:list_sagas",
+        "evosaga.orchestrator.cli.show:list_sagas",
         (DATABASE,),
     ),
     Verb(
@@ -257,7 +257,7 @@ VERBS: Final = (
         "See what happened",
         "Tell the whole history of one saga, event by event.",
         "evosaga events 0197a0de-0000-7000-8000-000000000003 --follow",
-        "orchestrator.cli.reading:events",
+        "evosaga.orchestrator.cli.show:events",
         (DATABASE,),
         more="With --json every line is a CloudEvent, as on the stream evosaga:events.",
     ),
@@ -266,7 +266,7 @@ VERBS: Final = (
         "See what happened",
         "Show the commands that nobody could obey, newest first, and why; or take them away.",
         "evosaga letters --limit 10",
-        "orchestrator.cli.letters:letters",
+        "evosaga.orchestrator.cli.dead_letters:letters",
         _STORES,
         more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
         "shows it), until somebody removes them. The README explains the codes.",
@@ -276,7 +276,7 @@ VERBS: Final = (
         "See what happened",
         "Print a script that completes verbs and options in bash, zsh or fish.",
         "evosaga completion bash",
-        "orchestrator.cli.completion:completion",
+        "evosaga.orchestrator.cli.completion:completion",
         more='In ~/.bashrc, or in ~/.zshrc after compinit: eval "$(evosaga completion bash)", with '
         "zsh for zsh. For fish: evosaga completion fish > ~/.config/fish/completions/evosaga.fish",
     ),

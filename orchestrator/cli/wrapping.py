@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from orchestrator.cli.output import Output
-from orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.tables import printable
 
 
 def say(text: str, out: Output, *, indent: int = 0, style: str = "") -> None:

@@ -1,6 +1,6 @@
 """A client of evosaga's HTTP API for Python backends.
 
-    from orchestrator.client import AlreadyExists, Client
+    from evosaga.orchestrator.client import AlreadyExists, Client
 
     async with Client("http://127.0.0.1:8080", "the-key") as evosaga:
         try:
@@ -12,8 +12,8 @@ Every command carries an id, so one whose answer got lost is asked for again wit
 twice. Whatever goes wrong is an ``EvosagaError``, and its class says whose it is to mend.
 """
 
-from orchestrator.client.asking import Client
-from orchestrator.client.errors import (
+from evosaga.orchestrator.client.client import Client
+from evosaga.orchestrator.client.errors import (
     AlreadyExists,
     BadRequest,
     Busy,
@@ -27,7 +27,7 @@ from orchestrator.client.errors import (
     ServerFault,
     Unavailable,
 )
-from orchestrator.client.results import Created, Deleted, Event, QrCode, Saga, SagaPage
+from evosaga.orchestrator.client.models import Created, Deleted, Event, QrCode, Saga, SagaPage
 
 __all__ = [
     "AlreadyExists",

@@ -11,18 +11,18 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.trouble import DONE, UNFINISHED
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
 
 if TYPE_CHECKING:
-    from orchestrator.cli.output import Output
+    from evosaga.orchestrator.cli.output import Output
 
 
 def run(_: argparse.Namespace, out: Output) -> int:
     """Play all scenes; 0 when every claim held."""
-    from orchestrator.demo.claims import NotSo
-    from orchestrator.demo.play import play
-    from orchestrator.demo.stage import Show
-    from orchestrator.local.servers import local_servers
+    from evosaga.orchestrator.demo.assertions import NotSo
+    from evosaga.orchestrator.demo.environment import Show
+    from evosaga.orchestrator.demo.runner import play
+    from evosaga.orchestrator.local.servers import local_servers
 
     began = time.monotonic()
     show = Show(out)

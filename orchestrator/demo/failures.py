@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from orchestrator.cli.asking import new_id
-from orchestrator.cli.following import Seen
-from orchestrator.demo.claims import eventually
-from orchestrator.demo.scenes import CREATE_STEPS, wish
-from orchestrator.demo.stage import Stage
-from orchestrator.explaining.story import steps_of, undone
+from evosaga.orchestrator.cli.follow import Seen
+from evosaga.orchestrator.cli.integrations import new_id
+from evosaga.orchestrator.demo.assertions import eventually
+from evosaga.orchestrator.demo.environment import Stage
+from evosaga.orchestrator.demo.scenes import CREATE_STEPS, wish
+from evosaga.orchestrator.queries.timeline import steps_of, undone
 
 
 async def at_evolution(stage: Stage) -> None:

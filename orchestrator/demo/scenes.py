@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from events import streams
-from events.model import StepFailed
-from orchestrator.cli.picture import draw_qr
-from orchestrator.demo.claims import eventually
-from orchestrator.demo.stage import Stage
+from evosaga.events import streams
+from evosaga.events.model import StepFailed
+from evosaga.orchestrator.cli.render import draw_qr
+from evosaga.orchestrator.demo.assertions import eventually
+from evosaga.orchestrator.demo.environment import Stage
 
 CREATE_STEPS: Final = ("evolution", "postgres", "cache", "notify", "pair")
 DELETE_STEPS: Final = ("mark", "evolution", "postgres", "cache", "notify")

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from orchestrator.cli import main
+from evosaga.orchestrator.cli import main
 
 
 def _end_with_the_demo() -> None:

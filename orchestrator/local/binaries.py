@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.local.state import Account, make_own_folder, state_folder
+from evosaga.orchestrator.local.paths import Account, make_own_folder, state_folder
 
 Source = Literal["wheel", "system", "docker"]
 

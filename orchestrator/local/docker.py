@@ -17,10 +17,10 @@ import subprocess
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from orchestrator.local import postgres, valkey
-from orchestrator.local.binaries import LocalServerUnavailable, cure
-from orchestrator.local.state import Home
-from orchestrator.local.ward import Plan
+from evosaga.orchestrator.local import postgres, valkey
+from evosaga.orchestrator.local.binaries import LocalServerUnavailable, cure
+from evosaga.orchestrator.local.paths import Home
+from evosaga.orchestrator.local.server_process import Plan
 
 POSTGRES_IMAGE = "postgres:18-alpine"
 VALKEY_IMAGE = "valkey/valkey:9-alpine"

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.local.binaries import LocalServerUnavailable, Program, find_postgres, wanted
-from orchestrator.local.lifetime import LocalServer, run
-from orchestrator.local.state import Account, Home, account_for_postgres
-from orchestrator.local.ward import Plan
+from evosaga.orchestrator.local.binaries import (
+    LocalServerUnavailable,
+    Program,
+    find_postgres,
+    wanted,
+)
+from evosaga.orchestrator.local.handle import LocalServer, run
+from evosaga.orchestrator.local.paths import Account, Home, account_for_postgres
+from evosaga.orchestrator.local.server_process import Plan
 
 USER = "postgres"
 DATABASE = "evosaga"
@@ -50,7 +55,7 @@ def local_postgres(folder: Path | None = None) -> Iterator[LocalServer]:
     except LookupError as reason:
         raise LocalServerUnavailable(f"{reason}. Set EVOSAGA_DATABASE_URL.") from reason
     if wanted() == "docker":
-        from orchestrator.local import docker
+        from evosaga.orchestrator.local import docker
 
         with run("postgres", folder, None, len("control"), docker.postgres_plan) as server:
             yield server

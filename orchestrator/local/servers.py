@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.local.lifetime import LocalServer
-from orchestrator.local.postgres import local_postgres
-from orchestrator.local.valkey import local_valkey
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.postgres import local_postgres
+from evosaga.orchestrator.local.valkey import local_valkey
 
 
 class LocalServers(NamedTuple):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.local.binaries import Program, find_valkey, wanted
-from orchestrator.local.lifetime import LocalServer, run
-from orchestrator.local.state import Home
-from orchestrator.local.ward import Plan
+from evosaga.orchestrator.local.binaries import Program, find_valkey, wanted
+from evosaga.orchestrator.local.handle import LocalServer, run
+from evosaga.orchestrator.local.paths import Home
+from evosaga.orchestrator.local.server_process import Plan
 
 SOCKET = "valkey.sock"
 SETTINGS = {
@@ -33,7 +33,7 @@ def local_valkey(folder: Path | None = None) -> Iterator[LocalServer]:
     LocalServerUnavailable.
     """
     if wanted() == "docker":
-        from orchestrator.local import docker
+        from evosaga.orchestrator.local import docker
 
         with run("valkey", folder, None, len("control"), docker.valkey_plan) as server:
             yield server

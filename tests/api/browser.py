@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 import aiohttp
 
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _PATIENCE: Final = 30.0

@@ -8,10 +8,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from orchestrator.api.parts import Parts
-from orchestrator.api.server import address, bind, listening, parts_with_worker
-from orchestrator.config import Settings
-from sagas.tls import trusted
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.server import address, bind, listening, parts_with_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.sagas.whatsapp.evolution.tls import trusted
 
 OPERATOR: Final = "the-operators-key-of-the-tests"
 OURS: Final = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")

@@ -8,13 +8,13 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from orchestrator import app
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.intake.gate import Gate
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import SagaView
-from tests.driving import create, impatient, outcome, publish
+from evosaga.orchestrator import app
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import SagaView
+from tests.support.driving import create, impatient, outcome, publish
 
 PAGES: Final = (
     "/",
@@ -137,7 +137,7 @@ async def parked(parts: Parts, evolution: SimulatedEvolution, **overrides: Any) 
     await parts.redis.set(f"evosaga:removed:{name}", command["id"])
     evolution.arm("reject", operation="delete", name=name, times=None, message="no")
     with pytest.MonkeyPatch.context() as shorter:  # it looks again and again whether it is gone
-        shorter.setattr("sagas.steps.evolution._REMOVAL_SECONDS", 0.1)
+        shorter.setattr("evosaga.sagas.whatsapp.steps.evolution_instance._REMOVAL_SECONDS", 0.1)
         await publish(parts.redis, command)
         saga = await outcome(parts.pool, command["id"], 60)
     assert saga.status == "failed", saga

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.events import streams
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import API_KEYS, served
 from tests.api.pages import hasty_parts
 from tests.conftest import API_KEY, Servers
-from tests.databases import Databases
+from tests.support.databases import Databases
 
 
 @pytest.fixture(scope="module")

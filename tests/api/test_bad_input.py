@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import Settings
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.api.standing import ONES
-from tests.driving import count
+from tests.support.driving import count
 
 database_url, redis, evolution, settings, parts, address_ = ONES
 
@@ -219,7 +219,7 @@ async def test_a_body_without_an_announced_length_is_counted_while_it_comes(addr
 async def test_a_body_that_trickles_is_not_waited_for(
     address_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.api.limits._BODY_SECONDS", 0.2)
+    monkeypatch.setattr("evosaga.orchestrator.api.middleware._BODY_SECONDS", 0.2)
     parts = urlsplit(address_)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     head = f"POST {CREATE} HTTP/1.1\r\nHost: x\r\nX-API-Key: {OPERATOR}\r\n"
@@ -294,7 +294,7 @@ async def test_our_own_fault_is_a_500_with_an_id_and_without_internals(
     async def stumble(*_: Any, **__: Any) -> None:
         raise RuntimeError("the password is hunter2")
 
-    monkeypatch.setattr("orchestrator.api.sagas.find_saga", stumble)
+    monkeypatch.setattr("evosaga.orchestrator.api.sagas.find_saga", stumble)
     answer = await operator.get(f"/sagas/{uuid.uuid4()}")
     told = problem(answer)
     assert (answer.status_code, told["code"]) == (500, "internal")

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.api.server import parts_with_worker
-from orchestrator.client import (
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.server import parts_with_worker
+from evosaga.orchestrator.client import (
     AlreadyExists,
     BadRequest,
     Busy,
@@ -26,12 +26,12 @@ from orchestrator.client import (
     ServerFault,
     Unavailable,
 )
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import Filter, list_sagas
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import Filter, list_sagas
 from tests.api.conftest import OPERATOR, OUR_KEY, OURS, THEIRS, served
-from tests.driving import impatient
-from tests.waiting import eventually
+from tests.support.driving import impatient
+from tests.support.waiting import eventually
 
 CLINIC = uuid.uuid4()
 
@@ -133,7 +133,9 @@ async def test_every_trouble_has_its_class(
 async def test_what_takes_longer_is_waited_for_or_left(
     evosaga: Client, evolution: SimulatedEvolution, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.client.asking._ROUND", 0.1)  # several requests, one saga
+    monkeypatch.setattr(
+        "evosaga.orchestrator.client.client._ROUND", 0.1
+    )  # several requests, one saga
     evolution.arm("slow", operation="create", times=2, seconds=0.7)
     made = await evosaga.create(OURS, CLINIC, "Clínica Sol", channel="EVOLUTION")
     assert (await evosaga.status(made.saga_id)).status == "completed"
@@ -189,7 +191,7 @@ async def test_an_answer_that_got_lost_is_asked_for_again_and_nothing_is_done_tw
 
 
 async def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.client.asking._PAUSE", 0.001)
+    monkeypatch.setattr("evosaga.orchestrator.client.client._PAUSE", 0.001)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         async with Client(f"http://127.0.0.1:{taken.getsockname()[1]}", "secret-key") as client:
@@ -201,7 +203,7 @@ async def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.Mon
 async def test_a_limit_is_waited_out_and_then_said(
     settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.client.asking._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("evosaga.orchestrator.client.client._LONGEST_PAUSE", 0.01)
     slow = Settings.model_validate(settings.model_dump() | {"api_rate": 0.01})
     fields = {name: getattr(parts, name) for name in parts.__slots__}
     async with (
@@ -219,7 +221,7 @@ async def test_a_fault_of_the_server_is_not_the_callers(
     async def stumble(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("orchestrator.api.sagas.list_sagas", stumble)
+    monkeypatch.setattr("evosaga.orchestrator.api.sagas.list_sagas", stumble)
     with pytest.raises(ServerFault, match="please name that when you report it"):
         await evosaga.list()
     await eventually(lambda: True)

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from orchestrator.api import connections
-from orchestrator.api.connections import connections_of
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.api import connection_limits
+from evosaga.orchestrator.api.connection_limits import connections_of
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, served
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 HEAD = f"POST /commands HTTP/1.1\r\nHost: x\r\nX-API-Key: {OPERATOR}\r\n"
 
@@ -80,8 +80,8 @@ async def test_an_answer_on_a_connection_that_is_kept_open_does_not_wait_for_an_
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.4)
-    monkeypatch.setattr(connections, "BODY_SECONDS", 0.4)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.4)
+    monkeypatch.setattr(connection_limits, "BODY_SECONDS", 0.4)
 
 
 async def opened(where: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.api.auth import COOKIE, CSRF_HEADER, Caller, Doorkeeper
-from orchestrator.api.keys import read_api_keys
-from orchestrator.api.limits import Rates, address_of
-from orchestrator.api.parts import Parts
-from orchestrator.api.places import MOST, STREAMS, WAITS, held
-from orchestrator.api.problems import Problem
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.api.auth import COOKIE, CSRF_HEADER, Caller, Doorkeeper
+from evosaga.orchestrator.api.concurrency import MOST, STREAMS, WAITS, held
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.middleware import Rates, address_of
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.config.api_keys import read_api_keys
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import (
     API_KEYS,
     CREATE,
@@ -34,7 +34,7 @@ from tests.api.conftest import (
 from tests.api.pages import signed_in
 from tests.api.standing import ONES
 from tests.conftest import SECRET
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 database_url, redis, evolution, settings, parts, address_ = ONES
 
@@ -210,7 +210,7 @@ def test_a_limit_lets_through_what_it_promises_however_hard_one_tries(
     monkeypatch: pytest.MonkeyPatch, each: float
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("orchestrator.api.limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("evosaga.orchestrator.api.middleware.time.monotonic", lambda: now)
     rates, rate = Rates(100.0), 100.0
     seconds = min(20.0, 10_000 * each)
     passed = Counter[str]()
@@ -226,7 +226,7 @@ def test_a_limit_lets_through_what_it_promises_however_hard_one_tries(
 
 def test_who_waits_as_long_as_he_is_told_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("orchestrator.api.limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("evosaga.orchestrator.api.middleware.time.monotonic", lambda: now)
     rates = Rates(0.3)
     assert through(rates, "a")
     for _ in range(5):
@@ -244,8 +244,8 @@ async def test_wrong_keys_are_slowed_down_and_right_ones_are_not(
         assert burst in (None, 200)
         return Rates(rate, burst and burst / 10, said)
 
-    monkeypatch.setattr("orchestrator.api.limits.Rates", a_tenth)
-    monkeypatch.setattr("orchestrator.api.limits._MISTAKES", 2)
+    monkeypatch.setattr("evosaga.orchestrator.api.middleware.Rates", a_tenth)
+    monkeypatch.setattr("evosaga.orchestrator.api.middleware._MISTAKES", 2)
     async with served(parts) as where:
         async with client_with(where, None) as client:
             codes = Counter[int]()
@@ -358,7 +358,7 @@ async def test_a_document_is_written_once_whoever_asks(
     paths = ("/docs", "/docs.css", "/openapi.json", "/asyncapi.json")
     written = {path: await nobody.get(path) for path in paths}
     for place in ("documentation._page", "documentation._json", "application.Api.openapi"):
-        monkeypatch.delattr(f"orchestrator.api.{place}")
+        monkeypatch.delattr(f"evosaga.orchestrator.api.{place}")
     for path, first in written.items():
         with subtests.test(path=path):
             assert first.status_code == 200

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as profile
 from hypothesis.errors import Unsatisfiable
 
-from events.database import Pool
+from evosaga.events.database import Pool
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, asked
-from tests.driving import contradictions
+from tests.support.driving import contradictions
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own, at import

@@ -7,16 +7,24 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.commands import Command, saga_id_of
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.client import Client, Conflict
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import find_saga
+from evosaga.events import streams
+from evosaga.events.commands import Command, saga_id_of
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.client import Client, Conflict
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import find_saga
 from tests.api.conftest import CREATE, OUR_KEY, OURS, THEIR_KEY, THEIRS, asked, problem
-from tests.driving import count, create, dead_letters, delete, nothing_pending, outcome, publish
-from tests.waiting import eventually
+from tests.support.driving import (
+    count,
+    create,
+    dead_letters,
+    delete,
+    nothing_pending,
+    outcome,
+    publish,
+)
+from tests.support.waiting import eventually
 
 UUID_ID = "0197c0de-1111-7222-8333-444455556666"
 IDS = ["order-17", UUID_ID, UUID_ID.upper(), "wa-clinic", f"{UUID_ID}:0"]

@@ -8,15 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-import orchestrator.intake.accept
-from events.commands import BadCommand, Command
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.api.server import parts_with_worker
-from orchestrator.config import Settings
-from orchestrator.intake.accept import Accepted
+import evosaga.orchestrator.commands.accept
+from evosaga.events.commands import BadCommand, Command
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.server import parts_with_worker
+from evosaga.orchestrator.commands.accept import Accepted
+from evosaga.orchestrator.config.settings import Settings
 from tests.api.conftest import asked
-from tests.driving import contradictions, outcome
+from tests.support.driving import contradictions, outcome
 
 
 def command(**overrides: Any) -> Command:
@@ -28,7 +28,7 @@ def command(**overrides: Any) -> Command:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that were accepted."""
     sizes: list[int] = []
-    real = orchestrator.intake.accept.accept
+    real = evosaga.orchestrator.commands.accept.accept
 
     async def accept(*arguments: Any) -> Sequence[Accepted]:
         sizes.append(len(arguments[3]))
@@ -38,7 +38,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise asyncpg.SerializationError
         return await real(*arguments)
 
-    monkeypatch.setattr("orchestrator.intake.gate.accept", accept)
+    monkeypatch.setattr("evosaga.orchestrator.commands.handler.accept", accept)
     return sizes
 
 

@@ -5,9 +5,9 @@ import uuid
 import httpx
 from redis.asyncio import Redis
 
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OURS, asked, problem
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 async def test_an_integration_tells_its_state_and_its_newest_saga_and_no_secret(

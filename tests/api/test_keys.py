@@ -8,10 +8,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.api.auth import COOKIE, CSRF_HEADER, Caller, Doorkeeper, visible
-from orchestrator.api.keys import read_api_keys
-from orchestrator.config import SettingsError, load_settings
-from orchestrator.logs import Redaction, _secrets
+from evosaga.orchestrator.api.auth import COOKIE, CSRF_HEADER, Caller, Doorkeeper, visible
+from evosaga.orchestrator.config.api_keys import read_api_keys
+from evosaga.orchestrator.config.log_config import Redaction, _secrets
+from evosaga.orchestrator.config.settings import SettingsError, load_settings
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, OURS, THEIRS, asked, problem
 
 SECRETS = ["a" * 32, "b" * 32]
@@ -102,7 +102,7 @@ def test_a_session_is_its_keys_and_ends_with_it(
         other = Doorkeeper(read_api_keys(keys), secrets)
         assert other.caller_for_session(session) is None, keys
 
-    monkeypatch.setattr("orchestrator.api.auth.time.time", lambda: 10**11)
+    monkeypatch.setattr("evosaga.orchestrator.api.auth.time.time", lambda: 10**11)
     assert doorkeeper.caller_for_session(session) is None
 
 

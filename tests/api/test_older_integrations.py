@@ -8,14 +8,14 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.routing import ClinicCache
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.routing import ClinicCache
 from tests.api.conftest import CREATE, OPERATOR, OURS, asked, problem
-from tests.commandline import commandline
-from tests.driving import delete, outcome, publish
+from tests.support.commandline import commandline
+from tests.support.driving import delete, outcome, publish
 
 HERE = "/integrations/evolution/"
 NAMES = [

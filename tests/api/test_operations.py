@@ -11,17 +11,17 @@ import httpx
 import pytest
 from jsonschema_rs import Draft202012Validator
 
-from events import streams
-from orchestrator.api.asyncapi import document
-from orchestrator.api.parts import Parts
-from orchestrator.api.problems import TITLES
-from orchestrator.api.server import parts_alone
-from orchestrator.config import Settings
-from orchestrator.local.lifetime import LocalServer
-from sagas.catalogue import load
+from evosaga.events import streams
+from evosaga.orchestrator.api.asyncapi import document
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.problems import TITLES
+from evosaga.orchestrator.api.server import parts_alone
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.sagas.registry import load
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
-from tests.driving import create, entries, outcome, publish
-from tests.waiting import eventually
+from tests.support.driving import create, entries, outcome, publish
+from tests.support.waiting import eventually
 
 
 async def test_alive_and_ready_without_a_key(nobody: httpx.AsyncClient) -> None:
@@ -152,7 +152,7 @@ async def test_without_redis_http_goes_on_and_says_what_is_missing(
 async def test_with_a_worker_beside_it_a_create_is_accepted_while_redis_is_down_and_completed_after(
     settings: Settings, own_valkey: LocalServer
 ) -> None:
-    from orchestrator.api.server import parts_with_worker
+    from evosaga.orchestrator.api.server import parts_with_worker
 
     given = settings.model_copy(update={"redis_url": own_valkey.url})
     async with (
@@ -173,7 +173,7 @@ async def test_with_a_worker_beside_it_a_create_is_accepted_while_redis_is_down_
 async def test_without_postgres_it_is_503_with_a_time_to_come_back(
     settings: Settings, own_postgres: LocalServer, evolution: object
 ) -> None:
-    import migrations
+    from evosaga import migrations
 
     await migrations.migrate(own_postgres.url)
     given = settings.model_copy(update={"database_url": own_postgres.url})

@@ -10,15 +10,15 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.api.server import parts_with_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import Filter, find_saga, list_sagas
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.server import parts_with_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import Filter, find_saga, list_sagas
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
-from tests.driving import contradictions, impatient, outcome
-from tests.waiting import eventually
+from tests.support.driving import contradictions, impatient, outcome
+from tests.support.waiting import eventually
 
 GONE = {
     "success": True,

@@ -11,16 +11,16 @@ import pytest
 import zxingcpp
 from PIL import Image
 
-from orchestrator.api.pages.rendering import NAVIGATION
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from sagas.steps.cache import key, qr_key
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.pages.rendering import NAVIGATION
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.sagas.whatsapp.steps.routing_key import key, qr_key
 from tests.api.browser import Browser, Page, browser, chromium
 from tests.api.conftest import OPERATOR, OUR_KEY, OURS, THEIR_KEY, served
 from tests.api.pages import hasty_parts, made, parked
-from tests.driving import create, outcome, publish
-from tests.waiting import eventually
+from tests.support.driving import create, outcome, publish
+from tests.support.waiting import eventually
 
 CLINIC = str(uuid.uuid4())
 pytestmark = pytest.mark.skipif(

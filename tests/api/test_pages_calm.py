@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from events.database import Pool
-from orchestrator.api.pages import overview
-from orchestrator.api.pages.now import headline
-from orchestrator.api.pages.overview import Server
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.pages import home_queries
+from evosaga.orchestrator.api.pages.home import headline
+from evosaga.orchestrator.api.pages.home_queries import Server
 
 FINE = [Server("Postgres", "ok", ""), Server("Evolution", "warn", "")]
 
@@ -58,7 +58,7 @@ async def test_calm_is_only_what_needs_no_second_look(
     pool: Pool, columns: dict[str, Any], said: str
 ) -> None:
     await saga(pool, **columns)
-    assert headline(await overview.work(pool, None), FINE) == said
+    assert headline(await home_queries.work(pool, None), FINE) == said
 
 
 async def test_a_saga_that_is_held_is_counted_once(pool: Pool) -> None:
@@ -67,11 +67,13 @@ async def test_a_saga_that_is_held_is_counted_once(pool: Pool) -> None:
         "INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id) "
         "SELECT saga_id, 0, 'step.failed', '{\"outcome\": \"held\"}', 'c' FROM evosaga.sagas"
     )
-    work = await overview.work(pool, None)
+    work = await home_queries.work(pool, None)
     assert headline(work, FINE) == "1 saga under way: 1 held."
 
 
 async def test_a_server_that_is_away_is_no_calm(pool: Pool) -> None:
     away = [*FINE, Server("Redis", "bad", "no answer")]
-    assert headline(await overview.work(pool, None), away) == "Trouble with Redis; nothing moves."
-    assert headline(await overview.work(pool, None), FINE) == "All is calm, and nothing moves."
+    assert (
+        headline(await home_queries.work(pool, None), away) == "Trouble with Redis; nothing moves."
+    )
+    assert headline(await home_queries.work(pool, None), FINE) == "All is calm, and nothing moves."

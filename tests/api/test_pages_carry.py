@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from orchestrator.api.auth import COOKIE
-from orchestrator.api.parts import Parts
+from evosaga.orchestrator.api.auth import COOKIE
+from evosaga.orchestrator.api.dependencies import Parts
 from tests.api.conftest import OPERATOR, OUR_KEY
 from tests.api.pages import PAGES, Markup, look, made, send, signed_in
 from tests.api.standing import ONES

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from events.model import (
+from evosaga.events.model import (
     CompensationBegan,
     CompensationStarted,
     CompensationSucceeded,
@@ -26,19 +26,19 @@ from events.model import (
     StepStarted,
     StepSucceeded,
 )
-from orchestrator.api.pages.access import safe_return
-from orchestrator.api.pages.chronicle import chronicle
-from orchestrator.api.pages.diagram import diagram
-from orchestrator.api.pages.rendering import HERE, render, shown
-from orchestrator.api.pages.scale import duration
-from orchestrator.api.pages.telling import cancellable, cancellation
-from orchestrator.api.pages.timeline import Timeline, timeline
-from orchestrator.explaining.story import steps_of
-from orchestrator.state import replay
-from sagas.catalogue import load
-from sagas.create_integration import CREATE_INTEGRATION
-from sagas.definition import Saga
-from sagas.delete_integration import DELETE_INTEGRATION
+from evosaga.orchestrator.api.pages.attempts import chronicle
+from evosaga.orchestrator.api.pages.diagram import diagram
+from evosaga.orchestrator.api.pages.forms import safe_return
+from evosaga.orchestrator.api.pages.rendering import HERE, render, shown
+from evosaga.orchestrator.api.pages.saga_view import cancellable, cancellation
+from evosaga.orchestrator.api.pages.time_axis import duration
+from evosaga.orchestrator.api.pages.timeline import Timeline, timeline
+from evosaga.orchestrator.engine.state import replay
+from evosaga.orchestrator.queries.timeline import steps_of
+from evosaga.sagas.definition import Saga
+from evosaga.sagas.registry import load
+from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
+from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 
 BEGAN = datetime(2026, 1, 7, 9, 30, tzinfo=UTC)
 NAMES = [step.name for step in CREATE_INTEGRATION.steps]

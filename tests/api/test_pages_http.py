@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-import migrations
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
+from evosaga import migrations
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.handle import LocalServer
 from tests.api.conftest import OPERATOR, OUR_KEY, OURS, THEIR_KEY, THEIRS, served
 from tests.api.pages import PAGES, hasty_parts, look, made, parked, send, signed_in
-from tests.driving import create, outcome, publish
-from tests.waiting import eventually
+from tests.support.driving import create, outcome, publish
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import uuid
 import httpx
 import pytest
 
-from orchestrator.api.parts import Parts
+from evosaga.orchestrator.api.dependencies import Parts
 from tests.api.conftest import OPERATOR, THEIR_KEY
 from tests.api.pages import look, made, signed_in
 from tests.api.standing import ONES
-from tests.driving import create, outcome, publish
+from tests.support.driving import create, outcome, publish
 
 database_url, redis, evolution, settings, parts, address_ = ONES
 

@@ -12,18 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
-from events import streams
-from events.database import Pool
-from events.streams import Backlog
-from orchestrator.api.pages.upkeep import Drifted, headline
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.present import Present, present, wrong
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.events.streams import Backlog
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.pages.reconciliation import Drifted, headline
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.attention import Present, present, wrong
 from tests.api.conftest import OPERATOR, OUR_KEY, OURS
 from tests.api.pages import hasty_parts, look, made, parked, signed_in
-from tests.commandline import commandline
-from tests.driving import delete, outcome, publish
+from tests.support.commandline import commandline
+from tests.support.driving import delete, outcome, publish
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FINE = Present(workers=1, unrelayed=0, revision=None)

@@ -10,14 +10,14 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator.api.parts import Parts
-from orchestrator.api.server import parts_alone, parts_with_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.server import parts_alone, parts_with_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, OURS, asked, client_with, problem, served
-from tests.driving import contradictions, delete, entries, impatient, outcome, publish
-from tests.waiting import eventually
+from tests.support.driving import contradictions, delete, entries, impatient, outcome, publish
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.cli.dev import kept_secret
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.cli.dev import kept_secret
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import API_KEYS, CREATE, OPERATOR, asked, client_with
-from tests.commandline import Evosaga, commandline
-from tests.driving import outcome
-from tests.waiting import eventually
+from tests.support.commandline import Evosaga, commandline
+from tests.support.driving import outcome
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.api.parts import Parts
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, OURS, asked, problem
 from tests.api.pages import look, send, signed_in
-from tests.driving import outcome
-from tests.waiting import eventually
+from tests.support.driving import outcome
+from tests.support.waiting import eventually
 
 KEY = "the-key-of-berlin"
 

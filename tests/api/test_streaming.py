@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from events.database import Pool
-from orchestrator.api import streaming
-from orchestrator.api.parts import Parts
-from orchestrator.api.places import MOST, STREAMS
-from orchestrator.local.evolution import SimulatedEvolution
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api import sse
+from evosaga.orchestrator.api.concurrency import MOST, STREAMS
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ async def test_a_hundred_streams_hold_no_connection_to_postgres(
 async def test_a_silent_stream_is_kept_open_by_comments(
     operator: httpx.AsyncClient, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(sse, "KEEP_ALIVE", 0.05)
     evolution.arm("slow", operation="create", seconds=0.6)
     saga = (await operator.post(f"{CREATE}?wait=0", json=asked())).json()["saga_id"]
     async with operator.stream("GET", f"/sagas/{saga}/stream") as answer:
@@ -131,7 +131,7 @@ async def test_more_streams_than_anybody_needs_are_refused(
 async def test_a_stream_that_is_left_early_leaves_nothing_behind(
     parts: Parts, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(sse, "KEEP_ALIVE", 0.05)
     monkeypatch.setitem(MOST, STREAMS, replace(MOST[STREAMS], of_a_key=1))
     evolution.arm("slow", operation="create", seconds=3.0)
     async with served(parts) as where, client_with(where, OPERATOR) as client:

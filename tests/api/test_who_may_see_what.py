@@ -13,11 +13,11 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from events.database import Pool
-from orchestrator.api.application import create_app
-from orchestrator.api.parts import Parts
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import Filter, list_sagas
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.application import create_app
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import Filter, list_sagas
 from tests.api.conftest import (
     CREATE,
     OPERATOR,
@@ -30,7 +30,7 @@ from tests.api.conftest import (
     problem,
 )
 from tests.api.standing import ONES
-from tests.driving import outcome
+from tests.support.driving import outcome
 
 OPEN: Final = {
     "GET /healthz",

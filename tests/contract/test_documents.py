@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from events.database import Pool
+from evosaga.events.database import Pool
 from tests.contract.golden import assert_golden
 
 _COLUMNS = """

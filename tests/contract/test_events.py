@@ -6,15 +6,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import find_saga
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import find_saga
 from tests.contract.golden import assert_golden, shape
-from tests.driving import create, delete, entries, impatient, outcome, publish
-from tests.waiting import eventually
+from tests.support.driving import create, delete, entries, impatient, outcome, publish
+from tests.support.waiting import eventually
 
 TYPES = {
     "saga.started",

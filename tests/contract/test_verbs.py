@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool
-from orchestrator.config import Settings
-from tests.commandline import Evosaga, Ran, commandline, creation, working
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.orchestrator.config.settings import Settings
 from tests.contract.golden import assert_golden, shape
-from tests.waiting import eventually
+from tests.support.commandline import Evosaga, Ran, commandline, creation, working
+from tests.support.waiting import eventually
 
 ORGANIZATION = "4e8ddba1-ad52-4613-9a03-ec64636b3f6c"
 

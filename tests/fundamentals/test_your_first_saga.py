@@ -17,16 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from events.database import Pool
-from events.model import CompensationBegan, SagaCompleted, SagaEvent, SagaStarted
-from orchestrator.app import running_worker
-from orchestrator.attempt import fact
-from orchestrator.config import Settings
-from orchestrator.decider import Record, Rest, Run, decide, intent
-from orchestrator.queries import SagaView
-from orchestrator.state import State, evolve, replay
-from sagas.catalogue import catalogue_of
-from sagas.definition import (
+from evosaga.events.database import Pool
+from evosaga.events.model import CompensationBegan, SagaCompleted, SagaEvent, SagaStarted
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine.decider import Record, Rest, Run, decide, intent
+from evosaga.orchestrator.engine.execution import fact
+from evosaga.orchestrator.engine.state import State, evolve, replay
+from evosaga.orchestrator.queries.sagas import SagaView
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.definition import (
     Admission,
     DefinitionError,
     Refusal,
@@ -35,10 +35,10 @@ from sagas.definition import (
     pivot,
     retryable,
 )
-from sagas.outcome import Done, Held, Outcome, Rejected, Unknown
-from sagas.world import StepContext
-from tests.driving import nothing_pending, outcome, publish, story
-from tests.waiting import eventually
+from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+from evosaga.sagas.registry import catalogue_of
+from tests.support.driving import nothing_pending, outcome, publish, story
+from tests.support.waiting import eventually
 
 # --- 1. What a command must look like ----------------------------------------------------------
 

@@ -17,10 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from orchestrator.config import Settings
+from evosaga.orchestrator.config.settings import Settings
 from tests.conftest import Servers
 from tests.recovery.conftest import spawn
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 __all__ = ["spawn"]  # a fixture of theirs
 

@@ -9,15 +9,16 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-import migrations
-from events import streams
-from events.database import Pool, behind_pooler
-from orchestrator.api.server import address, bind
-from orchestrator.app import Worker, running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from tests.commandline import commandline
-from tests.driving import (
+from evosaga import migrations
+from evosaga.events import streams
+from evosaga.events.database import Pool, behind_pooler
+from evosaga.orchestrator.api.server import address, bind
+from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from tests.recovery.conftest import WorkerProcess
+from tests.support.commandline import commandline
+from tests.support.driving import (
     contradictions,
     count,
     create,
@@ -28,9 +29,8 @@ from tests.driving import (
     outcome,
     publish,
 )
-from tests.recovery.conftest import WorkerProcess
-from tests.waiting import eventually
-from tests.webhooks.conftest import open_house
+from tests.support.waiting import eventually
+from tests.whatsapp.webhooks.conftest import open_house
 
 
 @pytest.fixture

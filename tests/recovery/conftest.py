@@ -9,8 +9,8 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
-from orchestrator.config import Settings
-from tests.chaos.worker import start_worker
+from evosaga.orchestrator.config.settings import Settings
+from tests.harness.chaos.worker import start_worker
 
 
 @dataclass

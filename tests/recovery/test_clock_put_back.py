@@ -10,24 +10,24 @@ from datetime import timedelta
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool
-from events.leadership import Leadership
-from events.relay import Relay
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.explaining.why import company
-from orchestrator.keeping.chores import Came, Chore, Chores, MayGoOn
-from orchestrator.keeping.plan import Drift
-from orchestrator.keeping.sightings import Blind, Sighting, note
-from orchestrator.lease import Lease
-from orchestrator.live import Live
-from orchestrator.queries import find_saga, history, living_workers
-from orchestrator.webhooks.applier import _DUE
-from orchestrator.webhooks.pacing import SELDOMEST
-from sagas.catalogue import load
-from tests.driving import create, outcome, publish
-from tests.waiting import eventually
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.events.leader_election import Leadership
+from evosaga.events.relay import Relay
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.maintenance.scheduler import Came, Chore, Chores, MayGoOn
+from evosaga.orchestrator.queries.sagas import find_saga, history, living_workers
+from evosaga.orchestrator.queries.why import company
+from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Blind, Sighting, note
+from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
+from evosaga.orchestrator.whatsapp.webhooks.processor import _DUE
+from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST
+from evosaga.sagas.registry import load
+from tests.support.driving import create, outcome, publish
+from tests.support.waiting import eventually
 
 _PUT_BACK = "; ".join(
     (

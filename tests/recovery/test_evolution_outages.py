@@ -1,7 +1,7 @@
 """Evolution goes away, hangs or is set up wrongly: everything waits, and nothing is undone for it.
 
 The waits of the breaker are shortened; that they are as long as they say is told in
-``tests/core/test_breaker.py``.
+``tests/whatsapp/evolution/test_circuit_breaker.py``.
 """
 
 import contextlib
@@ -15,25 +15,25 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-import sagas.steps.breaker
-import sagas.steps.evolution_api
-from events.database import Pool
-from orchestrator import decider
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from sagas.catalogue import catalogue_of, load
-from sagas.definition import Admission, Saga, retryable
-from sagas.outcome import Done, Outcome
-from sagas.world import StepContext
-from tests.driving import contradictions, count, create, delete, outcome, publish
-from tests.waiting import eventually
+import evosaga.sagas.whatsapp.evolution.circuit_breaker
+import evosaga.sagas.whatsapp.evolution.client
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.definition import Admission, Saga, retryable
+from evosaga.sagas.outcome import Done, Outcome
+from evosaga.sagas.registry import catalogue_of, load
+from tests.support.driving import contradictions, count, create, delete, outcome, publish
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sagas.steps.breaker, "FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(sagas.steps.breaker, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "LONGEST_PAUSE", 1.0)
     monkeypatch.setattr(decider, "_HOLD_CAP", 1.0)
 
 

@@ -11,17 +11,17 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-import events.database
-from events.database import Pool, open_pool
-from orchestrator.app import Broken, running_worker, serve_until
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.worker import CommandReader
-from sagas.steps.evolution_api import EvolutionApi
+import evosaga.events.database
+from evosaga.events.database import Pool, open_pool
+from evosaga.orchestrator.app import Broken, running_worker, serve_until
+from evosaga.orchestrator.commands.consumer import CommandReader
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from tests.conftest import API_KEY
-from tests.driving import contradictions, count, create, nothing_pending, outcome, publish
 from tests.recovery.conftest import WorkerProcess
-from tests.waiting import eventually
+from tests.support.driving import contradictions, count, create, nothing_pending, outcome, publish
+from tests.support.waiting import eventually
 
 # -- E10: a transaction that somebody leaves open
 
@@ -61,7 +61,7 @@ async def test_e10_whoever_stops_in_the_middle_of_an_append_is_thrown_out_be_it_
         await psql.execute("INSERT INTO evosaga.saga_events " + _AN_EVENT)
         idle = await psql.fetchval("SHOW idle_in_transaction_session_timeout")
         assert idle == "5s", "the append itself has set it"
-        waits = int(events.database._SERVER_SETTINGS["lock_timeout"])
+        waits = int(evosaga.events.database._SERVER_SETTINGS["lock_timeout"])
         assert waits > 5000
         await psql.execute("SET LOCAL idle_in_transaction_session_timeout = 700")  # for the test
         id_ = await publish(redis, create())
@@ -72,7 +72,7 @@ async def test_e10_whoever_stops_in_the_middle_of_an_append_is_thrown_out_be_it_
         await eventually(somebody_waits)
         saga = await outcome(pool, id_)
         assert saga.status == "completed"
-        with pytest.raises(events.database.TRANSIENT):
+        with pytest.raises(evosaga.events.database.TRANSIENT):
             await transaction.commit()
     psql.terminate()
     assert await count(pool, "SELECT count(*) FROM evosaga.saga_events WHERE type = 'paused'") == 0

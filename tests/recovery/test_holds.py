@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool
-from orchestrator import decider
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.explaining.why import why_of
-from orchestrator.holding import with_hold
-from orchestrator.queries import SagaView, find_saga, history
-from orchestrator.releasing.rebuild import rebuild
-from orchestrator.state import replay
-from sagas.catalogue import Catalogue, catalogue_of, load
-from sagas.outcome import Done, Held, Outcome
-from sagas.world import StepContext
-from tests.core.laws import chronicle
-from tests.driving import create, outcome, publish, story
-from tests.waiting import eventually
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.engine.repeated_holds import with_hold
+from evosaga.orchestrator.engine.state import replay
+from evosaga.orchestrator.maintenance.rebuild import rebuild
+from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
+from evosaga.orchestrator.queries.why import why_of
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.outcome import Done, Held, Outcome
+from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from tests.support.driving import create, outcome, publish, story
+from tests.support.laws import chronicle
+from tests.support.waiting import eventually
 
 
 class Dependency:

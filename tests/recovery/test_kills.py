@@ -10,13 +10,21 @@ from typing import Protocol
 
 from redis.asyncio import Redis
 
-from events import streams
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from tests.driving import contradictions, count, create, nothing_pending, outcome, publish, story
-from tests.waiting import eventually
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from tests.support.driving import (
+    contradictions,
+    count,
+    create,
+    nothing_pending,
+    outcome,
+    publish,
+    story,
+)
+from tests.support.waiting import eventually
 
 
 class WorkerProcess(Protocol):

@@ -9,23 +9,23 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from events.commands import read_command
-from events.database import Pool
-from events.log import EventLog
-from events.model import Recorded
-from orchestrator import decider
-from orchestrator.app import running_worker
-from orchestrator.cli.secret_keys import look_for_secret_keys
-from orchestrator.config import Settings
-from orchestrator.explaining.why import why_of
-from orchestrator.intake.accept import accept, understand
-from orchestrator.queries import SagaView, find_saga, history
-from sagas.catalogue import Catalogue, catalogue_of, load
-from sagas.definition import Retry
-from sagas.outcome import Outcome, Rejected
-from sagas.world import StepContext, World
-from tests.driving import create, outcome, publish
-from tests.waiting import eventually
+from evosaga.events.commands import read_command
+from evosaga.events.database import Pool
+from evosaga.events.event_log import EventLog
+from evosaga.events.model import Recorded
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.cli.doctor_secret_keys import look_for_secret_keys
+from evosaga.orchestrator.commands.accept import accept, understand
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
+from evosaga.orchestrator.queries.why import why_of
+from evosaga.sagas.context import StepContext, World
+from evosaga.sagas.definition import Retry
+from evosaga.sagas.outcome import Outcome, Rejected
+from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from tests.support.driving import create, outcome, publish
+from tests.support.waiting import eventually
 
 ANOTHER_KEY = SecretStr("another-secret-key-of-thirty-two-bytes")
 

@@ -10,20 +10,20 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-import migrations
-import orchestrator.intake.accept
-import orchestrator.worker
-from events import streams
-from events.database import Pool, open_pool
-from events.relay import Relay
-from orchestrator.app import Worker, running_worker
-from orchestrator.config import Settings
-from orchestrator.intake.accept import Accepted
-from orchestrator.lease import Lease, LeaseLost
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
-from tests.driving import contradictions, create, entries, outcome, publish, story
-from tests.waiting import eventually
+import evosaga.orchestrator.commands.accept
+import evosaga.orchestrator.commands.consumer
+from evosaga import migrations
+from evosaga.events import streams
+from evosaga.events.database import Pool, open_pool
+from evosaga.events.relay import Relay
+from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.commands.accept import Accepted
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine.lease import Lease, LeaseLost
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.handle import LocalServer
+from tests.support.driving import contradictions, create, entries, outcome, publish, story
+from tests.support.waiting import eventually
 
 
 def lease_of(worker: Worker) -> Lease:
@@ -77,7 +77,7 @@ async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Committed, but the acceptor could not hear it: on the second try it knows the command."""
-    real, broken = orchestrator.intake.accept.accept, iter([True])
+    real, broken = evosaga.orchestrator.commands.accept.accept, iter([True])
 
     async def commit_and_break(*arguments: Any) -> Sequence[Accepted]:
         answers = await real(*arguments)
@@ -85,7 +85,7 @@ async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
             raise ConnectionResetError
         return answers
 
-    monkeypatch.setattr(orchestrator.worker, "accept", commit_and_break)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", commit_and_break)
     async with running_worker(settings):
         saga = await outcome(pool, await publish(redis, create()))
     assert saga.status == "completed"

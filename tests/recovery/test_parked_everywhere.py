@@ -7,17 +7,17 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.explaining.why import why_of
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import SagaView, find_saga
-from sagas.catalogue import Catalogue, catalogue_of
-from sagas.definition import Effect, InCommit, Step
-from sagas.outcome import Outcome, Rejected, Unknown
-from sagas.world import StepContext
-from tests.driving import (
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import SagaView, find_saga
+from evosaga.orchestrator.queries.why import why_of
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.definition import Effect, InCommit, Step
+from evosaga.sagas.outcome import Outcome, Rejected, Unknown
+from evosaga.sagas.registry import Catalogue, catalogue_of
+from tests.support.driving import (
     contradictions,
     create,
     dead_letters,
@@ -27,7 +27,7 @@ from tests.driving import (
     outcome,
     publish,
 )
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 NO: Final = Rejected("refused", "refused by the test")
 WHO_KNOWS: Final = Unknown("unclear", "unclear in the test")

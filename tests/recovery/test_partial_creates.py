@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import sagas.steps.breaker
-import sagas.steps.evolution
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import find_saga
+import evosaga.sagas.whatsapp.evolution.circuit_breaker
+import evosaga.sagas.whatsapp.steps.evolution_instance
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import find_saga
 from tests.conftest import API_KEY
-from tests.driving import create, delete, outcome, publish, story
-from tests.waiting import eventually
+from tests.support.driving import create, delete, outcome, publish, story
+from tests.support.waiting import eventually
 
 PUBLIC = "http://192.0.2.1:9"
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sagas.steps.breaker, "FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(sagas.steps.breaker, "LONGEST_PAUSE", 0.5)
-    monkeypatch.setattr(sagas.steps.evolution, "_REMOVAL_SECONDS", 0.3)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.3)
 
 
 @pytest.fixture

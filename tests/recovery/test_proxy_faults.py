@@ -7,16 +7,23 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import events.database
-import orchestrator.worker
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from tests.chaos.proxy import Cut, Hole, Proxy, through, upstream_of
-from tests.driving import contradictions, create, dead_letters, nothing_pending, outcome, publish
-from tests.driving import story as told
-from tests.waiting import eventually
+import evosaga.events.database
+import evosaga.orchestrator.commands.consumer
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from tests.harness.chaos.proxy import Cut, Hole, Proxy, through, upstream_of
+from tests.support.driving import (
+    contradictions,
+    create,
+    dead_letters,
+    nothing_pending,
+    outcome,
+    publish,
+)
+from tests.support.driving import story as told
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ async def test_o5_connections_to_postgres_go_dead_without_a_word_and_the_sagas_g
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Half-open: what is sent vanishes, nothing comes back, and nobody is told."""
-    monkeypatch.setattr(events.database, "_COMMAND_TIMEOUT", 1.0)
+    monkeypatch.setattr(evosaga.events.database, "_COMMAND_TIMEOUT", 1.0)
     evolution.arm("slow", operation="create", times=None, seconds=0.2)
     async with running_worker(between.settings) as worker:
         ids = [await publish(redis, create()) for _ in range(10)]
@@ -135,7 +142,7 @@ async def test_a7_an_acknowledgement_is_lost_and_the_command_is_known_when_it_co
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 0.3)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "_RECLAIM_AFTER", 0.3)
     await between.valkey.arm(Cut(direction, match=b"XACK", times=times))
     async with running_worker(between.settings):
         saga = await outcome(pool, await publish(redis, create()))

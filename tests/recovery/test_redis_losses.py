@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.worker
-from events import streams
-from events.database import Pool
-from orchestrator.app import Worker, running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
-from orchestrator.local.valkey import local_valkey
-from tests.chaos.proxy import Hole, Proxy, through, upstream_of
-from tests.driving import (
+import evosaga.orchestrator.commands.consumer
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.valkey import local_valkey
+from tests.harness.chaos.proxy import Hole, Proxy, through, upstream_of
+from tests.support.driving import (
     contradictions,
     create,
     dead_letters,
@@ -33,14 +33,14 @@ from tests.driving import (
     outcome,
     publish,
 )
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 Command = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orchestrator.worker, "_RECLAIM_AFTER", 0.5)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "_RECLAIM_AFTER", 0.5)
 
 
 @pytest.fixture
@@ -223,13 +223,13 @@ async def test_h13_a_hundred_thousand_pending_messages_are_claimed_in_pages_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pages: list[int] = []
-    handle = orchestrator.worker.CommandReader._handle
+    handle = evosaga.orchestrator.commands.consumer.CommandReader._handle
 
     async def counted(reader: Any, messages: Any) -> None:
         pages.append(len(messages))
         await handle(reader, messages)
 
-    monkeypatch.setattr(orchestrator.worker.CommandReader, "_handle", counted)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer.CommandReader, "_handle", counted)
     old, new = create(), create()
     await streams.ensure_group(own_redis)
     await own_redis.eval(_FILL, 1, streams.COMMANDS, json.dumps(old), str(_MANY), streams.GROUP)

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator import redis_owner
-from orchestrator.app import Broken, running_worker, serve_until
-from orchestrator.config import Settings
-from orchestrator.redis_owner import OWNER, RedisTaken
-from tests.commandline import commandline, creation
-from tests.databases import Databases
-from tests.driving import count, create, outcome, publish
-from tests.waiting import eventually
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import Broken, running_worker, serve_until
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance.redis_owner import OWNER, RedisTaken
+from tests.support.commandline import commandline, creation
+from tests.support.databases import Databases
+from tests.support.driving import count, create, outcome, publish
+from tests.support.waiting import eventually
 
 
 async def test_a_second_database_is_refused_on_a_redis_and_takes_no_command_of_the_first(

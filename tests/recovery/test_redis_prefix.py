@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from events import streams
-from events.connecting import connect
-from events.database import open_pool
-from events.prefixing import prefixed
-from orchestrator import redis_checks
-from orchestrator.app import running_worker
-from orchestrator.config import Settings, SettingsError, load_settings
-from orchestrator.keeping.looking import _keys
-from orchestrator.local.lifetime import LocalServer
-from orchestrator.routing import ClinicCache, follow
-from tests.databases import Databases
-from tests.driving import create, delete, outcome, publish
-from tests.waiting import eventually
+from evosaga.events import streams
+from evosaga.events.database import open_pool
+from evosaga.events.key_prefix import prefixed
+from evosaga.events.redis_clients import connect
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.maintenance import redis_checks
+from evosaga.orchestrator.routing import ClinicCache, follow
+from evosaga.orchestrator.whatsapp.reconciliation.observe import _keys
+from tests.support.databases import Databases
+from tests.support.driving import create, delete, outcome, publish
+from tests.support.waiting import eventually
 
 
 async def test_two_databases_share_a_redis_and_neither_sees_anything_of_the_other(

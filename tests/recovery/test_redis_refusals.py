@@ -16,26 +16,26 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
-from events import streams
-from events.database import Pool
-from orchestrator import redis_checks
-from orchestrator.api.readiness import checks
-from orchestrator.api.server import parts_with_worker
-from orchestrator.app import running_worker
-from orchestrator.config import Settings, SettingsError, load_settings
-from orchestrator.intake import reading
-from orchestrator.local.binaries import find_valkey
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
-from orchestrator.local.valkey import local_valkey
-from orchestrator.redis_checks import RedisUnfit
-from orchestrator.routing import ClinicCache, Route
-from sagas.outcome import Held
-from sagas.steps.cache import trouble
-from tests.chaos.proxy import Proxy, through, upstream_of
-from tests.commandline import Evosaga, commandline
-from tests.driving import create, delete, outcome, publish, story
-from tests.waiting import eventually
+from evosaga.events import streams
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.readiness import checks
+from evosaga.orchestrator.api.server import parts_with_worker
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.commands import subscriber
+from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
+from evosaga.orchestrator.local.binaries import find_valkey
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.valkey import local_valkey
+from evosaga.orchestrator.maintenance import redis_checks
+from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
+from evosaga.orchestrator.routing import ClinicCache, Route
+from evosaga.sagas.outcome import Held
+from evosaga.sagas.whatsapp.steps.routing_key import trouble
+from tests.harness.chaos.proxy import Proxy, through, upstream_of
+from tests.support.commandline import Evosaga, commandline
+from tests.support.driving import create, delete, outcome, publish, story
+from tests.support.waiting import eventually
 
 Rule = Callable[..., Any]
 
@@ -100,7 +100,7 @@ async def test_what_is_forbidden_at_run_time_is_held_and_burns_no_attempt_and_un
 async def test_readiness_is_red_while_no_command_can_be_read_and_says_why(
     settings: Settings, admin: Redis, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_FAILING", 1.0)
+    monkeypatch.setattr(subscriber, "_FAILING", 1.0)
     async with parts_with_worker(settings) as parts:
         assert parts.reader is not None
         assert (await checks(parts))["consumers"].ok

@@ -5,12 +5,20 @@ from functools import partial
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.app
-from events.database import Pool, open_pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from tests.driving import contradictions, create, dead_letters, delete, outcome, publish, story
+import evosaga.orchestrator.app
+from evosaga.events.database import Pool, open_pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from tests.support.driving import (
+    contradictions,
+    create,
+    dead_letters,
+    delete,
+    outcome,
+    publish,
+    story,
+)
 
 PASSING = {
     "40001": "B9 can't serialise, and deadlocks",
@@ -62,7 +70,7 @@ async def test_e13_with_few_connections_sagas_wait_for_one_and_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One is the relay's, which holds its leader's lock; all the rest share the other."""
-    monkeypatch.setattr(orchestrator.app, "open_pool", partial(open_pool, size=2))
+    monkeypatch.setattr(evosaga.orchestrator.app, "open_pool", partial(open_pool, size=2))
     async with running_worker(settings):
         ids = [await publish(redis, create()) for _ in range(20)]
         for id_ in ids:

@@ -12,31 +12,31 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import sagas.steps.breaker
-import sagas.steps.unconfigured
-from events.database import Pool
-from orchestrator import decider
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.explaining.why import Why, why_of
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.queries import Filter, find_saga, list_sagas
-from orchestrator.servers import read_servers
-from sagas.catalogue import load
-from sagas.ownership import KeyRing
-from tests.commandline import Evosaga, commandline
+import evosaga.sagas.whatsapp.evolution.circuit_breaker
+import evosaga.sagas.whatsapp.evolution.unconfigured
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.evolution_servers import read_servers
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.queries.sagas import Filter, find_saga, list_sagas
+from evosaga.orchestrator.queries.why import Why, why_of
+from evosaga.sagas.registry import load
+from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
-from tests.driving import contradictions, count, create, delete, outcome, publish, story
-from tests.integration.test_late_landing import IMPATIENT
-from tests.waiting import eventually
+from tests.support.commandline import Evosaga, commandline
+from tests.support.driving import contradictions, count, create, delete, outcome, publish, story
+from tests.support.waiting import eventually
+from tests.whatsapp.test_late_landing import IMPATIENT
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sagas.steps.breaker, "FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(sagas.steps.breaker, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "LONGEST_PAUSE", 1.0)
     monkeypatch.setattr(decider, "_HOLD_CAP", 1.0)
-    monkeypatch.setattr(sagas.steps.unconfigured, "_LATER", 0.3)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.unconfigured, "_LATER", 0.3)
 
 
 @pytest.fixture

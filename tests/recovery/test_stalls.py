@@ -7,19 +7,19 @@ from signal import SIGCONT, SIGSTOP
 
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from orchestrator.local.lifetime import LocalServer
-from sagas.catalogue import catalogue_of, load
-from sagas.create_integration import CREATE_INTEGRATION
-from sagas.outcome import Outcome
-from sagas.steps import evolution as steps
-from sagas.world import StepContext
-from tests.chaos.proxy import Cut, Proxy, through, upstream_of
-from tests.driving import contradictions, count, create, delete, outcome, publish
-from tests.waiting import eventually
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.outcome import Outcome
+from evosaga.sagas.registry import catalogue_of, load
+from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
+from evosaga.sagas.whatsapp.steps import evolution_instance as steps
+from tests.harness.chaos.proxy import Cut, Proxy, through, upstream_of
+from tests.support.driving import contradictions, count, create, delete, outcome, publish
+from tests.support.waiting import eventually
 
 BURNED = "SELECT count(*) FROM evosaga.saga_events WHERE data ->> 'outcome' = 'unknown'"
 

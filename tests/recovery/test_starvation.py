@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import pytest
 from redis.asyncio import Redis
 
-from events.database import Pool
-from orchestrator.config import Settings
-from tests.driving import contradictions, count, create, publish
+from evosaga.events.database import Pool
+from evosaga.orchestrator.config.settings import Settings
 from tests.recovery.conftest import WorkerProcess
-from tests.waiting import eventually, wait_until
+from tests.support.driving import contradictions, count, create, publish
+from tests.support.waiting import eventually, wait_until
 
 RUNS, STANDS = 0.02, 0.3
 """Seconds that one worker of three may run, and that all of them stand still after each round."""

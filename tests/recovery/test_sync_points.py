@@ -2,8 +2,9 @@
 
 In the suite it dies at each moment and at each step of each saga, ``long`` has the whole product.
 
-Afterwards the three stores agree, and everything that the chaos run checks (``tests/chaos``) holds:
-the histories obey the laws, no instance was made twice, no stranger's was touched.
+Afterwards the three stores agree, and everything that the chaos run checks
+(``tests/harness/chaos``) holds: the histories obey the laws, no instance was made twice, no
+stranger's was touched.
 """
 
 import asyncio
@@ -18,23 +19,23 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import orchestrator.composing
-import orchestrator.intake.accept
-import orchestrator.recovery
-import orchestrator.stumbling
-from events import syncpoints
-from events.database import Pool
-from orchestrator.app import running_worker
-from orchestrator.config import Settings
-from orchestrator.local.evolution import SimulatedEvolution
-from sagas.catalogue import Catalogue
-from sagas.ownership import KeyRing
-from tests.chaos.checks import CHECKS
-from tests.chaos.checks.rest import history_of
-from tests.chaos.evidence import Published, gather
-from tests.chaos.victim import HURRIED, impatient, steady, victim
+import evosaga.orchestrator.commands.accept
+import evosaga.orchestrator.engine.commit
+import evosaga.orchestrator.engine.quarantine
+import evosaga.orchestrator.engine.recovery
+from evosaga.events import syncpoints
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
-from tests.driving import (
+from tests.harness.chaos.checks import CHECKS
+from tests.harness.chaos.checks.rest import history_of
+from tests.harness.chaos.evidence import Published, gather
+from tests.harness.chaos.victim import HURRIED, impatient, steady, victim
+from tests.support.driving import (
     contradictions,
     count,
     create,
@@ -43,7 +44,7 @@ from tests.driving import (
     outcome,
     publish,
 )
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 COMMAND = ["cmd.read", "acc.pre", "acc.post", "ack.post"]
 RELAY = ["rel.read", "rel.xadd", "rel.mark"]
@@ -246,10 +247,10 @@ async def test_i1_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
     tmp_path: Path,
 ) -> None:
     """A bug of ours anywhere costs an attempt, a lease or a worker, and never the truth."""
-    for module in (orchestrator.composing, orchestrator.intake.accept):
+    for module in (evosaga.orchestrator.engine.commit, evosaga.orchestrator.commands.accept):
         monkeypatch.setattr(module, "LEASE_MARGIN", -9.5)
-    monkeypatch.setattr(orchestrator.recovery, "_GRACE", 0.2)
-    monkeypatch.setattr(orchestrator.stumbling, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(evosaga.orchestrator.engine.recovery, "_GRACE", 0.2)
+    monkeypatch.setattr(evosaga.orchestrator.engine.quarantine, "FIRST_PAUSE", 0.1)
     command = await begin(story, quick, pool, redis, evolution, PAIRED)
     # A message that is stumbled over three times is a dead letter, so one of these is left out.
     spared = {"create": "cmd.read", "delete": "acc.post"}.get(story)

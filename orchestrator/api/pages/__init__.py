@@ -9,17 +9,26 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from orchestrator.api.pages import (
+from evosaga.orchestrator.api.pages import (
     definitions,
-    files,
+    home,
     integrations,
     login,
-    now,
+    reconciliation,
+    saga_actions,
     sagas,
-    steering,
-    upkeep,
+    static_files,
 )
 
 router: Final = APIRouter(include_in_schema=False)
-for _topic in (now, sagas, steering, integrations, upkeep, definitions, login, files):
+for _topic in (
+    home,
+    sagas,
+    saga_actions,
+    integrations,
+    reconciliation,
+    definitions,
+    login,
+    static_files,
+):
     router.include_router(_topic.router)

@@ -5,9 +5,9 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response
 
-from orchestrator.api.pages.access import Reader, frame, page_router, parts
-from orchestrator.api.pages.diagram import diagram
-from orchestrator.api.pages.rendering import ROOT, respond
+from evosaga.orchestrator.api.pages.diagram import diagram
+from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
+from evosaga.orchestrator.api.pages.rendering import ROOT, respond
 
 router: Final = page_router()
 

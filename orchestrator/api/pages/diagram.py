@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.api.pages.telling import KINDS
-from sagas.definition import InCommit, Kind, Saga, Step
+from evosaga.orchestrator.api.pages.saga_view import KINDS
+from evosaga.sagas.definition import InCommit, Kind, Saga, Step
 
 WIDTH: Final = 340
 _TOP: Final = 44

@@ -11,10 +11,11 @@ from markupsafe import Markup
 from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
-from events.commands import BadCommand
-from orchestrator.api.auth import Caller, visible
-from orchestrator.api.pages import happened, stores
-from orchestrator.api.pages.access import (
+from evosaga.events.commands import BadCommand
+from evosaga.orchestrator.api.auth import Caller, visible
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.pages import integration_history, stores
+from evosaga.orchestrator.api.pages.forms import (
     Form,
     Reader,
     Submitted,
@@ -24,14 +25,17 @@ from orchestrator.api.pages.access import (
     parts,
     see_other,
 )
-from orchestrator.api.pages.rendering import HEADERS, ROOT, respond
-from orchestrator.api.pages.steering import by_form
-from orchestrator.api.parts import Parts
-from orchestrator.api.submitting import submit
-from orchestrator.intake.accept import understand
-from orchestrator.integrations.listing import IntegrationView, find_integration, list_integrations
-from orchestrator.integrations.pairing import current_qr
-from orchestrator.queries import BadCursor, Filter, SagaView, list_sagas
+from evosaga.orchestrator.api.pages.rendering import HEADERS, ROOT, respond
+from evosaga.orchestrator.api.pages.saga_actions import by_form
+from evosaga.orchestrator.api.submission import submit
+from evosaga.orchestrator.commands.accept import understand
+from evosaga.orchestrator.queries.sagas import BadCursor, Filter, SagaView, list_sagas
+from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
+from evosaga.orchestrator.whatsapp.integrations.queries import (
+    IntegrationView,
+    find_integration,
+    list_integrations,
+)
 
 router: Final = page_router()
 
@@ -129,7 +133,7 @@ async def pairing(request: Request, who: Reader, instance_name: str) -> Response
     row = await _its_row(request, who, instance_name)  # which may have followed what was seen
     context = frame(request, who, "integrations") | shown
     sagas, _ = await list_sagas(here.pool, _about(who, instance_name), limit=10)
-    leaving = happened.leaving_said(row, sagas)
+    leaving = integration_history.leaving_said(row, sagas)
     return respond(
         "integration_pairing.html", **context, row=row, name=instance_name, leaving=leaving
     )
@@ -192,9 +196,9 @@ async def _content(request: Request, who: Caller, instance_name: str) -> dict[st
     return {
         "name": instance_name,
         "row": row,
-        "told": await happened.told(here, row, sagas),
+        "told": await integration_history.told(here, row, sagas),
         "busy": busy,
-        "leaving": happened.leaving_said(row, sagas),
+        "leaving": integration_history.leaving_said(row, sagas),
         "stores": found,
         "agreement": stores.agreement(found, busy=busy),
         **pairing,

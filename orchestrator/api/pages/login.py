@@ -5,8 +5,14 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response
 
-from orchestrator.api.auth import COOKIE, SESSION_SECONDS, doorkeeper_of, identified, identify
-from orchestrator.api.pages.access import (
+from evosaga.orchestrator.api.auth import (
+    COOKIE,
+    SESSION_SECONDS,
+    doorkeeper_of,
+    identified,
+    identify,
+)
+from evosaga.orchestrator.api.pages.forms import (
     LOGIN,
     Submitted,
     bare,
@@ -15,8 +21,8 @@ from orchestrator.api.pages.access import (
     safe_return,
     see_other,
 )
-from orchestrator.api.pages.rendering import HOME, ROOT, respond
-from orchestrator.api.sessions import ended_of
+from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, respond
+from evosaga.orchestrator.api.sessions import ended_of
 
 router: Final = page_router()
 

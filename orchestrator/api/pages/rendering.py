@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.api.pages.scale import duration
+from evosaga.orchestrator.api.pages.time_axis import duration
 
 HERE: Final = Path(__file__).parent
 HOME: Final = "/"

@@ -9,15 +9,21 @@ from uuid import UUID
 from fastapi import Request
 from starlette.responses import Response
 
-from events.model import Recorded
-from orchestrator.api.auth import Caller, visible
-from orchestrator.api.pages.access import Reader, absent, frame, page_router, parts, see_other
-from orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
-from orchestrator.api.pages.telling import cancellable, tell
-from orchestrator.api.parts import Parts
-from orchestrator.explaining.why import Case, breaker_of, company, server_of, why
-from orchestrator.moments import moment
-from orchestrator.queries import (
+from evosaga.events.model import Recorded
+from evosaga.orchestrator.api.auth import Caller, visible
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.pages.forms import (
+    Reader,
+    absent,
+    frame,
+    page_router,
+    parts,
+    see_other,
+)
+from evosaga.orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
+from evosaga.orchestrator.api.pages.saga_view import cancellable, tell
+from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
+from evosaga.orchestrator.queries.sagas import (
     BadCursor,
     Filter,
     SagaView,
@@ -26,8 +32,9 @@ from orchestrator.queries import (
     history,
     list_sagas,
 )
-from orchestrator.state import IllegalTransition, State, replay
-from sagas.create_integration import CREATE_INTEGRATION
+from evosaga.orchestrator.queries.why import Case, breaker_of, company, server_of, why
+from evosaga.orchestrator.timeparse import moment
+from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 
 router: Final = page_router()
 

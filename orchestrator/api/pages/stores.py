@@ -9,13 +9,13 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from orchestrator.api.parts import Parts
-from orchestrator.integrations import connection
-from orchestrator.integrations.listing import IntegrationView
-from sagas.ownership import UnknownKey
-from sagas.steps import cache
-from sagas.steps.verdicts import Sight
-from sagas.vocabulary import DEFAULT_SERVER
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.whatsapp.integrations import connection
+from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
+from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.ownership import UnknownKey
+from evosaga.sagas.whatsapp.steps import routing_key
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 Presence = Literal["there", "absent", "foreign", "half", "unknown"]
 
@@ -131,7 +131,7 @@ async def _redis(here: Parts, instance_name: str) -> Store:
     def told(presence: Presence, said: str, facts: Sequence[tuple[str, str]] = ()) -> Store:
         return Store("Redis", "the routing key", presence, said, facts)
 
-    name = cache.key(instance_name)
+    name = routing_key.key(instance_name)
     try:
         async with asyncio.timeout(_PATIENCE):
             pipeline = here.redis.pipeline(transaction=False)

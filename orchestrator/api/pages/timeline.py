@@ -9,9 +9,9 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
-from orchestrator.api.pages.chronicle import Attempt, Chronicle, Ending, Mark
-from orchestrator.api.pages.scale import Scale, Tick, duration
-from orchestrator.explaining.story import StepStory
+from evosaga.orchestrator.api.pages.attempts import Attempt, Chronicle, Ending, Mark
+from evosaga.orchestrator.api.pages.time_axis import Scale, Tick, duration
+from evosaga.orchestrator.queries.timeline import StepStory
 
 Shape: TypeAlias = Literal["attempt", "wait"]
 

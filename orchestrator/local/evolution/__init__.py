@@ -16,20 +16,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.local.evolution.command import main_simulate, serve
-    from orchestrator.local.evolution.journal import Journal, JournalEntry
-    from orchestrator.local.evolution.modes import MODES
-    from orchestrator.local.evolution.server import SimulatedEvolution
+    from evosaga.orchestrator.local.evolution.fault_modes import MODES
+    from evosaga.orchestrator.local.evolution.journal import Journal, JournalEntry
+    from evosaga.orchestrator.local.evolution.main import main_simulate, serve
+    from evosaga.orchestrator.local.evolution.server import SimulatedEvolution
 
 __all__ = ["MODES", "Journal", "JournalEntry", "SimulatedEvolution", "main_simulate", "serve"]
 
 _HOMES = {
-    "MODES": "modes",
+    "MODES": "fault_modes",
     "Journal": "journal",
     "JournalEntry": "journal",
     "SimulatedEvolution": "server",
-    "main_simulate": "command",
-    "serve": "command",
+    "main_simulate": "main",
+    "serve": "main",
 }
 
 

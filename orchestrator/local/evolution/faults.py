@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from orchestrator.local.evolution.guards import Call
-from orchestrator.local.evolution.modes import ALIASES, MODES, check_where, checked_parameters
+from evosaga.orchestrator.local.evolution.fault_modes import (
+    ALIASES,
+    MODES,
+    check_where,
+    checked_parameters,
+)
+from evosaga.orchestrator.local.evolution.guards import Call
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.local.evolution.journal import Why, fingerprint
+from evosaga.orchestrator.local.evolution.journal import Why, fingerprint
 
 if TYPE_CHECKING:
-    from orchestrator.local.evolution.instances import World
+    from evosaga.orchestrator.local.evolution.instances import World
 
 REASONS = {
     400: "Bad Request",

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from orchestrator.local.evolution import whatsapp
-from orchestrator.local.evolution.clock import timestamp
-from orchestrator.local.evolution.faults import Faults
-from orchestrator.local.evolution.guards import NO_DATABASE, Call, Refused
-from orchestrator.local.evolution.journal import Journal, Why
-from orchestrator.local.evolution.webhooks import Webhooks
+from evosaga.orchestrator.local.evolution import phone
+from evosaga.orchestrator.local.evolution.clock import timestamp
+from evosaga.orchestrator.local.evolution.faults import Faults
+from evosaga.orchestrator.local.evolution.guards import NO_DATABASE, Call, Refused
+from evosaga.orchestrator.local.evolution.journal import Journal, Why
+from evosaga.orchestrator.local.evolution.webhooks import Webhooks
 
 BAILEYS = "WHATSAPP-BAILEYS"
 BUSINESS = "WHATSAPP-BUSINESS"
@@ -187,7 +187,7 @@ class World:
             return  # its first query fails, and with it all that comes after
         instance = None if keep == "memory" else self.memory.pop(name, None)
         if instance is not None:
-            whatsapp.hang_up(self, instance)
+            phone.hang_up(self, instance)
         await self.wait(lag * (1 - first))
         row = None if keep == "row" else self.rows.pop(name, None)
         self.journal_removal(name, why, instance, row, keep)

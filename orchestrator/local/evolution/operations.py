@@ -4,19 +4,19 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from orchestrator.local.evolution import whatsapp
-from orchestrator.local.evolution.creating import create, withhold_qr
-from orchestrator.local.evolution.guards import (
+from evosaga.orchestrator.local.evolution import phone
+from evosaga.orchestrator.local.evolution.create import create, withhold_qr
+from evosaga.orchestrator.local.evolution.guards import (
     OBJECT_OBJECT,
     Call,
     Refused,
     Reply,
     failed_with_200,
 )
-from orchestrator.local.evolution.instances import BAILEYS, Instance, Row, World
-from orchestrator.local.evolution.lists import shaped
-from orchestrator.local.evolution.preferences import settings_find, settings_set
-from orchestrator.local.evolution.subscriptions import webhook_find, webhook_set
+from evosaga.orchestrator.local.evolution.instances import BAILEYS, Instance, Row, World
+from evosaga.orchestrator.local.evolution.lists import shaped
+from evosaga.orchestrator.local.evolution.settings import settings_find, settings_set
+from evosaga.orchestrator.local.evolution.webhook_config import webhook_find, webhook_set
 
 #: Observed shares of DELETE refusals on 2.3.7, by the state of the (Baileys) instance.
 DELETE_REFUSALS = {"connecting": 9 / 20, "open": 3 / 10}
@@ -136,10 +136,10 @@ async def connect(world: World, call: Call) -> Reply:
         return Reply(200, {})
     if instance.state == "close":
         withhold_qr(world, call, instance)
-        whatsapp.connect(world, instance, call.query.get("number"))
+        phone.connect(world, instance, call.query.get("number"))
         call.applied = "connecting"
         await world.wait(CONNECT_WAIT)
-    return Reply(200, whatsapp.qr_answer(instance))
+    return Reply(200, phone.qr_answer(instance))
 
 
 async def restart(world: World, call: Call) -> Reply:
@@ -149,7 +149,7 @@ async def restart(world: World, call: Call) -> Reply:
         return failed_with_200()
     reply = await connect(world, call)
     if instance.integration == BAILEYS:
-        whatsapp.connect(world, instance)
+        phone.connect(world, instance)
     call.applied = "restarted"
     return reply
 
@@ -162,7 +162,7 @@ async def logout(world: World, call: Call) -> Reply:
         return done
     if instance.state == "close":
         raise Refused(400, [f'The "{call.name}" instance is not connected'])
-    if whatsapp.is_dead(instance):
+    if phone.is_dead(instance):
         if world.settings.version != "2.3.6":
             raise Refused(500, ["Error: Connection Closed"])
         return done
@@ -173,7 +173,7 @@ async def logout(world: World, call: Call) -> Reply:
 
 def _log_out(world: World, instance: Instance) -> None:
     if instance.integration == BAILEYS:
-        whatsapp.end_session(world, instance)
+        phone.end_session(world, instance)
     else:
         instance.state = "close"  # the database goes on saying open
 
@@ -198,7 +198,7 @@ async def delete(world: World, call: Call) -> Reply:
 
 def _log_out_first(world: World, call: Call, instance: Instance) -> None:
     """2.3.7: what fails here ends the DELETE with 400, and its message is an object."""
-    if whatsapp.is_dead(instance):
+    if phone.is_dead(instance):
         raise Refused(400, [OBJECT_OBJECT])
     if instance.state == "close":
         return
@@ -211,7 +211,7 @@ def _log_out_first(world: World, call: Call, instance: Instance) -> None:
 
 def _log_out_last(world: World, instance: Instance) -> None:
     """2.3.6 does not wait for it: with a dead socket the phone stays linked."""
-    if instance.state != "close" and not whatsapp.is_dead(instance):
+    if instance.state != "close" and not phone.is_dead(instance):
         _log_out(world, instance)
 
 

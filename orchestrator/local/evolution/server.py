@@ -6,11 +6,12 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from orchestrator.local.evolution import by_hand, control, views, whatsapp
-from orchestrator.local.evolution.door import Door
-from orchestrator.local.evolution.faults import Armed
-from orchestrator.local.evolution.guards import Call, Died
-from orchestrator.local.evolution.instances import (
+from evosaga.orchestrator.local.evolution import admin, control_api, views
+from evosaga.orchestrator.local.evolution import phone as whatsapp
+from evosaga.orchestrator.local.evolution.dispatcher import Reception
+from evosaga.orchestrator.local.evolution.faults import Armed
+from evosaga.orchestrator.local.evolution.guards import Call, Died
+from evosaga.orchestrator.local.evolution.instances import (
     BAILEYS,
     EVOLUTION,
     Instance,
@@ -18,10 +19,10 @@ from orchestrator.local.evolution.instances import (
     Settings,
     World,
 )
-from orchestrator.local.evolution.journal import Journal, Why
-from orchestrator.local.evolution.reception import Reception
-from orchestrator.local.evolution.subscriptions import webhook_row
-from orchestrator.local.evolution.views import View
+from evosaga.orchestrator.local.evolution.journal import Journal, Why
+from evosaga.orchestrator.local.evolution.listener import Door
+from evosaga.orchestrator.local.evolution.views import View
+from evosaga.orchestrator.local.evolution.webhook_config import webhook_row
 
 VERSIONS = ("2.3.6", "2.3.7")
 BY_HAND = Why("by hand")
@@ -93,9 +94,9 @@ class SimulatedEvolution:
         """Listen. ``url`` is known afterwards. OSError when the port is taken."""
 
         async def under_control(request: web.BaseRequest) -> web.StreamResponse:
-            return await control.handle(self, request)
+            return await control_api.handle(self, request)
 
-        await self._door.open(self._reception.handle, under_control, control.PREFIX)
+        await self._door.open(self._reception.handle, under_control, control_api.PREFIX)
         self.url = self._world.url = self._door.url
 
     async def stop(self) -> None:
@@ -174,11 +175,11 @@ class SimulatedEvolution:
 
     def hang_up(self, name: str, code: int = 428) -> None:
         """The connection ends with ``code``, and the server does not connect again by itself."""
-        by_hand.hang_up(self._world, self._instance(name), code)
+        admin.hang_up(self._world, self._instance(name), code)
 
     def whatsapp(self, *, reachable: bool) -> None:
         """Cut the server off from WhatsApp, or let it back."""
-        by_hand.set_reachable(self._world, reachable)
+        admin.set_reachable(self._world, reachable)
 
     # -- instances
 
@@ -189,9 +190,7 @@ class SimulatedEvolution:
 
         Another ``client_name`` makes it another deployment's: not listed, but the name is taken.
         """
-        row = by_hand.put_foreign(
-            self._world, name, integration=integration, client_name=client_name
-        )
+        row = admin.put_foreign(self._world, name, integration=integration, client_name=client_name)
         return row.id
 
     def put(
@@ -203,26 +202,26 @@ class SimulatedEvolution:
         phone: str | None = None,
     ) -> str:
         """An instance that older code made, connected if it has a ``phone``; returns its id."""
-        row = by_hand.put(self._world, name, token=token, integration=integration, phone=phone)
+        row = admin.put(self._world, name, token=token, integration=integration, phone=phone)
         return row.id
 
     def drop(self, name: str) -> None:
         """Remove an instance by hand, both halves at once."""
         self._must_exist(name)
-        by_hand.take_away(self._world, name, BY_HAND)
+        admin.take_away(self._world, name, BY_HAND)
 
     def half_delete(self, name: str, *, keep: str = "row") -> None:
         """Leave one half: the ``row`` (a ghost) or the ``memory`` entry."""
         self._must_exist(name)
         if keep not in ("row", "memory"):
             raise ValueError(f"keep must be row or memory, not {keep}")
-        by_hand.take_away(self._world, name, BY_HAND, keep=keep)
+        admin.take_away(self._world, name, BY_HAND, keep=keep)
 
     def lose(self, name: str, row: str) -> None:
         """Delete one row of an instance behind its back: ``webhook`` or ``settings``."""
         if row not in ("webhook", "settings"):
             raise ValueError(f"row must be webhook or settings, not {row}")
-        by_hand.lose(self._world, self._row(name), row)
+        admin.lose(self._world, self._row(name), row)
 
     def set_webhook(self, name: str, **changes: object) -> None:
         """Change fields of an instance's webhook row by hand: ``url``, ``events``, ``enabled``…"""
@@ -265,7 +264,7 @@ class SimulatedEvolution:
         await self._door.cut()
         if down:
             await self.refuse(down)
-        by_hand.start_again(self._world, warmup)
+        admin.start_again(self._world, warmup)
 
     async def refuse(self, seconds: float) -> None:
         """Refuse new connections for so long (real seconds)."""
@@ -277,9 +276,9 @@ class SimulatedEvolution:
 
     def snapshot(self) -> None:
         """Back the database up."""
-        self._backup = by_hand.copy_of(self._world)
+        self._backup = admin.copy_of(self._world)
 
     async def restore(self) -> None:
         """Put the last backup back, as one does: with a restart."""
-        by_hand.put_back(self._world, self._backup)
+        admin.put_back(self._world, self._backup)
         await self.restart()

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from orchestrator.local.evolution.instances import World
-from orchestrator.local.evolution.journal import fingerprint
+from evosaga.orchestrator.local.evolution.instances import World
+from evosaga.orchestrator.local.evolution.journal import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.local.evolution.clock import false_timestamp
+from evosaga.orchestrator.local.evolution.clock import false_timestamp
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from orchestrator.local.evolution.instances import World
+    from evosaga.orchestrator.local.evolution.instances import World
 
 EVENTS = (
     "APPLICATION_STARTUP",

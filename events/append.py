@@ -1,0 +1,193 @@
+"""What an append is, and how a batch of them is written: set by set, in one round trip.
+
+Inside whatever transaction the caller has. An append names the sequence it expects; whose row has
+moved on is missing from the answer, and its neighbours don't notice.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from evosaga.events.database import Connection
+from evosaga.events.model import SagaEvent, data_json
+
+_Plans: TypeAlias = "Mapping[UUID, tuple[Sequence[SagaEvent], Row]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the status row shows after an append; the rest of it never changes."""
+
+    status: str
+    step: str | None = None
+    direction: str | None = None
+    attempt: int | None = None
+    code: str | None = None
+    message: str | None = None
+    due_in: float | None = None
+    """Seconds after the commit at which the saga is due again; None: it is at rest."""
+    due_by: float | None = None
+    """Seconds after the saga's start at which it is due at the latest."""
+    owner: str | None = None
+    existing_instance: str | None = None
+    holds: int | None = None
+    """How often in a row the step was held, when no event tells of the newest; None: one does."""
+    kept: bool = False
+    """Who drives it, when it is due and what it says stay as they are: the appender can't know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """An effect that is part of the commit. ``then`` turns what it said into events and row."""
+
+    run: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]]
+    context: Any
+    then: Callable[[Any], tuple[Sequence[SagaEvent], Row]]
+    """With a row that has ``holds`` nothing at all is told, its claim neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    saga_id: UUID
+    expected: int
+    events: Sequence[SagaEvent]
+    row: Row
+    correlation_id: str
+    causation_id: str | None
+    join: Join | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Committed events, with the database's time of the commit's transaction."""
+
+    events: Sequence[SagaEvent]
+    recorded_at: datetime
+
+
+async def write(connection: Connection, batch: Sequence[Append]) -> dict[UUID, Appended]:
+    """Append inside the caller's transaction; what is missing from the answer has lost."""
+    joined = await _run_joins(connection, [a for a in batch if a.join is not None])
+    plans = {
+        a.saga_id: joined[a.saga_id] if a.join else (a.events, a.row)
+        for a in batch
+        if a.join is None or a.saga_id in joined
+    }
+    planned = [a for a in batch if a.saga_id in plans]
+    if not planned:
+        return {}
+    moved = await connection.fetch(_APPEND, *_rows(planned, plans), *_events(planned, plans))
+    return {row["saga_id"]: Appended(plans[row["saga_id"]][0], row["updated_at"]) for row in moved}
+
+
+async def _run_joins(
+    connection: Connection, appends: Sequence[Append]
+) -> dict[UUID, tuple[Sequence[SagaEvent], Row]]:
+    """Run joined effects for the sagas that are still where their append expects them."""
+    if not appends:
+        return {}
+    locked = await connection.fetch(_LOCK, [a.saga_id for a in appends])
+    at = {row["saga_id"]: row["next_sequence"] for row in locked}
+    groups: dict[Any, list[Append]] = {}
+    for append in appends:
+        if append.join and at.get(append.saga_id) == append.expected:
+            groups.setdefault(append.join.run, []).append(append)
+    plans: dict[UUID, tuple[Sequence[SagaEvent], Row]] = {}
+    for run, group in groups.items():
+        said = await run(connection, [a.join.context for a in group if a.join])
+        for append, outcome in zip(group, said, strict=True):
+            assert append.join is not None
+            events, row = append.join.then(outcome)
+            told = [*append.events, *events] if row.holds is None else []
+            plans[append.saga_id] = (told, row)
+    return plans
+
+
+def _rows(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
+    """The status rows, column by column."""
+    rows = [plans[a.saga_id][1] for a in appends]
+    return [
+        [a.saga_id for a in appends],
+        [a.expected for a in appends],
+        [a.expected + len(plans[a.saga_id][0]) for a in appends],
+        [row.status for row in rows],
+        [row.step for row in rows],
+        [row.direction for row in rows],
+        [row.attempt for row in rows],
+        [row.code for row in rows],
+        [row.message for row in rows],
+        [row.due_in for row in rows],
+        [row.owner for row in rows],
+        [row.existing_instance for row in rows],
+        [row.due_by for row in rows],
+        [row.holds for row in rows],
+        [row.kept for row in rows],
+    ]
+
+
+def _events(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
+    """The events in order, column by column."""
+    events = [
+        (a, a.expected + i, event) for a in appends for i, event in enumerate(plans[a.saga_id][0])
+    ]
+    return [
+        [a.saga_id for a, _, _ in events],
+        [sequence for _, sequence, _ in events],
+        [event.type for _, _, event in events],
+        [data_json(event) for _, _, event in events],
+        [a.correlation_id for a, _, _ in events],
+        [a.causation_id for a, _, _ in events],
+    ]
+
+
+# People may hold rows of tables that aren't ours alone, and other commits can't wait for them. From
+# here on the transaction is impatient, which takes no round trip of its own.
+_LOCK: Final = """
+WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', '500ms', true))
+SELECT saga_id, next_sequence FROM impatient, evosaga.sagas
+WHERE saga_id = ANY($1) ORDER BY saga_id FOR NO KEY UPDATE OF sagas
+"""
+# The rows first, and only for those that won the events: one round trip, one commit. The insert
+# comes last, so the lock that its trigger takes to keep commits in order is held as shortly as
+# can be.
+_APPEND: Final = """
+WITH moved AS (
+UPDATE evosaga.sagas AS saga SET
+    next_sequence = new.next_sequence, status = new.status, step = new.step,
+    direction = new.direction, attempt = new.attempt,
+    code = CASE WHEN new.kept THEN saga.code ELSE new.code END,
+    message = CASE WHEN new.kept THEN saga.message ELSE new.message END,
+    next_at = CASE WHEN new.kept THEN CASE WHEN saga.owner IS NULL THEN now() ELSE saga.next_at END
+        WHEN new.due_in IS NOT NULL THEN
+        least(now() + make_interval(secs => new.due_in),
+              saga.created_at + make_interval(secs => new.due_by)) END,
+    scheduled_at = CASE WHEN new.kept AND saga.owner IS NOT NULL THEN saga.scheduled_at
+        ELSE now() END,
+    owner = CASE WHEN new.kept THEN saga.owner ELSE new.owner END,
+    held_claim = CASE WHEN new.kept THEN saga.held_claim
+        WHEN new.holds IS NOT NULL THEN new.expected - 1 END,
+    holds = CASE WHEN new.kept THEN saga.holds ELSE new.holds END,
+    doubted_at = CASE WHEN new.kept THEN saga.doubted_at END,
+    updated_at = CASE WHEN new.next_sequence > new.expected THEN now() ELSE saga.updated_at END,
+    existing_instance = coalesce(new.existing_instance, saga.existing_instance)
+FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::int[],
+            $8::text[], $9::text[], $10::float8[], $11::text[], $12::text[], $13::float8[],
+            $14::int[], $15::bool[])
+    AS new (saga_id, expected, next_sequence, status, step, direction, attempt, code, message,
+            due_in, owner, existing_instance, due_by, holds, kept)
+WHERE saga.saga_id = new.saga_id AND saga.next_sequence = new.expected
+RETURNING saga.saga_id, now() AS updated_at
+), told AS (
+    INSERT INTO evosaga.saga_events
+        (saga_id, sequence, type, data, correlation_id, causation_id)
+    SELECT saga_id, sequence, type, data::jsonb, correlation_id, causation_id
+    FROM unnest($16::uuid[], $17::int[], $18::text[], $19::text[], $20::text[], $21::text[])
+        WITH ORDINALITY
+        AS new (saga_id, sequence, type, data, correlation_id, causation_id, place)
+    JOIN moved USING (saga_id)
+    ORDER BY place
+)
+SELECT saga_id, updated_at FROM moved
+"""

@@ -1,0 +1,100 @@
+"""Dead letters: commands that could not be obeyed, kept with the reason in their own stream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from evosaga.events.streams import DEAD_COMMANDS, FIELD, as_text
+
+_OTHER: Final = "field:"
+_OURS: Final = frozenset({FIELD, b"code", b"message", b"deliveries", b"message_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message nobody could obey: the original bytes and why."""
+
+    message_id: str
+    data: bytes
+    others: Mapping[bytes, bytes]
+    """The message's other fields; kept as ``field:<name>``."""
+    code: str
+    message: str
+    deliveries: int
+
+
+async def bury(redis: Redis, dead: Sequence[DeadLetter]) -> None:
+    """Append dead letters. Acknowledge the originals only after this has returned."""
+    pipeline = redis.pipeline(transaction=False)
+    for letter in dead:
+        told: dict[Any, Any] = {
+            FIELD: letter.data,
+            b"code": letter.code,
+            b"message": letter.message,
+            b"deliveries": letter.deliveries,
+            b"message_id": letter.message_id,
+        }
+        for name, value in letter.others.items():
+            told[_OTHER + name.decode(errors="backslashreplace")] = value
+        pipeline.xadd(DEAD_COMMANDS, told)
+    await pipeline.execute()
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it lies there: why, and what was sent, in ``data`` and ``others``.
+
+    Anybody may write to the stream, so what is no letter of ours is one without a reason.
+    """
+
+    id: str
+    message_id: str
+    code: str
+    message: str
+    deliveries: int
+    data: bytes
+    others: Mapping[str, bytes]
+
+
+async def since(redis: Redis, after: str) -> tuple[list[Letter], str]:
+    """The dead letters above a stream id, and the id to go on from."""
+    found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
+    told = [_letter(*entry) for entry in found]
+    return told, told[-1].id if told else after
+
+
+async def newest(redis: Redis, limit: int) -> tuple[list[Letter], int]:
+    """The newest dead letters, newest first, and how many more there are."""
+    found: Any = await redis.xrevrange(DEAD_COMMANDS, count=limit)
+    more = await redis.xlen(DEAD_COMMANDS) - len(found)
+    return [_letter(*entry) for entry in found], max(0, more)
+
+
+def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> Letter:
+    def said(name: bytes) -> str:
+        return fields.get(name, b"").decode(errors="backslashreplace")
+
+    deliveries = said(b"deliveries")
+    return Letter(
+        as_text(id_),
+        said(b"message_id"),
+        said(b"code"),
+        said(b"message"),
+        int(deliveries) if deliveries.isdecimal() else 0,
+        fields.get(FIELD, b""),
+        {
+            name.decode(errors="backslashreplace").removeprefix(_OTHER): value
+            for name, value in fields.items()
+            if name not in _OURS
+        },
+    )
+
+
+async def take(redis: Redis, letter_ids: Sequence[str]) -> int:
+    """Take dead letters away: whoever asked has read why, so nobody else need look at them.
+
+    How many of them were there.
+    """
+    return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0

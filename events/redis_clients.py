@@ -1,0 +1,90 @@
+"""Clients of Redis: with deadlines, and away from a server that is the master no more."""
+
+from typing import Any, Final, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from evosaga.events import redis_url
+from evosaga.events.auto_pipeline import BundlingRedis
+from evosaga.events.redis_errors import elsewhere
+
+TIMEOUT: Final = 5.0
+_CONNECTIONS: Final = 32
+
+
+class _Leaving:
+    """A connection that is not used again once its server has said that it is no master.
+
+    What is on its way is still read; the pool connects anew for whoever comes next, and behind a
+    service's address that leads to the master.
+    """
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """The next answer. Raises it when it is an error."""
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except RedisError as error:
+            if elsewhere(error):
+                self.mark_for_reconnect()  # type: ignore[attr-defined]
+            raise
+
+
+class _LeavingTcp(_Leaving, Connection):
+    pass
+
+
+class _LeavingTls(_Leaving, SSLConnection):
+    pass
+
+
+class _LeavingSocket(_Leaving, UnixDomainSocketConnection):
+    pass
+
+
+_LEAVING: Final = {
+    Connection: _LeavingTcp,
+    SSLConnection: _LeavingTls,
+    UnixDomainSocketConnection: _LeavingSocket,
+}
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """What a client of ours is made with. Raises ``ValueError`` for a URL that can't be used."""
+    read = redis_url.options(url)
+    read["connection_class"] = _LEAVING[read.get("connection_class", Connection)]
+    return read | {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+
+
+def connect(url: str, prefix: str = "") -> "Redis":
+    """A client with deadlines. A retried write may happen twice: readers deduplicate by id.
+
+    Commands of many sagas travel together, and a pipeline waits its turn for a connection. The
+    prefix goes before every key, stream and channel.
+    """
+    pool = BlockingConnectionPool(
+        **options_of(url),
+        max_connections=_CONNECTIONS,
+        timeout=TIMEOUT,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+    )
+    client = cast(BundlingRedis, BundlingRedis.from_pool(pool))
+    client.prefix = prefix
+    return client
+
+
+def prefix_of(redis: "Redis") -> str:
+    """The prefix of a client, none when it is somebody else's."""
+    return str(getattr(redis, "prefix", ""))
+
+
+async def leave(redis: "Redis", error: BaseException) -> None:
+    """The same for a client that somebody else has made: drop its idle connections."""
+    if elsewhere(error):
+        await redis.connection_pool.disconnect(inuse_connections=False)

@@ -1,0 +1,161 @@
+"""The relay's note in Redis: how far it was told, and the proof that it still has what it was told.
+
+The note is a position in the log. Beside it the proof names the entry that stood last on the
+stream when the note was written, and how many had ever been added. Both are written in the script
+that tells, so they are lost together with the end of an append-only file; and a stream that was
+evicted, deleted or flushed alone doesn't fit its proof any more. A note without a proof that fits
+is no note: the relay looks at the stream instead, and writes a new one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from evosaga.events.streams import COMMANDS, EVENTS
+
+TOLD: Final = "evosaga:events:told"
+"""How far Redis has been told: a number alone, as older releases read and write it."""
+PROOF: Final = "evosaga:events:told:proof"
+"""``position entry-id entries-added`` of the same moment."""
+
+
+class OutOfStep(RedisError):
+    """Redis is not where the relay saw it a moment ago: it lost data, or another relay told more.
+
+    Nothing was published; look again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is under the two keys.
+
+    ``up_to`` is None when there is no note, or one that can't be believed: ``wrong`` says why.
+    """
+
+    raw: bytes
+    up_to: int | None
+    wrong: str | None = None
+
+
+_NOTHING: Final = Note(b"", None)
+_WRONG: Final = {
+    b"type": "is no text",
+    b"number": "is no position",
+    b"unproved": "has no proof beside it",
+    b"lost": "speaks of events that are not on the stream any more",
+}
+_KEYS: Final = (TOLD, PROOF, EVENTS, COMMANDS)
+
+
+async def read(redis: "Redis") -> Note:
+    """The note of this Redis, as far as it is proved."""
+    raw, verdict = cast(tuple[bytes, bytes], await _run(redis, _READ))
+    if verdict == b"none":
+        return _NOTHING
+    if verdict == b"sound":
+        return Note(raw, int(raw))
+    return Note(raw, None, _WRONG[verdict])
+
+
+async def tell(
+    redis: "Redis", events: Sequence[bytes], commands: Sequence[bytes], before: Note, up_to: int
+) -> None:
+    """XADD events in order, and what they command, and note how far Redis has been told.
+
+    All or nothing, in a script: a Redis that is short of memory would refuse one XADD of a
+    pipeline and take the next. Raises ``OutOfStep`` unless the note still is ``before``.
+    """
+    count = str(len(events))
+    if not await _run(redis, _TELL, before.raw, str(up_to), count, *events, *commands):
+        raise OutOfStep("Redis is not where it was")
+
+
+async def replace(redis: "Redis", before: Note, position: int) -> None:
+    """Write a note of what the stream has, unless another did meanwhile. Wrong ones are mended."""
+    await _run(redis, _REPLACE, before.raw, str(position))
+
+
+async def go_back(redis: "Redis", position: int) -> None:
+    """Make the relay tell again everything above that position."""
+    await replace(redis, await read(redis), position)
+
+
+async def _run(redis: "Redis", script: str, *arguments: str | bytes) -> Any:
+    return await redis.eval(_COMMON + script, len(_KEYS), *_KEYS, *arguments)
+
+
+_COMMON: Final = """
+local function text(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'table' then return value or '' end
+  if string.find(value.err, 'WRONGTYPE', 1, true) then return ' wrong type' end
+  return redis.call('GET', key)
+end
+local function stream()
+  local said = redis.pcall('XINFO', 'STREAM', KEYS[3])
+  local found = {}
+  if said.err then
+    if not string.find(said.err, 'no such key', 1, true) then return nil, said end
+    said = {}
+  end
+  for i = 1, #said, 2 do found[said[i]] = said[i + 1] end
+  return {last = found['last-generated-id'] or '0-0', added = found['entries-added'] or 0}
+end
+local function at_least(one, other)
+  local a, b = string.match(one, '^(%d+)-(%d+)$')
+  local c, d = string.match(other, '^(%d+)-(%d+)$')
+  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
+  return a > c or (a == c and b >= d)
+end
+-- Proved by the entry itself, or, once it was trimmed, by a stream that has gone on since.
+local function verdict(told)
+  if told == ' wrong type' then return 'type' end
+  if not string.match(told, '^%d+$') or #told > 18 then return 'number' end
+  local of, last, added = string.match(text(KEYS[2]), '^(%d+) (%d+%-%d+) (%d+)$')
+  if of ~= told then return 'unproved' end
+  local now, trouble = stream()
+  if trouble then return nil, trouble end
+  if at_least(now.last, last) and now.added >= tonumber(added) then return 'sound' end
+  if #redis.call('XRANGE', KEYS[3], last, last) == 1 then return 'sound' end
+  return 'lost'
+end
+local function note(position)
+  local now, trouble = stream()
+  if trouble then return trouble end
+  local proof = position .. ' ' .. now.last .. ' ' .. now.added
+  redis.call('SET', KEYS[1], position)
+  redis.call('SET', KEYS[2], proof)
+end
+"""
+_READ: Final = """
+local told = text(KEYS[1])
+if told == '' then return {told, 'none'} end
+local said, trouble = verdict(told)
+return trouble or {told, said}
+"""
+_TELL: Final = """
+local told = text(KEYS[1])
+if told ~= ARGV[1] then return 0 end
+if told ~= '' then
+  local said, trouble = verdict(told)
+  if trouble then return trouble end
+  if said ~= 'sound' then return 0 end
+end
+-- Whoever may not write the note must not add the same events again and again.
+local _, trouble = stream()
+if trouble then return trouble end
+redis.call('SET', KEYS[2], '')
+local events = tonumber(ARGV[3])
+for i = 4, #ARGV do
+  redis.call('XADD', i - 3 <= events and KEYS[3] or KEYS[4], '*', 'data', ARGV[i])
+end
+return note(ARGV[2]) or 1
+"""
+_REPLACE: Final = """
+if text(KEYS[1]) ~= ARGV[1] then return 0 end
+return note(ARGV[2]) or 1
+"""

@@ -1,0 +1,146 @@
+"""The migration itself: Alembic, on SQLAlchemy's asyncpg dialect.
+
+Apart from the rest, since both take a third of a worker's start and a fifth of its memory, and
+only ``evosaga migrate`` needs them. What does not fit is found before anything is changed or, where
+only a try can tell, before anything is committed.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from evosaga.events.postgres_url import understood
+from evosaga.migrations import LOCK, current, grants, head, preflight
+from evosaga.migrations.preflight import Unfit
+from evosaga.sagas.whatsapp.row_dry_run import rehearse
+from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
+
+_PATIENCE: Final = "30s"
+"""How long an index that is built beside the work of others may wait for them to end theirs."""
+
+
+def alembic_config() -> Config:
+    """Alembic's settings: where the revisions are."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+async def upgrade(database_url: str, revision: str) -> list[Misfit]:
+    """Bring the database to ``revision``; what does not fit and is not fatal.
+
+    Raises asyncpg's errors, ``Unfit``, ``ReadOnly`` and a migration's own refusal.
+    """
+    url = understood(database_url)
+    if revision == "head":
+        await _prepare(url)
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda: asyncpg.connect(url, statement_cache_size=0),
+        poolclass=NullPool,
+    )
+    config = alembic_config()
+
+    def run(connection: Connection) -> list[Misfit]:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        notes: list[Misfit] = driver.run_async(_settle) if revision == "head" else []
+        return notes
+
+    try:
+        async with engine.connect() as connection:
+            notes = await connection.run_sync(run)
+            await connection.commit()
+            return notes
+    except DBAPIError as error:
+        cause = getattr(error.orig, "__cause__", None)
+        if isinstance(cause, asyncpg.PostgresError):
+            raise cause from error
+        raise
+    finally:
+        await engine.dispose()
+
+
+async def _settle(driver: Any) -> list[Misfit]:
+    """Shut the doors and try for a row, before the commit."""
+    await grants.close(driver)
+    found = [*await misfits(driver), *await rehearse(driver)]
+    if fatal := [misfit for misfit in found if misfit.fatal]:
+        raise Unfit(fatal)
+    return found
+
+
+async def _prepare(url: str) -> None:
+    """Look first; then build what takes long beside the work of others, which no transaction can.
+
+    On connections of their own, one of them for the lock that lets one migrate at a time: it ends
+    with its transaction, so no pooler can leak it, and an index is built beside a transaction that
+    only waits.
+    """
+    lock = await asyncpg.connect(url, statement_cache_size=0)
+    try:
+        if (refusal := await preflight.read_only(lock)) is not None:
+            raise refusal
+        found = await preflight.troubles(lock)
+        found += await misfits(lock, migrated=False)
+        revision = await current(lock)
+        if revision != head():
+            found += await preflight.rights(lock)
+        if fatal := [misfit for misfit in found if misfit.fatal]:
+            raise Unfit(fatal)
+        if revision is None or revision >= "0005":
+            return
+        async with lock.transaction():
+            # Not prepared: a portal that stays open would be waited for by the index.
+            await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            builder = await asyncpg.connect(url, statement_cache_size=0)
+            try:
+                await _build(builder)
+            finally:
+                await builder.close()
+    finally:
+        await lock.close()
+
+
+async def _build(connection: Any) -> None:
+    """The narrow unique index, unless it is there. One that is half built was left by a kill."""
+    valid = await connection.fetchval(_VALID, f"healthcare.{_NARROW}")
+    if valid is False:
+        await connection.execute(f"DROP INDEX CONCURRENTLY healthcare.{_NARROW}")
+    if valid:
+        return
+    # For this statement alone: behind a pooler a setting would meet the next one's session.
+    await connection.execute(f"SET lock_timeout = '{_PATIENCE}'")
+    try:
+        await connection.execute(
+            f"CREATE UNIQUE INDEX CONCURRENTLY {_NARROW} ON {TABLE} "
+            "(organization_id, type, provider) "
+            "WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
+        )
+    except asyncpg.UniqueViolationError:
+        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS healthcare.{_NARROW}")
+        doubled = await connection.fetchval(_DOUBLED)
+        said = f"these organizations have several enabled integrations: {doubled}"
+        cure = "keep one of each (delete or disable the others), then migrate"
+        raise Unfit([Misfit(said, cure)]) from None
+    finally:
+        await connection.execute("RESET lock_timeout")
+
+
+_NARROW: Final = "one_enabled_whatsapp_an_organization"
+_VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
+_DOUBLED: Final = f"""
+SELECT string_agg(organization_id::text, ', ') FROM (
+    SELECT organization_id FROM {TABLE}
+    WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled
+    GROUP BY organization_id HAVING count(*) > 1) AS several
+"""  # noqa: S608  # constants only

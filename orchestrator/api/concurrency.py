@@ -1,0 +1,63 @@
+"""How many answers may be held open at once: waits for a saga, and streams of its events."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Depends
+
+from evosaga.orchestrator.api.auth import Caller, Who
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.saga_watcher import Watching
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """The most of one kind, in this process. An organization's keys share its number."""
+
+    code: str
+    noun: str
+    of_a_key: int
+    of_an_organization: int
+
+
+STREAMS: Final = "streams"
+WAITS: Final = "waits"
+MOST: Final = {
+    STREAMS: Most("too_many_streams", "streams open", 100, 100),
+    WAITS: Most("too_many_waits", "requests that wait for a saga", 500, 100),
+}
+
+
+@contextmanager
+def held(taken: Counter[Any], what: str, who: Caller) -> Iterator[None]:
+    """A place, as long as one is inside. Raises the 429."""
+    most = MOST[what]
+    places: list[tuple[tuple[str, str], int, str]] = [(("key", who.name), most.of_a_key, "key")]
+    if who.organization_id is not None:
+        of_all = most.of_an_organization
+        places.append((("organization", str(who.organization_id)), of_all, "organization"))
+    for holder, limit, word in places:
+        if taken[what, holder] >= limit:
+            detail = f"this {word} has {limit} {most.noun}; let some end"
+            raise Problem(most.code, detail, headers={"Retry-After": "5"})
+    for holder, _, _ in places:
+        taken[what, holder] += 1
+    try:
+        yield
+    finally:
+        for holder, _, _ in places:
+            taken[what, holder] -= 1
+            if not taken[what, holder]:
+                del taken[what, holder]
+
+
+async def _stream(who: Who, watch: Watching) -> AsyncIterator[None]:
+    with held(watch.held, STREAMS, who):
+        yield
+
+
+PlaceOfAStream = Annotated[None, Depends(_stream)]
+"""For a route's signature; the place is given back when the answer has been sent or broken off."""

@@ -1,0 +1,45 @@
+"""What the HTTP API stands on: the parts of a running process, with or without a worker."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from redis.asyncio import Redis
+from starlette.requests import HTTPConnection
+
+from evosaga.events.database import Pool
+from evosaga.events.event_log import EventLog
+from evosaga.orchestrator.commands.consumer import CommandReader
+from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine.engine import Engine
+from evosaga.sagas.context import World
+from evosaga.sagas.registry import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """``engine``, ``reader`` and ``failed`` are there when a worker runs in this process."""
+
+    settings: Settings
+    pool: Pool
+    redis: Redis
+    log: EventLog
+    world: World
+    catalogue: Catalogue
+    gate: Gate
+    engine: Engine | None = None
+    reader: CommandReader | None = None
+    failed: asyncio.Future[None] | None = None
+    """Fails when a part of the worker ends that never should."""
+
+
+def parts_of(connection: HTTPConnection) -> Parts:
+    """The parts behind the application that is being asked."""
+    parts: Parts = connection.app.state.parts
+    return parts
+
+
+Here = Annotated[Parts, Depends(parts_of)]
+"""For a route's signature: ``async def route(here: Here)``."""

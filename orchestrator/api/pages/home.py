@@ -1,0 +1,195 @@
+"""The first page: what is going on, and what needs a person first of all."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import asyncpg
+from fastapi import Request
+from starlette.responses import Response
+
+from evosaga.events.database import TRANSIENT
+from evosaga.events.streams import Backlog
+from evosaga.orchestrator.api.auth import Caller
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.pages import home_queries
+from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
+from evosaga.orchestrator.api.pages.home_queries import Holding, Minute, Server, Work
+from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
+from evosaga.orchestrator.api.pages.time_axis import duration
+from evosaga.orchestrator.queries.attention import LATE, Present, Wrong, present, wrong
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+router: Final = page_router()
+
+_HEIGHT: Final = 80
+_WORDS: Final = 4
+"""So many wrongs fit into a headline."""
+_THROUGH: Final = "calls are let through"
+_ORDER: Final = ("completed", "rejected", "compensated", "failed", "compensating", "running")
+"""From the bottom of a column to its top: what is still open stands out."""
+
+
+@router.get(HOME)
+async def now(request: Request, who: Reader) -> Response:
+    """The whole page."""
+    return respond("now.html", **await _content(request, who))
+
+
+@router.get(f"{ROOT}/now")
+async def now_again(request: Request, who: Reader) -> Response:
+    """The part that is fetched again every few seconds."""
+    return respond("now_live.html", **await _content(request, who))
+
+
+async def _content(request: Request, who: Caller) -> dict[str, Any]:
+    here = parts(request)
+    work, now_, postgres, (redis, backlog) = await asyncio.gather(
+        _work(here, who),
+        _present(here, who),
+        home_queries.postgres(here.pool),
+        home_queries.redis_server(here.redis),
+    )
+    servers = [postgres, redis, *_evolution(here, work, now_)]
+    house = who.organization_id is None
+    if house:  # how far the whole house is behind is nobody else's business
+        servers += [*_of_workers(now_), *_of_commands(backlog)]
+    found = wrong(now_, backlog if house else None) if now_ else []
+    tallest = max([1, *(minute.total for minute in work.minutes)]) if work else 1
+    return frame(request, who, "now") | {
+        "work": work,
+        "servers": servers,
+        "columns": [_column(n, m, tallest) for n, m in enumerate(work.minutes)] if work else [],
+        "tallest": tallest,
+        "headline": headline(work, servers, found),
+        # What is parked is listed one by one.
+        "wrong": [one for one in found if one.code != "parked"],
+        "at": work.now if work else datetime.now(UTC),
+    }
+
+
+async def _work(here: Parts, who: Caller) -> Work | None:
+    try:
+        return await home_queries.work(here.pool, who.organization_id)
+    except (asyncpg.PostgresError, *TRANSIENT):
+        return None
+
+
+async def _present(here: Parts, who: Caller) -> Present | None:
+    try:
+        return await present(here.pool, who.organization_id)
+    except (asyncpg.PostgresError, *TRANSIENT):
+        return None
+
+
+def headline(work: Work | None, servers: Sequence[Server], found: Sequence[Wrong] = ()) -> str:
+    """The state of the house in one sentence; calm is only what needs no second look."""
+    if work is None:
+        return "Postgres does not answer, so nothing moves."
+    active = work.running + work.compensating
+    moving = (
+        f"{active} {'saga' if active == 1 else 'sagas'} under way" if active else "nothing moves"
+    )
+    counts = ((work.held, "held"), (work.retrying, "trying again"), (work.overdue, "overdue"))
+    restless = ", ".join(f"{count} {word}" for count, word in counts if count)
+    said = f"{moving}: {restless}" if restless else moving
+    wrongs = [one.brief for one in found if one.code != "overdue"]
+    if work.failed and not any(one.code == "parked" for one in found):
+        verb = "saga needs" if work.failed == 1 else "sagas need"
+        wrongs.insert(0, f"{work.failed} {verb} a person")
+    # The workers have a word of their own among what is wrong.
+    trouble = [s.name for s in servers if s.verdict == "bad" and s.name != "Workers"]
+    if trouble:
+        wrongs.insert(0, f"trouble with {' and '.join(trouble)}")
+    if wrongs:
+        more = len(wrongs) - _WORDS
+        told = ", ".join(wrongs[:_WORDS]) + (f", and {more} more" if more > 0 else "")
+        return f"{told[0].upper()}{told[1:]}; {said}."
+    if restless:
+        return f"{said.capitalize()}."
+    return f"All is calm: {moving}." if active else "All is calm, and nothing moves."
+
+
+def _evolution(here: Parts, work: Work | None, now: Present | None) -> list[Server]:
+    """As this process's breakers know them; and what the sagas of all workers wait for."""
+    calm = "not called, since no worker is alive" if now and now.workers == 0 else _THROUGH
+    held = {h.server: h for h in reversed(work.holdings) if h.server} if work else {}
+    names = [*here.world.servers, *sorted(held.keys() - here.world.servers.keys())]
+    return [_one_evolution(here, name, held.get(name), calm) for name in names]
+
+
+def _one_evolution(here: Parts, server: str, held: Holding | None, calm: str) -> Server:
+    name = "Evolution" if server == DEFAULT_SERVER else f"Evolution {server}"
+    if server not in here.world.servers:
+        cure = "Put it back into EVOSAGA_EVOLUTION_SERVERS: its sagas are held until then."
+        return Server(name, "bad", "it is not configured here", cure)
+    known = here.world.servers[server].state
+    if known.state != "closed":
+        said = f"its breaker is {known.state}: {known.reason}"
+        cure = f"Sagas are held; the next call in {duration(known.retry_in or 0)}."
+        return Server(name, "bad", said, cure)
+    if held:
+        return Server(name, "warn", held.message, "Sagas wait for it, and go on by themselves.")
+    return Server(name, "ok", calm)
+
+
+def _of_workers(now: Present | None) -> list[Server]:
+    if now is None or now.workers is None or now.unrelayed is None:
+        return []
+    workers, unrelayed = now.workers, now.unrelayed
+    alive = f"{workers} alive"
+    found = [
+        Server("Workers", "ok", alive)
+        if workers
+        else Server("Workers", "bad", "none alive, so commands wait", "Start one: evosaga worker")
+    ]
+    late = unrelayed > LATE or (unrelayed > 0 and not workers)
+    said = f"{unrelayed} events not yet on the stream" if unrelayed else "every event is out"
+    return [*found, Server("Relay", "warn" if late else "ok", said)]
+
+
+def _of_commands(backlog: Backlog | None) -> list[Server]:
+    if backlog is None:
+        return []
+    unread = "unknown" if backlog.lag is None else backlog.lag
+    late = (backlog.lag or 0) + backlog.pending > LATE
+    said = f"{unread} unread, {backlog.pending} being accepted"
+    found = [Server("Commands", "warn" if late else "ok", said)]
+    if backlog.dead:
+        letters = "letter" if backlog.dead == 1 else "letters"
+        cure = "See why: evosaga letters"
+        return [*found, Server("Dead letters", "warn", f"{backlog.dead} dead {letters}", cure)]
+    return [*found, Server("Dead letters", "ok", "none")]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a column, in pixels from the top."""
+
+    status: str
+    y: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One minute of the picture; ``x`` is in percent."""
+
+    x: float
+    said: str
+    parts: Sequence[Part]
+
+
+def _column(number: int, minute: Minute, tallest: int) -> Column:
+    parts, top = [], float(_HEIGHT + 3)
+    for status in _ORDER:
+        count = minute.counts.get(status, 0)
+        if count:
+            height = max(1.5, round(_HEIGHT * count / tallest, 1))
+            top = round(top - height, 1)
+            parts.append(Part(status, top, height))
+    counts = ", ".join(f"{minute.counts[s]} {WORDS[s]}" for s in _ORDER if s in minute.counts)
+    said = f"{clock(minute.at)[:-3]}: {counts or 'none'}"
+    return Column(round(number * 100 / 60, 3), said, parts)

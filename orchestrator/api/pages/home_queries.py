@@ -1,0 +1,210 @@
+"""What is going on, read for the first page. Every query here is bounded, however busy it is."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+from uuid import UUID
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from evosaga.events import streams
+from evosaga.events.database import TRANSIENT, Queryable
+from evosaga.orchestrator.queries.sagas import Filter, SagaView, list_sagas
+
+_SHOWN: Final = 12
+_RECENT: Final = 20_000
+"""So many sagas are counted for the picture of the last hour; a busier hour is cut short."""
+_MINUTES: Final = 60
+_PATIENCE: Final = 3.0
+
+Verdict = Literal["ok", "warn", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Sagas that wait for the same reason."""
+
+    code: str
+    message: str
+    count: int
+    next_at: datetime | None
+    server: str | None
+    """The Evolution server that they wait for, if it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """Sagas that began in one minute, by what became of them."""
+
+    at: datetime
+    counts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Where the sagas are, as Postgres has it."""
+
+    now: datetime
+    running: int
+    compensating: int
+    failed: int
+    oldest: datetime | None
+    """When the oldest saga under way began."""
+    overdue: int
+    """Sagas that nobody has taken up although they are due."""
+    stumbled: int
+    """Sagas under way whose last attempt at something failed, held or to be tried again."""
+    needs: Sequence[SagaView]
+    holdings: Sequence[Holding]
+    minutes: Sequence[Minute]
+    cut: bool
+    """The hour was too busy to count whole."""
+
+    @property
+    def held(self) -> int:
+        return sum(holding.count for holding in self.holdings)
+
+    @property
+    def retrying(self) -> int:
+        """Sagas that try something again, or are about to."""
+        return max(0, self.stumbled - self.held)
+
+    def begun(self, status: str) -> int:
+        """Of those that began in the last hour, how many are in that status now."""
+        return sum(minute.counts.get(status, 0) for minute in self.minutes)
+
+    @property
+    def recent(self) -> int:
+        return sum(minute.total for minute in self.minutes)
+
+    @property
+    def per_minute(self) -> float:
+        """Sagas begun a minute, over the last five whole ones."""
+        return sum(minute.total for minute in self.minutes[-6:-1]) / 5
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Something we depend on, and how it is."""
+
+    name: str
+    verdict: Verdict
+    said: str
+    cure: str = ""
+
+
+async def work(pool: Queryable, organization_id: UUID | None) -> Work:
+    """The sagas that caller may see."""
+    numbers = await pool.fetchrow(_NUMBERS, organization_id)
+    holdings = await pool.fetch(_HOLDINGS, organization_id)
+    recent = await pool.fetch(_HOUR, organization_id, _RECENT)
+    wanted = Filter(status="failed", organization_id=organization_id)
+    needs, _ = await list_sagas(pool, wanted, limit=_SHOWN)
+    assert numbers is not None
+    counted = sum(row["count"] for row in recent)
+    return Work(
+        now=numbers["now"],
+        running=numbers["running"],
+        compensating=numbers["compensating"],
+        failed=numbers["failed"],
+        oldest=numbers["oldest"],
+        overdue=numbers["overdue"],
+        stumbled=numbers["stumbled"],
+        needs=needs,
+        holdings=[Holding(**dict(row)) for row in holdings],
+        minutes=_minutes(numbers["now"], recent),
+        cut=counted >= _RECENT,
+    )
+
+
+def _minutes(now: datetime, rows: Sequence[asyncpg.Record]) -> list[Minute]:
+    """Sixty of them, the present one last, with nothing in those without a saga."""
+    last = now.replace(second=0, microsecond=0)
+    found: dict[datetime, dict[str, int]] = {}
+    for row in rows:
+        found.setdefault(row["minute"], {})[row["status"]] = row["count"]
+    moments = [last - timedelta(minutes=back) for back in range(_MINUTES - 1, -1, -1)]
+    return [Minute(at, found.get(at, {})) for at in moments]
+
+
+async def postgres(pool: Queryable) -> Server:
+    """Whether Postgres answers, and how fast."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            version = await pool.fetchval("SHOW server_version")
+    except (asyncpg.PostgresError, *TRANSIENT) as error:
+        said = f"no answer ({type(error).__name__})"
+        return Server("Postgres", "bad", said, "Nothing goes on without it; nothing is lost.")
+    number = str(version).split(maxsplit=1)[0]
+    return Server("Postgres", "ok", f"{number}, answers in {_milliseconds(began)}")
+
+
+async def redis_server(redis: Redis) -> tuple[Server, streams.Backlog | None]:
+    """Whether Redis answers, and how far the commands are behind."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await redis.ping()
+            said = f"answers in {_milliseconds(began)}"
+            backlog = await streams.backlog(redis)
+    except (RedisError, TimeoutError, OSError) as error:
+        cure = "Commands through HTTP are accepted all the same; events wait until it is back."
+        return Server("Redis", "bad", f"no answer ({type(error).__name__})", cure), None
+    return Server("Redis", "ok", said), backlog
+
+
+def _milliseconds(began: float) -> str:
+    return f"{max(1, round((time.monotonic() - began) * 1000))} ms"
+
+
+# Counted by the partial indexes of what is open, so the finished don't matter. One that is being
+# undone bears the reason for that, so there only the number of the attempt tells.
+_NUMBERS: Final = """
+SELECT now() AS now,
+       count(*) FILTER (WHERE status = 'running') AS running,
+       count(*) FILTER (WHERE status = 'compensating') AS compensating,
+       count(*) FILTER (WHERE status = 'failed') AS failed,
+       min(created_at) FILTER (WHERE status <> 'failed' AND saga <> 'watch-instance') AS oldest,
+       count(*) FILTER (WHERE status <> 'failed' AND next_at < now() - interval '10 s') AS overdue,
+       count(*) FILTER (WHERE status <> 'failed' AND saga <> 'watch-instance' AND (
+           attempt > 1 OR status = 'running' AND code IS NOT NULL)) AS stumbled
+FROM evosaga.sagas
+WHERE status IN ('running', 'compensating', 'failed')
+  AND ($1::uuid IS NULL OR organization_id = $1)
+"""
+
+# A row doesn't say whether its last attempt was held, the event does; only sagas that wait for
+# something are looked at. A watch only waits for the time to pass.
+_HOLDINGS: Final = """
+SELECT s.code, min(s.message) AS message, count(*) AS count, min(s.next_at) AS next_at,
+       CASE WHEN s.code LIKE 'evolution%' OR s.code = 'server_unknown'
+            THEN coalesce(b.data -> 'facts' ->> 'server', 'default') END AS server
+FROM evosaga.sagas AS s
+LEFT JOIN evosaga.saga_events AS b ON b.saga_id = s.saga_id AND b.sequence = 0
+JOIN evosaga.saga_events AS e ON e.saga_id = s.saga_id AND e.sequence = s.next_sequence - 1
+WHERE s.status IN ('running', 'compensating') AND s.next_at IS NOT NULL AND s.code IS NOT NULL
+  AND ($1::uuid IS NULL OR s.organization_id = $1)
+  AND s.saga <> 'watch-instance'
+  AND (s.held_claim IS NOT NULL
+       OR e.type IN ('step.failed', 'compensation.failed') AND e.data ->> 'outcome' = 'held')
+GROUP BY s.code, 5 ORDER BY count DESC, s.code, 5 LIMIT 10
+"""
+
+_HOUR: Final = """
+SELECT date_trunc('minute', created_at) AS minute, status, count(*) AS count
+FROM (SELECT created_at, status FROM evosaga.sagas
+      WHERE created_at >= date_trunc('minute', now()) - interval '59 minutes'
+        AND ($1::uuid IS NULL OR organization_id = $1)
+      ORDER BY created_at DESC LIMIT $2) AS recent
+GROUP BY minute, status
+"""

@@ -1,0 +1,168 @@
+"""Upkeep: where the stores drifted apart, which phones are away, and what the chores did."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from fastapi import Request
+from starlette.responses import Response
+
+from evosaga.events.database import Queryable
+from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
+from evosaga.orchestrator.api.pages.rendering import ROOT, ago, respond
+from evosaga.orchestrator.queries.attention import reason_of
+from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
+
+router: Final = page_router()
+
+_MOST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """Something that is not as it should be, and what becomes of it."""
+
+    what: str
+    instance_name: str
+    organization_id: UUID | None
+    first_seen: datetime
+    looks: int
+    """Since it was seen first, or since its last repair was asked for."""
+    repairs: int
+    repaired_at: datetime | None
+    cause: str
+    repair: str
+    by_itself: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unwell:
+    """An integration whose phone is not connected."""
+
+    instance_name: str
+    name: str | None
+    state: str
+    since: datetime
+    reason: int | None
+    reconnects: int
+    next_reconnect_at: datetime | None
+    alerted_at: datetime | None
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chored:
+    """A chore: when it was done, what came of it, when it is due again."""
+
+    name: str
+    last_run: datetime | None
+    next_at: datetime
+    came: Sequence[tuple[str, str]]
+
+
+@router.get(f"{ROOT}/upkeep")
+async def upkeep(request: Request, who: Reader) -> Response:
+    """What is known; nothing is looked at anew, which is what the chores are for."""
+    pool = parts(request).pool
+    chores = await pool.fetch(_CHORES)
+    results = {row["name"]: json.loads(row["last_result"] or "{}") for row in chores}
+    unwell = await pool.fetch(_UNWELL, who.organization_id, _MOST, list(WELL))
+    drifted = await _drifted(pool, who.organization_id, results)
+    compared = next((row["last_run"] for row in chores if row["name"] == "reconcile"), None)
+    reason = reason_of(results.get("reconcile", {}))
+    now = await pool.fetchval("SELECT now()")
+    return respond(
+        "upkeep.html",
+        **frame(request, who, "upkeep"),
+        headline=headline(drifted, len(unwell), compared, reason is not None, now),
+        drifted=drifted,
+        compared=compared,
+        # What stands in the way on a server is for those who run it.
+        reason=reason if who.organization_id is None or reason is None else "",
+        told=bool(parts(request).settings.alert_url),
+        unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
+        chores=[
+            Chored(row["name"], row["last_run"], row["next_at"], _came(results[row["name"]]))
+            for row in chores
+            if who.organization_id is None
+        ],
+        now=now,
+    )
+
+
+def headline(
+    drifted: Sequence[Drifted], away: int, compared: datetime | None, blind: bool, now: datetime
+) -> str:
+    """What the last looks came to. Nobody looks while the page is made, so it says when. Pure.
+
+    ``blind``: the last comparison could not be finished.
+    """
+    seen = sum(one.looks > 0 for one in drifted)
+    asked = len(drifted) - seen
+    if seen:
+        them = "thing is not as it" if seen == 1 else "things are not as they"
+        said = f"{seen} {them} should be"
+    elif asked:
+        repairs = "repair was" if asked == 1 else "repairs were"
+        said = f"{asked} {repairs} asked for, and nobody has looked since"
+    elif compared is None:
+        said = "The stores have not been compared yet"
+    elif blind:
+        said = f"The stores could not be compared, {ago(compared, now)}"
+    else:
+        said = f"The stores agreed when they were compared, {ago(compared, now)}"
+    if not away:
+        return said
+    phones = "phone is" if away == 1 else "phones are"
+    many = f"{away}{'+' if away == _MOST else ''}"
+    return f"{said}; {many} {phones} not connected"
+
+
+async def _drifted(
+    pool: Queryable, organization_id: UUID | None, results: Mapping[str, Any]
+) -> list[Drifted]:
+    rows = await pool.fetch(_SIGHTINGS, organization_id, _MOST)
+    causes = {
+        (shown["what"], shown["where"]): str(shown["cause"])
+        for result in results.values()
+        for shown in result.get("shown", ())
+    }
+    drifted = []
+    for row in rows:
+        verdict = VERDICTS.get(row["what"])
+        # A blank that only the look itself could fill in.
+        general = re.sub(r"\{\w+\}", "…", verdict.cause) if verdict else row["what"]
+        cause = causes.get((row["what"], row["instance_name"]), general)
+        by_itself = verdict is not None and verdict.policy == "auto"
+        repair = verdict.repair if verdict else "this release does not know what to do"
+        drifted.append(Drifted(**dict(row), cause=cause, repair=repair, by_itself=by_itself))
+    return drifted
+
+
+def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers that tell something."""
+    plain = ((k.replace("_", " "), v) for k, v in result.items() if k not in ("shown", "seconds"))
+    return [(name, str(value)) for name, value in plain if value and not isinstance(value, dict)]
+
+
+_SIGHTINGS: Final = """
+SELECT what, instance_name, organization_id, first_seen, looks, repairs, repaired_at
+FROM evosaga.sightings
+WHERE $1::uuid IS NULL OR organization_id = $1
+ORDER BY first_seen, what, instance_name LIMIT $2
+"""
+_UNWELL: Final = """
+SELECT row.config ->> 'instance_name' AS instance_name, row.config ->> 'name' AS name, seen.state,
+       seen.since, seen.reason, seen.reconnects, seen.next_reconnect_at, seen.alerted_at
+FROM evosaga.connections AS seen
+JOIN healthcare.integrations AS row ON row.id = seen.integration_id
+WHERE row.enabled AND NOT seen.state = ANY($3) AND row.config ->> 'instance_name' IS NOT NULL
+  AND ($1::uuid IS NULL OR row.organization_id = $1)
+ORDER BY seen.since LIMIT $2
+"""
+_CHORES: Final = "SELECT name, last_run, next_at, last_result FROM evosaga.chores ORDER BY name"

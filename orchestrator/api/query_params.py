@@ -1,0 +1,51 @@
+"""The parameters of an address: none that a route does not have, and times as people write them."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute
+from pydantic import BeforeValidator, WithJsonSchema
+
+from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.timeparse import moment
+
+
+def check_parameters(request: Request) -> None:
+    """Refuse what the route would not look at. Raises the 422.
+
+    A filter with a slip of the pen in its name would narrow nothing, and nobody would notice.
+    """
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    route = request.scope.get("route")
+    if not given or not isinstance(route, APIRoute):
+        return
+    known = _parameters(route)
+    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+    for name, times in given.items():
+        if name not in known:
+            detail = f"this route has no parameter {name[:80]!r}; {takes}"
+            raise Problem("invalid_data", detail, parameter=name[:80], known=known)
+        if times > 1:
+            detail = f"the parameter {name!r} is given {times} times; give it once"
+            raise Problem("invalid_data", detail, parameter=name, known=known)
+
+
+def _parameters(route: APIRoute) -> list[str]:
+    """The parameters that the route has, those of its dependencies included."""
+    fields = get_flat_params(route.dependant)
+    return [field.alias for field in fields if isinstance(field.field_info, params.Query)]
+
+
+def _moment(value: Any) -> Any:
+    return moment(value, datetime.now(UTC)) if isinstance(value, str) else value
+
+
+Since = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "examples": ["2h", "2025-12-05T12:00Z"]}),
+]
+SINCE = Query(description="began then or later: ISO 8601 (UTC without a zone), or ago: 30m, 2h, 7d")

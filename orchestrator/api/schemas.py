@@ -1,0 +1,253 @@
+"""What goes in and out, for the routes and for their documentation."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evosaga.events import cloudevents
+from evosaga.events.model import Recorded
+from evosaga.orchestrator.engine.state import Status
+from evosaga.orchestrator.queries.sagas import SagaView
+from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
+
+SAGA_ID: Final = "0197a3c4-5d2e-7c10-8a51-5f0a6f3b2c11"
+ORGANIZATION_ID: Final = "4e8ddba1-ad52-4613-9a03-ec64636b3f6c"
+CLINIC_ID: Final = "b7a1f0de-3c1e-4d37-9a55-0d2f5a3c9e10"
+INSTANCE: Final = f"wa-{SAGA_ID}"
+_AT: Final = "2026-01-07T09:30:00.123456Z"
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class QrCode(_Shape):
+    """``base64`` is a PNG as a data URL, ``code`` what it says, for who draws it anew."""
+
+    base64: str | None = None
+    code: str | None = None
+    pairing_code: str | None = None
+
+
+class Created(_Shape):
+    """An integration is there, in all three places; its phone is still to be paired."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "success": True,
+                "saga_id": SAGA_ID,
+                "integration_id": SAGA_ID,
+                "instance_name": INSTANCE,
+                "status": "pending",
+                "qr_code": {
+                    "base64": "data:image/png;base64,iVBORw0KGgo…",
+                    "code": "2@y8eK…",
+                    "pairing_code": None,
+                },
+            }
+        }
+    )
+
+    success: Literal[True] = True
+    saga_id: UUID
+    integration_id: UUID
+    instance_name: str
+    status: Literal["pending"] = "pending"
+    qr_code: QrCode | None
+
+
+class Duplicate(_Shape):
+    """The original system's answer to a second integration."""
+
+    success: Literal[False] = False
+    error: str = "WhatsApp integration already exists for this organization"
+    existing_instance: str | None = Field(examples=[INSTANCE])
+    message: str = "Please delete the existing integration before creating a new one"
+
+
+class Deleted(_Shape):
+    """The original system's answer to a delete: each is true once it is seen to be gone there."""
+
+    success: bool
+    evolution_deleted: bool
+    database_deleted: bool
+    cache_invalidated: bool
+    workers_notified: bool
+    errors: list[str]
+
+
+class Submitted(_Shape):
+    """The command is committed and will be obeyed, whatever happens to this process."""
+
+    saga_id: UUID = Field(examples=[SAGA_ID])
+    status: Status
+    instance_name: str | None = Field(examples=[INSTANCE])
+    location: str = Field(examples=[f"/sagas/{SAGA_ID}"])
+
+
+class SagaShape(_Shape):
+    """``behind`` is the saga it waits for."""
+
+    saga_id: UUID = Field(examples=[SAGA_ID])
+    saga: str = Field(examples=["create-integration"])
+    version: int = Field(examples=[1])
+    status: Status
+    over: bool = Field(description="nothing more happens by itself")
+    business_key: str
+    organization_id: UUID | None = Field(examples=[ORGANIZATION_ID])
+    instance_name: str | None = Field(examples=[INSTANCE])
+    command_id: str
+    step: str | None = Field(examples=["evolution"])
+    direction: Literal["forward", "compensation"] | None
+    attempt: int | None
+    code: str | None
+    message: str | None
+    existing_instance: str | None
+    behind: UUID | None
+    created_at: datetime = Field(examples=[_AT])
+    updated_at: datetime = Field(examples=[_AT])
+    next_at: datetime | None = Field(
+        description="when it is tried again; while an attempt is out, by when that must have "
+        "answered"
+    )
+    owner: str | None = Field(description="the worker that has it in hand")
+    sequence: int = Field(description="how many events it has", examples=[12])
+
+
+class SagaPage(_Shape):
+    """A page, newest first. ``cursor`` leads to the next one; null: this was the last."""
+
+    sagas: list[SagaShape]
+    cursor: str | None
+
+
+class EventPage(_Shape):
+    """CloudEvents, exactly as on the stream ``evosaga:events``. ``cursor`` as in other pages."""
+
+    events: list[dict[str, Any]] = Field(
+        examples=[
+            [
+                {
+                    "specversion": "1.0",
+                    "id": f"{SAGA_ID}:2",
+                    "source": "/evosaga",
+                    "type": "step.succeeded",
+                    "subject": SAGA_ID,
+                    "time": _AT,
+                    "datacontenttype": "application/json",
+                    "correlationid": SAGA_ID,
+                    "causationid": SAGA_ID,
+                    "data": {"saga": "create-integration", "version": 1, "step": "evolution"},
+                }
+            ]
+        ]
+    )
+    cursor: str | None
+
+
+class LastSaga(_Shape):
+    saga_id: UUID
+    saga: str
+    status: Status
+
+
+class IntegrationShape(_Shape):
+    """A row of ``healthcare.integrations`` without its secret."""
+
+    integration_id: UUID = Field(examples=[SAGA_ID])
+    organization_id: UUID | None = Field(
+        description="null, as the times, only in a row of older code", examples=[ORGANIZATION_ID]
+    )
+    clinic_id: str | None = Field(examples=[CLINIC_ID])
+    instance_name: str | None = Field(examples=[INSTANCE])
+    name: str | None = Field(examples=["Clínica Sol"])
+    channel: str | None = Field(examples=["WHATSAPP-BAILEYS"])
+    status: str = Field(description="pending, connected, disconnected or deleting")
+    enabled: bool
+    whatsapp_number: str | None = Field(examples=["5511987654321"])
+    webhook_url: str | None
+    server: str = Field(description="the Evolution server it is on", examples=["default"])
+    created_at: datetime | None = Field(examples=[_AT])
+    updated_at: datetime | None = Field(examples=[_AT])
+    last_saga: LastSaga | None
+
+
+class IntegrationPage(_Shape):
+    """A page, newest first. ``cursor`` leads to the next one; null: this was the last."""
+
+    integrations: list[IntegrationShape]
+    cursor: str | None
+
+
+class QrAnswer(_Shape):
+    instance_name: str = Field(examples=[INSTANCE])
+    message: str = Field(examples=["scan it with WhatsApp on the phone (Linked devices)"])
+    qr_code: QrCode
+
+
+class PlanLine(_Shape):
+    step: str = Field(examples=["evolution"])
+    action: str = Field(description="reuse, adopt, redo, undo first or blocked")
+    evidence: str = Field(description="what a look found, in a sentence")
+
+
+class PlanShape(_Shape):
+    """What a replay would do to the world if it came now. Nothing is changed by asking."""
+
+    saga_id: UUID = Field(examples=[SAGA_ID])
+    allowed: bool
+    headline: str
+    code: str | None = Field(description="why it would be refused")
+    anew: bool = Field(description="it would start again, as a saga of its own")
+    steps: list[PlanLine]
+
+
+class WhyShape(_Shape):
+    """Why the saga is where it is, for people."""
+
+    saga_id: UUID = Field(examples=[SAGA_ID])
+    headline: str
+    details: list[str]
+    next_at: datetime | None = Field(
+        description="when it goes on by itself; when `in_flight`, the time limit of that attempt"
+    )
+    cure: str | None
+    in_flight: bool = Field(description="an attempt is out right now")
+
+
+class Reason(BaseModel):
+    """The optional body of replay and cancel."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(None, max_length=500, examples=["Evolution is back"])
+
+
+def saga_shape(view: SagaView) -> SagaShape:
+    """A saga for the outside."""
+    return SagaShape.model_validate(asdict(view) | {"over": view.over})
+
+
+def integration_shape(view: IntegrationView) -> IntegrationShape:
+    """An integration for the outside."""
+    facts = asdict(view)
+    last = {name: facts.pop(f"last_{column}") for name, column in _LAST.items()}
+    facts["integration_id"] = facts.pop("id")
+    return IntegrationShape.model_validate(facts | {"last_saga": last if last["saga"] else None})
+
+
+_LAST: Final = {"saga_id": "saga_id", "saga": "saga", "status": "status"}
+
+
+def cloud_event(view: SagaView, recorded: Recorded) -> bytes:
+    """An event as the stream has it."""
+    row: Any = {
+        "saga": view.saga,
+        "version": view.version,
+        "organization_id": view.organization_id,
+    }
+    return cloudevents.cloud_event(row, recorded)

@@ -1,0 +1,49 @@
+"""What receiving webhooks takes, made once for an application; and what is told of refused ones."""
+
+from collections import OrderedDict
+from typing import Final
+
+import structlog
+from starlette.requests import HTTPConnection
+
+from evosaga.orchestrator.api.connection_limits import Seldom
+from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.config.settings import servers_of
+from evosaga.orchestrator.whatsapp.webhooks.authentication import Credentials
+from evosaga.orchestrator.whatsapp.webhooks.body_reader import Bodies
+from evosaga.orchestrator.whatsapp.webhooks.inbox import Inbox
+
+_logger = structlog.get_logger("evosaga.webhooks")
+_KEPT: Final = 1000
+
+
+class Receiver:
+    """The halves of receiving, made once for an application."""
+
+    def __init__(self, parts: Parts) -> None:
+        secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
+        self.credentials = Credentials(parts.pool, parts.world.keys)
+        self.bodies = Bodies(parts.settings.webhook_max_bytes)
+        self.inbox = Inbox(parts.pool, parts.redis, secrets)
+        self.strangers = Seldom()
+        self._lately: OrderedDict[tuple[str, str], Seldom] = OrderedDict()
+
+    def tell(self, instance: str, code: str, size: int | None, event: str | None) -> None:
+        """Something was refused, so a message may be lost: a line, at most one a minute for each
+        instance and reason, since Evolution can deliver hundreds a second.
+        """
+        lately = self._lately.setdefault((instance, code), Seldom())
+        while len(self._lately) > _KEPT:
+            self._lately.popitem(last=False)
+        if times := lately.due():
+            told = {"instance": instance, "webhook_event": event, "bytes": size, "times": times}
+            _logger.warning("webhook refused", reason=code, **told)
+
+
+def receiver_of(connection: HTTPConnection) -> Receiver:
+    """That of the application that is being asked."""
+    state = connection.app.state
+    if not hasattr(state, "receiver"):
+        state.receiver = Receiver(state.parts)
+    receiver: Receiver = state.receiver
+    return receiver

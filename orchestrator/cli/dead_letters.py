@@ -1,0 +1,113 @@
+"""The verb ``letters``: what nobody could obey, why, and taking it away once it is read."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.errors import DONE, WRONG, Trouble
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.show import clock
+from evosaga.orchestrator.cli.tables import draw
+
+if TYPE_CHECKING:
+    from evosaga.events.dead_letters import Letter
+    from evosaga.orchestrator.config.settings import Settings
+
+
+def letters(arguments: argparse.Namespace, out: Output) -> int:
+    """Show the newest, or take some away."""
+    with connections.servers(out) as settings:
+        return asyncio.run(_letters(settings, arguments, out))
+
+
+async def _letters(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from evosaga.events import dead_letters as letters
+
+    async with AsyncExitStack() as stack:
+        if not arguments.remove:
+            redis = await stack.enter_async_context(connections.redis(settings))
+        else:
+            pool = await stack.enter_async_context(connections.postgres(settings))
+            redis = await stack.enter_async_context(connections.own_redis(settings, pool))
+            gone = await letters.take(redis, arguments.remove)
+            if gone < len(set(arguments.remove)):
+                said = f"{gone} taken away; the others are not there: see `evosaga letters`"
+                raise Trouble(WRONG, said)
+            return _tell_removed(gone, out)
+        found, more = await letters.newest(redis, arguments.limit)
+    if out.json:
+        out.data({"letters": [_described(letter) for letter in found], "more": more})
+        return DONE
+    _draw(found, more, out)
+    return DONE
+
+
+def _tell_removed(gone: int, out: Output) -> int:
+    if out.json:
+        out.data({"removed": gone})
+    else:
+        out.line(f"took {gone} away")
+    return DONE
+
+
+def _draw(found: Sequence[Letter], more: int, out: Output) -> None:
+    if not found:
+        out.note("there is no dead letter")
+        return
+    draw(
+        [
+            {
+                "letter": letter.id,
+                "came": clock(_came(letter)),
+                "code": letter.code,
+                "command": _command_id(letter.data),
+                "why": letter.message,
+            }
+            for letter in found
+        ],
+        out,
+        wrap=("command", "why"),
+    )
+    if more:
+        out.note(f"{more} older ones are there: --limit {min(500, len(found) + more)}")
+    out.note("whole, with what was sent: --json; read and done with: --remove LETTER …")
+
+
+def _described(letter: Letter) -> dict[str, Any]:
+    """For programs, with what was sent; bytes that are no UTF-8 as escapes."""
+    return {
+        "letter_id": letter.id,
+        "came_at": _came(letter).isoformat(),
+        "message_id": letter.message_id,
+        "code": letter.code,
+        "message": letter.message,
+        "deliveries": letter.deliveries,
+        "data": _readable(letter.data),
+        "fields": {name: _readable(value) for name, value in letter.others.items()},
+    }
+
+
+def _readable(sent: bytes) -> str:
+    return sent.decode(errors="backslashreplace")
+
+
+def _came(letter: Letter) -> datetime:
+    """Redis gives a letter the time as its id."""
+    return datetime.fromtimestamp(int(letter.id.partition("-")[0]) / 1000, UTC)
+
+
+def _command_id(data: bytes) -> str:
+    """The id of what was sent, as far as it can be read."""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    id_ = body.get("id") if isinstance(body, dict) else None
+    return id_[:80] if isinstance(id_, str) else ""

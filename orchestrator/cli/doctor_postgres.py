@@ -1,0 +1,83 @@
+"""What ``doctor`` and a start look at in Postgres, beyond whether it is there.
+
+The same looks as ``evosaga migrate`` has (``evosaga.migrations.preflight``,
+``evosaga.sagas.whatsapp.table_fit``), and who else may read what is there. Nothing is changed: the
+row that is tried for is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from evosaga.orchestrator.cli.check import Finding
+from evosaga.orchestrator.cli.errors import UNREACHABLE, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from evosaga.events.database import Connection, Pool
+    from evosaga.migrations.preflight import ReadOnly
+
+
+def said_of(refusal: ReadOnly, what: str) -> Trouble:
+    """A standby may become the primary, so it is worth coming back; a setting stays."""
+    return Trouble(UNREACHABLE if refusal.passing else WRONG, f"{what}: {refusal}")
+
+
+async def require_writable(connection: Connection) -> None:
+    """A sentence where Postgres takes nothing."""
+    from evosaga.migrations.preflight import read_only
+
+    if (refusal := await read_only(connection)) is not None:
+        raise said_of(refusal, "nothing can be written to Postgres")
+
+
+async def look_at_database(pool: Pool) -> AsyncGenerator[Finding, None]:
+    """The database, our table in it, and its doors."""
+    from evosaga.migrations.preflight import read_only, troubles
+    from evosaga.sagas.whatsapp.row_dry_run import rehearse
+    from evosaga.sagas.whatsapp.table_fit import misfits
+
+    async with pool.acquire() as connection:
+        found = await troubles(connection)
+        if (refusal := await read_only(connection)) is not None:
+            said, _, cure = str(refusal).partition(": ")
+            yield Finding("database", "bad", said, cure)
+            return
+        found += await misfits(connection)
+        if not found:
+            found += await rehearse(connection)
+        for misfit in found:
+            yield Finding("integrations", "bad" if misfit.fatal else "ok", misfit.said, misfit.cure)
+        if not any(misfit.fatal for misfit in found):
+            yield Finding("integrations", "ok", "a row of ours fits into healthcare.integrations")
+        async for finding in _look_at_doors(connection):
+            yield finding
+
+
+async def _look_at_doors(connection: Connection) -> AsyncGenerator[Finding, None]:
+    """What Supabase's roles, or everybody, can reach, and tokens that are kept in clear."""
+    from evosaga.migrations.grants import IN_CLEAR, OPEN, UNGUARDED
+
+    doors = await connection.fetch(OPEN)
+    for door in doors:
+        name, who = door["name"], door["who"]
+        kind = "FUNCTION" if name.endswith(")") else "TABLE"
+        shown = name.removesuffix("()")
+        cure = f"REVOKE ALL ON {kind} {shown} FROM {who}"
+        if kind == "TABLE":
+            cure += f"; ALTER TABLE {shown} ENABLE ROW LEVEL SECURITY, with policies for who may"
+        if door["guarded"]:
+            said = f"{name} is granted to {who}; its row level security decides"
+            yield Finding("doors", "ok", said)
+        else:
+            yield Finding("doors", "bad", f"{name} is open to {who}", cure)
+    unguarded = [row["name"] for row in await connection.fetch(UNGUARDED)]
+    if unguarded:
+        said = f"no row level security on {', '.join(unguarded)}"
+        yield Finding("doors", "warn", said, "run: evosaga migrate, as their owner")
+    elif not doors:
+        yield Finding("doors", "ok", "nothing of ours is open to anon, authenticated or PUBLIC")
+    clear = await connection.fetchval(IN_CLEAR)
+    if clear:
+        said = f"{clear} webhook tokens are kept in clear"
+        yield Finding("tokens", "warn", said, "run: evosaga migrate, which keeps their hashes")

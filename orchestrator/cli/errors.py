@@ -1,0 +1,249 @@
+"""Exit codes, and trouble that can be expected: one sentence that names the cure."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import os
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DONE: Final = 0
+UNFINISHED: Final = 1
+"""The saga did not complete, a part of a worker broke, or `doctor` found something bad."""
+WRONG: Final = 2
+"""Usage, input or settings: trying again without a change will not help."""
+UNREACHABLE: Final = 3
+"""A server can't be reached: trying again later may help."""
+BUG: Final = 70
+INTERRUPTED: Final = 130
+
+
+class Trouble(Exception):
+    """Something an operator or a caller can put right, in one sentence, with an exit code."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+
+
+def explained(error: BaseException) -> Trouble | None:
+    """The trouble behind an exception, None when it can only be a bug of ours."""
+    import asyncpg
+    from redis import exceptions as redis
+
+    from evosaga.events.commands import BadCommand
+    from evosaga.events.database import StatementMode
+    from evosaga.orchestrator.config.settings import SettingsError
+    from evosaga.orchestrator.local.binaries import LocalServerUnavailable
+    from evosaga.orchestrator.local.paths import NoStateFolder
+    from evosaga.orchestrator.queries.sagas import Unreadable
+
+    match error:
+        case SettingsError() | BadCommand() | Unreadable() | NoStateFolder() | StatementMode():
+            return Trouble(WRONG, str(error))
+        case LocalServerUnavailable():
+            return Trouble(UNREACHABLE, str(error))
+        case (
+            asyncpg.UndefinedTableError()
+            | asyncpg.UndefinedColumnError()
+            | asyncpg.InvalidSchemaNameError()
+        ):
+            return Trouble(WRONG, "the database has no (or an old) schema: run `evosaga migrate`")
+        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+            return _postgres(error, "")
+        case redis.RedisError():
+            return _redis(error, "")
+        case TimeoutError() | ConnectionError():
+            return Trouble(UNREACHABLE, f"a server stopped answering ({type(error).__name__})")
+        case OSError():
+            return _of_the_machine(error)
+    return None
+
+
+def _of_the_machine(error: OSError) -> Trouble | None:
+    """What the machine refuses: a full disk, a folder of somebody else's, no more files."""
+    if error.errno not in _REFUSALS:
+        return None
+    what = f"{error.filename!r} can't be used" if error.filename else "the machine refuses"
+    return Trouble(WRONG, f"{what}: {error.strerror or errno.errorcode[error.errno]}")
+
+
+_REFUSALS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+    }
+)
+
+
+@contextmanager
+def reaching_postgres(url: str) -> Iterator[None]:
+    """Say which Postgres it was that could not be reached, or did not let us in."""
+    import asyncpg
+
+    _know_the_user(url)
+    from evosaga.events.database import StatementMode
+
+    try:
+        yield
+    except StatementMode as error:
+        raise Trouble(WRONG, str(error)) from error
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        ValueError,
+    ) as error:
+        trouble = _postgres(error, f" at {place(url)}")
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def _know_the_user(url: str) -> None:
+    """Who is to be let in; without a word in the URL it is the account's own name."""
+    try:
+        parts = urlsplit(url)
+        named = parts.username or parse_qs(parts.query).get("user") or os.environ.get("PGUSER")
+    except ValueError:
+        return  # which the driver says better
+    if named or "service" in parse_qs(parts.query) or os.environ.get("PGSERVICE"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        said = "EVOSAGA_DATABASE_URL names no user, and this account has no name that could be used"
+        raise Trouble(WRONG, f"{said}: postgresql://USER@…") from None
+
+
+@contextmanager
+def reaching_redis(url: str) -> Iterator[None]:
+    """Say which Redis it was that could not be reached, or did not let us in."""
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except (RedisError, OSError, ValueError) as error:
+        raise _redis(error, f" at {place(url)}") from error
+
+
+def place(url: str) -> str:
+    """Where a URL leads, without the user, the password or anything else that may be secret."""
+    try:
+        parts = urlsplit(url)
+        socket = parse_qs(parts.query).get("host", [""])[0]
+        host = parts.hostname or socket
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the given address"
+    return f"{host}{port}{parts.path}" if parts.scheme != "unix" else parts.path
+
+
+def _postgres(error: BaseException, where: str) -> Trouble | None:
+    import asyncpg
+
+    match error:
+        case asyncpg.InvalidAuthorizationSpecificationError():  # a wrong password among them
+            said = f"Postgres{where} does not let this user in: check EVOSAGA_DATABASE_URL"
+            return Trouble(WRONG, said)
+        case asyncpg.InvalidCatalogNameError():
+            said = f"Postgres{where} has no such database: check EVOSAGA_DATABASE_URL"
+            return Trouble(WRONG, said)
+        case asyncpg.PostgresError() if name := _parameter(error):
+            said = f"Postgres{where} does not take the parameter {name} of EVOSAGA_DATABASE_URL"
+            return Trouble(WRONG, f"{said}: take it out, or give it a value that it can have")
+        case asyncpg.ReadOnlySQLTransactionError():
+            said = f"Postgres{where} is read-only, a standby perhaps"
+            return Trouble(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
+        case asyncpg.TargetServerAttributeNotMatched():
+            said = f"Postgres{where} is not what target_session_attrs asks for"
+            return Trouble(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
+        case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
+            cure = "add sslrootcert=FILE to EVOSAGA_DATABASE_URL, or sslrootcert=system"
+            return Trouble(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
+        case asyncpg.ClientConfigurationError() | ValueError():
+            return Trouble(WRONG, "EVOSAGA_DATABASE_URL can't be understood: is its port a number?")
+        case PermissionError() if error.filename:  # the driver looks for certificates at home
+            said = f"{str(error.filename)!r} can't be looked at: {error.strerror}"
+            return Trouble(WRONG, f"{said}; set HOME to a folder of this account")
+        case asyncpg.InsufficientPrivilegeError():
+            return Trouble(WRONG, f"Postgres{where} refuses: {error}")
+        case asyncpg.QueryCanceledError() if "statement timeout" in str(error):
+            said = f"Postgres{where} ends our statements before they are done"
+            return Trouble(
+                WRONG, f"{said}: raise statement_timeout, in EVOSAGA_DATABASE_URL or there"
+            )
+        case ConnectionError() if "rejected SSL upgrade" in str(error):
+            said = f"Postgres{where} speaks no TLS, which EVOSAGA_DATABASE_URL asks for"
+            return Trouble(WRONG, f"{said}: switch ssl on there, or say sslmode=prefer")
+    from evosaga.events.database import TRANSIENT
+
+    if isinstance(error, TRANSIENT):
+        said = f"Postgres{where} can't be reached ({_kind(error)})"
+        return Trouble(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_DATABASE_URL right?")
+    return None
+
+
+def _parameter(error: BaseException) -> str | None:
+    """The name of a parameter that Postgres, or a pooler in front of it, does not take."""
+    found = re.search(
+        r"(?:unrecognized configuration parameter|unsupported startup parameter:?"
+        r"|(?:invalid value for|permission denied to set) parameter"
+        r"|parameter) \"?([A-Za-z0-9_.]+)\"?",
+        str(error),
+    )
+    known = ("42704", "08P01", "22023", "55P02", "42501")
+    return found[1] if found and getattr(error, "sqlstate", None) in known else None
+
+
+def _redis(error: BaseException, where: str) -> Trouble:
+    from redis.exceptions import AuthenticationError, ResponseError
+
+    from evosaga.events.redis_errors import misconfigured
+
+    if isinstance(error, AuthenticationError):
+        return Trouble(WRONG, f"Redis{where} does not let us in: check EVOSAGA_REDIS_URL")
+    if wrong := misconfigured(error):
+        return Trouble(WRONG, f"Redis{where} can't be used, {wrong}")
+    match error:
+        case ResponseError():
+            return Trouble(UNREACHABLE, f"Redis{where} refuses: {error}")
+        case ValueError():
+            return Trouble(WRONG, "EVOSAGA_REDIS_URL can't be understood: is its port a number?")
+    said = f"Redis{where} can't be reached ({_kind(error)})"
+    return Trouble(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_REDIS_URL right?")
+
+
+def _kind(error: BaseException) -> str:
+    """In a word or two; texts of drivers may carry addresses and more."""
+    match error:
+        case ConnectionRefusedError():
+            return "connection refused"
+        case FileNotFoundError():
+            return "no such socket"
+        case TimeoutError():
+            return "no answer in time"
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError):
+        return _kind(cause)
+    return type(error).__name__

@@ -1,0 +1,121 @@
+"""The verb ``health``: how every integration is connected, and connecting again what can be."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, Trouble
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.reconcile import quiet, tell_unseen
+from evosaga.orchestrator.cli.run import require
+from evosaga.orchestrator.cli.tables import draw
+
+if TYPE_CHECKING:
+    from evosaga.orchestrator.config.settings import Settings
+    from evosaga.orchestrator.whatsapp.health.monitor import Doctor, Patient, Round
+
+_FEW: Final = 40
+_COMES_BACK: Final = 15.0
+"""Seconds that a connection may take to come back before it counts as still down."""
+
+
+def health(arguments: argparse.Namespace, out: Output) -> int:
+    """Look at all of them, and with ``--fix`` do what can be done."""
+    require(out)
+    with connections.servers(out) as settings:
+        quiet(settings, out)
+        return asyncio.run(_health(settings, arguments, out))
+
+
+async def _health(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from evosaga.orchestrator.app import world
+    from evosaga.orchestrator.whatsapp.health.monitor import Doctor, examine, go_round
+    from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(connections.postgres(settings))
+        redis = await stack.enter_async_context(connections.own_redis(settings, pool))
+        outside = await stack.enter_async_context(world(settings, redis, None, pool))
+        doctor = Doctor(pool, outside, settings.alert_after)
+        try:
+            if arguments.fix:
+                done = await go_round(doctor, eager=True)
+                if done.aborted is not None:
+                    raise CantLook(done.aborted)
+                if done.reconnects:
+                    await _until_back(doctor)
+                done = await go_round(doctor, eager=True)
+            else:
+                done = await examine(doctor, eager=True)
+        except CantLook as reason:
+            raise Trouble(UNREACHABLE, f"nothing was changed: {reason}") from reason
+    return _tell(done, out)
+
+
+async def _until_back(doctor: Doctor) -> None:
+    """Give Evolution time to connect what it was asked to connect."""
+    from evosaga.orchestrator.whatsapp.health.monitor import examine
+
+    deadline = time.monotonic() + _COMES_BACK
+    while time.monotonic() < deadline:
+        seen = await examine(doctor, webhooks=0)
+        states = {p.judgement.record.state for p in seen.patients if p.judgement}
+        if not states & {"down", "connecting"}:
+            return
+        await asyncio.sleep(0.5)
+
+
+def _tell(done: Round, out: Output) -> int:
+    told = [_described(patient) for patient in done.patients]
+    ill = [one for one in told if not one["well"]]
+    code = UNREACHABLE if done.unseen else UNFINISHED if ill else DONE
+    if out.json:
+        out.data({"integrations": told, "summary": done.summary()})
+        return code
+    tell_unseen(done.unseen, out)
+    shown = sorted(
+        told if len(told) <= _FEW else ill, key=lambda one: (one["well"], one["instance"])
+    )
+    draw(
+        [{n: str(v or "") for n, v in one.items() if n not in ("well", "id")} for one in shown],
+        out,
+        wrap=("cure",),
+    )
+    states = done.summary()["states"]
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    number = "1 integration" if len(told) == 1 else f"{len(told)} integrations"
+    out.line(f"{number}: {counts}" if told else "there are no integrations")
+    return code
+
+
+def _described(patient: Patient) -> dict[str, Any]:
+    from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+    from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
+
+    row, judged = patient.row, patient.judgement
+    told: dict[str, Any] = {
+        "instance": row.instance_name,
+        "organization": str(row.organization_id),
+        "id": str(row.id),
+        "row": row.status,
+    }
+    if judged is None:
+        cure = "a saga is at work for it, or Evolution gave no clear answer"
+        if why := unaddressable(row.instance_name):
+            cure = f"{CANT_BE_HANDLED} ({why})"
+        return told | {"state": "unknown", "since": None, "cure": cure, "well": False}
+    record = judged.record
+    cure = CURES[record.state]
+    if judged.status is not None and judged.status != row.status:
+        cure = f"the row should say {judged.status}" + (f"; {cure}" if cure else "")
+    return told | {
+        "state": record.state,
+        "since": record.since.isoformat(timespec="seconds"),
+        "cure": cure,
+        "well": record.state in WELL and judged.status is None,
+    }

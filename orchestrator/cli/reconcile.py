@@ -1,0 +1,304 @@
+"""The verb ``reconcile``: show what drifted, and with ``--fix`` have it repaired."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, Trouble
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.run import require
+from evosaga.orchestrator.cli.tables import draw, printable
+
+if TYPE_CHECKING:
+    from evosaga.orchestrator.config.settings import Settings
+    from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Sighting
+    from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Asked, Found, Keeper
+    from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
+
+_BETWEEN: Final = 1.5
+"""Seconds between the two looks: what a saga is just doing is over by then, mostly."""
+_POLL: Final = 0.1
+_AT_ONCE: Final = 4
+_SOME: Final = 10
+
+
+def reconcile(arguments: argparse.Namespace, out: Output) -> int:
+    """Look twice, tell, and repair what may be repaired."""
+    if arguments.keep and not arguments.organization_id:
+        raise Trouble(WRONG, "--keep decides for one organization: give --organization-id as well")
+    if arguments.remove and not arguments.fix:
+        raise Trouble(WRONG, "--remove is a repair: give --fix as well")
+    require(out)
+    with connections.servers(out) as settings:
+        quiet(settings, out)
+        return asyncio.run(_reconcile(settings, arguments, out))
+
+
+def quiet(settings: Settings, out: Output) -> None:
+    """What would be log lines in a worker is told by the verb itself."""
+    from evosaga.orchestrator.config import log_config
+
+    level = settings.log_level if out.debug else "error"
+    log_config.configure(settings.model_copy(update={"log_level": level}))
+
+
+async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from evosaga.events.event_log import EventLog
+    from evosaga.orchestrator.app import world
+    from evosaga.orchestrator.commands.handler import Gate
+    from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper, UnknownChoice
+    from evosaga.sagas import registry
+
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(connections.postgres(settings))
+        redis = await stack.enter_async_context(connections.own_redis(settings, pool))
+        outside = await stack.enter_async_context(world(settings, redis, None, pool))
+        gate = Gate(pool, EventLog(pool), outside, registry.load())
+        keeper = Keeper(pool, outside, gate, settings.older_names, quiet=0.0)
+        try:
+            return await _Visit(keeper, _keep(arguments), arguments, out).pay()
+        except UnknownChoice as wrong:
+            raise Trouble(WRONG, str(wrong)) from wrong
+        except CantLook as reason:
+            raise Trouble(UNREACHABLE, f"nothing was changed: {reason}") from reason
+
+
+def _keep(arguments: argparse.Namespace) -> Keep | None:
+    from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
+
+    if not arguments.organization_id:
+        return None
+    return Keep(UUID(arguments.organization_id), arguments.keep or "connected")
+
+
+@dataclass(slots=True)
+class _Visit:
+    """One run of the verb."""
+
+    keeper: Keeper
+    keep: Keep | None
+    arguments: argparse.Namespace
+    out: Output
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Evolution servers that could not be looked at, and why."""
+    strangers: Sequence[str] = ()
+    busy: int = 0
+
+    async def pay(self) -> int:
+        """Look, tell, repair; the exit code."""
+        seen = await self._look_twice()
+        drifts = [sighting.drift for sighting in seen]
+        self._check(drifts)
+        if not self.arguments.fix:
+            self._tell(drifts, {})
+            return self._code(drifts)
+        if not self.out.json:
+            _draw(drifts, self.out)
+        repairs = await self._repair(seen)
+        left = [sighting.drift for sighting in await self._look_twice()] if drifts else []
+        self._tell(left, {"repairs": repairs, "before": [_described(one) for one in drifts]})
+        return self._code(left)
+
+    def _check(self, drifts: Sequence[Drift]) -> None:
+        """What is to be removed must be there, and be nobody's that a row names."""
+        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import removable
+
+        known = removable(drifts)
+        for name in self.arguments.remove:
+            if name not in known:
+                could = ", ".join(map(printable, known)) or "none"
+                told = f"there is no {printable(name)} to remove; those that no row names: {could}"
+                raise Trouble(WRONG, told)
+
+    def _code(self, drifts: Sequence[Drift]) -> int:
+        """The exit code. What could not be looked at may be as it should be or not."""
+        return UNREACHABLE if self.unseen else UNFINISHED if drifts else DONE
+
+    async def _look_twice(self) -> list[Sighting]:
+        """What two looks saw. Only who repairs leaves a trace of what was seen."""
+        from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Sighting
+        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import find
+
+        first = await find(self.keeper, keep=self.keep)
+        self.unseen, self.strangers, self.busy = first.unseen, first.strangers, first.busy
+        if not first.drifts:
+            return []
+        if self.arguments.fix:
+            await self._note(first)
+        await asyncio.sleep(_BETWEEN)
+        before = {(drift.what, drift.where) for drift in first.drifts}
+        second = await find(self.keeper, keep=self.keep)
+        self.unseen = {**first.unseen, **second.unseen}
+        self.strangers, self.busy = second.strangers, second.busy
+        if self.arguments.fix:
+            noted = await self._note(second)
+        else:
+            now = _now()
+            noted = [Sighting(drift, now, 2, 0, True) for drift in second.drifts]
+        return [one for one in noted if (one.drift.what, one.drift.where) in before]
+
+    async def _note(self, found: Found) -> list[Sighting]:
+        from evosaga.orchestrator.whatsapp.reconciliation import confirmations
+        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import EVERYTHING
+
+        organization = self.keep.organization_id if self.keep else None
+        return await confirmations.note(
+            *(self.keeper.pool, found.drifts),
+            kinds=EVERYTHING,
+            blind=found.blind,
+            organization_id=organization,
+            grace=0.0,
+        )
+
+    async def _repair(self, seen: Sequence[Sighting]) -> list[dict[str, Any]]:
+        """Ask for the repairs that are allowed, in two waves, and wait for them."""
+        from evosaga.orchestrator.cli.integrations import workers
+        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import allowed
+
+        policies: Collection[Any] = {"auto", "ask"} if self.keep else {"auto"}
+        mendable = [one for one in seen if allowed(one.drift, policies, self.arguments.remove)]
+        company = await workers(self.keeper.pool, self.out) if mendable else None
+        deadline = time.monotonic() + self.arguments.timeout
+        told: list[dict[str, Any]] = []
+        # What a row names is changed before what it no longer names is removed.
+        for wave in (False, True):
+            asked = await self._ask([one for one in mendable if one.drift.waits is wave])
+            while asked and time.monotonic() < deadline:
+                if await self._over(asked):
+                    break
+                if company is not None:
+                    await company()
+                await asyncio.sleep(_POLL)
+            told += await self._outcomes(asked)
+        return told
+
+    async def _ask(self, wanted: Sequence[Sighting]) -> list[Asked]:
+        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import repair
+
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(sighting: Sighting) -> Asked | None:
+            async with limit:
+                return await repair(self.keeper, sighting)
+
+        answers = await asyncio.gather(*(one(sighting) for sighting in wanted))
+        return [answer for answer in answers if answer is not None]
+
+    async def _over(self, asked: Sequence[Asked]) -> bool:
+        open_ = await self.keeper.pool.fetchval(_OPEN, [one.saga_id for one in asked])
+        return not open_
+
+    async def _outcomes(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        ids = [one.saga_id for one in asked]
+        rows = {row["saga_id"]: row for row in await self.keeper.pool.fetch(_OUTCOMES, ids)}
+        told = []
+        for one in asked:
+            row, drift = rows[one.saga_id], one.sighting.drift
+            told.append(
+                {
+                    "what": drift.what,
+                    "where": drift.where,
+                    "saga_id": str(one.saga_id),
+                    "status": row["status"],
+                    "message": row["message"],
+                }
+            )
+            if not self.out.json:
+                why = f": {row['message']}" if row["message"] else ""
+                self.out.line(f"{drift.what} {drift.where}: {row['status']}{why}")
+        return told
+
+    def _tell(self, drifts: Sequence[Drift], more: dict[str, Any]) -> None:
+        """What is wrong (still, after repairs), and how to go on."""
+        if self.out.json:
+            blind = {"not_looked_at": dict(self.unseen)} if self.unseen else {}
+            rest = {"strangers": list(self.strangers), "busy": self.busy}
+            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more | blind | rest)
+            return
+        tell_unseen(self.unseen, self.out)
+        self._tell_rest()
+        if not drifts:
+            partly = self.unseen or self.busy
+            self.out.line("what was seen agrees" if partly else "the stores agree")
+            return
+        if more:
+            self.out.line("left:")
+        _draw(drifts, self.out)
+        self._advise(drifts)
+
+    def _tell_rest(self) -> None:
+        """Instances that nothing is said of, so that every one on the servers is counted."""
+        if self.busy:
+            them = "1 instance" if self.busy == 1 else f"{self.busy} instances"
+            self.out.note(f"sagas are at work for {them}, not compared: evosaga list")
+        if self.strangers:
+            some = ", ".join(map(printable, self.strangers[:_SOME]))
+            more = "" if len(self.strangers) <= _SOME else ", …"
+            number = len(self.strangers)
+            them = "1 instance is" if number == 1 else f"{number} instances are"
+            self.out.note(f"{them} nobody's we know of, and left alone: {some}{more}")
+
+    def _advise(self, drifts: Sequence[Drift]) -> None:
+        """How to go on."""
+        policies = {drift.policy for drift in drifts}
+        if "auto" in policies and not self.arguments.fix:
+            self.out.note("repair what is marked auto: evosaga reconcile --fix")
+        if "ask" in policies and not (self.arguments.fix and self.keep):
+            one = next((d for d in drifts if d.policy == "ask" and d.organization_id), None)
+            if one is not None:
+                asked = f"evosaga reconcile --organization-id {one.organization_id} --fix"
+                self.out.note(f"what is marked ask is repaired for one organization: {asked}")
+
+
+def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
+    """The servers of which nothing can be said."""
+    for server, why in sorted(unseen.items()):
+        out.problem(f"the Evolution server {printable(server)} was not looked at: {why}")
+
+
+def _draw(drifts: Sequence[Drift], out: Output) -> None:
+    draw(
+        [
+            {
+                "what": drift.what,
+                "where": drift.where,
+                "policy": drift.policy,
+                "cause": drift.cause,
+                "repair": drift.repair,
+            }
+            for drift in drifts
+        ],
+        out,
+        wrap=("cause", "repair"),
+    )
+
+
+def _described(drift: Drift) -> dict[str, Any]:
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import described
+
+    return described(drift)
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+_OPEN: Final = """
+SELECT count(*) FROM evosaga.sagas
+WHERE saga_id = ANY($1) AND status IN ('running', 'compensating')
+"""
+_OUTCOMES: Final = """
+SELECT saga_id, status, message FROM evosaga.sagas WHERE saga_id = ANY($1)
+"""

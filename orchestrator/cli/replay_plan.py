@@ -1,0 +1,93 @@
+"""``evosaga replay --plan``: what a replay would do to the world, changing nothing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final
+
+from evosaga.orchestrator.cli import bulk, connections, tables
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.wrapping import say
+
+if TYPE_CHECKING:
+    from evosaga.orchestrator.commands.replay_plan import Plan
+    from evosaga.orchestrator.config.settings import Settings
+    from evosaga.orchestrator.queries.sagas import SagaView
+
+_AT_ONCE: Final = 16
+_STYLES: Final = {
+    "reuse": "green",
+    "adopt": "green",
+    "redo": "cyan",
+    "undo first": "yellow",
+    "blocked": "bold red",
+}
+
+
+def show_plans(arguments: argparse.Namespace, out: Output) -> int:
+    """The plan of each saga; 1 when any of them would be refused."""
+    from evosaga.orchestrator.cli.run import require
+
+    require(out)  # a look at the world needs Evolution and the keys to what is ours
+    with connections.servers(out) as settings:
+        return asyncio.run(_show(settings, arguments, out))
+
+
+async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+    from evosaga.orchestrator.app import world
+    from evosaga.orchestrator.commands.replay import plan_of
+    from evosaga.sagas import registry
+
+    known = registry.load()
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(connections.postgres(settings))
+        redis = await stack.enter_async_context(connections.own_redis(settings, pool))
+        outside = await stack.enter_async_context(world(settings, redis, pool=pool))
+        sagas = await bulk.chosen(pool, arguments)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def look(view: SagaView) -> Plan:
+            async with gate:
+                return await plan_of(pool, outside, known, view.saga_id)
+
+        plans = await asyncio.gather(*map(look, sagas))
+    told = list(zip(sagas, plans, strict=True))
+    if out.json:
+        documents = [{"saga_id": view.saga_id, **plan.as_dict()} for view, plan in told]
+        out.data(documents[0] if len(arguments.references) == 1 else {"plans": documents})
+    else:
+        for view, plan in told:
+            _tell(view, plan, out)
+        if not told:
+            out.note("no saga fits")
+    return DONE if all(plan.allowed for plan in plans) else UNFINISHED
+
+
+def _tell(view: SagaView, plan: Plan, out: Output) -> None:
+    out.line(f"{view.saga_id}  {view.saga}")
+    style = "" if plan.allowed else "bold red"
+    say(plan.headline, out, indent=2, style=style)
+    if out.terminal:
+        _draw(plan, out)
+    else:
+        rows = [
+            {"step": line.step, "action": line.action, "evidence": line.evidence}
+            for line in plan.lines
+        ]
+        tables.draw(rows, out)
+    out.line()
+
+
+def _draw(plan: Plan, out: Output) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for line in plan.lines:
+        style = _STYLES[line.action]
+        evidence = Text(tables.printable(line.evidence), style="dim", overflow="fold")
+        table.add_row("   ", line.step, Text(line.action, style=style, no_wrap=True), evidence)
+    out.console.print(table)

@@ -1,0 +1,218 @@
+"""The verbs that are processes: migrate, worker, simulate-evolution."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.doctor_postgres import require_writable, said_of
+from evosaga.orchestrator.cli.errors import (
+    DONE,
+    UNFINISHED,
+    UNREACHABLE,
+    WRONG,
+    Trouble,
+    reaching_postgres,
+)
+from evosaga.orchestrator.cli.output import Output
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from evosaga.orchestrator.config.settings import Settings
+
+_NEEDED: Final = {
+    "evolution_url": "set EVOSAGA_EVOLUTION_URL to your Evolution API server, https://…",
+    "evolution_api_key": "set EVOSAGA_EVOLUTION_API_KEY to that server's global API key",
+    "secret_key": "set EVOSAGA_SECRET_KEY to 32 bytes or more: openssl rand -hex 32",
+}
+_SOON: Final = 3.0
+"""Seconds that a Redis may take to answer which is not needed at the start."""
+_API_KEYS: Final = "set EVOSAGA_API_KEYS to name:key, the key from: openssl rand -hex 32"
+
+
+def migrate(_: argparse.Namespace, out: Output) -> int:
+    """Bring the schema up to date."""
+    with connections.servers(out, redis=False) as settings:
+        before, after, notes = asyncio.run(migrated(settings))
+    for note in notes:
+        out.note(note)
+    if out.json:
+        out.data({"before": before, "after": after, "notes": notes})
+    elif before == after:
+        out.line(f"the schema is up to date ({after})")
+    else:
+        out.line(f"the schema was {before or 'missing'} and is {after} now")
+    return DONE
+
+
+async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
+    """Migrate; the revisions before and after, and which rows the integrations table keeps out."""
+    import asyncpg
+
+    from evosaga import migrations
+    from evosaga.events.database import behind_pooler
+    from evosaga.migrations.preflight import ReadOnly, Unfit
+
+    url = settings.database_url
+    assert url is not None
+    with reaching_postgres(url):
+        await behind_pooler(url)  # which refuses one that knows no transactions
+        connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10)
+        try:
+            before = await migrations.current(connection)
+        finally:
+            await connection.close()
+        if migrations.newer(before, migrations.head()):
+            return before, str(before), []  # a newer release has been here
+        try:
+            notes = await migrations.migrate(url)
+        except Unfit as error:
+            raise Trouble(WRONG, f"can't migrate, nothing was changed: {error}") from error
+        except ReadOnly as error:
+            raise said_of(error, "can't migrate, nothing can be written there") from error
+        except asyncpg.PostgresError as error:
+            if error.sqlstate and error.sqlstate.startswith("P0"):  # a migration's own refusal
+                cure = f" {error.hint}" if getattr(error, "hint", None) else ""
+                raise Trouble(WRONG, f"can't migrate: {error}.{cure}") from error
+            raise
+        except migrations.SchemaBusy as error:
+            raise Trouble(UNREACHABLE, f"can't migrate now: {error}") from error
+    return before, migrations.head(), [str(note) for note in notes]
+
+
+def worker(_: argparse.Namespace, out: Output) -> int:
+    """Carry out sagas until told to stop."""
+    require(out)
+    with connections.servers(out) as settings:
+        return run_until_signal(settings, out)
+
+
+def require(out: Output, *, http: bool = False) -> None:
+    """Refuse to start while settings are missing that have no embedded stand-in."""
+    from evosaga.orchestrator.config.settings import load_settings
+
+    settings = load_settings()
+    needed = _NEEDED | ({"api_keys": _API_KEYS} if http else {})
+    missing = [cure for name, cure in needed.items() if getattr(settings, name) is None]
+    if not missing:
+        return
+    for cure in missing[:-1]:
+        out.problem(cure)
+    raise Trouble(WRONG, f"{missing[-1]} (or try everything with `evosaga dev`)")
+
+
+def run_until_signal(settings: Settings, out: Output) -> int:
+    """A worker on these settings, until SIGTERM or SIGINT; a second signal ends it at once."""
+    asyncio.run(look_first(settings))
+    from evosaga.orchestrator import app
+    from evosaga.orchestrator.config import (
+        log_config,  # slow, so only once we know that it is worth it
+    )
+
+    log_config.configure(settings)
+    try:
+        asyncio.run(_work(settings))
+    except app.Broken as error:
+        out.problem(f"a part of the worker broke: {error}")
+        return UNFINISHED
+    return DONE
+
+
+async def look_first(settings: Settings, *, redis: bool = True) -> None:
+    """A look before the start, for a sentence that says which of them is not there."""
+    from evosaga import migrations
+
+    async with contextlib.AsyncExitStack() as stack:
+        client = await _redis(settings, stack, needed=redis)
+        pool = await stack.enter_async_context(connections.postgres(settings))
+        async with pool.acquire() as connection:
+            try:
+                await migrations.require_current(connection)
+            except migrations.SchemaOutdated as error:
+                raise Trouble(WRONG, str(error)) from error
+            await require_writable(connection)
+        if client is not None:
+            from evosaga.orchestrator.maintenance import redis_owner
+
+            await redis_owner.look(client, await redis_owner.identity(pool))
+
+
+async def _redis(
+    settings: Settings, stack: contextlib.AsyncExitStack, *, needed: bool
+) -> Redis | None:
+    """A Redis that can be used. None when it is not needed and not there, or not there for now."""
+    from evosaga.orchestrator.maintenance import redis_checks
+
+    try:
+        async with asyncio.timeout(None if needed else _SOON):
+            client = await stack.enter_async_context(connections.redis(settings))
+            await redis_checks.require(client, "worker" if needed else "api")
+    except TimeoutError:
+        return None
+    except Trouble as trouble:
+        if needed or trouble.code != UNREACHABLE:
+            raise
+        return None
+    return client
+
+
+async def _work(settings: Settings) -> None:
+    from evosaga.orchestrator import app
+
+    stop = asyncio.Event()
+    on_signals(stop.set)
+    settle()
+    await app.serve_until(stop, settings)
+
+
+def settle() -> None:
+    """For a process that runs for months: what was imported is never garbage.
+
+    Looked through again and again, it costs a tenth of the time of a busy worker.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def on_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first SIGTERM or SIGINT; from then on they end the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, first)
+
+
+def simulate_evolution(arguments: argparse.Namespace, out: Output) -> int:
+    """The simulated Evolution server alone."""
+    from evosaga.orchestrator.local.evolution import main_simulate
+
+    try:
+        main_simulate(
+            arguments.port,
+            arguments.journal,
+            api_key=arguments.api_key,
+            as_json=out.json,
+            host=arguments.host,
+            version=arguments.evolution_version,
+            pace=arguments.pace,
+            global_webhook=arguments.global_webhook,
+            seed=arguments.seed,
+        )
+    except OSError as error:
+        where = f"port {arguments.port} or the journal {arguments.journal}"
+        raise Trouble(WRONG, f"can't use {where}: {error.strerror or error}") from error
+    return DONE

@@ -1,0 +1,63 @@
+"""``evosaga why``: what a saga waits for, and what can be done about it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+from typing import TYPE_CHECKING, Final
+
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli.errors import DONE
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.show import clock, find
+from evosaga.orchestrator.cli.wrapping import say
+
+if TYPE_CHECKING:
+    from evosaga.orchestrator.config.settings import Settings
+    from evosaga.orchestrator.queries.diagnosis import Why
+
+
+def why(arguments: argparse.Namespace, out: Output) -> int:
+    """Explain one saga."""
+    with connections.servers(out, redis=False) as settings:
+        return asyncio.run(_why(settings, arguments.reference, out))
+
+
+async def _why(settings: Settings, reference: str, out: Output) -> int:
+    from evosaga.orchestrator.queries.why import why_of
+    from evosaga.sagas import registry
+
+    async with connections.postgres(settings) as pool:
+        view = await find(pool, reference)
+        answer = await why_of(pool, registry.load(), view)
+    if out.json:
+        out.data({"saga_id": view.saga_id, "status": view.status, **answer.as_dict()})
+    else:
+        _tell(answer, out)
+    return DONE
+
+
+def _tell(answer: Why, out: Output) -> None:
+    say(answer.headline, out, style="bold")
+    for detail in answer.details:
+        say(detail, out, indent=2)
+    if answer.next_at is not None:
+        said = "This attempt has until {}." if answer.in_flight else _GOES_ON
+        say(said.format(clock(answer.next_at)), out, indent=2)
+    if answer.cure is not None:
+        _tell_cure(answer.cure, out)
+
+
+_GOES_ON: Final = "It goes on by itself, by {} at the latest."
+
+
+def _tell_cure(cure: str, out: Output) -> None:
+    """What to do; at a terminal a line for each command, so that it can be copied."""
+    if not out.terminal:
+        out.line(f"What you can do: {cure}")
+        return
+    say("What you can do:", out, style="cyan")
+    for part in re.split(r"[:;,] (?=evosaga )|; ", cure):
+        command = part.startswith("evosaga ")
+        say(part, out, indent=4 if command else 2, style="cyan" if command else "")

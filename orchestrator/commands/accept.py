@@ -1,0 +1,261 @@
+"""From command to saga, in one transaction for a whole batch.
+
+A command becomes a saga by inserting its status row: the primary key recognises a repeated
+command, the partial unique indexes let one open saga hold a business key or an instance name
+(``claiming``). Whoever loses is *rejected*, which is a saga too, so that everybody gets an answer
+they can look up.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import asyncpg
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from evosaga.events import syncpoints
+from evosaga.events.append import Append, Row, write
+from evosaga.events.commands import STEERING, BadCommand, Command
+from evosaga.events.database import Connection, Pool
+from evosaga.events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
+from evosaga.orchestrator.commands.claims import Request as Request
+from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
+from evosaga.orchestrator.commands.claims import claim, insert_rows, known_hashes
+from evosaga.orchestrator.engine.decider import Run, advance, intent
+from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
+from evosaga.orchestrator.engine.state import State, evolve
+from evosaga.sagas.context import World
+from evosaga.sagas.definition import Admission, InCommit, Refusal
+from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.whatsapp.types import SHAPES
+
+_TRIES: Final = 5
+_CONTENDED: Final = (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of one command.
+
+    ``new``: a saga has started and its first intent is committed; the caller must run it.
+    ``rejected``: refused with a reason, recorded. ``known``: seen before, nothing to do.
+    ``conflicting``: the id was used for another body. ``steered``: a saga that is there was
+    replayed or cancelled.
+    """
+
+    kind: Literal["new", "rejected", "known", "conflicting", "steered"]
+    saga_id: UUID
+    state: State | None = None
+
+
+def understand(catalogue: Catalogue, command: Command, *, doubtful: bool = False) -> Request:
+    """Check a command against the saga it would start. Raises ``BadCommand``.
+
+    ``doubtful``: it is from the stream, where what was published before it may still be on its way.
+    """
+    saga = catalogue.by_command.get(command.type)
+    if saga is None:
+        raise unknown_type(catalogue, command.type)
+    return Request(command, saga, checked(saga.input, command), doubtful)
+
+
+def unknown_type(catalogue: Catalogue, type_: str) -> BadCommand:
+    """There is no such command; those that people may give are named, our own are not."""
+    known = ", ".join(sorted(STEERING.union(catalogue.public)))
+    return BadCommand("unknown_type", f"there is no command {type_[:80]!r}; known: {known}")
+
+
+def checked(model: type[Any], command: Command) -> Any:
+    """The command's data as ``model``. Raises ``BadCommand`` naming the field, never its value."""
+    try:
+        return model.model_validate_json(json.dumps(command.data))
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e)}"
+            for e in error.errors(include_input=False, include_url=False)
+        ]
+        raise BadCommand("invalid_data", "; ".join(problems)[:500]) from None
+
+
+def _said(problem: ErrorDetails) -> str:
+    if problem["type"] == "string_pattern_mismatch":
+        return SHAPES.get(problem["ctx"]["pattern"], problem["msg"])
+    return problem["msg"].removeprefix("Value error, ")
+
+
+async def accept(
+    pool: Pool, world: World, worker: str | None, requests: Sequence[Request]
+) -> list[Accepted]:
+    """Accept a batch; the answers are in its order. Committed when this returns.
+
+    Raises ``TooSoon`` when doubtful ones would be refused. Without a ``worker`` the sagas begin
+    unowned and due, for whichever worker sweeps next.
+    """
+    for attempt in range(_TRIES):
+        try:
+            async with pool.acquire() as connection, connection.transaction():
+                answers = await _accept(connection, world, worker, requests)
+                await syncpoints.reach("acc.pre")
+            return answers
+        except _CONTENDED:
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def rehearse(pool: Pool, world: World, request: Request) -> State:
+    """What a new command would begin with, found out by accepting it and taking that back."""
+    for _ in range(_TRIES):
+        try:
+            async with pool.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    (answer,) = await _accept(connection, world, None, [request])
+                finally:
+                    await transaction.rollback()
+        except _CONTENDED:
+            continue
+        assert answer.state is not None
+        return answer.state
+    raise asyncpg.SerializationError("others kept changing what this command depends on")
+
+
+async def _accept(
+    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
+) -> list[Accepted]:
+    first: dict[UUID, Request] = {}
+    for request in requests:
+        first.setdefault(request.saga_id, request)
+    hashes = await known_hashes(connection, list(first))
+    fresh = [r for saga_id, r in first.items() if saga_id not in hashes]
+    late = await _expired(connection, fresh)
+    claims = await claim(connection, world, worker, [r for r in fresh if r.saga_id not in late])
+    hashes |= claims.known
+    states = await _record(
+        connection,
+        worker,
+        [r for r in fresh if r.saga_id not in hashes],
+        {**late, **claims.verdicts},
+        claims.claimed,
+    )
+    return [_answer(r, first, hashes, states) for r in requests]
+
+
+async def _expired(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Refusal]:
+    """The commands that nobody wants obeyed any more, by the database's clock."""
+    if all(r.command.expires_at is None for r in requests):
+        return {}
+    now = await connection.fetchval("SELECT now()")
+    return {
+        r.saga_id: Refusal(
+            "expired",
+            too_late(at),
+            organization_id=getattr(r.input, "organization_id", None),
+            instance_name=getattr(r.input, "instance_name", None),
+        )
+        for r in requests
+        if (at := r.command.expires_at) is not None and at <= now
+    }
+
+
+def too_late(at: datetime) -> str:
+    """The sentence for a command that came after the moment its sender had set for it."""
+    until = at.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
+    return f"it was to be obeyed before {until}; publish another one if it is still wanted"
+
+
+def _answer(
+    request: Request,
+    first: dict[UUID, Request],
+    hashes: dict[UUID, str],
+    states: dict[UUID, State],
+) -> Accepted:
+    saga_id = request.saga_id
+    if (hashes.get(saga_id) or first[saga_id].hash) != request.hash:
+        return Accepted("conflicting", saga_id)
+    if saga_id in hashes or first[saga_id] is not request:
+        return Accepted("known", saga_id)
+    state = states[saga_id]
+    kind: Literal["rejected", "new"] = "rejected" if state.status == "rejected" else "new"
+    return Accepted(kind, saga_id, state)
+
+
+async def _record(
+    connection: Connection,
+    worker: str | None,
+    requests: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+    claimed: set[UUID],
+) -> dict[UUID, State]:
+    """Write rejections and beginnings."""
+    refused = [r for r in requests if r.saga_id not in claimed]
+    await insert_rows(connection, refused, verdicts, status="rejected")
+    states: dict[UUID, State] = {}
+    appends = []
+    for request in requests:
+        saga_id = request.saga_id
+        events, states[saga_id], status_row = _beginning(request, verdicts[saga_id], worker)
+        appends.append(
+            Append(
+                saga_id,
+                0,
+                events,
+                status_row,
+                request.command.correlation_id or str(saga_id),
+                request.command.id,
+            )
+        )
+    await write(connection, appends)
+    return states
+
+
+def _beginning(
+    request: Request, verdict: Admission | Refusal, worker: str | None
+) -> tuple[list[SagaEvent], State, Row]:
+    """The first events: a rejection, or the start and the intent of the first step."""
+    about: dict[str, Any] = {
+        "saga": request.saga.name,
+        "version": request.saga.version,
+        "command": request.command.type,
+        "command_id": request.command.id,
+        "command_hash": request.hash,
+        "business_key": verdict.business_key,
+        "organization_id": verdict.organization_id,
+        "instance_name": verdict.instance_name,
+        "input": request.input.model_dump(mode="json"),
+    }
+    first: SagaEvent
+    if isinstance(verdict, Refusal):
+        first = SagaRejected(
+            **about,
+            code=verdict.code,
+            message=verdict.message,
+            existing_instance=verdict.existing_instance,
+        )
+    else:
+        follow = verdict.follow_up
+        first = SagaStarted(
+            **about,
+            facts=verdict.facts,
+            deadline_seconds=verdict.deadline_seconds,
+            behind=verdict.behind,
+            follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,
+        )
+    events, state, action = advance(request.saga, evolve(State(), first))
+    lease = 0.0
+    # A first step that joins a commit, or may be spared, is left to the engine, which knows how.
+    if (
+        worker is not None
+        and isinstance(action, Run)
+        and not isinstance(action.effect, InCommit)
+        and action.step.spare is None
+    ):
+        lease = action.step.timeout + LEASE_MARGIN
+        events.append(intent(action, worker, lease))
+        state = evolve(state, events[-1])
+    return [first, *events], state, row(state, action, worker, lease)

@@ -1,0 +1,282 @@
+"""Who gets what he asks for: admission, and the keys that only one open saga may hold.
+
+Admission is asked before the keys are claimed and once more after: what another worker committed
+in between is only then sure to be seen. Whoever comes away without his key is told which open
+saga holds it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from asyncpg.pgproto.pgproto import UUID as QuickUUID
+
+from evosaga.events.commands import Command
+from evosaga.events.database import Connection
+from evosaga.sagas.context import World
+from evosaga.sagas.definition import Admission, Refusal, Saga
+
+
+class LookAgain(asyncpg.SerializationError):
+    """What an admission relies on has changed meanwhile, as when Postgres can't serialise.
+
+    Nobody's fault; the whole transaction is tried again.
+    """
+
+
+class TooSoon(Exception):
+    """Doubtful commands would have been refused, for these reasons. Nothing was written."""
+
+    def __init__(self, refusals: Mapping[UUID, Refusal]) -> None:
+        super().__init__(f"{len(refusals)} commands")
+        self.refusals = refusals
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command together with the saga it asks for and its checked input.
+
+    ``doubtful``: it may not be refused yet, since what goes before it may still be on its way.
+    """
+
+    command: Command
+    saga: Saga
+    input: Any
+    doubtful: bool = False
+    saga_id: UUID = field(init=False)
+    hash: str = field(init=False)
+    """Both are those of the command, worked out once."""
+
+    def __post_init__(self) -> None:
+        # asyncpg's own kind is told from others and written out six times as fast.
+        object.__setattr__(self, "saga_id", QuickUUID(self.command.saga_id.hex))
+        object.__setattr__(self, "hash", self.command.hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What became of a batch. Who was admitted holds a status row, but has no history yet."""
+
+    verdicts: dict[UUID, Admission | Refusal]
+    claimed: set[UUID]
+    known: dict[UUID, str]
+    """Those that another worker took just now, with the hash of what it took."""
+
+
+async def claim(
+    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
+) -> Claims:
+    """Admit a batch and claim its keys, inside the caller's transaction.
+
+    Raises ``LookAgain``, and ``TooSoon``.
+    """
+    verdicts = await _admit(connection, world, requests)
+    wanted = [r for r in requests if isinstance(verdicts[r.saga_id], Admission)]
+    claimed = await insert_rows(connection, wanted, verdicts, status="running", owner=worker)
+    held = [r for r in wanted if r.saga_id in claimed]
+    await _hold_still(connection, held, verdicts)
+    for saga_id, second in (await _admit(connection, world, held)).items():
+        verdicts[saga_id] = _confirmed(verdicts[saga_id], second)
+    verdicts |= await _rehearse(connection, world, held, verdicts)
+    others = [r.saga_id for r in requests if r.saga_id not in claimed]
+    known = await known_hashes(connection, others)
+    lost = [r for r in wanted if r.saga_id not in claimed and r.saga_id not in known]
+    verdicts |= await _explain(connection, world, lost, verdicts)
+    doubtful = [r.saga_id for r in requests if r.doubtful and r.saga_id not in known]
+    refused = {id_: v for id_ in doubtful if isinstance(v := verdicts[id_], Refusal)}
+    if refused:
+        raise TooSoon(refused)
+    return Claims(verdicts, claimed, known)
+
+
+async def known_hashes(connection: Connection, saga_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """The sagas of these that there are, with the hash of the command that asked for each."""
+    if not saga_ids:
+        return {}
+    rows = await connection.fetch(_KNOWN, saga_ids)
+    return {row["saga_id"]: row["command_hash"] for row in rows if row["saga_id"]}
+
+
+async def _admit(
+    connection: Connection, world: World, requests: Sequence[Request]
+) -> dict[UUID, Admission | Refusal]:
+    """Ask each admission once; sagas that share one are weighed together, in their order."""
+    groups: dict[Any, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.saga.admit, []).append(request)
+    verdicts: dict[UUID, Admission | Refusal] = {}
+    for admit, group in groups.items():
+        said = await admit(connection, world, [(r.saga_id, r.input) for r in group])
+        verdicts |= dict(zip([r.saga_id for r in group], said, strict=True))
+    return verdicts
+
+
+async def _rehearse(
+    connection: Connection,
+    world: World,
+    held: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+) -> dict[UUID, Admission | Refusal]:
+    """Let those that were admitted try for what they will need, where a saga has something to."""
+    groups: dict[Any, list[Request]] = {}
+    for request in held:
+        if request.saga.rehearse is not None and isinstance(verdicts[request.saga_id], Admission):
+            groups.setdefault(request.saga.rehearse, []).append(request)
+    found: dict[UUID, Admission | Refusal] = {}
+    for rehearse, group in groups.items():
+        ids = [r.saga_id for r in group]
+        commands = [(r.saga_id, r.input) for r in group]
+        said = await rehearse(connection, world, commands, [verdicts[id_] for id_ in ids])
+        found |= dict(zip(ids, said, strict=True))
+    return found
+
+
+async def _hold_still(
+    connection: Connection, held: Sequence[Request], verdicts: dict[UUID, Admission | Refusal]
+) -> None:
+    """Until this transaction is over, whatever somebody waits for doesn't end unseen.
+
+    Else the key could go to a newcomer that has seen neither the one ahead nor the one behind.
+    """
+    ahead = {v.behind for r in held if isinstance(v := verdicts[r.saga_id], Admission)}
+    ahead -= {None, *(r.saga_id for r in held)}
+    if ahead:
+        await connection.execute(
+            "SELECT FROM evosaga.sagas WHERE saga_id = ANY($1) ORDER BY saga_id FOR SHARE",
+            list(ahead),
+        )
+
+
+def _confirmed(first: Admission | Refusal, second: Admission | Refusal) -> Admission | Refusal:
+    """The second verdict. Row and history must agree, and the row says what the first one said."""
+    if isinstance(first, Admission) and isinstance(second, Admission):
+        same = (first.business_key, first.behind, first.organization_id, first.instance_name) == (
+            second.business_key,
+            second.behind,
+            second.organization_id,
+            second.instance_name,
+        )
+    else:
+        same = isinstance(first, Admission) and first.behind is None
+    if not same:
+        raise LookAgain("what this command found has changed meanwhile")
+    if isinstance(second, Refusal):
+        return Refusal(
+            second.code,
+            second.message,
+            first.business_key,
+            first.organization_id,
+            first.instance_name,
+            second.existing_instance,
+        )
+    return second
+
+
+async def _explain(
+    connection: Connection,
+    world: World,
+    lost: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+) -> dict[UUID, Admission | Refusal]:
+    """Why these could not get their key: which open saga is in the way."""
+    if not lost:
+        return {}
+    # Who looks at open sagas sees the holder by now, and has his own words for it.
+    explained = await _admit(connection, world, lost)
+    blind = {id_: v for id_, v in explained.items() if isinstance(v, Admission)}
+    if any(_key(verdict) != _key(verdicts[saga_id]) for saga_id, verdict in blind.items()):
+        raise LookAgain("another place in the queue")
+    rows = await connection.fetch(
+        """
+        SELECT saga, business_key, instance_name FROM evosaga.sagas
+        WHERE status IN ('running', 'compensating', 'failed')
+          AND (business_key = ANY($1) OR (instance_name = ANY($2) AND behind IS NULL))
+        """,
+        [verdict.business_key for verdict in blind.values()],
+        [verdict.instance_name for verdict in blind.values()],
+    )
+    by_key = {row["business_key"]: row for row in rows}
+    names = {row["instance_name"] for row in rows}
+    for saga_id, verdict in blind.items():
+        holder = by_key.get(verdict.business_key)
+        if holder is None and verdict.instance_name not in names:
+            raise LookAgain("what was in the way has ended meanwhile")
+        code = "in_progress" if holder else "name_taken"
+        message = (
+            f"a {holder['saga']} saga with the same business key is still open"
+            if holder
+            else f"another open saga uses the instance name {verdict.instance_name}"
+        )
+        explained[saga_id] = Refusal(
+            code,
+            message,
+            verdict.business_key,
+            verdict.organization_id,
+            verdict.instance_name,
+            holder["instance_name"] if holder else verdict.instance_name,
+        )
+    return explained
+
+
+def _key(verdict: Admission | Refusal) -> tuple[str, UUID | None]:
+    return verdict.business_key, verdict.behind if isinstance(verdict, Admission) else None
+
+
+async def insert_rows(
+    connection: Connection,
+    requests: Sequence[Request],
+    verdicts: dict[UUID, Admission | Refusal],
+    *,
+    status: str,
+    owner: str | None = None,
+) -> set[UUID]:
+    """Insert status rows; who gets a ``running`` one holds the business key.
+
+    The ``owner`` is written at once, since changing it later would be a change in an index.
+    """
+    if not requests:
+        return set()
+    told = [verdicts[r.saga_id] for r in requests]
+    rows = await connection.fetch(
+        _INSERT_ROWS,
+        [r.saga_id for r in requests],
+        [r.saga.name for r in requests],
+        [r.saga.version for r in requests],
+        status,
+        [verdict.business_key for verdict in told],
+        [verdict.organization_id for verdict in told],
+        [verdict.instance_name for verdict in told],
+        [r.command.id for r in requests],
+        [r.hash for r in requests],
+        [r.command.correlation_id or str(r.saga_id) for r in requests],
+        [verdict.behind if isinstance(verdict, Admission) else None for verdict in told],
+        owner,
+    )
+    return {row["saga_id"] for row in rows}
+
+
+# Planning the looks that follow anew each time, which Postgres prefers once the tables are large,
+# would cost more than all the rest of a small batch. Said here, it takes no round trip of its own.
+_KNOWN: Final = """
+WITH planned_once AS MATERIALIZED (
+    SELECT set_config('plan_cache_mode', 'force_generic_plan', true)
+)
+SELECT saga_id, command_hash FROM planned_once LEFT JOIN evosaga.sagas ON saga_id = ANY($1)
+UNION ALL
+SELECT saga_id, command_hash FROM evosaga.refused WHERE saga_id = ANY($1)
+"""
+_INSERT_ROWS: Final = """
+INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,
+    instance_name, command_id, command_hash, correlation_id, causation_id, next_sequence, behind,
+    owner)
+SELECT saga_id, saga, version, $4, business_key, organization_id, instance_name, command_id,
+    command_hash, correlation_id, command_id, 0, behind, $12
+FROM unnest($1::uuid[], $2::text[], $3::int[], $5::text[], $6::uuid[], $7::text[], $8::text[],
+            $9::text[], $10::text[], $11::uuid[])
+    AS new (saga_id, saga, version, business_key, organization_id, instance_name, command_id,
+            command_hash, correlation_id, behind)
+ORDER BY business_key
+ON CONFLICT DO NOTHING RETURNING saga_id
+"""

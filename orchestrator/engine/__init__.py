@@ -1,0 +1,1 @@
+"""The engine: decides what a saga does next, does it, and records it."""

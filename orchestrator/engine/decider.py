@@ -1,0 +1,311 @@
+"""Every decision about a saga, in one pure place: no clock, no I/O, no async.
+
+The theory. A saga's history is a list of events, and ``evosaga.orchestrator.engine.state`` folds it
+into a ``State``. ``decide`` looks at a state and says the one thing to do next:
+
+    Run      carry out an attempt of a step, forward or compensating, after a delay
+    Record   append this decision to the history, then ask again
+    Rest     nothing: the saga is over, parked, or an attempt is out
+
+Running, recovery after a crash, replay and "why does it wait?" all ask ``decide``; there is no
+second copy of these rules. Decisions are recorded and then obeyed, never derived again: once
+``compensation.began`` is in the history no changed retry limit turns the saga round.
+
+The rules, by the kind of the failed step:
+
+    kind           step said rejected             attempts used up, outcome unknown
+    compensatable  undo the steps before it       undo them and this one
+    pivot          undo the steps before it,      park
+                   but park when in doubt
+    retryable      park                           park
+    compensation   counts as a failed attempt     park
+
+``held`` (the dependency is down, nothing was sent) waits and burns no attempt. An earlier attempt
+whose outcome is unknown puts a compensatable step *in doubt*: whatever is said later, an undo
+includes it.
+
+An attempt lost with its worker leaves the step in doubt as well, but mostly says nothing against
+it: its worker was killed, paused, or had more to do than it could bear. So losses are counted
+apart. The first is made good at once, the next after growing pauses, and only when a step has
+lost ``LOSSES`` times as many attempts as it has is it given up on: it may be what kills them.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, Literal, TypeAlias, assert_never
+
+from evosaga.events.model import (
+    CompensationBegan,
+    CompensationFailed,
+    CompensationStarted,
+    Direction,
+    SagaCompensated,
+    SagaCompleted,
+    SagaEvent,
+    SagaFailed,
+    SagaStarted,
+    StepFailed,
+    StepStarted,
+)
+from evosaga.orchestrator.engine.state import IllegalTransition, Progress, State, evolve
+from evosaga.sagas.definition import Effect, InCommit, Kind, Saga, Step
+
+WORKER_LOST: Final = "worker_lost"
+"""Failure code of an attempt whose worker vanished."""
+
+LOSSES: Final = 3
+"""A step may lose so many times its own attempts with their workers."""
+
+_HOLD_FIRST, _HOLD_CAP, _LOSS_CAP = 0.5, 30.0, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Carry out one attempt, ``delay`` seconds after the last recorded event."""
+
+    step: Step
+    direction: Direction
+    attempt: int
+    delay: float = 0.0
+
+    @property
+    def effect(self) -> Effect | InCommit:
+        """What has to be called."""
+        effect = self.step.do if self.direction == "forward" else self.step.undo
+        assert effect is not None, "only compensatable steps are compensated"
+        return effect
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    event: SagaEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    why: Literal["over", "parked", "in flight"]
+
+
+NextAction: TypeAlias = Run | Record | Rest
+
+
+def decide(saga: Saga, state: State) -> NextAction:
+    """The next thing to do for a saga in this state.
+
+    Raises ``IllegalTransition`` for a state without a beginning.
+    """
+    match state.status:
+        case None:
+            raise IllegalTransition("a saga without a saga.started has nothing to decide")
+        case "completed" | "compensated" | "rejected":
+            return Rest("over")
+        case "failed":
+            return Rest("parked")
+        case "running" | "compensating":
+            pass
+        case never:
+            assert_never(never)
+    if state.in_flight is not None:
+        return Rest("in flight")
+    if state.direction == "compensation":
+        return _decide_backward(saga, state)
+    if state.cancel_requested and can_turn(saga, state):
+        if state.out_of_time:
+            return Record(_turn(saga, state, "deadline", None, "deadline_exceeded", _late(state)))
+        return Record(_turn(saga, state, "cancelled", None, "cancelled", "a cancel was requested"))
+    return _decide_forward(saga, state)
+
+
+def advance(saga: Saga, state: State) -> tuple[list[SagaEvent], State, Run | Rest]:
+    """Record decisions until something has to be done or nothing is left to do."""
+    events: list[SagaEvent] = []
+    while True:
+        match decide(saga, state):
+            case Record(event):
+                events.append(event)
+                state = evolve(state, event)
+            case Run() | Rest() as action:
+                return events, state, action
+
+
+def can_turn(saga: Saga, state: State) -> bool:
+    """Whether the saga may still be rolled back: nothing past the point of no return has begun."""
+    for step in saga.steps:
+        if step.kind is Kind.PIVOT:
+            progress = state.progress(step.name)
+            if progress.done or progress.in_doubt:
+                return False
+        # Begun once is begun for ever: a replay gives fresh attempts, but takes nothing back.
+        if step.kind is Kind.RETRYABLE and step.name in state.steps:
+            return False
+    return True
+
+
+def expires(saga: Saga, state: State) -> float | None:
+    """Seconds after its start at which the saga turns round by itself; None: it never will.
+
+    No clock is read here. Whoever has one asks for a cancel in the name of ``DEADLINE``.
+    """
+    start = state.start
+    if not isinstance(start, SagaStarted) or start.deadline_seconds is None:
+        return None
+    forward = state.status == "running" and state.direction == "forward"
+    if not forward or state.cancel_requested or not can_turn(saga, state):
+        return None
+    if all(state.progress(step.name).done for step in saga.steps):
+        return None
+    return start.deadline_seconds
+
+
+def intent(run: Run, worker: str, lease_seconds: float) -> StepStarted | CompensationStarted:
+    """The event that must be committed before ``run`` is carried out."""
+    make = StepStarted if run.direction == "forward" else CompensationStarted
+    return make(step=run.step.name, attempt=run.attempt, worker=worker, lease_seconds=lease_seconds)
+
+
+def lost(state: State) -> StepFailed | CompensationFailed:
+    """The outcome of an attempt whose worker is gone. Raises when no attempt is out."""
+    flight = state.in_flight
+    if flight is None:
+        raise IllegalTransition("no attempt is in flight, so none can be lost")
+    make = StepFailed if flight.direction == "forward" else CompensationFailed
+    return make(
+        step=flight.step,
+        attempt=flight.attempt,
+        outcome="unknown",
+        code=WORKER_LOST,
+        message=f"worker {flight.worker} stopped before it said how this ended",
+        lost=True,
+    )
+
+
+def kept_back(state: State) -> StepFailed | CompensationFailed:
+    """The outcome of an attempt that its worker never began, being unsure of its lease.
+
+    Raises when no attempt is out.
+    """
+    flight = state.in_flight
+    if flight is None:
+        raise IllegalTransition("no attempt is in flight, so none can be kept back")
+    make = StepFailed if flight.direction == "forward" else CompensationFailed
+    return make(
+        step=flight.step,
+        attempt=flight.attempt,
+        outcome="held",
+        code="lease_lost",
+        message=f"worker {flight.worker} was out of touch for too long, so it did not begin",
+    )
+
+
+def held_again(saga: Saga, state: State, fact: SagaEvent | None) -> State | None:
+    """The state after an attempt that was held like the one before it; None: it was not.
+
+    Nothing has changed then but when the step is tried again, so nothing needs to be told: the
+    claim that is out serves the next try as well.
+    """
+    before = state.failure
+    if not isinstance(fact, StepFailed | CompensationFailed) or fact.outcome != "held":
+        return None
+    if type(before) is not type(fact) or before.step != fact.step or before.outcome != "held":
+        return None
+    if getattr(fact, "in_doubt", False) and not state.progress(fact.step).in_doubt:
+        return None
+    after = evolve(state, fact)
+    return after if isinstance(decide(saga, after), Run) else None
+
+
+def _decide_forward(saga: Saga, state: State) -> NextAction:
+    due = next((s for s in saga.steps if not state.progress(s.name).done), None)
+    if due is None:
+        return Record(SagaCompleted())
+    progress, failure = state.progress(due.name), state.failure
+    if failure is None:
+        return Run(due, "forward", progress.attempts + 1)
+    if failure.outcome == "held":
+        return Run(due, "forward", max(progress.attempts, 1), _hold(state, failure))
+    if failure.outcome == "unknown" and not _used_up(progress, due, "forward"):
+        return Run(due, "forward", progress.attempts + 1, _backoff(state, due, failure))
+    may_turn = due.kind is Kind.COMPENSATABLE or (
+        due.kind is Kind.PIVOT and failure.outcome == "rejected" and not progress.in_doubt
+    )
+    # A replay may do a step again when the point of no return is long past: then it can only park.
+    if may_turn and can_turn(saga, state):
+        return Record(_turn(saga, state, "step_failed", due.name, failure.code, failure.message))
+    return Record(_park(due, "forward", failure))
+
+
+def _decide_backward(saga: Saga, state: State) -> NextAction:
+    if not state.undoing:
+        assert state.turned is not None
+        return Record(SagaCompensated(code=state.turned.code, message=state.turned.message))
+    due = saga.step(state.undoing[0])
+    progress, failure = state.progress(due.name), state.failure
+    attempts = progress.undo_attempts
+    if failure is None:
+        return Run(due, "compensation", attempts + 1)
+    if failure.outcome == "held":
+        return Run(due, "compensation", max(attempts, 1), _hold(state, failure))
+    if not _used_up(progress, due, "compensation"):
+        return Run(due, "compensation", attempts + 1, _backoff(state, due, failure))
+    return Record(_park(due, "compensation", failure))
+
+
+def _used_up(progress: Progress, step: Step, direction: Direction) -> bool:
+    """Whether the step may not be tried again without a person's word."""
+    own, lost = progress.counted(direction)
+    return own >= step.retry.attempts or lost >= LOSSES * step.retry.attempts
+
+
+def _turn(
+    saga: Saga,
+    state: State,
+    because: Literal["step_failed", "cancelled", "deadline"],
+    step: str | None,
+    code: str,
+    message: str,
+) -> CompensationBegan:
+    """Undo, last first, every compensatable step that was done or may have been."""
+    touched = [s.name for s in saga.steps if s.kind is Kind.COMPENSATABLE and _touched(state, s)]
+    return CompensationBegan(
+        because=because, step=step, code=code, message=message, steps=tuple(reversed(touched))
+    )
+
+
+def _late(state: State) -> str:
+    seconds = state.start.deadline_seconds if isinstance(state.start, SagaStarted) else None
+    return f"it was not done within {seconds or 0:g} s, which is its deadline"
+
+
+def _touched(state: State, step: Step) -> bool:
+    progress = state.progress(step.name)
+    return progress.done or progress.in_doubt
+
+
+def _park(step: Step, direction: Direction, failure: StepFailed | CompensationFailed) -> SagaFailed:
+    return SagaFailed(
+        step=step.name, direction=direction, code=failure.code, message=failure.message
+    )
+
+
+def _backoff(state: State, step: Step, failure: StepFailed | CompensationFailed) -> float:
+    own, lost = state.progress(step.name).counted(state.direction)
+    if failure.code != WORKER_LOST:
+        return _jitter(state, failure, step.retry.delay(own))
+    return _jitter(state, failure, min(_LOSS_CAP, step.retry.delay(lost - 1))) if lost > 1 else 0.0
+
+
+def _hold(state: State, failure: StepFailed | CompensationFailed) -> float:
+    if failure.retry_after_seconds is not None:
+        return failure.retry_after_seconds
+    return _jitter(state, failure, min(_HOLD_CAP, _HOLD_FIRST * 2.0 ** min(state.holds - 1, 20)))
+
+
+def _jitter(state: State, failure: StepFailed | CompensationFailed, delay: float) -> float:
+    """Spread by a quarter either way: many sagas must not come back at the same moment.
+
+    The spread is a hash of what is retried, so the same history always gives the same time.
+    """
+    assert state.start is not None
+    seed = f"{state.start.command_id}/{failure.step}/{failure.attempt}/{state.holds}"
+    share = int.from_bytes(blake2b(seed.encode(), digest_size=4).digest()) / 2**32
+    return round(delay * (0.75 + 0.5 * share), 3)

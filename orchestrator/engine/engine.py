@@ -1,0 +1,308 @@
+"""The shell around the decider: read, decide, do, append.
+
+Every saga in flight is one asyncio task that goes round a small circle: carry out the attempt
+that is claimed, append its outcome together with whatever follows from it (decisions, and the
+intent of the next attempt), and again. One commit a step, shared with all other sagas.
+
+The sequence decides who drives. An append that loses means that somebody else appended: the
+engine reads the history again and goes on only if the attempt it carries out is still the one
+that is claimed. Otherwise it drops what it knows; a zombie can't write.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from evosaga.events import syncpoints
+from evosaga.events.append import Append
+from evosaga.events.event_log import EventLog, VersionConflict
+from evosaga.events.model import (
+    CompensationStarted,
+    CompensationSucceeded,
+    Recorded,
+    SagaEvent,
+    StepStarted,
+    StepSucceeded,
+)
+from evosaga.orchestrator.engine.commit import Terms, compose
+from evosaga.orchestrator.engine.decider import Rest, Run, decide, expires, kept_back, lost
+from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN, carry_out, where
+from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.lease import Lease, LeaseLost
+from evosaga.orchestrator.engine.overload import Room
+from evosaga.orchestrator.engine.parking import tell_parked
+from evosaga.orchestrator.engine.quarantine import Stumbles
+from evosaga.orchestrator.engine.repeated_holds import Taken, hold_of, interrupted, resume
+from evosaga.orchestrator.engine.state import State
+from evosaga.orchestrator.engine.transient_errors import passes, until_there
+from evosaga.orchestrator.whatsapp.secret_keys import LeftToOthers
+from evosaga.sagas.context import World
+from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.whatsapp.ownership import UnknownKey
+
+_logger = structlog.get_logger("evosaga.engine")
+_CLAIMS: Final = (StepStarted, CompensationStarted)
+_STRIDES: Final = frozenset({StepSucceeded, CompensationSucceeded})
+_LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
+"""Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
+
+
+class Engine:
+    """Drives the sagas of one worker."""
+
+    def __init__(
+        self, catalogue: Catalogue, log: EventLog, world: World, lease: Lease, *, capacity: int
+    ) -> None:
+        self.catalogue = catalogue
+        self._log = log
+        self._world = world
+        self._lease = lease
+        self._stumbles = Stumbles(log, lease.worker)
+        self._others = LeftToOthers()
+        self._capacity = capacity
+        self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
+        self._stopping = False
+        self._allowed = Room(capacity)
+        self._room = asyncio.Event()
+        self._room.set()
+        lease.on_beat = self._adapt
+
+    # --- taking sagas in and letting them go ---------------------------------------------------
+
+    @property
+    def worker(self) -> str:
+        """The name under which this engine claims attempts."""
+        return self._lease.worker
+
+    @property
+    def driving(self) -> frozenset[UUID]:
+        """The sagas this worker drives right now."""
+        return frozenset(self._driving)
+
+    @property
+    def left_alone(self) -> frozenset[UUID]:
+        """The sagas that this worker does not take: it drives them, or has not the key for them."""
+        return self.driving | self._others.now
+
+    @property
+    def free(self) -> int:
+        """How many more sagas this worker takes."""
+        return 0 if self._stopping else max(0, self._allowed.now - len(self._driving))
+
+    @property
+    def _nap(self) -> float:
+        """How long a saga may wait here: when others want its room, hardly at all."""
+        return _LONGEST_NAP if 2 * len(self._driving) <= self._capacity else _CROWDED_NAP
+
+    async def room(self) -> None:
+        """Wait until another batch may be taken in."""
+        await self._room.wait()
+
+    def pin(self) -> None:
+        """The sagas started from here on rest on the lease as it is now."""
+        self._lease.pin()
+
+    def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
+        """Drive a saga whose beginning, with its first intent, this worker has just committed."""
+        if saga_id in self._driving:
+            return
+        self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
+
+    def take_over(
+        self,
+        histories: Mapping[UUID, Sequence[Recorded]],
+        now: datetime,
+        taken: Mapping[UUID, Taken] = MappingProxyType({}),
+    ) -> dict[UUID, str]:
+        """Drive sagas that are due; ``now`` is the database's time.
+
+        ``taken``: what their rows say beyond the histories, where they were swept; who sweeps has
+        called ``pin`` before. One whose history makes no sense is left alone, and the answer says
+        why; the others go on.
+        """
+        senseless: dict[UUID, str] = {}
+        for saga_id, history in histories.items():
+            if saga_id in self._driving or self._stopping:
+                continue
+            try:
+                live = Live.revived(self.catalogue, history, now)
+                row = taken.get(saga_id)
+                held = row is not None and resume(live, history, row, now)
+            except Exception as error:
+                senseless[saga_id] = f"its history can't be followed ({where(error)})"
+                continue
+            self._spawn(live, lost_attempt=live.state.in_flight is not None and not held)
+        return senseless
+
+    async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
+        """Leave a saga that stands at ``sequence`` for a while; ``what`` was wrong with it."""
+        await self._stumbles.set_aside(saga_id, sequence, what)
+
+    def wake(self, saga_id: UUID) -> bool:
+        """Make a saga that waits here look at its history again; False when it isn't here."""
+        driven = self._driving.get(saga_id)
+        if driven is not None:
+            driven[1].wake.set()
+        return driven is not None
+
+    async def stop(self, patience: float) -> None:
+        """Finish the attempts that are out, begin no new ones. Seconds."""
+        self._stopping = True
+        tasks = [task for task, _ in self._driving.values()]
+        for _, live in self._driving.values():
+            live.wake.set()
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, live: Live, *, lost_attempt: bool) -> None:
+        task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
+        self._driving[live.saga_id] = (task, live)
+        task.add_done_callback(lambda done: self._gone(live.saga_id, done))
+        if len(self._driving) >= self._allowed.now:
+            self._room.clear()
+
+    def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
+        if saga_id in self._driving and self._driving[saga_id][0] is done:
+            del self._driving[saga_id]
+        if len(self._driving) < self._allowed.now:
+            self._room.set()
+
+    def _adapt(self) -> None:
+        """A worker that does not keep up with its own heartbeats takes less."""
+        self._allowed.adapt(self._lease.pace.pressed, len(self._driving))
+        if len(self._driving) < self._allowed.now:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    # --- the circle ----------------------------------------------------------------------------
+
+    async def _drive(self, live: Live, lost_attempt: bool) -> None:
+        """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
+        try:
+            fact = lost(live.state) if lost_attempt else interrupted(live)
+            if fact is None:
+                fact = await self._attempt(live)
+            while await self._record(live, fact) and await self._wait(live):
+                fact = await self._attempt(live)
+        except Exception as error:
+            if passes(error):  # nobody's bug: its row says when it is due, here or elsewhere
+                _logger.warning("saga waits", saga_id=str(live.saga_id), reason=where(error))
+                return
+            # Our own bug, or a history that makes no sense: the others go on.
+            _logger.error("saga stumbled", saga_id=str(live.saga_id), at=where(error))
+            await self.set_aside(live.saga_id, live.state.sequence, where(error))
+
+    async def _attempt(self, live: Live) -> SagaEvent | None:
+        """Carry out the attempt that is claimed; None when there is none."""
+        flight = live.state.in_flight
+        if flight is None:
+            return None
+        amounts_to = kept_back
+        try:
+            self._lease.check()
+            amounts_to = lost
+            fact = await carry_out(live, flight, self._world)
+            if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
+                self._others.note(live.saga_id)
+            return fact
+        except LeaseLost:
+            # Whoever has taken the saga over meanwhile wins the append of this.
+            _logger.warning("attempt given up", saga_id=str(live.saga_id), reason="lease lost")
+            await self._lease.regained()
+            return amounts_to(live.state)
+
+    async def _wait(self, live: Live) -> bool:
+        """Sleep until the next attempt is due; False when there is nothing left to do here."""
+        if live.state.in_flight is not None:
+            return True
+        action = decide(live.saga, live.state)
+        if isinstance(action, Run) and not self._stopping:
+            left = live.last_at + action.delay - time.monotonic()
+            if (limit := expires(live.saga, live.state)) is not None:
+                left = min(left, live.started_at + limit - time.monotonic())
+            if left > _LONGEST_NAP or (live.let_go and left > 0):
+                return False
+            if left > 0 and await _woken(live, left):
+                # Somebody appended, a cancel say: what is due may be something else by now.
+                history = await self._read(live.saga_id)
+                return self._still_mine(live, history, None) and not self._stopping
+        return not isinstance(action, Rest) and not self._stopping
+
+    async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
+        """Append what happened and what follows; False when somebody else drives the saga."""
+        raised: Exception | None = None
+        if (hold := hold_of(live, fact, self.worker)) is not None:
+            said = await until_there(lambda: self._log.hold(hold))
+            if said == "lost":
+                _logger.warning("outrun", saga_id=str(live.saga_id), reason="not its owner")
+            if said != "moved":
+                return False
+        while True:
+            self._lease.pin()
+            append = self._append(live, fact, raised)
+            if append is None:
+                return True
+            try:
+                appended = await self._log.append(append)
+            except VersionConflict:
+                history = await self._read(live.saga_id)
+                if not self._still_mine(live, history, fact):
+                    _logger.warning("outrun", saga_id=str(live.saga_id), reason="version conflict")
+                    return False
+                continue
+            except Exception as error:
+                if append.join is None:
+                    raise
+                # The joined effect took its own commit down, and what happened before with it.
+                if isinstance(error, UnknownKey):
+                    self._others.note(live.saga_id)
+                raised = error
+                continue
+            live.apply(appended.events, time.monotonic())
+            if any(type(event) in _STRIDES for event in appended.events):
+                self._stumbles.forget(live.saga_id)
+            tell_parked(live, appended.events)
+            await syncpoints.recorded(appended.events)
+            return True
+
+    async def _read(self, saga_id: UUID) -> list[Recorded]:
+        return await until_there(lambda: self._log.read(saga_id))
+
+    def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
+        """Take in what others appended; whether the attempt this worker makes still counts."""
+        before, known = live.state.in_flight, live.state.sequence
+        told = Live.revived(self.catalogue, history, history[-1].recorded_at)
+        live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
+        live.claim = told.claim
+        now = live.state.in_flight
+        if fact is None:
+            return now is None
+        # A held attempt is claimed anew under its old number: a claim made since is another one.
+        claims = (r.sequence for r in history if isinstance(r.event, _CLAIMS))
+        return now is not None and now == before and max(claims) < known
+
+    def _append(
+        self, live: Live, fact: SagaEvent | None, raised: Exception | None = None
+    ) -> Append | None:
+        terms = Terms(self._lease.worker, lambda: not self._stopping, self._nap, self._world)
+        return compose(live, fact, raised, terms)
+
+
+async def _woken(live: Live, within: float) -> bool:
+    """Sleep so many seconds; True when somebody ended the sleep early."""
+    try:
+        await asyncio.wait_for(live.wake.wait(), within)
+    except TimeoutError:
+        return False
+    live.wake.clear()
+    return True

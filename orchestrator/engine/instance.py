@@ -1,0 +1,139 @@
+"""A saga while a worker drives it: its definition, its state, and when things happened."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from evosaga.events.model import (
+    CompensationStarted,
+    Recorded,
+    SagaEvent,
+    SagaFailed,
+    SagaResumed,
+    StepFailed,
+    StepStarted,
+)
+from evosaga.orchestrator.engine.state import State, evolve, replay
+from evosaga.sagas.definition import Saga
+from evosaga.sagas.registry import Catalogue
+
+_CLAIMS: Final = frozenset({StepStarted, CompensationStarted})
+_DOUBTFUL: Final = frozenset({StepFailed, SagaFailed, SagaResumed})
+
+
+class UnknownSaga(Exception):
+    """This release does not know that saga or version; a newer (or older) worker may."""
+
+
+@dataclass(slots=True)
+class Live:
+    """Times are on this process's monotonic clock, in seconds."""
+
+    saga_id: UUID
+    saga: Saga
+    input: Any
+    state: State
+    correlation_id: str
+    causation_id: str | None
+    started_at: float
+    last_at: float
+    """When its last event was committed."""
+    doubted_at: dict[str, float] = field(default_factory=dict)
+    """When the newest doubtful attempt of a step was recorded."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    let_go: bool = False
+    """Whether its row says that it is nobody's until it is due."""
+    claim: int | None = None
+    """The sequence at which the attempt that is out was claimed."""
+    held: SagaEvent | None = None
+    """What its row says of that claim: it was held again, and nobody was at it since."""
+    _plan: tuple[list[SagaEvent], State] | None = None
+
+    def plan(self, events: Sequence[SagaEvent], state: State) -> None:
+        """Remember what these events, once they are committed, will amount to."""
+        self._plan = list(events), state
+
+    def apply(self, events: Sequence[SagaEvent], at: float) -> None:
+        """Take in events that were just committed."""
+        if self._plan is not None and self._plan[0] == list(events):
+            self.state = self._plan[1]
+        else:
+            for event in events:
+                self.state = evolve(self.state, event)
+        if events:
+            self.claim = self.state.sequence - 1 if self.state.in_flight else None
+        for event in events:
+            if type(event) in _DOUBTFUL:
+                self._note_doubt(event, at)
+        self.last_at = at
+
+    def _note_doubt(self, event: SagaEvent, at: float) -> None:
+        match event:
+            case StepFailed() if event.in_doubt or event.outcome == "unknown":
+                self.doubted_at[event.step] = at
+            case SagaFailed(direction="forward"):  # a replay looks there before it acts
+                self.doubted_at[event.step] = at
+            case SagaResumed(redo=redo):
+                self.doubted_at |= dict.fromkeys(redo or (), at)
+            case _:
+                pass
+
+    @staticmethod
+    def begun(catalogue: Catalogue, saga_id: UUID, state: State, correlation_id: str) -> "Live":
+        """A saga whose beginning was committed a moment ago."""
+        saga, data = _definition(catalogue, saga_id, state)
+        causation = state.start.command_id if state.start else None
+        now = time.monotonic()
+        claim = state.sequence - 1 if state.in_flight else None
+        return Live(saga_id, saga, data, state, correlation_id, causation, now, now, claim=claim)
+
+    @staticmethod
+    def revived(catalogue: Catalogue, history: Sequence[Recorded], now: datetime) -> "Live":
+        """A saga as its history tells it; ``now`` is the database's time.
+
+        Raises ``UnknownSaga``, ``IllegalTransition`` or pydantic's ``ValidationError``.
+        """
+        first, state = history[0], replay(recorded.event for recorded in history)
+        at = _times(history, now)
+        saga, data = _definition(catalogue, first.saga_id, state)
+        clock = time.monotonic() - now.timestamp()
+        live = Live(
+            first.saga_id,
+            saga,
+            data,
+            state,
+            first.correlation_id,
+            first.causation_id,
+            started_at=at[0] + clock,
+            last_at=at[-1] + clock,
+            claim=max((r.sequence for r in history if type(r.event) in _CLAIMS), default=None),
+        )
+        for recorded, moment in zip(history, at, strict=True):
+            live._note_doubt(recorded.event, moment + clock)
+        return live
+
+
+def _times(history: Sequence[Recorded], now: datetime) -> list[float]:
+    """When each event was committed, on the clock as it is now.
+
+    Nothing happened later than what came after it. Where that is not what was recorded, the
+    clock has been put back, and an age would be counted from a moment that is still to come.
+    """
+    times, latest = [], now.timestamp()
+    for recorded in reversed(history):
+        latest = min(latest, recorded.recorded_at.timestamp())
+        times.append(latest)
+    return times[::-1]
+
+
+def _definition(catalogue: Catalogue, saga_id: UUID, state: State) -> tuple[Saga, Any]:
+    start = state.start
+    saga = catalogue.find(start.saga, start.version) if start else None
+    if start is None or saga is None:
+        name = f"{start.saga} v{start.version}" if start else "a beginning"
+        raise UnknownSaga(f"saga {saga_id} needs {name}, which this release does not know")
+    return saga, saga.input.model_validate(start.input)

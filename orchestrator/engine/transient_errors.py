@@ -1,0 +1,57 @@
+"""What passes by itself: a server that is away, refuses for a while, or could not be reached.
+
+Nobody's fault in the code. Whoever catches everything asks here first, so that an outage is waited
+for and never told as a bug of ours. The lists are those of ``evosaga.events.database`` for Postgres
+and of ``evosaga.sagas.whatsapp.steps.routing_key`` for Redis; httpx has its own name for a call
+that did not get through.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import httpx
+import structlog
+from redis.exceptions import RedisError
+
+from evosaga.events.database import TRANSIENT
+from evosaga.sagas.outcome import Held
+from evosaga.sagas.whatsapp.steps.routing_key import trouble
+
+_Answer = TypeVar("_Answer")
+_logger = structlog.get_logger("evosaga.outages")
+_HTTP: Final = (
+    httpx.NetworkError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.RemoteProtocolError,
+)
+"""No connection, or one that broke. What is merely slow is a timeout, and costs an attempt."""
+_NETWORK: Final = (ConnectionError, TimeoutError, socket.gaierror, socket.herror)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether this is an outage, whichever server it is of."""
+    if isinstance(error, RedisError):
+        return isinstance(trouble(error), Held)
+    return isinstance(error, (*TRANSIENT, *_HTTP))
+
+
+def passes_for_a_step(error: BaseException) -> bool:
+    """The same of what a step raised: it may as well look for a file that is not there."""
+    if isinstance(error, OSError) and not isinstance(error, _NETWORK):
+        return type(error) is OSError  # what asyncio raises when none of several addresses answers
+    return passes(error)
+
+
+async def until_there(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """What Postgres answers, waiting while it is away, as an append does."""
+    pause = 0.05
+    while True:
+        try:
+            return await ask()
+        except TRANSIENT as trouble:
+            _logger.warning("postgres is away", reason=type(trouble).__name__)
+            await asyncio.sleep(pause)
+            pause = min(2.0, pause * 2)

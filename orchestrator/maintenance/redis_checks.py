@@ -1,0 +1,266 @@
+"""What evosaga needs of a Redis, looked at before it is relied on.
+
+Used at the start, by ``doctor`` and by ``/readyz``. Nothing is written: the commands are queued in
+a transaction, where Redis checks what the user may do, and the transaction is discarded.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
+
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from evosaga.events import redis_errors, relay_position, streams
+from evosaga.events.key_prefix import prefixed
+from evosaga.events.redis_clients import prefix_of
+from evosaga.orchestrator.config.settings import SettingsError
+from evosaga.orchestrator.maintenance.redis_owner import OWNER
+from evosaga.sagas.whatsapp.steps import notify_workers, routing_key
+
+_NAMES: Final = ("~{}evosaga:*", "~{}whatsapp:instance:*", "~{}wa:*", "&{}wa:instances:*")
+_SHOWN: Final = 5
+
+_FRESH: Final = 1.0
+
+Role: TypeAlias = Literal["worker", "api"]
+
+
+class RedisUnfit(SettingsError):
+    """The Redis that was given can't be used: the operator has to change it, or the URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong.
+
+    ``fatal``: nothing may be started on such a Redis. ``harmless``: everything works all the same.
+    """
+
+    check: str
+    said: str
+    cure: str
+    fatal: bool = True
+    harmless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What Redis says of itself; ``info`` is None where it may not be asked."""
+
+    faults: Sequence[Fault]
+    info: dict[str, Any] | None
+
+
+def rights(prefix: str = "") -> str:
+    """An access list's rules under which everything works."""
+    return " ".join([*(name.format(prefix) for name in _NAMES), "+@all", "-@dangerous"])
+
+
+async def require(redis: Redis, role: Role = "worker") -> None:
+    """Raise ``RedisUnfit`` with the first reason not to start. Raises what Redis raises."""
+    for fault in (await look(redis, role)).faults:
+        if fault.fatal:
+            raise RedisUnfit(_sentence(fault))
+
+
+def _sentence(fault: Fault) -> str:
+    return f"Redis can't be used, {fault.said}: {fault.cure}"
+
+
+_REPLICA: Final = Fault(
+    "role",
+    "it is a replica and takes no writes",
+    "wait for the failover to end, or set EVOSAGA_REDIS_URL to the master",
+    fatal=False,  # it may be promoted at any moment, so trying again may help
+)
+
+
+async def look(redis: Redis, role: Role = "worker") -> Known:
+    """Everything that is wrong, the worst first. Raises what Redis raises while it is away."""
+    mode, role_there = await _mode_and_role(redis)
+    if mode == "sentinel":
+        cure = "set EVOSAGA_REDIS_URL to the server, not to the Sentinel that watches it"
+        return Known([Fault("mode", "it is a Sentinel", cure)], None)
+    refused = [] if mode == "cluster" else await _refused(redis, role)
+    if mode == "cluster" or None in refused:
+        said, _, cure = redis_errors.CLUSTER.partition(": ")
+        return Known([Fault("mode", said, cure)], None)
+    named = list(dict.fromkeys(name for name in refused if name))
+    faults = [_REPLICA] if role_there in ("replica", "slave") else []
+    faults += [_forbidden(named, prefix_of(redis))] if named else []
+    info = await _info(redis)
+    if info is None:
+        said = "its access list forbids INFO, so version, eviction and persistence are not known"
+        cure = "allow it if you can: ACL SETUSER … +info; nothing else needs it"
+        faults.append(Fault("info", said, cure, fatal=False, harmless=True))
+    elif (policy := str(info.get("maxmemory_policy", ""))).startswith("allkeys"):
+        said, cure = f"maxmemory-policy is {policy}", "set maxmemory-policy to noeviction"
+        faults.append(Fault("eviction", said, f"streams could be evicted: {cure}"))
+    return Known(faults, info)
+
+
+def _forbidden(named: Sequence[str], prefix: str) -> Fault:
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    said = f"its access list forbids {', '.join(named[:_SHOWN])}{more}"
+    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {rights(prefix)}")
+
+
+async def _mode_and_role(redis: Redis) -> tuple[str, str]:
+    """``standalone``, ``cluster`` or ``sentinel``, and ``master`` or ``replica``.
+
+    Nothing when it may not be asked.
+    """
+    try:
+        told = await redis.execute_command("HELLO")  # type: ignore[no-untyped-call]
+    except ResponseError:
+        return "", ""
+    pairs = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=False))
+    return streams.as_text(pairs.get(b"mode", b"")), streams.as_text(pairs.get(b"role", b""))
+
+
+async def _info(redis: Redis) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = await redis.info()
+    except ResponseError:
+        return None
+    return found
+
+
+async def _refused(redis: Redis, role: Role) -> list[str | None]:
+    """What the user may not do, as ``XADD on evosaga:events``; None stands for a cluster's word."""
+    connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+    prefix, over = prefix_of(redis), False
+    try:
+        alone = [("PING",), ("TIME",), ("MULTI",), ("EXEC",), ("MULTI",)]
+        if found := await _asked(connection, alone, prefix):
+            return found  # without MULTI what follows would be done
+        found = await _asked(connection, [*_needed(role), ("DISCARD",)], prefix)
+        over = "DISCARD" not in found
+        return found
+    finally:
+        if not over:
+            await connection.disconnect()
+        await redis.connection_pool.release(connection)
+
+
+async def _asked(
+    connection: Any, commands: Sequence[tuple[str, ...]], prefix: str
+) -> list[str | None]:
+    """What is refused of these, all sent in one go."""
+    packed = connection.pack_commands([prefixed(prefix, command) for command in commands])
+    await connection.send_packed_command(packed)
+    found: list[str | None] = []
+    for command in commands:
+        try:
+            await connection.read_response()
+        except ResponseError as error:
+            found += _refusal(command, error)
+    return found
+
+
+def _refusal(command: Sequence[str], error: ResponseError) -> list[str | None]:
+    if isinstance(error, NoPermissionError):
+        whole = "no permissions to run" in str(error)
+        return [command[0] if whole else _named(command)]
+    wrong = redis_errors.misconfigured(error)
+    if wrong == redis_errors.CLUSTER:
+        return [None]
+    return [command[0]] if wrong else []  # READONLY and the like pass
+
+
+def _named(command: Sequence[str]) -> str:
+    """The command with the key or channel that it was tried on."""
+    on = next((word for word in command if word.startswith(("evosaga:", "wa:", "whatsapp:"))), "")
+    return f"{command[0]} on {on.replace(_NOBODY, '*')}"
+
+
+_NOBODY: Final = "-"
+"""No instance has such a short name."""
+_DIGEST: Final = f"evosaga:told:{_NOBODY}"
+_CACHED: Final = (
+    routing_key.key(_NOBODY),
+    routing_key.filled_key(_NOBODY),
+    routing_key.qr_key(_NOBODY),
+    routing_key.qr_limit_key(_NOBODY),
+    f"evosaga:removed:{_NOBODY}",
+    f"evosaga:qr-time:{_NOBODY}",
+    f"evosaga:pairing:{_NOBODY}",
+)
+
+
+def _needed(role: Role) -> list[tuple[str, ...]]:
+    """Every command that we send or call in a script, on every key it is for."""
+    kept = (*_CACHED, _DIGEST, relay_position.TOLD, relay_position.PROOF, OWNER)
+    texts = kept if role == "worker" else (*_CACHED, _DIGEST)
+    whatsapp = streams.WHATSAPP_EVENTS
+    needed: list[tuple[str, ...]] = [
+        ("EVAL", "return 1", str(len(_CACHED)), *_CACHED),
+        ("EVAL", "return 1", "2", whatsapp, _DIGEST),
+        ("MGET", *_CACHED),
+        ("DEL", *_CACHED),
+        ("SCAN", "0", "MATCH", routing_key.key("*")),
+        ("XADD", whatsapp, "*", "data", ""),
+    ]
+    for key in texts:
+        needed += [("GET", key), ("SET", key, "", "EX", "1"), ("EXISTS", key), ("PTTL", key)]
+    return needed + _of_a_worker() if role == "worker" else needed
+
+
+def _of_a_worker() -> list[tuple[str, ...]]:
+    commands, group, events = streams.COMMANDS, streams.GROUP, streams.EVENTS
+    dead = streams.DEAD_COMMANDS
+    needed: list[tuple[str, ...]] = [
+        ("EVAL", "return 1", "4", relay_position.TOLD, relay_position.PROOF, events, commands),
+        ("EVAL", "return 1", "1", OWNER),
+        ("XREADGROUP", "GROUP", group, "-", "BLOCK", "1", "STREAMS", commands, ">"),
+        ("XAUTOCLAIM", commands, group, "-", "1000", "0-0"),
+        ("XACK", commands, group, "0-0"),
+        ("XPENDING", commands, group, "-", "+", "1"),
+        ("XGROUP", "CREATE", commands, group, "0", "MKSTREAM"),
+        ("XGROUP", "DELCONSUMER", commands, group, "-"),
+        ("XINFO", "GROUPS", commands),
+        ("XINFO", "CONSUMERS", commands, group),
+        ("XINFO", "STREAM", events),
+        ("XRANGE", events, "0-0", "0-0"),
+        ("XREVRANGE", events, "+", "-", "COUNT", "1"),
+        ("XDEL", dead, "0-0"),
+        ("PUBLISH", notify_workers.ADDED, ""),
+        ("PUBLISH", notify_workers.REMOVED, ""),
+    ]
+    for stream in (commands, events, dead):
+        needed += [("XADD", stream, "*", "data", ""), ("XLEN", stream)]
+    for stream in (commands, events, streams.WHATSAPP_EVENTS):
+        needed += [("XTRIM", stream, "MINID", "0"), ("XINFO", "GROUPS", stream)]
+    return needed
+
+
+_told: Final[WeakKeyDictionary[Redis, tuple[Role, float, str | None]]] = WeakKeyDictionary()
+
+
+async def trouble_of(redis: Redis, role: Role) -> str | None:
+    """The first reason not to rely on it, in a sentence; None when all is well.
+
+    Asked anew after a second: readiness is open to strangers. Raises what Redis raises while it
+    is away.
+    """
+    known = _told.get(redis)
+    if known is not None and known[0] == role and time.monotonic() - known[1] < _FRESH:
+        return known[2]
+    said = await _trouble_of(redis, role)
+    _told[redis] = (role, time.monotonic(), said)
+    return said
+
+
+async def _trouble_of(redis: Redis, role: Role) -> str | None:
+    try:
+        for fault in (await look(redis, role)).faults:
+            if not fault.harmless:
+                return _sentence(fault)
+    except RedisError as error:
+        if wrong := redis_errors.misconfigured(error):
+            return f"Redis can't be used, {wrong}"
+        raise
+    return None

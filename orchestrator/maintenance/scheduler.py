@@ -1,0 +1,222 @@
+"""Chores: what is done every now and then, by one worker at a time.
+
+A row in ``evosaga.chores`` says who is at it, until when, when it is due again and what came of
+it. Whoever takes a chore that is due holds its lease while it works; a worker that dies or is
+paused loses the lease, and another one begins the chore anew. Everything a chore does is harmless
+when it is done twice.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from evosaga.events.cancellation import obey_cancel
+from evosaga.events.clock import LEEWAY
+from evosaga.events.database import TRANSIENT, Pool
+from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine.lease import LeaseLost
+from evosaga.orchestrator.engine.transient_errors import passes
+from evosaga.orchestrator.whatsapp.health import monitor
+from evosaga.orchestrator.whatsapp.health.monitor import Doctor
+from evosaga.orchestrator.whatsapp.reconciliation import reconciler
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import may_come_back
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper
+from evosaga.sagas.context import World
+
+_logger = structlog.get_logger("evosaga.chores")
+_LEASE: Final = 30.0
+_FIRST: Final = 60.0
+"""Seconds until a chore is done that was never done before."""
+_SOON: Final = 60.0
+"""Seconds until a chore is done again that could not be done to its end; doubled each time."""
+_LATEST: Final = 3600.0
+"""And no longer than that."""
+_IN_A_ROW: Final = "unfinished_in_a_row"
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What came of a chore; ``again`` is in seconds, None leaves it to the plan.
+
+    ``unfinished``: there is something that it could not look at, and that may be had later.
+    """
+
+    result: dict[str, Any] = field(default_factory=dict)
+    again: float | None = None
+    unfinished: bool = False
+
+    def after(self, every: float, before: int) -> tuple[dict[str, Any], float]:
+        """What is kept of it, and in how many seconds it is due again.
+
+        ``before``: so many times in a row it has been unfinished.
+        """
+        again = every if self.again is None else self.again
+        if not self.unfinished:
+            return self.result, min(every, again)
+        if self.again is None:
+            again, before = min(_LATEST, _SOON * 2.0 ** min(before, 20)), before + 1
+        return self.result | {_IN_A_ROW: before}, min(every, again)
+
+
+MayGoOn: TypeAlias = Callable[[], bool]
+"""Whether whoever does the chore still holds its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """One chore, every so many seconds."""
+
+    name: str
+    every: float
+    work: Callable[[MayGoOn], Awaitable[Came]]
+
+
+@dataclass(slots=True)
+class Chores:
+    """The chores of one worker."""
+
+    pool: Pool
+    worker: str
+    chores: Sequence[Chore]
+    lease: float = _LEASE
+
+    async def run(self) -> None:
+        """Do what is due, for ever; cancel it to stop."""
+        async with asyncio.TaskGroup() as group:
+            for chore in self.chores:
+                group.create_task(self._repeat(chore), name=chore.name)
+            # A part that returns counts as broken, even if there is nothing to do.
+            group.create_task(asyncio.Event().wait())
+
+    async def _repeat(self, chore: Chore) -> None:
+        known = False
+        while True:
+            try:
+                if not known:
+                    first = min(chore.every, _FIRST)
+                    await self.pool.execute(_KNOW, chore.name, first, chore.every)
+                    known = True
+                await self.do(chore)
+            except TRANSIENT as trouble:
+                _logger.warning("chore waits", chore=chore.name, reason=type(trouble).__name__)
+            obey_cancel()
+            pause = min(5.0, max(0.1, chore.every / 10))
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+
+    async def do(self, chore: Chore) -> bool:
+        """Do it if it is due and nobody is at it; whether it was done. Raises what Postgres does.
+
+        A chore that stumbles is told and comes again: that is no reason to stop a worker.
+        """
+        taken = time.monotonic()
+        due = await self.pool.fetchrow(
+            _TAKE, chore.name, self.worker, self.lease, _IN_A_ROW, chore.every
+        )
+        if due is None:
+            return False
+        term = _Term(taken + self.lease * 0.9)
+        keep = asyncio.create_task(self._keep(chore.name, term))
+        try:
+            came = await chore.work(term.holds)
+        except (LeaseLost, *TRANSIENT) as trouble:
+            came = Came({"failed": type(trouble).__name__}, unfinished=True)
+            _logger.warning("chore failed", chore=chore.name, reason=type(trouble).__name__)
+        except Exception as stumble:
+            came = Came({"failed": type(stumble).__name__}, unfinished=True)
+            tell = _logger.warning if passes(stumble) else _logger.error
+            tell("chore stumbled", chore=chore.name, error=type(stumble).__name__)
+        finally:
+            keep.cancel()
+            await asyncio.gather(keep, return_exceptions=True)
+        result, again = came.after(chore.every, due["unfinished"])
+        told = json.dumps(result, default=str)
+        await self.pool.execute(_DONE, chore.name, self.worker, told, again)
+        return True
+
+    async def _keep(self, name: str, term: "_Term") -> None:
+        while True:
+            await asyncio.sleep(self.lease / 3)
+            before = time.monotonic()
+            with contextlib.suppress(*TRANSIENT):
+                if not await self.pool.fetchval(_KEEP, name, self.worker, self.lease):
+                    term.until = 0.0  # somebody else took it for abandoned
+                    return
+                term.until = before + self.lease * 0.9
+
+
+@dataclass(slots=True)
+class _Term:
+    """Until when the lease is certain, on this process's monotonic clock."""
+
+    until: float
+
+    def holds(self) -> bool:
+        return time.monotonic() < self.until
+
+
+def chores_of(settings: Settings, pool: Pool, world: World, gate: Gate) -> list[Chore]:
+    """What a worker does every now and then, as far as the settings have not turned it off."""
+    alert_url = settings.alert_url.get_secret_value() if settings.alert_url else None
+    keeper = Keeper(pool, world, gate, settings.older_names, settings.quiet_seconds)
+    doctor = Doctor(pool, world, settings.alert_after, alert_url)
+
+    async def reconcile_all(may_go_on: MayGoOn) -> Came:
+        return _reconciled(keeper, await reconciler.go_round(keeper, may_go_on=may_go_on))
+
+    async def look_for_orphans(may_go_on: MayGoOn) -> Came:
+        done = await reconciler.go_round(keeper, kinds=reconciler.OFTEN, may_go_on=may_go_on)
+        return _reconciled(keeper, done)
+
+    async def check_health(may_go_on: MayGoOn) -> Came:
+        done = await monitor.go_round(doctor, may_go_on=may_go_on)
+        return Came(done.summary())
+
+    wanted = [
+        Chore("reconcile", settings.reconcile_every, reconcile_all),
+        Chore("orphans", settings.orphans_every, look_for_orphans),
+        Chore("health", settings.health_every, check_health),
+    ]
+    return [chore for chore in wanted if chore.every > 0]
+
+
+def _reconciled(keeper: Keeper, done: reconciler.Round) -> Came:
+    """A drift that was seen once is looked at again soon, not after a whole period.
+
+    That has nothing to do with a server that is away meanwhile; the comparison with that one is
+    due again after growing pauses.
+    """
+    blind = done.aborted is not None or bool(may_come_back(done.unseen))
+    return Came(done.summary(), keeper.quiet + 1.0 if done.waiting else None, blind)
+
+
+_KNOW: Final = """
+INSERT INTO evosaga.chores AS known (name, next_at)
+VALUES ($1, now() + make_interval(secs => $2))
+ON CONFLICT (name) DO UPDATE SET
+    next_at = least(known.next_at, now() + make_interval(secs => $3))
+"""
+_TAKE: Final = f"""
+UPDATE evosaga.chores SET leader = $2, lease_until = now() + make_interval(secs => $3)
+WHERE name = $1
+  AND (next_at <= now() OR next_at > now() + make_interval(secs => $5) + {LEEWAY})
+  AND (leader IS NULL OR lease_until < now()
+       OR lease_until > now() + make_interval(secs => $3) + {LEEWAY})
+RETURNING coalesce((last_result ->> $4::text)::int, 0) AS unfinished
+"""  # noqa: S608  # constants only
+_KEEP: Final = """
+UPDATE evosaga.chores SET lease_until = now() + make_interval(secs => $3)
+WHERE name = $1 AND leader = $2 RETURNING true
+"""
+_DONE: Final = """
+UPDATE evosaga.chores SET leader = NULL, lease_until = NULL, last_run = now(),
+    last_result = $3::jsonb, next_at = now() + make_interval(secs => $4)
+WHERE name = $1 AND leader = $2
+"""

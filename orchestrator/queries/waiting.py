@@ -1,0 +1,277 @@
+"""Why a saga that is on its way is not further: who drives it, or what it waits for. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from evosaga.events.model import Direction, Recorded
+from evosaga.orchestrator.engine.decider import Rest, Run, advance, can_turn, expires
+from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN
+from evosaga.orchestrator.engine.state import OPEN, State
+from evosaga.orchestrator.queries.diagnosis import Case, Why, ago, span, who_could
+from evosaga.orchestrator.queries.sagas import SagaView
+from evosaga.orchestrator.whatsapp.secret_keys import CURE
+from evosaga.sagas.definition import Kind, Saga, Step
+from evosaga.sagas.whatsapp.admission_rules import CREATE_SAGA
+from evosaga.sagas.whatsapp.evolution.answer_origin import cure_in
+from evosaga.sagas.whatsapp.evolution.answers import MISCONFIGURED, SERVER_UNKNOWN
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+_LATE: Final = timedelta(seconds=10)
+"""Overdue for so long, a saga is not merely next in the queue."""
+
+
+def waiting_for(case: Case, history: Sequence[Recorded], state: State) -> Why:
+    """What an active saga waits for, and when it goes on."""
+    ahead = case.ahead
+    if ahead is not None and ahead.status in OPEN:
+        return _behind(case, ahead)
+    if case.saga is None:
+        return _unknown_here(case)
+    if state.in_flight is not None:
+        told = _in_flight(case, case.saga, history, state)
+    else:
+        _, _, action = advance(case.saga, state)
+        told = _waiting(case, history, state, action)
+    if not case.company.alive:
+        told = replace(
+            told,
+            headline="Nobody drives it: no worker is alive.",
+            cure="start a worker: evosaga worker",
+            next_at=None,
+            details=(f"When one is: {told.headline[0].lower()}{told.headline[1:]}", *told.details),
+        )
+    return replace(told, details=(*told.details, *_course(case, case.saga, state)))
+
+
+def _behind(case: Case, ahead: SagaView) -> Why:
+    where = f" at step {ahead.step}" if ahead.step else ""
+    stuck = ahead.status == "failed"
+    return Why(
+        f"It waits for saga {ahead.saga_id} ({ahead.saga}), which is {ahead.status}{where}.",
+        (
+            "Both are about the same integration, and one works on it at a time.",
+            f"It has waited for {ago(case.view.created_at, case)} and goes on by itself as soon "
+            "as the other is over.",
+        ),
+        cure=f"the one ahead is parked; why: evosaga why {ahead.saga_id}" if stuck else None,
+    )
+
+
+def _unknown_here(case: Case) -> Why:
+    view = case.view
+    return Why(
+        f"This release does not know {view.saga} v{view.version}.",
+        (
+            f"It has been {view.status} and unchanged for {ago(view.updated_at, case)}; a release "
+            "that does not know a definition leaves its sagas alone.",
+            *who_could(case),
+        ),
+        cure=f"run a worker of a release that has {view.saga} v{view.version}; before a deploy or "
+        "a roll-back: evosaga check-deploy",
+    )
+
+
+def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State) -> Why:
+    flight = state.in_flight
+    assert flight is not None
+    what, last = _deed(flight.step, flight.direction), history[-1].recorded_at
+    step = saga.step(flight.step)
+    attempt = _which(state, step, flight.direction, flight.attempt)
+    before = _before(state)
+    if flight.worker in case.company.alive:
+        return Why(
+            f"Worker {flight.worker} is {what} right now ({attempt}).",
+            (
+                f"It has been at it for {ago(last, case)}, and has {step.timeout:g} s for it.",
+                *before,
+            ),
+            next_at=last + timedelta(seconds=step.timeout),
+            in_flight=True,
+        )
+    gone = "has gone silent" if flight.worker in case.company.silent else "has left"
+    return Why(
+        f"Worker {flight.worker}, which was {what}, {gone}.",
+        (
+            "Another one takes over within seconds. Nobody knows whether that attempt had its "
+            "effect, so the step looks before it acts again.",
+            *before,
+        ),
+        next_at=case.now,
+    )
+
+
+def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run | Rest) -> Why:
+    if isinstance(action, Rest):  # a decision is due and will be recorded in a moment
+        return Why("It is about to take its next decision.", next_at=case.now)
+    due = history[-1].recorded_at + timedelta(seconds=action.delay)
+    if case.view.held_claim is not None and case.view.next_at is not None:
+        due = case.view.next_at
+    step, failure = action.step, state.failure
+    what = _thing(step.name, action.direction)
+    of = _which(state, step, action.direction, action.attempt)
+    if failure is None:
+        told = Why(f"It is about to go on with {what}.", next_at=due)
+    elif failure.outcome == "held":
+        since = _held_since(history)
+        told = Why(
+            f"It waits: {failure.message}.",
+            (
+                f"{what[0].upper()}{what[1:]} has been held for {ago(since, case)}, "
+                f"{_times(max(state.holds, case.view.holds or 0))}. That costs no attempt: it "
+                "goes on by itself when the cause is gone.",
+                *_again_now(case),
+                *_server(case),
+                *_stranded(case, state, action),
+            ),
+            next_at=due,
+            cure=_held_cure(failure.code, failure.message),
+        )
+    else:
+        told = Why(
+            f"It waits before {of} of {what}: {failure.message}.",
+            (f"Attempt {failure.attempt} ended {failure.outcome}; {_if_all_fail(case, action)}",),
+            next_at=due,
+        )
+    return _overdue(case, told, due)
+
+
+def _which(state: State, step: Step, direction: Direction, attempt: int) -> str:
+    """Which of the step's attempts it is; those that were lost with workers are not its own."""
+    _, lost = state.progress(step.name).counted(direction)
+    more = f", {lost} more lost with their workers" if lost else ""
+    return f"attempt {attempt - lost} of {step.retry.attempts}{more}"
+
+
+def _overdue(case: Case, told: Why, due: datetime) -> Why:
+    """Its time has come and gone, and nobody has taken it."""
+    view = case.view
+    if case.now - due < _LATE or not case.company.alive or view.owner in case.company.alive:
+        return told
+    late = f"It is due since {ago(due, case)}, and no worker has taken it."
+    if case.company.can_run(view.saga, view.version) is False:
+        return replace(
+            told,
+            headline=f"No living worker knows {view.saga} v{view.version}.",
+            details=(late, *who_could(case), *told.details),
+            cure=f"run a worker of a release that has {view.saga} v{view.version}",
+        )
+    return replace(
+        told,
+        details=(late, "The living workers may have no room left.", *told.details),
+        cure=told.cure or "start another worker: evosaga worker; and look: evosaga doctor",
+    )
+
+
+def _course(case: Case, saga: Saga, state: State) -> tuple[str, ...]:
+    """Which way it goes, and what could change that."""
+    if state.direction == "compensation" and state.turned is not None:
+        left = ", ".join(state.undoing) or "nothing"
+        return (f"It is being rolled back because {state.turned.message}. Left to undo: {left}.",)
+    said = []
+    if state.cancel_requested and not can_turn(saga, state):
+        said.append("A cancel was asked for after its point of no return, so it goes on.")
+    if (limit := expires(saga, state)) is not None:
+        left_seconds = (case.view.created_at - case.now).total_seconds() + limit
+        said.append(
+            f"Unless it gets past its point of no return within {span(left_seconds)}, it is "
+            "rolled back by itself."
+        )
+    return tuple(said)
+
+
+def _before(state: State) -> tuple[str, ...]:
+    if state.failure is None:
+        return ()
+    return (f"The attempt before ended {state.failure.outcome}: {state.failure.message}.",)
+
+
+def _if_all_fail(case: Case, action: Run) -> str:
+    assert case.saga is not None
+    if action.direction == "compensation":
+        return "when all have failed it is parked for a person to look."
+    if action.step.kind is Kind.COMPENSATABLE:
+        return "when all have failed the saga is rolled back."
+    return "when all have failed it is parked for a person to look."
+
+
+def _again_now(case: Case) -> tuple[str, ...]:
+    view = case.view
+    if view.held_claim is None or view.owner not in case.company.alive:
+        return ()
+    return (f"Worker {view.owner} is trying it again right now.",)
+
+
+def _held_since(history: Sequence[Recorded]) -> datetime:
+    """When the first of the unbroken row of held attempts was recorded."""
+    since = history[-1].recorded_at
+    for recorded in reversed(history):
+        outcome = getattr(recorded.event, "outcome", None)
+        if outcome == "held":
+            since = recorded.recorded_at
+        elif recorded.event.type not in ("step.started", "compensation.started"):
+            break
+    return since
+
+
+def _server(case: Case) -> tuple[str, ...]:
+    breaker = case.breaker
+    if breaker is None or breaker.reason is None:
+        return ()
+    name = f" {case.server}" if case.several or case.server != DEFAULT_SERVER else ""
+    return (
+        f"The Evolution server{name} has been in trouble for {span(breaker.since_seconds)}: "
+        f"{breaker.reason}.",
+    )
+
+
+def _held_cure(code: str, message: str) -> str | None:
+    if code == MISCONFIGURED and (cure := cure_in(message)) is not None:
+        return f"{cure}; is it well now: evosaga doctor"
+    return _HELD_CURES.get(code)
+
+
+def _stranded(case: Case, state: State, action: Run) -> tuple[str, ...]:
+    """What it means that nobody here can look at the server where something may be."""
+    assert state.failure is not None
+    if state.failure.code != SERVER_UNKNOWN or case.view.saga != CREATE_SAGA:
+        return ()
+    if action.direction == "forward" and state.progress("evolution").done:
+        return ()  # the instance is there, and only its QR code is waited for
+    if action.direction == "forward" and not state.progress(action.step.name).in_doubt:
+        return ("Nothing was sent to that server, so it can be rolled back without it.",)
+    return (
+        "A create was sent to that server and only a look there tells what became of it, so an "
+        "undo waits for it as well; until then the organization can have no other integration.",
+    )
+
+
+_HELD_CURES: Final = {
+    "evolution_misconfigured": "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a "
+    "further server, EVOSAGA_EVOLUTION_SERVERS) and the server's licence: evosaga doctor",
+    SERVER_UNKNOWN: "start the workers with that server in EVOSAGA_EVOLUTION_SERVERS, or if it is "
+    "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
+    "evolution_unreachable": "is the Evolution server up? evosaga doctor",
+    "evolution_unavailable": "is the Evolution server up? evosaga doctor",
+    SECRET_KEY_UNKNOWN: f"{CURE}: evosaga doctor; a worker that has the key goes on with it",
+    "dependency_unreachable": "is what the step calls up? evosaga doctor",
+    "token_hidden": "remove the instance by hand on Evolution; this goes on by itself then",
+    "list_unreadable": "look at what Evolution lists, and at its version: evosaga doctor",
+    "half_there": "restart Evolution; this goes on by itself then",
+    "redis_misconfigured": "Redis forbids what evosaga needs, or is not the kind that it needs; "
+    "what and the cure: evosaga doctor",
+    "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",
+}
+
+
+def _deed(step: str, direction: Direction) -> str:
+    return f"undoing step {step}" if direction == "compensation" else f"at step {step}"
+
+
+def _thing(step: str, direction: Direction) -> str:
+    return f"the undo of step {step}" if direction == "compensation" else f"step {step}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

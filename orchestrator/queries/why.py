@@ -1,0 +1,204 @@
+"""Why a saga is where it is, said as somebody would who has looked everything up.
+
+``why`` is pure: from a saga's definition, history and status row, and from what is known of the
+workers, to what it waits for, since when, what happens next and when, and what a person can do.
+``why_of`` looks all that up. Both answer for every saga, one that no release can read included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from evosaga.events.clock import LIVING
+from evosaga.events.database import Pool
+from evosaga.events.model import CompensationSucceeded, Recorded
+from evosaga.orchestrator.engine.decider import can_turn
+from evosaga.orchestrator.engine.quarantine import STUMBLED
+from evosaga.orchestrator.engine.repeated_holds import with_hold
+from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
+from evosaga.orchestrator.queries import sagas
+from evosaga.orchestrator.queries.diagnosis import Case as Case
+from evosaga.orchestrator.queries.diagnosis import Company as Company
+from evosaga.orchestrator.queries.diagnosis import Phone as Phone
+from evosaga.orchestrator.queries.diagnosis import Why as Why
+from evosaga.orchestrator.queries.diagnosis import ago, who_could
+from evosaga.orchestrator.queries.sagas import SagaView
+from evosaga.orchestrator.queries.waiting import waiting_for
+from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.whatsapp.admission_rules import CREATE_SAGA
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import BreakerState
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+
+async def why_of(
+    pool: Pool,
+    catalogue: Catalogue,
+    view: SagaView,
+    servers: Mapping[str, EvolutionApi] | None = None,
+) -> Why:
+    """Why this saga is where it is right now; ``servers``: Evolution's, as far as it is known."""
+    try:
+        history: list[Recorded] | None = await sagas.history(pool, view.saga_id)
+    except sagas.Unreadable:
+        history = None
+    ahead = await sagas.find_saga(pool, str(view.behind)) if view.behind else None
+    now: datetime = await pool.fetchval("SELECT now()")
+    saga = catalogue.find(view.saga, view.version)
+    server = server_of(history)
+    known = servers or {}
+    breaker, several = breaker_of(known, server), len(known) > 1
+    phone = await _phone_of(pool, view)
+    workers = await company(pool)
+    return why(Case(view, saga, history, workers, now, ahead, breaker, server, several, phone))
+
+
+async def _phone_of(pool: Pool, view: SagaView) -> Phone | None:
+    """Of an integration that a create has made, and that is still there."""
+    if view.status != "completed" or view.saga != CREATE_SAGA:
+        return None
+    row = await pool.fetchrow(
+        "SELECT state, since, reason FROM evosaga.connections WHERE integration_id = $1",
+        view.saga_id,
+    )
+    return Phone(**dict(row)) if row is not None else None
+
+
+def server_of(history: Sequence[Recorded] | None) -> str:
+    """The Evolution server that a saga is pinned to."""
+    facts = getattr(history[0].event, "facts", {}) if history else {}
+    return str(facts.get("server", DEFAULT_SERVER))
+
+
+def breaker_of(servers: Mapping[str, EvolutionApi], server: str) -> BreakerState | None:
+    """How that server is doing; None of one that this process does not know."""
+    known = servers.get(server)
+    return known.state if known is not None else None
+
+
+async def company(pool: Pool) -> Company:
+    """The workers as the database knows them."""
+    rows = await pool.fetch(
+        f"SELECT worker_id, {LIVING} AS alive, knows FROM evosaga.workers"  # noqa: S608  # constants
+    )
+    said = {row["worker_id"]: row["knows"] for row in rows if row["knows"]}
+    return Company(
+        frozenset(row["worker_id"] for row in rows if row["alive"]),
+        frozenset(row["worker_id"] for row in rows if not row["alive"]),
+        {worker: frozenset(map(_definition, known)) for worker, known in said.items()},
+    )
+
+
+def _definition(text: str) -> tuple[str, int]:
+    name, _, version = text.rpartition("/")
+    return name, int(version)
+
+
+# --- pure from here on ------------------------------------------------------------------------
+
+
+def why(case: Case) -> Why:
+    """Why the saga is where it is."""
+    view = case.view
+    match view.status:
+        case "completed":
+            return _completed(case)
+        case "rejected":
+            return _rejected(view)
+        case "compensated":
+            return _compensated(case)
+    if case.history is None:
+        return _unreadable(case, "of a type or shape that this release does not know")
+    try:
+        case = replace(case, history=with_hold(view, case.history))
+        assert case.history is not None
+        state = replay(recorded.event for recorded in case.history)
+        if view.status == "failed":
+            return _parked(case, state)
+        told = waiting_for(case, case.history, state)
+        return _stumbled(view, told) if view.code == STUMBLED else told
+    except (IllegalTransition, LookupError, AssertionError) as error:
+        return _unreadable(case, f"that makes no sense here ({type(error).__name__})")
+
+
+def _completed(case: Case) -> Why:
+    told = Why(f"It is completed, {ago(case.view.updated_at, case)} ago: every step is done.")
+    phone = case.phone
+    if phone is None or phone.state in WELL:
+        return told
+    reason = f", for WhatsApp's reason {phone.reason}" if phone.reason is not None else ""
+    said = f"Its integration has been {phone.state} for {ago(phone.since, case)}{reason}."
+    return replace(told, details=(said,), cure=CURES.get(phone.state) or None)
+
+
+def _rejected(view: SagaView) -> Why:
+    cure = f"see what is in the way: evosaga status {view.existing_instance}"
+    return Why(
+        f"It was refused before anything was touched: {view.message}.",
+        ("Nothing waits and nothing is left behind.",),
+        cure=cure if view.existing_instance else None,
+    )
+
+
+def _compensated(case: Case) -> Why:
+    undone = [
+        r.event.step for r in case.history or () if isinstance(r.event, CompensationSucceeded)
+    ]
+    said = f"Undone, in this order: {', '.join(undone)}." if undone else "Nothing had to be undone."
+    return Why(
+        f"It was rolled back: {case.view.message}.",
+        (said, "Nothing is left behind, and nothing waits."),
+        cure=f"to try again, as a saga of its own: evosaga replay {case.view.saga_id}",
+    )
+
+
+def _stumbled(view: SagaView, told: Why) -> Why:
+    return replace(
+        told,
+        headline=f"It is set aside: {view.message}.",
+        details=(
+            "That is a fault of ours, not of the saga. Nothing of it is lost, other sagas go on, "
+            "and it is tried again by itself after growing pauses of up to a minute.",
+            f"Where it is: {told.headline[0].lower()}{told.headline[1:]}",
+            *told.details,
+        ),
+        cure=f"report it, with the worker's log: evosaga events {view.saga_id} --json",
+    )
+
+
+def _unreadable(case: Case, what: str) -> Why:
+    view = case.view
+    return Why(
+        f"It is set aside: its history has an event {what}.",
+        (
+            f"It is {view.status} and unchanged for {ago(view.updated_at, case)}; nothing of "
+            "it is skipped, and other sagas go on.",
+            *who_could(case),
+        ),
+        cure="run a worker of the newer release that wrote it, or report it: "
+        f"evosaga events {view.saga_id} --json",
+    )
+
+
+def _parked(case: Case, state: State) -> Why:
+    view, parked = case.view, state.parked
+    assert parked is not None
+    back = parked.direction == "compensation"
+    tried = "could not be undone" if back else "could not be finished"
+    details = [
+        f"It has been parked for {ago(view.updated_at, case)}; nothing happens until a person "
+        "decides.",
+        "It keeps its business key meanwhile: no other saga of this integration can start.",
+    ]
+    if back:
+        details.append(f"Still to undo: {', '.join(state.undoing)}.")
+    elif case.saga is not None and not can_turn(case.saga, state):
+        details.append("It is past its point of no return, so it can only be finished.")
+    undo = f", or try only to undo it: evosaga cancel {view.saga_id}" if back else ""
+    return Why(
+        f"Parked: step {parked.step} {tried}: {parked.message}.",
+        tuple(details),
+        cure=f"mend the cause; see what a replay would do: evosaga replay {view.saga_id} --plan; "
+        f"then: evosaga replay {view.saga_id}{undo}",
+    )

@@ -1,0 +1,1 @@
+"""Services around WhatsApp integrations that are no sagas."""

@@ -1,0 +1,1 @@
+"""How each integration is connected, looked at in turn."""

@@ -1,0 +1,240 @@
+"""What a look says about one integration's connection, and what should be done. Pure.
+
+States, and whether Evolution can be asked to connect again:
+
+    connected    a phone is connected (or the channel needs none)
+    pending      it waits for its first phone: somebody must scan the QR code
+    incomplete   one of these two, but what it hears is told to nobody, or it has no settings
+    connecting   Evolution is at it by itself
+    down         the connection broke, the phone is still linked               yes, patiently
+    needs_qr     logged out (401, 406): a person must scan again
+    banned       WhatsApp bans or forbids the number (402, 403): a new QR code alone mends nothing
+    missing      Evolution has no such instance; it is not made again
+    half         only half of it is there
+    foreign      somebody else's instance bears its name
+
+A row follows a lost connection after two looks, so that one that comes and goes leaves it alone;
+one that is there again is believed at once. Whoever was connected again only for a moment waits
+longer for each further try.
+"""
+
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from evosaga.orchestrator.whatsapp.reconciliation.classify import Name
+
+State: TypeAlias = Literal[
+    "connected",
+    "pending",
+    "connecting",
+    "down",
+    "needs_qr",
+    "banned",
+    "missing",
+    "half",
+    "foreign",
+    "incomplete",
+]
+FINAL_CODES: Final = frozenset({401, 402, 403, 406})
+BANS: Final = frozenset({402, 403})
+"""Of these, a ban: 402 for a time, 403 for good or until the number's owner has settled it."""
+WELL: Final = frozenset({"connected", "pending"})
+CURES: Final[dict[str, str]] = {
+    "connected": "",
+    "pending": "scan its QR code",
+    "incomplete": "its webhook or settings are set again by itself; now: evosaga reconcile --fix",
+    "connecting": "Evolution is connecting by itself",
+    "down": "it is connected again by itself",
+    "needs_qr": "the phone was logged out: scan a new QR code",
+    "banned": "WhatsApp bans or forbids the number: see what it says on the phone itself, and scan "
+    "a new QR code when that is lifted",
+    "missing": "delete it and create it anew: Evolution does not have it any more",
+    "half": "delete it and create it anew; a restart of Evolution may bring it back",
+    "foreign": "delete it: the name is somebody else's now",
+}
+_FINAL: Final = ("needs_qr", "banned")
+_SURE: Final = 2
+"""Looks in a row that must agree before a lost connection is believed."""
+_STEADY: Final = 3
+"""Looks in a row after which a connection counts as one that lasts."""
+_FIRST_PAUSE: Final = 60.0
+_LONGEST_PAUSE: Final = 3600.0
+_SPREAD: Final = 30.0
+_CLOCKS: Final = timedelta(seconds=60)
+"""How far Evolution's clock may be from ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is remembered of an integration's connection between two looks.
+
+    ``since`` and ``looks`` count from when it last changed between well and not well.
+    """
+
+    state: str
+    since: datetime
+    looks: int = 1
+    reason: int | None = None
+    connected_at: datetime | None = None
+    reconnects: int = 0
+    next_reconnect_at: datetime | None = None
+    alerted_at: datetime | None = None
+    checked_at: datetime | None = None
+    """When Evolution was last asked about it by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What to remember, and what the row should say (None: as it does)."""
+
+    record: Record
+    status: Literal["connected", "disconnected"] | None = None
+    number: str | None = None
+    reconnect: bool = False
+    alert: bool = False
+
+
+def state_of(one: Name, record: Record | None) -> State | None:
+    """How the connection is; None when nobody can say."""
+    match one.sight:
+        case "unclear":
+            return None
+        case "absent":
+            return "missing"
+        case "half":
+            return "half" if one.whose != "posing" else "foreign"
+    if one.whose in ("posing", "stranger"):
+        return "foreign"
+    if one.sight in ("open", "paired"):
+        return "connected"
+    instance = one.instance
+    if instance is None or not (instance.paired or instance.passive):
+        return "pending"
+    if (one.memory or instance.status) == "connecting":
+        return "connecting"
+    return ended(instance.reason) if _ended_for_good(one, record) else "down"
+
+
+def ended(reason: int | None) -> Literal["needs_qr", "banned"]:
+    """How a connection is that ended for good: with a ban, or because somebody logged out."""
+    return "banned" if reason in BANS else "needs_qr"
+
+
+def judge(
+    one: Name,
+    record: Record | None,
+    now: datetime,
+    *,
+    alert_after: float,
+    eager: bool = False,
+    whole: bool | None = None,
+) -> Judgement | None:
+    """None when nobody can say how the connection is; then everything stays as it was.
+
+    ``eager``: a person asks for it, so one look is enough and nothing waits. ``whole``: whether
+    webhook and settings are as they should be; None: nobody asked this time.
+    """
+    state = state_of(one, record)
+    if state is None or one.row is None:
+        return None
+    told = _told(state, record, whole)
+    well = told in WELL
+    same = record is not None and (record.state in WELL) == well
+    base = _of_this_clock(record, now) if record is not None else Record(told, now, looks=0)
+    new = replace(
+        base,
+        state=told,
+        reason=one.instance.reason if one.instance and not well else None,
+        since=base.since if same else now,
+        looks=base.looks + 1 if same else 1,
+        connected_at=now if state == "connected" else base.connected_at,
+        checked_at=now if one.memory else base.checked_at,
+    )
+    if well:
+        lasts = new.looks >= _STEADY
+        new = replace(
+            new,
+            reconnects=0 if lasts else new.reconnects,
+            next_reconnect_at=None if lasts else new.next_reconnect_at,
+            alerted_at=None,
+        )
+    sure = eager or new.looks >= _SURE
+    reconnect = state == "down" and sure and not _passive(one)
+    if reconnect and new.next_reconnect_at is None:
+        # All of them may have gone down at the same moment, with their server.
+        wait = random.uniform(0, _SPREAD)  # noqa: S311  # not a secret
+        new = replace(new, next_reconnect_at=now + timedelta(seconds=wait))
+    due = eager or (new.next_reconnect_at is not None and new.next_reconnect_at <= now)
+    long = alert_after > 0 and (now - new.since).total_seconds() >= alert_after
+    alert = not well and long and new.alerted_at is None
+    return Judgement(
+        record=replace(new, alerted_at=now) if alert else new,
+        status=_status(one, state, sure),
+        number=_number(one, state),
+        reconnect=reconnect and due,
+        alert=alert,
+    )
+
+
+def _of_this_clock(record: Record, now: datetime) -> Record:
+    """Without what only a clock that was put back since can have written."""
+    due, latest = record.next_reconnect_at, now + timedelta(seconds=_LONGEST_PAUSE * 1.25)
+    return replace(
+        record,
+        since=min(record.since, now),
+        next_reconnect_at=now if due is not None and due > latest else due,
+    )
+
+
+def _told(state: State, record: Record | None, whole: bool | None) -> State:
+    """The same, or ``incomplete``; until somebody asks again it is what it was."""
+    if state not in WELL:
+        return state
+    if whole is None:
+        whole = record is None or record.state != "incomplete"
+    return state if whole else "incomplete"
+
+
+def tried(record: Record, now: datetime) -> Record:
+    """After asking Evolution to connect: the next time, should it be needed, is later."""
+    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(record.reconnects, 10))
+    pause *= random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
+    return replace(
+        record,
+        reconnects=record.reconnects + 1,
+        next_reconnect_at=now + timedelta(seconds=pause),
+    )
+
+
+def _status(one: Name, state: State, sure: bool) -> Literal["connected", "disconnected"] | None:
+    assert one.row is not None
+    says = one.row.status
+    if state == "connected":
+        return "connected" if says != "connected" or _number(one, state) is not None else None
+    if says == "disconnected" or (state == "pending" and says != "connected"):
+        return None
+    waiting = says != "connected" and state in ("connecting", "down", *_FINAL)
+    return "disconnected" if (sure or state in _FINAL) and not waiting else None
+
+
+def _number(one: Name, state: State) -> str | None:
+    """The phone's number, when the row has another one or none."""
+    if state != "connected" or one.instance is None or one.instance.phone is None:
+        return None
+    known = "".join(filter(str.isdigit, one.row.number or "")) if one.row else ""
+    return one.instance.phone if one.instance.phone != known else None
+
+
+def _ended_for_good(one: Name, record: Record | None) -> bool:
+    """Evolution keeps the last code after a phone came back; one from before that says nothing."""
+    instance = one.instance
+    if instance is None or instance.reason not in FINAL_CODES:
+        return False
+    seen = record.connected_at if record else None
+    return seen is None or instance.closed_at is None or instance.closed_at >= seen - _CLOCKS
+
+
+def _passive(one: Name) -> bool:
+    return one.instance is not None and one.instance.passive

@@ -1,0 +1,326 @@
+"""Health: how each integration is connected, found out with one list call a round.
+
+Only what looks wrong in the list is asked about by name, and a few of the others in turn, since
+the list is Evolution's database and may believe in a connection that its memory has lost. Rows
+follow, what may be reconnected is, a few at a time, and nobody's saga is disturbed.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from evosaga.events.database import Pool
+from evosaga.orchestrator.whatsapp.health import alerts, store
+from evosaga.orchestrator.whatsapp.health.connection_state import (
+    WELL,
+    Judgement,
+    Record,
+    judge,
+    tried,
+)
+from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
+from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
+from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, found
+from evosaga.orchestrator.whatsapp.reconciliation.drift import can_be_sent
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
+    CantLook,
+    listed,
+    together,
+    unseen_said,
+)
+from evosaga.orchestrator.whatsapp.reconciliation.observe import believed, compared, with_busy
+from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
+from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.completeness import Lacks
+
+_logger = structlog.get_logger("evosaga.health")
+_ASKED: Final = 500
+_IN_TURN: Final = 20
+"""Integrations that look well and are asked all the same, a round."""
+_RECONNECTS: Final = 25
+"""On one server, a round."""
+_AT_ONCE: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Doctor:
+    """What the health check needs. ``alert_url`` may be a secret; seconds."""
+
+    pool: Pool
+    world: World
+    alert_after: float = 900.0
+    alert_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """One integration and what was made of it; None when nobody can say, or a saga is at it."""
+
+    row: Row
+    judgement: Judgement | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round found and did."""
+
+    patients: Sequence[Patient] = ()
+    asked: int = 0
+    changed: int = 0
+    reconnects: int = 0
+    alerts: int = 0
+    aborted: str | None = None
+    seconds: float = 0.0
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Evolution servers that could not be looked at, and why; nothing was concluded of them."""
+    webhooks: int = 0
+    """Integrations of which webhook and settings were looked at."""
+
+    def summary(self) -> dict[str, Any]:
+        """As the table of chores keeps it."""
+        states = (p.judgement.record.state if p.judgement else "unknown" for p in self.patients)
+        return {
+            "integrations": len(self.patients),
+            "states": dict(Counter(states)),
+            "asked": self.asked,
+            "webhooks": self.webhooks,
+            "changed": self.changed,
+            "reconnects": self.reconnects,
+            "alerts": self.alerts,
+            "aborted": self.aborted,
+            "not_looked_at": unseen_said(self.unseen),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(slots=True)
+class _Look:
+    """A round's findings on their way."""
+
+    now: datetime
+    snapshot: Snapshot
+    tokens: Mapping[str, str]
+    known: Mapping[UUID, Record]
+    asked: frozenset[str] = field(default_factory=frozenset)
+    lacks: Mapping[str, Lacks] = field(default_factory=dict)
+    """What instances lack whose webhook was asked for."""
+
+    def whole(self, name: str) -> bool | None:
+        """Whether webhook and settings are as they should be; None: nobody can say."""
+        if incomplete_instances.settings_missing(self.snapshot, name):
+            return False
+        lacks = self.lacks.get(name)
+        return lacks.said is None if lacks else None
+
+
+async def examine(doctor: Doctor, *, eager: bool = False, webhooks: int | None = None) -> Round:
+    """Look and judge; nothing is changed. Raises ``CantLook``.
+
+    ``webhooks``: so many are asked for; None: all, since a person wants to know.
+    """
+    began = time.monotonic()
+    look = await _look(doctor, in_turn=0, webhooks=webhooks)
+    patients = await asyncio.to_thread(_patients, doctor, look, eager)
+    seconds, unseen = time.monotonic() - began, look.snapshot.unseen
+    return Round(
+        patients,
+        asked=len(look.asked),
+        seconds=seconds,
+        unseen=unseen,
+        webhooks=len(look.lacks),
+    )
+
+
+async def go_round(
+    doctor: Doctor, *, eager: bool = False, may_go_on: Callable[[], bool] = lambda: True
+) -> Round:
+    """One round: rows follow, what may be reconnected is, and what lasts is told."""
+    began = time.monotonic()
+    try:
+        look = await _look(doctor, in_turn=_IN_TURN, webhooks=None if eager else 0)
+    except CantLook as reason:
+        _logger.warning("health check gives up", reason=str(reason))
+        return Round(aborted=str(reason), seconds=time.monotonic() - began)
+    patients = await asyncio.to_thread(_patients, doctor, look, eager)
+    if not may_go_on():
+        return Round(patients, aborted="another worker does it now")
+    news = [p for p in patients if p.judgement and _is_news(p, look)]
+    changed = await store.write(doctor.pool, [(p.row, p.judgement) for p in news if p.judgement])
+    told = [p for p in news if p.judgement and p.judgement.alert]
+    await alerts.tell(doctor.alert_url, [(p.row, p.judgement) for p in told if p.judgement])
+    reconnects = await _reconnect(doctor, look, patients, may_go_on)
+    await store.forget(doctor.pool)
+    done = Round(
+        patients,
+        len(look.asked),
+        changed,
+        reconnects,
+        len(told),
+        None,
+        time.monotonic() - began,
+        look.snapshot.unseen,
+        len(look.lacks),
+    )
+    if done.unseen:
+        _logger.warning("health check is blind in part", reason=unseen_said(done.unseen))
+    (_logger.info if changed or reconnects or told else _logger.debug)("health", **done.summary())
+    return done
+
+
+async def _look(doctor: Doctor, *, in_turn: int, webhooks: int | None) -> _Look:
+    """``webhooks``: of so many who are not asked by name, too; None: of all."""
+    lists = await listed(doctor.world)
+    every = await rows_of(doctor.pool)
+    listing = await asyncio.to_thread(together, lists, every)
+    rows = [row for row in every if row.enabled and row.status != "deleting"]
+    snapshot = await compared(doctor.pool, doctor.world.keys, listing, rows)
+    snapshot = await with_busy(doctor.pool, snapshot)
+    now, known = await store.read(doctor.pool)
+    look = _Look(now, snapshot, listing.tokens, known)
+    names = await asyncio.to_thread(_suspects, doctor, look, in_turn)
+    memory = await ask(doctor.pool, doctor.world, snapshot, listing.tokens, names)
+    look.snapshot = believed(doctor.world, snapshot.asked(memory))
+    look.asked = frozenset(memory)
+    others = [row.instance_name for row in _free(look.snapshot)][:webhooks]
+    look.lacks = await incomplete_instances.look(
+        doctor.pool, doctor.world, look.snapshot, {*names, *others}
+    )
+    return look
+
+
+def _suspects(doctor: Doctor, look: _Look, in_turn: int) -> list[str]:
+    """Whom to ask by name: missing ones first, then who looks ill, then some of the others."""
+    ill: list[Row] = []
+    well: list[Row] = []
+    for row in _free(look.snapshot):
+        record = look.known.get(row.id)
+        one = _name(look, row)
+        whole = look.whole(row.instance_name)
+        judgement = judge(one, record, look.now, alert_after=doctor.alert_after, whole=whole)
+        quiet = judgement is not None and _quiet(judgement, record)
+        (well if quiet else ill).append(row)
+    # The longest unasked first, so that a limit leaves nobody out for ever.
+    shown = look.snapshot.instances
+    ill.sort(key=lambda row: (row.instance_name in shown, _checked(look, row)))
+    well.sort(key=lambda row: _checked(look, row))
+    return [row.instance_name for row in (*ill[:_ASKED], *well[:in_turn])]
+
+
+def _quiet(judgement: Judgement, record: Record | None) -> bool:
+    """Whether the list shows nothing that has to be looked into."""
+    news = record is not None and (record.state != judgement.record.state or record.reconnects)
+    return judgement.record.state in WELL and judgement.status is None and not news
+
+
+def _checked(look: _Look, row: Row) -> float:
+    record = look.known.get(row.id)
+    return record.checked_at.timestamp() if record and record.checked_at else 0.0
+
+
+def _free(snapshot: Snapshot) -> list[Row]:
+    """The rows that no saga is at work for, and that can be asked about."""
+    return [
+        row
+        for row in snapshot.named().values()
+        if row.instance_name not in snapshot.busy_names
+        and row.organization_id not in snapshot.busy_organizations
+        and can_be_sent(row.instance_name)
+    ]
+
+
+def _name(look: _Look, row: Row) -> Name:
+    return found(look.snapshot, row.instance_name, row)
+
+
+def _patients(doctor: Doctor, look: _Look, eager: bool) -> list[Patient]:
+    free = {row.id for row in _free(look.snapshot)}
+    patients = []
+    for row in look.snapshot.named().values():
+        judgement = None
+        one = _name(look, row)
+        # What is missing in the list and was not asked for by name is not known to be gone.
+        if row.id in free and (one.instance is not None or one.memory is not None):
+            judgement = judge(
+                one,
+                look.known.get(row.id),
+                look.now,
+                alert_after=doctor.alert_after,
+                eager=eager,
+                whole=look.whole(row.instance_name),
+            )
+        patients.append(Patient(row, judgement))
+    return patients
+
+
+def _is_news(patient: Patient, look: _Look) -> bool:
+    """Whether it has to be written down: asked for, or seen for the first time."""
+    name = patient.row.instance_name
+    return name in look.asked or patient.row.id not in look.known or look.whole(name) is False
+
+
+# --- reconnecting -----------------------------------------------------------------------------
+
+
+async def _reconnect(
+    doctor: Doctor, look: _Look, patients: Sequence[Patient], may_go_on: Callable[[], bool]
+) -> int:
+    """Ask Evolution to connect those whose time has come; how many were asked for."""
+    due = [p for p in patients if p.judgement and p.judgement.reconnect]
+    due.sort(key=lambda p: str(p.judgement.record.next_reconnect_at) if p.judgement else "")
+    groups: dict[str, list[Patient]] = {}
+    for patient in due:
+        groups.setdefault(patient.row.server, []).append(patient)
+    sent = await asyncio.gather(
+        *(
+            _reconnect_on(doctor.world.server(server), doctor, look, group, may_go_on)
+            for server, group in groups.items()
+        )
+    )
+    return sum(sent)
+
+
+async def _reconnect_on(
+    evolution: EvolutionApi,
+    doctor: Doctor,
+    look: _Look,
+    due: Sequence[Patient],
+    may_go_on: Callable[[], bool],
+) -> int:
+    """A few at a time, and no more of them once the server does not answer."""
+    limit, sent, stop = asyncio.Semaphore(_AT_ONCE), 0, asyncio.Event()
+
+    async def one(patient: Patient) -> None:
+        nonlocal sent
+        assert patient.judgement is not None
+        row, record = patient.row, patient.judgement.record
+        async with limit:
+            if stop.is_set() or not may_go_on() or not await store.still_free(doctor.pool, row):
+                return
+            token = look.tokens.get(row.instance_name)
+            if not token:
+                return
+            answer = await evolution.connect(row.instance_name, token, None)
+            if not answer.tried or answer.code or answer.status == 0 or answer.status >= 500:
+                stop.set()
+            if not answer.sent:
+                return
+            sent += 1
+            await store.note_try(doctor.pool, row.id, tried(record, look.now))
+            _logger.info(
+                "reconnecting",
+                instance=row.instance_name,
+                tries=record.reconnects + 1,
+                answer=answer.text,
+            )
+
+    await asyncio.gather(*(one(patient) for patient in due[:_RECONNECTS]))
+    return sent

@@ -1,0 +1,169 @@
+"""What is remembered of connections in Postgres, and the rows that follow what was seen."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from evosaga.events import notices
+from evosaga.events.database import Connection, Pool
+from evosaga.events.notices import Notice
+from evosaga.orchestrator.whatsapp.health.connection_state import Judgement, Record
+from evosaga.orchestrator.whatsapp.integrations.paging import pages
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
+from evosaga.sagas.whatsapp.arbitration import business_key
+from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
+
+ALERT: Final = "integration.alert"
+_PAGE: Final = 500
+
+
+async def read(pool: Pool) -> tuple[datetime, dict[UUID, Record]]:
+    """Postgres's time, and everything that is remembered."""
+    now: datetime = await pool.fetchval("SELECT now()")
+    return now, dict(await pages(pool, _READ, "integration_id", _records))
+
+
+def _records(page: Sequence[asyncpg.Record]) -> list[tuple[UUID, Record]]:
+    return [
+        (row["integration_id"], Record(**{name: row[name] for name in _REMEMBERED})) for row in page
+    ]
+
+
+async def write(pool: Pool, judged: Sequence[tuple[Row, Judgement]]) -> int:
+    """Remember, let rows follow and write the notices of it; how many rows were changed.
+
+    A row is left alone that was changed since it was read, that is being deleted, or that a saga
+    is at work for: what was seen may not be so any more.
+    """
+    changed = 0
+    ordered = sorted(judged, key=lambda one: one[0].id)
+    for page in (ordered[at : at + _PAGE] for at in range(0, len(ordered), _PAGE)):
+        async with pool.acquire() as connection, connection.transaction():
+            changed += await _follow(connection, page)
+            await _remember(connection, page)
+    return changed
+
+
+async def _follow(connection: Connection, page: Sequence[tuple[Row, Judgement]]) -> int:
+    wanted = {row.id: (row, judged) for row, judged in page if judged.status is not None}
+    told = [_notice(row, judged, ALERT) for row, judged in page if judged.alert]
+    if wanted:
+        values = list(wanted.values())
+        written = await connection.fetch(
+            _FOLLOW,
+            list(wanted),
+            [judged.status for _, judged in values],
+            [judged.number for _, judged in values],
+            [row.updated_at for row, _ in values],
+            [row.instance_name for row, _ in values],
+            [business_key(row.organization_id) for row, _ in values],
+        )
+        for id_ in sorted(row["id"] for row in written):
+            row, judged = wanted[id_]
+            if judged.status != row.status:
+                told.append(_notice(row, judged, f"integration.{judged.status}"))
+    else:
+        written = []
+    if told:
+        await notices.record(connection, told)
+    return len(written)
+
+
+def _notice(row: Row, judged: Judgement, type_: str) -> Notice:
+    record = judged.record
+    data: dict[str, Any] = {"status": judged.status or row.status, "state": record.state}
+    if type_ == ALERT:
+        data["since"] = record.since.isoformat()
+    else:
+        data["before"] = row.status
+    if record.reason is not None:
+        data["reason"] = record.reason
+    return Notice(row.id, row.organization_id, row.instance_name, type_, data)
+
+
+async def _remember(connection: Connection, page: Sequence[tuple[Row, Judgement]]) -> None:
+    records = [judged.record for _, judged in page]
+    await connection.execute(
+        _REMEMBER,
+        [row.id for row, _ in page],
+        [record.state for record in records],
+        [record.since for record in records],
+        [record.looks for record in records],
+        [record.reason for record in records],
+        [record.connected_at for record in records],
+        [record.reconnects for record in records],
+        [record.next_reconnect_at for record in records],
+        [record.alerted_at for record in records],
+        [record.checked_at for record in records],
+    )
+
+
+async def note_try(pool: Pool, integration_id: UUID, record: Record) -> None:
+    """Evolution was asked to connect it."""
+    await pool.execute(_TRIED, integration_id, record.reconnects, record.next_reconnect_at)
+
+
+async def still_free(pool: Pool, row: Row) -> bool:
+    """Whether the row is as it was, nobody deletes it, and no saga is at work for it."""
+    free = await pool.fetchval(_FREE, row.id, row.instance_name, business_key(row.organization_id))
+    return bool(free)
+
+
+async def forget(pool: Pool) -> None:
+    """Drop what is remembered of integrations that are gone."""
+    await pool.execute(_FORGET)
+
+
+_READ: Final = """
+SELECT integration_id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at,
+       alerted_at, checked_at
+FROM evosaga.connections WHERE $1::uuid IS NULL OR integration_id > $1
+ORDER BY integration_id LIMIT $2
+"""
+_REMEMBERED: Final = tuple(field.name for field in fields(Record))
+_OPEN: Final = "status IN ('running', 'compensating', 'failed')"
+_FOLLOW: Final = f"""
+UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
+    updated_at = now(), whatsapp_number = coalesce(new.number, row.whatsapp_number)
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
+    AS new (id, status, number, updated_at, instance_name, business_key)
+WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
+  AND coalesce(row.status::text, 'pending') <> 'deleting'
+  AND NOT EXISTS (SELECT FROM evosaga.sagas AS saga WHERE saga.{_OPEN}
+                  AND (saga.instance_name = new.instance_name
+                       OR saga.business_key = new.business_key))
+RETURNING row.id
+"""  # noqa: S608  # constants only
+_REMEMBER: Final = """
+INSERT INTO evosaga.connections (integration_id, state, since, looks, reason, connected_at,
+    reconnects, next_reconnect_at, alerted_at, checked_at)
+SELECT id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at, alerted_at,
+    checked_at
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::int[], $5::int[], $6::timestamptz[],
+            $7::int[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+    AS new (id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at,
+            alerted_at, checked_at)
+ORDER BY id
+ON CONFLICT (integration_id) DO UPDATE SET state = excluded.state, since = excluded.since,
+    looks = excluded.looks, reason = excluded.reason, connected_at = excluded.connected_at,
+    reconnects = excluded.reconnects, next_reconnect_at = excluded.next_reconnect_at,
+    alerted_at = excluded.alerted_at, checked_at = excluded.checked_at
+"""
+_TRIED: Final = """
+UPDATE evosaga.connections SET reconnects = $2, next_reconnect_at = $3 WHERE integration_id = $1
+"""
+_FREE: Final = f"""
+SELECT EXISTS (SELECT FROM healthcare.integrations
+               WHERE id = $1 AND enabled AND coalesce(status::text, 'pending') <> 'deleting'
+                 AND config ->> 'instance_name' = $2)
+   AND NOT EXISTS (SELECT FROM evosaga.sagas
+                   WHERE {_OPEN} AND (instance_name = $2 OR business_key = $3))
+"""  # noqa: S608
+_FORGET: Final = """
+DELETE FROM evosaga.connections AS known
+WHERE NOT EXISTS (SELECT FROM healthcare.integrations AS row WHERE row.id = known.integration_id)
+"""

@@ -1,0 +1,233 @@
+"""An integration's connection to WhatsApp: look at it, and let its row say what was seen.
+
+Evolution's memory knows the state at once, its database the phone number a moment later, and
+neither is asked about an instance that is not ours. What is written is written only if the row is
+still as it was when the look began, so a slow look never overwrites what a later one found.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import asyncpg
+
+from evosaga.events import notices
+from evosaga.events.database import Pool, Queryable
+from evosaga.events.notices import Notice
+from evosaga.orchestrator.whatsapp.health.connection_state import FINAL_CODES, ended
+from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
+from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+PASSIVE: Final = "EVOLUTION"
+"""A channel without a phone: open as soon as it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """A row of ``healthcare.integrations``, and what proves that its instance is ours.
+
+    ``key_id`` is the secret key under which the instance got its token; None when older code made
+    it.
+    """
+
+    id: UUID
+    organization_id: UUID
+    instance_name: str
+    channel: str
+    status: str
+    whatsapp_number: str | None
+    updated_at: datetime | None
+    key_id: str | None = None
+    server: str = DEFAULT_SERVER
+    """The Evolution server that its instance lives on."""
+
+    def token(self, keys: KeyRing) -> str | None:
+        """The instance's own token, if we can derive it."""
+        try:
+            return keys.instance_token(self.id, self.key_id) if self.key_id else None
+        except UnknownKey:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look found. ``unknown`` proves nothing; ``absent`` also means: not ours."""
+
+    state: Literal["open", "connecting", "close", "absent", "unknown"]
+    number: str | None = None
+    """The digits of the phone that is connected, or was last."""
+    reason: int | None = None
+    """Why the connection ended last, as a code of WhatsApp's."""
+    recorded: bool = False
+    """Whether Evolution's database says "open". When the instance is open, ``number`` is today's
+    then; when it is not, its phone is still paired, and Evolution is trying to reach it again."""
+    linked: bool = False
+    """Whether its database knows a phone, even one that hides its number behind a LID."""
+    token: str | None = field(default=None, repr=False)
+    """The instance's own token, ours or the one that Evolution lists for an older instance."""
+
+    def paired(self, channel: str) -> bool:
+        """Whether a phone is connected; an instance that is open may still have none."""
+        if channel == PASSIVE:
+            return self.state == "open"
+        return self.state == "open" and self.recorded and (self.number is not None or self.linked)
+
+
+async def integrations(
+    pool: Queryable, *, ids: Sequence[UUID] = (), names: Sequence[str] = ()
+) -> list[Integration]:
+    """The integrations with these ids or these instances' names. Of a name only the one in use."""
+    return [_integration(row) for row in await pool.fetch(_SELECT, list(ids), list(names))]
+
+
+async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration) -> Seen:
+    """Ask its Evolution server how the instance is; two short calls, or a list for an older one.
+
+    Raises only what keeps a worker from acting that is not in charge any more.
+    """
+    token, name = integration.token(keys), integration.instance_name
+    row: Listed | None = None
+    if token is None:
+        listed = await evolution.instances()
+        try:
+            row = find(listed.body, name) if listed.status == 200 else None
+        except UnreadableList:
+            return Seen("unknown")
+        if row is None or row.token is None:
+            gone = listed.status == 200 and row is None
+            return Seen("absent" if gone else "unknown")
+        token = row.token
+    seen = await evolution.see(name, token)
+    if seen.sight in (Sight.ABSENT, Sight.FOREIGN):
+        return Seen("absent")
+    state = _state(seen.answer.body)
+    if seen.sight is not Sight.MINE or state is None:
+        return Seen("unknown")
+    if row is None:
+        row = _own_row((await evolution.own_rows(token)).body, name)
+    if row is None:
+        return Seen(state, token=token)
+    return Seen(
+        state,
+        row.phone,
+        row.reason,
+        recorded=row.status == "open",
+        linked=row.linked,
+        token=token,
+    )
+
+
+def judge(integration: Integration, seen: Seen) -> tuple[str, str | None]:
+    """Status and number that the row should have. Pure.
+
+    A connection that breaks is taken up again by Evolution itself most of the time; meanwhile its
+    memory flickers and its database goes on saying "open". Whether that takes too long is for the
+    health check to say. An instance that was never paired goes on waiting for its phone.
+    """
+    before = integration.status, integration.whatsapp_number
+    if integration.status == "deleting":
+        return before
+    if seen.paired(integration.channel):
+        return "connected", seen.number or integration.whatsapp_number
+    passive = integration.channel == PASSIVE
+    over = seen.state == "close" and (passive or not seen.recorded)
+    if over and integration.status == "connected":
+        return "disconnected", integration.whatsapp_number
+    return before
+
+
+async def settle(
+    pool: Pool, integration: Integration, seen: Seen
+) -> Literal["changed", "same", "lost"]:
+    """Let the row say what was seen, and record the notice, in one transaction.
+
+    ``lost``: the row has changed since it was read; read it again and look again. Raises what
+    Postgres raises.
+    """
+    status, number = judge(integration, seen)
+    if (status, number) == (integration.status, integration.whatsapp_number):
+        return "same"
+    async with pool.acquire() as connection, connection.transaction():
+        written = await connection.fetchval(
+            _SETTLE,
+            integration.id,
+            status,
+            number,
+            integration.status,
+            integration.updated_at,
+        )
+        if written is None:
+            return "lost"
+        await notices.record(connection, [_notice(integration, status, seen)])
+    return "changed"
+
+
+def _notice(integration: Integration, status: str, seen: Seen) -> Notice:
+    data: dict[str, Any] = {"status": status, "before": integration.status}
+    if status == "disconnected" and seen.reason is not None:
+        data["reason"] = seen.reason
+        if seen.reason in FINAL_CODES:
+            data["state"] = ended(seen.reason)
+    return Notice(
+        integration.id,
+        integration.organization_id,
+        integration.instance_name,
+        f"integration.{status}",
+        data,
+    )
+
+
+def _state(body: Any) -> Literal["open", "connecting", "close"] | None:
+    instance = body.get("instance") if isinstance(body, dict) else None
+    state = instance.get("state") if isinstance(instance, dict) else None
+    return state if state in ("open", "connecting", "close") else None
+
+
+def _own_row(body: Any, name: str) -> Listed | None:
+    try:
+        return find(body, name)
+    except UnreadableList:
+        return None
+
+
+def _integration(row: asyncpg.Record) -> Integration:
+    # A row that has adopted an older instance keeps the id of the saga that made another one.
+    born = json.loads(row["born"]) if row["born"] else {}
+    ours = born.get("instance_name") == row["instance_name"]
+    facts = born.get("facts", {}) if ours else {}
+    return Integration(
+        id=row["id"],
+        organization_id=row["organization_id"],
+        instance_name=row["instance_name"],
+        channel=row["channel"] or "WHATSAPP-BAILEYS",
+        status=row["status"],
+        whatsapp_number=row["whatsapp_number"],
+        updated_at=row["updated_at"],
+        key_id=facts.get("key_id"),
+        server=row["server"] or DEFAULT_SERVER,
+    )
+
+
+_SELECT: Final = """
+SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
+       row.config ->> 'channel' AS channel, coalesce(row.status::text, 'pending') AS status,
+       row.whatsapp_number, row.updated_at,
+       row.config ->> 'server' AS server, born.data AS born
+FROM healthcare.integrations AS row
+LEFT JOIN evosaga.saga_events AS born
+    ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
+WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
+  AND row.config ->> 'instance_name' IS NOT NULL AND row.organization_id IS NOT NULL
+  AND (row.id = ANY($1) OR (row.enabled AND row.config ->> 'instance_name' = ANY($2)))
+"""
+_SETTLE: Final = """
+UPDATE healthcare.integrations SET status = $2, whatsapp_number = $3, updated_at = now()
+WHERE id = $1 AND coalesce(status::text, 'pending') = $4 AND updated_at IS NOT DISTINCT FROM $5
+RETURNING true
+"""

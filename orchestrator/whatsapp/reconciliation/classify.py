@@ -1,0 +1,182 @@
+"""What is true of each instance name, in the words of the truth table. Pure.
+
+An organization that has several instances is looked at as a whole, since which of them is to be
+kept decides what the others are.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from evosaga.orchestrator.whatsapp.reconciliation.rules import LogSays, Place, RowSays, Sight, Whose
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One instance name and all that was found under it."""
+
+    name: str
+    instance: Instance | None
+    row: Row | None
+    sight: Sight
+    whose: Whose
+    log: LogSays
+    organization_id: UUID | None
+    memory: Memory | None = None
+
+
+def found(snapshot: Snapshot, name: str, row: Row | None) -> Name:
+    instance = snapshot.instances.get(name)
+    memory = snapshot.memory.get(name)
+    whose = _whose(snapshot, name, instance, row, memory)
+    origin = snapshot.origins.get(instance.made_by) if instance and instance.made_by else None
+    organization = row.organization_id if row else None
+    if organization is None and whose == "ours" and origin is not None:
+        organization = origin.organization_id
+    if organization is None and whose == "older":
+        organization = snapshot.older.get(name)
+    sight = _sight(instance, memory)
+    if row is None and instance is not None and instance.hidden and whose != "stranger":
+        sight = "unclear"  # its name speaks of us, and its token would have to
+    return Name(
+        name=name,
+        instance=instance,
+        row=row,
+        sight=sight,
+        whose=whose,
+        log=origin.recorded if origin else "unknown",
+        organization_id=organization,
+        memory=memory,
+    )
+
+
+def _sight(instance: Instance | None, memory: Memory | None) -> Sight:
+    """Evolution's two views as one word. Its memory is newer than its list, where it was asked."""
+    if memory == "unanswered":
+        return "unclear"
+    if memory == "half":
+        return "half"
+    if instance is None:
+        # Memory has what the list leaves out, under our token: one of the two is not up to date.
+        return (
+            "absent" if memory in (None, "absent") else "idle" if memory == "foreign" else "unclear"
+        )
+    if memory == "absent":
+        return "half"
+    if (memory or instance.status) != "open" or memory == "foreign":
+        return "idle"
+    # Open without a phone behind it proves nothing, where there should be a phone.
+    return "paired" if instance.paired else "open" if instance.passive else "idle"
+
+
+def _whose(
+    snapshot: Snapshot,
+    name: str,
+    instance: Instance | None,
+    row: Row | None,
+    memory: Memory | None,
+) -> Whose:
+    """Its token proves it, or the row of an integration that older code made vouches for it."""
+    if memory == "foreign":
+        return "posing"
+    if row is not None and row.born:
+        kept = instance is None or instance.hidden or instance.made_by == row.id
+        return "ours" if kept else "posing"
+    if instance is not None and instance.made_by is not None:
+        return "ours"
+    if row is not None:
+        return "older"
+    if name in snapshot.ours_by_name:
+        return "posing"
+    if name in snapshot.older:
+        return "older"
+    # Under a name that people chose only the saga's id would prove it, and that is forgotten.
+    return "ours" if instance is not None and instance.like_ours else "stranger"
+
+
+def row_says(row: Row | None, instance: Instance | None) -> RowSays:
+    if row is None:
+        return "none"
+    if not row.enabled:
+        return "disabled"
+    match row.status:
+        case "deleting":
+            return "deleting"
+        case "connected":
+            phone = instance.phone if instance else None
+            known = "".join(filter(str.isdigit, row.number or ""))
+            return "unnumbered" if phone and phone != known else "connected"
+        case "disconnected":
+            return "flagged" if row.flag in ("missing", "half", "foreign") else "disconnected"
+        case "pending" if row.fresh and instance is not None and instance.passive:
+            return "connected"  # it is open at once, and the row follows with the next check
+        case _:  # what older code may have called otherwise is not connected yet
+            return "pending"
+
+
+# --- which instance an organization keeps -----------------------------------------------------
+
+
+def places_of(
+    snapshot: Snapshot, names: Mapping[str, Name]
+) -> tuple[dict[str, Place], dict[UUID, str | None]]:
+    """The place of every name in its organization, and what each organization keeps."""
+    groups: dict[UUID, list[Name]] = defaultdict(list)
+    for one in names.values():
+        if one.organization_id is not None and belongs(one):
+            groups[one.organization_id].append(one)
+    places: dict[str, Place] = {}
+    kept: dict[UUID, str | None] = {}
+    for organization_id, group in groups.items():
+        wish = snapshot.keep
+        choice = wish.choice if wish and wish.organization_id == organization_id else "connected"
+        places |= _choose(group, choice)
+        kept[organization_id] = next((n.name for n in group if places[n.name] == "keep"), None)
+    return places, kept
+
+
+def belongs(one: Name) -> bool:
+    """Whether it may be what its organization keeps, or a duplicate of that."""
+    if one.row is not None:
+        return one.row.enabled
+    return one.whose == "older" or (one.whose == "ours" and one.log == "alive")
+
+
+def _choose(group: Sequence[Name], choice: str) -> dict[str, Place]:
+    if choice == "none":
+        return {one.name: "clear" for one in group}
+    named = next((one for one in group if one.row is not None), None)
+    if choice != "connected" and any(one.name == choice for one in group):
+        return {one.name: "keep" if one.name == choice else "spare" for one in group}
+    connected = [one for one in group if _connected(one)]
+    chosen: str | None = named.name if named else None
+    contested: set[str] = set()
+    if named not in connected:
+        if len(connected) == 1 and _can_be_named(connected[0], named):
+            chosen = connected[0].name
+        else:
+            contested = {one.name for one in connected}
+    return {
+        one.name: "keep"
+        if one.name == chosen
+        else "contested"
+        if one.name in contested
+        else "spare"
+        for one in group
+    }
+
+
+def _connected(one: Name) -> bool:
+    """A channel without a phone is open whatever happens, so that proves only what a row says."""
+    if one.row is None and one.whose == "ours":
+        return one.sight == "paired"
+    return one.sight in ("open", "paired") and one.whose in ("ours", "older")
+
+
+def _can_be_named(one: Name, named: Name | None) -> bool:
+    """Whether a row can say so: the organization's own, or one that the log can make again."""
+    if named is None or named.row is None:
+        return one.whose == "ours"
+    return named.row.status != "deleting"

@@ -1,0 +1,158 @@
+"""Evolution's lists, one a server, and what they come to together.
+
+The servers are asked at the same time, and one that gives no list that can be believed keeps
+nobody from looking at the others: what is on it is just not spoken of. Tokens stay here.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row
+from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.completeness import settings_lack
+from evosaga.sagas.whatsapp.evolution.instance_list import Listed, read
+from evosaga.sagas.whatsapp.ownership import BIRTHMARK, fingerprint
+
+_AT_ONCE: Final = 1.0
+NOT_CONFIGURED: Final = "it is not among this process's EVOSAGA_EVOLUTION_SERVERS"
+
+
+class CantLook(Exception):
+    """One of the stores gives no answer that can be believed; nothing was concluded from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The instances of all servers by name, and their tokens.
+
+    ``elsewhere``: names that another server has, too. ``unseen``: the servers of which nothing can
+    be said, and why.
+    """
+
+    instances: Mapping[str, Instance]
+    tokens: Mapping[str, str]
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    unseen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OneList:
+    """What one server lists."""
+
+    instances: Mapping[str, Instance]
+    tokens: Mapping[str, str]
+
+
+Lists = Mapping[str, OneList | str]
+"""By server; a text is the reason why there is no list."""
+
+
+async def listed(world: World) -> Lists:
+    """Every server's list, without what we don't need. Raises ``CantLook`` if there is none."""
+    names = list(world.servers)
+    found = await asyncio.gather(*(_list_of(name, world.servers[name]) for name in names))
+    lists = dict(zip(names, found, strict=True))
+    refuse_blindness(lists, {name: told for name, told in lists.items() if isinstance(told, str)})
+    return lists
+
+
+def refuse_blindness(servers: Mapping[str, Any], unseen: Mapping[str, str]) -> None:
+    """Raises ``CantLook`` when no server at all can be looked at."""
+    if not servers.keys() <= unseen.keys():
+        return
+    if len(servers) == 1:
+        raise CantLook(unseen[next(iter(servers))])
+    raise CantLook("; ".join(f"{name}: {unseen[name]}" for name in servers))
+
+
+def may_come_back(unseen: Mapping[str, str]) -> frozenset[str]:
+    """Those that may be seen again soon, so that what was known of them should be kept."""
+    return frozenset(name for name, why in unseen.items() if why != NOT_CONFIGURED)
+
+
+def unseen_said(unseen: Mapping[str, str]) -> str | None:
+    """The servers that were not looked at, for people; None when there is none."""
+    return "; ".join(f"{name}: {why}" for name, why in sorted(unseen.items())) or None
+
+
+async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
+    began = time.monotonic()
+    answer = await server.instances()
+    if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
+        answer = await server.instances()  # a connection that was kept open was dead
+    if answer.status != 200 or not isinstance(answer.body, list):
+        return f"Evolution does not give its list: {answer.told}"
+    return await asyncio.to_thread(_read, answer.body, name)
+
+
+def together(lists: Lists, rows: Sequence[Row]) -> Listing:
+    """One instance a name: that on the server which the name's row says, else the first found.
+
+    What a row means is on its own server or nowhere, whoever bears the name on another one.
+    """
+    home: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: not row.enabled):
+        home.setdefault(row.instance_name, row.server)
+    unseen = {name: told for name, told in lists.items() if isinstance(told, str)}
+    unseen |= {
+        row.server: NOT_CONFIGURED for row in rows if row.enabled and row.server not in lists
+    }
+    instances: dict[str, Instance] = {}
+    tokens: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}
+    for server, told in lists.items():
+        if isinstance(told, str):
+            continue
+        for name, instance in told.instances.items():
+            if home.setdefault(name, server) == server:
+                instances[name], tokens[name] = instance, told.tokens[name]
+            else:
+                elsewhere[name] = server
+    return Listing(instances, tokens, elsewhere, unseen)
+
+
+def _read(body: Sequence[Any], server: str) -> OneList | str:
+    instances: dict[str, Instance] = {}
+    tokens: dict[str, str] = {}
+    unreadable = 0
+    for element in body:
+        one = read(element)
+        if one is None:
+            unreadable += 1
+        else:
+            tokens[one.name] = one.token or ""
+            instances[one.name] = _instance(one, server)
+    if unreadable:
+        # Any of them may be the one that some row names, so nothing can be said to be missing.
+        return f"{unreadable} of {len(body)} elements of Evolution's list have no readable name"
+    return OneList(instances, tokens)
+
+
+def _instance(one: Listed, server: str) -> Instance:
+    return Instance(
+        name=one.name,
+        status=one.status or "close",
+        token_hash=fingerprint(one.token or ""),
+        passive=one.channel not in ("WHATSAPP-BAILEYS", None),
+        phone=one.phone,
+        linked=one.linked,
+        hidden=one.token is None,
+        like_ours=BIRTHMARK.fullmatch(one.token or "") is not None,
+        reason=one.reason,
+        closed_at=_moment(one.fields.get("disconnectionAt")),
+        server=server,
+        settings=settings_lack(one.fields) is None,
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo else None

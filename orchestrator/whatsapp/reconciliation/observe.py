@@ -1,0 +1,300 @@
+"""Looking at all the stores at once: Evolution's lists, Postgres, Redis and the open sagas.
+
+A list is one call however many instances there are; only what looks wrong is asked about by
+name. Tokens are used here and stay here.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from evosaga.events.database import Pool
+from evosaga.orchestrator.config import legacy_names
+from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
+from evosaga.orchestrator.whatsapp.reconciliation.drift import (
+    can_be_sent,
+    doubt,
+    names_of,
+    suspects,
+)
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
+    CantLook,
+    Listing,
+    listed,
+    refuse_blindness,
+    together,
+)
+from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
+    Instance,
+    Keep,
+    Key,
+    Memory,
+    Origin,
+    Recorded,
+    Row,
+    Snapshot,
+)
+from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.arbitration import business_key
+from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.steps import routing_key
+
+_OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_PAGE: Final = 1000
+_LOST: Final[tuple[Memory, ...]] = ("absent", "half")
+_LOADING: Final = (0.5, 0.75, 1.0, 1.0)
+"""Seconds to wait before each further question to what may just be loading."""
+_ASKED: Final = 1000
+"""Instances that look well and are asked by name all the same, a comparison of everything."""
+
+
+async def look(
+    pool: Pool,
+    world: World,
+    *,
+    patterns: Sequence[str] = (),
+    keys: bool = True,
+    keep: Keep | None = None,
+) -> Snapshot:
+    """Everything that is needed for a plan. Raises ``CantLook`` when that can't be had.
+
+    ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
+    """
+    lists = await listed(world)
+    rows = await rows_of(pool)
+    listing = await asyncio.to_thread(together, lists, rows)
+    snapshot = await compared(pool, world.keys, listing, rows)
+    if patterns:
+        wanted = keep.organization_id if keep else None
+        snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
+    snapshot = _given(snapshot, keep)
+    if keys:
+        snapshot = replace(snapshot, keys=await _keys(world.redis))
+    snapshot = await with_busy(pool, replace(snapshot, keep=keep))
+    # Thousands of names take a while, and a worker's other tasks should not notice.
+    names = await asyncio.to_thread(suspects, snapshot)
+    well: list[str] = []
+    if keep is not None:  # a few, so all of them are asked
+        every = names_of(snapshot, keep.organization_id)
+        names = sorted({*names, *filter(can_be_sent, every)})
+    elif keys:
+        well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
+    asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
+    asked = asked.asked(await _halves(pool, world, asked, listing.tokens, well))
+    return believed(world, asked)
+
+
+async def _halves(
+    pool: Pool, world: World, snapshot: Snapshot, tokens: Mapping[str, str], names: Sequence[str]
+) -> dict[str, Memory]:
+    """Of those that look well, what is lost to memory: how they are connected is for the health
+    check to follow.
+
+    A server that has just started has its rows and loads their instances one by one. So they are
+    asked for again for a while, and where one comes back, nothing is concluded of the others.
+    """
+    left = await ask(pool, world, snapshot, tokens, names) if names else {}
+    loading: set[str] = set()
+    for pause in (0.0, *_LOADING):
+        await asyncio.sleep(pause)
+        if pause:
+            again = await ask(pool, world, snapshot, tokens, list(left))
+            back = {name for name in left if again.get(name) not in _LOST}
+            loading |= {snapshot.instances[name].server for name in back}
+        left = {
+            name: told
+            for name, told in left.items()
+            if told in _LOST and snapshot.instances[name].server not in loading
+        }
+        if not left:
+            break
+    return left
+
+
+def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
+    """Those that may be half deleted, which the list does not show: not connected ones first."""
+    rows = [
+        row
+        for name, row in snapshot.named().items()
+        if row.enabled
+        and name in snapshot.instances
+        and name not in but
+        and name not in snapshot.busy_names
+        and row.organization_id not in snapshot.busy_organizations
+        and can_be_sent(name)
+    ]
+    rows.sort(key=lambda row: row.status == "connected")
+    return [row.instance_name for row in rows[:_ASKED]]
+
+
+def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
+    """The same where the instance that a person wants an organization to keep is that one's.
+
+    The log has forgotten those that were made before the database was restored.
+    """
+    chosen = snapshot.instances.get(keep.choice) if keep else None
+    if keep is None or chosen is None:
+        return snapshot
+    if chosen.made_by is not None:
+        own = {chosen.made_by: Origin("alive", keep.organization_id)}
+        return replace(snapshot, origins={**own, **snapshot.origins})
+    if chosen.like_ours:
+        return replace(snapshot, older={chosen.name: keep.organization_id, **snapshot.older})
+    return snapshot
+
+
+def believed(world: World, snapshot: Snapshot) -> Snapshot:
+    """The same without the servers whose lists are not to be believed. Raises ``CantLook``."""
+    doubts = {name: reason for name in world.servers if (reason := doubt(snapshot, name))}
+    refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
+    return snapshot.without(doubts)
+
+
+async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
+    """The same, knowing which names and organizations an open saga is at work for."""
+    open_ = await pool.fetch(_BUSY)
+    busy = replace(
+        snapshot,
+        busy_names=frozenset(row["instance_name"] for row in open_ if row["instance_name"]),
+        busy_organizations=frozenset(
+            row["organization_id"]
+            for row in open_
+            if row["organization_id"]
+            and row["business_key"].startswith(business_key(row["organization_id"]))
+        ),
+    )
+    return busy.without(busy.unseen)
+
+
+# --- whose is it? -----------------------------------------------------------------------------
+
+
+async def compared(pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequence[Row]) -> Snapshot:
+    """Which instances carry a birthmark of ours, and what the log says of them."""
+    born = {row.instance_name: row.id for row in rows if row.born}
+    rest = [name for name in listing.instances if name not in born]
+    derived = {name: UUID(fit[1]) for name in rest if (fit := _OURS.fullmatch(name))}
+    makers = await pool.fetch(_MAKERS, rest, list(derived.values()))
+    ended = {row["created_by"] for row in await pool.fetch(_ENDED, rest)}
+    by_name: dict[str, list[UUID]] = {}
+    origins: dict[UUID, Origin] = {}
+    for maker in makers:
+        by_name.setdefault(maker["instance_name"], []).append(maker["saga_id"])
+        over = maker["status"] == "compensated" or str(maker["saga_id"]) in ended
+        recorded: Recorded = "ended" if over else "alive"
+        origins[maker["saga_id"]] = Origin(recorded, maker["organization_id"])
+    suspected = {name: [id_] for name, id_ in born.items()} | by_name
+    for name, id_ in derived.items():
+        suspected[name] = [*suspected.get(name, []), id_]
+    return Snapshot(
+        instances=await asyncio.to_thread(_recognised, keyring, listing, suspected),
+        rows=rows,
+        origins=origins,
+        ours_by_name=frozenset({*by_name, *derived}),
+        elsewhere=listing.elsewhere,
+        unseen=listing.unseen,
+    )
+
+
+def _recognised(
+    keyring: KeyRing, listing: Listing, suspected: Mapping[str, Sequence[UUID]]
+) -> dict[str, Instance]:
+    """The instances, those of ours with the saga whose birthmark they carry."""
+    instances = dict(listing.instances)
+    for name, instance in listing.instances.items():
+        for saga_id in suspected.get(name, ()):
+            if key_id := keyring.recognised(saga_id, listing.tokens[name]):
+                instances[name] = replace(instance, made_by=saga_id, key_id=key_id)
+                break
+    return instances
+
+
+async def _older(
+    pool: Pool, snapshot: Snapshot, patterns: Sequence[str], wanted: UUID | None
+) -> dict[str, UUID]:
+    """Instances of older code by their names, and of whom they speak.
+
+    An id that neither rows nor sagas know is taken for an organization's whose row is gone: that
+    is what half deletes leave.
+    """
+    named = {row.instance_name for row in snapshot.rows}
+    free = [
+        name
+        for name, one in snapshot.instances.items()
+        if name not in named and one.made_by is None and name not in snapshot.ours_by_name
+    ]
+    found = await asyncio.to_thread(legacy_names.candidates, free, patterns)
+    known = {row.organization_id for row in snapshot.rows} | ({wanted} if wanted else set())
+    strange = sorted({*found.values()} - known)
+    known |= {row["organization_id"] for row in await pool.fetch(_ORGANIZATIONS, strange)}
+    clinics: dict[UUID, UUID] = {}
+    for row in snapshot.rows:
+        try:
+            clinics[UUID(row.clinic_id or "")] = row.organization_id
+        except ValueError:
+            continue
+    return found | legacy_names.by_organization(found, known, clinics)
+
+
+# --- Redis ------------------------------------------------------------------------------------
+
+
+async def _keys(redis: Redis) -> list[Key]:
+    """Every routing key, a page at a time."""
+    found: list[Key] = []
+    cursor = 0
+    try:
+        while True:
+            cursor, page = await redis.scan(cursor, match=routing_key.key("*"), count=_PAGE)
+            if page:
+                pipeline = redis.pipeline(transaction=False)
+                pipeline.mget(page)
+                for key in page:
+                    pipeline.pttl(key)
+                values, *lives = await pipeline.execute(raise_on_error=False)
+                found += [_key(*one) for one in zip(page, values, lives, strict=True)]
+            if not cursor:
+                return found
+    except RedisError as error:
+        raise CantLook(f"Redis does not answer: {type(error).__name__}") from error
+
+
+def _key(key: bytes | str, value: Any, life: Any) -> Key:
+    text = key if isinstance(key, str) else key.decode(errors="replace")
+    name = text.removeprefix(routing_key.key(""))
+    try:
+        told = json.loads(value)
+        organization, clinic = str(told["organization_id"]), told["clinic_id"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Key(name, None, None, readable=False)
+    clinic = str(clinic) if clinic is not None else None
+    return Key(name, organization, clinic, expires=isinstance(life, int) and life >= 0)
+
+
+_BUSY: Final = """
+SELECT instance_name, organization_id, business_key FROM evosaga.sagas
+WHERE status IN ('running', 'compensating', 'failed')
+"""
+_MAKERS: Final = """
+SELECT saga_id, instance_name, organization_id, status FROM evosaga.sagas
+WHERE saga = 'create-integration' AND status <> 'rejected'
+  AND (instance_name = ANY($1) OR saga_id = ANY($2))
+"""
+# By the create that they undo: the name alone may be another one's, on another server.
+_ENDED: Final = """
+SELECT born.data -> 'facts' ->> 'created_by' AS created_by FROM evosaga.sagas AS saga
+JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
+WHERE saga.saga IN ('delete-integration', 'remove-orphan') AND saga.status = 'completed'
+  AND saga.instance_name = ANY($1)
+"""
+_ORGANIZATIONS: Final = """
+SELECT DISTINCT organization_id FROM evosaga.sagas WHERE organization_id = ANY($1)
+"""

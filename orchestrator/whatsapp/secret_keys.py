@@ -1,0 +1,67 @@
+"""Sagas that were begun under a secret key which this process does not have.
+
+What is made is recognised by a birthmark that only the key can derive, so a worker with another
+``EVOSAGA_SECRET_KEY`` can't go on with them. It holds them (``secret_key_unknown``) and leaves
+them to those who can: no attempt is burned and nothing is parked.
+"""
+
+import time
+from typing import Final
+from uuid import UUID
+
+from evosaga.events.database import Queryable
+from evosaga.sagas.whatsapp.ownership import KeyRing
+
+CURE: Final = (
+    "give every worker the same EVOSAGA_SECRET_KEY; while a key is being rotated the old one "
+    "stays in it, behind the new one"
+)
+_PAUSE: Final = 60.0
+"""Seconds that such a saga is left to others before this worker looks at it again."""
+_MOST: Final = 10_000
+
+
+class LeftToOthers:
+    """The sagas that this worker has no key for, and leaves alone for a while."""
+
+    def __init__(self) -> None:
+        self._until: dict[UUID, float] = {}
+
+    def note(self, saga_id: UUID) -> None:
+        """Leave this one alone."""
+        self._until.pop(saga_id, None)
+        if len(self._until) >= _MOST:
+            del self._until[next(iter(self._until))]
+        self._until[saga_id] = time.monotonic() + _PAUSE
+
+    @property
+    def now(self) -> frozenset[UUID]:
+        """Those that are left alone at this moment."""
+        if not self._until:
+            return frozenset()
+        moment = time.monotonic()
+        self._until = {id_: until for id_, until in self._until.items() if until > moment}
+        return frozenset(self._until)
+
+
+async def unknown_keys(pool: Queryable, keys: KeyRing) -> list[str]:
+    """A sentence for each key that open or new sagas were begun under and that is not here."""
+    rows = await pool.fetch(_UNKNOWN, list(keys.ids))
+    return [
+        f"{row['sagas']} of the open and newest sagas were begun under secret key "
+        f"{row['key_id']}, which EVOSAGA_SECRET_KEY here does not have"
+        for row in rows
+    ]
+
+
+_UNKNOWN: Final = """
+SELECT left(born.data -> 'facts' ->> 'key_id', 20) AS key_id, count(*) AS sagas
+FROM ((SELECT saga_id FROM evosaga.sagas
+       WHERE status IN ('running', 'compensating', 'failed') LIMIT 1000)
+      UNION
+      (SELECT saga_id FROM evosaga.sagas ORDER BY created_at DESC, saga_id DESC LIMIT 1000)
+     ) AS looked_at
+JOIN evosaga.saga_events AS born USING (saga_id)
+WHERE born.sequence = 0 AND born.data -> 'facts' ->> 'key_id' <> ALL($1)
+GROUP BY 1 ORDER BY 1 LIMIT 20
+"""

@@ -1,0 +1,1 @@
+"""WhatsApp integrations: what is made and removed on Evolution, in Postgres and in Redis."""

@@ -1,0 +1,321 @@
+"""Which line of the table of arbitration applies to a command, and what it is told. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from evosaga.sagas.definition import Admission, Refusal
+from evosaga.sagas.outcome import FollowUp
+from evosaga.sagas.whatsapp.arbitration import (
+    LONGEST_QUEUE,
+    RULES,
+    Comer,
+    Rule,
+    There,
+    business_key,
+)
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+CREATE_SAGA: Final = "create-integration"
+DELETE_SAGA: Final = "delete-integration"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of ``healthcare.integrations``. ``key_id``: that of its birthmark, if it has one."""
+
+    id: UUID
+    organization_id: UUID | None
+    instance_name: str | None
+    status: str
+    enabled: bool = True
+    clinic_id: str | None = None
+    key_id: str | None = None
+    server: str = DEFAULT_SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSaga:
+    """A saga that is running, compensating or parked; ``facts`` are those it was started with."""
+
+    saga_id: UUID
+    saga: str
+    status: str
+    business_key: str
+    organization_id: UUID | None
+    instance_name: str | None
+    step: str | None = None
+    behind: UUID | None = None
+    clinic_id: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wants(self) -> str:
+        """The key that it holds, or waits for."""
+        return self.business_key.partition("/behind/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An instance that no row names, as upkeep saw it last: ``what`` is its drift."""
+
+    instance_name: str
+    organization_id: UUID | None
+    what: str
+    server: str = DEFAULT_SERVER
+
+
+LEFT: Final = ("unrecorded", "row_gone", "rowless", "duplicate", "contested", "older_orphan")
+"""Drifts of instances that can be deleted by their names though no row names them."""
+LEFT_WITH_A_PHONE: Final = ("row_gone", "contested")
+"""Those that are connected, and next to which no second one is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Everything that concerns the organizations and names of a batch."""
+
+    rows: Sequence[Row] = ()
+    sagas: Sequence[OpenSaga] = ()
+    left: Sequence[Left] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an admission takes from the settings."""
+
+    key_id: str
+    webhook_hosts: frozenset[str] = frozenset()
+    deadline_seconds: float | None = None
+    servers: frozenset[str] = frozenset({DEFAULT_SERVER})
+    """The Evolution servers that an instance may be made on."""
+
+
+class _Sight:
+    """What was found, by name and by key, and what the commands weighed so far have added."""
+
+    def __init__(self, found: Found, sagas: Iterable[OpenSaga]) -> None:
+        self.left = {one.instance_name: one for one in found.left}
+        self.phones = {o.organization_id: o for o in found.left if o.what in LEFT_WITH_A_PHONE}
+        self.in_use: dict[UUID, Row] = {}
+        self.named: dict[str, list[Row]] = {}
+        self.by_key: dict[str, list[OpenSaga]] = {}
+        self.by_name: dict[str, list[OpenSaga]] = {}
+        for row in found.rows:
+            if row.enabled and row.organization_id is not None:
+                self.in_use[row.organization_id] = row
+            self.named.setdefault(row.instance_name or "", []).append(row)
+        for saga in sagas:
+            self.add(saga)
+
+    def add(self, saga: OpenSaga) -> None:
+        self.by_key.setdefault(saga.wants, []).append(saga)
+        self.by_name.setdefault(saga.instance_name or "", []).append(saga)
+
+
+def arbitrate(
+    found: Found, commands: Sequence[tuple[UUID, Any]], policy: Policy
+) -> list[Admission | Refusal]:
+    """What becomes of each command, in order; the later ones see what the earlier ones start."""
+    # The look leaves them out to save work; that nobody stands in his own way is a rule of ours.
+    mine = {saga_id for saga_id, _ in commands}
+    sight = _Sight(found, (saga for saga in found.sagas if saga.saga_id not in mine))
+    verdicts: list[Admission | Refusal] = []
+    for saga_id, data in commands:
+        if data.asks == "create":
+            verdict = _weigh_create(sight, saga_id, data, policy)
+        else:
+            verdict = _weigh_delete(sight, saga_id, data)
+        verdicts.append(verdict)
+        if isinstance(verdict, Admission):
+            sight.add(_begun(saga_id, data, verdict))
+    return verdicts
+
+
+def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Admission | Refusal:
+    organization: UUID = data.organization_id
+    key = business_key(organization)
+    # Derived from the saga id unless given: such a name is never used twice.
+    name: str = data.instance_name or f"wa-{saga_id}"
+    if data.webhook_url and urlsplit(data.webhook_url).hostname not in policy.webhook_hosts:
+        message = "webhook_url names a host that EVOSAGA_WEBHOOK_HOSTS does not list"
+        return Refusal("webhook_host", message, key, organization, name)
+    server: str = data.server or DEFAULT_SERVER
+    if server not in policy.servers:
+        message = f"EVOSAGA_EVOLUTION_SERVERS has no Evolution server named {server}"
+        return Refusal("unknown_server", message, key, organization, name)
+    row = sight.in_use.get(organization)
+    there, culprit = _standing(sight.by_key.get(key, ()), row)
+    rule = RULES[there, Comer.CREATE]
+    if rule.verb == "refuse":
+        existing = culprit.instance_name if culprit else row.instance_name if row else None
+        return _refusal(rule, key, organization, name, culprit, existing)
+    if (left := sight.phones.get(organization)) is not None:
+        existing = left.instance_name
+        return Refusal("integration_exists", _left(left), key, organization, name, existing)
+    rows = sight.named.get(name)
+    there, culprit = _standing(sight.by_name.get(name, ()), rows[0] if rows else None)
+    rule = RULES[there, Comer.NAMESAKE]
+    if rule.verb == "refuse":
+        return _refusal(rule, key, organization, name, None, name if culprit else None)
+    return Admission(
+        key,
+        organization,
+        name,
+        {
+            "instance_name": name,
+            "created_by": str(saga_id),
+            "key_id": policy.key_id,
+            "server": server,  # pinned: no change of settings moves what has begun
+        },
+        deadline_seconds=policy.deadline_seconds,
+    )
+
+
+def _weigh_delete(sight: _Sight, saga_id: UUID, data: Any) -> Admission | Refusal:
+    name: str = data.instance_name
+    facts = _facts(sight, name) or _forgotten(sight.left.get(name), saga_id)
+    # Somebody else's integration looks exactly like none at all.
+    wanted = str(data.organization_id) if data.organization_id else None
+    if facts is None or wanted not in (None, facts["organization_id"]):
+        rule = RULES[There.NOTHING, Comer.DELETE]
+        key = f"whatsapp/evolution/instance/{name}"
+        return _refusal(rule, key, data.organization_id, name, None, None)
+    # A row of older code may belong to nobody; then its name is all there is to hold.
+    organization = UUID(facts["organization_id"]) if facts["organization_id"] else None
+    key = business_key(organization) if organization else f"whatsapp/evolution/instance/{name}"
+    queue = list(sight.by_key.get(key, ()))
+    queue += [saga for saga in sight.by_name.get(name, ()) if saga.wants != key]
+    there, ahead = _standing(queue, sight.named.get(name, [None])[0])
+    if "forgotten" in facts and there is There.NOTHING:
+        there = There.INTEGRATION
+    if ahead is not None and sum(s.behind is not None for s in queue) >= LONGEST_QUEUE:
+        there = There.QUEUE
+    rule = RULES[there, Comer.DELETE]
+    if rule.verb == "refuse":
+        return _refusal(rule, key, organization, name, ahead, name)
+    if ahead is None:
+        return Admission(key, organization, name, facts)
+    stop = rule.cancel and ahead.instance_name == name
+    return Admission(
+        f"{key}/behind/{saga_id}",
+        organization,
+        name,
+        facts | {"behind": str(ahead.saga_id)},
+        behind=ahead.saga_id,
+        follow_up=_cancel(ahead.saga_id, saga_id) if stop else None,
+    )
+
+
+def _standing(queue: Sequence[OpenSaga], row: Row | None) -> tuple[There, OpenSaga | None]:
+    """Which line of the table applies, and the open saga that it speaks of."""
+    if not queue:
+        return (There.INTEGRATION if row else There.NOTHING), None
+    followed = {saga.behind for saga in queue}
+    last = next((s for s in reversed(queue) if s.saga_id not in followed), queue[-1])
+    culprit = next((saga for saga in queue if saga.status == "failed"), last)
+    parked = culprit.status == "failed"
+    match culprit.saga:
+        case "create-integration" if culprit.status == "compensating":
+            return There.CREATE_UNDONE, culprit
+        case "create-integration":
+            return There.CREATE_PARKED if parked else There.CREATE, culprit
+        case "delete-integration":
+            return There.DELETE_PARKED if parked else There.DELETE, culprit
+    return There.OTHER_PARKED if parked else There.OTHER, culprit
+
+
+def _facts(sight: _Sight, name: str) -> dict[str, Any] | None:
+    """What a delete of that instance relies on: from its row, else from the saga that knows."""
+    if rows := sight.named.get(name):
+        row = max(reversed(rows), key=lambda r: r.enabled)  # of several, the newest in use
+        facts = {
+            "instance_name": name,
+            "integration_id": str(row.id),
+            "created_by": str(row.id),
+            "status": row.status,
+            "clinic_id": row.clinic_id,
+            "organization_id": str(row.organization_id) if row.organization_id else None,
+            "server": row.server,
+        }
+        return facts | ({"key_id": row.key_id} if row.key_id else {})
+    for saga in sight.by_name.get(name, ()):
+        if saga.saga == DELETE_SAGA:  # its row may be gone by now
+            return {k: v for k, v in saga.facts.items() if k != "behind"}
+        if saga.saga == CREATE_SAGA:
+            return {
+                "instance_name": name,
+                "integration_id": str(saga.saga_id),
+                "created_by": str(saga.saga_id),
+                "status": "pending",
+                "clinic_id": saga.clinic_id,
+                "organization_id": str(saga.organization_id),
+                "key_id": saga.facts.get("key_id"),
+                "server": saga.facts.get("server", DEFAULT_SERVER),
+            }
+    return None
+
+
+def _forgotten(left: Left | None, saga_id: UUID) -> dict[str, Any] | None:
+    """The same for an instance that no row names any more, and that upkeep has seen."""
+    if left is None:
+        return None
+    return {
+        "instance_name": left.instance_name,
+        "integration_id": str(saga_id),  # nobody's: there is no row to mark or to delete
+        "created_by": str(saga_id),
+        "status": "disconnected",
+        "clinic_id": None,
+        "organization_id": str(left.organization_id) if left.organization_id else None,
+        "server": left.server,
+        "forgotten": True,
+    }
+
+
+def _left(left: Left) -> str:
+    return (
+        f"the instance {left.instance_name} of this organization is connected on Evolution, though "
+        "no row names it: delete it first, or let a row name it "
+        f"(evosaga reconcile --organization-id {left.organization_id})"
+    )
+
+
+def _cancel(ahead: UUID, saga_id: UUID) -> FollowUp:
+    """It may come too late, or after the end: then what was made is simply deleted."""
+    reason = f"what it makes is to be deleted, by saga {saga_id}"
+    return FollowUp("saga.cancel", {"saga_id": str(ahead), "reason": reason, "if_possible": True})
+
+
+def _begun(saga_id: UUID, data: Any, verdict: Admission) -> OpenSaga:
+    """A saga that an earlier command of the same batch starts, as the later ones find it."""
+    create = data.asks == "create"
+    return OpenSaga(
+        saga_id,
+        CREATE_SAGA if create else DELETE_SAGA,
+        "running",
+        verdict.business_key,
+        verdict.organization_id,
+        verdict.instance_name,
+        behind=verdict.behind,
+        clinic_id=str(data.clinic_id) if create else None,
+        facts=verdict.facts,
+    )
+
+
+def _refusal(
+    rule: Rule,
+    key: str,
+    organization_id: UUID | None,
+    name: str,
+    culprit: OpenSaga | None,
+    existing: str | None,
+) -> Refusal:
+    said = rule.sentence.format(
+        name=name,
+        saga=culprit.saga_id if culprit else "",
+        kind=culprit.saga if culprit else "",
+        step=(culprit.step if culprit else None) or "its first",
+    )
+    return Refusal(rule.code, said, key, organization_id, name, existing)

@@ -1,0 +1,125 @@
+"""Who comes first, when several commands want the same integration. Pure.
+
+An organization has one integration and an instance's name has one owner, so each command is
+weighed against what is there and against every saga that is still open. With several Evolution
+servers a name still has one owner in all of them together, since the key that routing workers read
+is found by the name alone: that is stricter than one owner for each (server, name). ``RULES`` says
+what becomes of a command; ``evosaga.sagas.whatsapp.admission_rules`` finds out which line applies.
+
+    begin    the saga starts, and holds the organization's key until it is over
+    wait     the saga starts *behind* an open one, and does nothing until that is over
+    refuse   nothing starts; the code is for programs, the sentence for people
+
+A delete waits, a create does not. Whoever asks for a delete wants nothing to be there in the end,
+and that can be promised whatever the saga ahead does. A create that waited would hold nothing
+meanwhile, and what it was asked for may be long out of date by then.
+
+Those that wait form a queue: each is behind the last one before it, and no two are behind the
+same (the database holds that). Commands of one batch are weighed in their order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+from uuid import UUID
+
+LONGEST_QUEUE: Final = 10
+"""Sagas of one organization that may wait: a caller who repeats himself must find an end."""
+
+
+def business_key(organization_id: UUID) -> str:
+    """What only one open saga may hold: an organization's WhatsApp integration."""
+    return f"whatsapp/evolution/{organization_id}"
+
+
+class There(StrEnum):
+    """What a command finds. Of several open sagas the parked one counts, else the last."""
+
+    NOTHING = "nothing"
+    INTEGRATION = "an integration"
+    CREATE = "a create on its way"
+    CREATE_UNDONE = "a create being undone"
+    CREATE_PARKED = "a parked create"
+    DELETE = "a delete on its way"
+    DELETE_PARKED = "a parked delete"
+    OTHER = "another saga on its way"
+    OTHER_PARKED = "another saga, parked"
+    QUEUE = "a full queue"
+
+
+class Comer(StrEnum):
+    """What comes. A namesake is another organization's create that wants the same name."""
+
+    CREATE = "create"
+    NAMESAKE = "namesake"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of a command; ``cancel``: the saga ahead is asked to stop, if it still can."""
+
+    verb: Literal["begin", "wait", "refuse"]
+    code: str = ""
+    sentence: str = ""
+    cancel: bool = False
+
+
+BEGIN: Final = Rule("begin")
+WAIT: Final = Rule("wait")
+STOP_AND_WAIT: Final = Rule("wait", cancel=True)
+
+
+def _refuse(code: str, sentence: str) -> Rule:
+    return Rule("refuse", code, sentence)
+
+
+def _busy(sentence: str) -> Rule:
+    return _refuse("in_progress", sentence)
+
+
+_TAKEN: Final = _refuse("name_taken", "another integration uses the instance name {name}")
+_PARKED: Final = _busy(
+    "saga {saga} ({kind}) of this organization is parked at step {step}: replay it first, as "
+    "evosaga why {saga} says"
+)
+
+RULES: Final[Mapping[tuple[There, Comer], Rule]] = {
+    (There.NOTHING, Comer.CREATE): BEGIN,
+    (There.INTEGRATION, Comer.CREATE): _refuse(
+        "integration_exists", "WhatsApp integration already exists for this organization"
+    ),
+    (There.CREATE, Comer.CREATE): _busy(
+        "this organization's integration is being created already, by saga {saga}"
+    ),
+    (There.CREATE_UNDONE, Comer.CREATE): _busy(
+        "saga {saga} is still undoing a create of this organization: create again when it is over"
+    ),
+    (There.CREATE_PARKED, Comer.CREATE): _PARKED,
+    (There.DELETE, Comer.CREATE): _busy(
+        "this organization's integration is being deleted: create again when saga {saga} is over"
+    ),
+    (There.DELETE_PARKED, Comer.CREATE): _PARKED,
+    (There.OTHER, Comer.CREATE): _busy(
+        "saga {saga} ({kind}) is at work for this organization: create again when it is over"
+    ),
+    (There.OTHER_PARKED, Comer.CREATE): _PARKED,
+    (There.QUEUE, Comer.CREATE): _busy(
+        "this organization's integration is being deleted: create again when saga {saga} is over"
+    ),
+    **{(there, Comer.NAMESAKE): _TAKEN for there in There if there is not There.NOTHING},
+    (There.NOTHING, Comer.NAMESAKE): BEGIN,
+    (There.NOTHING, Comer.DELETE): _refuse("not_found", "no integration has the instance {name}"),
+    (There.INTEGRATION, Comer.DELETE): BEGIN,
+    (There.CREATE, Comer.DELETE): STOP_AND_WAIT,
+    (There.CREATE_UNDONE, Comer.DELETE): WAIT,
+    (There.CREATE_PARKED, Comer.DELETE): _PARKED,
+    (There.DELETE, Comer.DELETE): WAIT,
+    (There.DELETE_PARKED, Comer.DELETE): _PARKED,
+    (There.OTHER, Comer.DELETE): WAIT,
+    (There.OTHER_PARKED, Comer.DELETE): _PARKED,
+    (There.QUEUE, Comer.DELETE): _busy(
+        "enough deletes of this organization wait already; the last of them is saga {saga}"
+    ),
+}

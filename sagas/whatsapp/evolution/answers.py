@@ -1,0 +1,328 @@
+"""What an answer of the Evolution server proves, written down as data.
+
+Evolution has no idempotency key, its 201 can be false and its DELETE answers before deleting, so
+an answer is only evidence. Each table is read from the top, and the first row that fits counts.
+(All as observed on Evolution 2.3.6 and 2.3.7.)
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeAlias, TypeVar
+
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import Health
+from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
+
+UNREACHABLE: Final = "evolution_unreachable"
+UNAVAILABLE: Final = "evolution_unavailable"
+MISCONFIGURED: Final = "evolution_misconfigured"
+BUSY: Final = "evolution_busy"
+SERVER_UNKNOWN: Final = "server_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, or (status 0) what went wrong instead. ``text`` never holds a body.
+
+    ``sent`` False proves that nothing left us. ``code`` names trouble that is not the caller's:
+    of the connection, of the set-up, or that the server is left in peace for a while. ``alien``:
+    it is nothing that an Evolution server ever says, but a proxy's page, say. ``meaning``: what
+    that says of the set-up, with the cure.
+    """
+
+    status: int
+    body: Any
+    text: str
+    sent: bool = True
+    retry_after: float | None = None
+    code: str = ""
+    alien: bool = False
+    meaning: str = ""
+
+    @property
+    def told(self) -> str:
+        """What came back, and what it means where a person must mend something."""
+        return f"{self.text}: {self.meaning}" if self.meaning else self.text
+
+    null: bool = False
+    """It said ``null``, which is an answer: there is nothing of the kind that was asked for."""
+
+    @property
+    def tried(self) -> bool:
+        """False when the server was left in peace."""
+        return self.sent or self.code == UNREACHABLE
+
+
+class Asked(StrEnum):
+    """What the server can be asked."""
+
+    CREATE = "create"
+    DELETE = "delete"
+    CONNECT = "connect"
+    STATE = "state"
+    """Memory's view of one instance, asked with its own token."""
+    OWN = "own row"
+    """The rows that have this token, asked with it."""
+    NAMED = "named row"
+    """One instance by its name, asked with the global key."""
+    LIST = "list"
+    """Every row, asked with the global key."""
+    WEBHOOK = "webhook"
+    """The row of one instance's webhook, asked with its own token."""
+    SET_WEBHOOK = "set webhook"
+    SET_SETTINGS = "set settings"
+
+
+class Verdict(StrEnum):
+    LANDED = "landed"
+    REJECTED = "rejected"
+    """Refused, and nothing is under way because of it."""
+    NOT_SENT = "not sent"
+    AMBIGUOUS = "ambiguous"
+    """It may have happened, or may happen yet: look."""
+    OUTAGE = "outage"
+    """Nobody was home (503): wait, but look first, since a proxy may have answered."""
+    MISCONFIGURED = "misconfigured"
+    """A person must mend the set-up (wrong key, no licence, wrong URL, a proxy that forbids the
+    call); sagas wait meanwhile."""
+    BUSY = "busy"
+    """Asked to come back later (429)."""
+
+
+class Sight(StrEnum):
+    """What a look at an instance found."""
+
+    MINE = "mine"
+    FOREIGN = "foreign"
+    ABSENT = "absent"
+    HALF = "half"
+    """One of Evolution's two views has it, the other not."""
+    UNKNOWN = "unknown"
+
+
+Status: TypeAlias = int | range
+_ANY: Final = range(1000)
+_REDIRECTS: Final = range(300, 400)
+
+# A 400 to POST /instance/create is rarely a plain refusal: any exception inside a create answers
+# 400 and removes *by name* a moment later.
+VERDICTS: Final[tuple[tuple[Status, str, Verdict], ...]] = (
+    (201, "", Verdict.LANDED),
+    (400, "invalid integration", Verdict.REJECTED),
+    (400, "does not match pattern", Verdict.REJECTED),
+    (400, "is required", Verdict.REJECTED),
+    (400, "cannot be empty", Verdict.REJECTED),
+    (400, "invalid proxy", Verdict.REJECTED),
+    (401, "", Verdict.MISCONFIGURED),
+    (403, "already in use", Verdict.AMBIGUOUS),
+    (403, "", Verdict.MISCONFIGURED),
+    (404, "", Verdict.MISCONFIGURED),
+    (_REDIRECTS, "", Verdict.MISCONFIGURED),
+    (range(413, 416), "", Verdict.REJECTED),
+    (429, "", Verdict.BUSY),
+    (500, "not allowed by cors", Verdict.MISCONFIGURED),
+    (503, "license_required", Verdict.MISCONFIGURED),
+    (503, "", Verdict.OUTAGE),
+    (_ANY, "", Verdict.AMBIGUOUS),
+)
+
+# A 200 to DELETE /instance/delete means that a removal will follow, a 404 that memory has it not
+# (any more). A 400 is 2.3.7's quirk: it has logged a live instance out, and removes nothing.
+DELETES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
+    (200, '"error": true', Verdict.AMBIGUOUS),
+    (200, "", Verdict.LANDED),
+    (404, "", Verdict.LANDED),
+    (400, "", Verdict.REJECTED),
+    (403, "", Verdict.MISCONFIGURED),
+    (_REDIRECTS, "", Verdict.MISCONFIGURED),
+    (429, "", Verdict.BUSY),
+    (500, "not allowed by cors", Verdict.MISCONFIGURED),
+    (503, "license_required", Verdict.MISCONFIGURED),
+    (503, "", Verdict.OUTAGE),
+    (_ANY, "", Verdict.AMBIGUOUS),
+)
+
+# A 401 or 404 to an instance's own token is about the instance. To the global key, or on a route
+# that always exists, it is about the server: the wrong key, the wrong URL. A 403 is Evolution's
+# word for a name in use, and else nobody's but a proxy's or a missing key's.
+HEALTH: Final[tuple[tuple[frozenset[Asked], Status, str, Health], ...]] = (
+    (frozenset(Asked), 0, "", Health.SICK),
+    (frozenset(Asked), 408, "", Health.SICK),
+    (frozenset(Asked), 425, "", Health.SICK),
+    (frozenset(Asked), 500, "not allowed by cors", Health.MISCONFIGURED),
+    (frozenset(Asked), 503, "license_required", Health.MISCONFIGURED),
+    (frozenset(Asked), range(500, 1000), "", Health.SICK),
+    (frozenset(Asked), _REDIRECTS, "", Health.MISCONFIGURED),
+    (frozenset({Asked.CREATE}), 403, "already in use", Health.WELL),
+    (frozenset(Asked), 403, "", Health.MISCONFIGURED),
+    (frozenset({Asked.CREATE, Asked.LIST, Asked.NAMED}), 401, "", Health.MISCONFIGURED),
+    (frozenset({Asked.CREATE, Asked.LIST}), 404, "", Health.MISCONFIGURED),
+    (frozenset(Asked), _ANY, "", Health.WELL),
+)
+
+
+class Shows(StrEnum):
+    """What the body of an answer to a look shows of the instance that was asked for."""
+
+    STATE = "state"
+    OUR_ROW = "our row"
+    THEIR_ROW = "their row"
+    ROW = "a row without a token"
+    LIST = "a list without it"
+    UNREADABLE = "a list that can't be read to its end"
+    NAME = "its name"
+    NOTHING = "nothing"
+
+
+_ROWS: Final = frozenset({Shows.OUR_ROW, Shows.THEIR_ROW, Shows.ROW})
+_ANYTHING: Final = frozenset(Shows)
+
+# Where a look begins, what each answer proves, and what is to be asked when it proves nothing yet.
+# Tokens live in Evolution's database: without it even our own is refused. So a 401 is a stranger's
+# instance only if the list says so, and only the whole list makes an absence certain.
+FIRST_LOOK: Final = Asked.STATE
+LOOKS: Final[tuple[tuple[Asked, Status, frozenset[Shows], Sight | Asked, str], ...]] = (
+    (
+        Asked.STATE,
+        200,
+        frozenset({Shows.STATE}),
+        Sight.MINE,
+        "Evolution answers 200 to the instance's own token",
+    ),
+    (
+        Asked.STATE,
+        200,
+        frozenset({Shows.NAME}),
+        Sight.HALF,
+        "Evolution knows the name, but no live instance is behind it",
+    ),
+    (Asked.STATE, 401, _ANYTHING, Asked.NAMED, ""),
+    (Asked.STATE, 404, _ANYTHING, Asked.OWN, ""),
+    (
+        Asked.NAMED,
+        200,
+        frozenset({Shows.OUR_ROW}),
+        Sight.MINE,
+        "Evolution lists the instance with our token, though it refuses that token now",
+    ),
+    (
+        Asked.NAMED,
+        200,
+        frozenset({Shows.THEIR_ROW}),
+        Sight.FOREIGN,
+        "Evolution lists an instance of that name with a token that is not ours",
+    ),
+    (
+        Asked.NAMED,
+        200,
+        frozenset({Shows.ROW}),
+        Sight.UNKNOWN,
+        "Evolution lists the instance without its token, so nothing shows whose it is",
+    ),
+    (
+        Asked.NAMED,
+        200,
+        frozenset({Shows.LIST}),
+        Sight.HALF,
+        "the instance is in Evolution's memory, without a row behind it",
+    ),
+    (
+        Asked.OWN,
+        404,
+        frozenset({Shows.NAME}),
+        Sight.HALF,
+        "our token still opens a row, but Evolution's memory has no such instance",
+    ),
+    (Asked.OWN, 200, _ROWS, Sight.HALF, "a row of that name is left, but no live instance"),
+    (Asked.OWN, 200, _ANYTHING, Asked.LIST, ""),
+    (Asked.OWN, 401, _ANYTHING, Asked.LIST, ""),
+    (Asked.LIST, 200, _ROWS, Sight.HALF, "a row of that name is left, but no live instance"),
+    (
+        Asked.LIST,
+        200,
+        frozenset({Shows.LIST}),
+        Sight.ABSENT,
+        "Evolution answers 404 to the name, and its whole list does not have it",
+    ),
+    (
+        Asked.LIST,
+        200,
+        frozenset({Shows.UNREADABLE}),
+        Sight.UNKNOWN,
+        "Evolution's list has elements without a name that can be read: it proves no absence",
+    ),
+)
+
+
+def classify_create(answer: Answer) -> Verdict:
+    """What an answer to a create proves."""
+    return _verdict(VERDICTS, answer)
+
+
+def classify_delete(answer: Answer) -> Verdict:
+    """What an answer to a delete proves. That it is gone only a look can tell."""
+    return _verdict(DELETES, answer)
+
+
+def health(asked: Asked, answer: Answer) -> Health:
+    """What an answer says about the server, whatever it says about the instance."""
+    if answer.alien:
+        return Health.MISCONFIGURED
+    rows = ((status, words, found) for who, status, words, found in HEALTH if asked in who)
+    return _first(rows, answer) or Health.WELL
+
+
+def read_look(asked: Asked, answer: Answer, name: str, token: str) -> tuple[Sight | Asked, str]:
+    """What an answer to a look proves, with the evidence, or what has to be asked next."""
+    shown = _shows(answer.body, name, token)
+    looks = () if answer.alien else LOOKS
+    for question, status, shows, result, evidence in looks:
+        if question is asked and status == answer.status and shown in shows:
+            return result, evidence
+    told = f"Evolution answers {answer.text}" if answer.sent else answer.text
+    return Sight.UNKNOWN, f"{told}, which proves nothing about the instance"
+
+
+_Found = TypeVar("_Found")
+
+
+def _verdict(table: Iterable[tuple[Status, str, Verdict]], answer: Answer) -> Verdict:
+    if not answer.sent:
+        return Verdict.NOT_SENT
+    if answer.alien:
+        # Whoever refuses in Evolution's place has not handed it on; who says "done" may have.
+        well = 200 <= answer.status < 300
+        return Verdict.AMBIGUOUS if well else Verdict.MISCONFIGURED
+    return _first(table, answer) or Verdict.AMBIGUOUS
+
+
+def _first(rows: Iterable[tuple[Status, str, _Found]], answer: Answer) -> _Found | None:
+    got = answer.status
+    for status, words, found in rows:
+        fits = got == status if isinstance(status, int) else got in status
+        if fits and words_in(answer.body, words):
+            return found
+    return None
+
+
+def words_in(body: Any, words: str) -> bool:
+    """Whether the body says these words, which are in small letters, anywhere."""
+    return not words or (body is not None and words in json.dumps(body).lower())
+
+
+def _shows(body: Any, name: str, token: str) -> Shows:
+    if isinstance(body, list):
+        try:
+            listed = find(body, name)
+        except UnreadableList:
+            return Shows.UNREADABLE
+        if listed is None:
+            return Shows.LIST
+        if listed.token is None:
+            return Shows.ROW
+        return Shows.OUR_ROW if listed.token == token else Shows.THEIR_ROW
+    instance = body.get("instance") if isinstance(body, dict) else None
+    if isinstance(instance, dict) and isinstance(instance.get("state"), str) and instance["state"]:
+        return Shows.STATE
+    return Shows.NAME if name in json.dumps(body) else Shows.NOTHING

@@ -1,0 +1,51 @@
+"""Instances without a birthmark of ours: a row names them, and only Evolution knows their token."""
+
+from typing import Final
+
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.outcome import Held
+from evosaga.sagas.whatsapp.evolution.answers import Sight, Verdict
+from evosaga.sagas.whatsapp.evolution.holds import no_list, not_now, waits
+from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
+
+NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
+HIDDEN: Final = "token_hidden"
+UNREADABLE: Final = "list_unreadable"
+HALF: Final = "half_there"
+
+
+async def listed_token(ctx: StepContext, name: str) -> str | Held | None:
+    """The token that Evolution lists for the name; None when the whole list has no such name.
+
+    Held where the list proves neither: its token is not shown, or not all of it can be read.
+    """
+    listed = await ctx.evolution.instances()
+    if listed.code:
+        return not_now(ctx, listed, Verdict.NOT_SENT)
+    if listed.status != 200 or listed.body is None:
+        return no_list(ctx, listed)
+    try:
+        found = find(listed.body, name)
+    except UnreadableList as reason:
+        return waits(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+    if found is None or found.token is not None:
+        return found.token if found else None
+    return waits(
+        ctx,
+        HIDDEN,
+        f"Evolution lists {name} without its token, so it can't be removed as the one that the "
+        "row means: remove it by hand (Evolution's manager), and this goes on by itself",
+    )
+
+
+async def gone(ctx: StepContext, name: str) -> Held | None:
+    """None when what the list lacks is not in Evolution's memory either."""
+    seen = await ctx.evolution.see(name, NO_TOKEN)
+    match seen.sight:
+        case Sight.ABSENT:
+            return None
+        case Sight.HALF:
+            why = f"{name} is there by half ({seen.evidence}): restart Evolution, and this goes on"
+            return waits(ctx, HALF, f"{why} by itself")
+    # It came into the list meanwhile, or nobody can say.
+    return waits(ctx, UNREADABLE, f"{name} is in no list, but: {seen.evidence}")

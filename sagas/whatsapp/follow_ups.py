@@ -1,0 +1,12 @@
+"""The wish to look for an instance again, where none should be."""
+
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.outcome import FollowUp
+from evosaga.sagas.whatsapp.types import server_entry
+
+
+def watch(ctx: StepContext) -> FollowUp:
+    """The command that starts ``evosaga.sagas.whatsapp.repairs.watch_instance`` for the instance
+    of this saga."""
+    facts = {name: ctx.facts[name] for name in ("instance_name", "created_by", "key_id")}
+    return FollowUp("instance.watch", facts | server_entry(ctx.facts.get("server")))

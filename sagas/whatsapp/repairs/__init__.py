@@ -1,0 +1,1 @@
+"""Sagas that mend one place after the stores have drifted apart."""

@@ -1,0 +1,122 @@
+"""Making an instance whole again: what its webhook should be, as its row and its create say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from evosaga.sagas.context import StepContext, World
+from evosaga.sagas.definition import Admission, Refusal
+from evosaga.sagas.outcome import Outcome, Rejected
+from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.evolution.completeness import Wish, completed
+from evosaga.sagas.whatsapp.evolution.holds import unclear
+from evosaga.sagas.whatsapp.evolution.payload import foreign_webhook, own_webhook
+from evosaga.sagas.whatsapp.identity import name_of, token_of
+from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
+from evosaga.sagas.whatsapp.repairs.admission import name_key
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """An integration whose instance a saga of ours has made, and where its events should go.
+
+    ``webhook_url`` is the row's; None: webhooks were off. ``foreign``: the create's command named
+    it, so the events are somebody else's and no token of ours is shown there.
+    """
+
+    id: UUID
+    organization_id: UUID
+    instance_name: str
+    status: str
+    enabled: bool
+    server: str
+    key_id: str
+    webhook_url: str | None = None
+    foreign: bool = False
+
+    def wish(self, keys: KeyRing) -> Wish:
+        """What its instance has to be like. Raises ``UnknownKey``."""
+        token = keys.instance_token(self.id, self.key_id)
+        webhook = _webhook(self.webhook_url, self.id, self.key_id, keys, foreign=self.foreign)
+        return Wish(self.instance_name, token, webhook, keys.webhook_tokens(self.id))
+
+
+def _webhook(
+    url: str | None, integration_id: UUID, key_id: str, keys: KeyRing, *, foreign: bool
+) -> Mapping[str, Any] | None:
+    if not url:
+        return None
+    return foreign_webhook(url) if foreign else own_webhook(url, keys, integration_id, key_id)
+
+
+async def born(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Born]:
+    """Those of the integrations whose row still names the instance that its saga has made."""
+    rows = await connection.fetch(_BORN, ids, DEFAULT_SERVER)
+    return {row["id"]: Born(**row) for row in rows}
+
+
+async def admit_completion(
+    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
+) -> list[Admission | Refusal]:
+    """Only an instance of ours whose row names it, and that nobody is deleting."""
+    known = await born(connection, [data.integration_id for _, data in commands])
+    return [_completion(world, data, known.get(data.integration_id)) for _, data in commands]
+
+
+def _completion(world: World, data: Any, one: Born | None) -> Admission | Refusal:
+    name = data.instance_name
+    if one is None or one.instance_name != name or not one.enabled:
+        said = f"no row names the instance {name} as one that a saga has made"
+        return Refusal("not_found", said, name_key(name))
+    # It touches neither the row nor what else the organization has, so it holds the name alone: a
+    # delete of it waits, and a repair of the row does not.
+    key, organization = name_key(name), one.organization_id
+    if one.status == "deleting":
+        return Refusal("deleting", "the integration is being deleted", key, organization, name)
+    try:
+        one.wish(world.keys)
+    except UnknownKey as gone:
+        return Refusal("unknown_key", str(gone), key, organization, name)
+    facts = {
+        "instance_name": name,
+        "integration_id": str(one.id),
+        "created_by": str(one.id),
+        "organization_id": str(organization),
+        "key_id": one.key_id,
+        "server": one.server,
+        "webhook_url": one.webhook_url,
+        "foreign": one.foreign,
+    }
+    return Admission(key, organization, name, facts)
+
+
+async def complete(ctx: StepContext) -> Outcome:
+    """Set again what the instance lacks, if it is ours and there."""
+    name, token = name_of(ctx), token_of(ctx)
+    seen = await ctx.evolution.see(name, token)
+    if seen.sight is Sight.UNKNOWN:
+        return unclear(ctx, seen)
+    if seen.sight is not Sight.MINE:
+        return Rejected("no_longer_so", f"{name} can't be set right: {seen.evidence}")
+    id_, keys = UUID(ctx.facts["created_by"]), ctx.world.keys
+    url, key_id = ctx.facts["webhook_url"], ctx.facts["key_id"]
+    webhook = _webhook(url, id_, key_id, keys, foreign=ctx.facts["foreign"])
+    return await completed(ctx, Wish(name, token, webhook, keys.webhook_tokens(id_)), {})
+
+
+_BORN: Final = """
+SELECT row.id, row.organization_id, row.status::text AS status, row.enabled,
+       row.config ->> 'instance_name' AS instance_name,
+       row.config ->> 'webhook_url' AS webhook_url,
+       coalesce(nullif(row.config ->> 'server', ''), $2) AS server,
+       began.data -> 'facts' ->> 'key_id' AS key_id,
+       began.data -> 'input' ->> 'webhook_url' IS NOT NULL AS foreign
+FROM healthcare.integrations AS row
+JOIN evosaga.saga_events AS began
+    ON began.saga_id = row.id AND began.sequence = 0 AND began.type = 'saga.started'
+   AND began.data ->> 'instance_name' = row.config ->> 'instance_name'
+WHERE row.id = ANY($1) AND row.type = 'whatsapp' AND row.provider = 'evolution'
+  AND began.data -> 'facts' ->> 'key_id' <> ''
+"""

@@ -1,0 +1,99 @@
+"""Looking once more, right before a repair changes anything."""
+
+from typing import Any
+from uuid import UUID
+
+from evosaga.sagas.context import StepContext
+from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
+from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Sight
+from evosaga.sagas.whatsapp.evolution.holds import no_list, unclear, waits
+from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
+from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN, UNREADABLE
+from evosaga.sagas.whatsapp.ownership import fingerprint
+
+
+async def see_again(ctx: StepContext) -> Outcome:
+    """Whether what the row is to say is still what there is to see."""
+    seen = await _seen(ctx)
+    if isinstance(seen, Held):
+        return seen
+    if seen != ctx.input.seen:
+        return Rejected("no_longer_so", f"the instance looked {ctx.input.seen}, now it is {seen}")
+    return Done({"seen": seen})
+
+
+async def see_to_adopt(ctx: StepContext) -> Outcome:
+    """Whether the instance that is to be named is the one that was seen, and how it is."""
+    listed = await _listed(ctx)
+    if isinstance(listed, Held):
+        return listed
+    token = listed.token if listed else None
+    if token is None or fingerprint(token) != ctx.input.token_hash:
+        return Rejected("no_longer_so", "another instance bears the name now, or none")
+    seen = await _look(ctx, token)
+    if isinstance(seen, Held):
+        return seen
+    if seen != ctx.input.seen:
+        return Rejected("no_longer_so", f"the instance looked {ctx.input.seen}, now it is {seen}")
+    return Done({"seen": seen})
+
+
+async def nothing_to_undo(_: StepContext) -> Outcome:
+    """A look changes nothing."""
+    return Done()
+
+
+async def _seen(ctx: StepContext) -> str | Held:
+    if key_id := ctx.facts.get("key_id"):
+        token = ctx.world.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
+        return await _look(ctx, token)
+    listed = await _listed(ctx)
+    if isinstance(listed, Held):
+        return listed
+    if listed is not None and listed.token is None:
+        return await _without_token(ctx)
+    return await _look(ctx, listed.token if listed and listed.token else NO_TOKEN)
+
+
+async def _look(ctx: StepContext, token: str) -> str | Held:
+    seen = await ctx.evolution.see(ctx.facts["instance_name"], token)
+    match seen.sight:
+        case Sight.ABSENT:
+            return "missing"
+        case Sight.FOREIGN:
+            return "foreign"
+        case Sight.HALF:
+            return "half"
+        case Sight.UNKNOWN:
+            return unclear(ctx, seen)
+        case Sight.MINE:
+            return "open" if state_of(seen.answer.body) == "open" else "closed"
+
+
+def state_of(body: Any) -> str | None:
+    """The state in an answer of ``connectionState``, None when there is none."""
+    instance = body.get("instance") if isinstance(body, dict) else None
+    state = instance.get("state") if isinstance(instance, dict) else None
+    return state if isinstance(state, str) else None
+
+
+async def _listed(ctx: StepContext) -> Listed | Held | None:
+    """What Evolution lists under the name: only it can say, of what older code made."""
+    listed = await ctx.evolution.instances()
+    if listed.status != 200 or listed.body is None:
+        return no_list(ctx, listed)
+    try:
+        return find(listed.body, ctx.facts["instance_name"])
+    except UnreadableList as reason:
+        return waits(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+
+
+async def _without_token(ctx: StepContext) -> str | Held:
+    """How an instance is whose token the list hides: our row names it, and the name is enough to
+    look, though not to remove."""
+    answer = await ctx.evolution.memory(ctx.facts["instance_name"], None)
+    if answer.status == 200 and (state := state_of(answer.body)) is not None:
+        return "open" if state == "open" else "closed"
+    if answer.status in (200, 404):
+        return "half"
+    return waits(ctx, answer.code or UNAVAILABLE, f"Evolution answers {answer.text}")

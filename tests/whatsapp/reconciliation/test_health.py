@@ -1,0 +1,477 @@
+"""Health on real servers: rows follow what is real, and what may be reconnected is."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from redis.asyncio import Redis
+
+from evosaga.events.database import Pool
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.whatsapp.health.monitor import Doctor, Round, examine, go_round
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+from tests.support.driving import count, delete, publish
+from tests.support.waiting import eventually
+from tests.whatsapp.reconciliation.conftest import Rows
+
+PHONE = "5511987654321"
+
+
+async def put(evolution: SimulatedEvolution, rows: Rows, *names: str) -> None:
+    """Connected integrations of older code, in both stores."""
+    for name in names:
+        evolution.put(name, phone=PHONE)
+        await rows.insert(name, number=PHONE)
+
+
+async def rounds(doctor: Doctor, number: int) -> Round:
+    """So many, the last one's answer; a server that just started may cut a connection or two."""
+    done = await go_round(doctor)
+    for _ in range(number - 1):
+        done = await go_round(doctor)
+    assert done.aborted is None
+    return done
+
+
+async def due_now(pool: Pool) -> None:
+    """The time of the next try has come."""
+    await pool.execute("UPDATE evosaga.connections SET next_reconnect_at = now()")
+
+
+async def notices(pool: Pool) -> list[tuple[str, dict[str, Any]]]:
+    told = await pool.fetch("SELECT type, data FROM evosaga.notices ORDER BY id")
+    return [(row["type"], json.loads(row["data"])) for row in told]
+
+
+async def states(pool: Pool) -> list[str]:
+    rows = await pool.fetch("SELECT state FROM evosaga.connections ORDER BY state")
+    return [row["state"] for row in rows]
+
+
+async def test_all_is_well_with_one_list_call_and_a_few_asked_in_turn(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, *(f"clinic-{n}" for n in range(50)))
+    done = await rounds(doctor, 1)
+    assert done.summary()["states"] == {"connected": 50}
+    assert len(evolution.journal.requests("fetch")) == 1
+    assert len(evolution.journal.requests("connectionState")) == 20
+    await rounds(doctor, 2)
+    asked = {entry.name for entry in evolution.journal.requests("connectionState")}
+    assert len(asked) == 50, "everybody's turn comes"
+    assert await notices(pool) == []
+
+
+async def test_w13_a_phone_that_is_paired_is_seen_without_any_webhook(
+    settings: Settings, doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    evolution.put("clinic-sol")
+    await rows.insert("clinic-sol", status="pending")
+    assert (await rounds(doctor, 3)).summary()["states"] == {"pending": 1}
+    assert (await rows.of("clinic-sol"))["status"] == "pending"
+    evolution.put("clinic-sol", phone=PHONE)
+    await rounds(doctor, 1)
+    row = await rows.of("clinic-sol")
+    assert (row["status"], row["whatsapp_number"]) == ("connected", PHONE)
+    [(kind, data)] = await notices(pool)
+    assert kind == "integration.connected"
+    assert PHONE not in json.dumps(data)
+
+
+@pytest.mark.parametrize("code", [401, 402, 403, 406])
+async def test_n7_who_was_logged_out_needs_a_person_and_is_never_reconnected(
+    code: int, doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.logout("clinic-sol", code)
+    await eventually(lambda: evolution.rows()["clinic-sol"].state == "close")
+    await rounds(doctor, 4)
+    assert (await rows.of("clinic-sol"))["status"] == "disconnected"
+    # A ban is told as one: scanning a QR code again would mend nothing.
+    state = "banned" if code in (402, 403) else "needs_qr"
+    assert await states(pool) == [state]
+    assert not evolution.journal.requests("connect")
+    [(kind, data)] = await notices(pool)
+    assert (kind, data["state"], data["reason"]) == ("integration.disconnected", state, code)
+
+
+async def test_a_connection_that_broke_is_taken_up_again_with_the_instances_own_token(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.hang_up("clinic-sol", 428)
+    await rounds(doctor, 1)
+    assert (await rows.of("clinic-sol"))["status"] == "connected", "one look is not enough"
+    await rounds(doctor, 1)
+    assert (await rows.of("clinic-sol"))["status"] == "disconnected"
+    assert not evolution.journal.requests("connect"), "its time has not come"
+    await due_now(pool)
+    assert (await rounds(doctor, 1)).reconnects == 1
+    [request] = evolution.journal.requests("connect")
+    assert request.key_kind == "instance"
+    await eventually(lambda: evolution.live()["clinic-sol"].state == "open")
+    await eventually(lambda: evolution.rows()["clinic-sol"].state == "open")
+    await rounds(doctor, 1)
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+    assert [kind for kind, _ in await notices(pool)] == [
+        "integration.disconnected",
+        "integration.connected",
+    ]
+
+
+async def test_n8_when_all_are_down_they_are_reconnected_a_few_at_a_time(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    names = [f"clinic-{n:02}" for n in range(40)]
+    await put(evolution, rows, *names)
+    await rounds(doctor, 1)
+    for name in names:
+        evolution.hang_up(name)
+    await rounds(doctor, 2)
+    spread = "SELECT count(DISTINCT next_reconnect_at) FROM evosaga.connections"
+    assert await count(pool, spread) > 35, "not all at the same moment"
+    await due_now(pool)
+    done = await rounds(doctor, 1)
+    assert done.reconnects == 25
+    calls = evolution.journal.requests("connect")
+    edges = sorted([(e.received_at, 1) for e in calls] + [(e.answered_at or 0, -1) for e in calls])
+    out, most = 0, 0
+    for _, step in edges:
+        out += step
+        most = max(most, out)
+    assert most <= 4
+
+
+async def test_n8_reconnecting_stops_while_the_server_does_not_answer(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    names = [f"clinic-{n:02}" for n in range(20)]
+    await put(evolution, rows, *names)
+    await rounds(doctor, 1)
+    for name in names:
+        evolution.hang_up(name)
+    await rounds(doctor, 2)
+    await due_now(pool)
+    evolution.arm("5xx_before", operation="connect", times=None)
+    await go_round(doctor)
+    assert 1 <= len(evolution.journal.requests("connect")) <= 5
+
+
+async def test_n9_w15_who_is_being_deleted_is_not_reconnected(
+    settings: Settings,
+    doctor: Doctor,
+    evolution: SimulatedEvolution,
+    rows: Rows,
+    pool: Pool,
+    redis: Redis,
+) -> None:
+    await put(evolution, rows, "clinic-sol", "clinic-mar")
+    await rounds(doctor, 1)
+    for name in ("clinic-sol", "clinic-mar"):
+        evolution.hang_up(name)
+    await rounds(doctor, 2)
+    await pool.execute(
+        "UPDATE healthcare.integrations SET status = 'deleting' "
+        "WHERE config ->> 'instance_name' = 'clinic-mar'"
+    )
+    await due_now(pool)
+    evolution.arm("slow", operation="delete", seconds=1.5, name="clinic-sol")
+    async with running_worker(settings):
+        command = await publish(redis, delete("clinic-sol"))
+        await eventually(
+            lambda: count(
+                pool, f"SELECT count(*) FROM evosaga.sagas WHERE command_id = '{command}'"
+            )
+        )
+        await due_now(pool)
+        done = await go_round(doctor)
+        assert done.reconnects == 0
+        assert not evolution.journal.requests("connect")
+        evolution.put("clinic-sol", phone=PHONE)  # 2.3.7 deletes none whose socket is dead
+        # A DELETE that is refused, as happens now and then, is repeated after its own long wait.
+        await eventually(lambda: "clinic-sol" not in evolution.rows(), 60)
+    assert (await rows.of("clinic-mar"))["status"] == "deleting"
+
+
+async def test_n9_who_begins_to_be_deleted_after_the_look_is_not_reconnected(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.hang_up("clinic-sol")
+    await rounds(doctor, 2)
+    await due_now(pool)
+    # The last question before anything is sent is to Postgres.
+    await pool.execute(
+        """
+        CREATE FUNCTION pg_temp_mark() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE healthcare.integrations SET status = 'deleting'; RETURN NULL; END $$;
+        CREATE TRIGGER mark AFTER INSERT OR UPDATE ON evosaga.connections
+            FOR EACH STATEMENT EXECUTE FUNCTION pg_temp_mark();
+        """
+    )
+    assert (await rounds(doctor, 1)).reconnects == 0
+    assert not evolution.journal.requests("connect")
+
+
+async def test_n10_a_connection_that_comes_and_goes_is_left_in_peace(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    for _ in range(4):
+        await rounds(doctor, 1)
+        evolution.hang_up("clinic-sol")
+        await due_now(pool)
+        await rounds(doctor, 1)
+        evolution.put("clinic-sol", phone=PHONE)
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+    assert await notices(pool) == []
+    assert not evolution.journal.requests("connect")
+
+
+async def test_n11_a_name_that_is_a_strangers_now_is_flagged_and_not_reconnected(
+    settings: Settings,
+    doctor: Doctor,
+    evolution: SimulatedEvolution,
+    rows: Rows,
+    pool: Pool,
+    redis: Redis,
+) -> None:
+    from tests.whatsapp.reconciliation.test_reconcile import made
+
+    async with running_worker(settings):
+        saga = await made(pool, redis)
+    name = str(saga.instance_name)
+    await rounds(doctor, 1)
+    assert (await rows.of(name))["status"] == "connected"
+    evolution.drop(name)
+    evolution.put(name, phone="5511900000000")
+    evolution.hang_up(name)
+    await rounds(doctor, 3)
+    await due_now(pool)
+    await rounds(doctor, 1)
+    assert await states(pool) == ["foreign"]
+    row = await rows.of(name)
+    assert (row["status"], row["whatsapp_number"]) == ("disconnected", None)
+    assert len(evolution.journal.requests("connect")) == 0
+
+
+async def test_d9_an_instance_that_is_gone_is_flagged_and_told_of(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.drop("clinic-sol")
+    await rounds(doctor, 3)
+    assert (await rows.of("clinic-sol"))["status"] == "disconnected"
+    assert await states(pool) == ["missing"]
+    assert [kind for kind, _ in await notices(pool)] == ["integration.disconnected"]
+    assert not evolution.rows()
+
+
+async def test_half_an_instance_is_found_in_its_turn_though_the_list_shows_it_as_connected(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.half_delete("clinic-sol", keep="row")
+    await rounds(doctor, 2)
+    assert await states(pool) == ["half"]
+    assert (await rows.of("clinic-sol"))["status"] == "disconnected"
+    await evolution.restart()
+    await eventually(lambda: evolution.live()["clinic-sol"].state == "open")
+    await rounds(doctor, 2)
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+
+
+async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
+    doctor: Doctor,
+    evolution: SimulatedEvolution,
+    rows: Rows,
+    pool: Pool,
+    subtests: pytest.Subtests,
+) -> None:
+    await put(evolution, rows, *(f"clinic-{n}" for n in range(10)))
+    await rounds(doctor, 1)
+    connected = "SELECT count(*) FROM healthcare.integrations WHERE status = 'connected'"
+    for mode in ("list_empty", "list_partial", "5xx_before"):
+        with subtests.test(mode):
+            evolution.disarm()
+            evolution.arm(mode, operation="fetch", times=None)
+            for _ in range(3):
+                assert (await go_round(doctor)).aborted
+            with pytest.raises(CantLook):
+                await examine(doctor)
+            assert await count(pool, connected) == 10
+            assert await notices(pool) == []
+
+
+async def test_c17_a_server_that_is_warming_up_loses_nobody(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, *(f"clinic-{n}" for n in range(4)))
+    await rounds(doctor, 1)
+    await evolution.restart(warmup=60.0)
+    await go_round(doctor)
+    assert (
+        await count(pool, "SELECT count(*) FROM healthcare.integrations WHERE status = 'connected'")
+        == 4
+    )
+
+
+@pytest.mark.parametrize("number", [None, PHONE])
+async def test_a_phone_that_hides_its_number_is_connected_and_the_number_stays_as_it_was(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, number: str | None
+) -> None:
+    evolution.put("clinic-sol", phone="998877665544332211@lid")
+    await rows.insert("clinic-sol", status="disconnected", number=number)
+    await rounds(doctor, 2)
+    row = await rows.of("clinic-sol")
+    assert (row["status"], row["whatsapp_number"]) == ("connected", number)
+    evolution.hang_up("clinic-sol", 401)
+    await rounds(doctor, 2)
+    row = await rows.of("clinic-sol")
+    assert (row["status"], row["whatsapp_number"]) == ("disconnected", number)
+
+
+@pytest.mark.parametrize("shape", ["v1", "no_token"])
+async def test_older_lists_are_understood_and_a_hidden_token_hides_no_connection(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, shape: str
+) -> None:
+    await put(evolution, rows, "clinic-sol", "clinic-mar")
+    evolution.arm("list_shape", shape=shape, times=None)
+    evolution.logout("clinic-mar", 401)
+    await rounds(doctor, 2)
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+    assert (await rows.of("clinic-mar"))["status"] == "disconnected"
+    assert await states(pool) == ["connected", "needs_qr" if shape == "no_token" else "down"]
+
+
+async def test_a_list_of_which_not_all_can_be_read_makes_nobody_missing(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.arm("list_shape", shape="nameless", times=None)
+    done = await go_round(doctor)
+    assert done.aborted == "1 of 1 elements of Evolution's list have no readable name"
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+
+
+async def test_a_row_that_was_changed_since_it_was_read_is_left_alone(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    evolution.hang_up("clinic-sol")
+    await rounds(doctor, 1)
+    evolution.arm("slow", operation="connectionState", seconds=0.5)
+    late = asyncio.create_task(go_round(doctor))
+    await eventually(lambda: evolution.fired.get("slow"))
+    await pool.execute("UPDATE healthcare.integrations SET updated_at = now()")
+    assert (await late).changed == 0
+    assert (await rows.of("clinic-sol"))["status"] == "connected"
+
+
+# --- alerts ------------------------------------------------------------------------------------
+
+
+class Pager:
+    """Where alerts are posted."""
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, Any]] = []
+        self.status = 200
+        self.url = ""
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.posted.append(await request.json())
+        return web.Response(status=self.status)
+
+
+@pytest.fixture
+async def pager() -> AsyncIterator[Pager]:
+    pager = Pager()
+    app = web.Application()
+    app.router.add_post("/alerts", pager.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    pager.url = f"http://127.0.0.1:{port}/alerts"
+    yield pager
+    await runner.cleanup()
+
+
+async def long_gone(pool: Pool) -> None:
+    await pool.execute("UPDATE evosaga.connections SET since = since - interval '1 hour'")
+
+
+async def test_a_long_disconnection_is_told_once_as_an_event_a_log_line_and_a_message(
+    doctor: Doctor,
+    evolution: SimulatedEvolution,
+    rows: Rows,
+    pool: Pool,
+    pager: Pager,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = replace(doctor, alert_url=pager.url)
+    await put(evolution, rows, "clinic-sol", "clinic-mar")
+    await rounds(told, 1)
+    for name in ("clinic-sol", "clinic-mar"):
+        evolution.logout(name)
+    await eventually(lambda: evolution.rows()["clinic-mar"].state == "close")
+    await rounds(told, 2)
+    assert pager.posted == []
+    await long_gone(pool)
+    assert (await rounds(told, 1)).alerts == 2
+    await rounds(told, 2)
+    [message] = pager.posted
+    assert (message["type"], message["count"]) == ("integration.alert", 2)
+    assert {one["instance_name"] for one in message["alerts"]} == {"clinic-sol", "clinic-mar"}
+    assert {one["state"] for one in message["alerts"]} == {"needs_qr"}
+    assert "scan a new QR code" in message["alerts"][0]["cure"]
+    alerts = [data for kind, data in await notices(pool) if kind == "integration.alert"]
+    assert [(data["state"], data["reason"]) for data in alerts] == [("needs_qr", 401)] * 2
+    said = capsys.readouterr().out
+    assert said.count("integration disconnected for long") == 2
+    for secret in (PHONE, pager.url, *(e.token for e in evolution._world.rows.values())):
+        assert secret not in json.dumps(message)
+        assert secret not in said
+
+
+async def test_an_alert_that_can_not_be_delivered_disturbs_nobody(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, pager: Pager
+) -> None:
+    pager.status = 500
+    told = replace(doctor, alert_url=pager.url)
+    await put(evolution, rows, "clinic-sol")
+    evolution.logout("clinic-sol")
+    await eventually(lambda: evolution.rows()["clinic-sol"].state == "close")
+    await rounds(told, 1)
+    await long_gone(pool)
+    assert (await rounds(told, 1)).alerts == 1
+    assert len(pager.posted) == 3
+    assert [kind for kind, _ in await notices(pool)].count("integration.alert") == 1
+    nowhere = replace(told, alert_url="http://127.0.0.1:1/secret-path")
+    await pool.execute("UPDATE evosaga.connections SET alerted_at = NULL")
+    assert (await rounds(nowhere, 1)).alerts == 1
+
+
+async def test_what_is_remembered_of_integrations_that_are_gone_is_forgotten(
+    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    assert await states(pool) == ["connected"]
+    await pool.execute("DELETE FROM healthcare.integrations")
+    await rounds(doctor, 1)
+    assert await states(pool) == []

@@ -1,0 +1,263 @@
+"""Steps on ``healthcare.integrations``: what others changed meanwhile is not overwritten."""
+
+import json
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evosaga.events.database import Pool
+from evosaga.sagas.context import StepContext, World
+from evosaga.sagas.definition import BatchEffect
+from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting
+from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION, CreateIntegration
+from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION, DeleteIntegration
+from evosaga.sagas.whatsapp.steps import integration_row, routing_key
+
+NAME = "the-name"
+ORGANIZATION, CLINIC, MAKER = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+
+
+@pytest.fixture
+def looking(world: World, pool: Pool) -> World:
+    """A world with eyes for Postgres."""
+    return replace(world, pool=pool)
+
+
+def creating(world: World) -> StepContext:
+    data = {"organization_id": ORGANIZATION, "clinic_id": CLINIC, "name": "Clínica Sol"}
+    facts = {"instance_name": NAME, "created_by": str(MAKER), "key_id": world.keys.current}
+    return StepContext(MAKER, CreateIntegration.model_validate(data), world, facts=facts)
+
+
+def deleting(world: World, **more: Any) -> StepContext:
+    facts = {
+        "instance_name": NAME,
+        "integration_id": str(MAKER),
+        "created_by": str(MAKER),
+        "status": "connected",
+        "clinic_id": str(CLINIC),
+        "organization_id": str(ORGANIZATION),
+        "key_id": world.keys.current,
+    }
+    data = DeleteIntegration(instance_name=NAME)
+    return StepContext(uuid.uuid4(), data, world, facts=facts | more)
+
+
+async def run(pool: Pool, effect: BatchEffect, *contexts: StepContext) -> list[Outcome]:
+    async with pool.acquire() as connection, connection.transaction():
+        return list(await effect(connection, contexts))
+
+
+async def row(pool: Pool) -> dict[str, Any] | None:
+    found = await pool.fetchrow("SELECT * FROM healthcare.integrations")
+    return dict(found) | {"config": json.loads(found["config"])} if found else None
+
+
+async def repointed(pool: Pool) -> None:
+    """Somebody else lets the row name another instance."""
+    await pool.execute(
+        'UPDATE healthcare.integrations SET config = config || \'{"instance_name": "theirs"}\''
+    )
+
+
+async def begun(pool: Pool, status: str) -> uuid.UUID:
+    """The row of another saga."""
+    saga_id = uuid.uuid4()
+    await pool.execute(
+        "INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id, "
+        "command_hash, correlation_id, next_sequence) "
+        "VALUES ($1, 'create-integration', 1, $2, $3, $3, '', '', 1)",
+        saga_id,
+        status,
+        str(saga_id),
+    )
+    return saga_id
+
+
+# --- effects ----------------------------------------------------------------------------------
+
+
+async def test_e7_a_second_row_of_an_organization_is_refused_for_good(
+    pool: Pool, world: World
+) -> None:
+    await pool.execute("SELECT healthcare.save_evolution_integration($1, 'by-hand')", ORGANIZATION)
+    [said] = await run(pool, integration_row.save_integrations, creating(world))
+    assert isinstance(said, Rejected)
+    assert said.code == "integration_exists"
+
+
+async def test_e8_a_row_that_names_another_instance_by_now_is_not_marked(
+    pool: Pool, world: World
+) -> None:
+    await run(pool, integration_row.save_integrations, creating(world))
+    await repointed(pool)
+    before = await row(pool)
+    [said] = await run(pool, integration_row.mark_deleting, deleting(world))
+    assert isinstance(said, Rejected)
+    assert said.code == "not_found"
+    assert await row(pool) == before
+
+
+@pytest.mark.parametrize(
+    "effect", [integration_row.delete_integrations, integration_row.unsave_integrations]
+)
+async def test_e8_a_row_that_names_another_instance_by_now_is_not_deleted(
+    pool: Pool, world: World, effect: BatchEffect
+) -> None:
+    await run(pool, integration_row.save_integrations, creating(world))
+    await repointed(pool)
+    before = await row(pool)
+    undo = effect is integration_row.unsave_integrations
+    [said] = await run(pool, effect, creating(world) if undo else deleting(world))
+    assert said == Done({"deleted": False})
+    assert await row(pool) == before
+
+
+async def test_e8_what_others_changed_in_the_row_is_still_the_sagas_to_delete(
+    pool: Pool, world: World
+) -> None:
+    await run(pool, integration_row.save_integrations, creating(world))
+    await pool.execute("UPDATE healthcare.integrations SET whatsapp_number = '5511'")
+    assert await run(pool, integration_row.delete_integrations, deleting(world)) == [
+        Done({"deleted": True})
+    ]
+    assert await run(pool, integration_row.delete_integrations, deleting(world)) == [
+        Done({"deleted": False})
+    ]
+
+
+async def test_a_delete_that_is_called_off_gives_the_row_back_as_it_found_it(
+    pool: Pool, world: World
+) -> None:
+    """Not as admission saw it: a delete that waited saw another saga's mark."""
+    await run(pool, integration_row.save_integrations, creating(world))
+    await pool.execute("UPDATE healthcare.integrations SET status = 'disconnected'")
+    ctx = deleting(world, status="deleting")
+    [said] = await run(pool, integration_row.mark_deleting, ctx)
+    assert said == Done({"status": "disconnected"})
+    assert ((await row(pool)) or {})["status"] == "deleting"
+    assert isinstance(said, Done)
+    await run(pool, integration_row.unmark_deleting, replace(ctx, results={"mark": said.result}))
+    assert ((await row(pool)) or {})["status"] == "disconnected"
+
+
+async def test_e8_a_mark_that_others_have_wiped_is_not_restored(pool: Pool, world: World) -> None:
+    await run(pool, integration_row.save_integrations, creating(world))
+    await run(pool, integration_row.mark_deleting, deleting(world))
+    await pool.execute("UPDATE healthcare.integrations SET status = 'connected'")
+    await run(pool, integration_row.unmark_deleting, deleting(world, status="pending"))
+    assert ((await row(pool)) or {})["status"] == "connected"
+
+
+async def test_of_a_batch_only_those_wait_that_have_somebody_ahead(
+    pool: Pool, world: World
+) -> None:
+    ahead, over = await begun(pool, "running"), await begun(pool, "completed")
+    await run(pool, integration_row.save_integrations, creating(world))
+    first, second, third = await run(
+        pool,
+        integration_row.mark_deleting,
+        deleting(world, behind=str(ahead)),
+        deleting(world, integration_id=str(uuid.uuid4()), behind=str(over)),
+        deleting(world),
+    )
+    assert isinstance(first, Held)
+    assert (first.code, first.retry_after) == ("waiting", 0.2)
+    assert str(ahead) in first.message
+    assert second == Done({"note": "nothing_left"})
+    assert third == Done({"status": "pending"})
+
+
+@pytest.mark.parametrize(("age", "pause"), [(0.0, 0.2), (2.0, 0.5), (60.0, 15.0), (9e9, 30.0)])
+async def test_whoever_waits_long_looks_seldom(
+    pool: Pool, world: World, age: float, pause: float
+) -> None:
+    ahead = await begun(pool, "compensating")
+    waiting = replace(deleting(world, behind=str(ahead)), age=age)
+    [said] = await run(pool, integration_row.mark_deleting, waiting)
+    assert isinstance(said, Held)
+    assert said.retry_after == pause
+
+
+# --- probes -----------------------------------------------------------------------------------
+
+
+async def sight(saga: Any, step: str, ctx: StepContext) -> Sighting:
+    probe = saga.step(step).probe
+    assert probe is not None
+    found = await probe(ctx)
+    assert found.evidence
+    assert ctx.world.keys.webhook_token(MAKER, ctx.world.keys.current) not in found.evidence
+    return Sighting(found.sighting)
+
+
+async def test_the_row_of_a_create_is_there_absent_or_somebody_elses(
+    pool: Pool, looking: World
+) -> None:
+    ctx = creating(looking)
+    assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.ABSENT
+    await run(pool, integration_row.save_integrations, ctx)
+    assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.THERE
+    await repointed(pool)
+    assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.FOREIGN
+    await pool.execute("DELETE FROM healthcare.integrations")
+    await pool.execute("SELECT healthcare.save_evolution_integration($1, 'by-hand')", ORGANIZATION)
+    assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.FOREIGN
+    await pool.execute("UPDATE healthcare.integrations SET enabled = false")
+    assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.ABSENT
+
+
+async def test_the_mark_and_the_removal_of_a_row_can_be_seen(pool: Pool, looking: World) -> None:
+    ctx = deleting(looking)
+
+    async def seen() -> tuple[Sighting, Sighting]:
+        mark = await sight(DELETE_INTEGRATION, "mark", ctx)
+        return mark, await sight(DELETE_INTEGRATION, "postgres", ctx)
+
+    await run(pool, integration_row.save_integrations, creating(looking))
+    assert await seen() == (Sighting.ABSENT, Sighting.ABSENT)
+    await run(pool, integration_row.mark_deleting, ctx)
+    assert await seen() == (Sighting.THERE, Sighting.ABSENT)
+    await repointed(pool)
+    assert await seen() == (Sighting.FOREIGN, Sighting.FOREIGN)
+    await pool.execute("DELETE FROM healthcare.integrations")
+    assert await seen() == (Sighting.THERE, Sighting.THERE)
+
+
+async def test_without_a_connection_nothing_is_concluded(world: World) -> None:
+    assert await sight(CREATE_INTEGRATION, "postgres", creating(world)) is Sighting.UNKNOWN
+    for step in ("mark", "postgres"):
+        assert await sight(DELETE_INTEGRATION, step, deleting(world)) is Sighting.UNKNOWN
+
+
+async def test_the_routing_key_is_looked_for(looking: World) -> None:
+    create, delete = creating(looking), deleting(looking)
+
+    async def seen() -> tuple[Sighting, Sighting]:
+        made = await sight(CREATE_INTEGRATION, "cache", create)
+        return made, await sight(DELETE_INTEGRATION, "cache", delete)
+
+    assert await seen() == (Sighting.ABSENT, Sighting.THERE)
+    await routing_key.fill(create)
+    assert await seen() == (Sighting.THERE, Sighting.ABSENT)
+    await looking.redis.delete(routing_key.filled_key(NAME))
+    await looking.redis.set(routing_key.key(NAME), "somebody else's")
+    assert await seen() == (Sighting.ABSENT, Sighting.ABSENT)
+    await routing_key.invalidate(delete)
+    assert await seen() == (Sighting.ABSENT, Sighting.THERE)
+
+
+def test_every_step_that_leaves_something_behind_can_be_looked_at() -> None:
+    blind = {
+        f"{saga.name} {step.name}"
+        for saga in (CREATE_INTEGRATION, DELETE_INTEGRATION)
+        for step in saga.steps
+        if step.probe is None
+    }
+    assert blind == {
+        "create-integration notify",
+        "create-integration pair",
+        "delete-integration notify",
+    }

@@ -1,0 +1,112 @@
+"""The routing key: filled, dropped, and never filled again for what was removed."""
+
+import asyncio
+import json
+import uuid
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.sagas.context import StepContext, World
+from evosaga.sagas.definition import Effect
+from evosaga.sagas.outcome import Done, Held, Rejected
+from evosaga.sagas.whatsapp.create_integration import CreateIntegration
+from evosaga.sagas.whatsapp.steps import notify_workers, routing_key
+
+
+@pytest.fixture
+def ctx(world: World) -> StepContext:
+    saga_id = uuid.uuid4()
+    data = CreateIntegration(
+        organization_id=uuid.uuid4(), clinic_id=uuid.uuid4(), name="Clínica Sol"
+    )
+    facts = {
+        "instance_name": "ours",
+        "created_by": str(saga_id),
+        "organization_id": str(data.organization_id),
+        "clinic_id": str(data.clinic_id),
+    }
+    return StepContext(saga_id=saga_id, input=data, world=world, facts=facts)
+
+
+async def test_filling_twice_is_filling_once(ctx: StepContext, redis: Redis) -> None:
+    for _ in range(2):
+        assert await routing_key.fill(ctx) == Done()
+    assert json.loads(await redis.get("whatsapp:instance:ours") or b"") == {
+        "clinic_id": str(ctx.input.clinic_id),
+        "organization_id": str(ctx.input.organization_id),
+        "name": "Clínica Sol",
+        "whatsapp_number": None,
+    }
+    assert 0 < await redis.ttl("whatsapp:instance:ours") <= 3600
+
+
+async def test_f3_a_zombie_can_not_fill_what_was_removed_meanwhile(
+    ctx: StepContext, redis: Redis
+) -> None:
+    await routing_key.fill(ctx)
+    await redis.set("evosaga:qr:ours", "{}")
+    for _ in range(2):
+        assert await routing_key.invalidate(ctx) == Done()
+    outcome = await routing_key.fill(ctx)
+    assert isinstance(outcome, Rejected)
+    assert await redis.exists("whatsapp:instance:ours", "evosaga:qr:ours") == 0
+    assert await redis.ttl("evosaga:removed:ours") > 3600
+
+
+async def test_another_integration_may_have_the_name_of_one_that_was_removed(
+    ctx: StepContext, redis: Redis
+) -> None:
+    await routing_key.invalidate(ctx)
+    assert await routing_key.fill(replace(ctx, saga_id=uuid.uuid4())) == Done()
+    assert isinstance(await routing_key.fill(ctx), Rejected)
+    assert await redis.exists("whatsapp:instance:ours") == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        routing_key.fill,
+        routing_key.invalidate,
+        notify_workers.announce_added,
+        notify_workers.announce_removed,
+    ],
+)
+async def test_f1_a_redis_that_is_away_is_waited_for(
+    ctx: StepContext, own_redis: Redis, own_valkey: LocalServer, step: Effect
+) -> None:
+    away = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    await own_redis.ping()
+    await asyncio.to_thread(own_valkey.stop)
+    outcome = await step(away)
+    assert isinstance(outcome, Held), outcome
+    assert (outcome.code, outcome.in_doubt) == ("redis_unavailable", True)
+    await asyncio.to_thread(own_valkey.start_again)
+    assert await step(away) == Done()
+
+
+@pytest.mark.parametrize("step", [routing_key.fill, routing_key.invalidate])
+async def test_h6_a_read_only_redis_is_waited_for(
+    ctx: StepContext, own_redis: Redis, step: Effect
+) -> None:
+    given = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    await own_redis.replicaof("127.0.0.1", 1)
+    outcome = await step(given)
+    assert isinstance(outcome, Held), outcome
+    await own_redis.replicaof("NO", "ONE")
+    assert await step(given) == Done()
+
+
+async def test_h6_a_full_redis_is_waited_for_by_what_fills_it_and_not_by_what_frees_it(
+    ctx: StepContext, own_redis: Redis
+) -> None:
+    given = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    await own_redis.config_set("maxmemory", 1)
+    outcome = await routing_key.fill(given)
+    assert isinstance(outcome, Held), outcome
+    assert await routing_key.invalidate(given) == Done()
+    await own_redis.config_set("maxmemory", 0)
+    outcome = await routing_key.fill(given)
+    assert isinstance(outcome, Rejected), "the mark was left all the same"
