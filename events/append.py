@@ -13,11 +13,11 @@ from uuid import UUID
 from evosaga.events.database import Connection
 from evosaga.events.model import SagaEvent, data_json
 
-_Plans: TypeAlias = "Mapping[UUID, tuple[Sequence[SagaEvent], Row]]"
+_Plans: TypeAlias = "Mapping[UUID, tuple[Sequence[SagaEvent], StatusRow]]"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StatusRow:
     """What the status row shows after an append; the rest of it never changes."""
 
     status: str
@@ -39,12 +39,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class TransactionalEffect:
     """An effect that is part of the commit. ``then`` turns what it said into events and row."""
 
     run: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]]
     context: Any
-    then: Callable[[Any], tuple[Sequence[SagaEvent], Row]]
+    then: Callable[[Any], tuple[Sequence[SagaEvent], StatusRow]]
     """With a row that has ``holds`` nothing at all is told, its claim neither."""
 
 
@@ -53,10 +53,10 @@ class Append:
     saga_id: UUID
     expected: int
     events: Sequence[SagaEvent]
-    row: Row
+    row: StatusRow
     correlation_id: str
     causation_id: str | None
-    join: Join | None = None
+    join: TransactionalEffect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ async def write(connection: Connection, batch: Sequence[Append]) -> dict[UUID, A
 
 async def _run_joins(
     connection: Connection, appends: Sequence[Append]
-) -> dict[UUID, tuple[Sequence[SagaEvent], Row]]:
+) -> dict[UUID, tuple[Sequence[SagaEvent], StatusRow]]:
     """Run joined effects for the sagas that are still where their append expects them."""
     if not appends:
         return {}
@@ -94,7 +94,7 @@ async def _run_joins(
     for append in appends:
         if append.join and at.get(append.saga_id) == append.expected:
             groups.setdefault(append.join.run, []).append(append)
-    plans: dict[UUID, tuple[Sequence[SagaEvent], Row]] = {}
+    plans: dict[UUID, tuple[Sequence[SagaEvent], StatusRow]] = {}
     for run, group in groups.items():
         said = await run(connection, [a.join.context for a in group if a.join])
         for append, outcome in zip(group, said, strict=True):

@@ -16,7 +16,7 @@ from evosaga.events.key_prefix import PrefixedPipeline, prefixed, stripped
 _MOST = 500
 
 
-class BundlingRedis(Redis):
+class AutoPipelineRedis(Redis):
     """Like ``Redis``; not for commands that block, which would hold up the others.
 
     ``prefix`` goes before every name that it sends, see ``evosaga.events.key_prefix``.

@@ -25,7 +25,7 @@ class DeadLetter:
     deliveries: int
 
 
-async def bury(redis: Redis, dead: Sequence[DeadLetter]) -> None:
+async def publish(redis: Redis, dead: Sequence[DeadLetter]) -> None:
     """Append dead letters. Acknowledge the originals only after this has returned."""
     pipeline = redis.pipeline(transaction=False)
     for letter in dead:
@@ -43,7 +43,7 @@ async def bury(redis: Redis, dead: Sequence[DeadLetter]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """A dead letter as it lies there: why, and what was sent, in ``data`` and ``others``.
 
     Anybody may write to the stream, so what is no letter of ours is one without a reason.
@@ -58,26 +58,26 @@ class Letter:
     others: Mapping[str, bytes]
 
 
-async def since(redis: Redis, after: str) -> tuple[list[Letter], str]:
+async def since(redis: Redis, after: str) -> tuple[list[StoredDeadLetter], str]:
     """The dead letters above a stream id, and the id to go on from."""
     found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
     told = [_letter(*entry) for entry in found]
     return told, told[-1].id if told else after
 
 
-async def newest(redis: Redis, limit: int) -> tuple[list[Letter], int]:
+async def newest(redis: Redis, limit: int) -> tuple[list[StoredDeadLetter], int]:
     """The newest dead letters, newest first, and how many more there are."""
     found: Any = await redis.xrevrange(DEAD_COMMANDS, count=limit)
     more = await redis.xlen(DEAD_COMMANDS) - len(found)
     return [_letter(*entry) for entry in found], max(0, more)
 
 
-def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> Letter:
+def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> StoredDeadLetter:
     def said(name: bytes) -> str:
         return fields.get(name, b"").decode(errors="backslashreplace")
 
     deliveries = said(b"deliveries")
-    return Letter(
+    return StoredDeadLetter(
         as_text(id_),
         said(b"message_id"),
         said(b"code"),
@@ -92,7 +92,7 @@ def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> Letter:
     )
 
 
-async def take(redis: Redis, letter_ids: Sequence[str]) -> int:
+async def delete(redis: Redis, letter_ids: Sequence[str]) -> int:
     """Take dead letters away: whoever asked has read why, so nobody else need look at them.
 
     How many of them were there.

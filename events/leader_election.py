@@ -11,7 +11,7 @@ from evosaga.events.clock import LEEWAY
 from evosaga.events.database import Pool
 
 
-class Leadership:
+class Candidacy:
     """One candidate for one task. Times are in seconds."""
 
     def __init__(self, pool: Pool, task: str, me: str, *, lease: float = 5.0) -> None:

@@ -35,7 +35,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedNotice:
     """A notice with its place; ``recorded_at`` is Postgres's time."""
 
     id: int
@@ -55,17 +55,17 @@ async def record(connection: Queryable, notices: Sequence[Notice]) -> None:
     )
 
 
-async def unpublished(pool: Queryable) -> list[Recorded]:
+async def unpublished(pool: Queryable) -> list[RecordedNotice]:
     """The oldest notices that nobody has heard of, at most ``BATCH`` of them."""
     return [_recorded(row) for row in await pool.fetch(_UNPUBLISHED, BATCH)]
 
 
-async def story(pool: Queryable, integration_id: UUID, *, limit: int = 100) -> list[Recorded]:
+async def story(pool: Queryable, integration_id: UUID, *, limit: int = 100) -> list[RecordedNotice]:
     """What is kept of one integration, newest first."""
     return [_recorded(row) for row in await pool.fetch(_STORY, integration_id, limit)]
 
 
-async def publish(pool: Pool, redis: Redis, recorded: Sequence[Recorded]) -> None:
+async def publish(pool: Pool, redis: Redis, recorded: Sequence[RecordedNotice]) -> None:
     """Publish them on ``evosaga:events`` and note that. Raises what the two servers raise."""
     if recorded:
         await streams.publish_events(redis, [cloud_event(one) for one in recorded])
@@ -82,7 +82,7 @@ async def forget(pool: Pool, older_than_seconds: float) -> None:
     await pool.execute(_FORGET, older_than_seconds)
 
 
-def cloud_event(recorded: Recorded) -> bytes:
+def cloud_event(recorded: RecordedNotice) -> bytes:
     """The notice as CloudEvents 1.0 JSON. Its subject is the integration, not a saga."""
     notice = recorded.notice
     told = {
@@ -105,7 +105,7 @@ def cloud_event(recorded: Recorded) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _recorded(row: asyncpg.Record) -> Recorded:
+def _recorded(row: asyncpg.Record) -> RecordedNotice:
     notice = Notice(
         row["integration_id"],
         row["organization_id"],
@@ -113,7 +113,7 @@ def _recorded(row: asyncpg.Record) -> Recorded:
         row["type"],
         json.loads(row["data"]),
     )
-    return Recorded(row["id"], row["recorded_at"], notice)
+    return RecordedNotice(row["id"], row["recorded_at"], notice)
 
 
 _TELL_AGAIN: Final = "UPDATE evosaga.notices SET published_at = NULL WHERE recorded_at >= $1"

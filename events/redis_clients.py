@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from evosaga.events import redis_url
-from evosaga.events.auto_pipeline import BundlingRedis
+from evosaga.events.auto_pipeline import AutoPipelineRedis
 from evosaga.events.redis_errors import elsewhere
 
 TIMEOUT: Final = 5.0
@@ -74,7 +74,7 @@ def connect(url: str, prefix: str = "") -> "Redis":
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
     )
-    client = cast(BundlingRedis, BundlingRedis.from_pool(pool))
+    client = cast(AutoPipelineRedis, AutoPipelineRedis.from_pool(pool))
     client.prefix = prefix
     return client
 

@@ -28,7 +28,7 @@ from evosaga.events.clock import LEEWAY
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.redis_errors import cause
-from evosaga.events.relay_position import Note
+from evosaga.events.relay_position import RelayPosition
 
 KEEP_SECONDS: Final = 7 * 86400.0
 """How long events stay on the stream, and how much a Redis that lost everything is told again."""
@@ -113,7 +113,7 @@ class Relay:
         await syncpoints.reach("rel.mark")
         return len(batch.events) == _BATCH
 
-    async def _go_back(self, cursor: int, told: Note) -> int:
+    async def _go_back(self, cursor: int, told: RelayPosition) -> int:
         """Redis lost what it was told: the position from which it has to be told again."""
         if told.wrong:
             what = f"the key {relay_position.TOLD} {told.wrong}"
@@ -147,7 +147,7 @@ class Relay:
         await self._pool.execute(_RESIGN, streams.EVENTS, self._me)
 
 
-def _behind(told: Note, cursor: int) -> bool:
+def _behind(told: RelayPosition, cursor: int) -> bool:
     """Whether Redis has less than the log says that it was told, or can't prove that it has it."""
     return bool(told.wrong) or (cursor > 0 and (told.up_to is None or told.up_to < cursor))
 

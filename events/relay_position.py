@@ -30,7 +30,7 @@ class OutOfStep(RedisError):
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class RelayPosition:
     """What is under the two keys.
 
     ``up_to`` is None when there is no note, or one that can't be believed: ``wrong`` says why.
@@ -41,7 +41,7 @@ class Note:
     wrong: str | None = None
 
 
-_NOTHING: Final = Note(b"", None)
+_NOTHING: Final = RelayPosition(b"", None)
 _WRONG: Final = {
     b"type": "is no text",
     b"number": "is no position",
@@ -51,18 +51,22 @@ _WRONG: Final = {
 _KEYS: Final = (TOLD, PROOF, EVENTS, COMMANDS)
 
 
-async def read(redis: "Redis") -> Note:
+async def read(redis: "Redis") -> RelayPosition:
     """The note of this Redis, as far as it is proved."""
     raw, verdict = cast(tuple[bytes, bytes], await _run(redis, _READ))
     if verdict == b"none":
         return _NOTHING
     if verdict == b"sound":
-        return Note(raw, int(raw))
-    return Note(raw, None, _WRONG[verdict])
+        return RelayPosition(raw, int(raw))
+    return RelayPosition(raw, None, _WRONG[verdict])
 
 
 async def tell(
-    redis: "Redis", events: Sequence[bytes], commands: Sequence[bytes], before: Note, up_to: int
+    redis: "Redis",
+    events: Sequence[bytes],
+    commands: Sequence[bytes],
+    before: RelayPosition,
+    up_to: int,
 ) -> None:
     """XADD events in order, and what they command, and note how far Redis has been told.
 
@@ -74,7 +78,7 @@ async def tell(
         raise OutOfStep("Redis is not where it was")
 
 
-async def replace(redis: "Redis", before: Note, position: int) -> None:
+async def replace(redis: "Redis", before: RelayPosition, position: int) -> None:
     """Write a note of what the stream has, unless another did meanwhile. Wrong ones are mended."""
     await _run(redis, _REPLACE, before.raw, str(position))
 

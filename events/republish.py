@@ -19,12 +19,12 @@ from evosaga.events.relay import Relay, position_at
 _BATCH: Final = 1000
 _POLL: Final = 0.1
 
-Progress: TypeAlias = Callable[[int, int], None]
+OnProgress: TypeAlias = Callable[[int, int], None]
 """Told (events told again so far, of so many), now and then."""
 
 
 async def republish_from(
-    pool: Pool, redis: Redis, me: str, since: datetime, progress: Progress
+    pool: Pool, redis: Redis, me: str, since: datetime, progress: OnProgress
 ) -> int:
     """Tell again everything since then, each saga's events in order; how many they were.
 
@@ -51,7 +51,7 @@ async def republish_from(
 
 
 async def republish_between(
-    pool: Pool, redis: Redis, since: datetime, until: datetime, progress: Progress
+    pool: Pool, redis: Redis, since: datetime, until: datetime, progress: OnProgress
 ) -> int:
     """Tell again what was recorded from ``since`` to ``until``, give or take a minute.
 

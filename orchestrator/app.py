@@ -18,18 +18,18 @@ from evosaga.events import cancellation, streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
-from evosaga.orchestrator.commands.consumer import CommandReader
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.consumer import CommandConsumer
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
 from evosaga.orchestrator.config.settings import Settings, SettingsError, servers_of, split_secrets
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.maintenance import redis_owner
-from evosaga.orchestrator.maintenance.rejected_sagas import Rejected
-from evosaga.orchestrator.maintenance.scheduler import Chores, chores_of
+from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
+from evosaga.orchestrator.maintenance.scheduler import Scheduler, jobs_of
 from evosaga.orchestrator.whatsapp.secret_keys import CURE, unknown_keys
-from evosaga.orchestrator.whatsapp.webhooks.processor import Applier
+from evosaga.orchestrator.whatsapp.webhooks.processor import InboxProcessor
 from evosaga.sagas import registry
 from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -51,7 +51,7 @@ class Worker:
 
     name: str
     engine: Engine
-    reader: CommandReader
+    reader: CommandConsumer
     relay: Relay
     log: EventLog
     world: World
@@ -141,13 +141,13 @@ def evolution_servers(settings: Settings, lease: Lease | None = None) -> dict[st
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    settings: Settings, sagas: registry.Catalogue | None = None
+    settings: Settings, sagas: registry.SagaRegistry | None = None
 ) -> AsyncIterator[Worker]:
     """A worker that reads commands, drives sagas, relays events and recovers what is due.
 
     On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
     """
-    known = sagas or registry.load()
+    known = sagas or registry.discover()
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
@@ -166,10 +166,10 @@ async def running_worker(
         engine = Engine(known, log, outside, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
         patience = settings.unknown_command_seconds
-        reader = CommandReader(
+        reader = CommandConsumer(
             settings.redis_url, redis, pool, log, engine, outside, name, patience
         )
-        gate = Gate(pool, log, outside, known, engine)
+        gate = CommandHandler(pool, log, outside, known, engine)
         await lease.beat()
         database = await redis_owner.identity(pool)
         await redis_owner.claim(redis, database)
@@ -183,9 +183,11 @@ async def running_worker(
             watchdog=reader.watch(),
             tidy=tidy(redis),
             owner=redis_owner.watch(redis, database),
-            webhooks=Applier(pool, redis, outside, name).run(),
-            rejected=Rejected(pool, name, settings.rejected_keep, settings.rejected_most).run(),
-            chores=Chores(pool, name, chores_of(settings, pool, outside, gate)).run(),
+            webhooks=InboxProcessor(pool, redis, outside, name).run(),
+            rejected=RejectedSagaArchive(
+                pool, name, settings.rejected_keep, settings.rejected_most
+            ).run(),
+            chores=Scheduler(pool, name, jobs_of(settings, pool, outside, gate)).run(),
         )
         try:
             await reader.start()
@@ -213,7 +215,7 @@ def start_parts(
 
 
 async def _stop(
-    reader: CommandReader,
+    reader: CommandConsumer,
     engine: Engine,
     relay: Relay,
     lease: Lease,

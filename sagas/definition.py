@@ -29,7 +29,7 @@ Probe: TypeAlias = Callable[[Any], Awaitable[Finding]]
 """``async (StepContext) -> Finding``: looks whether the effect is there, and changes nothing."""
 
 
-Spare: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
+SkipWhen: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
 """``(input) -> result``: what is recorded where this input leaves nothing to do; None: do it."""
 
 
@@ -87,7 +87,7 @@ class Step:
     retry: Retry = field(default_factory=Retry)
     timeout: float = 40.0
     probe: Probe | None = None
-    spare: Spare | None = None
+    spare: SkipWhen | None = None
 
 
 def compensatable(
@@ -122,7 +122,7 @@ def retryable(
     retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe | None = None,
-    spare: Spare | None = None,
+    spare: SkipWhen | None = None,
 ) -> Step:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
     return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, spare)

@@ -15,7 +15,7 @@ from evosaga.sagas.definition import DefinitionError, Saga
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class SagaRegistry:
     """All known sagas, by name and version and by the command that starts them."""
 
     versions: dict[tuple[str, int], Saga]
@@ -31,8 +31,8 @@ class Catalogue:
         return {command: saga for command, saga in self.by_command.items() if not saga.internal}
 
 
-def catalogue_of(definitions: Iterable[Saga]) -> Catalogue:
-    """A catalogue; the highest version of a saga is the one that commands start.
+def registry_of(definitions: Iterable[Saga]) -> SagaRegistry:
+    """A registry; the highest version of a saga is the one that commands start.
 
     Raises ``DefinitionError`` when two sagas claim one version or one command.
     """
@@ -48,14 +48,14 @@ def catalogue_of(definitions: Iterable[Saga]) -> Catalogue:
                 f"the command {saga.command!r} starts both {holder.name!r} and {saga.name!r}"
             )
         by_command[saga.command] = saga
-    return Catalogue(versions, by_command)
+    return SagaRegistry(versions, by_command)
 
 
-def load() -> Catalogue:
+def discover() -> SagaRegistry:
     """Import every module of this package and collect the sagas they define."""
     found = (module.name for module in pkgutil.walk_packages(sagas.__path__, f"{sagas.__name__}."))
     modules = [importlib.import_module(name) for name in sorted(found)]
-    return catalogue_of({id(saga): saga for m in modules for saga in _defined_in(m)}.values())
+    return registry_of({id(saga): saga for m in modules for saga in _defined_in(m)}.values())
 
 
 def _defined_in(module: ModuleType) -> list[Saga]:

@@ -19,12 +19,12 @@ from evosaga.orchestrator.api import (
     sagas,
     webhooks,
 )
-from evosaga.orchestrator.api.auth import Doorkeeper
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.auth import Authenticator
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.metrics import HttpMetrics
-from evosaga.orchestrator.api.middleware import AT_THE_DOOR, Door, Rates, WrongKeys
+from evosaga.orchestrator.api.middleware import AT_THE_DOOR, GuardMiddleware, RateLimiter, WrongKeys
 from evosaga.orchestrator.api.pages.forms import trouble_of_a_page
-from evosaga.orchestrator.api.saga_watcher import Watch
+from evosaga.orchestrator.api.saga_watcher import SagaWatcher
 from evosaga.orchestrator.api.sessions import EndedSessions
 from evosaga.orchestrator.api.static_documents import Documents
 from evosaga.orchestrator.config.api_keys import read_api_keys
@@ -64,7 +64,7 @@ class Api(FastAPI):
         return document
 
 
-def create_app(parts: Parts) -> FastAPI:
+def create_app(parts: AppContext) -> FastAPI:
     """The application on these parts. Raises ``SettingsError`` without keys or a secret key."""
     settings = parts.settings
     if settings.api_keys is None:
@@ -81,15 +81,15 @@ def create_app(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    app.state.doorkeeper = Doorkeeper(
+    app.state.doorkeeper = Authenticator(
         read_api_keys(settings.api_keys.get_secret_value()), split_secrets(settings.secret_key)
     )
-    app.state.rates = Rates(settings.api_rate)
+    app.state.rates = RateLimiter(settings.api_rate)
     app.state.wrong_keys = WrongKeys()
     prefix = parts.settings.redis_prefix
-    app.state.documents = Documents(partial(docs_page.written, app, parts.catalogue, prefix))
+    app.state.documents = Documents(partial(docs_page.written, app, parts.registry, prefix))
     app.state.ended = EndedSessions(parts.pool)
-    app.state.watch = Watch(parts.pool)
+    app.state.watch = SagaWatcher(parts.pool)
     app.state.metrics = HttpMetrics()
     problems.install(app, trouble_of_a_page)
     for module in (
@@ -104,5 +104,5 @@ def create_app(parts: Parts) -> FastAPI:
         pages,
     ):
         app.include_router(module.router)
-    app.add_middleware(Door, draw=trouble_of_a_page)
+    app.add_middleware(GuardMiddleware, draw=trouble_of_a_page)
     return app

@@ -12,8 +12,8 @@ from evosaga.events.model import SagaEvent
 from evosaga.orchestrator.api import schemas, static_documents
 from evosaga.orchestrator.api.commands import EXAMPLE, SCHEMA
 from evosaga.orchestrator.api.openapi import plain
-from evosaga.orchestrator.commands.control import STEERING, Steering
-from evosaga.sagas.registry import Catalogue
+from evosaga.orchestrator.commands.control import STEERING, ControlCommand
+from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.steps.notify_workers import ADDED, REMOVED
 
 router: Final = APIRouter(tags=["operations"])
@@ -42,12 +42,12 @@ async def asyncapi(request: Request) -> Response:
     )
 
 
-def document(catalogue: Catalogue, prefix: str = "") -> dict[str, Any]:
+def document(registry: SagaRegistry, prefix: str = "") -> dict[str, Any]:
     """The whole document. It stands for itself: no reference leads out of it.
 
     ``prefix`` is before every name on this Redis.
     """
-    commands, events = _commands(catalogue), _events() | _notices()
+    commands, events = _commands(registry), _events() | _notices()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -91,10 +91,10 @@ def document(catalogue: Catalogue, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _commands(catalogue: Catalogue) -> dict[str, Any]:
+def _commands(registry: SagaRegistry) -> dict[str, Any]:
     """One message for each command that people may give."""
-    inputs: dict[str, type[BaseModel]] = dict.fromkeys(sorted(STEERING), Steering)
-    inputs |= {name: saga.input for name, saga in catalogue.public.items()}
+    inputs: dict[str, type[BaseModel]] = dict.fromkeys(sorted(STEERING), ControlCommand)
+    inputs |= {name: saga.input for name, saga in registry.public.items()}
     return {
         _key(name): _message(
             name, _command(name, model), EXAMPLE if name == EXAMPLE["type"] else None

@@ -44,7 +44,7 @@ class Caller:
     organization_id: UUID | None = None
 
 
-class Doorkeeper:
+class Authenticator:
     """Knows the keys, and signs the sessions that the dashboard opens with them.
 
     A session is nothing but a signed value: it names a key and ends with it, when the key is
@@ -120,9 +120,9 @@ class Doorkeeper:
         return found
 
 
-def doorkeeper_of(connection: HTTPConnection) -> Doorkeeper:
+def authenticator_of(connection: HTTPConnection) -> Authenticator:
     """The doorkeeper of the application that is being asked."""
-    doorkeeper: Doorkeeper = connection.app.state.doorkeeper
+    doorkeeper: Authenticator = connection.app.state.doorkeeper
     return doorkeeper
 
 
@@ -139,7 +139,7 @@ def identify(request: HTTPConnection) -> Identity | None:
 
     A session that was signed out at another process is found out by ``identified`` alone.
     """
-    doorkeeper = doorkeeper_of(request)
+    doorkeeper = authenticator_of(request)
     for key in _keys_in(request):
         if (holder := doorkeeper.caller_for_key(key)) is not None:
             return Identity(holder)
@@ -184,7 +184,7 @@ async def caller(
         )
     if found.session is not None and request.method not in _SAFE:
         token = request.headers.get(CSRF_HEADER, "")
-        if not doorkeeper_of(request).csrf_holds(found.session, token):
+        if not authenticator_of(request).csrf_holds(found.session, token):
             raise Problem("forbidden", f"with a session, send its token in {CSRF_HEADER}")
     who = found.caller
     request.app.state.rates.spend(who.name)
@@ -193,7 +193,7 @@ async def caller(
     return who
 
 
-Who = Annotated[Caller, Depends(caller)]
+CurrentCaller = Annotated[Caller, Depends(caller)]
 """For a route's signature: ``async def route(who: Who)``."""
 
 
@@ -202,7 +202,7 @@ def visible(who: Caller, organization_id: UUID | None) -> bool:
     return who.organization_id is None or who.organization_id == organization_id
 
 
-async def operator(who: Who) -> Caller:
+async def operator(who: CurrentCaller) -> Caller:
     """The dependency of routes that show all organizations at once."""
     if who.organization_id is not None:
         raise Problem("forbidden", "this needs a key without an organization")

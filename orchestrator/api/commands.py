@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 from evosaga.events.commands import BadCommand, Command, read_command
 from evosaga.orchestrator.api import schemas
-from evosaga.orchestrator.api.auth import Caller, Who, visible
-from evosaga.orchestrator.api.dependencies import Here, Parts
+from evosaga.orchestrator.api.auth import Caller, CurrentCaller, visible
+from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.submission import as_it_is, submit
-from evosaga.orchestrator.commands.accept import checked, understand, unknown_type
-from evosaga.orchestrator.commands.control import STEERING, Steering
-from evosaga.orchestrator.commands.follow_ups import understand_all
+from evosaga.orchestrator.commands.accept import checked, parse_request, unknown_type
+from evosaga.orchestrator.commands.control import STEERING, ControlCommand
+from evosaga.orchestrator.commands.follow_ups import resolve_all
 from evosaga.orchestrator.queries.sagas import find_saga
 
 router: Final = APIRouter(tags=["commands"])
@@ -76,7 +76,7 @@ _OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.d
     ),
     openapi_extra=json_body(SCHEMA, EXAMPLE),
 )
-async def give(request: Request, who: Who, here: Here) -> Response:
+async def give(request: Request, who: CurrentCaller, here: Context) -> Response:
     """What can be published on the stream `evosaga:commands` can be posted here.
 
     `Location` names the saga to look at. A command that is refused, as a duplicate, is a saga
@@ -90,19 +90,19 @@ async def give(request: Request, who: Who, here: Here) -> Response:
     return await as_it_is(here, accepted)
 
 
-async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Command:
+async def _within(here: AppContext, who: Caller, own: UUID, command: Command) -> Command:
     """The command as this organization may give it. Raises when it may not."""
     if command.type in STEERING:
-        wish: Steering = checked(Steering, command)
+        wish: ControlCommand = checked(ControlCommand, command)
         view = await find_saga(here.pool, str(wish.saga_id))
         if view is None or view.saga_id != wish.saga_id or not visible(who, view.organization_id):
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
         return replace(command, organization_id=own)
     if command.type not in _OPEN_TO_ORGANIZATIONS:
-        if command.type in here.catalogue.public:
+        if command.type in here.registry.public:
             raise Problem("forbidden", "this command needs a key without an organization")
-        raise unknown_type(here.catalogue, command.type)
-    input_ = understand(here.catalogue, command).input
+        raise unknown_type(here.registry, command.type)
+    input_ = parse_request(here.registry, command).input
     if input_.organization_id not in (None, own):
         raise Problem("forbidden", "this key may only give commands about its own organization")
     # A delete that names no organization would be one of anybody's integration.
@@ -110,14 +110,14 @@ async def _within(here: Parts, who: Caller, own: UUID, command: Command) -> Comm
     return replace(command, data=data, organization_id=own)
 
 
-async def _understood(here: Parts, command: Command) -> tuple[UUID | None, Command]:
+async def _understood(here: AppContext, command: Command) -> tuple[UUID | None, Command]:
     """Whose saga the command would start, where it says so, and the command that is obeyed.
 
     One of our own is obeyed as the log has it. Raises when it may start none.
     """
     if command.type in STEERING:
         return None, command
-    [request] = await understand_all(here.pool, here.catalogue, [command])
+    [request] = await resolve_all(here.pool, here.registry, [command])
     if isinstance(request, BadCommand):
         raise request
     organization = getattr(request.input, "organization_id", None)

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends
 
-from evosaga.orchestrator.api.auth import Caller, Who
+from evosaga.orchestrator.api.auth import Caller, CurrentCaller
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.saga_watcher import Watching
 
 
 @dataclass(frozen=True, slots=True)
-class Most:
+class Limit:
     """The most of one kind, in this process. An organization's keys share its number."""
 
     code: str
@@ -26,8 +26,8 @@ class Most:
 STREAMS: Final = "streams"
 WAITS: Final = "waits"
 MOST: Final = {
-    STREAMS: Most("too_many_streams", "streams open", 100, 100),
-    WAITS: Most("too_many_waits", "requests that wait for a saga", 500, 100),
+    STREAMS: Limit("too_many_streams", "streams open", 100, 100),
+    WAITS: Limit("too_many_waits", "requests that wait for a saga", 500, 100),
 }
 
 
@@ -54,7 +54,7 @@ def held(taken: Counter[Any], what: str, who: Caller) -> Iterator[None]:
                 del taken[what, holder]
 
 
-async def _stream(who: Who, watch: Watching) -> AsyncIterator[None]:
+async def _stream(who: CurrentCaller, watch: Watching) -> AsyncIterator[None]:
     with held(watch.held, STREAMS, who):
         yield
 

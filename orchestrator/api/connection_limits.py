@@ -34,7 +34,7 @@ _LATE: Final = (
 )
 
 
-class Seldom:
+class RateLimitedLog:
     """Says of something that happens often whether it is time to write a line about it."""
 
     def __init__(self, seconds: float = _SAY_EVERY) -> None:
@@ -54,7 +54,7 @@ class Seldom:
 class Connection(H11Protocol):
     """One connection, with a deadline for every request and a place among at most ``most``."""
 
-    def __init__(self, *args: Any, most: int, crowded: Seldom, **more: Any) -> None:
+    def __init__(self, *args: Any, most: int, crowded: RateLimitedLog, **more: Any) -> None:
         super().__init__(*args, **more)
         self._most = most
         self._crowded = crowded
@@ -142,7 +142,7 @@ def connections_of(most: int) -> Any:
     """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 2))
-    return partial(Connection, most=most, crowded=Seldom())
+    return partial(Connection, most=most, crowded=RateLimitedLog())
 
 
 class _Garbage(logging.Filter):
@@ -150,7 +150,7 @@ class _Garbage(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seldom = Seldom()
+        self._seldom = RateLimitedLog()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
@@ -158,7 +158,7 @@ class _Garbage(logging.Filter):
 
 
 @contextmanager
-def told_seldom() -> Iterator[None]:
+def rate_limited_log() -> Iterator[None]:
     """Inside this nobody from outside can fill the disk with our log.
 
     While no file is left asyncio reports every failed accept, some hundred a second: it is one line
@@ -166,7 +166,7 @@ def told_seldom() -> Iterator[None]:
     """
     garbage, uvicorns = _Garbage(), logging.getLogger("uvicorn.error")
     loop = asyncio.get_running_loop()
-    before, full = loop.get_exception_handler(), Seldom()
+    before, full = loop.get_exception_handler(), RateLimitedLog()
 
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if context.get("message") != _FULL:

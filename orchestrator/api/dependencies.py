@@ -10,16 +10,16 @@ from starlette.requests import HTTPConnection
 
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
-from evosaga.orchestrator.commands.consumer import CommandReader
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.consumer import CommandConsumer
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AppContext:
     """``engine``, ``reader`` and ``failed`` are there when a worker runs in this process."""
 
     settings: Settings
@@ -27,19 +27,19 @@ class Parts:
     redis: Redis
     log: EventLog
     world: World
-    catalogue: Catalogue
-    gate: Gate
+    registry: SagaRegistry
+    gate: CommandHandler
     engine: Engine | None = None
-    reader: CommandReader | None = None
+    reader: CommandConsumer | None = None
     failed: asyncio.Future[None] | None = None
     """Fails when a part of the worker ends that never should."""
 
 
-def parts_of(connection: HTTPConnection) -> Parts:
+def context_of(connection: HTTPConnection) -> AppContext:
     """The parts behind the application that is being asked."""
-    parts: Parts = connection.app.state.parts
+    parts: AppContext = connection.app.state.parts
     return parts
 
 
-Here = Annotated[Parts, Depends(parts_of)]
+Context = Annotated[AppContext, Depends(context_of)]
 """For a route's signature: ``async def route(here: Here)``."""

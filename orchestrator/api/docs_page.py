@@ -21,7 +21,7 @@ from evosaga.orchestrator.api.static_documents import (
     answer,
     document,
 )
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 router: Final = APIRouter(include_in_schema=False)
 _HERE: Final = Path(__file__).parent / "documents"
@@ -82,12 +82,12 @@ async def openapi(request: Request) -> Response:
     return answer(request, await document(request, OPENAPI), "application/json")
 
 
-def written(app: FastAPI, catalogue: Catalogue, redis_prefix: str) -> Written:
+def written(app: FastAPI, registry: SagaRegistry, redis_prefix: str) -> Written:
     """All documents; slow."""
     described = app.openapi()
     return {
         OPENAPI: _json(described),
-        ASYNCAPI: _json(asyncapi.document(catalogue, redis_prefix)),
+        ASYNCAPI: _json(asyncapi.document(registry, redis_prefix)),
         DOCS: _page(described).encode(),
         STYLE: (_HERE / "docs.css").read_bytes(),
     }

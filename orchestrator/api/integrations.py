@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from evosaga.events.commands import BadCommand
 from evosaga.orchestrator.api import schemas
-from evosaga.orchestrator.api.auth import Caller, Who, visible
-from evosaga.orchestrator.api.dependencies import Here, Parts
+from evosaga.orchestrator.api.auth import Caller, CurrentCaller, visible
+from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.responses import deleted, failure, results
-from evosaga.orchestrator.api.saga_watcher import Watch, Watching
+from evosaga.orchestrator.api.saga_watcher import SagaWatcher, Watching
 from evosaga.orchestrator.api.submission import (
     IdempotencyKey,
     Patience,
@@ -25,7 +25,7 @@ from evosaga.orchestrator.api.submission import (
     settled,
     submit,
 )
-from evosaga.orchestrator.commands.accept import Accepted, understand
+from evosaga.orchestrator.commands.accept import Accepted, parse_request
 from evosaga.orchestrator.engine.state import OPEN
 from evosaga.orchestrator.queries.sagas import (
     Filter,
@@ -95,8 +95,8 @@ _FAILURES: Final = (
 )
 async def create(
     request: Request,
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     watch: Watching,
     patience: Patience,
     idempotency_key: IdempotencyKey = None,
@@ -108,7 +108,7 @@ async def create(
     """
     body = await body_object(request)
     command = chosen(who, idempotency_key, "integration.create", body)
-    organization = understand(here.catalogue, command).input.organization_id
+    organization = parse_request(here.registry, command).input.organization_id
     if not visible(who, organization):
         raise Problem("forbidden", "this key may only create for its own organization")
     accepted = await submit(here, who, command, organization)
@@ -135,7 +135,7 @@ def _no_delete(existing: str | None) -> str | None:
     return f"{CANT_BE_HANDLED} ({why})" if why else None
 
 
-async def _is_duplicate(here: Parts, view: SagaView) -> bool:
+async def _is_duplicate(here: AppContext, view: SagaView) -> bool:
     """Whether there is an integration, or one is just being made: then a delete has to come first.
 
     While the one before is deleted, undone or parked it is another matter: then one has to wait.
@@ -147,7 +147,7 @@ async def _is_duplicate(here: Parts, view: SagaView) -> bool:
     return ahead is not None and ahead.saga == view.saga and ahead.status in making
 
 
-async def _created(here: Parts, view: SagaView) -> Response:
+async def _created(here: AppContext, view: SagaView) -> Response:
     done = results(await history(here.pool, view.saga_id))
     qr_code = await _cached_qr(here, str(view.instance_name))
     told = schemas.Created(
@@ -173,8 +173,8 @@ async def _created(here: Parts, view: SagaView) -> Response:
 )
 async def delete(
     instance_name: str,
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     watch: Watching,
     patience: Patience,
     idempotency_key: IdempotencyKey = None,
@@ -189,7 +189,7 @@ async def delete(
         data["organization_id"] = str(who.organization_id)
     command = chosen(who, idempotency_key, "integration.delete", data)
     try:
-        understand(here.catalogue, command)
+        parse_request(here.registry, command)
     except BadCommand as refusal:
         await find(here, who, instance_name)  # which raises the 404 of what is not there
         raise Problem(refusal.code, refusal.message) from None
@@ -212,7 +212,9 @@ def _its_saga(view: SagaView) -> dict[str, str]:
     return {"Location": f"/sagas/{view.saga_id}"}
 
 
-async def _the_one_before(here: Parts, watch: Watch, mine: SagaView, patience: float) -> SagaView:
+async def _the_one_before(
+    here: AppContext, watch: SagaWatcher, mine: SagaView, patience: float
+) -> SagaView:
     """The delete that was open when ours came, to wait for it. Else ours, which was refused.
 
     Most deletes wait in a queue of their own; this is for those that found it full, or parked.
@@ -232,7 +234,7 @@ async def _the_one_before(here: Parts, watch: Watch, mine: SagaView, patience: f
     summary="One integration",
     responses=problems("unknown_instance", *EVERYWHERE),
 )
-async def one(instance_name: str, who: Who, here: Here) -> schemas.IntegrationShape:
+async def one(instance_name: str, who: CurrentCaller, here: Context) -> schemas.IntegrationShape:
     """Its state, its phone number, and the newest saga about it."""
     return schemas.integration_shape(await find(here, who, instance_name))
 
@@ -243,8 +245,8 @@ async def one(instance_name: str, who: Who, here: Here) -> schemas.IntegrationSh
     responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
 )
 async def listing(
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     organization_id: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
@@ -259,7 +261,7 @@ async def listing(
     )
 
 
-async def find(here: Parts, who: Caller, instance_name: str) -> IntegrationView:
+async def find(here: AppContext, who: Caller, instance_name: str) -> IntegrationView:
     """The integration, if there is one that this caller may see. Raises the 404 of both cases."""
     view = await find_integration(here.pool, instance_name)
     if view is None or not visible(who, view.organization_id):
@@ -285,7 +287,7 @@ def _refusal(view: SagaView) -> Problem:
     )
 
 
-async def _cached_qr(here: Parts, instance_name: str) -> dict[str, Any] | None:
+async def _cached_qr(here: AppContext, instance_name: str) -> dict[str, Any] | None:
     """The QR code in Redis, None when there is none or no Redis."""
     try:
         raw = await here.redis.get(f"evosaga:qr:{instance_name}")

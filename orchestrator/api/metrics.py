@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from evosaga.events import streams
 from evosaga.events.clock import LIVING
 from evosaga.events.database import TRANSIENT
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -56,7 +56,7 @@ class HttpMetrics:
         self.seconds.labels(method, route, status).observe(seconds)
 
 
-async def exposition(parts: Parts, http: HttpMetrics) -> bytes:
+async def exposition(parts: AppContext, http: HttpMetrics) -> bytes:
     """Everything, as text. A server that is away is a metric too, never an error."""
     found = [*await _postgres(parts, http), *await _redis(parts), _breaker(parts), *_worker(parts)]
     registry = CollectorRegistry()
@@ -74,7 +74,7 @@ class _Found:
         return self._metrics
 
 
-async def _postgres(parts: Parts, http: HttpMetrics) -> list[Metric]:
+async def _postgres(parts: AppContext, http: HttpMetrics) -> list[Metric]:
     try:
         row = await parts.pool.fetchrow(_WORK)
         if time.monotonic() - http.counted_at > _FRESH:
@@ -94,7 +94,7 @@ async def _postgres(parts: Parts, http: HttpMetrics) -> list[Metric]:
     ]
 
 
-async def _redis(parts: Parts) -> list[Metric]:
+async def _redis(parts: AppContext) -> list[Metric]:
     try:
         backlog = await streams.backlog(parts.redis)
     except (RedisError, OSError, TimeoutError):
@@ -116,7 +116,7 @@ async def _redis(parts: Parts) -> list[Metric]:
     ]
 
 
-def _breaker(parts: Parts) -> Metric:
+def _breaker(parts: AppContext) -> Metric:
     """How this process finds each Evolution server to be doing."""
     said = "1 for the state of the circuit breaker to an Evolution server"
     family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["server", "state"])
@@ -127,7 +127,7 @@ def _breaker(parts: Parts) -> Metric:
     return family
 
 
-def _worker(parts: Parts) -> list[Metric]:
+def _worker(parts: AppContext) -> list[Metric]:
     if parts.reader is None or parts.engine is None:
         return []
     return [

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from evosaga.orchestrator.api.problems import Draw, Problem, answer, from_exception
-from evosaga.orchestrator.engine.transient_errors import passes
+from evosaga.orchestrator.engine.transient_errors import is_transient
 
 COMMAND_BYTES: Final = 64 * 1024
 AT_THE_DOOR: Final = ("forbidden_character", "body_timeout", "oversized", "unsupported_encoding")
@@ -48,7 +48,7 @@ _HEADERS: Final = {
 """On every answer that does not say otherwise itself, as the pages do."""
 
 
-class Rates:
+class RateLimiter:
     """A token bucket for each name, in the memory of this process.
 
     ``rate`` are those a second, ``burst`` those at once. Who is refused loses nothing by asking: an
@@ -84,7 +84,7 @@ class WrongKeys:
     """
 
     def __init__(self) -> None:
-        self._rates = Rates(0.5, 200, "too many wrong keys came from this address")
+        self._rates = RateLimiter(0.5, 200, "too many wrong keys came from this address")
 
     async def another(self, connection: HTTPConnection) -> None:
         """One more from that address. Raises the 429."""
@@ -105,7 +105,7 @@ def address_of(connection: HTTPConnection) -> str:
     return host
 
 
-class Door:
+class GuardMiddleware:
     """Bodies within limits in, safe headers out, and no exception to the outside."""
 
     def __init__(self, app: ASGIApp, draw: Draw) -> None:
@@ -148,7 +148,7 @@ class Door:
             pass
         except Exception as error:
             where = _place(error)
-            tell = _logger.warning if passes(error) else _logger.error
+            tell = _logger.warning if is_transient(error) else _logger.error
             tell(
                 "request failed",
                 correlation_id=correlation_id,

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from evosaga.orchestrator.api.auth import operator
-from evosaga.orchestrator.api.dependencies import Here
+from evosaga.orchestrator.api.dependencies import Context
 from evosaga.orchestrator.api.metrics import CONTENT_TYPE, exposition
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
 from evosaga.orchestrator.api.readiness import checks, ready
@@ -50,7 +50,7 @@ async def healthz() -> Alive:
     responses={503: {"model": Readiness, "description": "something that is needed is missing"}},
     **_OPEN,
 )
-async def readyz(here: Here) -> Response:
+async def readyz(here: Context) -> Response:
     """Red when a consumer is dead, Postgres or Redis is gone, or the schema is not ours."""
     found = await checks(here)
     body = {"ready": ready(found), "checks": {k: asdict(v) for k, v in found.items()}}
@@ -67,6 +67,6 @@ async def readyz(here: Here) -> Response:
     },
     dependencies=[Depends(operator)],
 )
-async def metrics(request: Request, here: Here) -> Response:
+async def metrics(request: Request, here: Context) -> Response:
     """Numbers over all organizations, so it takes a key that belongs to none."""
     return Response(await exposition(here, request.app.state.metrics), media_type=CONTENT_TYPE)

@@ -5,8 +5,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from evosaga.orchestrator.api import schemas
-from evosaga.orchestrator.api.auth import Who
-from evosaga.orchestrator.api.dependencies import Here
+from evosaga.orchestrator.api.auth import CurrentCaller
+from evosaga.orchestrator.api.dependencies import Context
 from evosaga.orchestrator.api.integrations import find
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
 from evosaga.orchestrator.api.problems import Problem
@@ -22,8 +22,8 @@ router: Final = APIRouter(tags=["integrations"])
 )
 async def qr(
     instance_name: str,
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     number: Annotated[
         str | None, Query(pattern="^[0-9]{6,20}$", description="asks for a pairing code as well")
     ] = None,

@@ -12,9 +12,9 @@ from evosaga import migrations
 from evosaga.events import streams
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_errors import cause
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.maintenance import redis_checks
-from evosaga.orchestrator.queries.attention import present, wrong
+from evosaga.orchestrator.queries.attention import problems, situation
 from evosaga.orchestrator.queries.sagas import living_workers
 
 _PATIENCE: Final = 3.0
@@ -29,7 +29,7 @@ class Check:
     needed: bool = True
 
 
-async def checks(parts: Parts) -> dict[str, Check]:
+async def checks(parts: AppContext) -> dict[str, Check]:
     """Look at everything, at once; each look takes a few seconds at most."""
     # First, since the watchdog mends it within a second and the other looks take their time.
     trouble = parts.reader.trouble if parts.reader is not None else None
@@ -51,23 +51,23 @@ def ready(found: dict[str, Check]) -> bool:
     return all(check.ok for check in found.values() if check.needed)
 
 
-async def _wrong(parts: Parts) -> dict[str, Check]:
+async def _wrong(parts: AppContext) -> dict[str, Check]:
     """What is wrong now as the first page says it, without its numbers: anybody may ask this."""
     try:
         async with asyncio.timeout(_PATIENCE):
             now, backlog = await asyncio.gather(
-                present(parts.pool), streams.backlog(parts.redis), return_exceptions=True
+                situation(parts.pool), streams.backlog(parts.redis), return_exceptions=True
             )
     except TimeoutError:
         return {}
     if isinstance(now, BaseException):
         return {}  # whether Postgres and the schema are well is a check of its own
-    told = wrong(now, None if isinstance(backlog, BaseException) else backlog)
+    told = problems(now, None if isinstance(backlog, BaseException) else backlog)
     named = {one.code: one for one in told if one.code not in ("schema", "workers")}
     return {code: Check(False, one.kind, needed=False) for code, one in named.items()}
 
 
-async def _postgres(parts: Parts) -> tuple[Check, Check, Check]:
+async def _postgres(parts: AppContext) -> tuple[Check, Check, Check]:
     unknown = Check(False, "Postgres can't be asked")
     try:
         async with asyncio.timeout(_PATIENCE), parts.pool.acquire() as connection:
@@ -86,7 +86,7 @@ async def _postgres(parts: Parts) -> tuple[Check, Check, Check]:
     )
 
 
-async def _redis(parts: Parts) -> Check:
+async def _redis(parts: AppContext) -> Check:
     try:
         async with asyncio.timeout(_PATIENCE):
             await parts.redis.ping()

@@ -29,7 +29,7 @@ class _Waiting:
     moved: asyncio.Future[None]
 
 
-class Watch:
+class SagaWatcher:
     """The eyes of one process on its sagas in Postgres."""
 
     def __init__(self, pool: Pool) -> None:
@@ -90,13 +90,13 @@ class Watch:
             await asyncio.sleep(pause)
 
 
-def watch_of(connection: HTTPConnection) -> Watch:
+def watcher_of(connection: HTTPConnection) -> SagaWatcher:
     """The watch of the application that is being asked."""
-    watch: Watch = connection.app.state.watch
+    watch: SagaWatcher = connection.app.state.watch
     return watch
 
 
-Watching = Annotated[Watch, Depends(watch_of)]
+Watching = Annotated[SagaWatcher, Depends(watcher_of)]
 """For a route's signature: ``async def route(watch: Watching)``."""
 
 _LOOK: Final = """

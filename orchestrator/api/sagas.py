@@ -9,9 +9,9 @@ from uuid_utils.compat import uuid7
 
 from evosaga.events.commands import BadCommand, Command
 from evosaga.orchestrator.api import schemas
-from evosaga.orchestrator.api.auth import Caller, Who, visible
+from evosaga.orchestrator.api.auth import Caller, CurrentCaller, visible
 from evosaga.orchestrator.api.concurrency import PlaceOfAStream
-from evosaga.orchestrator.api.dependencies import Here, Parts
+from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.query_params import SINCE, Since
@@ -53,8 +53,8 @@ _MESSAGE: Final = {
     responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
 )
 async def listing(
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     status: Status | None = None,
     saga: Annotated[str | None, Query(max_length=200, examples=["create-integration"])] = None,
     organization_id: UUID | None = None,
@@ -82,7 +82,7 @@ async def listing(
     summary="One saga",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
-async def one(saga_id: str, who: Who, here: Here) -> schemas.SagaShape:
+async def one(saga_id: str, who: CurrentCaller, here: Context) -> schemas.SagaShape:
     """By its id, its command's id, or the name of an instance (then it is the newest of it)."""
     return schemas.saga_shape(await find(here, who, saga_id))
 
@@ -95,8 +95,8 @@ async def one(saga_id: str, who: Who, here: Here) -> schemas.SagaShape:
 )
 async def events(
     saga_id: str,
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     limit: Annotated[int, Query(ge=1, le=_MOST_EVENTS)] = _MOST_EVENTS,
     cursor: Annotated[int, Query(ge=-1, le=2**31 - 1)] = -1,
 ) -> Response:
@@ -125,8 +125,8 @@ async def events(
 async def stream(
     saga_id: str,
     request: Request,
-    who: Who,
-    here: Here,
+    who: CurrentCaller,
+    here: Context,
     watch: Watching,
     _place: PlaceOfAStream,
 ) -> Response:
@@ -151,10 +151,10 @@ async def stream(
     summary="Why it is where it is",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
-async def why(saga_id: str, who: Who, here: Here) -> schemas.WhyShape:
+async def why(saga_id: str, who: CurrentCaller, here: Context) -> schemas.WhyShape:
     """What it waits for, or what went wrong, and what can be done about it."""
     view = await find(here, who, saga_id)
-    told = await why_of(here.pool, here.catalogue, view, here.world.servers)
+    told = await why_of(here.pool, here.registry, view, here.world.servers)
     return schemas.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
 
 
@@ -163,10 +163,10 @@ async def why(saga_id: str, who: Who, here: Here) -> schemas.WhyShape:
     summary="What a replay would do",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
-async def replay_plan(saga_id: str, who: Who, here: Here) -> schemas.PlanShape:
+async def replay_plan(saga_id: str, who: CurrentCaller, here: Context) -> schemas.PlanShape:
     """Looks at Evolution, Postgres and Redis and says, step by step, what a replay would do."""
     view = await find(here, who, saga_id)
-    plan = await plan_of(here.pool, here.world, here.catalogue, view.saga_id)
+    plan = await plan_of(here.pool, here.world, here.registry, view.saga_id)
     return schemas.PlanShape.model_validate(plan.as_dict() | {"saga_id": view.saga_id})
 
 
@@ -181,7 +181,11 @@ async def replay_plan(saga_id: str, who: Who, here: Here) -> schemas.PlanShape:
     ),
 )
 async def replay(
-    saga_id: str, request: Request, who: Who, here: Here, idempotency_key: IdempotencyKey = None
+    saga_id: str,
+    request: Request,
+    who: CurrentCaller,
+    here: Context,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """A parked saga goes on where it stood; a rolled back one starts anew, under a new id."""
     return await _steer("saga.replay", saga_id, request, who, here, idempotency_key)
@@ -198,13 +202,17 @@ async def replay(
     ),
 )
 async def cancel(
-    saga_id: str, request: Request, who: Who, here: Here, idempotency_key: IdempotencyKey = None
+    saga_id: str,
+    request: Request,
+    who: CurrentCaller,
+    here: Context,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Possible until its point of no return."""
     return await _steer("saga.cancel", saga_id, request, who, here, idempotency_key)
 
 
-async def find(here: Parts, who: Caller, reference: str) -> SagaView:
+async def find(here: AppContext, who: Caller, reference: str) -> SagaView:
     """The saga, if there is one that this caller may see. Raises the 404 of both cases."""
     view = await find_saga(here.pool, reference, who.organization_id)
     if view is None or not visible(who, view.organization_id):
@@ -214,7 +222,7 @@ async def find(here: Parts, who: Caller, reference: str) -> SagaView:
 
 
 async def _steer(
-    type_: str, reference: str, request: Request, who: Caller, here: Parts, key: str | None
+    type_: str, reference: str, request: Request, who: Caller, here: AppContext, key: str | None
 ) -> Response:
     body = await body_object(request, required=False)
     view = await find(here, who, reference)

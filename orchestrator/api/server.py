@@ -12,9 +12,9 @@ import uvicorn
 from evosaga.events.event_log import EventLog
 from evosaga.orchestrator import app
 from evosaga.orchestrator.api.application import create_app
-from evosaga.orchestrator.api.connection_limits import connections_of, told_seldom
-from evosaga.orchestrator.api.dependencies import Parts
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.api.connection_limits import connections_of, rate_limited_log
+from evosaga.orchestrator.api.dependencies import AppContext
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.maintenance import redis_owner
 from evosaga.sagas import registry
@@ -61,7 +61,9 @@ def address(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def listening(parts: Parts, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+async def listening(
+    parts: AppContext, listener: socket.socket
+) -> AsyncIterator[asyncio.Task[None]]:
     """Answer requests while inside; the server's task, which ends by itself only when it broke.
 
     On leaving, answers that are out are finished, streams end, and whoever waits for a saga is
@@ -81,7 +83,7 @@ async def listening(parts: Parts, listener: socket.socket) -> AsyncIterator[asyn
         timeout_graceful_shutdown=_GRACE,
     )
     server = _Server(config)
-    with told_seldom():
+    with rate_limited_log():
         serving = asyncio.create_task(server.serve([listener]), name="http")
         try:
             while not server.started and not serving.done():  # noqa: ASYNC110  # it has no event
@@ -97,18 +99,18 @@ async def listening(parts: Parts, listener: socket.socket) -> AsyncIterator[asyn
 
 
 @contextlib.asynccontextmanager
-async def parts_alone(settings: Settings) -> AsyncIterator[Parts]:
+async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """Everything but a worker: what is accepted here is carried out by any worker elsewhere."""
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(app.stores(settings))
         outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
-        log, known = EventLog(pool), registry.load()
+        log, known = EventLog(pool), registry.discover()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
         tasks = app.start_parts(failed, log=log.run(), owner=owner)
         try:
-            gate = Gate(pool, log, outside, known)
-            yield Parts(settings, pool, redis, log, outside, known, gate, failed=failed)
+            gate = CommandHandler(pool, log, outside, known)
+            yield AppContext(settings, pool, redis, log, outside, known, gate, failed=failed)
         finally:
             for task in tasks:
                 task.cancel()
@@ -118,18 +120,20 @@ async def parts_alone(settings: Settings) -> AsyncIterator[Parts]:
 
 @contextlib.asynccontextmanager
 async def parts_with_worker(
-    settings: Settings, sagas: registry.Catalogue | None = None
-) -> AsyncIterator[Parts]:
+    settings: Settings, sagas: registry.SagaRegistry | None = None
+) -> AsyncIterator[AppContext]:
     """Everything, a worker included."""
     async with app.running_worker(settings, sagas) as worker:
-        yield Parts(
+        yield AppContext(
             settings,
             worker.pool,
             worker.redis,
             worker.log,
             worker.world,
-            worker.engine.catalogue,
-            Gate(worker.pool, worker.log, worker.world, worker.engine.catalogue, worker.engine),
+            worker.engine.registry,
+            CommandHandler(
+                worker.pool, worker.log, worker.world, worker.engine.registry, worker.engine
+            ),
             worker.engine,
             worker.reader,
             worker.failed,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from evosaga.events.database import TRANSIENT, Pool
-from evosaga.orchestrator.api.saga_watcher import Watch
+from evosaga.orchestrator.api.saga_watcher import SagaWatcher
 from evosaga.orchestrator.api.schemas import cloud_event
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 
@@ -19,7 +19,7 @@ def last_seen(header: str | None) -> int:
     return int(tail) if tail.isascii() and tail.isdigit() and len(tail) < 10 else -1
 
 
-async def tell(pool: Pool, watch: Watch, view: SagaView, seen: int) -> AsyncIterator[bytes]:
+async def tell(pool: Pool, watch: SagaWatcher, view: SagaView, seen: int) -> AsyncIterator[bytes]:
     """The messages above sequence ``seen``, until the saga is over or the process ends."""
     yield b"retry: 2000\n\n"
     while not watch.stopping:

@@ -16,11 +16,11 @@ from uuid_utils.compat import uuid7
 
 from evosaga.events.commands import BadCommand, Command, checked_text, read_json, saga_id_of
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.auth import Caller, Who
+from evosaga.orchestrator.api.auth import Caller, CurrentCaller
 from evosaga.orchestrator.api.concurrency import WAITS, held
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.problems import Problem
-from evosaga.orchestrator.api.saga_watcher import Watch, Watching
+from evosaga.orchestrator.api.saga_watcher import SagaWatcher, Watching
 from evosaga.orchestrator.api.schemas import Submitted
 from evosaga.orchestrator.commands.accept import Accepted
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
@@ -31,7 +31,7 @@ _LONGEST_WAIT: Final = 300.0
 
 
 async def patience(
-    who: Who,
+    who: CurrentCaller,
     watch: Watching,
     wait: Annotated[
         float,
@@ -107,7 +107,7 @@ async def body_object(request: Request, *, required: bool = True) -> dict[str, A
 
 
 async def submit(
-    here: Parts, who: Caller, command: Command, organization_id: UUID | None = None
+    here: AppContext, who: Caller, command: Command, organization_id: UUID | None = None
 ) -> Accepted:
     """Hand a command to the gate. Once this returns it is committed.
 
@@ -134,7 +134,7 @@ async def submit(
     return accepted
 
 
-async def _through(here: Parts, command: Command) -> Accepted:
+async def _through(here: AppContext, command: Command) -> Accepted:
     """The gate's answer. Who loses against many others about the same integration tries again."""
     while True:
         try:
@@ -143,7 +143,7 @@ async def _through(here: Parts, command: Command) -> Accepted:
             await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  # only to drift apart
 
 
-async def settled(watch: Watch, pool: Pool, accepted: Accepted, seconds: float) -> SagaView:
+async def settled(watch: SagaWatcher, pool: Pool, accepted: Accepted, seconds: float) -> SagaView:
     """The saga once it is over, or as it is after so many seconds."""
     known = accepted.kind != "known" or await find_saga(pool, str(accepted.saga_id)) is not None
     if seconds > 0 and accepted.kind != "rejected" and known:
@@ -172,7 +172,7 @@ def on_its_way(saga_id: UUID, status: str | None, instance_name: str | None) -> 
     return JSONResponse(told.model_dump(mode="json"), 202, {"Location": location})
 
 
-async def as_it_is(here: Parts, accepted: Accepted) -> JSONResponse:
+async def as_it_is(here: AppContext, accepted: Accepted) -> JSONResponse:
     """202 for a saga that nobody waits for."""
     state = accepted.state
     if state is not None and state.start is not None:
@@ -182,7 +182,7 @@ async def as_it_is(here: Parts, accepted: Accepted) -> JSONResponse:
     return on_its_way(view.saga_id, view.status, view.instance_name)
 
 
-async def _own_name(here: Parts, own: UUID, command: Command) -> None:
+async def _own_name(here: AppContext, own: UUID, command: Command) -> None:
     """Refuse a create under the name that belongs to somebody else's saga, there or to come."""
     derived = _DERIVED.fullmatch(str(command.data.get("instance_name", "")))
     if derived is None or command.type != "integration.create":
@@ -193,7 +193,7 @@ async def _own_name(here: Parts, own: UUID, command: Command) -> None:
         raise BadCommand("invalid_data", f"{said}, or leave it out")
 
 
-async def _room(here: Parts, command: Command, organization_id: UUID) -> None:
+async def _room(here: AppContext, command: Command, organization_id: UUID) -> None:
     """Whether another saga of the organization may start. A repeated command always may."""
     most = here.settings.organization_sagas
     row = await here.pool.fetchrow(_ROOM, organization_id, command.saga_id, most)

@@ -6,11 +6,11 @@ from typing import Final
 import structlog
 from starlette.requests import HTTPConnection
 
-from evosaga.orchestrator.api.connection_limits import Seldom
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.connection_limits import RateLimitedLog
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import servers_of
-from evosaga.orchestrator.whatsapp.webhooks.authentication import Credentials
-from evosaga.orchestrator.whatsapp.webhooks.body_reader import Bodies
+from evosaga.orchestrator.whatsapp.webhooks.authentication import WebhookAuthenticator
+from evosaga.orchestrator.whatsapp.webhooks.body_reader import BodyReader
 from evosaga.orchestrator.whatsapp.webhooks.inbox import Inbox
 
 _logger = structlog.get_logger("evosaga.webhooks")
@@ -20,19 +20,19 @@ _KEPT: Final = 1000
 class Receiver:
     """The halves of receiving, made once for an application."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: AppContext) -> None:
         secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
-        self.credentials = Credentials(parts.pool, parts.world.keys)
-        self.bodies = Bodies(parts.settings.webhook_max_bytes)
+        self.credentials = WebhookAuthenticator(parts.pool, parts.world.keys)
+        self.bodies = BodyReader(parts.settings.webhook_max_bytes)
         self.inbox = Inbox(parts.pool, parts.redis, secrets)
-        self.strangers = Seldom()
-        self._lately: OrderedDict[tuple[str, str], Seldom] = OrderedDict()
+        self.strangers = RateLimitedLog()
+        self._lately: OrderedDict[tuple[str, str], RateLimitedLog] = OrderedDict()
 
     def tell(self, instance: str, code: str, size: int | None, event: str | None) -> None:
         """Something was refused, so a message may be lost: a line, at most one a minute for each
         instance and reason, since Evolution can deliver hundreds a second.
         """
-        lately = self._lately.setdefault((instance, code), Seldom())
+        lately = self._lately.setdefault((instance, code), RateLimitedLog())
         while len(self._lately) > _KEPT:
             self._lately.popitem(last=False)
         if times := lately.due():

@@ -21,15 +21,15 @@ from evosaga.orchestrator.api.openapi import problems
 from evosaga.orchestrator.api.problems import Problem, unavailable
 from evosaga.orchestrator.api.webhook_receiver import Receiver, receiver_of
 from evosaga.orchestrator.routing import RoutingUnavailable
-from evosaga.orchestrator.whatsapp.webhooks.authentication import Shown
-from evosaga.orchestrator.whatsapp.webhooks.body_reader import Body, Crowded, TooLarge
-from evosaga.orchestrator.whatsapp.webhooks.inbox import NotYet, Taken
+from evosaga.orchestrator.whatsapp.webhooks.authentication import Presented
+from evosaga.orchestrator.whatsapp.webhooks.body_reader import Body, TooLarge, TooManyBodies
+from evosaga.orchestrator.whatsapp.webhooks.inbox import RetryLater, Taken
 from evosaga.orchestrator.whatsapp.webhooks.payloads import (
     BadWebhook,
-    Hint,
+    ConnectionHint,
+    Ignored,
     Message,
-    Nothing,
-    Told,
+    Parsed,
     others_named,
     read,
     understand,
@@ -79,7 +79,7 @@ async def instance_webhook(
         return await _global(receiver, request)  # with byEvents, where the token stands in front
     name = _name_in(request)
     scheme, _, bearer = (authorization or "").partition(" ")
-    shown = Shown(x_webhook_token, bearer.strip() if scheme.lower() == "bearer" else None)
+    shown = Presented(x_webhook_token, bearer.strip() if scheme.lower() == "bearer" else None)
     try:
         integration_id = await receiver.credentials.recognise(name, shown)
     except TRANSIENT:
@@ -138,24 +138,24 @@ async def _stranger(receiver: Receiver, request: Request, name: str | None) -> N
 async def _take(
     receiver: Receiver,
     request: Request,
-    told: Told,
+    told: Parsed,
     integration_id: UUID | None,
     current: UUID | None = None,
 ) -> Receipt:
     """``integration_id`` is what the token proves, ``current`` what is known without one."""
     try:
         match told:
-            case Nothing():
+            case Ignored():
                 return _receipt(request, Taken.IGNORED)
             case Message():
                 taken = await receiver.inbox.hand_on(told, integration_id)
                 return _receipt(request, taken)
-            case Hint():
+            case ConnectionHint():
                 taken = await receiver.inbox.store(told, integration_id)
                 if taken is Taken.STORED and told.is_about_qr:
                     await receiver.inbox.keep_qr(told, integration_id or current)
                 return _receipt(request, taken)
-    except NotYet as reason:
+    except RetryLater as reason:
         raise _later(request, str(reason)) from None
     except RoutingUnavailable:
         raise unavailable("Postgres") from None
@@ -178,7 +178,7 @@ def _name_in(request: Request) -> str:
     return name
 
 
-async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Told, set[str]]:
+async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Parsed, set[str]]:
     """What the body says, and the other instances it names. Raises the problem with it."""
     announced = _announced(request)
     try:
@@ -187,7 +187,7 @@ async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Told, 
             told, others = await asyncio.to_thread(_understood, body)
         else:
             told, others = _understood(body)
-    except Crowded:
+    except TooManyBodies:
         raise _later(request, "as many large webhooks as can be are being read") from None
     except TooLarge as much:
         _count(request, "oversized")
@@ -214,7 +214,7 @@ def _announced(request: Request) -> int | None:
     return int(length[:20]) if length.isdecimal() else None
 
 
-def _understood(body: Body) -> tuple[Told, set[str]]:
+def _understood(body: Body) -> tuple[Parsed, set[str]]:
     read_ = read(body.raw)
     told = understand(read_)
     if isinstance(told, Message):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evosaga.orchestrator.cli.errors import BUG, DONE, INTERRUPTED, WRONG, Trouble, explained
+from evosaga.orchestrator.cli.errors import BUG, DONE, INTERRUPTED, WRONG, CliError, explained
 from evosaga.orchestrator.cli.output import Output, mend_streams
 from evosaga.orchestrator.cli.parser import read_arguments
 
@@ -43,7 +43,7 @@ def _run(argv: Sequence[str] | None, out: Output, open_: bool) -> int:
 
 
 def _failed(out: Output, error: Exception) -> int:
-    trouble = error if isinstance(error, Trouble) else explained(error)
+    trouble = error if isinstance(error, CliError) else explained(error)
     if out.debug or trouble is None:
         import traceback
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from evosaga.orchestrator.cli import tables
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.integrations import new_id
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import find, moment
@@ -58,7 +58,7 @@ class Wish:
 
 
 async def chosen(pool: Pool, arguments: argparse.Namespace) -> list[SagaView]:
-    """The sagas that are named or that fit the filter, oldest first. Raises ``Trouble``."""
+    """The sagas that are named or that fit the filter, oldest first. Raises ``CliError``."""
     from evosaga.orchestrator.queries import sagas as queries
 
     if arguments.references:
@@ -156,7 +156,7 @@ async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) ->
             wish.status, wish.code, wish.message = "refused", refusal.code, refusal.message
             if refusal.code in REFUSALS:
                 read.append(refusal.id)
-    await dead_letters.take(redis, read)
+    await dead_letters.delete(redis, read)
     return after
 
 
@@ -251,9 +251,9 @@ def check_choice(arguments: argparse.Namespace, verb: str) -> None:
     filtered = [name for name in FILTERS if getattr(arguments, name, None)]
     if arguments.references and filtered:
         option = filtered[0].replace("_", "-")
-        raise Trouble(WRONG, f"name sagas or choose them by --{option}, not both")
+        raise CliError(WRONG, f"name sagas or choose them by --{option}, not both")
     if not arguments.references and not getattr(arguments, "status", None):
-        raise Trouble(WRONG, f"which sagas? evosaga {verb} ID…, or evosaga {verb} --status …")
+        raise CliError(WRONG, f"which sagas? evosaga {verb} ID…, or evosaga {verb} --status …")
 
 
 _LOOK: Final = """

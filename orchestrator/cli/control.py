@@ -118,12 +118,12 @@ async def _steer_one(
 async def _judge(pool: Pool, kind: str, saga_id: UUID) -> None:
     """Refuse here what a worker would refuse, as far as the saga's history tells. ``Trouble``."""
     from evosaga.events.commands import BadCommand
-    from evosaga.orchestrator.commands.control import judge
+    from evosaga.orchestrator.commands.control import check_allowed
     from evosaga.orchestrator.engine.state import IllegalTransition, replay
     from evosaga.orchestrator.queries.sagas import Unreadable, history
     from evosaga.sagas import registry
 
-    known = registry.load()
+    known = registry.discover()
     try:
         state = replay(recorded.event for recorded in await history(pool, saga_id))
     except (Unreadable, IllegalTransition):
@@ -131,7 +131,7 @@ async def _judge(pool: Pool, kind: str, saga_id: UUID) -> None:
     if state.start is None or known.find(state.start.saga, state.start.version) is None:
         return
     try:
-        judge(known, kind, state)
+        check_allowed(known, kind, state)
     except BadCommand as refusal:
         raise refused(refusal.code, refusal.message) from None
 

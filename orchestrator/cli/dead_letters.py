@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock
 from evosaga.orchestrator.cli.tables import draw
 
 if TYPE_CHECKING:
-    from evosaga.events.dead_letters import Letter
+    from evosaga.events.dead_letters import StoredDeadLetter
     from evosaga.orchestrator.config.settings import Settings
 
 
@@ -36,10 +36,10 @@ async def _letters(settings: Settings, arguments: argparse.Namespace, out: Outpu
         else:
             pool = await stack.enter_async_context(connections.postgres(settings))
             redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-            gone = await letters.take(redis, arguments.remove)
+            gone = await letters.delete(redis, arguments.remove)
             if gone < len(set(arguments.remove)):
                 said = f"{gone} taken away; the others are not there: see `evosaga letters`"
-                raise Trouble(WRONG, said)
+                raise CliError(WRONG, said)
             return _tell_removed(gone, out)
         found, more = await letters.newest(redis, arguments.limit)
     if out.json:
@@ -57,7 +57,7 @@ def _tell_removed(gone: int, out: Output) -> int:
     return DONE
 
 
-def _draw(found: Sequence[Letter], more: int, out: Output) -> None:
+def _draw(found: Sequence[StoredDeadLetter], more: int, out: Output) -> None:
     if not found:
         out.note("there is no dead letter")
         return
@@ -80,7 +80,7 @@ def _draw(found: Sequence[Letter], more: int, out: Output) -> None:
     out.note("whole, with what was sent: --json; read and done with: --remove LETTER …")
 
 
-def _described(letter: Letter) -> dict[str, Any]:
+def _described(letter: StoredDeadLetter) -> dict[str, Any]:
     """For programs, with what was sent; bytes that are no UTF-8 as escapes."""
     return {
         "letter_id": letter.id,
@@ -98,7 +98,7 @@ def _readable(sent: bytes) -> str:
     return sent.decode(errors="backslashreplace")
 
 
-def _came(letter: Letter) -> datetime:
+def _came(letter: StoredDeadLetter) -> datetime:
     """Redis gives a letter the time as its id."""
     return datetime.fromtimestamp(int(letter.id.partition("-")[0]) / 1000, UTC)
 

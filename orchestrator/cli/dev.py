@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import migrated, on_signals
 from evosaga.orchestrator.cli.serve import listen
@@ -60,7 +60,7 @@ async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -
             try:
                 await stack.enter_async_context(simulator)
             except OSError as error:
-                raise Trouble(WRONG, f"can't use port {port}: {error.strerror}") from error
+                raise CliError(WRONG, f"can't use port {port}: {error.strerror}") from error
             given |= {"evolution_url": simulator.url, "evolution_api_key": api_key}
         if settings.secret_key is None:
             given["secret_key"] = kept_secret(_state() / "secret-key")
@@ -82,7 +82,7 @@ def _listener(settings: Settings, port: int | None) -> socket.socket:
     """The port that was asked for, else the usual one, else any: nobody should have to care."""
     try:
         return listen(settings, None, port)
-    except Trouble:
+    except CliError:
         if port is not None:
             raise
         return listen(settings, None, 0)
@@ -105,7 +105,7 @@ def _alone() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             said = f"`evosaga dev` is running already on {_state()}; EVOSAGA_STATE_DIR moves it"
-            raise Trouble(WRONG, said) from None
+            raise CliError(WRONG, said) from None
         yield
 
 
@@ -118,7 +118,7 @@ def _state() -> Path:
         make_own_folder(folder, 0o700 if os.geteuid() else 0o711)
     except OSError as error:
         said = f"can't use the state folder {folder}: {error.strerror or error}"
-        raise Trouble(WRONG, f"{said}; EVOSAGA_STATE_DIR names another one") from error
+        raise CliError(WRONG, f"{said}; EVOSAGA_STATE_DIR names another one") from error
     return folder
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.doctor_environment import look_at_variables
-from evosaga.orchestrator.cli.doctor_evolution import look_at_evolution, look_for_stranded
-from evosaga.orchestrator.cli.doctor_instances import look_at_instances
-from evosaga.orchestrator.cli.doctor_postgres import look_at_database
-from evosaga.orchestrator.cli.doctor_redis import look_at_redis
-from evosaga.orchestrator.cli.doctor_secret_keys import look_for_secret_keys
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, Trouble, explained
+from evosaga.orchestrator.cli.doctor_environment import check_variables
+from evosaga.orchestrator.cli.doctor_evolution import check_evolution, check_stranded
+from evosaga.orchestrator.cli.doctor_instances import check_instances
+from evosaga.orchestrator.cli.doctor_postgres import check_database
+from evosaga.orchestrator.cli.doctor_redis import check_redis
+from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError, explained
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.tables import printable
 
@@ -45,12 +45,12 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
     unreachable = False
     looks = {
         "postgres": _look_at_postgres(settings),
-        "redis": look_at_redis(settings),
-        "evolution": look_at_evolution(settings),
-        "instances": look_at_instances(settings, findings),
+        "redis": check_redis(settings),
+        "evolution": check_evolution(settings),
+        "instances": check_instances(settings, findings),
         "keys": _look_at_keys(settings),
         "webhooks": _look_at_webhooks(settings, show_secrets),
-        "variables": look_at_variables(),
+        "variables": check_variables(),
     }
     for name, look in looks.items():
         # Closed here and now when telling fails: a look that is left open, with its connection,
@@ -77,7 +77,7 @@ async def _found_by(
                 yield finding, False
     except Exception as error:
         # The rest is looked at all the same, and --json tells everything or nothing.
-        trouble = error if isinstance(error, Trouble) else explained(error)
+        trouble = error if isinstance(error, CliError) else explained(error)
         if trouble is None:
             raise
         yield Finding(name, "bad", trouble.sentence), trouble.code == UNREACHABLE
@@ -122,22 +122,22 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
             return
         ahead = "" if found == needed else ", which a newer release has made"
         yield Finding("schema", "ok", f"revision {found}{ahead}")
-        async for finding in look_at_database(pool):
+        async for finding in check_database(pool):
             yield finding
         async for finding in _look_at_work(pool):
             yield finding
-        async for finding in look_for_stranded(pool, list(servers_of(settings))):
+        async for finding in check_stranded(pool, list(servers_of(settings))):
             yield finding
-        async for finding in look_for_secret_keys(pool, settings):
+        async for finding in check_secret_keys(pool, settings):
             yield finding
 
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
     """The same list as the first page has; a warning each, since the servers are well."""
-    from evosaga.orchestrator.queries.attention import present, wrong
+    from evosaga.orchestrator.queries.attention import problems, situation
 
-    now = await present(pool)
-    found = {one.code: one for one in wrong(now)}
+    now = await situation(pool)
+    found = {one.code: one for one in problems(now)}
     well = {
         "workers": ("workers", f"{now.workers} alive"),
         "parked": ("sagas", f"none parked, {now.active} under way"),

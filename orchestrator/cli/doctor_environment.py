@@ -19,7 +19,7 @@ _BESIDE: Final = frozenset({"EVOSAGA_STATE_DIR", "EVOSAGA_LOCAL", "EVOSAGA_SYNC_
 """Those that are no settings of a deployment."""
 
 
-async def look_at_variables() -> AsyncGenerator[Finding, None]:
+async def check_variables() -> AsyncGenerator[Finding, None]:
     """One line for each that nobody reads, in the environment or in ``.env``."""
     from dotenv import dotenv_values
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 5.0
 
 
-async def look_at_evolution(settings: Settings) -> AsyncGenerator[Finding, None]:
+async def check_evolution(settings: Settings) -> AsyncGenerator[Finding, None]:
     """Each server that is configured here: a line about its key and one about itself."""
     from evosaga.orchestrator.config.settings import servers_of
     from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
@@ -83,7 +83,7 @@ def _key_finding(
     return Finding(check, "ok", f"accepted; {number} {'instance' if number == 1 else 'instances'}")
 
 
-async def look_for_stranded(pool: Pool, known: list[str]) -> AsyncGenerator[Finding, None]:
+async def check_stranded(pool: Pool, known: list[str]) -> AsyncGenerator[Finding, None]:
     """What is on servers that nobody has configured here: it waits until somebody does."""
     for row in await pool.fetch(_STRANDED, known):
         said = f"not configured; {row['integrations']} integrations and {row['sagas']} open sagas"

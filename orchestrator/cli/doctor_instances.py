@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.errors import Trouble
+from evosaga.orchestrator.cli.errors import CliError
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.whatsapp.health.monitor import Round
+    from evosaga.orchestrator.whatsapp.health.monitor import HealthReport
 
 _MOST: Final = 500
 """Webhooks to ask for: a check is no inventory. ``evosaga reconcile`` asks for all of them."""
 
 
-async def look_at_instances(
+async def check_instances(
     settings: Settings, before: Sequence[Finding]
 ) -> AsyncGenerator[Finding, None]:
     """One line; none where what it takes is not there, which ``before`` has told by then."""
@@ -42,24 +42,26 @@ async def look_at_instances(
 _NEEDS: Final = ("postgres", "schema", "evolution")
 
 
-async def _examined(settings: Settings) -> Round | None:
+async def _examined(settings: Settings) -> HealthReport | None:
     import asyncpg
 
     from evosaga.events import streams
     from evosaga.orchestrator.app import world
     from evosaga.orchestrator.config.settings import SettingsError
-    from evosaga.orchestrator.whatsapp.health.monitor import Doctor, examine
-    from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+    from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine
+    from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
 
     assert settings.redis_url is not None
     redis = streams.connect(settings.redis_url)  # which is not used, and so need not answer
     try:
-        with contextlib.suppress(Trouble, CantLook, SettingsError, asyncpg.PostgresError, OSError):
+        with contextlib.suppress(
+            CliError, ObservationFailed, SettingsError, asyncpg.PostgresError, OSError
+        ):
             async with (
                 connections.postgres(settings) as pool,
                 world(settings, redis, None, pool) as outside,
             ):
-                return await examine(Doctor(pool, outside), eager=True, webhooks=_MOST)
+                return await examine(HealthMonitor(pool, outside), eager=True, webhooks=_MOST)
     finally:
         await redis.aclose()
     return None

@@ -11,16 +11,16 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.errors import UNREACHABLE, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import UNREACHABLE, WRONG, CliError
 
 if TYPE_CHECKING:
     from evosaga.events.database import Connection, Pool
     from evosaga.migrations.preflight import ReadOnly
 
 
-def said_of(refusal: ReadOnly, what: str) -> Trouble:
+def said_of(refusal: ReadOnly, what: str) -> CliError:
     """A standby may become the primary, so it is worth coming back; a setting stays."""
-    return Trouble(UNREACHABLE if refusal.passing else WRONG, f"{what}: {refusal}")
+    return CliError(UNREACHABLE if refusal.passing else WRONG, f"{what}: {refusal}")
 
 
 async def require_writable(connection: Connection) -> None:
@@ -31,7 +31,7 @@ async def require_writable(connection: Connection) -> None:
         raise said_of(refusal, "nothing can be written to Postgres")
 
 
-async def look_at_database(pool: Pool) -> AsyncGenerator[Finding, None]:
+async def check_database(pool: Pool) -> AsyncGenerator[Finding, None]:
     """The database, our table in it, and its doors."""
     from evosaga.migrations.preflight import read_only, troubles
     from evosaga.sagas.whatsapp.row_dry_run import rehearse

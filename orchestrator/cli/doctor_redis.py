@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.cli import connections
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.errors import Trouble
+from evosaga.orchestrator.cli.errors import CliError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -20,7 +20,7 @@ _LATE: Final = 1000
 """So many commands behind is worth a word."""
 
 
-async def look_at_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
+async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
     """What is wrong with it, whose it is, and what waits there."""
     from evosaga.orchestrator.maintenance import redis_checks
 
@@ -81,7 +81,7 @@ async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Fin
     from evosaga.events.database import TRANSIENT
     from evosaga.orchestrator.maintenance import redis_owner
 
-    with contextlib.suppress(Trouble, *TRANSIENT):
+    with contextlib.suppress(CliError, *TRANSIENT):
         async with connections.postgres(settings) as pool:
             database = await redis_owner.identity(pool)
         try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
 
-async def look_for_secret_keys(pool: Pool, settings: Settings) -> AsyncGenerator[Finding, None]:
+async def check_secret_keys(pool: Pool, settings: Settings) -> AsyncGenerator[Finding, None]:
     """Sagas that a worker with these settings could not go on with."""
     from evosaga.orchestrator.config.settings import split_secrets
     from evosaga.orchestrator.whatsapp.secret_keys import CURE, unknown_keys

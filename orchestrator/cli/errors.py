@@ -24,7 +24,7 @@ BUG: Final = 70
 INTERRUPTED: Final = 130
 
 
-class Trouble(Exception):
+class CliError(Exception):
     """Something an operator or a caller can put right, in one sentence, with an exit code."""
 
     def __init__(self, code: int, sentence: str) -> None:
@@ -33,7 +33,7 @@ class Trouble(Exception):
         self.sentence = sentence
 
 
-def explained(error: BaseException) -> Trouble | None:
+def explained(error: BaseException) -> CliError | None:
     """The trouble behind an exception, None when it can only be a bug of ours."""
     import asyncpg
     from redis import exceptions as redis
@@ -47,32 +47,32 @@ def explained(error: BaseException) -> Trouble | None:
 
     match error:
         case SettingsError() | BadCommand() | Unreadable() | NoStateFolder() | StatementMode():
-            return Trouble(WRONG, str(error))
+            return CliError(WRONG, str(error))
         case LocalServerUnavailable():
-            return Trouble(UNREACHABLE, str(error))
+            return CliError(UNREACHABLE, str(error))
         case (
             asyncpg.UndefinedTableError()
             | asyncpg.UndefinedColumnError()
             | asyncpg.InvalidSchemaNameError()
         ):
-            return Trouble(WRONG, "the database has no (or an old) schema: run `evosaga migrate`")
+            return CliError(WRONG, "the database has no (or an old) schema: run `evosaga migrate`")
         case asyncpg.PostgresError() | asyncpg.InterfaceError():
             return _postgres(error, "")
         case redis.RedisError():
             return _redis(error, "")
         case TimeoutError() | ConnectionError():
-            return Trouble(UNREACHABLE, f"a server stopped answering ({type(error).__name__})")
+            return CliError(UNREACHABLE, f"a server stopped answering ({type(error).__name__})")
         case OSError():
             return _of_the_machine(error)
     return None
 
 
-def _of_the_machine(error: OSError) -> Trouble | None:
+def _of_the_machine(error: OSError) -> CliError | None:
     """What the machine refuses: a full disk, a folder of somebody else's, no more files."""
     if error.errno not in _REFUSALS:
         return None
     what = f"{error.filename!r} can't be used" if error.filename else "the machine refuses"
-    return Trouble(WRONG, f"{what}: {error.strerror or errno.errorcode[error.errno]}")
+    return CliError(WRONG, f"{what}: {error.strerror or errno.errorcode[error.errno]}")
 
 
 _REFUSALS: Final = frozenset(
@@ -106,7 +106,7 @@ def reaching_postgres(url: str) -> Iterator[None]:
     try:
         yield
     except StatementMode as error:
-        raise Trouble(WRONG, str(error)) from error
+        raise CliError(WRONG, str(error)) from error
     except (
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
@@ -133,7 +133,7 @@ def _know_the_user(url: str) -> None:
         getpass.getuser()
     except (KeyError, OSError):
         said = "EVOSAGA_DATABASE_URL names no user, and this account has no name that could be used"
-        raise Trouble(WRONG, f"{said}: postgresql://USER@…") from None
+        raise CliError(WRONG, f"{said}: postgresql://USER@…") from None
 
 
 @contextmanager
@@ -159,48 +159,50 @@ def place(url: str) -> str:
     return f"{host}{port}{parts.path}" if parts.scheme != "unix" else parts.path
 
 
-def _postgres(error: BaseException, where: str) -> Trouble | None:
+def _postgres(error: BaseException, where: str) -> CliError | None:
     import asyncpg
 
     match error:
         case asyncpg.InvalidAuthorizationSpecificationError():  # a wrong password among them
             said = f"Postgres{where} does not let this user in: check EVOSAGA_DATABASE_URL"
-            return Trouble(WRONG, said)
+            return CliError(WRONG, said)
         case asyncpg.InvalidCatalogNameError():
             said = f"Postgres{where} has no such database: check EVOSAGA_DATABASE_URL"
-            return Trouble(WRONG, said)
+            return CliError(WRONG, said)
         case asyncpg.PostgresError() if name := _parameter(error):
             said = f"Postgres{where} does not take the parameter {name} of EVOSAGA_DATABASE_URL"
-            return Trouble(WRONG, f"{said}: take it out, or give it a value that it can have")
+            return CliError(WRONG, f"{said}: take it out, or give it a value that it can have")
         case asyncpg.ReadOnlySQLTransactionError():
             said = f"Postgres{where} is read-only, a standby perhaps"
-            return Trouble(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
+            return CliError(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
         case asyncpg.TargetServerAttributeNotMatched():
             said = f"Postgres{where} is not what target_session_attrs asks for"
-            return Trouble(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
+            return CliError(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
         case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
             cure = "add sslrootcert=FILE to EVOSAGA_DATABASE_URL, or sslrootcert=system"
-            return Trouble(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
+            return CliError(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
         case asyncpg.ClientConfigurationError() | ValueError():
-            return Trouble(WRONG, "EVOSAGA_DATABASE_URL can't be understood: is its port a number?")
+            return CliError(
+                WRONG, "EVOSAGA_DATABASE_URL can't be understood: is its port a number?"
+            )
         case PermissionError() if error.filename:  # the driver looks for certificates at home
             said = f"{str(error.filename)!r} can't be looked at: {error.strerror}"
-            return Trouble(WRONG, f"{said}; set HOME to a folder of this account")
+            return CliError(WRONG, f"{said}; set HOME to a folder of this account")
         case asyncpg.InsufficientPrivilegeError():
-            return Trouble(WRONG, f"Postgres{where} refuses: {error}")
+            return CliError(WRONG, f"Postgres{where} refuses: {error}")
         case asyncpg.QueryCanceledError() if "statement timeout" in str(error):
             said = f"Postgres{where} ends our statements before they are done"
-            return Trouble(
+            return CliError(
                 WRONG, f"{said}: raise statement_timeout, in EVOSAGA_DATABASE_URL or there"
             )
         case ConnectionError() if "rejected SSL upgrade" in str(error):
             said = f"Postgres{where} speaks no TLS, which EVOSAGA_DATABASE_URL asks for"
-            return Trouble(WRONG, f"{said}: switch ssl on there, or say sslmode=prefer")
+            return CliError(WRONG, f"{said}: switch ssl on there, or say sslmode=prefer")
     from evosaga.events.database import TRANSIENT
 
     if isinstance(error, TRANSIENT):
         said = f"Postgres{where} can't be reached ({_kind(error)})"
-        return Trouble(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_DATABASE_URL right?")
+        return CliError(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_DATABASE_URL right?")
     return None
 
 
@@ -216,22 +218,22 @@ def _parameter(error: BaseException) -> str | None:
     return found[1] if found and getattr(error, "sqlstate", None) in known else None
 
 
-def _redis(error: BaseException, where: str) -> Trouble:
+def _redis(error: BaseException, where: str) -> CliError:
     from redis.exceptions import AuthenticationError, ResponseError
 
     from evosaga.events.redis_errors import misconfigured
 
     if isinstance(error, AuthenticationError):
-        return Trouble(WRONG, f"Redis{where} does not let us in: check EVOSAGA_REDIS_URL")
+        return CliError(WRONG, f"Redis{where} does not let us in: check EVOSAGA_REDIS_URL")
     if wrong := misconfigured(error):
-        return Trouble(WRONG, f"Redis{where} can't be used, {wrong}")
+        return CliError(WRONG, f"Redis{where} can't be used, {wrong}")
     match error:
         case ResponseError():
-            return Trouble(UNREACHABLE, f"Redis{where} refuses: {error}")
+            return CliError(UNREACHABLE, f"Redis{where} refuses: {error}")
         case ValueError():
-            return Trouble(WRONG, "EVOSAGA_REDIS_URL can't be understood: is its port a number?")
+            return CliError(WRONG, "EVOSAGA_REDIS_URL can't be understood: is its port a number?")
     said = f"Redis{where} can't be reached ({_kind(error)})"
-    return Trouble(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_REDIS_URL right?")
+    return CliError(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_REDIS_URL right?")
 
 
 def _kind(error: BaseException) -> str:

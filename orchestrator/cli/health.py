@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.reconcile import quiet, tell_unseen
 from evosaga.orchestrator.cli.run import require
@@ -17,7 +17,11 @@ from evosaga.orchestrator.cli.tables import draw
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.whatsapp.health.monitor import Doctor, Patient, Round
+    from evosaga.orchestrator.whatsapp.health.monitor import (
+        CheckedIntegration,
+        HealthMonitor,
+        HealthReport,
+    )
 
 _FEW: Final = 40
 _COMES_BACK: Final = 15.0
@@ -34,30 +38,30 @@ def health(arguments: argparse.Namespace, out: Output) -> int:
 
 async def _health(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from evosaga.orchestrator.app import world
-    from evosaga.orchestrator.whatsapp.health.monitor import Doctor, examine, go_round
-    from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+    from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine, run_once
+    from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
         outside = await stack.enter_async_context(world(settings, redis, None, pool))
-        doctor = Doctor(pool, outside, settings.alert_after)
+        doctor = HealthMonitor(pool, outside, settings.alert_after)
         try:
             if arguments.fix:
-                done = await go_round(doctor, eager=True)
+                done = await run_once(doctor, eager=True)
                 if done.aborted is not None:
-                    raise CantLook(done.aborted)
+                    raise ObservationFailed(done.aborted)
                 if done.reconnects:
                     await _until_back(doctor)
-                done = await go_round(doctor, eager=True)
+                done = await run_once(doctor, eager=True)
             else:
                 done = await examine(doctor, eager=True)
-        except CantLook as reason:
-            raise Trouble(UNREACHABLE, f"nothing was changed: {reason}") from reason
+        except ObservationFailed as reason:
+            raise CliError(UNREACHABLE, f"nothing was changed: {reason}") from reason
     return _tell(done, out)
 
 
-async def _until_back(doctor: Doctor) -> None:
+async def _until_back(doctor: HealthMonitor) -> None:
     """Give Evolution time to connect what it was asked to connect."""
     from evosaga.orchestrator.whatsapp.health.monitor import examine
 
@@ -70,7 +74,7 @@ async def _until_back(doctor: Doctor) -> None:
         await asyncio.sleep(0.5)
 
 
-def _tell(done: Round, out: Output) -> int:
+def _tell(done: HealthReport, out: Output) -> int:
     told = [_described(patient) for patient in done.patients]
     ill = [one for one in told if not one["well"]]
     code = UNREACHABLE if done.unseen else UNFINISHED if ill else DONE
@@ -93,7 +97,7 @@ def _tell(done: Round, out: Output) -> int:
     return code
 
 
-def _described(patient: Patient) -> dict[str, Any]:
+def _described(patient: CheckedIntegration) -> dict[str, Any]:
     from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
     from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, INTERRUPTED, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, INTERRUPTED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.result import tell_outcome
 
@@ -61,13 +61,13 @@ def new_id() -> str:
 
 def _ask(type_: str, given: dict[str, Any], arguments: argparse.Namespace, out: Output) -> int:
     from evosaga.events.commands import read_command
-    from evosaga.orchestrator.commands.accept import understand
+    from evosaga.orchestrator.commands.accept import parse_request
     from evosaga.sagas import registry
 
     data = {name: value for name, value in given.items() if value is not None}
     body = {"id": arguments.id or new_id(), "type": type_, "data": data}
     # As the worker will see it, so that what it would refuse is refused here and now.
-    request = understand(registry.load(), read_command(json.dumps(body).encode()))
+    request = parse_request(registry.discover(), read_command(json.dumps(body).encode()))
     with connections.servers(out) as settings:
         try:
             return asyncio.run(_publish_and_follow(settings, body, request, arguments, out))
@@ -94,7 +94,7 @@ async def _publish_and_follow(
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
         known = await pool.fetchval(_HASH, saga_id)
         if known not in (None, request.command.hash):
-            raise Trouble(WRONG, conflict(request.command.id))
+            raise CliError(WRONG, conflict(request.command.id))
         company = await workers(pool, out, at_once=known is None)
         message_id = await streams.publish_command(redis, body)
         if arguments.no_wait:
@@ -131,7 +131,7 @@ def _meanwhile(
         if seen.history:
             known = getattr(seen.history[0].event, "command_hash", None)
             if known != request.command.hash:
-                raise Trouble(WRONG, conflict(request.command.id))
+                raise CliError(WRONG, conflict(request.command.id))
         elif time.monotonic() >= next_look:
             next_look = time.monotonic() + _DEAD_EVERY
             await raise_if_dead(redis, message_id)
@@ -164,15 +164,15 @@ async def raise_if_dead(redis: Redis, message_id: str) -> None:
         for letter in dead:
             if letter.message_id == message_id:
                 if letter.code in REFUSALS:
-                    await dead_letters.take(redis, [letter.id])
+                    await dead_letters.delete(redis, [letter.id])
                 raise refused(letter.code, letter.message)
         if not dead:
             return
 
 
-def refused(code: str, said: str) -> Trouble:
+def refused(code: str, said: str) -> CliError:
     """The trouble with a command that was understood, and is not obeyed."""
-    return Trouble(WRONG, f"the command was refused: {said} ({code})")
+    return CliError(WRONG, f"the command was refused: {said} ({code})")
 
 
 async def workers(

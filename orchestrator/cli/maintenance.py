@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli import connections, tables
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import moment
 
@@ -40,7 +40,7 @@ def republish(arguments: argparse.Namespace, out: Output) -> int:
     since = moment(arguments.since, now)
     until = moment(arguments.until, now, "--until") if arguments.until else None
     if until is not None and until <= since:
-        raise Trouble(WRONG, "--until must be later than --since")
+        raise CliError(WRONG, "--until must be later than --since")
     with connections.servers(out) as settings:
         return asyncio.run(_republish(settings, since, until, out))
 
@@ -50,7 +50,7 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
     from evosaga.sagas import registry
 
     async with connections.postgres(settings) as pool:
-        verdicts = await check_deploy(pool, registry.load())
+        verdicts = await check_deploy(pool, registry.discover())
     fits = all(verdict.fits for verdict in verdicts)
     if out.json:
         out.data({"fits": fits, "sagas": [verdict.as_dict() for verdict in verdicts]})
@@ -78,7 +78,7 @@ async def _rebuild(settings: Settings, check: bool, out: Output) -> int:
     from evosaga.orchestrator.maintenance.rebuild import rebuild
     from evosaga.sagas import registry
 
-    known = registry.load()
+    known = registry.discover()
     async with connections.postgres(settings) as pool:
         total = await pool.fetchval("SELECT count(*) FROM evosaga.sagas")
         began = time.monotonic()

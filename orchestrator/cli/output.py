@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from evosaga.orchestrator.cli.errors import WRONG, Trouble
+from evosaga.orchestrator.cli.errors import WRONG, CliError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ class Output:
     def line(self, text: str = "") -> None:
         """A line of plain text for whoever reads stdout."""
         if not self._open:
-            raise Trouble(WRONG, "the result can't be written: stdout is closed")
+            raise CliError(WRONG, "the result can't be written: stdout is closed")
         try:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
@@ -74,7 +74,7 @@ class Output:
             raise
         except OSError as error:  # a full disk, say
             _abandon(sys.stdout)
-            raise Trouble(WRONG, f"the result can't be written: {error.strerror}") from error
+            raise CliError(WRONG, f"the result can't be written: {error.strerror}") from error
 
     def data(self, document: Any) -> None:
         """A JSON document, on one line; in plain ASCII where stdout takes nothing else."""

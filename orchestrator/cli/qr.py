@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock
 
@@ -122,7 +122,7 @@ async def _absent(pool: Pool, pairing: Pairing, name: str, out: Output) -> int:
     if out.json:
         _show(replace(pairing, message=sentence), name, out, follow=False)
         return code
-    raise Trouble(code, sentence)
+    raise CliError(code, sentence)
 
 
 async def _whereabouts(pool: Pool, name: str) -> tuple[int, str]:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import require
 from evosaga.orchestrator.cli.tables import draw, printable
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Sighting
+    from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift
     from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
-    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Asked, Found, Keeper
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Asked, Found, Reconciler
     from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 
 _BETWEEN: Final = 1.5
@@ -34,9 +34,9 @@ _SOME: Final = 10
 def reconcile(arguments: argparse.Namespace, out: Output) -> int:
     """Look twice, tell, and repair what may be repaired."""
     if arguments.keep and not arguments.organization_id:
-        raise Trouble(WRONG, "--keep decides for one organization: give --organization-id as well")
+        raise CliError(WRONG, "--keep decides for one organization: give --organization-id as well")
     if arguments.remove and not arguments.fix:
-        raise Trouble(WRONG, "--remove is a repair: give --fix as well")
+        raise CliError(WRONG, "--remove is a repair: give --fix as well")
     require(out)
     with connections.servers(out) as settings:
         quiet(settings, out)
@@ -54,23 +54,23 @@ def quiet(settings: Settings, out: Output) -> None:
 async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from evosaga.events.event_log import EventLog
     from evosaga.orchestrator.app import world
-    from evosaga.orchestrator.commands.handler import Gate
-    from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
-    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper, UnknownChoice
+    from evosaga.orchestrator.commands.handler import CommandHandler
+    from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, UnknownChoice
     from evosaga.sagas import registry
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
         outside = await stack.enter_async_context(world(settings, redis, None, pool))
-        gate = Gate(pool, EventLog(pool), outside, registry.load())
-        keeper = Keeper(pool, outside, gate, settings.older_names, quiet=0.0)
+        gate = CommandHandler(pool, EventLog(pool), outside, registry.discover())
+        keeper = Reconciler(pool, outside, gate, settings.older_names, quiet=0.0)
         try:
             return await _Visit(keeper, _keep(arguments), arguments, out).pay()
         except UnknownChoice as wrong:
-            raise Trouble(WRONG, str(wrong)) from wrong
-        except CantLook as reason:
-            raise Trouble(UNREACHABLE, f"nothing was changed: {reason}") from reason
+            raise CliError(WRONG, str(wrong)) from wrong
+        except ObservationFailed as reason:
+            raise CliError(UNREACHABLE, f"nothing was changed: {reason}") from reason
 
 
 def _keep(arguments: argparse.Namespace) -> Keep | None:
@@ -85,7 +85,7 @@ def _keep(arguments: argparse.Namespace) -> Keep | None:
 class _Visit:
     """One run of the verb."""
 
-    keeper: Keeper
+    keeper: Reconciler
     keep: Keep | None
     arguments: argparse.Namespace
     out: Output
@@ -118,15 +118,15 @@ class _Visit:
             if name not in known:
                 could = ", ".join(map(printable, known)) or "none"
                 told = f"there is no {printable(name)} to remove; those that no row names: {could}"
-                raise Trouble(WRONG, told)
+                raise CliError(WRONG, told)
 
     def _code(self, drifts: Sequence[Drift]) -> int:
         """The exit code. What could not be looked at may be as it should be or not."""
         return UNREACHABLE if self.unseen else UNFINISHED if drifts else DONE
 
-    async def _look_twice(self) -> list[Sighting]:
+    async def _look_twice(self) -> list[ObservedDrift]:
         """What two looks saw. Only who repairs leaves a trace of what was seen."""
-        from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Sighting
+        from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import find
 
         first = await find(self.keeper, keep=self.keep)
@@ -144,10 +144,10 @@ class _Visit:
             noted = await self._note(second)
         else:
             now = _now()
-            noted = [Sighting(drift, now, 2, 0, True) for drift in second.drifts]
+            noted = [ObservedDrift(drift, now, 2, 0, True) for drift in second.drifts]
         return [one for one in noted if (one.drift.what, one.drift.where) in before]
 
-    async def _note(self, found: Found) -> list[Sighting]:
+    async def _note(self, found: Found) -> list[ObservedDrift]:
         from evosaga.orchestrator.whatsapp.reconciliation import confirmations
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import EVERYTHING
 
@@ -160,7 +160,7 @@ class _Visit:
             grace=0.0,
         )
 
-    async def _repair(self, seen: Sequence[Sighting]) -> list[dict[str, Any]]:
+    async def _repair(self, seen: Sequence[ObservedDrift]) -> list[dict[str, Any]]:
         """Ask for the repairs that are allowed, in two waves, and wait for them."""
         from evosaga.orchestrator.cli.integrations import workers
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import allowed
@@ -182,12 +182,12 @@ class _Visit:
             told += await self._outcomes(asked)
         return told
 
-    async def _ask(self, wanted: Sequence[Sighting]) -> list[Asked]:
+    async def _ask(self, wanted: Sequence[ObservedDrift]) -> list[Asked]:
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import repair
 
         limit = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(sighting: Sighting) -> Asked | None:
+        async def one(sighting: ObservedDrift) -> Asked | None:
             async with limit:
                 return await repair(self.keeper, sighting)
 

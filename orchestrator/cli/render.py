@@ -7,8 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.wrapping import say
-from evosaga.orchestrator.queries.timeline import StepState, StepStory, detail, event_line, steps_of
+from evosaga.orchestrator.cli.wrapping import write_wrapped
+from evosaga.orchestrator.queries.timeline import (
+    StepState,
+    StepTimeline,
+    detail,
+    event_line,
+    steps_of,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +42,7 @@ COLOURS: Final = {
 }
 
 
-def steps_table(steps: Sequence[StepStory]) -> Table:
+def steps_table(steps: Sequence[StepTimeline]) -> Table:
     """The steps of a saga, one a row."""
     from rich.table import Table
     from rich.text import Text
@@ -66,7 +72,7 @@ def timeline(out: Output, names: Sequence[str] = ()) -> Iterator[Watch]:
     else:
         from rich.live import Live
 
-        steps = [StepStory(name) for name in names]
+        steps = [StepTimeline(name) for name in names]
         with Live(steps_table(steps), console=out.console, refresh_per_second=12) as live:
 
             def draw(seen: Seen, _: Sequence[Recorded]) -> None:
@@ -107,7 +113,7 @@ def draw_event(recorded: Recorded, out: Output) -> None:
         return
     head = line[: len(line) - len(said)].rstrip()
     out.console.print(Text(head, style), no_wrap=True, overflow="ignore", crop=False)
-    say(said, out, indent=19, style="dim")
+    write_wrapped(said, out, indent=19, style="dim")
 
 
 _EVENT_COLOURS: Final = {

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 from evosaga.orchestrator.cli import bulk, connections, tables
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
 from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.wrapping import say
+from evosaga.orchestrator.cli.wrapping import write_wrapped
 
 if TYPE_CHECKING:
-    from evosaga.orchestrator.commands.replay_plan import Plan
+    from evosaga.orchestrator.commands.replay_plan import ReplayPlan
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.queries.sagas import SagaView
 
@@ -41,7 +41,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
     from evosaga.orchestrator.commands.replay import plan_of
     from evosaga.sagas import registry
 
-    known = registry.load()
+    known = registry.discover()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
@@ -49,7 +49,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
         sagas = await bulk.chosen(pool, arguments)
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def look(view: SagaView) -> Plan:
+        async def look(view: SagaView) -> ReplayPlan:
             async with gate:
                 return await plan_of(pool, outside, known, view.saga_id)
 
@@ -66,10 +66,10 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
     return DONE if all(plan.allowed for plan in plans) else UNFINISHED
 
 
-def _tell(view: SagaView, plan: Plan, out: Output) -> None:
+def _tell(view: SagaView, plan: ReplayPlan, out: Output) -> None:
     out.line(f"{view.saga_id}  {view.saga}")
     style = "" if plan.allowed else "bold red"
-    say(plan.headline, out, indent=2, style=style)
+    write_wrapped(plan.headline, out, indent=2, style=style)
     if out.terminal:
         _draw(plan, out)
     else:
@@ -81,7 +81,7 @@ def _tell(view: SagaView, plan: Plan, out: Output) -> None:
     out.line()
 
 
-def _draw(plan: Plan, out: Output) -> None:
+def _draw(plan: ReplayPlan, out: Output) -> None:
     from rich.table import Table
     from rich.text import Text
 

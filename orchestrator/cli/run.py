@@ -17,7 +17,7 @@ from evosaga.orchestrator.cli.errors import (
     UNFINISHED,
     UNREACHABLE,
     WRONG,
-    Trouble,
+    CliError,
     reaching_postgres,
 )
 from evosaga.orchestrator.cli.output import Output
@@ -74,16 +74,16 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
         try:
             notes = await migrations.migrate(url)
         except Unfit as error:
-            raise Trouble(WRONG, f"can't migrate, nothing was changed: {error}") from error
+            raise CliError(WRONG, f"can't migrate, nothing was changed: {error}") from error
         except ReadOnly as error:
             raise said_of(error, "can't migrate, nothing can be written there") from error
         except asyncpg.PostgresError as error:
             if error.sqlstate and error.sqlstate.startswith("P0"):  # a migration's own refusal
                 cure = f" {error.hint}" if getattr(error, "hint", None) else ""
-                raise Trouble(WRONG, f"can't migrate: {error}.{cure}") from error
+                raise CliError(WRONG, f"can't migrate: {error}.{cure}") from error
             raise
         except migrations.SchemaBusy as error:
-            raise Trouble(UNREACHABLE, f"can't migrate now: {error}") from error
+            raise CliError(UNREACHABLE, f"can't migrate now: {error}") from error
     return before, migrations.head(), [str(note) for note in notes]
 
 
@@ -105,7 +105,7 @@ def require(out: Output, *, http: bool = False) -> None:
         return
     for cure in missing[:-1]:
         out.problem(cure)
-    raise Trouble(WRONG, f"{missing[-1]} (or try everything with `evosaga dev`)")
+    raise CliError(WRONG, f"{missing[-1]} (or try everything with `evosaga dev`)")
 
 
 def run_until_signal(settings: Settings, out: Output) -> int:
@@ -136,7 +136,7 @@ async def look_first(settings: Settings, *, redis: bool = True) -> None:
             try:
                 await migrations.require_current(connection)
             except migrations.SchemaOutdated as error:
-                raise Trouble(WRONG, str(error)) from error
+                raise CliError(WRONG, str(error)) from error
             await require_writable(connection)
         if client is not None:
             from evosaga.orchestrator.maintenance import redis_owner
@@ -156,7 +156,7 @@ async def _redis(
             await redis_checks.require(client, "worker" if needed else "api")
     except TimeoutError:
         return None
-    except Trouble as trouble:
+    except CliError as trouble:
         if needed or trouble.code != UNREACHABLE:
             raise
         return None
@@ -214,5 +214,5 @@ def simulate_evolution(arguments: argparse.Namespace, out: Output) -> int:
         )
     except OSError as error:
         where = f"port {arguments.port} or the journal {arguments.journal}"
-        raise Trouble(WRONG, f"can't use {where}: {error.strerror or error}") from error
+        raise CliError(WRONG, f"can't use {where}: {error.strerror or error}") from error
     return DONE

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import look_first, on_signals, require, settle
 
@@ -36,7 +36,7 @@ def listen(settings: Settings, host: str | None, port: int | None) -> socket.soc
         return bind(host, port)
     except OSError as error:
         said = f"can't listen on {host}, port {port}: {error.strerror or error}"
-        raise Trouble(WRONG, f"{said}; --host and --port choose another address") from error
+        raise CliError(WRONG, f"{said}; --host and --port choose another address") from error
 
 
 def _serve(arguments: argparse.Namespace, out: Output, *, worker: bool) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from evosaga.orchestrator.cli import connections
-from evosaga.orchestrator.cli.errors import DONE, WRONG, Trouble
+from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def find(pool: Pool, reference: str) -> SagaView:
     view = await find_saga(pool, reference)
     if view is None:
         said = f"no saga, command or instance is called {reference!r}: see `evosaga list`"
-        raise Trouble(WRONG, said)
+        raise CliError(WRONG, said)
     return view
 
 
@@ -61,13 +61,13 @@ def document(view: SagaView) -> dict[str, Any]:
 
 
 def moment(text: str, now: datetime, option: str = "--since") -> datetime:
-    """A time as people write it (``evosaga.orchestrator.timeparse``). Raises ``Trouble``."""
+    """A time as people write it (``evosaga.orchestrator.timeparse``). Raises ``CliError``."""
     from evosaga.orchestrator import timeparse
 
     try:
         return timeparse.moment(text, now)
     except ValueError as error:
-        raise Trouble(WRONG, f"{option} {error}") from None
+        raise CliError(WRONG, f"{option} {error}") from None
 
 
 async def _status(settings: Settings, reference: str, out: Output) -> int:
@@ -142,7 +142,7 @@ async def _list(
                 pool, wanted, limit=arguments.limit, cursor=arguments.cursor
             )
         except sagas.BadCursor as error:
-            raise Trouble(WRONG, str(error)) from None
+            raise CliError(WRONG, str(error)) from None
     if out.json:
         out.data({"sagas": [document(view) for view in page], "cursor": cursor})
         return DONE

@@ -11,11 +11,11 @@ from evosaga.orchestrator.cli import connections
 from evosaga.orchestrator.cli.errors import DONE
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock, find
-from evosaga.orchestrator.cli.wrapping import say
+from evosaga.orchestrator.cli.wrapping import write_wrapped
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.queries.diagnosis import Why
+    from evosaga.orchestrator.queries.diagnosis import Diagnosis
 
 
 def why(arguments: argparse.Namespace, out: Output) -> int:
@@ -30,7 +30,7 @@ async def _why(settings: Settings, reference: str, out: Output) -> int:
 
     async with connections.postgres(settings) as pool:
         view = await find(pool, reference)
-        answer = await why_of(pool, registry.load(), view)
+        answer = await why_of(pool, registry.discover(), view)
     if out.json:
         out.data({"saga_id": view.saga_id, "status": view.status, **answer.as_dict()})
     else:
@@ -38,13 +38,13 @@ async def _why(settings: Settings, reference: str, out: Output) -> int:
     return DONE
 
 
-def _tell(answer: Why, out: Output) -> None:
-    say(answer.headline, out, style="bold")
+def _tell(answer: Diagnosis, out: Output) -> None:
+    write_wrapped(answer.headline, out, style="bold")
     for detail in answer.details:
-        say(detail, out, indent=2)
+        write_wrapped(detail, out, indent=2)
     if answer.next_at is not None:
         said = "This attempt has until {}." if answer.in_flight else _GOES_ON
-        say(said.format(clock(answer.next_at)), out, indent=2)
+        write_wrapped(said.format(clock(answer.next_at)), out, indent=2)
     if answer.cure is not None:
         _tell_cure(answer.cure, out)
 
@@ -57,7 +57,7 @@ def _tell_cure(cure: str, out: Output) -> None:
     if not out.terminal:
         out.line(f"What you can do: {cure}")
         return
-    say("What you can do:", out, style="cyan")
+    write_wrapped("What you can do:", out, style="cyan")
     for part in re.split(r"[:;,] (?=evosaga )|; ", cure):
         command = part.startswith("evosaga ")
-        say(part, out, indent=4 if command else 2, style="cyan" if command else "")
+        write_wrapped(part, out, indent=4 if command else 2, style="cyan" if command else "")

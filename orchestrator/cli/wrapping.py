@@ -8,7 +8,7 @@ from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.tables import printable
 
 
-def say(text: str, out: Output, *, indent: int = 0, style: str = "") -> None:
+def write_wrapped(text: str, out: Output, *, indent: int = 0, style: str = "") -> None:
     """One sentence. ``indent`` is in columns; ids and commands are never broken."""
     safe, blank = printable(text), " " * indent
     if not out.terminal:

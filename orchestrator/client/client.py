@@ -21,7 +21,7 @@ from evosaga.orchestrator.client.models import (
     Saga,
     SagaPage,
     event_from,
-    read,
+    parse,
 )
 
 _TRIES: Final = 5
@@ -75,7 +75,7 @@ class Client:
             "POST", "/integrations/evolution/create", id, wait, body | options
         )
         code = told["qr_code"]
-        return read(Created, told | {"qr_code": read(QrCode, code) if code else None})
+        return parse(Created, told | {"qr_code": parse(QrCode, code) if code else None})
 
     async def delete(
         self, instance_name: str, *, id: str | None = None, wait: float = 30.0
@@ -86,16 +86,16 @@ class Client:
         """
         path = f"/integrations/evolution/{quote(instance_name, safe='')}"
         told = await self._command("DELETE", path, id, wait)
-        return read(Deleted, told | {"errors": tuple(told["errors"])})
+        return parse(Deleted, told | {"errors": tuple(told["errors"])})
 
     async def qr_code(self, instance_name: str) -> QrCode:
         """The QR code to pair the phone with, as it is now."""
         path = f"/integrations/evolution/{quote(instance_name, safe='')}/qr"
-        return read(QrCode, (await self._ask("GET", path))["qr_code"])
+        return parse(QrCode, (await self._ask("GET", path))["qr_code"])
 
     async def status(self, reference: UUID | str) -> Saga:
         """A saga, by its id, its command's id or its instance's name. Raises ``NotFound``."""
-        return read(Saga, await self._ask("GET", _saga(reference)))
+        return parse(Saga, await self._ask("GET", _saga(reference)))
 
     async def wait(self, reference: UUID | str, timeout: float = 60.0) -> Saga:
         """The saga once it is over, however it ended. Raises ``NotYet`` after ``timeout`` s."""
@@ -157,7 +157,7 @@ class Client:
         }
         asked |= {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
         page = await self._ask("GET", "/sagas", asked)
-        return SagaPage(tuple(read(Saga, saga) for saga in page["sagas"]), page["cursor"])
+        return SagaPage(tuple(parse(Saga, saga) for saga in page["sagas"]), page["cursor"])
 
     async def _steer(
         self, verb: str, reference: UUID | str, reason: str | None, id_: str | None

@@ -18,19 +18,19 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from evosaga.events import syncpoints
-from evosaga.events.append import Append, Row, write
+from evosaga.events.append import Append, StatusRow, write
 from evosaga.events.commands import STEERING, BadCommand, Command
 from evosaga.events.database import Connection, Pool
 from evosaga.events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
 from evosaga.orchestrator.commands.claims import Request as Request
 from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
-from evosaga.orchestrator.commands.claims import claim, insert_rows, known_hashes
+from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_hashes
 from evosaga.orchestrator.engine.decider import Run, advance, intent
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
 from evosaga.orchestrator.engine.state import State, evolve
 from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, InCommit, Refusal
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.types import SHAPES
 
 _TRIES: Final = 5
@@ -52,20 +52,20 @@ class Accepted:
     state: State | None = None
 
 
-def understand(catalogue: Catalogue, command: Command, *, doubtful: bool = False) -> Request:
+def parse_request(registry: SagaRegistry, command: Command, *, doubtful: bool = False) -> Request:
     """Check a command against the saga it would start. Raises ``BadCommand``.
 
     ``doubtful``: it is from the stream, where what was published before it may still be on its way.
     """
-    saga = catalogue.by_command.get(command.type)
+    saga = registry.by_command.get(command.type)
     if saga is None:
-        raise unknown_type(catalogue, command.type)
+        raise unknown_type(registry, command.type)
     return Request(command, saga, checked(saga.input, command), doubtful)
 
 
-def unknown_type(catalogue: Catalogue, type_: str) -> BadCommand:
+def unknown_type(registry: SagaRegistry, type_: str) -> BadCommand:
     """There is no such command; those that people may give are named, our own are not."""
-    known = ", ".join(sorted(STEERING.union(catalogue.public)))
+    known = ", ".join(sorted(STEERING.union(registry.public)))
     return BadCommand("unknown_type", f"there is no command {type_[:80]!r}; known: {known}")
 
 
@@ -107,7 +107,7 @@ async def accept(
     raise AssertionError("unreachable")
 
 
-async def rehearse(pool: Pool, world: World, request: Request) -> State:
+async def dry_run(pool: Pool, world: World, request: Request) -> State:
     """What a new command would begin with, found out by accepting it and taking that back."""
     for _ in range(_TRIES):
         try:
@@ -134,7 +134,9 @@ async def _accept(
     hashes = await known_hashes(connection, list(first))
     fresh = [r for saga_id, r in first.items() if saga_id not in hashes]
     late = await _expired(connection, fresh)
-    claims = await claim(connection, world, worker, [r for r in fresh if r.saga_id not in late])
+    claims = await claim_keys(
+        connection, world, worker, [r for r in fresh if r.saga_id not in late]
+    )
     hashes |= claims.known
     states = await _record(
         connection,
@@ -199,7 +201,7 @@ async def _record(
     appends = []
     for request in requests:
         saga_id = request.saga_id
-        events, states[saga_id], status_row = _beginning(request, verdicts[saga_id], worker)
+        events, states[saga_id], status_row = _first_commit(request, verdicts[saga_id], worker)
         appends.append(
             Append(
                 saga_id,
@@ -214,9 +216,9 @@ async def _record(
     return states
 
 
-def _beginning(
+def _first_commit(
     request: Request, verdict: Admission | Refusal, worker: str | None
-) -> tuple[list[SagaEvent], State, Row]:
+) -> tuple[list[SagaEvent], State, StatusRow]:
     """The first events: a rejection, or the start and the intent of the first step."""
     about: dict[str, Any] = {
         "saga": request.saga.name,

@@ -17,7 +17,7 @@ Take: TypeAlias = Callable[[Sequence[Request]], Awaitable[Sequence[Accepted]]]
 _Waiting: TypeAlias = tuple[Request, "asyncio.Future[Accepted]"]
 
 
-class Intake:
+class Batcher:
     """The queue in front of one gate. Needs no start and no stop: it runs while somebody waits."""
 
     def __init__(self) -> None:

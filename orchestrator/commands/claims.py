@@ -19,7 +19,7 @@ from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Refusal, Saga
 
 
-class LookAgain(asyncpg.SerializationError):
+class AdmissionChanged(asyncpg.SerializationError):
     """What an admission relies on has changed meanwhile, as when Postgres can't serialise.
 
     Nobody's fault; the whole transaction is tried again.
@@ -65,18 +65,18 @@ class Claims:
     """Those that another worker took just now, with the hash of what it took."""
 
 
-async def claim(
+async def claim_keys(
     connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
 ) -> Claims:
     """Admit a batch and claim its keys, inside the caller's transaction.
 
-    Raises ``LookAgain``, and ``TooSoon``.
+    Raises ``AdmissionChanged``, and ``TooSoon``.
     """
     verdicts = await _admit(connection, world, requests)
     wanted = [r for r in requests if isinstance(verdicts[r.saga_id], Admission)]
     claimed = await insert_rows(connection, wanted, verdicts, status="running", owner=worker)
     held = [r for r in wanted if r.saga_id in claimed]
-    await _hold_still(connection, held, verdicts)
+    await _lock_predecessors(connection, held, verdicts)
     for saga_id, second in (await _admit(connection, world, held)).items():
         verdicts[saga_id] = _confirmed(verdicts[saga_id], second)
     verdicts |= await _rehearse(connection, world, held, verdicts)
@@ -133,7 +133,7 @@ async def _rehearse(
     return found
 
 
-async def _hold_still(
+async def _lock_predecessors(
     connection: Connection, held: Sequence[Request], verdicts: dict[UUID, Admission | Refusal]
 ) -> None:
     """Until this transaction is over, whatever somebody waits for doesn't end unseen.
@@ -161,7 +161,7 @@ def _confirmed(first: Admission | Refusal, second: Admission | Refusal) -> Admis
     else:
         same = isinstance(first, Admission) and first.behind is None
     if not same:
-        raise LookAgain("what this command found has changed meanwhile")
+        raise AdmissionChanged("what this command found has changed meanwhile")
     if isinstance(second, Refusal):
         return Refusal(
             second.code,
@@ -187,7 +187,7 @@ async def _explain(
     explained = await _admit(connection, world, lost)
     blind = {id_: v for id_, v in explained.items() if isinstance(v, Admission)}
     if any(_key(verdict) != _key(verdicts[saga_id]) for saga_id, verdict in blind.items()):
-        raise LookAgain("another place in the queue")
+        raise AdmissionChanged("another place in the queue")
     rows = await connection.fetch(
         """
         SELECT saga, business_key, instance_name FROM evosaga.sagas
@@ -202,7 +202,7 @@ async def _explain(
     for saga_id, verdict in blind.items():
         holder = by_key.get(verdict.business_key)
         if holder is None and verdict.instance_name not in names:
-            raise LookAgain("what was in the way has ended meanwhile")
+            raise AdmissionChanged("what was in the way has ended meanwhile")
         code = "in_progress" if holder else "name_taken"
         message = (
             f"a {holder['saga']} saga with the same business key is still open"

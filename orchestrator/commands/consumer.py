@@ -26,16 +26,16 @@ from evosaga.events.event_log import EventLog
 from evosaga.events.redis_clients import prefix_of
 from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.commands import ordering
-from evosaga.orchestrator.commands.accept import Accepted, Request, TooSoon, accept, understand
-from evosaga.orchestrator.commands.control import STEERING, Again, Steering, steer
-from evosaga.orchestrator.commands.follow_ups import as_told, needs_proof, understand_all
+from evosaga.orchestrator.commands.accept import Accepted, Request, TooSoon, accept, parse_request
+from evosaga.orchestrator.commands.control import STEERING, ControlCommand, Restart, apply_control
+from evosaga.orchestrator.commands.follow_ups import as_told, is_internal, resolve_all
 from evosaga.orchestrator.commands.handover import Handover
-from evosaga.orchestrator.commands.keyed_queue import Turns
+from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
 from evosaga.orchestrator.commands.subscriber import Message, subscribed
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.orchestrator.engine.transient_errors import passes
+from evosaga.orchestrator.engine.transient_errors import is_transient
 from evosaga.sagas.context import World
-from evosaga.sagas.whatsapp.row_dry_run import Unready
+from evosaga.sagas.whatsapp.row_dry_run import ConstraintsUnknown
 
 _logger = structlog.get_logger("evosaga.worker")
 _RECLAIM_AFTER: Final = 5.0
@@ -56,7 +56,7 @@ _LONG_PATIENCE: Final = 100
 """Deliveries of one that is about a history which this release can't read: some ten minutes."""
 
 
-class CommandReader:
+class CommandConsumer:
     """The reader and the reclaimer of one worker."""
 
     def __init__(
@@ -77,9 +77,9 @@ class CommandReader:
         self._engine = engine
         self._world = world
         self._worker = worker
-        self._turns, self._left = Turns(_STEERING_AT_ONCE), Turns(1)
-        self._handover = Handover(redis, pool, engine.catalogue, worker, patience)
-        self._order = ordering.Order(redis, worker)
+        self._turns, self._left = KeyedQueue(_STEERING_AT_ONCE), KeyedQueue(1)
+        self._handover = Handover(redis, pool, engine.registry, worker, patience)
+        self._order = ordering.CommandOrder(redis, worker)
         self._broker, self._subscribers, self._reads = subscribed(
             redis_url, prefix_of(redis), worker, _RECLAIM_AFTER, self._handle
         )
@@ -154,7 +154,7 @@ class CommandReader:
         requests: list[tuple[Message, Request]] = []
         wishes: list[tuple[Message, Command]] = []
         ours: list[tuple[Message, Command]] = []
-        known = self._engine.catalogue
+        known = self._engine.registry
         for message in messages:
             if self._order.waits(message):
                 continue
@@ -162,10 +162,10 @@ class CommandReader:
                 command = read_command(message.body())
                 if command.type in STEERING:
                     wishes.append((message, command))
-                elif needs_proof(known, command):
+                elif is_internal(known, command):
                     ours.append((message, command))
                 else:
-                    requests.append((message, understand(known, command, doubtful=True)))
+                    requests.append((message, parse_request(known, command, doubtful=True)))
             except BadCommand as refusal:
                 answers.append((message, refusal))
             except Exception as stumble:
@@ -200,7 +200,7 @@ class CommandReader:
         """Our own commands, as far as the log bears them out; None must come again."""
         commands = [command for _, command in ours]
         try:
-            said = await understand_all(self._pool, self._engine.catalogue, commands)
+            said = await resolve_all(self._pool, self._engine.registry, commands)
         except TRANSIENT as trouble:
             _logger.warning("proving waits", reason=type(trouble).__name__)
             return [(message, None) for message, _ in ours]
@@ -243,16 +243,16 @@ class CommandReader:
         engine = self._engine
         try:
             command = await as_told(self._pool, command)
-            answer = await steer(
+            answer = await apply_control(
                 self._log,
                 self._world,
-                engine.catalogue,
+                engine.registry,
                 command,
                 engine,
                 self._order.comes(message, command),
             )
-            if isinstance(answer, Again):
-                return understand(engine.catalogue, answer.command, doubtful=True)
+            if isinstance(answer, Restart):
+                return parse_request(engine.registry, answer.command, doubtful=True)
             return Accepted("known" if answer == "known" else "steered", command.saga_id)
         except BadCommand as refusal:
             return refusal
@@ -260,7 +260,7 @@ class CommandReader:
             _logger.warning("steering waits", reason=type(trouble).__name__)
             return None
         except Exception as stumble:
-            if passes(stumble):
+            if is_transient(stumble):
                 _logger.warning("steering waits", reason=type(stumble).__name__)
                 return None
             return await self._stumbled(message, stumble, command)
@@ -276,7 +276,7 @@ class CommandReader:
         except TooSoon as doubt:
             return await self._in_turn(requests, doubt)
         except Exception as stumble:
-            if passes(stumble):  # nothing is acknowledged, so all of it comes again
+            if is_transient(stumble):  # nothing is acknowledged, so all of it comes again
                 _logger.warning("accepting waits", reason=type(stumble).__name__)
                 return [(message, None) for message, _ in requests]
             if len(requests) > 1:  # find the one, and let its neighbours through
@@ -309,7 +309,9 @@ class CommandReader:
             await self._turns.begin(name, partial(self._quietly, self._let_pass, queue))
         return [*await self._accept(ready), *((message, None) for (message, _), _ in queue)]
 
-    async def _let_pass(self, queue: Sequence[tuple[ordering.Asked, ordering.Place]]) -> None:
+    async def _let_pass(
+        self, queue: Sequence[tuple[ordering.Asked, ordering.StreamPosition]]
+    ) -> None:
         async with contextlib.aclosing(self._order.turns(queue)) as turns:
             async for ready in turns:
                 await self._settle(await self._accept(ready))
@@ -331,7 +333,11 @@ class CommandReader:
                 if rivals > _RIVALS:
                     raise
                 doubtful = True
-                said = str(trouble) if isinstance(trouble, Unready) else type(trouble).__name__
+                said = (
+                    str(trouble)
+                    if isinstance(trouble, ConstraintsUnknown)
+                    else type(trouble).__name__
+                )
                 _logger.warning("accepting waits", reason=said)
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
@@ -366,7 +372,9 @@ class CommandReader:
     async def _committed(self, command: Command) -> bool:
         """Whether it was obeyed all the same: before the stumble, or by whoever else had it."""
         if command.type in STEERING:
-            about = Steering.model_validate(command.data).saga_id  # checked before anything else
+            about = ControlCommand.model_validate(
+                command.data
+            ).saga_id  # checked before anything else
             return bool(await self._pool.fetchval(_STEERED, about, command.id, command.saga_id))
         known = await self._pool.fetchval(_KNOWN, command.saga_id)
         return bool(known == command.hash)
@@ -375,7 +383,7 @@ class CommandReader:
         if not bad:
             return
         counts = await streams.deliveries(self._redis, [message.id for message, _ in bad])
-        await dead_letters.bury(
+        await dead_letters.publish(
             self._redis,
             [
                 message.letter(refusal.code, refusal.message, counts.get(message.id, 1))

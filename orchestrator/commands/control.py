@@ -20,23 +20,23 @@ from evosaga.events.model import Recorded, SagaCancelRequested, SagaEvent, SagaR
 from evosaga.orchestrator.commands.accept import checked, too_late
 from evosaga.orchestrator.commands.replay import plan_parked
 from evosaga.orchestrator.commands.replay_plan import not_replayable
-from evosaga.orchestrator.engine.decider import Rest, Run, can_turn, decide
+from evosaga.orchestrator.engine.decider import Idle, Run, can_compensate, decide
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
 from evosaga.orchestrator.engine.state import OPEN, State, evolve, replay
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.types import Remark
 
 
-class Steering(BaseModel):
+class ControlCommand(BaseModel):
     """The ``data`` of ``saga.replay`` and ``saga.cancel``.
 
     ``if_possible``: when it can't be, because the saga is over or past its point of no return,
     say, then nothing is done and nobody is told.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Steering")
 
     saga_id: UUID
     reason: Remark | None = None
@@ -52,45 +52,45 @@ REFUSALS: frozenset[str] = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Restart:
     """A replay that starts the saga anew, as a saga of its own."""
 
     command: Command
 
 
-async def steer(
+async def apply_control(
     log: EventLog,
     world: World,
-    catalogue: Catalogue,
+    registry: SagaRegistry,
     command: Command,
     engine: Engine | None,
     too_soon: Callable[[], Awaitable[bool]] | None = None,
-) -> Again | Literal["done", "known"]:
+) -> Restart | Literal["done", "known"]:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
 
     Without an ``engine`` at hand the next sweep of a worker finds what is due. A replay takes as
     long as its look at the world, a few seconds at most. ``too_soon`` is asked before a refusal:
     whether what came before the wish had not been obeyed yet, and is now.
     """
-    wish: Steering = checked(Steering, command)
+    wish: ControlCommand = checked(ControlCommand, command)
     try:
-        return await _steer(log, world, catalogue, command, wish, engine)
+        return await _apply(log, world, registry, command, wish, engine)
     except BadCommand as refusal:
         if too_soon is not None and refusal.code in REFUSALS and await too_soon():
-            return await steer(log, world, catalogue, command, engine, too_soon)
+            return await apply_control(log, world, registry, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
             return "known"
         raise
 
 
-async def _steer(
+async def _apply(
     log: EventLog,
     world: World,
-    catalogue: Catalogue,
+    registry: SagaRegistry,
     command: Command,
-    wish: Steering,
+    wish: ControlCommand,
     engine: Engine | None,
-) -> Again | Literal["done", "known"]:
+) -> Restart | Literal["done", "known"]:
     while True:
         history = await log.read(wish.saga_id)
         if not history:
@@ -101,16 +101,16 @@ async def _steer(
             raise BadCommand("expired", too_late(command.expires_at))
         state = replay(r.event for r in history)
         if command.type == "saga.replay" and state.status == "compensated":
-            return Again(_anew(command, state, history[0]))
+            return Restart(_anew(command, state, history[0]))
         if await log.read(command.saga_id):
             raise _conflict(command)
         event: SagaEvent
         if command.type == "saga.replay":
-            event = await _resumed(log, world, catalogue, command, wish, history, state)
+            event = await _resumed(log, world, registry, command, wish, history, state)
         else:
-            event = _cancelled(catalogue, command, wish, state)
+            event = _cancelled(registry, command, wish, state)
         try:
-            await log.append(_append(catalogue, history, state, event, command.id))
+            await log.append(_append(registry, history, state, event, command.id))
         except VersionConflict:
             continue
         if engine is not None and not engine.wake(wish.saga_id):
@@ -120,7 +120,7 @@ async def _steer(
         return "done"
 
 
-def _asked_before(history: list[Recorded], command: Command, wish: Steering) -> bool:
+def _asked_before(history: list[Recorded], command: Command, wish: ControlCommand) -> bool:
     """Whether this very wish was obeyed already. Raises when its id was used for another."""
     for recorded in history:
         event = recorded.event
@@ -140,28 +140,28 @@ def _conflict(command: Command) -> BadCommand:
 async def _resumed(
     log: EventLog,
     world: World,
-    catalogue: Catalogue,
+    registry: SagaRegistry,
     command: Command,
-    wish: Steering,
+    wish: ControlCommand,
     history: list[Recorded],
     state: State,
 ) -> SagaResumed:
     """The replay as an event, after a look at what is still there of what the saga did."""
-    judge(catalogue, command.type, state)
-    plan = await plan_parked(catalogue, history, state, world, await log.now())
+    check_allowed(registry, command.type, state)
+    plan = await plan_parked(registry, history, state, world, await log.now())
     if not plan.allowed:
         raise BadCommand(plan.code or "blocked", plan.headline.removeprefix("refused: "))
     return SagaResumed(by=command.id, reason=wish.reason, redo=plan.redo or None)
 
 
 def _cancelled(
-    catalogue: Catalogue, command: Command, wish: Steering, state: State
+    registry: SagaRegistry, command: Command, wish: ControlCommand, state: State
 ) -> SagaCancelRequested:
-    judge(catalogue, command.type, state)
+    check_allowed(registry, command.type, state)
     return SagaCancelRequested(by=command.id, reason=wish.reason)
 
 
-def judge(catalogue: Catalogue, type_: str, state: State) -> None:
+def check_allowed(registry: SagaRegistry, type_: str, state: State) -> None:
     """Whether a saga in this state can be replayed or cancelled. Raises ``BadCommand``.
 
     That is all that can be known without a look at the world, which may still refuse a replay.
@@ -173,30 +173,30 @@ def judge(catalogue: Catalogue, type_: str, state: State) -> None:
     if state.status not in OPEN:
         raise BadCommand("not_cancellable", f"the saga is {state.status} already")
     assert state.start is not None
-    saga = catalogue.find(state.start.saga, state.start.version)
+    saga = registry.find(state.start.saga, state.start.version)
     if saga is None:
         named = f"{state.start.saga} v{state.start.version}"
         said = f"this release does not know {named}; a worker of the release that began it does"
         raise BadCommand(UNKNOWN_VERSION, said)
-    if state.direction == "forward" and not can_turn(saga, state):
+    if state.direction == "forward" and not can_compensate(saga, state):
         onward = "replay it when its cause is mended" if state.parked else "it will complete"
         said = f"the saga is past its point of no return; {onward}"
         raise BadCommand("not_cancellable", said)
 
 
 def _append(
-    catalogue: Catalogue, history: list[Recorded], state: State, event: SagaEvent, cause: str
+    registry: SagaRegistry, history: list[Recorded], state: State, event: SagaEvent, cause: str
 ) -> Append:
     """The event, leaving an attempt that is out with the worker that makes it."""
     after = evolve(state, event)
     assert after.start is not None
-    saga = catalogue.find(after.start.saga, after.start.version)
+    saga = registry.find(after.start.saga, after.start.version)
     flight, lease = after.in_flight, 0.0
     if flight is not None and saga is not None:
         lease = saga.step(flight.step).timeout + LEASE_MARGIN
     owner = flight.worker if flight else None
     next_ = decide(saga, after) if saga is not None else None
-    action = next_ if isinstance(next_, Run) else Rest("in flight")
+    action = next_ if isinstance(next_, Run) else Idle("in flight")
     # While an attempt is out its row is its driver's, or nobody's if it is held under that claim.
     told = replace(row(after, action, owner, lease), kept=flight is not None)
     return Append(

@@ -15,39 +15,39 @@ from uuid import UUID
 
 from evosaga.events.commands import BadCommand, Command, saga_id_of
 from evosaga.events.database import Queryable
-from evosaga.orchestrator.commands.accept import understand, unknown_type
+from evosaga.orchestrator.commands.accept import parse_request, unknown_type
 from evosaga.orchestrator.commands.claims import Request
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 _EVENT_ID: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,9})")
 
 
-def needs_proof(catalogue: Catalogue, command: Command) -> bool:
+def is_internal(registry: SagaRegistry, command: Command) -> bool:
     """Whether it is one of our own, which from outside must be borne out by the log."""
-    saga = catalogue.by_command.get(command.type)
+    saga = registry.by_command.get(command.type)
     return saga is not None and saga.internal
 
 
-async def understand_all(
-    database: Queryable, catalogue: Catalogue, commands: Sequence[Command]
+async def resolve_all(
+    database: Queryable, registry: SagaRegistry, commands: Sequence[Command]
 ) -> list[Request | BadCommand]:
     """What each command from outside asks for, or why it is not obeyed, in their order.
 
     One of our own that nothing proves is answered like one that does not exist. The log is asked
     once, and only if there is one of our own among them.
     """
-    ours = [command for command in commands if needs_proof(catalogue, command)]
+    ours = [command for command in commands if is_internal(registry, command)]
     proved = await _follow_ups(database, [command.id for command in ours]) if ours else {}
     understood: list[Request | BadCommand] = []
     for command in commands:
         obeyed: Command | None = command
-        if needs_proof(catalogue, command):
+        if is_internal(registry, command):
             # As the relay tells it: an outsider who repeats it can't make it expire, say.
             obeyed = proved.get(command.id)
         try:
             if obeyed is None or obeyed.hash != command.hash:
-                raise unknown_type(catalogue, command.type)
-            understood.append(understand(catalogue, obeyed))
+                raise unknown_type(registry, command.type)
+            understood.append(parse_request(registry, obeyed))
         except BadCommand as refusal:
             understood.append(refusal)
     return understood

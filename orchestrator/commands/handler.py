@@ -12,25 +12,25 @@ from evosaga.events import syncpoints
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
-from evosaga.orchestrator.commands.accept import Accepted, accept, understand
-from evosaga.orchestrator.commands.batching import Intake
+from evosaga.orchestrator.commands.accept import Accepted, accept, parse_request
+from evosaga.orchestrator.commands.batching import Batcher
 from evosaga.orchestrator.commands.claims import Request
-from evosaga.orchestrator.commands.control import STEERING, Again, Steering, steer
+from evosaga.orchestrator.commands.control import STEERING, ControlCommand, Restart, apply_control
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class CommandHandler:
     """``engine``: the one of this process, if it has a worker; else any worker takes over."""
 
     pool: Pool
     log: EventLog
     world: World
-    catalogue: Catalogue
+    registry: SagaRegistry
     engine: Engine | None = None
-    intake: Intake = field(default_factory=Intake, repr=False, compare=False)
+    intake: Batcher = field(default_factory=Batcher, repr=False, compare=False)
 
     async def submit(self, command: Command) -> Accepted:
         """Obey a command, one that starts a saga or one that steers it.
@@ -40,12 +40,12 @@ class Gate:
         then, nothing is promised, and the caller may repeat.
         """
         if command.type in STEERING:
-            answer = await steer(self.log, self.world, self.catalogue, command, self.engine)
-            if not isinstance(answer, Again):
-                saga_id = UUID(str(Steering.model_validate(command.data).saga_id))
+            answer = await apply_control(self.log, self.world, self.registry, command, self.engine)
+            if not isinstance(answer, Restart):
+                saga_id = UUID(str(ControlCommand.model_validate(command.data).saga_id))
                 return Accepted("known" if answer == "known" else "steered", saga_id)
             command = answer.command
-        request = understand(self.catalogue, command)
+        request = parse_request(self.registry, command)
         accepted = await self.intake.through(request, self._take)
         if accepted.kind == "conflicting":
             sentence = f"the id {command.id} was used for another command"

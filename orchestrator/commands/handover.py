@@ -1,6 +1,6 @@
 """Commands that this worker does not know are left to one that does.
 
-While releases are mixed, or several catalogues read one stream, Redis may hand a command to a
+While releases are mixed, or several registries read one stream, Redis may hand a command to a
 worker that has no saga for it, or an older one. Such a command is neither obeyed nor buried: it is
 laid, unacknowledged, before a consumer that is no worker. Every worker looks there once a second
 and takes what it knows. What a living worker says it knows is left to it; what nobody has taken
@@ -23,10 +23,10 @@ from redis.asyncio import Redis
 from evosaga.events import streams
 from evosaga.events.commands import STEERING, BadCommand, Command, read_command
 from evosaga.events.database import Pool
-from evosaga.orchestrator.commands.accept import checked, understand
-from evosaga.orchestrator.commands.control import UNKNOWN_VERSION, Steering
+from evosaga.orchestrator.commands.accept import checked, parse_request
+from evosaga.orchestrator.commands.control import UNKNOWN_VERSION, ControlCommand
 from evosaga.orchestrator.commands.subscriber import Message
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 _logger = structlog.get_logger("evosaga.handover")
 NOBODY: Final = "left-to-whoever-knows"
@@ -43,19 +43,19 @@ _STALE: Final = 2000
 """Milliseconds after which what lies there is marked as looked after, so nobody reclaims it."""
 
 
-def announced(catalogue: Catalogue) -> list[str]:
-    """What a worker with this catalogue says it knows, each as ``name/number``.
+def announced(registry: SagaRegistry) -> list[str]:
+    """What a worker with this registry says it knows, each as ``name/number``.
 
     Definitions with their version, and commands with a number that another shape of their data
     would not have.
     """
-    definitions = [f"{saga}/{version}" for saga, version in catalogue.versions]
-    return [*definitions, *(f"{name}/{mark}" for name, mark in _commands(catalogue).items())]
+    definitions = [f"{saga}/{version}" for saga, version in registry.versions]
+    return [*definitions, *(f"{name}/{mark}" for name, mark in _commands(registry).items())]
 
 
-def _commands(catalogue: Catalogue) -> dict[str, str]:
+def _commands(registry: SagaRegistry) -> dict[str, str]:
     marks = {f"command {type_}": "0" for type_ in STEERING}
-    for type_, saga in catalogue.by_command.items():
+    for type_, saga in registry.by_command.items():
         shape: type[BaseModel] = saga.input
         marks[f"command {type_}"] = _number(saga.version, shape)
     return marks
@@ -71,12 +71,12 @@ class Handover:
     """What one worker leaves to others, and takes of what they have left. Seconds."""
 
     def __init__(
-        self, redis: Redis, pool: Pool, catalogue: Catalogue, worker: str, patience: float
+        self, redis: Redis, pool: Pool, registry: SagaRegistry, worker: str, patience: float
     ) -> None:
         self._redis = redis
         self._pool = pool
-        self._catalogue = catalogue
-        self._own = _commands(catalogue)
+        self._registry = registry
+        self._own = _commands(registry)
         self._worker = worker
         self._patience = patience
         self._until: dict[bytes, float] = {}
@@ -131,7 +131,7 @@ class Handover:
 
     def _wait(self, id_: bytes, command: Command) -> None:
         patience = max(self._patience, _SAGA_PATIENCE if command.type in STEERING else 0.0)
-        if command.type in self._catalogue.by_command:
+        if command.type in self._registry.by_command:
             patience = max(patience, _SHAPE_PATIENCE)
         self._until.setdefault(id_, time.monotonic() + patience)
 
@@ -139,12 +139,12 @@ class Handover:
         """Whether a worker of another release may understand what this one does not."""
         if command.type in STEERING:
             definition = await self._steered(command)
-            return definition is not None and definition not in self._catalogue.versions
+            return definition is not None and definition not in self._registry.versions
         name = f"command {command.type}"
-        if command.type not in self._catalogue.by_command:
+        if command.type not in self._registry.by_command:
             return True
         try:
-            understand(self._catalogue, command)
+            parse_request(self._registry, command)
         except BadCommand:
             return any(_named(one) == name for one in others - {f"{name}/{self._own[name]}"})
         return False
@@ -154,7 +154,7 @@ class Handover:
         if command.type in STEERING:
             definition = await self._steered(command)
             return definition is not None and "{}/{}".format(*definition) in others
-        if command.type in self._catalogue.by_command:
+        if command.type in self._registry.by_command:
             return False  # only the shape of its data is another one
         return any(_named(one) == f"command {command.type}" for one in others)
 
@@ -165,7 +165,7 @@ class Handover:
     async def _steered(self, command: Command) -> tuple[str, int] | None:
         """The definition of the saga that a wish is about, None when there is no such saga."""
         try:
-            wish: Steering = checked(Steering, command)
+            wish: ControlCommand = checked(ControlCommand, command)
         except BadCommand:
             return None
         row = await self._pool.fetchrow(_STEERED, wish.saga_id)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 
-class Turns:
+class KeyedQueue:
     """At most ``most`` keys are worked for at the same time; who brings more waits for a place."""
 
     def __init__(self, most: int) -> None:

@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StreamPosition:
     """A command in the queue, and whatever it is about."""
 
     id: bytes
@@ -48,7 +48,7 @@ class Place:
 Asked: TypeAlias = tuple[Message, Request]
 
 
-class Order:
+class CommandOrder:
     """The commands whose turn one worker waits for."""
 
     def __init__(self, redis: Redis, worker: str) -> None:
@@ -77,7 +77,7 @@ class Order:
 
     async def split(
         self, requests: Sequence[Asked], doubt: TooSoon
-    ) -> tuple[list[Asked], list[tuple[Asked, Place]]]:
+    ) -> tuple[list[Asked], list[tuple[Asked, StreamPosition]]]:
         """Those whose turn it is, for good now, and those for which ``turns`` must wait.
 
         Raises what Redis raises.
@@ -90,7 +90,7 @@ class Order:
         return [one for one in sure if one[0].id not in late], queue
 
     async def turns(
-        self, queue: Sequence[tuple[Asked, Place]]
+        self, queue: Sequence[tuple[Asked, StreamPosition]]
     ) -> AsyncGenerator[list[Asked], None]:
         """The commands as their turns come; it ends when all had theirs, or the worker stops."""
         began, pause = time.monotonic(), _SOON
@@ -135,7 +135,7 @@ class Order:
         return waited
 
     async def _late(
-        self, places: Sequence[Place], began: float, but: Set[bytes] = frozenset()
+        self, places: Sequence[StreamPosition], began: float, but: Set[bytes] = frozenset()
     ) -> set[bytes]:
         """Those whose turn has not come; they stay this worker's. Nobody waits for ever."""
         if time.monotonic() - began > LONGEST:
@@ -144,7 +144,9 @@ class Order:
         await streams.keep(self._redis, self._worker, sorted(late))
         return late
 
-    async def _behind(self, places: Sequence[Place], but: Set[bytes] = frozenset()) -> set[bytes]:
+    async def _behind(
+        self, places: Sequence[StreamPosition], but: Set[bytes] = frozenset()
+    ) -> set[bytes]:
         """The ids of those before which something about the same is not acknowledged.
 
         ``but``: not counting these.
@@ -157,7 +159,7 @@ class Order:
         found = await streams.fields_of(self._redis, [id_ for id_ in ahead if id_ not in told])
         told |= {id_: _told(Message(id_, fields)) for id_, fields in found.items()}
         self._ahead = told
-        others = [Place(id_, about) for id_, about in told.items() if id_ not in but]
+        others = [StreamPosition(id_, about) for id_, about in told.items() if id_ not in but]
         late: set[bytes] = set()
         blocked: set[str] = set()
         for where in sorted((*others, *places), key=lambda where: _rank(where.id)):
@@ -169,13 +171,13 @@ class Order:
         return late
 
 
-def place(message: Message, command: Command, refusal: Refusal | None = None) -> Place:
+def place(message: Message, command: Command, refusal: Refusal | None = None) -> StreamPosition:
     """The place of a command; a ``refusal`` may say more of what it is about than itself."""
     about = _about(command)
     if refusal is not None:
         more = (refusal.organization_id, refusal.instance_name, refusal.existing_instance)
         about |= {_same(value) for value in more if value is not None}
-    return Place(message.id, about)
+    return StreamPosition(message.id, about)
 
 
 def _told(message: Message) -> frozenset[str]:

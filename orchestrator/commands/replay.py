@@ -1,6 +1,6 @@
 """Looking at the world before a replay does anything to it.
 
-``look_at_the_world`` asks the probes of the steps, all at once and not for long; it changes
+``probe_steps`` asks the probes of the steps, all at once and not for long; it changes
 nothing. ``plan_of`` puts what they found beside the history (``plan``). A replay looks the same way
 before it goes on (``steer``), and each step looks once more before it acts, so a plan is never a
 promise that is carried out blindly.
@@ -17,26 +17,26 @@ import structlog
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
 from evosaga.events.model import Recorded, SagaRejected
-from evosaga.orchestrator.commands.accept import rehearse, understand
-from evosaga.orchestrator.commands.replay_plan import Line as Line
-from evosaga.orchestrator.commands.replay_plan import Plan as Plan
+from evosaga.orchestrator.commands.accept import dry_run, parse_request
+from evosaga.orchestrator.commands.replay_plan import PlannedStep as PlannedStep
 from evosaga.orchestrator.commands.replay_plan import Refused, anew, replay_plan
+from evosaga.orchestrator.commands.replay_plan import ReplayPlan as ReplayPlan
 from evosaga.orchestrator.engine.execution import context
-from evosaga.orchestrator.engine.instance import Live, UnknownSaga
+from evosaga.orchestrator.engine.instance import SagaInstance, UnknownSaga
 from evosaga.orchestrator.engine.state import InFlight, State, replay
 from evosaga.orchestrator.queries import sagas
 from evosaga.sagas.context import World
 from evosaga.sagas.definition import Step
 from evosaga.sagas.outcome import Finding, Sighting
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 _logger = structlog.get_logger("evosaga.replay")
 LOOK_SECONDS: Final = 3.0
 """How long one probe may take; a look that takes longer found out nothing."""
 
 
-async def look_at_the_world(
-    live: Live, world: World, *, seconds: float = LOOK_SECONDS
+async def probe_steps(
+    live: SagaInstance, world: World, *, seconds: float = LOOK_SECONDS
 ) -> dict[str, Finding]:
     """Ask the probe of every step that has one, all at once; the findings by step.
 
@@ -47,7 +47,7 @@ async def look_at_the_world(
     return {step.name: finding for step, finding in zip(steps, found, strict=True)}
 
 
-async def _ask(step: Step, live: Live, world: World, seconds: float) -> Finding:
+async def _ask(step: Step, live: SagaInstance, world: World, seconds: float) -> Finding:
     assert step.probe is not None
     attempt = max(1, live.state.progress(step.name).attempts)
     told = context(live, InFlight(step.name, "forward", attempt, ""), world)
@@ -61,44 +61,44 @@ async def _ask(step: Step, live: Live, world: World, seconds: float) -> Finding:
         return Finding(Sighting.UNKNOWN, f"the look failed ({type(error).__name__})")
 
 
-async def plan_of(pool: Pool, world: World, catalogue: Catalogue, saga_id: UUID) -> Plan:
+async def plan_of(pool: Pool, world: World, registry: SagaRegistry, saga_id: UUID) -> ReplayPlan:
     """The plan for a replay of this saga now. Raises ``BadCommand`` when there is no such saga."""
     history = await sagas.history(pool, saga_id)
     if not history:
         raise BadCommand("unknown_saga", f"there is no saga {saga_id}")
     state = replay(recorded.event for recorded in history)
     if state.status == "compensated":
-        return await _plan_anew(pool, world, catalogue, state)
+        return await _plan_anew(pool, world, registry, state)
     if state.status != "failed":
         return replay_plan(None, state, {})
     now: datetime = await pool.fetchval("SELECT now()")
-    return await plan_parked(catalogue, history, state, world, now)
+    return await plan_parked(registry, history, state, world, now)
 
 
 async def plan_parked(
-    catalogue: Catalogue, history: Sequence[Recorded], state: State, world: World, now: datetime
-) -> Plan:
+    registry: SagaRegistry, history: Sequence[Recorded], state: State, world: World, now: datetime
+) -> ReplayPlan:
     """Look at what a parked saga did, and plan; ``now`` is the database's time."""
     try:
-        live = Live.revived(catalogue, history, now)
+        live = SagaInstance.revived(registry, history, now)
     except UnknownSaga:
         return replay_plan(None, state, {})
-    return replay_plan(live.saga, state, await look_at_the_world(live, world))
+    return replay_plan(live.saga, state, await probe_steps(live, world))
 
 
-async def _plan_anew(pool: Pool, world: World, catalogue: Catalogue, old: State) -> Plan:
+async def _plan_anew(pool: Pool, world: World, registry: SagaRegistry, old: State) -> ReplayPlan:
     """Ask admission for real, take it back, and look at the world with the new saga's eyes."""
     assert old.start is not None
     command = Command(id=str(uuid4()), type=old.start.command, data=dict(old.start.input))
     try:
-        request = understand(catalogue, command)
+        request = parse_request(registry, command)
     except BadCommand as refusal:
         return replay_plan(None, old, {}, Refused(refusal.code, refusal.message))
-    begun = await rehearse(pool, world, request)
+    begun = await dry_run(pool, world, request)
     start = begun.start
     if isinstance(start, SagaRejected):
         return replay_plan(request.saga, old, {}, Refused(start.code, start.message))
     assert start is not None
-    live = Live.begun(catalogue, command.saga_id, begun, str(command.saga_id))
-    findings = await look_at_the_world(live, world)
+    live = SagaInstance.begun(registry, command.saga_id, begun, str(command.saga_id))
+    findings = await probe_steps(live, world)
     return anew(request.saga, findings, behind=start.behind)

@@ -22,7 +22,7 @@ Action: TypeAlias = Literal["reuse", "adopt", "redo", "undo first", "blocked"]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlannedStep:
     """One step of a plan; ``evidence`` is a sentence for people, without secrets."""
 
     step: str
@@ -31,7 +31,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """What a replay would do. ``allowed`` says whether it would be taken, ``code`` why not.
 
     ``anew``: the saga was rolled back, so it would start again as a saga of its own.
@@ -39,7 +39,7 @@ class Plan:
 
     headline: str
     allowed: bool
-    lines: tuple[Line, ...] = ()
+    lines: tuple[PlannedStep, ...] = ()
     code: str | None = None
     anew: bool = False
     redo: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ def replay_plan(
     state: State,
     findings: Mapping[str, Finding],
     refused: Refused | None = None,
-) -> Plan:
+) -> ReplayPlan:
     """What a replay of a saga in this state would do, given what a look at its steps found.
 
     ``saga`` is the definition that would run: for one that was rolled back today's newest, since
@@ -85,11 +85,11 @@ def replay_plan(
             return _forward(saga, state, findings)
         case "failed":
             said = "it goes on under a release that knows its definition; this one can't look"
-            return Plan(said, allowed=True)
+            return ReplayPlan(said, allowed=True)
         case "compensated":
             return anew(saga, findings, refused)
     sentence = not_replayable(state)
-    return Plan(f"refused: {sentence}", allowed=False, code="not_replayable")
+    return ReplayPlan(f"refused: {sentence}", allowed=False, code="not_replayable")
 
 
 def not_replayable(state: State) -> str:
@@ -104,7 +104,7 @@ def not_replayable(state: State) -> str:
     return "the saga is running and goes on by itself; cancel it if it should stop"
 
 
-def _forward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> Plan:
+def _forward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> ReplayPlan:
     lines = tuple(
         _forward_line(step, state.progress(step.name), findings.get(step.name))
         for step in saga.steps
@@ -117,20 +117,20 @@ def _forward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> Plan:
     assert state.parked is not None
     if (foreign := _of(Sighting.FOREIGN, lines, findings)) is not None:
         said = f"refused: step {foreign.step} is blocked: {foreign.evidence}"
-        return Plan(said, allowed=False, lines=lines, code="blocked")
+        return ReplayPlan(said, allowed=False, lines=lines, code="blocked")
     if (dark := _of(Sighting.UNKNOWN, lines, findings)) is not None:
         said = (
             f"it goes on at step {redo[0] if redo else state.parked.step}, but nobody can say now "
             f"what is there (step {dark.step}: {dark.evidence}); each step looks before it acts"
         )
-        return Plan(said, allowed=True, lines=lines, redo=redo)
+        return ReplayPlan(said, allowed=True, lines=lines, redo=redo)
     said = f"it goes on at step {state.parked.step} with fresh attempts"
     if redo:
         said += f", after doing {_listed(redo)} again"
-    return Plan(said, allowed=True, lines=lines, redo=redo)
+    return ReplayPlan(said, allowed=True, lines=lines, redo=redo)
 
 
-def _forward_line(step: Step, progress: Progress, finding: Finding | None) -> Line:
+def _forward_line(step: Step, progress: Progress, finding: Finding | None) -> PlannedStep:
     if finding is None:
         return _unseen(step, progress)
     action: Action
@@ -143,27 +143,29 @@ def _forward_line(step: Step, progress: Progress, finding: Finding | None) -> Li
             action = "undo first"
         case Sighting.FOREIGN | Sighting.UNKNOWN:
             action = "blocked"
-    return Line(step.name, action, finding.evidence)
+    return PlannedStep(step.name, action, finding.evidence)
 
 
-def _unseen(step: Step, progress: Progress) -> Line:
+def _unseen(step: Step, progress: Progress) -> PlannedStep:
     """A step without a probe: what was recorded is all there is."""
     if progress.done:
-        return Line(step.name, "reuse", "it was done; there is nothing to look at")
+        return PlannedStep(step.name, "reuse", "it was done; there is nothing to look at")
     if progress.attempts or progress.in_doubt:
-        return Line(step.name, "redo", "it was tried and never said that it was done")
-    return Line(step.name, "redo", "it was never begun")
+        return PlannedStep(step.name, "redo", "it was tried and never said that it was done")
+    return PlannedStep(step.name, "redo", "it was never begun")
 
 
-def _backward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> Plan:
+def _backward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> ReplayPlan:
     """It stays on its way back: what is left to undo is undone, in that order."""
     undone = tuple(name for name, progress in state.steps.items() if progress.undone)
-    lines = [Line(name, "reuse", "it was undone, and stays so") for name in undone]
+    lines = [PlannedStep(name, "reuse", "it was undone, and stays so") for name in undone]
     for name in state.undoing:
         finding = findings.get(name)
-        lines.append(Line(name, "undo first", finding.evidence if finding else _left(saga, state)))
+        lines.append(
+            PlannedStep(name, "undo first", finding.evidence if finding else _left(saga, state))
+        )
     said = f"it stays on its way back and undoes {_listed(state.undoing)}, with fresh attempts"
-    return Plan(said, allowed=True, lines=tuple(lines))
+    return ReplayPlan(said, allowed=True, lines=tuple(lines))
 
 
 def _left(saga: Saga, state: State) -> str:
@@ -176,27 +178,29 @@ def anew(
     findings: Mapping[str, Finding],
     refused: Refused | None = None,
     behind: UUID | None = None,
-) -> Plan:
+) -> ReplayPlan:
     """The plan for a saga that was rolled back; ``behind``: the one it would have to wait for."""
     if refused is not None:
         steps = saga.steps if saga else ()
-        lines = tuple(Line(s.name, "blocked", "the command would be refused") for s in steps)
+        lines = tuple(PlannedStep(s.name, "blocked", "the command would be refused") for s in steps)
         said = f"refused: {refused.message}"
-        return Plan(said, allowed=False, lines=lines, code=refused.code, anew=True)
+        return ReplayPlan(said, allowed=False, lines=lines, code=refused.code, anew=True)
     if saga is None:
         said = "refused: no saga of this release starts with its command"
-        return Plan(said, allowed=False, code="unknown_type", anew=True)
+        return ReplayPlan(said, allowed=False, code="unknown_type", anew=True)
     lines = tuple(_forward_line(step, Progress(), findings.get(step.name)) for step in saga.steps)
     if (foreign := _of(Sighting.FOREIGN, lines, findings)) is not None:
         said = f"refused: step {foreign.step} is blocked: {foreign.evidence}"
-        return Plan(said, allowed=False, lines=lines, code="blocked", anew=True)
+        return ReplayPlan(said, allowed=False, lines=lines, code="blocked", anew=True)
     said = "everything it did was undone, so it starts anew, as a saga of its own"
     if behind is not None:
         said += f", once saga {behind} is over"
-    return Plan(said, allowed=True, lines=lines, anew=True)
+    return ReplayPlan(said, allowed=True, lines=lines, anew=True)
 
 
-def _of(sighting: Sighting, lines: Sequence[Line], findings: Mapping[str, Finding]) -> Line | None:
+def _of(
+    sighting: Sighting, lines: Sequence[PlannedStep], findings: Mapping[str, Finding]
+) -> PlannedStep | None:
     """The first line whose step looks like that."""
     return next(
         (one for one in lines if (f := findings.get(one.step)) and f.sighting is sighting), None

@@ -76,7 +76,7 @@ Handle = Callable[[Sequence[Message]], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Reads:
+class StreamSubscription:
     """How the reads of one subscriber go. Times are monotonic seconds."""
 
     well_at: float | None = None
@@ -97,7 +97,7 @@ class Reads:
 
 def subscribed(
     redis_url: str, prefix: str, worker: str, reclaim_after: float, handle: Handle
-) -> tuple[RedisBroker, list[Any], list[Reads]]:
+) -> tuple[RedisBroker, list[Any], list[StreamSubscription]]:
     """A broker with the reader and the reclaimer of one worker, not yet started.
 
     ``reclaim_after``: seconds after which a message that nobody acknowledged is taken over.
@@ -136,14 +136,14 @@ def subscribed(
         )
         for polling, idle in ((_BLOCK, None), (_LOOK, int(reclaim_after * 1000)))
     ]
-    reads = [Reads() for _ in subscribers]
+    reads = [StreamSubscription() for _ in subscribers]
     for subscriber, how in zip(subscribers, reads, strict=True):
         subscriber(handle_raw)
         _calm(subscriber, how)
     return broker, subscribers, reads
 
 
-def _calm(subscriber: Any, reads: Reads) -> None:
+def _calm(subscriber: Any, reads: StreamSubscription) -> None:
     """Note how reads go, and make FastStream pause after an error that Redis answers with.
 
     It pauses after a broken connection. Left alone, it starts reading again at once, thousands of

@@ -15,7 +15,7 @@ class NotSo(Exception):
     """A claim of the demo did not hold: a bug, in the product or in the demo."""
 
 
-class Claims:
+class Assertions:
     """Ticks for what is so."""
 
     def __init__(self, show: Show) -> None:

@@ -19,7 +19,7 @@ from evosaga.events.clock import LIVING
 from evosaga.orchestrator.cli.follow import Seen, follow
 from evosaga.orchestrator.cli.integrations import new_id
 from evosaga.orchestrator.cli.render import timeline
-from evosaga.orchestrator.demo.assertions import Claims, NotSo, eventually
+from evosaga.orchestrator.demo.assertions import Assertions, NotSo, eventually
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -98,7 +98,7 @@ class Stage:
     """Everything a scene may touch, and ways to look at the three stores."""
 
     show: Show
-    claim: Claims
+    claim: Assertions
     pool: Pool
     redis: Redis
     evolution: SimulatedEvolution

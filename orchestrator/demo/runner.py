@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.demo import crash, failures, scenes
-from evosaga.orchestrator.demo.assertions import Claims
+from evosaga.orchestrator.demo.assertions import Assertions
 from evosaga.orchestrator.demo.environment import Show, Stage, all_alive, workers
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ async def _stage(show: Show, servers: LocalServers) -> AsyncIterator[Stage]:
     from evosaga.orchestrator.local.evolution import SimulatedEvolution
 
     began = time.monotonic()
-    claim = Claims(show)
+    claim = Assertions(show)
     api_key = secrets.token_hex(16)
     log = servers.postgres.folder / "workers.log"
     async with contextlib.AsyncExitStack() as stack:

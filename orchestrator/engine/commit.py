@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evosaga.events.append import Append, Join, Row
+from evosaga.events.append import Append, StatusRow, TransactionalEffect
 from evosaga.events.model import SagaCancelRequested, SagaEvent, SagaStarted, StepSucceeded
 from evosaga.orchestrator.engine.decider import (
-    Rest,
+    Idle,
     Run,
     advance,
+    deadline_seconds,
     decide,
-    expires,
     held_again,
     intent,
 )
-from evosaga.orchestrator.engine.execution import context, stumble
-from evosaga.orchestrator.engine.execution import fact as fact_of
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.execution import context, from_exception
+from evosaga.orchestrator.engine.execution import outcome_event as fact_of
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
 from evosaga.orchestrator.engine.state import DEADLINE, State, evolve
 from evosaga.sagas.context import World
@@ -30,7 +30,7 @@ from evosaga.sagas.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class WorkerTerms:
     """On what terms a worker appends: under which name, and whether it still begins anything.
 
     ``begins`` is asked whenever it matters, since an append may wait long for its commit. ``nap``:
@@ -43,15 +43,15 @@ class Terms:
     world: World
 
 
-def compose(
-    live: Live, fact: SagaEvent | None, raised: Exception | None, terms: Terms
+def next_commit(
+    live: SagaInstance, fact: SagaEvent | None, raised: Exception | None, terms: WorkerTerms
 ) -> Append | None:
     """One commit: the fact, the decisions it leads to, and the next intent. None: no news.
 
     An effect that should join it but has ``raised`` is recorded as an attempt like any other.
     """
     facts = [fact] if fact is not None else []
-    events, state, action, status_row = _follow(live, live.state, facts, terms)
+    events, state, action, status_row = _decide_all(live, live.state, facts, terms)
     join = None
     if (
         isinstance(action, Run)
@@ -64,11 +64,11 @@ def compose(
             join = _join(live, effect, events, state, terms)
         else:
             assert state.in_flight is not None
-            said = effect.meaning(raised) or stumble(live, state.in_flight, raised)
+            said = effect.meaning(raised) or from_exception(live, state.in_flight, raised)
             failed = fact_of(state.in_flight, said)
             if len(events) == 1 and (after := held_again(live.saga, state, failed)) is not None:
                 return _append(live, [], _held_row(live, after, terms))
-            more, state, _, status_row = _follow(live, state, [failed], terms)
+            more, state, _, status_row = _decide_all(live, state, [failed], terms)
             events += more
     if not events and join is None:
         return None
@@ -77,7 +77,10 @@ def compose(
 
 
 def _append(
-    live: Live, events: Sequence[SagaEvent], status_row: Row, join: Join | None = None
+    live: SagaInstance,
+    events: Sequence[SagaEvent],
+    status_row: StatusRow,
+    join: TransactionalEffect | None = None,
 ) -> Append:
     return Append(
         live.saga_id,
@@ -90,9 +93,9 @@ def _append(
     )
 
 
-def _follow(
-    live: Live, state: State, facts: Sequence[SagaEvent], terms: Terms
-) -> tuple[list[SagaEvent], State, Run | Rest, Row]:
+def _decide_all(
+    live: SagaInstance, state: State, facts: Sequence[SagaEvent], terms: WorkerTerms
+) -> tuple[list[SagaEvent], State, Run | Idle, StatusRow]:
     """The facts, what is decided on them, and the claim of the next outside attempt."""
     for fact in facts:
         state = evolve(state, fact)
@@ -101,7 +104,7 @@ def _follow(
         state = evolve(state, request)
     decided, state, action = advance(live.saga, state)
     events = [*facts, *overdue, *decided]
-    while spared := _spared(live, action, terms, bool(events)):
+    while spared := _skip(live, action, terms, bool(events)):
         for event in spared:
             state = evolve(state, event)
         decided, state, action = advance(live.saga, state)
@@ -119,24 +122,26 @@ def _follow(
     # One that has just been claimed is its worker's, however long the wait before it was.
     live.let_go = isinstance(action, Run) and state.in_flight is None and action.delay > terms.nap
     owner = terms.worker if terms.begins() and not live.let_go else None
-    due_by = None if state.in_flight else expires(live.saga, state)
+    due_by = None if state.in_flight else deadline_seconds(live.saga, state)
     return events, state, action, row(state, action, owner, lease, due_by)
 
 
-def late(live: Live, state: State) -> list[SagaEvent]:
+def late(live: SagaInstance, state: State) -> list[SagaEvent]:
     """A saga whose time is up asks for its own cancel: whenever it is looked at, and once."""
     start = state.start
     if state.in_flight or not isinstance(start, SagaStarted) or start.deadline_seconds is None:
         return []
     if time.monotonic() - live.started_at < start.deadline_seconds:  # as nearly always
         return []
-    limit = expires(live.saga, state)
+    limit = deadline_seconds(live.saga, state)
     if limit is None:
         return []
     return [SagaCancelRequested(by=DEADLINE, reason=f"{limit:g} s are over")]
 
 
-def _spared(live: Live, action: Run | Rest, terms: Terms, fresh: bool) -> list[SagaEvent]:
+def _skip(
+    live: SagaInstance, action: Run | Idle, terms: WorkerTerms, fresh: bool
+) -> list[SagaEvent]:
     """A step in which there is nothing to do: claimed and done in one."""
     if not isinstance(action, Run) or action.step.spare is None:
         return []
@@ -148,7 +153,7 @@ def _spared(live: Live, action: Run | Rest, terms: Terms, fresh: bool) -> list[S
     return [claim, done]
 
 
-def _begins(live: Live, action: Run, terms: Terms, fresh: bool) -> bool:
+def _begins(live: SagaInstance, action: Run, terms: WorkerTerms, fresh: bool) -> bool:
     """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
     if not terms.begins():
         return False
@@ -156,24 +161,28 @@ def _begins(live: Live, action: Run, terms: Terms, fresh: bool) -> bool:
 
 
 def _join(
-    live: Live, effect: InCommit, before: Sequence[SagaEvent], state: State, terms: Terms
-) -> Join:
+    live: SagaInstance,
+    effect: InCommit,
+    before: Sequence[SagaEvent],
+    state: State,
+    terms: WorkerTerms,
+) -> TransactionalEffect:
     """An effect in our own Postgres becomes part of the commit of its own outcome."""
     flight = state.in_flight
     assert flight is not None
 
-    def then(outcome: Outcome) -> tuple[list[SagaEvent], Row]:
+    def then(outcome: Outcome) -> tuple[list[SagaEvent], StatusRow]:
         told = [fact_of(flight, outcome)]
         if len(before) == 1 and (after := held_again(live.saga, state, told[0])) is not None:
             return [], _held_row(live, after, terms)
-        events, after, _, status_row = _follow(live, state, told, terms)
+        events, after, _, status_row = _decide_all(live, state, told, terms)
         live.plan([*before, *events], after)
         return events, status_row
 
-    return Join(effect.run, context(live, flight, terms.world, state), then)
+    return TransactionalEffect(effect.run, context(live, flight, terms.world, state), then)
 
 
-def _held_row(live: Live, after: State, terms: Terms) -> Row:
+def _held_row(live: SagaInstance, after: State, terms: WorkerTerms) -> StatusRow:
     """The row of a saga whose joined effect said once more that it can't be now; no event says so.
 
     What it did is taken back with its claim: nothing was written, so nothing was claimed.
@@ -184,5 +193,5 @@ def _held_row(live: Live, after: State, terms: Terms) -> Row:
     assert isinstance(action, Run)
     live.let_go = action.delay > terms.nap
     owner = terms.worker if terms.begins() and not live.let_go else None
-    told = row(after, action, owner, 0.0, expires(live.saga, after))
+    told = row(after, action, owner, 0.0, deadline_seconds(live.saga, after))
     return replace(told, holds=after.holds)

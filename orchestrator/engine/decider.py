@@ -82,11 +82,11 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Idle:
     why: Literal["over", "parked", "in flight"]
 
 
-NextAction: TypeAlias = Run | Record | Rest
+NextAction: TypeAlias = Run | Record | Idle
 
 
 def decide(saga: Saga, state: State) -> NextAction:
@@ -98,25 +98,33 @@ def decide(saga: Saga, state: State) -> NextAction:
         case None:
             raise IllegalTransition("a saga without a saga.started has nothing to decide")
         case "completed" | "compensated" | "rejected":
-            return Rest("over")
+            return Idle("over")
         case "failed":
-            return Rest("parked")
+            return Idle("parked")
         case "running" | "compensating":
             pass
         case never:
             assert_never(never)
     if state.in_flight is not None:
-        return Rest("in flight")
+        return Idle("in flight")
     if state.direction == "compensation":
         return _decide_backward(saga, state)
-    if state.cancel_requested and can_turn(saga, state):
+    if state.cancel_requested and can_compensate(saga, state):
         if state.out_of_time:
-            return Record(_turn(saga, state, "deadline", None, "deadline_exceeded", _late(state)))
-        return Record(_turn(saga, state, "cancelled", None, "cancelled", "a cancel was requested"))
+            return Record(
+                _begin_compensation(
+                    saga, state, "deadline", None, "deadline_exceeded", _late(state)
+                )
+            )
+        return Record(
+            _begin_compensation(
+                saga, state, "cancelled", None, "cancelled", "a cancel was requested"
+            )
+        )
     return _decide_forward(saga, state)
 
 
-def advance(saga: Saga, state: State) -> tuple[list[SagaEvent], State, Run | Rest]:
+def advance(saga: Saga, state: State) -> tuple[list[SagaEvent], State, Run | Idle]:
     """Record decisions until something has to be done or nothing is left to do."""
     events: list[SagaEvent] = []
     while True:
@@ -124,11 +132,11 @@ def advance(saga: Saga, state: State) -> tuple[list[SagaEvent], State, Run | Res
             case Record(event):
                 events.append(event)
                 state = evolve(state, event)
-            case Run() | Rest() as action:
+            case Run() | Idle() as action:
                 return events, state, action
 
 
-def can_turn(saga: Saga, state: State) -> bool:
+def can_compensate(saga: Saga, state: State) -> bool:
     """Whether the saga may still be rolled back: nothing past the point of no return has begun."""
     for step in saga.steps:
         if step.kind is Kind.PIVOT:
@@ -141,7 +149,7 @@ def can_turn(saga: Saga, state: State) -> bool:
     return True
 
 
-def expires(saga: Saga, state: State) -> float | None:
+def deadline_seconds(saga: Saga, state: State) -> float | None:
     """Seconds after its start at which the saga turns round by itself; None: it never will.
 
     No clock is read here. Whoever has one asks for a cancel in the name of ``DEADLINE``.
@@ -150,7 +158,7 @@ def expires(saga: Saga, state: State) -> float | None:
     if not isinstance(start, SagaStarted) or start.deadline_seconds is None:
         return None
     forward = state.status == "running" and state.direction == "forward"
-    if not forward or state.cancel_requested or not can_turn(saga, state):
+    if not forward or state.cancel_requested or not can_compensate(saga, state):
         return None
     if all(state.progress(step.name).done for step in saga.steps):
         return None
@@ -163,7 +171,7 @@ def intent(run: Run, worker: str, lease_seconds: float) -> StepStarted | Compens
     return make(step=run.step.name, attempt=run.attempt, worker=worker, lease_seconds=lease_seconds)
 
 
-def lost(state: State) -> StepFailed | CompensationFailed:
+def attempt_lost(state: State) -> StepFailed | CompensationFailed:
     """The outcome of an attempt whose worker is gone. Raises when no attempt is out."""
     flight = state.in_flight
     if flight is None:
@@ -179,7 +187,7 @@ def lost(state: State) -> StepFailed | CompensationFailed:
     )
 
 
-def kept_back(state: State) -> StepFailed | CompensationFailed:
+def attempt_not_started(state: State) -> StepFailed | CompensationFailed:
     """The outcome of an attempt that its worker never began, being unsure of its lease.
 
     Raises when no attempt is out.
@@ -229,8 +237,10 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
         due.kind is Kind.PIVOT and failure.outcome == "rejected" and not progress.in_doubt
     )
     # A replay may do a step again when the point of no return is long past: then it can only park.
-    if may_turn and can_turn(saga, state):
-        return Record(_turn(saga, state, "step_failed", due.name, failure.code, failure.message))
+    if may_turn and can_compensate(saga, state):
+        return Record(
+            _begin_compensation(saga, state, "step_failed", due.name, failure.code, failure.message)
+        )
     return Record(_park(due, "forward", failure))
 
 
@@ -256,7 +266,7 @@ def _used_up(progress: Progress, step: Step, direction: Direction) -> bool:
     return own >= step.retry.attempts or lost >= LOSSES * step.retry.attempts
 
 
-def _turn(
+def _begin_compensation(
     saga: Saga,
     state: State,
     because: Literal["step_failed", "cancelled", "deadline"],

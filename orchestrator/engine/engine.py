@@ -30,25 +30,32 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.engine.commit import Terms, compose
-from evosaga.orchestrator.engine.decider import Rest, Run, decide, expires, kept_back, lost
-from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN, carry_out, where
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
+from evosaga.orchestrator.engine.decider import (
+    Idle,
+    Run,
+    attempt_lost,
+    attempt_not_started,
+    deadline_seconds,
+    decide,
+)
+from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN, execute, where
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
-from evosaga.orchestrator.engine.overload import Room
+from evosaga.orchestrator.engine.overload import Concurrency
 from evosaga.orchestrator.engine.parking import tell_parked
-from evosaga.orchestrator.engine.quarantine import Stumbles
-from evosaga.orchestrator.engine.repeated_holds import Taken, hold_of, interrupted, resume
+from evosaga.orchestrator.engine.quarantine import Quarantine
+from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, hold_of, interrupted, resume
 from evosaga.orchestrator.engine.state import State
-from evosaga.orchestrator.engine.transient_errors import passes, until_there
+from evosaga.orchestrator.engine.transient_errors import is_transient, retry_while_transient
 from evosaga.orchestrator.whatsapp.secret_keys import LeftToOthers
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.ownership import UnknownKey
 
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
-_STRIDES: Final = frozenset({StepSucceeded, CompensationSucceeded})
+_PROGRESS_EVENTS: Final = frozenset({StepSucceeded, CompensationSucceeded})
 _LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
 """Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
 
@@ -57,18 +64,18 @@ class Engine:
     """Drives the sagas of one worker."""
 
     def __init__(
-        self, catalogue: Catalogue, log: EventLog, world: World, lease: Lease, *, capacity: int
+        self, registry: SagaRegistry, log: EventLog, world: World, lease: Lease, *, capacity: int
     ) -> None:
-        self.catalogue = catalogue
+        self.registry = registry
         self._log = log
         self._world = world
         self._lease = lease
-        self._stumbles = Stumbles(log, lease.worker)
+        self._stumbles = Quarantine(log, lease.worker)
         self._others = LeftToOthers()
         self._capacity = capacity
-        self._driving: dict[UUID, tuple[asyncio.Task[None], Live]] = {}
+        self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance]] = {}
         self._stopping = False
-        self._allowed = Room(capacity)
+        self._allowed = Concurrency(capacity)
         self._room = asyncio.Event()
         self._room.set()
         lease.on_beat = self._adapt
@@ -112,13 +119,15 @@ class Engine:
         """Drive a saga whose beginning, with its first intent, this worker has just committed."""
         if saga_id in self._driving:
             return
-        self._spawn(Live.begun(self.catalogue, saga_id, state, correlation_id), lost_attempt=False)
+        self._spawn(
+            SagaInstance.begun(self.registry, saga_id, state, correlation_id), lost_attempt=False
+        )
 
     def take_over(
         self,
         histories: Mapping[UUID, Sequence[Recorded]],
         now: datetime,
-        taken: Mapping[UUID, Taken] = MappingProxyType({}),
+        taken: Mapping[UUID, ClaimedRow] = MappingProxyType({}),
     ) -> dict[UUID, str]:
         """Drive sagas that are due; ``now`` is the database's time.
 
@@ -131,7 +140,7 @@ class Engine:
             if saga_id in self._driving or self._stopping:
                 continue
             try:
-                live = Live.revived(self.catalogue, history, now)
+                live = SagaInstance.revived(self.registry, history, now)
                 row = taken.get(saga_id)
                 held = row is not None and resume(live, history, row, now)
             except Exception as error:
@@ -163,7 +172,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _spawn(self, live: Live, *, lost_attempt: bool) -> None:
+    def _spawn(self, live: SagaInstance, *, lost_attempt: bool) -> None:
         task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
         self._driving[live.saga_id] = (task, live)
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
@@ -186,32 +195,32 @@ class Engine:
 
     # --- the circle ----------------------------------------------------------------------------
 
-    async def _drive(self, live: Live, lost_attempt: bool) -> None:
+    async def _drive(self, live: SagaInstance, lost_attempt: bool) -> None:
         """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
         try:
-            fact = lost(live.state) if lost_attempt else interrupted(live)
+            fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
             if fact is None:
                 fact = await self._attempt(live)
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
         except Exception as error:
-            if passes(error):  # nobody's bug: its row says when it is due, here or elsewhere
+            if is_transient(error):  # nobody's bug: its row says when it is due, here or elsewhere
                 _logger.warning("saga waits", saga_id=str(live.saga_id), reason=where(error))
                 return
             # Our own bug, or a history that makes no sense: the others go on.
             _logger.error("saga stumbled", saga_id=str(live.saga_id), at=where(error))
             await self.set_aside(live.saga_id, live.state.sequence, where(error))
 
-    async def _attempt(self, live: Live) -> SagaEvent | None:
+    async def _attempt(self, live: SagaInstance) -> SagaEvent | None:
         """Carry out the attempt that is claimed; None when there is none."""
         flight = live.state.in_flight
         if flight is None:
             return None
-        amounts_to = kept_back
+        amounts_to = attempt_not_started
         try:
             self._lease.check()
-            amounts_to = lost
-            fact = await carry_out(live, flight, self._world)
+            amounts_to = attempt_lost
+            fact = await execute(live, flight, self._world)
             if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
                 self._others.note(live.saga_id)
             return fact
@@ -221,28 +230,28 @@ class Engine:
             await self._lease.regained()
             return amounts_to(live.state)
 
-    async def _wait(self, live: Live) -> bool:
+    async def _wait(self, live: SagaInstance) -> bool:
         """Sleep until the next attempt is due; False when there is nothing left to do here."""
         if live.state.in_flight is not None:
             return True
         action = decide(live.saga, live.state)
         if isinstance(action, Run) and not self._stopping:
             left = live.last_at + action.delay - time.monotonic()
-            if (limit := expires(live.saga, live.state)) is not None:
+            if (limit := deadline_seconds(live.saga, live.state)) is not None:
                 left = min(left, live.started_at + limit - time.monotonic())
             if left > _LONGEST_NAP or (live.let_go and left > 0):
                 return False
-            if left > 0 and await _woken(live, left):
+            if left > 0 and await _sleep_or_wake(live, left):
                 # Somebody appended, a cancel say: what is due may be something else by now.
                 history = await self._read(live.saga_id)
                 return self._still_mine(live, history, None) and not self._stopping
-        return not isinstance(action, Rest) and not self._stopping
+        return not isinstance(action, Idle) and not self._stopping
 
-    async def _record(self, live: Live, fact: SagaEvent | None) -> bool:
+    async def _record(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
         """Append what happened and what follows; False when somebody else drives the saga."""
         raised: Exception | None = None
         if (hold := hold_of(live, fact, self.worker)) is not None:
-            said = await until_there(lambda: self._log.hold(hold))
+            said = await retry_while_transient(lambda: self._log.hold(hold))
             if said == "lost":
                 _logger.warning("outrun", saga_id=str(live.saga_id), reason="not its owner")
             if said != "moved":
@@ -269,19 +278,21 @@ class Engine:
                 raised = error
                 continue
             live.apply(appended.events, time.monotonic())
-            if any(type(event) in _STRIDES for event in appended.events):
+            if any(type(event) in _PROGRESS_EVENTS for event in appended.events):
                 self._stumbles.forget(live.saga_id)
             tell_parked(live, appended.events)
             await syncpoints.recorded(appended.events)
             return True
 
     async def _read(self, saga_id: UUID) -> list[Recorded]:
-        return await until_there(lambda: self._log.read(saga_id))
+        return await retry_while_transient(lambda: self._log.read(saga_id))
 
-    def _still_mine(self, live: Live, history: Sequence[Recorded], fact: SagaEvent | None) -> bool:
+    def _still_mine(
+        self, live: SagaInstance, history: Sequence[Recorded], fact: SagaEvent | None
+    ) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
         before, known = live.state.in_flight, live.state.sequence
-        told = Live.revived(self.catalogue, history, history[-1].recorded_at)
+        told = SagaInstance.revived(self.registry, history, history[-1].recorded_at)
         live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
         live.claim = told.claim
         now = live.state.in_flight
@@ -292,13 +303,13 @@ class Engine:
         return now is not None and now == before and max(claims) < known
 
     def _append(
-        self, live: Live, fact: SagaEvent | None, raised: Exception | None = None
+        self, live: SagaInstance, fact: SagaEvent | None, raised: Exception | None = None
     ) -> Append | None:
-        terms = Terms(self._lease.worker, lambda: not self._stopping, self._nap, self._world)
-        return compose(live, fact, raised, terms)
+        terms = WorkerTerms(self._lease.worker, lambda: not self._stopping, self._nap, self._world)
+        return next_commit(live, fact, raised, terms)
 
 
-async def _woken(live: Live, within: float) -> bool:
+async def _sleep_or_wake(live: SagaInstance, within: float) -> bool:
     """Sleep so many seconds; True when somebody ended the sleep early."""
     try:
         await asyncio.wait_for(live.wake.wait(), within)

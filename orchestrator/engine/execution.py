@@ -19,10 +19,10 @@ from evosaga.events.model import (
     StepFailed,
     StepSucceeded,
 )
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.state import InFlight, State
-from evosaga.orchestrator.engine.transient_errors import passes_for_a_step
+from evosaga.orchestrator.engine.transient_errors import is_transient_for_step
 from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.definition import InCommit
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
@@ -35,7 +35,7 @@ SECRET_KEY_UNKNOWN: Final = "secret_key_unknown"  # noqa: S105  # a code
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
+async def execute(live: SagaInstance, flight: InFlight, world: World) -> SagaEvent:
     """Call the step; whatever happens becomes an outcome. Raises only ``LeaseLost``."""
     step = live.saga.step(flight.step)
     effect = step.do if flight.direction == "forward" else step.undo
@@ -54,7 +54,7 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
     except LeaseLost:
         raise
     except Exception as error:
-        outcome = stumble(live, flight, error)
+        outcome = from_exception(live, flight, error)
     if not isinstance(outcome, Done):
         # A thousand sagas that wait for one server are one alert, which the breaker gives.
         tell = _logger.debug if isinstance(outcome, Held) else _logger.warning
@@ -68,12 +68,12 @@ async def carry_out(live: Live, flight: InFlight, world: World) -> SagaEvent:
             message=outcome.message,
         )
     try:
-        return fact(flight, outcome)
+        return outcome_event(flight, outcome)
     except Exception as error:  # an outcome with something in it that no event can have
-        return fact(flight, stumble(live, flight, error))
+        return outcome_event(flight, from_exception(live, flight, error))
 
 
-def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown | Held:
+def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Unknown | Held:
     """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept.
 
     An operator's mistake and an outage are held. Nobody knows whether the outage came before the
@@ -81,14 +81,16 @@ def stumble(live: Live, flight: InFlight, error: Exception) -> Unknown | Held:
     """
     if isinstance(error, UnknownKey):
         return Held(SECRET_KEY_UNKNOWN, f"the saga was {error}")
-    if passes_for_a_step(error):
+    if is_transient_for_step(error):
         said = f"something that the step needs could not be reached ({type(error).__name__})"
         return Held("dependency_unreachable", said, in_doubt=True)
     _logger.error("step raised", saga_id=str(live.saga_id), step=flight.step, at=where(error))
     return Unknown("exception", f"the step raised {type(error).__name__}")
 
 
-def context(live: Live, flight: InFlight, world: World, state: State | None = None) -> StepContext:
+def context(
+    live: SagaInstance, flight: InFlight, world: World, state: State | None = None
+) -> StepContext:
     """What the step is told. An undo is in doubt only about earlier tries of the undo itself.
 
     ``state``: what will be so at that moment, where more has happened than is committed yet.
@@ -114,7 +116,7 @@ def context(live: Live, flight: InFlight, world: World, state: State | None = No
     )
 
 
-def fact(flight: InFlight, outcome: Outcome) -> SagaEvent:
+def outcome_event(flight: InFlight, outcome: Outcome) -> SagaEvent:
     """An outcome as the event that records it."""
     forward = flight.direction == "forward"
     at: dict[str, Any] = {"step": flight.step, "attempt": flight.attempt}

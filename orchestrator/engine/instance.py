@@ -19,7 +19,7 @@ from evosaga.events.model import (
 )
 from evosaga.orchestrator.engine.state import State, evolve, replay
 from evosaga.sagas.definition import Saga
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 _CLAIMS: Final = frozenset({StepStarted, CompensationStarted})
 _DOUBTFUL: Final = frozenset({StepFailed, SagaFailed, SagaResumed})
@@ -30,7 +30,7 @@ class UnknownSaga(Exception):
 
 
 @dataclass(slots=True)
-class Live:
+class SagaInstance:
     """Times are on this process's monotonic clock, in seconds."""
 
     saga_id: UUID
@@ -83,25 +83,31 @@ class Live:
                 pass
 
     @staticmethod
-    def begun(catalogue: Catalogue, saga_id: UUID, state: State, correlation_id: str) -> "Live":
+    def begun(
+        registry: SagaRegistry, saga_id: UUID, state: State, correlation_id: str
+    ) -> "SagaInstance":
         """A saga whose beginning was committed a moment ago."""
-        saga, data = _definition(catalogue, saga_id, state)
+        saga, data = _definition(registry, saga_id, state)
         causation = state.start.command_id if state.start else None
         now = time.monotonic()
         claim = state.sequence - 1 if state.in_flight else None
-        return Live(saga_id, saga, data, state, correlation_id, causation, now, now, claim=claim)
+        return SagaInstance(
+            saga_id, saga, data, state, correlation_id, causation, now, now, claim=claim
+        )
 
     @staticmethod
-    def revived(catalogue: Catalogue, history: Sequence[Recorded], now: datetime) -> "Live":
+    def revived(
+        registry: SagaRegistry, history: Sequence[Recorded], now: datetime
+    ) -> "SagaInstance":
         """A saga as its history tells it; ``now`` is the database's time.
 
         Raises ``UnknownSaga``, ``IllegalTransition`` or pydantic's ``ValidationError``.
         """
         first, state = history[0], replay(recorded.event for recorded in history)
         at = _times(history, now)
-        saga, data = _definition(catalogue, first.saga_id, state)
+        saga, data = _definition(registry, first.saga_id, state)
         clock = time.monotonic() - now.timestamp()
-        live = Live(
+        live = SagaInstance(
             first.saga_id,
             saga,
             data,
@@ -130,9 +136,9 @@ def _times(history: Sequence[Recorded], now: datetime) -> list[float]:
     return times[::-1]
 
 
-def _definition(catalogue: Catalogue, saga_id: UUID, state: State) -> tuple[Saga, Any]:
+def _definition(registry: SagaRegistry, saga_id: UUID, state: State) -> tuple[Saga, Any]:
     start = state.start
-    saga = catalogue.find(start.saga, start.version) if start else None
+    saga = registry.find(start.saga, start.version) if start else None
     if start is None or saga is None:
         name = f"{start.saga} v{start.version}" if start else "a beginning"
         raise UnknownSaga(f"saga {saga_id} needs {name}, which this release does not know")

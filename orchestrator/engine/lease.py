@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from evosaga.events.database import TRANSIENT, Pool
-from evosaga.orchestrator.engine.overload import Pace
+from evosaga.orchestrator.engine.overload import LoadMeter
 
 _logger = structlog.get_logger("evosaga.lease")
 _MARGIN: Final = 0.1
@@ -50,7 +50,7 @@ class Lease:
         self.worker = worker
         self._knows = list(knows)
         self.ttl = ttl
-        self.pace = Pace(ttl, beat)
+        self.pace = LoadMeter(ttl, beat)
         self.on_beat: Callable[[], None] = lambda: None
         """Called after each beat: how the worker keeps up is known anew."""
         self._pool = pool

@@ -23,7 +23,7 @@ _BEATS: Final = 6.0
 """Beats in a lease that was lengthened."""
 
 
-class Pace:
+class LoadMeter:
     """Of one worker, which has a lease of ``ttl`` and beats every ``beat`` while it keeps up."""
 
     def __init__(self, ttl: float, beat: float) -> None:
@@ -62,7 +62,7 @@ class Pace:
         return self.ttl / self._ttl
 
 
-class Room:
+class Concurrency:
     """How many sagas a worker takes: of ``capacity`` as many as it keeps up with."""
 
     def __init__(self, capacity: int) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import structlog
 
 from evosaga.events.model import SagaEvent, SagaFailed
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.instance import SagaInstance
 
 _logger = structlog.get_logger("evosaga.parking")
 
 
-def tell_parked(live: Live, committed: Sequence[SagaEvent]) -> None:
+def tell_parked(live: SagaInstance, committed: Sequence[SagaEvent]) -> None:
     """An ``error`` line for a saga that these events have parked, however it came to that."""
     start = live.state.start
     for event in committed:

@@ -3,9 +3,9 @@
 Pure, and used for every append, so that the rows can be had again from the log.
 """
 
-from evosaga.events.append import Row
+from evosaga.events.append import StatusRow
 from evosaga.events.model import SagaRejected
-from evosaga.orchestrator.engine.decider import Rest, Run
+from evosaga.orchestrator.engine.decider import Idle, Run
 from evosaga.orchestrator.engine.state import State
 
 LEASE_MARGIN = 10.0
@@ -14,11 +14,11 @@ LEASE_MARGIN = 10.0
 
 def row(
     state: State,
-    action: Run | Rest,
+    action: Run | Idle,
     worker: str | None,
     lease_seconds: float = 0.0,
     due_by: float | None = None,
-) -> Row:
+) -> StatusRow:
     """The row after ``state``, when ``action`` is what comes next.
 
     ``worker`` owns the saga while it is active; ``lease_seconds`` bounds an attempt in flight.
@@ -36,7 +36,7 @@ def row(
         step, direction = state.parked.step, state.parked.direction
     delay = action.delay if isinstance(action, Run) else 0.0
     code, message = _reason(state)
-    return Row(
+    return StatusRow(
         status=state.status,
         step=step,
         direction=direction,

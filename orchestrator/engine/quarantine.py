@@ -22,7 +22,7 @@ _MOST: Final = 1000
 """So many sagas are remembered; one that is forgotten begins with the shortest pause again."""
 
 
-class Stumbles:
+class Quarantine:
     """What one worker has stumbled over. Pauses are in seconds."""
 
     def __init__(self, log: EventLog, worker: str) -> None:

@@ -21,7 +21,7 @@ from evosaga.events.relay import KEEP_SECONDS
 from evosaga.events.retention import trim
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
-from evosaga.orchestrator.engine.repeated_holds import Taken
+from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
 
 _logger = structlog.get_logger("evosaga.recovery")
 _EVERY: Final = 0.5
@@ -58,7 +58,7 @@ class Recovery:
         room = min(_MOST, self._engine.free)
         if room == 0:
             return 0
-        known = self._engine.catalogue.versions
+        known = self._engine.registry.versions
         self._engine.pin()  # what is taken over rests on the lease as it is before
         rows = await self._pool.fetch(
             _TAKE,
@@ -89,8 +89,8 @@ class Recovery:
         return len(rows)
 
 
-def _taken(row: asyncpg.Record) -> Taken:
-    return Taken(
+def _taken(row: asyncpg.Record) -> ClaimedRow:
+    return ClaimedRow(
         row["was"],
         row["put_back"],
         row["held_claim"],

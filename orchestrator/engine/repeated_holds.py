@@ -24,8 +24,8 @@ from evosaga.events.model import (
     StepStarted,
 )
 from evosaga.orchestrator.engine.commit import late
-from evosaga.orchestrator.engine.decider import Run, decide, expires, held_again
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.decider import Run, deadline_seconds, decide, held_again
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import State, replay
 
 _TRIES = (StepStarted, StepFailed, CompensationStarted, CompensationFailed)
@@ -54,7 +54,7 @@ class HeldView(HeldRow, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ClaimedRow:
     """A row as the sweep took it. ``was`` drove it before; None: nobody.
 
     ``put_back``: it is due only because the clock was put back since its time was set.
@@ -94,7 +94,9 @@ def held_fact(row: HeldRow, state: State) -> StepFailed | CompensationFailed | N
     )
 
 
-def resume(live: Live, history: Sequence[Recorded], taken: Taken, now: datetime) -> bool:
+def resume(
+    live: SagaInstance, history: Sequence[Recorded], taken: ClaimedRow, now: datetime
+) -> bool:
     """Take in what the row says beyond the history; whether nobody was at the attempt."""
     if taken.put_back:
         live.last_at = float("-inf")
@@ -110,7 +112,7 @@ def resume(live: Live, history: Sequence[Recorded], taken: Taken, now: datetime)
     return True
 
 
-def interrupted(live: Live) -> SagaEvent | None:
+def interrupted(live: SagaInstance) -> SagaEvent | None:
     """The hold as an event, when something else is to be done than to try again: a cancel, say."""
     fact, live.held = live.held, None
     if fact is None or _goes_on(live, fact) is not None:
@@ -118,7 +120,7 @@ def interrupted(live: Live) -> SagaEvent | None:
     return fact
 
 
-def hold_of(live: Live, fact: SagaEvent | None, worker: str) -> Hold | None:
+def hold_of(live: SagaInstance, fact: SagaEvent | None, worker: str) -> Hold | None:
     """What becomes of the row when the attempt was held again; None: it was not."""
     after = _goes_on(live, fact)
     if after is None or live.claim is None:
@@ -135,12 +137,12 @@ def hold_of(live: Live, fact: SagaEvent | None, worker: str) -> Hold | None:
         fact.code,
         fact.message,
         action.delay,
-        expires(live.saga, after),
+        deadline_seconds(live.saga, after),
         bool(getattr(fact, "in_doubt", False)),
     )
 
 
-def _goes_on(live: Live, fact: SagaEvent | None) -> State | None:
+def _goes_on(live: SagaInstance, fact: SagaEvent | None) -> State | None:
     after = held_again(live.saga, live.state, fact)
     return None if after is None or late(live, after) else after
 

@@ -31,21 +31,21 @@ _HTTP: Final = (
 _NETWORK: Final = (ConnectionError, TimeoutError, socket.gaierror, socket.herror)
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether this is an outage, whichever server it is of."""
     if isinstance(error, RedisError):
         return isinstance(trouble(error), Held)
     return isinstance(error, (*TRANSIENT, *_HTTP))
 
 
-def passes_for_a_step(error: BaseException) -> bool:
+def is_transient_for_step(error: BaseException) -> bool:
     """The same of what a step raised: it may as well look for a file that is not there."""
     if isinstance(error, OSError) and not isinstance(error, _NETWORK):
         return type(error) is OSError  # what asyncio raises when none of several addresses answers
-    return passes(error)
+    return is_transient(error)
 
 
-async def until_there(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+async def retry_while_transient(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
     """What Postgres answers, waiting while it is away, as an append does."""
     pause = 0.05
     while True:

@@ -20,14 +20,14 @@ from hashlib import blake2b
 from evosaga.orchestrator.local import postgres, valkey
 from evosaga.orchestrator.local.binaries import LocalServerUnavailable, cure
 from evosaga.orchestrator.local.paths import Home
-from evosaga.orchestrator.local.server_process import Plan
+from evosaga.orchestrator.local.server_process import ServerSpec
 
 POSTGRES_IMAGE = "postgres:18-alpine"
 VALKEY_IMAGE = "valkey/valkey:9-alpine"
 SECRETS = "docker.env"
 
 
-def postgres_plan(home: Home) -> Plan:
+def postgres_plan(home: Home) -> ServerSpec:
     """A Postgres in a container. Raises LocalServerUnavailable."""
     word = password(home, "POSTGRES_PASSWORD", f"POSTGRES_DB={postgres.DATABASE}")
     port = free_port()
@@ -47,7 +47,7 @@ def postgres_plan(home: Home) -> Plan:
     )
 
 
-def valkey_plan(home: Home) -> Plan:
+def valkey_plan(home: Home) -> ServerSpec:
     """A Valkey in a container. Raises LocalServerUnavailable."""
     word = password(home, "PASSWORD")
     port = free_port()
@@ -80,7 +80,7 @@ def plan(
     greeting: bytes,
     welcome: str,
     quit_signal: int,
-) -> Plan:
+) -> ServerSpec:
     """What the guardian has to do for a container; it signals the client, which passes it on."""
     get_image(image)
     name = f"evosaga-{home.path.name}-{blake2b(os.fsencode(home.path), digest_size=6).hexdigest()}"
@@ -89,7 +89,7 @@ def plan(
     container += ["-v", storage, "-p", f"127.0.0.1:{ports[0]}:{ports[1]}", image, *inside]
     # A container is left over when the machine or the guardian went down hard.
     script = 'docker rm -f "$0" >/dev/null 2>&1; exec "$@"'
-    return Plan(
+    return ServerSpec(
         facts={"url": url, "version": image.partition(":")[2], "source": "docker"},
         folders=[],
         data=str(home.data),

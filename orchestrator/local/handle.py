@@ -30,7 +30,7 @@ from evosaga.orchestrator.local.server_process import (
     START_SECONDS,
     STOP_SECONDS,
     Failed,
-    Plan,
+    ServerSpec,
     claim_data,
 )
 
@@ -43,16 +43,16 @@ GUARDIAN = (
 PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DOCKER_HOST", "DOCKER_CONTEXT")
 
 
-MakePlan = Callable[[Home], Plan]
+MakePlan = Callable[[Home], ServerSpec]
 
 
-class Lease:
+class SupervisorConnection:
     """This process's hold on a server, which the kernel ends if we can't."""
 
     def __init__(self, home: Home, make_plan: MakePlan) -> None:
         self.home = home
         self.make_plan = make_plan
-        self.plan: Plan | None = None  # known to the one who started the guardian
+        self.plan: ServerSpec | None = None  # known to the one who started the guardian
         self.connection: socket.socket | None = None
         self.process = os.getpid()
 
@@ -198,7 +198,7 @@ class LocalServer:
     source: str
     folder: Path
     pid: int
-    _lease: Lease = field(repr=False)
+    _lease: SupervisorConnection = field(repr=False)
 
     def kill(self) -> None:
         """SIGKILL the server and its children, as a crash would. Returns when they are gone."""
@@ -224,7 +224,7 @@ def run(
     kept = folder.expanduser().absolute() if folder is not None else private_folder(account)
     path = kept / kind
     home = Home(path, socket_folder(path, longest_name), private=folder is None)
-    lease = Lease(home, make_plan)
+    lease = SupervisorConnection(home, make_plan)
     try:
         prepare_home(home, account)
         told = lease.take()

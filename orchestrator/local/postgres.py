@@ -16,7 +16,7 @@ from evosaga.orchestrator.local.binaries import (
 )
 from evosaga.orchestrator.local.handle import LocalServer, run
 from evosaga.orchestrator.local.paths import Account, Home, account_for_postgres
-from evosaga.orchestrator.local.server_process import Plan
+from evosaga.orchestrator.local.server_process import ServerSpec
 
 USER = "postgres"
 DATABASE = "evosaga"
@@ -66,7 +66,7 @@ def local_postgres(folder: Path | None = None) -> Iterator[LocalServer]:
         yield server
 
 
-def plan(home: Home, program: Program, account: Account | None) -> Plan:
+def plan(home: Home, program: Program, account: Account | None) -> ServerSpec:
     """What the guardian has to do for a Postgres in `home`."""
     refuse_another_version(home, program)
     fresh = f"{home.data}.fresh"
@@ -78,7 +78,7 @@ def plan(home: Home, program: Program, account: Account | None) -> Plan:
         single += ["-F"]
     options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     directory = ["-c", f"unix_socket_directories={home.run}", "-p", str(PORT)]
-    return Plan(
+    return ServerSpec(
         facts={
             # With the port: clients otherwise look for PGPORT in their environment.
             "url": f"postgresql://{USER}@/{DATABASE}?host={home.run}&port={PORT}",

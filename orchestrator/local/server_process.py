@@ -28,7 +28,7 @@ class Failed(Exception):
     """The server could not be started. The message is for the owner, and then for its user."""
 
 
-class Plan(NamedTuple):
+class ServerSpec(NamedTuple):
     """All that the guardian of one server has to know; it travels as JSON."""
 
     facts: dict[str, str]  # what each owner is told: url, version, source
@@ -49,10 +49,10 @@ class Plan(NamedTuple):
     kill: tuple[str, ...] = ()  # a command that kills what no signal reaches
 
 
-class Ward:
+class ManagedServer:
     """One server, and the process that it is, if it runs."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ServerSpec) -> None:
         self.plan = plan
         self.server: subprocess.Popen[bytes] | None = None
 
@@ -164,7 +164,7 @@ class Ward:
             return "".join(log.readlines()[-12:]).strip()
 
 
-def claim_data(plan: Plan) -> int:
+def claim_data(plan: ServerSpec) -> int:
     """Get hold of the data: a server that was left over by a crash is stopped first.
 
     The lock belongs to the processes that inherited it, so it is free when, and only when, the
@@ -190,7 +190,7 @@ def claim_data(plan: Plan) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def answers(plan: Plan) -> bool:
+def answers(plan: ServerSpec) -> bool:
     """Whether the server takes a client."""
     unix = isinstance(plan.address, str)
     with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as client:

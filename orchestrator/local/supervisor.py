@@ -19,13 +19,13 @@ import signal
 import socket
 from typing import Any
 
-from evosaga.orchestrator.local.server_process import Failed, Plan, Ward
+from evosaga.orchestrator.local.server_process import Failed, ManagedServer, ServerSpec
 
 
-class Guardian:
+class Supervisor:
     """A ward, and the connections of those who need it."""
 
-    def __init__(self, ward: Ward) -> None:
+    def __init__(self, ward: ManagedServer) -> None:
         self.ward = ward
         self.owners: set[socket.socket] = set()
 
@@ -106,7 +106,7 @@ def main(first_fd: str, _lock_fd: str) -> None:
     os.umask(0o077)
     first = socket.socket(fileno=int(first_fd))
     with first.makefile() as lines:
-        guardian = Guardian(Ward(Plan(**json.loads(lines.readline()))))
+        guardian = Supervisor(ManagedServer(ServerSpec(**json.loads(lines.readline()))))
     control = guardian.ward.plan.control
     with contextlib.suppress(FileNotFoundError):
         os.unlink(control)

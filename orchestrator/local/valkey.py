@@ -10,7 +10,7 @@ from pathlib import Path
 from evosaga.orchestrator.local.binaries import Program, find_valkey, wanted
 from evosaga.orchestrator.local.handle import LocalServer, run
 from evosaga.orchestrator.local.paths import Home
-from evosaga.orchestrator.local.server_process import Plan
+from evosaga.orchestrator.local.server_process import ServerSpec
 
 SOCKET = "valkey.sock"
 SETTINGS = {
@@ -43,11 +43,11 @@ def local_valkey(folder: Path | None = None) -> Iterator[LocalServer]:
         yield server
 
 
-def plan(home: Home, program: Program) -> Plan:
+def plan(home: Home, program: Program) -> ServerSpec:
     """What the guardian has to do for a Valkey in `home`."""
     options = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
     places = ["--dir", str(home.data), "--unixsocket", str(home.run / SOCKET)]
-    return Plan(
+    return ServerSpec(
         facts={
             "url": f"unix://{home.run / SOCKET}",
             "version": program.version,

@@ -16,13 +16,13 @@ from evosaga.events.database import Pool
 from evosaga.events.model import Recorded, SagaResumed, SagaStarted
 from evosaga.orchestrator.engine.decider import decide
 from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve, replay
-from evosaga.orchestrator.maintenance.history_scan import Told, batches
+from evosaga.orchestrator.maintenance.history_scan import ScannedHistory, batches
 from evosaga.sagas.definition import Saga
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 
 
 @dataclass(slots=True)
-class Verdict:
+class Compatibility:
     """The open sagas of one version of one saga, and those this release would strand."""
 
     saga: str
@@ -60,22 +60,22 @@ class Verdict:
         }
 
 
-async def check_deploy(pool: Pool, catalogue: Catalogue) -> list[Verdict]:
+async def check_deploy(pool: Pool, registry: SagaRegistry) -> list[Compatibility]:
     """Hold every open saga against the definitions of this release."""
-    verdicts: dict[tuple[str, int], Verdict] = {}
+    verdicts: dict[tuple[str, int], Compatibility] = {}
     async for histories, rows in batches(pool, _OPEN, "saga_id, saga, version, status"):
         for told in histories:
             row = rows[told.saga_id]
             key = row["saga"], row["version"]
-            saga = catalogue.find(*key)
-            verdict = verdicts.setdefault(key, Verdict(*key, known=saga is not None))
+            saga = registry.find(*key)
+            verdict = verdicts.setdefault(key, Compatibility(*key, known=saga is not None))
             verdict.open[row["status"]] = verdict.open.get(row["status"], 0) + 1
             if saga is not None and (why := unfit(saga, told)) is not None:
                 verdict.stranded[told.saga_id] = why
     return sorted(verdicts.values(), key=lambda verdict: (verdict.saga, verdict.version))
 
 
-def unfit(saga: Saga, told: Told) -> str | None:
+def unfit(saga: Saga, told: ScannedHistory) -> str | None:
     """Why this definition can't go on with this history; None when it can. Pure."""
     if told.unreadable is not None:
         return told.unreadable

@@ -16,7 +16,7 @@ _BATCH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ScannedHistory:
     """A saga's history; ``unreadable`` says why this release can't read it."""
 
     saga_id: UUID
@@ -26,7 +26,7 @@ class Told:
 
 async def batches(
     pool: Pool, ids: str, columns: str | None = None
-) -> AsyncIterator[tuple[list[Told], dict[UUID, Any]]]:
+) -> AsyncIterator[tuple[list[ScannedHistory], dict[UUID, Any]]]:
     """All histories whose id the query ``ids`` gives, and the ``columns`` of their status rows.
 
     ``ids`` takes the smallest id that is wanted as $1 and a limit as $2. Both halves of a batch
@@ -48,22 +48,24 @@ async def batches(
         smallest = found[-1].int + 1
 
 
-async def read(connection: Connection, saga_ids: Sequence[UUID]) -> list[Told]:
+async def read(connection: Connection, saga_ids: Sequence[UUID]) -> list[ScannedHistory]:
     """The histories of these sagas, in the order of the ids."""
     events = await connection.fetch(_EVENTS, saga_ids)
     told = {
         saga_id: _told(saga_id, list(rows))
         for saga_id, rows in itertools.groupby(events, lambda row: row["saga_id"])
     }
-    return [told.get(saga_id, Told(saga_id)) for saga_id in saga_ids]
+    return [told.get(saga_id, ScannedHistory(saga_id)) for saga_id in saga_ids]
 
 
-def _told(saga_id: UUID, rows: Sequence[Any]) -> Told:
+def _told(saga_id: UUID, rows: Sequence[Any]) -> ScannedHistory:
     try:
-        return Told(saga_id, tuple(recorded_from(row) for row in rows))
+        return ScannedHistory(saga_id, tuple(recorded_from(row) for row in rows))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        return Told(saga_id, unreadable=f"an event it does not know: {first['msg']}"[:200])
+        return ScannedHistory(
+            saga_id, unreadable=f"an event it does not know: {first['msg']}"[:200]
+        )
 
 
 async def _rows(connection: Connection, saga_ids: Sequence[UUID], columns: str) -> dict[UUID, Any]:

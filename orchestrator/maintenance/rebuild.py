@@ -16,15 +16,15 @@ import asyncpg
 
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationStarted, Recorded, StepStarted
-from evosaga.orchestrator.engine.decider import Rest, Run, decide, expires
+from evosaga.orchestrator.engine.decider import Idle, Run, deadline_seconds, decide
 from evosaga.orchestrator.engine.projection import row
 from evosaga.orchestrator.engine.quarantine import STUMBLED
 from evosaga.orchestrator.engine.repeated_holds import claim_of
 from evosaga.orchestrator.engine.state import IllegalTransition, replay
-from evosaga.orchestrator.maintenance.history_scan import Told, batches, read
-from evosaga.sagas.registry import Catalogue
+from evosaga.orchestrator.maintenance.history_scan import ScannedHistory, batches, read
+from evosaga.sagas.registry import SagaRegistry
 
-Progress: TypeAlias = Callable[[int, int], None]
+OnProgress: TypeAlias = Callable[[int, int], None]
 """Told (sagas so far, events so far)."""
 
 _COLUMNS: Final = {
@@ -101,7 +101,7 @@ class _Wrong:
 
 
 async def rebuild(
-    pool: Pool, catalogue: Catalogue, *, check: bool, progress: Progress = lambda *_: None
+    pool: Pool, registry: SagaRegistry, *, check: bool, progress: OnProgress = lambda *_: None
 ) -> Report:
     """Compare every row with the log and, unless it is only a ``check``, write what differs."""
     report = Report()
@@ -111,7 +111,7 @@ async def rebuild(
             report.events += len(told.history)
             found = rows.get(told.saga_id)
             try:
-                wanted = row_of(catalogue, told)
+                wanted = row_of(registry, told)
             except Unreadable as error:
                 report.unreadable += 1
                 report.note_alone(told.saga_id, str(error))
@@ -120,7 +120,7 @@ async def rebuild(
                 report.note_wrong(told.saga_id, columns)
                 wrong[told.saga_id] = _Wrong(wanted, found["next_sequence"] if found else None)
         if wrong and not check:
-            await _repair(pool, catalogue, wrong, report)
+            await _repair(pool, registry, wrong, report)
         report.sagas += len(histories)
         progress(report.sagas, report.events)
     report.without_history = await pool.fetchval(_ALONE)
@@ -151,7 +151,7 @@ class Unreadable(Exception):
     """This release can't say what the row should be: unknown events or an unknown definition."""
 
 
-def row_of(catalogue: Catalogue, told: Told) -> dict[str, Any]:
+def row_of(registry: SagaRegistry, told: ScannedHistory) -> dict[str, Any]:
     """The row that belongs to a history. Raises ``Unreadable``. Pure.
 
     For a saga under way ``owner`` is who claimed the attempt that is out, and ``next_at`` when it
@@ -166,17 +166,17 @@ def row_of(catalogue: Catalogue, told: Told) -> dict[str, Any]:
         raise Unreadable(f"its history makes no sense: {error}") from error
     start = state.start
     assert start is not None
-    saga = catalogue.find(start.saga, start.version)
+    saga = registry.find(start.saga, start.version)
     if saga is None:
         raise Unreadable(f"this release does not know {start.saga} v{start.version}")
     action = decide(saga, state)
     flight = state.in_flight
     seen = row(
         state,
-        action if isinstance(action, Run) else Rest("in flight"),
+        action if isinstance(action, Run) else Idle("in flight"),
         flight.worker if flight else None,
         _lease(told.history),
-        expires(saga, state),
+        deadline_seconds(saga, state),
     )
     return {
         "saga_id": told.saga_id,
@@ -222,7 +222,7 @@ def _due(
 
 
 async def _repair(
-    pool: Pool, catalogue: Catalogue, wrong: Mapping[UUID, _Wrong], report: Report
+    pool: Pool, registry: SagaRegistry, wrong: Mapping[UUID, _Wrong], report: Report
 ) -> None:
     """Write these rows as the log has them, under their locks, so that nobody appends meanwhile."""
     try:
@@ -232,14 +232,14 @@ async def _repair(
             rows = {id_: one.wanted for id_, one in wrong.items() if at.get(id_) == one.seen}
             moved = [saga_id for saga_id in wrong if saga_id not in rows]
             for told in await read(connection, moved):
-                rows[told.saga_id] = row_of(catalogue, told)
+                rows[told.saga_id] = row_of(registry, told)
             await connection.execute(_WRITE, json.dumps(list(rows.values()), default=_text))
     except (asyncpg.IntegrityConstraintViolationError, asyncpg.TransactionRollbackError) as error:
         if len(wrong) == 1:
             report.note_alone(next(iter(wrong)), str(error))
             return
         for saga_id, one in wrong.items():  # find the one, and write its neighbours
-            await _repair(pool, catalogue, {saga_id: one}, report)
+            await _repair(pool, registry, {saga_id: one}, report)
     else:
         report.repaired += len(wrong)
 

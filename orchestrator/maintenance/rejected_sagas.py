@@ -16,8 +16,8 @@ import structlog
 from evosaga.events import streams
 from evosaga.events.cancellation import obey_cancel
 from evosaga.events.database import Pool
-from evosaga.events.leader_election import Leadership
-from evosaga.orchestrator.engine.transient_errors import passes
+from evosaga.events.leader_election import Candidacy
+from evosaga.orchestrator.engine.transient_errors import is_transient
 
 _logger = structlog.get_logger("evosaga.rejected")
 _EVERY: Final = 300.0
@@ -26,7 +26,7 @@ _TASK: Final = "rejected"
 
 
 @dataclass(slots=True)
-class Rejected:
+class RejectedSagaArchive:
     """``keep``: seconds that one is kept, 0: for ever; ``most``: so many of an organization."""
 
     pool: Pool
@@ -37,14 +37,14 @@ class Rejected:
 
     async def run(self) -> None:
         """Look now and then, one worker at a time; cancel it to stop."""
-        leadership = Leadership(self.pool, _TASK, self.me, lease=2 * self.every)
+        leadership = Candidacy(self.pool, _TASK, self.me, lease=2 * self.every)
         while True:
             await asyncio.sleep(self.every)
             try:
                 while await leadership.held() and await self.archive() == _AT_ONCE:
                     obey_cancel()
             except Exception as trouble:  # housekeeping is never a reason to stop a worker
-                tell = _logger.warning if passes(trouble) else _logger.error
+                tell = _logger.warning if is_transient(trouble) else _logger.error
                 tell("archiving waits", reason=type(trouble).__name__)
 
     async def archive(self) -> int:

@@ -20,15 +20,15 @@ import structlog
 from evosaga.events.cancellation import obey_cancel
 from evosaga.events.clock import LEEWAY
 from evosaga.events.database import TRANSIENT, Pool
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import LeaseLost
-from evosaga.orchestrator.engine.transient_errors import passes
+from evosaga.orchestrator.engine.transient_errors import is_transient
 from evosaga.orchestrator.whatsapp.health import monitor
-from evosaga.orchestrator.whatsapp.health.monitor import Doctor
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.reconciliation import reconciler
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import may_come_back
-from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
 from evosaga.sagas.context import World
 
 _logger = structlog.get_logger("evosaga.chores")
@@ -43,7 +43,7 @@ _IN_A_ROW: Final = "unfinished_in_a_row"
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class JobResult:
     """What came of a chore; ``again`` is in seconds, None leaves it to the plan.
 
     ``unfinished``: there is something that it could not look at, and that may be had later.
@@ -66,26 +66,26 @@ class Came:
         return self.result | {_IN_A_ROW: before}, min(every, again)
 
 
-MayGoOn: TypeAlias = Callable[[], bool]
+StillLeader: TypeAlias = Callable[[], bool]
 """Whether whoever does the chore still holds its lease."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
+class Job:
     """One chore, every so many seconds."""
 
     name: str
     every: float
-    work: Callable[[MayGoOn], Awaitable[Came]]
+    work: Callable[[StillLeader], Awaitable[JobResult]]
 
 
 @dataclass(slots=True)
-class Chores:
+class Scheduler:
     """The chores of one worker."""
 
     pool: Pool
     worker: str
-    chores: Sequence[Chore]
+    chores: Sequence[Job]
     lease: float = _LEASE
 
     async def run(self) -> None:
@@ -96,7 +96,7 @@ class Chores:
             # A part that returns counts as broken, even if there is nothing to do.
             group.create_task(asyncio.Event().wait())
 
-    async def _repeat(self, chore: Chore) -> None:
+    async def _repeat(self, chore: Job) -> None:
         known = False
         while True:
             try:
@@ -111,7 +111,7 @@ class Chores:
             pause = min(5.0, max(0.1, chore.every / 10))
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
 
-    async def do(self, chore: Chore) -> bool:
+    async def do(self, chore: Job) -> bool:
         """Do it if it is due and nobody is at it; whether it was done. Raises what Postgres does.
 
         A chore that stumbles is told and comes again: that is no reason to stop a worker.
@@ -127,11 +127,11 @@ class Chores:
         try:
             came = await chore.work(term.holds)
         except (LeaseLost, *TRANSIENT) as trouble:
-            came = Came({"failed": type(trouble).__name__}, unfinished=True)
+            came = JobResult({"failed": type(trouble).__name__}, unfinished=True)
             _logger.warning("chore failed", chore=chore.name, reason=type(trouble).__name__)
         except Exception as stumble:
-            came = Came({"failed": type(stumble).__name__}, unfinished=True)
-            tell = _logger.warning if passes(stumble) else _logger.error
+            came = JobResult({"failed": type(stumble).__name__}, unfinished=True)
+            tell = _logger.warning if is_transient(stumble) else _logger.error
             tell("chore stumbled", chore=chore.name, error=type(stumble).__name__)
         finally:
             keep.cancel()
@@ -162,39 +162,39 @@ class _Term:
         return time.monotonic() < self.until
 
 
-def chores_of(settings: Settings, pool: Pool, world: World, gate: Gate) -> list[Chore]:
+def jobs_of(settings: Settings, pool: Pool, world: World, gate: CommandHandler) -> list[Job]:
     """What a worker does every now and then, as far as the settings have not turned it off."""
     alert_url = settings.alert_url.get_secret_value() if settings.alert_url else None
-    keeper = Keeper(pool, world, gate, settings.older_names, settings.quiet_seconds)
-    doctor = Doctor(pool, world, settings.alert_after, alert_url)
+    keeper = Reconciler(pool, world, gate, settings.older_names, settings.quiet_seconds)
+    doctor = HealthMonitor(pool, world, settings.alert_after, alert_url)
 
-    async def reconcile_all(may_go_on: MayGoOn) -> Came:
-        return _reconciled(keeper, await reconciler.go_round(keeper, may_go_on=may_go_on))
+    async def reconcile_all(may_go_on: StillLeader) -> JobResult:
+        return _reconciled(keeper, await reconciler.run_once(keeper, may_go_on=may_go_on))
 
-    async def look_for_orphans(may_go_on: MayGoOn) -> Came:
-        done = await reconciler.go_round(keeper, kinds=reconciler.OFTEN, may_go_on=may_go_on)
+    async def look_for_orphans(may_go_on: StillLeader) -> JobResult:
+        done = await reconciler.run_once(keeper, kinds=reconciler.OFTEN, may_go_on=may_go_on)
         return _reconciled(keeper, done)
 
-    async def check_health(may_go_on: MayGoOn) -> Came:
-        done = await monitor.go_round(doctor, may_go_on=may_go_on)
-        return Came(done.summary())
+    async def check_health(may_go_on: StillLeader) -> JobResult:
+        done = await monitor.run_once(doctor, may_go_on=may_go_on)
+        return JobResult(done.summary())
 
     wanted = [
-        Chore("reconcile", settings.reconcile_every, reconcile_all),
-        Chore("orphans", settings.orphans_every, look_for_orphans),
-        Chore("health", settings.health_every, check_health),
+        Job("reconcile", settings.reconcile_every, reconcile_all),
+        Job("orphans", settings.orphans_every, look_for_orphans),
+        Job("health", settings.health_every, check_health),
     ]
     return [chore for chore in wanted if chore.every > 0]
 
 
-def _reconciled(keeper: Keeper, done: reconciler.Round) -> Came:
+def _reconciled(keeper: Reconciler, done: reconciler.ReconcileReport) -> JobResult:
     """A drift that was seen once is looked at again soon, not after a whole period.
 
     That has nothing to do with a server that is away meanwhile; the comparison with that one is
     due again after growing pauses.
     """
     blind = done.aborted is not None or bool(may_come_back(done.unseen))
-    return Came(done.summary(), keeper.quiet + 1.0 if done.waiting else None, blind)
+    return JobResult(done.summary(), keeper.quiet + 1.0 if done.waiting else None, blind)
 
 
 _KNOW: Final = """

@@ -1,7 +1,7 @@
 """What is wrong now: one list, for the first page, the command line and the readiness check.
 
-``present`` reads what Postgres knows in one query, bounded by what is open and by the number of
-integrations; ``wrong`` is pure and says it in words, the gravest first. Phones and drifts are as
+``situation`` reads what Postgres knows in one query, bounded by what is open and by the number of
+integrations; ``problems`` is pure and says it in words, the gravest first. Phones and drifts are as
 the last look of the chores found them.
 """
 
@@ -21,7 +21,7 @@ LATE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class Problem:
     """One thing that is wrong. ``brief`` fits into a headline; ``said`` tells more of it.
 
     ``bad``: nothing goes on because of it. ``kind`` says without any number what it is.
@@ -36,7 +36,7 @@ class Wrong:
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class Situation:
     """What Postgres knows. Of one organization only its own; then the rest is None or empty.
 
     ``phones``: integrations that are not well, by how they are. ``asked``: drifts whose repair was
@@ -56,20 +56,20 @@ class Present:
     chores: Mapping[str, str] = field(default_factory=dict)
 
 
-async def present(pool: Queryable, organization_id: UUID | None = None) -> Present:
+async def situation(pool: Queryable, organization_id: UUID | None = None) -> Situation:
     """How things are now. Raises what Postgres raises, without a schema too."""
     row = await pool.fetchrow(_PRESENT, organization_id)
     assert row is not None
     phones = {r["state"]: r["number"] for r in await pool.fetch(_PHONES, organization_id, _LINKED)}
     if organization_id is not None:  # how the house is doing is nobody else's business
-        return Present(
+        return Situation(
             row["parked"], row["active"], row["overdue"], row["drifts"], row["asked"], phones
         )
     chores = {r["name"]: r["reason"] for r in await pool.fetch(_CHORES)}
-    return Present(**dict(row), phones=phones, chores=chores)
+    return Situation(**dict(row), phones=phones, chores=chores)
 
 
-def wrong(now: Present, backlog: Backlog | None = None) -> list[Wrong]:
+def problems(now: Situation, backlog: Backlog | None = None) -> list[Problem]:
     """What of it is wrong. ``backlog``: of the commands, where it is known."""
     found = [
         _schema(now),
@@ -85,40 +85,40 @@ def wrong(now: Present, backlog: Backlog | None = None) -> list[Wrong]:
     return [one for one in found if one is not None]
 
 
-def _schema(now: Present) -> Wrong | None:
+def _schema(now: Situation) -> Problem | None:
     needed = migrations.head()
     if now.revision in (None, needed) or migrations.newer(now.revision, needed):
         return None
     said = f"the schema is {now.revision}, this release needs {needed}"
     kind = "the schema is old"
-    return Wrong("schema", kind, kind, said, "run: evosaga migrate", bad=True)
+    return Problem("schema", kind, kind, said, "run: evosaga migrate", bad=True)
 
 
-def _workers(now: Present) -> Wrong | None:
+def _workers(now: Situation) -> Problem | None:
     if now.workers is None or now.workers > 0:
         return None
     kind = "no worker is alive"
     said = "none alive, so commands wait"
-    return Wrong("workers", kind, kind, said, "start one: evosaga worker", bad=True)
+    return Problem("workers", kind, kind, said, "start one: evosaga worker", bad=True)
 
 
-def _parked(now: Present) -> Wrong | None:
+def _parked(now: Situation) -> Problem | None:
     if not now.parked:
         return None
     brief = f"{_some(now.parked, 'saga')} {'needs' if now.parked == 1 else 'need'} a person"
     cure = "see: evosaga list --status failed; then: evosaga replay ID, or evosaga cancel ID"
-    return Wrong("parked", "sagas are parked", brief, f"{now.parked} parked", cure)
+    return Problem("parked", "sagas are parked", brief, f"{now.parked} parked", cure)
 
 
-def _overdue(now: Present) -> Wrong | None:
+def _overdue(now: Situation) -> Problem | None:
     if not now.overdue or not now.workers:
         return None  # without a worker that is no news
     said = f"{_some(now.overdue, 'saga')} due that no worker has taken up"
     cure = "have the living workers room left, and the definition? evosaga why ID"
-    return Wrong("overdue", "sagas are overdue", f"{now.overdue} overdue", said, cure)
+    return Problem("overdue", "sagas are overdue", f"{now.overdue} overdue", said, cure)
 
 
-def _phones(now: Present) -> list[Wrong]:
+def _phones(now: Situation) -> list[Problem]:
     if not now.phones:
         return []
     number = sum(now.phones.values())
@@ -128,10 +128,10 @@ def _phones(now: Present) -> list[Wrong]:
     verb = "is" if number == 1 else "are"
     brief = f"{_some(number, 'phone')} {verb} not connected"
     said = f"{_some(number, 'integration')} not connected: {told}"
-    return [Wrong("phones", "phones are not connected", brief, said, cure or "")]
+    return [Problem("phones", "phones are not connected", brief, said, cure or "")]
 
 
-def _letters(backlog: Backlog | None) -> list[Wrong]:
+def _letters(backlog: Backlog | None) -> list[Problem]:
     if backlog is None:
         return []
     found = []
@@ -139,45 +139,45 @@ def _letters(backlog: Backlog | None) -> list[Wrong]:
         brief = f"{_some(backlog.dead, 'dead letter')} {'waits' if backlog.dead == 1 else 'wait'}"
         said = f"{_some(backlog.dead, 'command')} that nobody could obey"
         cure = "what and why: evosaga letters"
-        found.append(Wrong("dead_letters", "dead letters wait", brief, said, cure))
+        found.append(Problem("dead_letters", "dead letters wait", brief, said, cure))
     behind = (backlog.lag or 0) + backlog.pending
     if behind > LATE:
         said = f"{backlog.lag} unread, {backlog.pending} being accepted"
         cure = "start more workers: evosaga worker"
         kind = "commands are late"
-        found.append(Wrong("commands", kind, f"{behind} commands wait", said, cure))
+        found.append(Problem("commands", kind, f"{behind} commands wait", said, cure))
     return found
 
 
-def _drifts(now: Present) -> list[Wrong]:
+def _drifts(now: Situation) -> list[Problem]:
     found = []
     if now.drifts:
         verb = "is" if now.drifts == 1 else "are"
         brief = f"{_some(now.drifts, 'drift')} {verb} known"
         said = f"{_some(now.drifts, 'thing')} not as the stores should have it"
         cure = "which and why: evosaga reconcile; mend what is safe: evosaga reconcile --fix"
-        found.append(Wrong("drift", "the stores have drifted", brief, said, cure))
+        found.append(Problem("drift", "the stores have drifted", brief, said, cure))
     if now.asked:
         brief = f"{_some(now.asked, 'repair')} asked for"
         said = f"{brief}, and nobody has looked since"
         cure = "look: evosaga reconcile"
-        found.append(Wrong("repairs", "repairs are under way", brief, said, cure))
+        found.append(Problem("repairs", "repairs are under way", brief, said, cure))
     return found
 
 
-def _relay(now: Present) -> Wrong | None:
+def _relay(now: Situation) -> Problem | None:
     behind = now.unrelayed or 0
     if not behind or (behind <= LATE and now.workers):
         return None
     said = f"{_some(behind, 'event')} not yet on the stream evosaga:events"
     cure = "a worker relays them; is one alive, and is Redis well?"
-    return Wrong("relay", "events are late", f"{_some(behind, 'event')} not told yet", said, cure)
+    return Problem("relay", "events are late", f"{_some(behind, 'event')} not told yet", said, cure)
 
 
-def _chore(name: str, reason: str) -> Wrong:
+def _chore(name: str, reason: str) -> Problem:
     kind = f"the last {name} was not done to its end"
     said = f"the last {name} could not be done to its end: {reason}"
-    return Wrong("chores", "a chore was not done to its end", kind, said)
+    return Problem("chores", "a chore was not done to its end", kind, said)
 
 
 def _some(number: int, thing: str) -> str:

@@ -13,7 +13,7 @@ from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class Diagnosis:
     """``headline`` and ``details`` are sentences, the most telling first.
 
     ``next_at``: when it goes on by itself, as far as anybody knows; when ``in_flight``, an attempt
@@ -39,7 +39,7 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class Workers:
     """The workers: who is alive, whose lease has run out, and which definitions each has.
 
     ``knows`` leaves out the workers that did not say.
@@ -67,7 +67,7 @@ class Phone:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class SagaFacts:
     """All that is known of one saga.
 
     ``saga``: its definition, None when this release has none. ``history``: None when this release
@@ -79,7 +79,7 @@ class Case:
     view: SagaView
     saga: Saga | None
     history: Sequence[Recorded] | None
-    company: Company
+    company: Workers
     now: datetime
     ahead: SagaView | None = None
     breaker: BreakerState | None = None
@@ -88,7 +88,7 @@ class Case:
     phone: Phone | None = None
 
 
-def who_could(case: Case) -> tuple[str, ...]:
+def who_could(case: SagaFacts) -> tuple[str, ...]:
     """Whether any living worker could drive the saga, as a sentence."""
     view, alive = case.view, len(case.company.alive)
     if not alive:
@@ -101,7 +101,7 @@ def who_could(case: Case) -> tuple[str, ...]:
     return ()
 
 
-def ago(at: datetime, case: Case) -> str:
+def ago(at: datetime, case: SagaFacts) -> str:
     """How long ago that was."""
     return span((case.now - at).total_seconds())
 

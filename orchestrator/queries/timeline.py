@@ -25,7 +25,7 @@ StepState: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class StepStory:
+class StepTimeline:
     """How one step went. ``note`` is what is worth knowing about it."""
 
     name: str
@@ -55,19 +55,19 @@ class StepStory:
         }
 
 
-def steps_of(history: Iterable[Recorded], names: Sequence[str] = ()) -> list[StepStory]:
+def steps_of(history: Iterable[Recorded], names: Sequence[str] = ()) -> list[StepTimeline]:
     """The steps in the order they began; ``names`` adds those that are still to come."""
-    steps = {name: StepStory(name) for name in names}
+    steps = {name: StepTimeline(name) for name in names}
     for recorded in history:
         event = recorded.event
         name = getattr(event, "step", None)
         if name is not None and not isinstance(event, CompensationBegan):
-            before = steps.get(name, StepStory(name))
+            before = steps.get(name, StepTimeline(name))
             steps[name] = _after(before, event, recorded.recorded_at)
     return list(steps.values())
 
 
-def _after(step: StepStory, event: SagaEvent, at: datetime) -> StepStory:
+def _after(step: StepTimeline, event: SagaEvent, at: datetime) -> StepTimeline:
     match event:
         case StepStarted(attempt=attempt):
             began = step.began_at or at

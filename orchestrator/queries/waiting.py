@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from evosaga.events.model import Direction, Recorded
-from evosaga.orchestrator.engine.decider import Rest, Run, advance, can_turn, expires
+from evosaga.orchestrator.engine.decider import Idle, Run, advance, can_compensate, deadline_seconds
 from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN
 from evosaga.orchestrator.engine.state import OPEN, State
-from evosaga.orchestrator.queries.diagnosis import Case, Why, ago, span, who_could
+from evosaga.orchestrator.queries.diagnosis import Diagnosis, SagaFacts, ago, span, who_could
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.whatsapp.secret_keys import CURE
 from evosaga.sagas.definition import Kind, Saga, Step
@@ -22,7 +22,7 @@ _LATE: Final = timedelta(seconds=10)
 """Overdue for so long, a saga is not merely next in the queue."""
 
 
-def waiting_for(case: Case, history: Sequence[Recorded], state: State) -> Why:
+def waiting_for(case: SagaFacts, history: Sequence[Recorded], state: State) -> Diagnosis:
     """What an active saga waits for, and when it goes on."""
     ahead = case.ahead
     if ahead is not None and ahead.status in OPEN:
@@ -45,10 +45,10 @@ def waiting_for(case: Case, history: Sequence[Recorded], state: State) -> Why:
     return replace(told, details=(*told.details, *_course(case, case.saga, state)))
 
 
-def _behind(case: Case, ahead: SagaView) -> Why:
+def _behind(case: SagaFacts, ahead: SagaView) -> Diagnosis:
     where = f" at step {ahead.step}" if ahead.step else ""
     stuck = ahead.status == "failed"
-    return Why(
+    return Diagnosis(
         f"It waits for saga {ahead.saga_id} ({ahead.saga}), which is {ahead.status}{where}.",
         (
             "Both are about the same integration, and one works on it at a time.",
@@ -59,9 +59,9 @@ def _behind(case: Case, ahead: SagaView) -> Why:
     )
 
 
-def _unknown_here(case: Case) -> Why:
+def _unknown_here(case: SagaFacts) -> Diagnosis:
     view = case.view
-    return Why(
+    return Diagnosis(
         f"This release does not know {view.saga} v{view.version}.",
         (
             f"It has been {view.status} and unchanged for {ago(view.updated_at, case)}; a release "
@@ -73,7 +73,7 @@ def _unknown_here(case: Case) -> Why:
     )
 
 
-def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State) -> Why:
+def _in_flight(case: SagaFacts, saga: Saga, history: Sequence[Recorded], state: State) -> Diagnosis:
     flight = state.in_flight
     assert flight is not None
     what, last = _deed(flight.step, flight.direction), history[-1].recorded_at
@@ -81,7 +81,7 @@ def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State
     attempt = _which(state, step, flight.direction, flight.attempt)
     before = _before(state)
     if flight.worker in case.company.alive:
-        return Why(
+        return Diagnosis(
             f"Worker {flight.worker} is {what} right now ({attempt}).",
             (
                 f"It has been at it for {ago(last, case)}, and has {step.timeout:g} s for it.",
@@ -91,7 +91,7 @@ def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State
             in_flight=True,
         )
     gone = "has gone silent" if flight.worker in case.company.silent else "has left"
-    return Why(
+    return Diagnosis(
         f"Worker {flight.worker}, which was {what}, {gone}.",
         (
             "Another one takes over within seconds. Nobody knows whether that attempt had its "
@@ -102,9 +102,11 @@ def _in_flight(case: Case, saga: Saga, history: Sequence[Recorded], state: State
     )
 
 
-def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run | Rest) -> Why:
-    if isinstance(action, Rest):  # a decision is due and will be recorded in a moment
-        return Why("It is about to take its next decision.", next_at=case.now)
+def _waiting(
+    case: SagaFacts, history: Sequence[Recorded], state: State, action: Run | Idle
+) -> Diagnosis:
+    if isinstance(action, Idle):  # a decision is due and will be recorded in a moment
+        return Diagnosis("It is about to take its next decision.", next_at=case.now)
     due = history[-1].recorded_at + timedelta(seconds=action.delay)
     if case.view.held_claim is not None and case.view.next_at is not None:
         due = case.view.next_at
@@ -112,10 +114,10 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
     what = _thing(step.name, action.direction)
     of = _which(state, step, action.direction, action.attempt)
     if failure is None:
-        told = Why(f"It is about to go on with {what}.", next_at=due)
+        told = Diagnosis(f"It is about to go on with {what}.", next_at=due)
     elif failure.outcome == "held":
         since = _held_since(history)
-        told = Why(
+        told = Diagnosis(
             f"It waits: {failure.message}.",
             (
                 f"{what[0].upper()}{what[1:]} has been held for {ago(since, case)}, "
@@ -129,7 +131,7 @@ def _waiting(case: Case, history: Sequence[Recorded], state: State, action: Run 
             cure=_held_cure(failure.code, failure.message),
         )
     else:
-        told = Why(
+        told = Diagnosis(
             f"It waits before {of} of {what}: {failure.message}.",
             (f"Attempt {failure.attempt} ended {failure.outcome}; {_if_all_fail(case, action)}",),
             next_at=due,
@@ -144,7 +146,7 @@ def _which(state: State, step: Step, direction: Direction, attempt: int) -> str:
     return f"attempt {attempt - lost} of {step.retry.attempts}{more}"
 
 
-def _overdue(case: Case, told: Why, due: datetime) -> Why:
+def _overdue(case: SagaFacts, told: Diagnosis, due: datetime) -> Diagnosis:
     """Its time has come and gone, and nobody has taken it."""
     view = case.view
     if case.now - due < _LATE or not case.company.alive or view.owner in case.company.alive:
@@ -164,15 +166,15 @@ def _overdue(case: Case, told: Why, due: datetime) -> Why:
     )
 
 
-def _course(case: Case, saga: Saga, state: State) -> tuple[str, ...]:
+def _course(case: SagaFacts, saga: Saga, state: State) -> tuple[str, ...]:
     """Which way it goes, and what could change that."""
     if state.direction == "compensation" and state.turned is not None:
         left = ", ".join(state.undoing) or "nothing"
         return (f"It is being rolled back because {state.turned.message}. Left to undo: {left}.",)
     said = []
-    if state.cancel_requested and not can_turn(saga, state):
+    if state.cancel_requested and not can_compensate(saga, state):
         said.append("A cancel was asked for after its point of no return, so it goes on.")
-    if (limit := expires(saga, state)) is not None:
+    if (limit := deadline_seconds(saga, state)) is not None:
         left_seconds = (case.view.created_at - case.now).total_seconds() + limit
         said.append(
             f"Unless it gets past its point of no return within {span(left_seconds)}, it is "
@@ -187,7 +189,7 @@ def _before(state: State) -> tuple[str, ...]:
     return (f"The attempt before ended {state.failure.outcome}: {state.failure.message}.",)
 
 
-def _if_all_fail(case: Case, action: Run) -> str:
+def _if_all_fail(case: SagaFacts, action: Run) -> str:
     assert case.saga is not None
     if action.direction == "compensation":
         return "when all have failed it is parked for a person to look."
@@ -196,7 +198,7 @@ def _if_all_fail(case: Case, action: Run) -> str:
     return "when all have failed it is parked for a person to look."
 
 
-def _again_now(case: Case) -> tuple[str, ...]:
+def _again_now(case: SagaFacts) -> tuple[str, ...]:
     view = case.view
     if view.held_claim is None or view.owner not in case.company.alive:
         return ()
@@ -215,7 +217,7 @@ def _held_since(history: Sequence[Recorded]) -> datetime:
     return since
 
 
-def _server(case: Case) -> tuple[str, ...]:
+def _server(case: SagaFacts) -> tuple[str, ...]:
     breaker = case.breaker
     if breaker is None or breaker.reason is None:
         return ()
@@ -232,7 +234,7 @@ def _held_cure(code: str, message: str) -> str | None:
     return _HELD_CURES.get(code)
 
 
-def _stranded(case: Case, state: State, action: Run) -> tuple[str, ...]:
+def _stranded(case: SagaFacts, state: State, action: Run) -> tuple[str, ...]:
     """What it means that nobody here can look at the server where something may be."""
     assert state.failure is not None
     if state.failure.code != SERVER_UNKNOWN or case.view.saga != CREATE_SAGA:

@@ -12,20 +12,20 @@ from datetime import datetime
 from evosaga.events.clock import LIVING
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationSucceeded, Recorded
-from evosaga.orchestrator.engine.decider import can_turn
+from evosaga.orchestrator.engine.decider import can_compensate
 from evosaga.orchestrator.engine.quarantine import STUMBLED
 from evosaga.orchestrator.engine.repeated_holds import with_hold
 from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
 from evosaga.orchestrator.queries import sagas
-from evosaga.orchestrator.queries.diagnosis import Case as Case
-from evosaga.orchestrator.queries.diagnosis import Company as Company
+from evosaga.orchestrator.queries.diagnosis import Diagnosis as Diagnosis
 from evosaga.orchestrator.queries.diagnosis import Phone as Phone
-from evosaga.orchestrator.queries.diagnosis import Why as Why
+from evosaga.orchestrator.queries.diagnosis import SagaFacts as SagaFacts
+from evosaga.orchestrator.queries.diagnosis import Workers as Workers
 from evosaga.orchestrator.queries.diagnosis import ago, who_could
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.queries.waiting import waiting_for
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.admission_rules import CREATE_SAGA
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import BreakerState
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -34,10 +34,10 @@ from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 async def why_of(
     pool: Pool,
-    catalogue: Catalogue,
+    registry: SagaRegistry,
     view: SagaView,
     servers: Mapping[str, EvolutionApi] | None = None,
-) -> Why:
+) -> Diagnosis:
     """Why this saga is where it is right now; ``servers``: Evolution's, as far as it is known."""
     try:
         history: list[Recorded] | None = await sagas.history(pool, view.saga_id)
@@ -45,13 +45,13 @@ async def why_of(
         history = None
     ahead = await sagas.find_saga(pool, str(view.behind)) if view.behind else None
     now: datetime = await pool.fetchval("SELECT now()")
-    saga = catalogue.find(view.saga, view.version)
+    saga = registry.find(view.saga, view.version)
     server = server_of(history)
     known = servers or {}
     breaker, several = breaker_of(known, server), len(known) > 1
     phone = await _phone_of(pool, view)
-    workers = await company(pool)
-    return why(Case(view, saga, history, workers, now, ahead, breaker, server, several, phone))
+    workers = await living(pool)
+    return why(SagaFacts(view, saga, history, workers, now, ahead, breaker, server, several, phone))
 
 
 async def _phone_of(pool: Pool, view: SagaView) -> Phone | None:
@@ -77,13 +77,13 @@ def breaker_of(servers: Mapping[str, EvolutionApi], server: str) -> BreakerState
     return known.state if known is not None else None
 
 
-async def company(pool: Pool) -> Company:
+async def living(pool: Pool) -> Workers:
     """The workers as the database knows them."""
     rows = await pool.fetch(
         f"SELECT worker_id, {LIVING} AS alive, knows FROM evosaga.workers"  # noqa: S608  # constants
     )
     said = {row["worker_id"]: row["knows"] for row in rows if row["knows"]}
-    return Company(
+    return Workers(
         frozenset(row["worker_id"] for row in rows if row["alive"]),
         frozenset(row["worker_id"] for row in rows if not row["alive"]),
         {worker: frozenset(map(_definition, known)) for worker, known in said.items()},
@@ -98,7 +98,7 @@ def _definition(text: str) -> tuple[str, int]:
 # --- pure from here on ------------------------------------------------------------------------
 
 
-def why(case: Case) -> Why:
+def why(case: SagaFacts) -> Diagnosis:
     """Why the saga is where it is."""
     view = case.view
     match view.status:
@@ -122,8 +122,8 @@ def why(case: Case) -> Why:
         return _unreadable(case, f"that makes no sense here ({type(error).__name__})")
 
 
-def _completed(case: Case) -> Why:
-    told = Why(f"It is completed, {ago(case.view.updated_at, case)} ago: every step is done.")
+def _completed(case: SagaFacts) -> Diagnosis:
+    told = Diagnosis(f"It is completed, {ago(case.view.updated_at, case)} ago: every step is done.")
     phone = case.phone
     if phone is None or phone.state in WELL:
         return told
@@ -132,28 +132,28 @@ def _completed(case: Case) -> Why:
     return replace(told, details=(said,), cure=CURES.get(phone.state) or None)
 
 
-def _rejected(view: SagaView) -> Why:
+def _rejected(view: SagaView) -> Diagnosis:
     cure = f"see what is in the way: evosaga status {view.existing_instance}"
-    return Why(
+    return Diagnosis(
         f"It was refused before anything was touched: {view.message}.",
         ("Nothing waits and nothing is left behind.",),
         cure=cure if view.existing_instance else None,
     )
 
 
-def _compensated(case: Case) -> Why:
+def _compensated(case: SagaFacts) -> Diagnosis:
     undone = [
         r.event.step for r in case.history or () if isinstance(r.event, CompensationSucceeded)
     ]
     said = f"Undone, in this order: {', '.join(undone)}." if undone else "Nothing had to be undone."
-    return Why(
+    return Diagnosis(
         f"It was rolled back: {case.view.message}.",
         (said, "Nothing is left behind, and nothing waits."),
         cure=f"to try again, as a saga of its own: evosaga replay {case.view.saga_id}",
     )
 
 
-def _stumbled(view: SagaView, told: Why) -> Why:
+def _stumbled(view: SagaView, told: Diagnosis) -> Diagnosis:
     return replace(
         told,
         headline=f"It is set aside: {view.message}.",
@@ -167,9 +167,9 @@ def _stumbled(view: SagaView, told: Why) -> Why:
     )
 
 
-def _unreadable(case: Case, what: str) -> Why:
+def _unreadable(case: SagaFacts, what: str) -> Diagnosis:
     view = case.view
-    return Why(
+    return Diagnosis(
         f"It is set aside: its history has an event {what}.",
         (
             f"It is {view.status} and unchanged for {ago(view.updated_at, case)}; nothing of "
@@ -181,7 +181,7 @@ def _unreadable(case: Case, what: str) -> Why:
     )
 
 
-def _parked(case: Case, state: State) -> Why:
+def _parked(case: SagaFacts, state: State) -> Diagnosis:
     view, parked = case.view, state.parked
     assert parked is not None
     back = parked.direction == "compensation"
@@ -193,10 +193,10 @@ def _parked(case: Case, state: State) -> Why:
     ]
     if back:
         details.append(f"Still to undo: {', '.join(state.undoing)}.")
-    elif case.saga is not None and not can_turn(case.saga, state):
+    elif case.saga is not None and not can_compensate(case.saga, state):
         details.append("It is past its point of no return, so it can only be finished.")
     undo = f", or try only to undo it: evosaga cancel {view.saga_id}" if back else ""
-    return Why(
+    return Diagnosis(
         f"Parked: step {parked.step} {tried}: {parked.message}.",
         tuple(details),
         cure=f"mend the cause; see what a replay would do: evosaga replay {view.saga_id} --plan; "

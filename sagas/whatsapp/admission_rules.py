@@ -11,9 +11,9 @@ from evosaga.sagas.outcome import FollowUp
 from evosaga.sagas.whatsapp.arbitration import (
     LONGEST_QUEUE,
     RULES,
-    Comer,
+    Existing,
+    Incoming,
     Rule,
-    There,
     business_key,
 )
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
@@ -93,7 +93,7 @@ class Policy:
     """The Evolution servers that an instance may be made on."""
 
 
-class _Sight:
+class _Index:
     """What was found, by name and by key, and what the commands weighed so far have added."""
 
     def __init__(self, found: Found, sagas: Iterable[OpenSaga]) -> None:
@@ -121,20 +121,20 @@ def arbitrate(
     """What becomes of each command, in order; the later ones see what the earlier ones start."""
     # The look leaves them out to save work; that nobody stands in his own way is a rule of ours.
     mine = {saga_id for saga_id, _ in commands}
-    sight = _Sight(found, (saga for saga in found.sagas if saga.saga_id not in mine))
+    sight = _Index(found, (saga for saga in found.sagas if saga.saga_id not in mine))
     verdicts: list[Admission | Refusal] = []
     for saga_id, data in commands:
         if data.asks == "create":
-            verdict = _weigh_create(sight, saga_id, data, policy)
+            verdict = _admit_create(sight, saga_id, data, policy)
         else:
-            verdict = _weigh_delete(sight, saga_id, data)
+            verdict = _admit_delete(sight, saga_id, data)
         verdicts.append(verdict)
         if isinstance(verdict, Admission):
             sight.add(_begun(saga_id, data, verdict))
     return verdicts
 
 
-def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Admission | Refusal:
+def _admit_create(sight: _Index, saga_id: UUID, data: Any, policy: Policy) -> Admission | Refusal:
     organization: UUID = data.organization_id
     key = business_key(organization)
     # Derived from the saga id unless given: such a name is never used twice.
@@ -147,8 +147,8 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
         message = f"EVOSAGA_EVOLUTION_SERVERS has no Evolution server named {server}"
         return Refusal("unknown_server", message, key, organization, name)
     row = sight.in_use.get(organization)
-    there, culprit = _standing(sight.by_key.get(key, ()), row)
-    rule = RULES[there, Comer.CREATE]
+    there, culprit = _situation(sight.by_key.get(key, ()), row)
+    rule = RULES[there, Incoming.CREATE]
     if rule.verb == "refuse":
         existing = culprit.instance_name if culprit else row.instance_name if row else None
         return _refusal(rule, key, organization, name, culprit, existing)
@@ -156,8 +156,8 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
         existing = left.instance_name
         return Refusal("integration_exists", _left(left), key, organization, name, existing)
     rows = sight.named.get(name)
-    there, culprit = _standing(sight.by_name.get(name, ()), rows[0] if rows else None)
-    rule = RULES[there, Comer.NAMESAKE]
+    there, culprit = _situation(sight.by_name.get(name, ()), rows[0] if rows else None)
+    rule = RULES[there, Incoming.NAMESAKE]
     if rule.verb == "refuse":
         return _refusal(rule, key, organization, name, None, name if culprit else None)
     return Admission(
@@ -174,13 +174,13 @@ def _weigh_create(sight: _Sight, saga_id: UUID, data: Any, policy: Policy) -> Ad
     )
 
 
-def _weigh_delete(sight: _Sight, saga_id: UUID, data: Any) -> Admission | Refusal:
+def _admit_delete(sight: _Index, saga_id: UUID, data: Any) -> Admission | Refusal:
     name: str = data.instance_name
     facts = _facts(sight, name) or _forgotten(sight.left.get(name), saga_id)
     # Somebody else's integration looks exactly like none at all.
     wanted = str(data.organization_id) if data.organization_id else None
     if facts is None or wanted not in (None, facts["organization_id"]):
-        rule = RULES[There.NOTHING, Comer.DELETE]
+        rule = RULES[Existing.NOTHING, Incoming.DELETE]
         key = f"whatsapp/evolution/instance/{name}"
         return _refusal(rule, key, data.organization_id, name, None, None)
     # A row of older code may belong to nobody; then its name is all there is to hold.
@@ -188,12 +188,12 @@ def _weigh_delete(sight: _Sight, saga_id: UUID, data: Any) -> Admission | Refusa
     key = business_key(organization) if organization else f"whatsapp/evolution/instance/{name}"
     queue = list(sight.by_key.get(key, ()))
     queue += [saga for saga in sight.by_name.get(name, ()) if saga.wants != key]
-    there, ahead = _standing(queue, sight.named.get(name, [None])[0])
-    if "forgotten" in facts and there is There.NOTHING:
-        there = There.INTEGRATION
+    there, ahead = _situation(queue, sight.named.get(name, [None])[0])
+    if "forgotten" in facts and there is Existing.NOTHING:
+        there = Existing.INTEGRATION
     if ahead is not None and sum(s.behind is not None for s in queue) >= LONGEST_QUEUE:
-        there = There.QUEUE
-    rule = RULES[there, Comer.DELETE]
+        there = Existing.QUEUE
+    rule = RULES[there, Incoming.DELETE]
     if rule.verb == "refuse":
         return _refusal(rule, key, organization, name, ahead, name)
     if ahead is None:
@@ -209,25 +209,25 @@ def _weigh_delete(sight: _Sight, saga_id: UUID, data: Any) -> Admission | Refusa
     )
 
 
-def _standing(queue: Sequence[OpenSaga], row: Row | None) -> tuple[There, OpenSaga | None]:
+def _situation(queue: Sequence[OpenSaga], row: Row | None) -> tuple[Existing, OpenSaga | None]:
     """Which line of the table applies, and the open saga that it speaks of."""
     if not queue:
-        return (There.INTEGRATION if row else There.NOTHING), None
+        return (Existing.INTEGRATION if row else Existing.NOTHING), None
     followed = {saga.behind for saga in queue}
     last = next((s for s in reversed(queue) if s.saga_id not in followed), queue[-1])
     culprit = next((saga for saga in queue if saga.status == "failed"), last)
     parked = culprit.status == "failed"
     match culprit.saga:
         case "create-integration" if culprit.status == "compensating":
-            return There.CREATE_UNDONE, culprit
+            return Existing.CREATE_UNDONE, culprit
         case "create-integration":
-            return There.CREATE_PARKED if parked else There.CREATE, culprit
+            return Existing.CREATE_PARKED if parked else Existing.CREATE, culprit
         case "delete-integration":
-            return There.DELETE_PARKED if parked else There.DELETE, culprit
-    return There.OTHER_PARKED if parked else There.OTHER, culprit
+            return Existing.DELETE_PARKED if parked else Existing.DELETE, culprit
+    return Existing.OTHER_PARKED if parked else Existing.OTHER, culprit
 
 
-def _facts(sight: _Sight, name: str) -> dict[str, Any] | None:
+def _facts(sight: _Index, name: str) -> dict[str, Any] | None:
     """What a delete of that instance relies on: from its row, else from the saga that knows."""
     if rows := sight.named.get(name):
         row = max(reversed(rows), key=lambda r: r.enabled)  # of several, the newest in use

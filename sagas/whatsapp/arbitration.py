@@ -33,7 +33,7 @@ def business_key(organization_id: UUID) -> str:
     return f"whatsapp/evolution/{organization_id}"
 
 
-class There(StrEnum):
+class Existing(StrEnum):
     """What a command finds. Of several open sagas the parked one counts, else the last."""
 
     NOTHING = "nothing"
@@ -48,7 +48,7 @@ class There(StrEnum):
     QUEUE = "a full queue"
 
 
-class Comer(StrEnum):
+class Incoming(StrEnum):
     """What comes. A namesake is another organization's create that wants the same name."""
 
     CREATE = "create"
@@ -85,41 +85,43 @@ _PARKED: Final = _busy(
     "evosaga why {saga} says"
 )
 
-RULES: Final[Mapping[tuple[There, Comer], Rule]] = {
-    (There.NOTHING, Comer.CREATE): BEGIN,
-    (There.INTEGRATION, Comer.CREATE): _refuse(
+RULES: Final[Mapping[tuple[Existing, Incoming], Rule]] = {
+    (Existing.NOTHING, Incoming.CREATE): BEGIN,
+    (Existing.INTEGRATION, Incoming.CREATE): _refuse(
         "integration_exists", "WhatsApp integration already exists for this organization"
     ),
-    (There.CREATE, Comer.CREATE): _busy(
+    (Existing.CREATE, Incoming.CREATE): _busy(
         "this organization's integration is being created already, by saga {saga}"
     ),
-    (There.CREATE_UNDONE, Comer.CREATE): _busy(
+    (Existing.CREATE_UNDONE, Incoming.CREATE): _busy(
         "saga {saga} is still undoing a create of this organization: create again when it is over"
     ),
-    (There.CREATE_PARKED, Comer.CREATE): _PARKED,
-    (There.DELETE, Comer.CREATE): _busy(
+    (Existing.CREATE_PARKED, Incoming.CREATE): _PARKED,
+    (Existing.DELETE, Incoming.CREATE): _busy(
         "this organization's integration is being deleted: create again when saga {saga} is over"
     ),
-    (There.DELETE_PARKED, Comer.CREATE): _PARKED,
-    (There.OTHER, Comer.CREATE): _busy(
+    (Existing.DELETE_PARKED, Incoming.CREATE): _PARKED,
+    (Existing.OTHER, Incoming.CREATE): _busy(
         "saga {saga} ({kind}) is at work for this organization: create again when it is over"
     ),
-    (There.OTHER_PARKED, Comer.CREATE): _PARKED,
-    (There.QUEUE, Comer.CREATE): _busy(
+    (Existing.OTHER_PARKED, Incoming.CREATE): _PARKED,
+    (Existing.QUEUE, Incoming.CREATE): _busy(
         "this organization's integration is being deleted: create again when saga {saga} is over"
     ),
-    **{(there, Comer.NAMESAKE): _TAKEN for there in There if there is not There.NOTHING},
-    (There.NOTHING, Comer.NAMESAKE): BEGIN,
-    (There.NOTHING, Comer.DELETE): _refuse("not_found", "no integration has the instance {name}"),
-    (There.INTEGRATION, Comer.DELETE): BEGIN,
-    (There.CREATE, Comer.DELETE): STOP_AND_WAIT,
-    (There.CREATE_UNDONE, Comer.DELETE): WAIT,
-    (There.CREATE_PARKED, Comer.DELETE): _PARKED,
-    (There.DELETE, Comer.DELETE): WAIT,
-    (There.DELETE_PARKED, Comer.DELETE): _PARKED,
-    (There.OTHER, Comer.DELETE): WAIT,
-    (There.OTHER_PARKED, Comer.DELETE): _PARKED,
-    (There.QUEUE, Comer.DELETE): _busy(
+    **{(there, Incoming.NAMESAKE): _TAKEN for there in Existing if there is not Existing.NOTHING},
+    (Existing.NOTHING, Incoming.NAMESAKE): BEGIN,
+    (Existing.NOTHING, Incoming.DELETE): _refuse(
+        "not_found", "no integration has the instance {name}"
+    ),
+    (Existing.INTEGRATION, Incoming.DELETE): BEGIN,
+    (Existing.CREATE, Incoming.DELETE): STOP_AND_WAIT,
+    (Existing.CREATE_UNDONE, Incoming.DELETE): WAIT,
+    (Existing.CREATE_PARKED, Incoming.DELETE): _PARKED,
+    (Existing.DELETE, Incoming.DELETE): WAIT,
+    (Existing.DELETE_PARKED, Incoming.DELETE): _PARKED,
+    (Existing.OTHER, Incoming.DELETE): WAIT,
+    (Existing.OTHER_PARKED, Incoming.DELETE): _PARKED,
+    (Existing.QUEUE, Incoming.DELETE): _busy(
         "enough deletes of this organization wait already; the last of them is saga {saga}"
     ),
 }

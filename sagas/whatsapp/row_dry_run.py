@@ -31,7 +31,7 @@ _FOREIGN_KEYS: Final = 5
 _GRANT: Final = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, and look at its policies"
 
 
-class Unready(asyncpg.ObjectNotInPrerequisiteStateError):
+class ConstraintsUnknown(asyncpg.ObjectNotInPrerequisiteStateError):
     """The operator must change the table or our rights first; until then commands wait."""
 
 
@@ -107,7 +107,7 @@ async def tried(
 ) -> list[Admission | Refusal]:
     """The verdicts, with a refusal where the table would not take the row, or not let it go.
 
-    Raises ``Unready`` for what an operator must mend.
+    Raises ``ConstraintsUnknown`` for what an operator must mend.
     """
     if await world.table.plain(connection):
         return list(verdicts)
@@ -150,7 +150,7 @@ async def _try_for(
         case Rejected() as why:
             return {contexts[0].saga_id: why}
         case Held(message=message):
-            raise Unready(message) from error
+            raise ConstraintsUnknown(message) from error
     raise error
 
 
@@ -270,7 +270,7 @@ async def _known_organization(connection: Any, error: Exception) -> Any:
     try:
         async with connection.transaction():
             known = await connection.fetchval(
-                f"SELECT {key['column']} FROM {key['other']} AS other "  # noqa: S608  # from the catalogue
+                f"SELECT {key['column']} FROM {key['other']} AS other "  # noqa: S608  # from the registry
                 f"WHERE NOT EXISTS (SELECT FROM {TABLE} "
                 f"WHERE organization_id = other.{key['column']}) LIMIT 1"
             )

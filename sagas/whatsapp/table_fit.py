@@ -60,7 +60,7 @@ class Misfit:
 
 
 async def misfits(connection: Any, *, migrated: bool = True) -> list[Misfit]:
-    """What the catalogue says does not fit. Not ``migrated``: columns that can be added may miss.
+    """What the registry says does not fit. Not ``migrated``: columns that can be added may miss.
 
     Nothing is wrong with a table that is not there yet.
     """

@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import address, bind, listening, parts_with_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.sagas.whatsapp.evolution.tls import trusted
@@ -52,21 +52,21 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     """A worker, and all that the API stands on."""
     async with parts_with_worker(settings) as parts:
         yield parts
 
 
 @pytest.fixture
-async def address_(parts: Parts) -> AsyncIterator[str]:
+async def address_(parts: AppContext) -> AsyncIterator[str]:
     """Where the API listens."""
     async with served(parts) as where:
         yield where
 
 
 @contextlib.asynccontextmanager
-async def served(parts: Parts) -> AsyncIterator[str]:
+async def served(parts: AppContext) -> AsyncIterator[str]:
     """An API on these parts; its address."""
     with bind("127.0.0.1", 0) as listener:
         where = address(listener)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from evosaga.orchestrator import app
-from evosaga.orchestrator.api.dependencies import Parts
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.api.dependencies import AppContext
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView
@@ -104,12 +104,12 @@ async def send(client: httpx.AsyncClient, path: str, **fields: str) -> httpx.Res
 
 
 @contextlib.asynccontextmanager
-async def hasty_parts(settings: Settings) -> AsyncIterator[Parts]:
+async def hasty_parts(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts, with a worker that tries twice and gives up."""
     async with app.running_worker(settings, impatient()) as worker:
-        known = worker.engine.catalogue
-        gate = Gate(worker.pool, worker.log, worker.world, known, worker.engine)
-        yield Parts(
+        known = worker.engine.registry
+        gate = CommandHandler(worker.pool, worker.log, worker.world, known, worker.engine)
+        yield AppContext(
             settings,
             worker.pool,
             worker.redis,
@@ -123,14 +123,14 @@ async def hasty_parts(settings: Settings) -> AsyncIterator[Parts]:
         )
 
 
-async def made(parts: Parts, **overrides: Any) -> SagaView:
+async def made(parts: AppContext, **overrides: Any) -> SagaView:
     """An integration, created through the stream."""
     command = create(**overrides)
     await publish(parts.redis, command)
     return await outcome(parts.pool, command["id"], 30)
 
 
-async def parked(parts: Parts, evolution: SimulatedEvolution, **overrides: Any) -> SagaView:
+async def parked(parts: AppContext, evolution: SimulatedEvolution, **overrides: Any) -> SagaView:
     """A saga that needs a person: its key can't be written, and its instance not be removed."""
     command = create(**overrides)
     name = f"wa-{command['id']}"

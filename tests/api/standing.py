@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga.events import streams
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import API_KEYS, served
@@ -54,14 +54,14 @@ def settings(
 
 
 @pytest.fixture(scope="module")
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     """A worker that gives up soon, and all that the API stands on."""
     async with hasty_parts(settings) as parts:
         yield parts
 
 
 @pytest.fixture(scope="module")
-async def address_(parts: Parts) -> AsyncIterator[str]:
+async def address_(parts: AppContext) -> AsyncIterator[str]:
     """Where the API listens."""
     async with served(parts) as where:
         yield where

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import Settings
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.api.standing import ONES
@@ -236,11 +236,13 @@ async def test_a_compressed_body_is_refused(operator: httpx.AsyncClient) -> None
         assert (answer.status_code, problem(answer)["code"]) == (415, "unsupported_encoding")
 
 
-async def test_a_key_that_asks_too_often_is_told_to_wait(settings: Settings, parts: Parts) -> None:
+async def test_a_key_that_asks_too_often_is_told_to_wait(
+    settings: Settings, parts: AppContext
+) -> None:
     slow = Settings.model_validate(settings.model_dump() | {"api_rate": 2})
     fields = {name: getattr(parts, name) for name in parts.__slots__}
     async with (
-        served(Parts(**fields | {"settings": slow})) as where,
+        served(AppContext(**fields | {"settings": slow})) as where,
         client_with(where, OPERATOR) as client,
     ):
         answers = [await client.get("/sagas?limit=1") for _ in range(8)]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import parts_with_worker
 from evosaga.orchestrator.client import (
     AlreadyExists,
@@ -37,7 +37,7 @@ CLINIC = uuid.uuid4()
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     async with parts_with_worker(settings, impatient(1)) as parts:
         yield parts
 
@@ -163,7 +163,7 @@ async def test_the_same_id_is_the_same_create(evosaga: Client, pool: Pool) -> No
 
 
 async def test_an_answer_that_got_lost_is_asked_for_again_and_nothing_is_done_twice(
-    parts: Parts, evolution: SimulatedEvolution
+    parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     """A proxy that takes the request, and breaks the connection before the answer is through."""
     async with served(parts) as where:
@@ -201,13 +201,13 @@ async def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.Mon
 
 
 async def test_a_limit_is_waited_out_and_then_said(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, parts: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evosaga.orchestrator.client.client._LONGEST_PAUSE", 0.01)
     slow = Settings.model_validate(settings.model_dump() | {"api_rate": 0.01})
     fields = {name: getattr(parts, name) for name in parts.__slots__}
     async with (
-        served(Parts(**fields | {"settings": slow})) as where,
+        served(AppContext(**fields | {"settings": slow})) as where,
         Client(where, OPERATOR) as client,
     ):
         await client.list()

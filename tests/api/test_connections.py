@@ -15,7 +15,7 @@ import pytest
 
 from evosaga.orchestrator.api import connection_limits
 from evosaga.orchestrator.api.connection_limits import connections_of
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, served
@@ -138,15 +138,15 @@ async def test_a_request_that_is_only_slow_to_be_answered_has_no_deadline(
 
 
 @contextlib.asynccontextmanager
-async def few(parts: Parts, settings: Settings, most: int) -> AsyncIterator[str]:
+async def few(parts: AppContext, settings: Settings, most: int) -> AsyncIterator[str]:
     fewer = Settings.model_validate(settings.model_dump() | {"http_connections": most})
     fields = {name: getattr(parts, name) for name in parts.__slots__}
-    async with served(Parts(**fields | {"settings": fewer})) as where:
+    async with served(AppContext(**fields | {"settings": fewer})) as where:
         yield where
 
 
 async def test_connections_that_say_nothing_make_room_for_those_that_ask(
-    parts: Parts, settings: Settings, capsys: pytest.CaptureFixture[str]
+    parts: AppContext, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with few(parts, settings, 8) as where:
         silent = [await opened(where) for _ in range(60)]
@@ -172,7 +172,7 @@ async def at_end(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_when_every_connection_is_at_work_another_is_told_to_come_again(
-    parts: Parts, settings: Settings, evolution: SimulatedEvolution
+    parts: AppContext, settings: Settings, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("slow", operation="create", seconds=3.0)
     async with few(parts, settings, 1) as where, client_with(where, OPERATOR) as client:
@@ -197,7 +197,7 @@ def test_half_of_the_files_are_left_to_what_is_behind_the_api() -> None:
 
 
 async def test_a_full_file_table_is_one_line_and_the_api_answers_when_there_is_room_again(
-    parts: Parts, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    parts: AppContext, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with served(parts) as where:
         ends = urlsplit(where)

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from evosaga.orchestrator.api.auth import COOKIE, CSRF_HEADER, Caller, Doorkeeper
+from evosaga.orchestrator.api.auth import COOKIE, CSRF_HEADER, Authenticator, Caller
 from evosaga.orchestrator.api.concurrency import MOST, STREAMS, WAITS, held
-from evosaga.orchestrator.api.dependencies import Parts
-from evosaga.orchestrator.api.middleware import Rates, address_of
+from evosaga.orchestrator.api.dependencies import AppContext
+from evosaga.orchestrator.api.middleware import RateLimiter, address_of
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.config.api_keys import read_api_keys
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -76,7 +76,7 @@ async def test_of_two_authorizations_the_one_that_is_ours_counts(address_: str) 
 
 
 async def test_a_copied_cookie_opens_nothing_once_its_session_was_signed_out(
-    parts: Parts,
+    parts: AppContext,
 ) -> None:
     async with served(parts) as one, served(parts) as other:
         async with signed_in(one, OUR_KEY) as browser:
@@ -98,7 +98,7 @@ async def test_a_copied_cookie_opens_nothing_once_its_session_was_signed_out(
 
 
 def test_what_signs_a_form_signs_no_session_and_the_other_way_round() -> None:
-    keeper = Doorkeeper(read_api_keys(API_KEYS), [SECRET])
+    keeper = Authenticator(read_api_keys(API_KEYS), [SECRET])
     session = keeper.open_session(OUR_KEY)
     assert session is not None
     body, _, signature = session.partition(".")
@@ -197,7 +197,7 @@ async def opens_nothing(nobody: httpx.AsyncClient, value: str) -> None:
 # --- how often --------------------------------------------------------------------------------
 
 
-def through(rates: Rates, name: str) -> bool:
+def through(rates: RateLimiter, name: str) -> bool:
     try:
         rates.spend(name)
     except Problem:
@@ -211,7 +211,7 @@ def test_a_limit_lets_through_what_it_promises_however_hard_one_tries(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("evosaga.orchestrator.api.middleware.time.monotonic", lambda: now)
-    rates, rate = Rates(100.0), 100.0
+    rates, rate = RateLimiter(100.0), 100.0
     seconds = min(20.0, 10_000 * each)
     passed = Counter[str]()
     for _ in range(int(seconds / each)):
@@ -227,7 +227,7 @@ def test_a_limit_lets_through_what_it_promises_however_hard_one_tries(
 def test_who_waits_as_long_as_he_is_told_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("evosaga.orchestrator.api.middleware.time.monotonic", lambda: now)
-    rates = Rates(0.3)
+    rates = RateLimiter(0.3)
     assert through(rates, "a")
     for _ in range(5):
         with pytest.raises(Problem) as refused:
@@ -238,13 +238,13 @@ def test_who_waits_as_long_as_he_is_told_is_let_through(monkeypatch: pytest.Monk
 
 
 async def test_wrong_keys_are_slowed_down_and_right_ones_are_not(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def a_tenth(rate: float, burst: float | None = None, said: str = "{rate}") -> Rates:
+    def a_tenth(rate: float, burst: float | None = None, said: str = "{rate}") -> RateLimiter:
         assert burst in (None, 200)
-        return Rates(rate, burst and burst / 10, said)
+        return RateLimiter(rate, burst and burst / 10, said)
 
-    monkeypatch.setattr("evosaga.orchestrator.api.middleware.Rates", a_tenth)
+    monkeypatch.setattr("evosaga.orchestrator.api.middleware.RateLimiter", a_tenth)
     monkeypatch.setattr("evosaga.orchestrator.api.middleware._MISTAKES", 2)
     async with served(parts) as where:
         async with client_with(where, None) as client:
@@ -314,7 +314,7 @@ def test_the_keys_of_an_organization_share_its_places(monkeypatch: pytest.Monkey
 async def test_more_waits_than_an_organization_may_have_are_refused_before_anything_is_done(
     address_: str,
     evolution: SimulatedEvolution,
-    parts: Parts,
+    parts: AppContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(MOST, WAITS, replace(MOST[WAITS], of_an_organization=1))

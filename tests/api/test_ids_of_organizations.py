@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from evosaga.events import streams
 from evosaga.events.commands import Command, saga_id_of
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.client import Client, Conflict
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import find_saga
@@ -167,7 +167,7 @@ async def test_cancels_and_replays_of_two_organizations_may_have_the_same_id(
 @pytest.mark.parametrize("door", ["http", "operator", "stream"])
 async def test_nobody_takes_the_id_of_a_follow_up(
     door: str,
-    parts: Parts,
+    parts: AppContext,
     ours: httpx.AsyncClient,
     theirs: httpx.AsyncClient,
     operator: httpx.AsyncClient,
@@ -206,7 +206,7 @@ async def outcome_begun(pool: Pool, reference: str) -> None:
 
 
 async def test_a_wish_under_the_id_of_a_follow_up_keeps_it_from_nothing(
-    parts: Parts, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    parts: AppContext, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Not even one of the stream, about the very saga."""
     evolution.arm("licence", operation="create", times=None)
@@ -226,7 +226,7 @@ async def test_a_wish_under_the_id_of_a_follow_up_keeps_it_from_nothing(
 
 
 async def test_what_an_older_release_has_stored_keeps_its_id(
-    parts: Parts, ours: httpx.AsyncClient, theirs: httpx.AsyncClient, pool: Pool
+    parts: AppContext, ours: httpx.AsyncClient, theirs: httpx.AsyncClient, pool: Pool
 ) -> None:
     """It counted all ids together, as the stream does; what an organization has so is its own."""
     body = asked()

@@ -11,7 +11,7 @@ import pytest
 import evosaga.orchestrator.commands.accept
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import parts_with_worker
 from evosaga.orchestrator.commands.accept import Accepted
 from evosaga.orchestrator.config.settings import Settings
@@ -43,7 +43,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def test_who_comes_while_a_transaction_is_out_shares_the_next_one(
-    parts: Parts, pool: Pool, batches: list[int]
+    parts: AppContext, pool: Pool, batches: list[int]
 ) -> None:
     commands = [command() for _ in range(60)]
     answers = await asyncio.gather(*(parts.gate.submit(one) for one in commands))
@@ -56,7 +56,7 @@ async def test_who_comes_while_a_transaction_is_out_shares_the_next_one(
 
 
 async def test_the_same_command_twice_in_one_batch_is_one_saga(
-    parts: Parts, pool: Pool, batches: list[int]
+    parts: AppContext, pool: Pool, batches: list[int]
 ) -> None:
     first, one, two = command(), command(), command()
     other = Command(two.id, two.type, two.data | {"name": "Luna"})
@@ -71,7 +71,7 @@ async def test_the_same_command_twice_in_one_batch_is_one_saga(
 
 
 async def test_one_that_makes_us_stumble_does_not_take_its_neighbours_down(
-    parts: Parts, batches: list[int]
+    parts: AppContext, batches: list[int]
 ) -> None:
     commands = [command(), command(), command(name="raises"), command()]
     told = await asyncio.gather(
@@ -86,7 +86,7 @@ async def test_one_that_makes_us_stumble_does_not_take_its_neighbours_down(
 
 
 async def test_when_postgres_says_try_again_each_caller_is_told(
-    parts: Parts, batches: list[int]
+    parts: AppContext, batches: list[int]
 ) -> None:
     commands = [command(), command(name="loses"), command()]
     told = await asyncio.gather(
@@ -97,7 +97,7 @@ async def test_when_postgres_says_try_again_each_caller_is_told(
 
 
 async def test_a_caller_that_goes_away_has_not_taken_his_command_back(
-    parts: Parts, pool: Pool
+    parts: AppContext, pool: Pool
 ) -> None:
     left = command()
     caller = asyncio.create_task(parts.gate.submit(left))

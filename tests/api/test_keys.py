@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from evosaga.orchestrator.api.auth import COOKIE, CSRF_HEADER, Caller, Doorkeeper, visible
+from evosaga.orchestrator.api.auth import COOKIE, CSRF_HEADER, Authenticator, Caller, visible
 from evosaga.orchestrator.config.api_keys import read_api_keys
 from evosaga.orchestrator.config.log_config import Redaction, _secrets
 from evosaga.orchestrator.config.settings import SettingsError, load_settings
@@ -19,8 +19,8 @@ KEYS = f"operator:{OPERATOR},ours:{OUR_KEY}:{OURS}"
 
 
 @pytest.fixture
-def doorkeeper() -> Doorkeeper:
-    return Doorkeeper(read_api_keys(KEYS), SECRETS)
+def doorkeeper() -> Authenticator:
+    return Authenticator(read_api_keys(KEYS), SECRETS)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_keys_may_stand_in_lines_of_their_own_and_empty_means_none() -> None:
     assert load_settings(_env_file=None, api_keys="  ").api_keys is None
 
 
-def test_a_key_is_its_callers_and_nobody_elses(doorkeeper: Doorkeeper) -> None:
+def test_a_key_is_its_callers_and_nobody_elses(doorkeeper: Authenticator) -> None:
     assert doorkeeper.caller_for_key(OPERATOR) == Caller("operator")
     assert doorkeeper.caller_for_key(OUR_KEY) == Caller("ours", OURS)
     for wrong in ("", "x", OPERATOR[:-1], OPERATOR + " ", OPERATOR.upper(), "ké"):
@@ -74,7 +74,7 @@ def test_an_organization_sees_its_own_and_an_operator_sees_all() -> None:
     assert all(visible(operator, whose) for whose in (OURS, THEIRS, None))
 
 
-def test_no_key_is_ever_kept_or_logged(doorkeeper: Doorkeeper) -> None:
+def test_no_key_is_ever_kept_or_logged(doorkeeper: Authenticator) -> None:
     assert OPERATOR not in repr(vars(doorkeeper))
     settings = load_settings(_env_file=None, api_keys=KEYS)
     assert OPERATOR not in repr(settings)
@@ -83,7 +83,7 @@ def test_no_key_is_ever_kept_or_logged(doorkeeper: Doorkeeper) -> None:
 
 
 def test_a_session_is_its_keys_and_ends_with_it(
-    doorkeeper: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+    doorkeeper: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = doorkeeper.open_session(OUR_KEY)
     assert session is not None
@@ -91,7 +91,7 @@ def test_a_session_is_its_keys_and_ends_with_it(
     assert doorkeeper.open_session("wrong") is None
     assert doorkeeper.caller_for_session(session) == Caller("ours", OURS)
 
-    rotated = Doorkeeper(read_api_keys(KEYS), ["c" * 32, *SECRETS])
+    rotated = Authenticator(read_api_keys(KEYS), ["c" * 32, *SECRETS])
     assert rotated.caller_for_session(session) == Caller("ours", OURS)
     for keys, secrets in (
         (KEYS, ["c" * 32]),
@@ -99,14 +99,14 @@ def test_a_session_is_its_keys_and_ends_with_it(
         (f"operator:{OPERATOR}", SECRETS),
         (f"ours:{OPERATOR},operator:{OUR_KEY}:{OURS}", SECRETS),
     ):
-        other = Doorkeeper(read_api_keys(keys), secrets)
+        other = Authenticator(read_api_keys(keys), secrets)
         assert other.caller_for_session(session) is None, keys
 
     monkeypatch.setattr("evosaga.orchestrator.api.auth.time.time", lambda: 10**11)
     assert doorkeeper.caller_for_session(session) is None
 
 
-def test_a_session_can_not_be_made_up(doorkeeper: Doorkeeper) -> None:
+def test_a_session_can_not_be_made_up(doorkeeper: Authenticator) -> None:
     session = doorkeeper.open_session(OUR_KEY)
     assert session is not None
     body, _, signature = session.partition(".")
@@ -127,7 +127,7 @@ def test_a_session_can_not_be_made_up(doorkeeper: Doorkeeper) -> None:
         assert doorkeeper.caller_for_session(wrong) is None, wrong[:80]
 
 
-def test_a_form_of_another_session_is_no_form_of_this_one(doorkeeper: Doorkeeper) -> None:
+def test_a_form_of_another_session_is_no_form_of_this_one(doorkeeper: Authenticator) -> None:
     one, other = doorkeeper.open_session(OUR_KEY), doorkeeper.open_session(OUR_KEY)
     assert one is not None
     assert other is not None
@@ -144,7 +144,7 @@ async def test_a_session_reads_with_its_cookie_and_writes_only_with_its_token(
     # The secret of the tests signs; the doorkeeper of the application would make the same.
     from tests.conftest import SECRET
 
-    keeper = Doorkeeper(read_api_keys(KEYS), [SECRET])
+    keeper = Authenticator(read_api_keys(KEYS), [SECRET])
     session = keeper.open_session(OUR_KEY)
     assert session is not None
     cookie = {"Cookie": f"{COOKIE}={session}"}

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.routing import ClinicCache
@@ -74,7 +74,7 @@ async def test_what_a_create_says_to_delete_first_can_be_deleted_over_http(
 
 
 async def test_a_name_with_every_oddity_can_be_deleted_by_command_and_command_line(
-    parts: Parts,
+    parts: AppContext,
     settings: Settings,
     tmp_path: Path,
     pool: Pool,
@@ -92,7 +92,7 @@ async def test_a_name_with_every_oddity_can_be_deleted_by_command_and_command_li
 
 
 async def test_a_name_that_no_request_can_mean_is_said_to_be_so_everywhere(
-    parts: Parts,
+    parts: AppContext,
     ours: httpx.AsyncClient,
     settings: Settings,
     tmp_path: Path,

@@ -13,12 +13,12 @@ from jsonschema_rs import Draft202012Validator
 
 from evosaga.events import streams
 from evosaga.orchestrator.api.asyncapi import document
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.problems import TITLES
 from evosaga.orchestrator.api.server import parts_alone
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.support.driving import create, entries, outcome, publish
 from tests.support.waiting import eventually
@@ -62,7 +62,7 @@ async def green(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_dead_consumer_makes_it_red_until_it_is_back(
-    nobody: httpx.AsyncClient, parts: Parts
+    nobody: httpx.AsyncClient, parts: AppContext
 ) -> None:
     assert parts.reader is not None
     for subscriber in parts.reader._subscribers:
@@ -72,7 +72,7 @@ async def test_a_dead_consumer_makes_it_red_until_it_is_back(
 
 
 async def test_a_part_of_the_worker_that_ended_makes_it_red(
-    nobody: httpx.AsyncClient, parts: Parts
+    nobody: httpx.AsyncClient, parts: AppContext
 ) -> None:
     assert parts.failed is not None
     parts.failed.set_exception(RuntimeError("the relay ended"))
@@ -287,9 +287,9 @@ async def test_every_reference_of_the_asyncapi_document_leads_somewhere(
 
 
 async def test_what_goes_over_the_streams_is_what_the_asyncapi_document_says(
-    operator: httpx.AsyncClient, parts: Parts
+    operator: httpx.AsyncClient, parts: AppContext
 ) -> None:
-    messages = document(load())["components"]["messages"]
+    messages = document(discover())["components"]["messages"]
     by_type = {message["name"]: message["payload"] for message in messages.values()}
     made = (await operator.post(CREATE, json=asked())).json()
     await operator.post(CREATE, json=asked())
@@ -314,5 +314,5 @@ async def test_what_goes_over_the_streams_is_what_the_asyncapi_document_says(
 
 @pytest.mark.parametrize("wrong", [{"name": ""}, {"organization_id": 1}, {"extra": True}])
 async def test_the_documented_commands_are_as_strict_as_ours(wrong: dict[str, Any]) -> None:
-    payload = document(load())["components"]["messages"]["integrationCreate"]["payload"]
+    payload = document(discover())["components"]["messages"]["integrationCreate"]["payload"]
     assert not Draft202012Validator(payload).is_valid(create(**wrong))

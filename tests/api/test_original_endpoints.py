@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import parts_with_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -324,7 +324,7 @@ async def test_a_webhook_host_that_nobody_allowed_is_refused_before_anything_is_
 
 
 async def test_an_organization_that_starts_sagas_by_the_hundred_is_slowed_down(
-    settings: Settings, parts: Parts, evolution: SimulatedEvolution
+    settings: Settings, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     few = Settings.model_validate(settings.model_dump() | {"organization_sagas": 1})
     evolution.arm("slow", operation="create", seconds=1.5)

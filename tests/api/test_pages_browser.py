@@ -11,7 +11,7 @@ import pytest
 import zxingcpp
 from PIL import Image
 
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages.rendering import NAVIGATION
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -39,7 +39,7 @@ async def chrome(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Brow
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     """A worker that gives up soon."""
     async with hasty_parts(settings) as parts:
         yield parts
@@ -69,7 +69,7 @@ async def sign_in(page: Page, address: str, key: str) -> None:
 
 
 async def test_log_in_create_see_the_qr_and_pair(
-    page: Page, address_: str, parts: Parts, evolution: SimulatedEvolution
+    page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     await sign_in(page, address_, OUR_KEY)
     await page.until("All is calm")
@@ -100,7 +100,7 @@ async def test_log_in_create_see_the_qr_and_pair(
 
 
 async def test_the_timeline_moves_while_one_looks(
-    page: Page, address_: str, parts: Parts, evolution: SimulatedEvolution
+    page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("5xx_before", operation="create", times=None, status=503)
     command = create(name="Clínica Sol")
@@ -118,7 +118,7 @@ async def test_the_timeline_moves_while_one_looks(
 
 
 async def test_a_create_that_failed_is_understood_and_replayed_from_its_plan(
-    page: Page, address_: str, parts: Parts, evolution: SimulatedEvolution
+    page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     saga = await parked(parts, evolution, name="Clínica Sol")
     await sign_in(page, address_, OPERATOR)
@@ -137,7 +137,7 @@ async def test_a_create_that_failed_is_understood_and_replayed_from_its_plan(
 
 
 async def test_cancelling_says_what_will_be_undone_and_undoes_it(
-    page: Page, address_: str, parts: Parts, evolution: SimulatedEvolution
+    page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("5xx_before", operation="create", times=None, status=503)
     command = create()
@@ -155,7 +155,7 @@ async def test_cancelling_says_what_will_be_undone_and_undoes_it(
 
 
 async def test_deleting_asks_first_and_shows_that_nothing_is_left(
-    page: Page, address_: str, parts: Parts
+    page: Page, address_: str, parts: AppContext
 ) -> None:
     saga = await made(parts, name="Clínica Sol")
     await sign_in(page, address_, OPERATOR)
@@ -169,7 +169,7 @@ async def test_deleting_asks_first_and_shows_that_nothing_is_left(
 
 
 async def test_the_first_page_follows_and_leaves_the_focus_where_it_is(
-    page: Page, address_: str, parts: Parts
+    page: Page, address_: str, parts: AppContext
 ) -> None:
     await sign_in(page, address_, OPERATOR)
     await page.until("No saga began")
@@ -180,7 +180,7 @@ async def test_the_first_page_follows_and_leaves_the_focus_where_it_is(
 
 
 async def test_two_organizations_can_not_see_each_other(
-    chrome: Browser, address_: str, parts: Parts
+    chrome: Browser, address_: str, parts: AppContext
 ) -> None:
     saga = await made(parts, organization_id=str(OURS), name="Clínica Sol")
     async with chrome.page() as ours, chrome.page() as theirs:
@@ -196,7 +196,7 @@ async def test_two_organizations_can_not_see_each_other(
 
 
 async def test_without_a_script_everything_can_still_be_done(
-    page: Page, address_: str, parts: Parts
+    page: Page, address_: str, parts: AppContext
 ) -> None:
     await page.call("Emulation.setScriptExecutionDisabled", value=True)
     await sign_in(page, address_, OUR_KEY)
@@ -234,7 +234,7 @@ _DANGERS = """
 
 
 async def test_hostile_text_in_every_field_is_only_text(
-    page: Page, address_: str, parts: Parts, evolution: SimulatedEvolution
+    page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     await sign_in(page, address_, OPERATOR)
     paths = [path for _, _, path in NAVIGATION] + ["/ui/sagas?status=failed"]
@@ -300,7 +300,7 @@ async def test_hostile_text_in_every_field_is_only_text(
 
 
 async def test_every_page_fits_a_phone(
-    page: Page, address_: str, parts: Parts, evolution: SimulatedEvolution
+    page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     saga = await parked(parts, evolution, name="W" * 120)
     nice = await made(parts, channel="WHATSAPP-BAILEYS", name="W" * 120)
@@ -327,7 +327,7 @@ VALUES ($1, $2, $3, $4)
 
 
 async def test_a_page_whose_server_is_gone_says_since_when_and_turns_grey(
-    chrome: Browser, parts: Parts
+    chrome: Browser, parts: AppContext
 ) -> None:
     async with chrome.page() as page:
         async with served(parts) as where:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from evosaga.orchestrator.api.auth import COOKIE
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from tests.api.conftest import OPERATOR, OUR_KEY
 from tests.api.pages import PAGES, Markup, look, made, send, signed_in
 from tests.api.standing import ONES
@@ -143,7 +143,7 @@ async def test_nonsense_in_an_address_breaks_nothing(
 
 
 async def test_every_page_has_its_headers_and_nothing_inline(
-    ana: httpx.AsyncClient, parts: Parts
+    ana: httpx.AsyncClient, parts: AppContext
 ) -> None:
     saga = await made(parts)
     sagas = [f"/ui/sagas/{saga.saga_id}{rest}" for rest in ("", "/live", "/replay", "/cancel")]
@@ -187,7 +187,7 @@ async def test_the_pages_are_no_part_of_the_apis_description(operator: httpx.Asy
 
 
 async def test_what_can_not_be_replayed_or_cancelled_is_not_offered(
-    ana: httpx.AsyncClient, parts: Parts
+    ana: httpx.AsyncClient, parts: AppContext
 ) -> None:
     saga = await made(parts)
     page = await look(ana, f"/ui/sagas/{saga.saga_id}")
@@ -204,6 +204,8 @@ async def test_what_can_not_be_replayed_or_cancelled_is_not_offered(
         assert "<h1>" in answer.text
 
 
-async def test_an_instance_may_be_called_anything(ana: httpx.AsyncClient, parts: Parts) -> None:
+async def test_an_instance_may_be_called_anything(
+    ana: httpx.AsyncClient, parts: AppContext
+) -> None:
     await made(parts, instance_name="new")
     assert "In its three places" in (await look(ana, "/ui/integrations/new")).text

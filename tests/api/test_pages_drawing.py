@@ -26,7 +26,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.api.pages.attempts import chronicle
+from evosaga.orchestrator.api.pages.attempts import attempt_history
 from evosaga.orchestrator.api.pages.diagram import diagram
 from evosaga.orchestrator.api.pages.forms import safe_return
 from evosaga.orchestrator.api.pages.rendering import HERE, render, shown
@@ -36,7 +36,7 @@ from evosaga.orchestrator.api.pages.timeline import Timeline, timeline
 from evosaga.orchestrator.engine.state import replay
 from evosaga.orchestrator.queries.timeline import steps_of
 from evosaga.sagas.definition import Saga
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 
@@ -89,7 +89,7 @@ def drawn(
 ) -> Timeline:
     """The timeline; with ``now``, in seconds, of a saga that is not over."""
     return timeline(
-        chronicle(history),
+        attempt_history(history),
         steps_of(history, NAMES),
         {},
         now=BEGAN + timedelta(seconds=now or 0),
@@ -289,7 +289,7 @@ def test_the_drawing_of_a_saga_says_where_no_way_back_is_left() -> None:
 
 
 def test_every_saga_of_this_release_can_be_drawn() -> None:
-    for saga in load().versions.values():
+    for saga in discover().versions.values():
         made = diagram(saga)
         assert [box.name for box in made.boxes] == [step.name for step in saga.steps]
         assert all(box.does for box in made.boxes)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from evosaga import migrations
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     """A worker that gives up soon."""
     async with hasty_parts(settings) as parts:
         yield parts
@@ -47,7 +47,7 @@ async def their_browser(address_: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_a_form_without_the_sessions_token_does_nothing(
-    ana: httpx.AsyncClient, our_browser: httpx.AsyncClient, parts: Parts
+    ana: httpx.AsyncClient, our_browser: httpx.AsyncClient, parts: AppContext
 ) -> None:
     theirs = (await look(our_browser, "/")).field("csrf")
     wanted = {"clinic_id": str(uuid.uuid4()), "organization_id": str(OURS), "name": "Clínica Sol"}
@@ -59,7 +59,9 @@ async def test_a_form_without_the_sessions_token_does_nothing(
     assert await parts.pool.fetchval("SELECT count(*) FROM evosaga.sagas") == 0
 
 
-async def test_a_form_sent_twice_is_one_saga(our_browser: httpx.AsyncClient, parts: Parts) -> None:
+async def test_a_form_sent_twice_is_one_saga(
+    our_browser: httpx.AsyncClient, parts: AppContext
+) -> None:
     form = await look(our_browser, "/ui/new-integration")
     fields = {
         "csrf": form.field("csrf"),
@@ -79,7 +81,7 @@ async def test_a_form_sent_twice_is_one_saga(our_browser: httpx.AsyncClient, par
 
 
 async def test_an_organizations_key_creates_for_nobody_else(
-    our_browser: httpx.AsyncClient, parts: Parts
+    our_browser: httpx.AsyncClient, parts: AppContext
 ) -> None:
     answer = await send(
         our_browser,
@@ -96,7 +98,7 @@ async def test_an_organizations_key_creates_for_nobody_else(
 
 
 async def test_foreign_looks_exactly_like_absent(
-    our_browser: httpx.AsyncClient, their_browser: httpx.AsyncClient, parts: Parts
+    our_browser: httpx.AsyncClient, their_browser: httpx.AsyncClient, parts: AppContext
 ) -> None:
     saga = await made(parts, organization_id=str(OURS))
     name, absent_id, absent_name = saga.instance_name, uuid.uuid4(), f"wa-{uuid.uuid4()}"
@@ -128,7 +130,7 @@ async def test_foreign_looks_exactly_like_absent(
 
 
 async def test_no_list_and_no_search_tells_of_another_organization(
-    our_browser: httpx.AsyncClient, their_browser: httpx.AsyncClient, parts: Parts
+    our_browser: httpx.AsyncClient, their_browser: httpx.AsyncClient, parts: AppContext
 ) -> None:
     saga = await made(parts, organization_id=str(OURS), name="Clínica Sol")
     told = [str(saga.saga_id), str(saga.instance_name), str(OURS), "Clínica Sol"]
@@ -147,7 +149,7 @@ async def test_no_list_and_no_search_tells_of_another_organization(
 # --- lists --------------------------------------------------------------------------------------
 
 
-async def test_pages_of_sagas_hang_together(ana: httpx.AsyncClient, parts: Parts) -> None:
+async def test_pages_of_sagas_hang_together(ana: httpx.AsyncClient, parts: AppContext) -> None:
     ids = [str(uuid.uuid4()) for _ in range(120)]
     await parts.pool.execute(_ENDED, ids)
     seen: list[str] = []
@@ -162,7 +164,7 @@ async def test_pages_of_sagas_hang_together(ana: httpx.AsyncClient, parts: Parts
 
 
 async def test_a_search_leads_to_the_saga_whatever_it_is_called(
-    ana: httpx.AsyncClient, parts: Parts
+    ana: httpx.AsyncClient, parts: AppContext
 ) -> None:
     command = create() | {"id": "order 66 / ü"}
     await publish(parts.redis, command)
@@ -188,7 +190,7 @@ async def test_empty_pages_teach(ana: httpx.AsyncClient) -> None:
 
 
 async def test_a_replay_shows_its_plan_first_and_says_who_asked(
-    ana: httpx.AsyncClient, parts: Parts, evolution: SimulatedEvolution
+    ana: httpx.AsyncClient, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     saga = await parked(parts, evolution)
     assert f"/ui/sagas/{saga.saga_id}" in str((await look(ana, "/")).elements)
@@ -208,7 +210,7 @@ async def test_a_replay_shows_its_plan_first_and_says_who_asked(
 
 
 async def test_the_first_page_says_which_server_is_away(
-    ana: httpx.AsyncClient, evolution: SimulatedEvolution, parts: Parts
+    ana: httpx.AsyncClient, evolution: SimulatedEvolution, parts: AppContext
 ) -> None:
     evolution.arm("5xx_before", operation="create", times=None, status=503)
     await publish(parts.redis, create())
@@ -258,7 +260,7 @@ async def test_upkeep_shows_drift_and_health_to_whom_it_concerns(
     ana: httpx.AsyncClient,
     our_browser: httpx.AsyncClient,
     their_browser: httpx.AsyncClient,
-    parts: Parts,
+    parts: AppContext,
 ) -> None:
     saga = await made(parts, organization_id=str(OURS), name="Clínica Sol")
     name = str(saga.instance_name)
@@ -278,7 +280,7 @@ async def test_upkeep_shows_drift_and_health_to_whom_it_concerns(
 
 
 async def test_what_is_left_of_an_integration_can_still_be_looked_up(
-    our_browser: httpx.AsyncClient, their_browser: httpx.AsyncClient, parts: Parts
+    our_browser: httpx.AsyncClient, their_browser: httpx.AsyncClient, parts: AppContext
 ) -> None:
     saga = await made(parts, organization_id=str(OURS))
     await send(our_browser, f"/ui/integrations/{saga.instance_name}/delete")

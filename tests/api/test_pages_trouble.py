@@ -5,7 +5,7 @@ import uuid
 import httpx
 import pytest
 
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from tests.api.conftest import OPERATOR, THEIR_KEY
 from tests.api.pages import look, made, signed_in
 from tests.api.standing import ONES
@@ -49,7 +49,7 @@ async def test_routes_for_programs_still_answer_with_problems(operator: httpx.As
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_sagas_page_is_found_by_all_its_names(address_: str, parts: Parts) -> None:
+async def test_a_sagas_page_is_found_by_all_its_names(address_: str, parts: AppContext) -> None:
     command = create() | {"id": f"my own id {uuid.uuid4()}"}
     await publish(parts.redis, command)
     saga = await outcome(parts.pool, command["id"], 30)
@@ -73,7 +73,7 @@ FILTERS = [
 
 
 async def test_a_filter_that_makes_no_sense_is_said_and_narrows_nothing(
-    address_: str, parts: Parts, subtests: pytest.Subtests
+    address_: str, parts: AppContext, subtests: pytest.Subtests
 ) -> None:
     saga = await made(parts)
     async with signed_in(address_, OPERATOR) as ana:
@@ -109,7 +109,7 @@ async def test_a_strangers_page_signs_nobody_in(address_: str, subtests: pytest.
 
 
 async def test_a_form_of_ours_from_elsewhere_does_nothing_even_with_its_token(
-    address_: str, parts: Parts
+    address_: str, parts: AppContext
 ) -> None:
     async with signed_in(address_, OPERATOR) as ana:
         token = (await look(ana, "/")).field("csrf")

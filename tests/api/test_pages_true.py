@@ -15,22 +15,22 @@ import pytest
 from evosaga.events import streams
 from evosaga.events.database import Pool
 from evosaga.events.streams import Backlog
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages.reconciliation import Drifted, headline
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.queries.attention import Present, present, wrong
+from evosaga.orchestrator.queries.attention import Situation, problems, situation
 from tests.api.conftest import OPERATOR, OUR_KEY, OURS
 from tests.api.pages import hasty_parts, look, made, parked, signed_in
 from tests.support.commandline import commandline
 from tests.support.driving import delete, outcome, publish
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FINE = Present(workers=1, unrelayed=0, revision=None)
+FINE = Situation(workers=1, unrelayed=0, revision=None)
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     async with hasty_parts(settings) as parts:
         yield parts
 
@@ -68,7 +68,7 @@ async def ana(address_: str) -> AsyncIterator[httpx.AsyncClient]:
 def test_what_is_wrong_is_named_with_a_cure(
     fields: dict[str, Any], backlog: Backlog | None, codes: list[str]
 ) -> None:
-    found = wrong(Present(**{"workers": 1, "unrelayed": 0, **fields}), backlog)
+    found = problems(Situation(**{"workers": 1, "unrelayed": 0, **fields}), backlog)
     assert [one.code for one in found] == codes
     assert all(one.cure or one.code == "chores" for one in found)
     assert all(not any(c.isdigit() for c in one.kind) for one in found if one.code != "chores")
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named_with_a_cure(
 async def test_missing_phones_dead_letters_and_drifts_are_no_calm_anywhere(
     ana: httpx.AsyncClient,
     nobody: httpx.AsyncClient,
-    parts: Parts,
+    parts: AppContext,
     settings: Settings,
     tmp_path: Path,
 ) -> None:
@@ -104,19 +104,19 @@ async def test_missing_phones_dead_letters_and_drifts_are_no_calm_anywhere(
     assert told["drift"]["verdict"] == told["phones"]["verdict"] == "warn"
 
 
-async def test_an_organization_is_told_of_its_own_alone(parts: Parts, address_: str) -> None:
+async def test_an_organization_is_told_of_its_own_alone(parts: AppContext, address_: str) -> None:
     await insert(parts.pool, "clinic-theirs", "missing", uuid.uuid4())
-    assert (await present(parts.pool, OURS)).phones == {}
+    assert (await situation(parts.pool, OURS)).phones == {}
     async with signed_in(address_, OUR_KEY) as ours:
         assert "All is calm" in (await look(ours, "/")).text
         await insert(parts.pool, "clinic-ours", "banned", OURS)
         assert "1 phone is not connected" in (await look(ours, "/")).text
 
 
-async def test_what_no_check_has_seen_yet_is_as_its_row_says(parts: Parts) -> None:
+async def test_what_no_check_has_seen_yet_is_as_its_row_says(parts: AppContext) -> None:
     await insert(parts.pool, "clinic-lost", None, status="disconnected")
     await insert(parts.pool, "clinic-new", None, status="pending")
-    assert (await present(parts.pool)).phones == {"disconnected": 1}
+    assert (await situation(parts.pool)).phones == {"disconnected": 1}
 
 
 # --- upkeep -----------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_upkeep_says_when_and_not_that_it_is_so_now(
 
 
 async def test_a_repaired_drift_was_not_seen_zero_times(
-    ana: httpx.AsyncClient, parts: Parts
+    ana: httpx.AsyncClient, parts: AppContext
 ) -> None:
     await parts.pool.execute(_DRIFT, "clinic-1", OURS, 0)
     await parts.pool.execute("UPDATE evosaga.sightings SET repairs = 1, repaired_at = now()")
@@ -156,7 +156,7 @@ async def test_a_repaired_drift_was_not_seen_zero_times(
 
 
 async def test_an_alert_that_nobody_was_sent_is_not_told_as_sent(
-    ana: httpx.AsyncClient, parts: Parts
+    ana: httpx.AsyncClient, parts: AppContext
 ) -> None:
     id_ = await insert(parts.pool, "clinic-1", "down")
     await parts.pool.execute(
@@ -171,7 +171,7 @@ async def test_an_alert_that_nobody_was_sent_is_not_told_as_sent(
 
 
 async def test_a_parked_delete_is_not_at_work(
-    ana: httpx.AsyncClient, parts: Parts, evolution: SimulatedEvolution
+    ana: httpx.AsyncClient, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     saga = await made(parts, organization_id=str(OURS))
     name = str(saga.instance_name)
@@ -191,7 +191,7 @@ async def test_a_parked_delete_is_not_at_work(
 
 
 async def test_a_page_never_says_paired_above_a_row_that_follows_only_later(
-    ana: httpx.AsyncClient, parts: Parts, evolution: SimulatedEvolution
+    ana: httpx.AsyncClient, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     saga = await made(parts, organization_id=str(OURS), channel="WHATSAPP-BAILEYS")
     name = str(saga.instance_name)
@@ -202,7 +202,7 @@ async def test_a_page_never_says_paired_above_a_row_that_follows_only_later(
 
 
 async def test_a_parked_saga_is_told_once_in_the_headline(
-    ana: httpx.AsyncClient, parts: Parts, evolution: SimulatedEvolution
+    ana: httpx.AsyncClient, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     await parked(parts, evolution)
     text = (await look(ana, "/")).text

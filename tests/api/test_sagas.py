@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import parts_alone, parts_with_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def parts(settings: Settings) -> AsyncIterator[AppContext]:
     """With little patience, so that a saga is parked soon."""
     async with parts_with_worker(settings, impatient(1)) as parts:
         yield parts

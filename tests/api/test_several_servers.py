@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, OURS, asked, problem
@@ -66,7 +66,7 @@ async def test_a_server_that_nobody_configured_is_refused_with_the_reason(
 
 
 async def test_each_server_is_shown_with_its_own_state_and_what_waits_for_it(
-    operator: httpx.AsyncClient, berlin: SimulatedEvolution, parts: Parts, address_: str
+    operator: httpx.AsyncClient, berlin: SimulatedEvolution, parts: AppContext, address_: str
 ) -> None:
     berlin.arm("401", times=None)
     stuck = await operator.post(f"{CREATE}?wait=0", json=asked(server="berlin"))
@@ -92,7 +92,7 @@ async def test_each_server_is_shown_with_its_own_state_and_what_waits_for_it(
 
 
 async def test_the_form_offers_the_servers_where_there_are_several(
-    address_: str, parts: Parts, berlin: SimulatedEvolution
+    address_: str, parts: AppContext, berlin: SimulatedEvolution
 ) -> None:
     async with signed_in(address_, OPERATOR) as ana:
         page = await look(ana, "/ui/new-integration")

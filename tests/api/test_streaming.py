@@ -13,7 +13,7 @@ import pytest
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api import sse
 from evosaga.orchestrator.api.concurrency import MOST, STREAMS
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.support.waiting import eventually
@@ -80,7 +80,7 @@ async def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
 
 
 async def test_a_hundred_streams_hold_no_connection_to_postgres(
-    operator: httpx.AsyncClient, evolution: SimulatedEvolution, parts: Parts
+    operator: httpx.AsyncClient, evolution: SimulatedEvolution, parts: AppContext
 ) -> None:
     evolution.arm("slow", operation="create", seconds=3.0)
     saga = (await operator.post(f"{CREATE}?wait=0", json=asked())).json()["saga_id"]
@@ -129,7 +129,7 @@ async def test_more_streams_than_anybody_needs_are_refused(
 
 
 async def test_a_stream_that_is_left_early_leaves_nothing_behind(
-    parts: Parts, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
+    parts: AppContext, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE", 0.05)
     monkeypatch.setitem(MOST, STREAMS, replace(MOST[STREAMS], of_a_key=1))
@@ -146,7 +146,7 @@ async def test_a_stream_that_is_left_early_leaves_nothing_behind(
 
 
 async def test_when_the_server_stops_streams_end_and_whoever_waits_is_told_where_to_look(
-    parts: Parts, pool: Pool, evolution: SimulatedEvolution
+    parts: AppContext, pool: Pool, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("slow", operation="create", times=None, seconds=5.0)
     async with served(parts) as where:

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.application import create_app
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, list_sagas
 from tests.api.conftest import (
@@ -77,11 +77,11 @@ class Two:
     their_instance: str
     their_saga: str
     parked: str
-    parts: Parts
+    parts: AppContext
 
 
 @pytest.fixture(scope="module")
-async def two(parts: Parts, address_: str, evolution: SimulatedEvolution) -> Two:
+async def two(parts: AppContext, address_: str, evolution: SimulatedEvolution) -> Two:
     third = str(THEIRS)
     async with client_with(address_, OPERATOR) as client:
         ours = (await client.post(CREATE, json=asked())).json()
@@ -98,7 +98,7 @@ async def two(parts: Parts, address_: str, evolution: SimulatedEvolution) -> Two
         )
 
 
-def routes_of(parts: Parts) -> set[str]:
+def routes_of(parts: AppContext) -> set[str]:
     """Every route there is, those with doors of their own left out."""
     found: set[str] = set()
     for route in leaves(create_app(parts).routes):
@@ -120,7 +120,7 @@ def leaves(routes: Iterable[Any]) -> Iterator[Any]:
             yield from leaves(inner.routes)
 
 
-async def test_every_route_says_here_what_it_shows_to_whom(parts: Parts) -> None:
+async def test_every_route_says_here_what_it_shows_to_whom(parts: AppContext) -> None:
     told = OPEN | ABOUT_A_SAGA | ABOUT_AN_INSTANCE | LISTS | GIVES | OPERATORS
     assert routes_of(parts) == told
 

@@ -16,7 +16,7 @@ import zxingcpp
 from PIL import Image
 
 from evosaga.orchestrator.cli import dev, main
-from evosaga.orchestrator.cli.errors import Trouble, place
+from evosaga.orchestrator.cli.errors import CliError, place
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.render import draw_qr
 from evosaga.orchestrator.cli.show import moment
@@ -145,7 +145,7 @@ def test_a_moment_is_iso_or_so_long_ago() -> None:
     assert moment("2025-12-05T10:00", now) == now - timedelta(hours=2)
     assert moment("2025-12-05T10:00+02:00", now) == now - timedelta(hours=4)
     for nonsense in ("", "d", "-1h", "999999d", "2025-13-01", "0001-01-01T00:00+14:00"):
-        with pytest.raises(Trouble):
+        with pytest.raises(CliError):
             moment(nonsense, now)
 
 

@@ -62,7 +62,7 @@ async def test_the_newest_come_first_and_what_is_left_out_is_counted(
     evosaga: Evosaga, redis: Redis
 ) -> None:
     dead = [DeadLetter(f"{n}-0", b"{}", {}, f"code-{n}", "why", 1) for n in range(5)]
-    await letters.bury(redis, dead)
+    await letters.publish(redis, dead)
     shown = await evosaga("letters", "--limit", "2")
     assert [line.split()[-2] for line in shown.lines[1:]] == ["code-4", "code-3"]
     assert "3 older ones are there: --limit 5" in shown.err
@@ -80,7 +80,7 @@ async def test_what_somebody_else_put_there_is_shown_whole_and_can_be_taken_away
 ) -> None:
     await redis.xadd(streams.DEAD_COMMANDS, {"foo": "bar"})
     whole = DeadLetter("1-0", b"", {b"body": b"{}"}, "no_data_field", "why", 1)
-    await letters.bury(redis, [whole])
+    await letters.publish(redis, [whole])
     told = (await evosaga("letters", "--json")).json["letters"]
     assert [(one["code"], one["fields"]) for one in told] == [
         ("no_data_field", {"body": "{}"}),

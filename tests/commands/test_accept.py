@@ -16,20 +16,20 @@ from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.accept import Accepted, Request, accept, understand
+from evosaga.orchestrator.commands.accept import Accepted, Request, accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import contradictions, count, create, delete, nothing_pending, publish
 from tests.support.waiting import eventually
 
-CATALOGUE = load()
+CATALOGUE = discover()
 
 
 def request(command: dict[str, Any]) -> Request:
-    return understand(CATALOGUE, read_command(json.dumps(command).encode()))
+    return parse_request(CATALOGUE, read_command(json.dumps(command).encode()))
 
 
 async def accepted(pool: Pool, world: World, *commands: dict[str, Any]) -> list[Accepted]:

@@ -10,18 +10,18 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga.events import streams
-from evosaga.events.append import Append, Row
+from evosaga.events.append import Append, StatusRow
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import FollowUp, StepSucceeded
 from evosaga.orchestrator.api.commands import _understood
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.follow_ups import understand_all
+from evosaga.orchestrator.commands.follow_ups import resolve_all
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, list_sagas
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
 from tests.support.driving import (
@@ -36,7 +36,7 @@ from tests.support.driving import (
 )
 from tests.support.waiting import eventually
 
-INTERNAL = sorted(load().by_command.keys() - load().public.keys())
+INTERNAL = sorted(discover().by_command.keys() - discover().public.keys())
 
 
 def as_told(name: Any, by: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ async def brought(log: EventLog, saga_id: uuid.UUID, sequence: int, data: Any) -
     """An event of a saga that brings an ``instance.watch``; the id under which it is told."""
     follow = FollowUp(type="instance.watch", data=data)
     event = StepSucceeded(step="evolution", attempt=1, follow_up=follow)
-    row = Row("compensated")
+    row = StatusRow("compensated")
     await log.append(Append(saga_id, sequence, [event], row, str(saga_id), None))
     return f"{saga_id}:{sequence}"
 
@@ -123,7 +123,7 @@ async def test_over_http_too_it_is_obeyed_as_the_log_has_it(
         id_ = await brought(log, made.saga_id, made.sequence, data)
     late = datetime(2020, 1, 1, tzinfo=UTC)
     copy = Command(id_, "instance.watch", data, "theirs", expires_at=late)
-    here: Any = SimpleNamespace(pool=pool, catalogue=load())
+    here: Any = SimpleNamespace(pool=pool, registry=discover())
     _, obeyed = await _understood(here, copy)
     assert (obeyed.expires_at, obeyed.correlation_id) == (None, str(made.saga_id))
 
@@ -162,9 +162,9 @@ async def test_a_batch_without_one_of_ours_asks_the_log_nothing(
 ) -> None:
     asked: list[int] = []
 
-    async def counted(database: Any, catalogue: Any, commands: Any) -> Any:
+    async def counted(database: Any, registry: Any, commands: Any) -> Any:
         asked.append(len(commands))
-        return await understand_all(Counting(database), catalogue, commands)  # type: ignore[arg-type]
+        return await resolve_all(Counting(database), registry, commands)  # type: ignore[arg-type]
 
     class Counting:
         def __init__(self, database: Pool) -> None:
@@ -174,7 +174,7 @@ async def test_a_batch_without_one_of_ours_asks_the_log_nothing(
             asked.append(-1)
             return await self.database.fetch(*query)
 
-    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.understand_all", counted)
+    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.resolve_all", counted)
     commands = [create() for _ in range(5)]
     ours = [{"id": f"ours-{n}", "type": "key.drop", "data": {}} for n in range(3)]
     for command in commands:
@@ -199,9 +199,9 @@ async def test_while_postgres_is_away_one_of_ours_is_neither_obeyed_nor_dead(
     async def refused(*told: Any) -> Any:
         if away.pop() if away else False:
             raise ConnectionRefusedError
-        return await understand_all(*told)
+        return await resolve_all(*told)
 
-    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.understand_all", refused)
+    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.resolve_all", refused)
     wish = {"id": "evil", "type": "key.drop", "data": {"instance_name": "some-name"}}
     async with running_worker(settings):
         await publish(redis, create())

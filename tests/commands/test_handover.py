@@ -1,6 +1,6 @@
 """A command that one worker does not know is left to one that does; what nobody knows waits first.
 
-Several releases, or several catalogues, on one stream.
+Several releases, or several registries, on one stream.
 """
 
 import json
@@ -24,7 +24,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import find_saga
 from evosaga.sagas.definition import Admission, Saga, retryable
 from evosaga.sagas.outcome import Done, Outcome
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from tests.support.driving import count, create, dead_letters, nothing_pending, outcome, publish
 from tests.support.waiting import eventually
@@ -44,20 +44,20 @@ async def admit(_c: Any, _w: Any, commands: Any) -> list[Admission]:
 
 
 GREETING = Saga("greet", 1, "people.greet", Greet, admit, (retryable("greet", do=greet),))
-OLD = load()
-NEW = catalogue_of([*OLD.versions.values(), GREETING])
-ONLY_GREETING = catalogue_of([GREETING])
+OLD = discover()
+NEW = registry_of([*OLD.versions.values(), GREETING])
+ONLY_GREETING = registry_of([GREETING])
 
 
 class CreateWithNote(CreateIntegration):
     note: str | None = None
 
 
-def with_note() -> Catalogue:
+def with_note() -> SagaRegistry:
     """A release in which a create may carry another field."""
     first = OLD.by_command["integration.create"]
     others = [saga for saga in OLD.versions.values() if saga is not first]
-    return catalogue_of([*others, replace(first, input=CreateWithNote)])
+    return registry_of([*others, replace(first, input=CreateWithNote)])
 
 
 def greeting() -> dict[str, Any]:
@@ -183,7 +183,7 @@ async def test_a_cancel_of_a_saga_of_a_newer_version_comes_to_a_worker_that_has_
 ) -> None:
     first = OLD.by_command["integration.create"]
     second = replace(first, version=2)
-    newer = catalogue_of([*OLD.versions.values(), second])
+    newer = registry_of([*OLD.versions.values(), second])
     evolution.arm("licence", operation="create", times=None)
     id_ = await publish(redis, create())
     async with running_worker(settings, newer):
@@ -208,13 +208,13 @@ async def test_what_waits_circles_nowhere_and_is_not_trimmed(
 ) -> None:
     monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "_RECLAIM_AFTER", 3.0)
     handled: list[int] = []
-    handle = evosaga.orchestrator.commands.consumer.CommandReader._handle
+    handle = evosaga.orchestrator.commands.consumer.CommandConsumer._handle
 
     async def counted(self: Any, messages: Any) -> None:
         handled.append(len(messages))
         await handle(self, messages)
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer.CommandReader, "_handle", counted)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer.CommandConsumer, "_handle", counted)
     async with running_worker(patient, OLD), running_worker(patient, OLD):
         for _ in range(20):
             await publish(redis, greeting())

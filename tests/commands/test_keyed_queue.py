@@ -2,12 +2,12 @@
 
 import asyncio
 
-from evosaga.orchestrator.commands.keyed_queue import Turns
+from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
 from tests.support.waiting import eventually
 
 
 async def test_of_one_key_one_thing_follows_the_other_and_other_keys_do_not_wait() -> None:
-    turns, gate, told = Turns(10), asyncio.Event(), list[str]()
+    turns, gate, told = KeyedQueue(10), asyncio.Event(), list[str]()
 
     async def slow() -> None:
         await gate.wait()
@@ -26,7 +26,7 @@ async def test_of_one_key_one_thing_follows_the_other_and_other_keys_do_not_wait
 
 
 async def test_who_brings_more_than_there_are_places_waits_for_one() -> None:
-    turns, gates, begun = Turns(2), [asyncio.Event() for _ in range(3)], list[int]()
+    turns, gates, begun = KeyedQueue(2), [asyncio.Event() for _ in range(3)], list[int]()
 
     async def work(n: int) -> None:
         begun.append(n)

@@ -52,13 +52,13 @@ async def test_a_cancel_that_was_obeyed_before_we_stumbled_is_no_dead_letter(
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = evosaga.orchestrator.commands.control.steer
+    real = evosaga.orchestrator.commands.control.apply_control
 
     async def stumble(*given: Any) -> Any:
         await real(*given)
         raise RuntimeError("a bug, after the commit")
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "steer", stumble)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "apply_control", stumble)
     evolution.arm("licence", operation="create", times=None)
     command = create()
     await publish(redis, command)

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from evosaga.events.model import SagaCompensated, SagaCompleted, SagaRejected
-from evosaga.orchestrator.commands.replay_plan import Plan, Refused, replay_plan
+from evosaga.orchestrator.commands.replay_plan import Refused, ReplayPlan, replay_plan
 from evosaga.orchestrator.engine.state import State, evolve, replay
 from evosaga.sagas.outcome import Finding, Sighting
 from tests.support.given_when_then import (
@@ -50,12 +50,12 @@ def state_of(story: Story) -> State:
     return replay(events_of(story))
 
 
-def planned(story: Story, **seen: Sighting) -> Plan:
+def planned(story: Story, **seen: Sighting) -> ReplayPlan:
     findings = {name: Finding(sight, f"{name} looks {sight}") for name, sight in seen.items()}
     return replay_plan(TRIP, state_of(story), findings)
 
 
-def actions(plan: Plan) -> dict[str, str]:
+def actions(plan: ReplayPlan) -> dict[str, str]:
     return {line.step: line.action for line in plan.lines}
 
 

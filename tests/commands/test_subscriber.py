@@ -198,7 +198,7 @@ async def test_the_backlog_says_how_far_behind_we_are(own_redis: Redis) -> None:
     await streams.ensure_group(own_redis)
     read: Any = await own_redis.xreadgroup(streams.GROUP, "w", {streams.COMMANDS: ">"}, count=2)
     [(first, _), _] = read[0][1]
-    await dead_letters.bury(own_redis, [DeadLetter("1-1", os.urandom(8), {}, "c", "m", 1)])
+    await dead_letters.publish(own_redis, [DeadLetter("1-1", os.urandom(8), {}, "c", "m", 1)])
     await streams.acknowledge(own_redis, [first])
     backlog = await streams.backlog(own_redis)
     assert backlog == streams.Backlog(length=3, lag=1, pending=1, consumers=1, dead=1)

@@ -17,7 +17,7 @@ from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import InCommit, Retry, Step
 from evosaga.sagas.outcome import Outcome, Rejected
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from tests.support.commandline import Evosaga, commandline
 from tests.support.driving import create, outcome, publish
 
@@ -40,9 +40,9 @@ class Gossip:
 
         return replace(step, do=tell)
 
-    def catalogue(self) -> Catalogue:
+    def registry(self) -> SagaRegistry:
         """All sagas, a create with this step."""
-        return catalogue_of(
+        return registry_of(
             replace(
                 saga,
                 steps=tuple(
@@ -52,7 +52,7 @@ class Gossip:
             )
             if saga.name == "create-integration"
             else saga
-            for saga in load().versions.values()
+            for saga in discover().versions.values()
         )
 
 
@@ -69,7 +69,7 @@ def gossip() -> Gossip:
 
 @pytest.fixture
 async def worker(settings: Settings, gossip: Gossip) -> AsyncIterator[Worker]:
-    async with running_worker(settings, gossip.catalogue()) as worker:
+    async with running_worker(settings, gossip.registry()) as worker:
         yield worker
 
 

@@ -13,12 +13,12 @@ from evosaga.events import streams
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import Worker, running_worker
-from evosaga.orchestrator.commands.control import steer
+from evosaga.orchestrator.commands.control import apply_control
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import catalogue_of, load
+from evosaga.sagas.registry import discover, registry_of
 from tests.conftest import API_KEY, Servers
 from tests.control.conftest import Gossip, parked, send
 from tests.support.commandline import Evosaga
@@ -68,7 +68,7 @@ async def made(databases: Databases, servers: Servers, short_waits: Settings) ->
     await redis.flushall()
     async with SimulatedEvolution(api_key=API_KEY, pace=0.05) as evolution:
         own = {"database_url": databases.url(name), "evolution_url": evolution.url}
-        async with running_worker(short_waits.model_copy(update=own), gossip.catalogue()):
+        async with running_worker(short_waits.model_copy(update=own), gossip.registry()):
             await every_kind(pool, redis, evolution, gossip)
     found: dict[str, bytes] = {}
     for table in ("saga_events", "sagas"):
@@ -100,10 +100,10 @@ async def sagas(made: dict[str, bytes], pool: Pool) -> list[dict[str, Any]]:
 async def test_g7_rows_rebuilt_from_nothing_are_the_same_rows(
     sagas: list[dict[str, Any]], pool: Pool
 ) -> None:
-    compared = await rebuild(pool, load(), check=True)
+    compared = await rebuild(pool, discover(), check=True)
     assert (compared.different, compared.left) == (0, 0)
     await pool.execute("TRUNCATE evosaga.sagas")
-    report = await rebuild(pool, load(), check=False)
+    report = await rebuild(pool, discover(), check=False)
     assert set(report.wrong.values()) == {("*",)}
     assert (report.repaired, report.left) == (len(sagas), 0)
     assert await settled(pool) == sagas
@@ -145,12 +145,12 @@ async def test_g7_a_row_that_was_tampered_with_is_found_and_repaired(
             await pool.execute(
                 f"UPDATE evosaga.sagas SET {column} = {value} WHERE status = 'failed'"
             )
-            compared = await rebuild(pool, load(), check=True)
+            compared = await rebuild(pool, discover(), check=True)
             (columns,) = compared.wrong.values()
             assert columns == (("next_at",) if column == "owner" else (column,))
             assert compared.left == 1
             assert await settled(pool) != sagas, "a check writes nothing"
-            report = await rebuild(pool, load(), check=False)
+            report = await rebuild(pool, discover(), check=False)
             assert (report.repaired, report.left) == (1, 0)
             assert await settled(pool) == sagas
 
@@ -160,7 +160,7 @@ async def test_a_saga_under_way_without_a_time_is_made_due_again(
 ) -> None:
     """No sweep would ever find it."""
     await pool.execute("UPDATE evosaga.sagas SET next_at = NULL WHERE status = 'running'")
-    report = await rebuild(pool, load(), check=False)
+    report = await rebuild(pool, discover(), check=False)
     assert list(report.wrong.values()) == [("next_at",)]
     assert await settled(pool) == sagas
 
@@ -172,7 +172,7 @@ async def test_who_drives_a_saga_and_when_it_is_due_is_kept(
         "UPDATE evosaga.sagas SET owner = 'somebody', next_at = '2031-01-01', code = 'x' "
         "WHERE status = 'running'"
     )
-    await rebuild(pool, load(), check=False)
+    await rebuild(pool, discover(), check=False)
     row = await pool.fetchrow("SELECT * FROM evosaga.sagas WHERE status = 'running'")
     assert row is not None
     assert (row["owner"], row["next_at"].year) == ("somebody", 2031)
@@ -187,9 +187,9 @@ async def test_a_row_that_came_back_is_driven_to_its_end(
     gossip: Gossip,
 ) -> None:
     await pool.execute("DELETE FROM evosaga.sagas WHERE status = 'running'")
-    assert (await rebuild(pool, load(), check=False)).repaired == 1
+    assert (await rebuild(pool, discover(), check=False)).repaired == 1
     evolution.disarm()
-    async with running_worker(settings, gossip.catalogue()):
+    async with running_worker(settings, gossip.registry()):
 
         async def nothing_is_under_way() -> bool:
             query = "SELECT count(*) FROM evosaga.sagas WHERE status = 'running'"
@@ -201,8 +201,8 @@ async def test_a_row_that_came_back_is_driven_to_its_end(
 async def test_what_this_release_cannot_read_is_left_alone_and_said(
     sagas: list[dict[str, Any]], pool: Pool
 ) -> None:
-    without_deletes = catalogue_of(
-        saga for saga in load().versions.values() if saga.name != "delete-integration"
+    without_deletes = registry_of(
+        saga for saga in discover().versions.values() if saga.name != "delete-integration"
     )
     report = await rebuild(pool, without_deletes, check=False)
     (reason,) = report.alone.values()
@@ -214,7 +214,7 @@ async def test_what_this_release_cannot_read_is_left_alone_and_said(
         "VALUES ($1, 0, 'saga.foreseen', '{}', 'c')",
         newer,
     )
-    report = await rebuild(pool, load(), check=False)
+    report = await rebuild(pool, discover(), check=False)
     assert list(report.alone) == [newer]
     assert await settled(pool) == sagas
 
@@ -229,7 +229,7 @@ async def test_rows_without_a_history_are_counted_and_left_alone(
         VALUES (gen_random_uuid(), 's', 1, 'completed', 'k', 'c', 'h', 'c', 4)
         """
     )
-    report = await rebuild(pool, load(), check=False)
+    report = await rebuild(pool, discover(), check=False)
     assert (report.without_history, report.left) == (1, 0)
     assert await count(pool, "SELECT count(*) FROM evosaga.sagas") == len(sagas) + 1
 
@@ -247,7 +247,7 @@ async def test_a_row_that_another_stands_in_the_way_of_is_refused_and_its_neighb
         """,
         key,
     )
-    report = await rebuild(pool, load(), check=False)
+    report = await rebuild(pool, discover(), check=False)
     assert (report.repaired, len(report.alone), report.left) == (len(sagas) - 1, 1, 1)
 
 
@@ -262,7 +262,7 @@ async def test_while_workers_run_nothing_differs_and_nobody_is_held_up(
     async def compare() -> None:
         nonlocal compared
         while not over.is_set():
-            report = await rebuild(pool, load(), check=compared % 2 == 0)
+            report = await rebuild(pool, discover(), check=compared % 2 == 0)
             assert report.different == 0
             compared += 1
 
@@ -279,7 +279,7 @@ async def test_batches_do_not_lose_a_saga_at_their_edges(
 ) -> None:
     monkeypatch.setattr("evosaga.orchestrator.maintenance.history_scan._BATCH", 1)
     await pool.execute("TRUNCATE evosaga.sagas")
-    assert (await rebuild(pool, load(), check=False)).repaired == len(sagas)
+    assert (await rebuild(pool, discover(), check=False)).repaired == len(sagas)
     assert await settled(pool) == sagas
 
 
@@ -304,7 +304,7 @@ async def test_the_command_compares_repairs_and_says_how_fast(
 async def test_a_saga_parked_on_its_way_back_and_cancelled_is_rebuilt_as_well(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
-    no_cache = Gossip(name="cache", attempts=1).catalogue()
+    no_cache = Gossip(name="cache", attempts=1).registry()
     async with running_worker(settings, no_cache):
         evolution.arm("5xx_before", operation="delete", times=None)
         stuck = await outcome(pool, await publish(redis, create()), 40)
@@ -333,13 +333,13 @@ async def test_a_saga_that_goes_on_between_the_look_and_the_repair_is_read_once_
     async def replay_first(*arguments: Any) -> None:
         async with running_log(pool) as log:
             wish = Command(id="r", type="saga.replay", data={"saga_id": str(stuck)})
-            await steer(log, world, load(), wish, None)
+            await apply_control(log, world, discover(), wish, None)
         await repair_now(*arguments)
 
     monkeypatch.setattr(evosaga.orchestrator.maintenance.rebuild, "_repair", replay_first)
-    assert (await rebuild(pool, load(), check=False)).repaired == 1
+    assert (await rebuild(pool, discover(), check=False)).repaired == 1
     monkeypatch.undo()
     row = await pool.fetchrow("SELECT * FROM evosaga.sagas WHERE saga_id = $1", stuck)
     assert row is not None
     assert (row["status"], row["code"]) == ("running", None)
-    assert (await rebuild(pool, load(), check=True)).different == 0
+    assert (await rebuild(pool, discover(), check=True)).different == 0

@@ -20,7 +20,7 @@ from evosaga.orchestrator.queries.why import why_of
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Step, retryable
 from evosaga.sagas.outcome import Done, Outcome
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from tests.control.conftest import Gossip, parked
 from tests.support.commandline import Evosaga
 from tests.support.driving import count, create, outcome, publish, story
@@ -31,16 +31,16 @@ async def thank(_: StepContext) -> Outcome:
     return Done()
 
 
-def with_v2(*more: Step) -> Catalogue:
+def with_v2(*more: Step) -> SagaRegistry:
     """A release in which a create has another step, as version 2 beside the old one."""
-    old = load()
+    old = discover()
     first = old.by_command["integration.create"]
     second = replace(first, version=2, steps=(*first.steps, *more))
-    return catalogue_of([*old.versions.values(), second])
+    return registry_of([*old.versions.values(), second])
 
 
 NEW = with_v2(retryable("thank", do=thank))
-OLD = load()
+OLD = discover()
 
 
 async def held(pool: Pool, redis: Redis, evolution: SimulatedEvolution) -> SagaView:
@@ -116,11 +116,11 @@ async def test_workers_say_which_definitions_they_have(
     assert {"create-integration/1", "create-integration/2"} <= set(knows)
 
 
-def changed(*steps: Step) -> Catalogue:
+def changed(*steps: Step) -> SagaRegistry:
     """A release that changed a create in place, which must not be done."""
     create = OLD.by_command["integration.create"]
     others = [saga for saga in OLD.versions.values() if saga is not create]
-    return catalogue_of([*others, replace(create, steps=steps)])
+    return registry_of([*others, replace(create, steps=steps)])
 
 
 STEPS: Sequence[Step] = OLD.by_command["integration.create"].steps
@@ -135,7 +135,7 @@ async def test_check_deploy_holds_every_open_saga_against_this_release(
 ) -> None:
     nothing = await evosaga("check-deploy")
     assert (nothing.code, nothing.out) == (0, "no saga is open: any release may take over\n")
-    async with running_worker(settings, gossip.catalogue()):
+    async with running_worker(settings, gossip.registry()):
         stuck = await parked(pool, redis)
         gossip.refuses = False
         assert (await outcome(pool, await publish(redis, create()))).status == "completed"
@@ -146,7 +146,7 @@ async def test_check_deploy_holds_every_open_saga_against_this_release(
     assert fits.code == 0
     assert fits.lines[1].split() == ["create-integration", "v1", "1", "failed", "fits"]
 
-    (verdict,) = await check_deploy(pool, catalogue_of([]))
+    (verdict,) = await check_deploy(pool, registry_of([]))
     assert (verdict.fits, verdict.known) == (False, False)
 
     renamed = [replace(s, name="tell") if s.name == "notify" else s for s in STEPS]
@@ -194,11 +194,11 @@ async def test_b15_m8_an_event_of_an_unknown_type_sets_its_saga_aside_and_no_oth
     view = await find_saga(pool, str(saga.saga_id))
     assert view is not None
     assert view.status == "running"
-    told = await why_of(pool, load(), view)
+    told = await why_of(pool, discover(), view)
     assert told.headline.startswith("It is set aside: its history has an event of a type")
     with pytest.raises(Unreadable):
         await history(pool, saga.saga_id)
-    (verdict,) = await check_deploy(pool, load())
+    (verdict,) = await check_deploy(pool, discover())
     assert list(verdict.stranded) == [saga.saga_id]
     listed, explained, events_ = [
         await evosaga(*arguments)

@@ -9,21 +9,21 @@ import pytest
 
 from evosaga.events.commands import Command
 from evosaga.events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
-from evosaga.orchestrator.commands.accept import _beginning, understand
-from evosaga.orchestrator.engine.commit import Terms, compose
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.commands.accept import _first_commit, parse_request
+from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import replay
 from evosaga.sagas.definition import Admission, Saga
 from evosaga.sagas.outcome import Done
-from evosaga.sagas.registry import catalogue_of
+from evosaga.sagas.registry import registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION, CreateIntegration
 
 PLAIN: dict[str, Any] = {"organization_id": str(uuid4()), "clinic_id": str(uuid4()), "name": "Sol"}
-TERMS = Terms("worker-7", begins=lambda: True, nap=5.0, world=None)  # type: ignore[arg-type]
+TERMS = WorkerTerms("worker-7", begins=lambda: True, nap=5.0, world=None)  # type: ignore[arg-type]
 NOTIFIED = StepSucceeded(step="notify", attempt=1)
 
 
-def told_to_notify(saga: Saga, channel: str) -> Live:
+def told_to_notify(saga: Saga, channel: str) -> SagaInstance:
     """A create whose workers are just being told; the phone is to be paired after that."""
     wanted = PLAIN | {"channel": channel}
     beginning = SagaStarted(
@@ -43,10 +43,10 @@ def told_to_notify(saga: Saga, channel: str) -> Live:
     state = replay([beginning, *done, started("notify")])
     now = time.monotonic()
     data = CreateIntegration.model_validate(wanted)
-    return Live(uuid4(), saga, data, state, "c", "c", started_at=now, last_at=now)
+    return SagaInstance(uuid4(), saga, data, state, "c", "c", started_at=now, last_at=now)
 
 
-def created(live: Live) -> SagaStarted:
+def created(live: SagaInstance) -> SagaStarted:
     assert isinstance(live.state.start, SagaStarted)
     return live.state.start
 
@@ -55,8 +55,10 @@ def started(step: str) -> StepStarted:
     return StepStarted(step=step, attempt=1, worker="worker-7", lease_seconds=50.0)
 
 
-def composed(live: Live, fact: SagaEvent | None, terms: Terms = TERMS) -> list[tuple[str, Any]]:
-    append = compose(live, fact, None, terms)
+def composed(
+    live: SagaInstance, fact: SagaEvent | None, terms: WorkerTerms = TERMS
+) -> list[tuple[str, Any]]:
+    append = next_commit(live, fact, None, terms)
     assert append is not None
     return [(event.type, getattr(event, "step", None)) for event in append.events]
 
@@ -65,7 +67,7 @@ def test_an_effect_that_joins_the_commit_knows_what_the_step_before_it_has_just_
     live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
     live.state = replay([created(live), started("evolution")])
     made = StepSucceeded(step="evolution", attempt=1, result={"token_hash": "abc"})
-    append = compose(live, made, None, TERMS)
+    append = next_commit(live, made, None, TERMS)
     assert append is not None
     assert append.join is not None
     assert append.join.context.results == {"evolution": {"token_hash": "abc"}}
@@ -87,7 +89,7 @@ def test_a_step_with_nothing_to_do_shares_the_commit_of_the_one_before_it() -> N
 
 
 def test_what_it_amounts_to_is_recorded_like_any_outcome() -> None:
-    append = compose(told_to_notify(CREATE_INTEGRATION, "EVOLUTION"), NOTIFIED, None, TERMS)
+    append = next_commit(told_to_notify(CREATE_INTEGRATION, "EVOLUTION"), NOTIFIED, None, TERMS)
     assert append is not None
     assert StepSucceeded(step="pair", attempt=1, result={"qr": "not_needed"}) in append.events
     assert (append.row.status, append.row.owner) == ("completed", None)
@@ -95,7 +97,7 @@ def test_what_it_amounts_to_is_recorded_like_any_outcome() -> None:
 
 @pytest.mark.parametrize("channel", ["EVOLUTION", "WHATSAPP-BAILEYS"])
 def test_a_worker_that_is_stopping_begins_neither(channel: str) -> None:
-    leaving = Terms("worker-7", begins=lambda: False, nap=5.0, world=None)  # type: ignore[arg-type]
+    leaving = WorkerTerms("worker-7", begins=lambda: False, nap=5.0, world=None)  # type: ignore[arg-type]
     live = told_to_notify(CREATE_INTEGRATION, channel)
     assert composed(live, NOTIFIED, leaving) == [("step.succeeded", "notify")]
 
@@ -104,8 +106,8 @@ async def test_a_worker_told_to_stop_while_its_append_waits_claims_nothing_more(
     going = True
     live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
     live.state = replay([created(live), started("evolution")])
-    terms = Terms("worker-7", begins=lambda: going, nap=5.0, world=None)  # type: ignore[arg-type]
-    append = compose(live, StepSucceeded(step="evolution", attempt=1), None, terms)
+    terms = WorkerTerms("worker-7", begins=lambda: going, nap=5.0, world=None)  # type: ignore[arg-type]
+    append = next_commit(live, StepSucceeded(step="evolution", attempt=1), None, terms)
     assert append is not None
     assert append.join is not None
     going = False
@@ -118,10 +120,10 @@ def test_a_first_step_that_may_be_spared_is_not_claimed_where_the_command_is_acc
     pair = CREATE_INTEGRATION.step("pair")
     alone = replace(CREATE_INTEGRATION, steps=(pair,))
     command = Command(str(uuid4()), alone.command, PLAIN | {"channel": "EVOLUTION"})
-    asked = understand(catalogue_of([alone]), command)
-    events, state, _ = _beginning(asked, Admission("key"), "worker-7")
+    asked = parse_request(registry_of([alone]), command)
+    events, state, _ = _first_commit(asked, Admission("key"), "worker-7")
     assert [event.type for event in events] == ["saga.started"]
-    live = Live.begun(catalogue_of([alone]), asked.saga_id, state, "c")
+    live = SagaInstance.begun(registry_of([alone]), asked.saga_id, state, "c")
     assert composed(live, None) == [
         ("step.started", "pair"),
         ("step.succeeded", "pair"),
@@ -136,7 +138,7 @@ def test_an_attempt_that_is_claimed_after_a_long_wait_is_its_workers() -> None:
     )
     live.state = replay([created(live), started("evolution"), held])
     live.last_at = time.monotonic() - 10.0  # longer than what is waited for in memory
-    append = compose(live, None, None, TERMS)
+    append = next_commit(live, None, None, TERMS)
     assert append is not None
     assert [event.type for event in append.events] == ["step.started"]
     assert (append.row.owner, live.let_go) == (TERMS.worker, False)

@@ -19,14 +19,14 @@ from evosaga.events.model import (
     StepSucceeded,
 )
 from evosaga.orchestrator.engine.decider import (
-    Rest,
+    Idle,
     Run,
     advance,
-    can_turn,
+    attempt_lost,
+    can_compensate,
+    deadline_seconds,
     decide,
-    expires,
     intent,
-    lost,
 )
 from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
 from evosaga.sagas.definition import Retry, Saga, compensatable, retryable
@@ -275,7 +275,7 @@ class TestALostWorker:
 
     def test_cannot_be_told_of_a_saga_with_no_attempt_out(self) -> None:
         with pytest.raises(IllegalTransition, match="no attempt is in flight"):
-            lost(replay([begun()]))
+            attempt_lost(replay([begun()]))
 
 
 class TestWhatIsRecorded:
@@ -369,7 +369,7 @@ class TestACancel:
         ],
     )
     def test_after_the_point_of_no_return_changes_nothing(self, story: Story) -> None:
-        assert not can_turn(TRIP, given(*story).state)
+        assert not can_compensate(TRIP, given(*story).state)
         same = given(*story).when(cancelled())
         assert decide(TRIP, same.state) == decide(TRIP, given(*story).state)
 
@@ -425,23 +425,23 @@ class TestADeadline:
         )
 
     def test_is_there_until_the_point_of_no_return(self) -> None:
-        assert expires(TRIP, given(begun()).state) is None
+        assert deadline_seconds(TRIP, given(begun()).state) is None
         timely: Story = (begun(deadline=9.0), *BEFORE_PAY[1:])
         for told in (timely[:1], timely, (*timely, step.out("pay")), (*timely, step.held("pay"))):
-            assert expires(TRIP, given(*told).state) == 9.0
+            assert deadline_seconds(TRIP, given(*told).state) == 9.0
         past: Story = (*timely, step.unknown("pay"))
         for told in (past, (*timely, step.succeeded("pay")), (*timely, cancelled())):
-            assert expires(TRIP, given(*told).state) is None
+            assert deadline_seconds(TRIP, given(*told).state) is None
         turned_round = given(*timely, step.rejected("pay"), turned("car", "hotel"))
-        assert expires(TRIP, turned_round.state) is None
+        assert deadline_seconds(TRIP, turned_round.state) is None
         stuck = given(*past, step.unknown("pay", 2), parked("pay"))
-        assert expires(TRIP, stuck.state) is None
+        assert deadline_seconds(TRIP, stuck.state) is None
 
     def test_does_not_undo_what_is_done_to_the_last_step(self) -> None:
         every = (begun(deadline=9.0), step.succeeded("hotel"), step.succeeded("car"))
         whole = dataclasses.replace(TRIP, steps=TRIP.steps[:2])
-        assert expires(whole, given(*every[:2], saga=whole).state) == 9.0
-        assert expires(whole, given(*every, saga=whole).state) is None
+        assert deadline_seconds(whole, given(*every[:2], saga=whole).state) == 9.0
+        assert deadline_seconds(whole, given(*every, saga=whole).state) is None
 
     def test_that_comes_after_a_persons_cancel_is_not_what_turned_it(self) -> None:
         given(begun(deadline=9.0), cancelled(), out_of_time()).then_turns(because="cancelled")
@@ -623,7 +623,7 @@ def test_advance_records_every_decision_up_to_the_next_thing_to_do() -> None:
     state = given(begun(), step.rejected("hotel")).state
     events, after, action = advance(TRIP, state)
     assert [event.type for event in events] == ["compensation.began", "saga.compensated"]
-    assert action == Rest("over")
+    assert action == Idle("over")
     assert after == replay([*events_of([begun(), step.rejected("hotel")]), *events])
 
 

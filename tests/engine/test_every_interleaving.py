@@ -36,16 +36,16 @@ from evosaga.events.model import (
 )
 from evosaga.orchestrator.engine.decider import (
     WORKER_LOST,
+    Idle,
     NextAction,
     Record,
-    Rest,
     Run,
     advance,
-    can_turn,
+    attempt_lost,
+    can_compensate,
+    deadline_seconds,
     decide,
-    expires,
     intent,
-    lost,
 )
 from evosaga.orchestrator.engine.projection import row
 from evosaga.orchestrator.engine.state import OPEN, IllegalTransition, State, evolve
@@ -171,14 +171,14 @@ def onward(
             yield event, purse
         case Run():
             yield intent(action, WORKER, 1.0), purse
-        case Rest("in flight"):
+        case Idle("in flight"):
             yield from outcomes(state, purse)
-        case Rest():
+        case Idle():
             pass
     if state.status in OPEN and purse.cancels:
         left = replace(purse, cancels=purse.cancels - 1)
         yield cancelled(), left
-        if expires(saga, state) is not None and state.in_flight is None:
+        if deadline_seconds(saga, state) is not None and state.in_flight is None:
             yield out_of_time(), left
     if state.status == "failed" and purse.resumes:
         left = replace(purse, resumes=purse.resumes - 1)
@@ -193,9 +193,9 @@ def outcomes(state: State, purse: Purse) -> Iterator[tuple[SagaEvent, Purse]]:
     flight = state.in_flight
     assert flight is not None
     if purse.losses:
-        yield lost(state), replace(purse, losses=purse.losses - 1)
+        yield attempt_lost(state), replace(purse, losses=purse.losses - 1)
     elif purse.holds:
-        yield lost(state), replace(purse, holds=purse.holds - 1)
+        yield attempt_lost(state), replace(purse, holds=purse.holds - 1)
     ends, holds = landings(flight.direction, flight.step, flight.attempt)
     for event in ends:
         yield event, purse
@@ -225,7 +225,7 @@ def check(saga: Saga, state: State, told: Chronicle, action: NextAction, whole: 
     phase = {"parked": "failed"}.get(told.phase, told.phase)
     assert state.status == phase, "the state and the chronicle disagree"
     over = state.status in ("completed", "compensated", "failed")
-    resting = isinstance(action, Rest)
+    resting = isinstance(action, Idle)
     assert resting is (over or state.in_flight is not None), "a saga that is not over goes on"
     if isinstance(action, Run):
         assert action.delay >= 0.0
@@ -234,17 +234,19 @@ def check(saga: Saga, state: State, told: Chronicle, action: NextAction, whole: 
         assert state.parked is not None
         assert state.parked.step in {s.name for s in saga.steps}, "a parked saga names its step"
     if state.direction == "forward":
-        turns = can_turn(saga, state)
+        turns = can_compensate(saga, state)
         assert turns is not told.past(saga), "the point of no return is where the laws see it"
         ends = turns and not told.cancelled and told.done < {s.name for s in saga.steps}
         ends = ends and state.status == "running"
-        assert ends is (expires(saga, state) is not None), "as long as it can, it has a deadline"
+        assert ends is (deadline_seconds(saga, state) is not None), (
+            "as long as it can, it has a deadline"
+        )
     else:
-        assert expires(saga, state) is None
+        assert deadline_seconds(saga, state) is None
     if not whole:
         return
     _, after, final = advance(saga, state)
-    for at, what in ((after, final), (state, Rest("in flight"))):
+    for at, what in ((after, final), (state, Idle("in flight"))):
         seen = row(at, what, "owner", 50.0)
         active = at.status in ("running", "compensating")
         assert seen.status == at.status
@@ -559,7 +561,7 @@ def parks_without_saying_where(saga: Saga, state: State) -> NextAction:
 
 def forgets_a_saga_that_is_held(saga: Saga, state: State) -> NextAction:
     if state.failure and state.failure.outcome == "held" and not state.in_flight:
-        return Rest("in flight")
+        return Idle("in flight")
     return decide(saga, state)
 
 

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from evosaga.events.model import CompensationFailed, StepFailed, data_json
-from evosaga.orchestrator.engine.execution import context, fact
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.execution import context, outcome_event
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import evolve, replay
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
@@ -49,7 +49,7 @@ def test_every_outcome_of_a_step_and_of_its_undo_can_be_recorded(
 ) -> None:
     state = replay(events_of(history))
     assert state.in_flight is not None
-    said = fact(state.in_flight, outcome)
+    said = outcome_event(state.in_flight, outcome)
     after = evolve(state, said)
     assert after.in_flight is None
     if isinstance(outcome, Held):
@@ -70,13 +70,15 @@ def test_every_outcome_of_a_step_and_of_its_undo_can_be_recorded(
 def test_doubt_is_what_the_step_said_it_was(outcome: Outcome, doubt: bool) -> None:
     state = replay(events_of(FORWARD))
     assert state.in_flight is not None
-    assert evolve(state, fact(state.in_flight, outcome)).progress("hotel").in_doubt is doubt
+    assert (
+        evolve(state, outcome_event(state.in_flight, outcome)).progress("hotel").in_doubt is doubt
+    )
 
 
 def test_a_message_that_postgres_could_not_store_is_made_storable() -> None:
     state = replay(events_of(FORWARD))
     assert state.in_flight is not None
-    said = fact(state.in_flight, Rejected("c", "a\0b" + "x" * 9000))
+    said = outcome_event(state.in_flight, Rejected("c", "a\0b" + "x" * 9000))
     assert r"\u0000" not in data_json(said)
     assert isinstance(said, StepFailed)
     assert len(said.message) <= 500
@@ -86,7 +88,7 @@ def test_a_servers_words_that_utf8_does_not_know_are_made_storable() -> None:
     """``json.loads`` makes a lone surrogate of ``"\\ud800"``, and a server may send that."""
     state = replay(events_of(FORWARD))
     assert state.in_flight is not None
-    said = fact(state.in_flight, Rejected("c", "a\ud800b"))
+    said = outcome_event(state.in_flight, Rejected("c", "a\ud800b"))
     assert data_json(said)
 
 
@@ -108,6 +110,6 @@ def undoing_context(*told: Told) -> StepContext:
     """What the undo that is out is told."""
     state = replay(events_of(told))
     assert state.in_flight is not None
-    live = Live(UUID(int=1), TRIP, None, state, "correlation", None, 0.0, 0.0)
+    live = SagaInstance(UUID(int=1), TRIP, None, state, "correlation", None, 0.0, 0.0)
     world: Any = None
     return context(live, state.in_flight, world)

@@ -28,15 +28,15 @@ from evosaga.events.model import (
     event_from,
 )
 from evosaga.events.upcasting import upcast
-from evosaga.orchestrator.engine.decider import Record, Rest, Run, advance, decide, intent
+from evosaga.orchestrator.engine.decider import Idle, Record, Run, advance, decide, intent
 from evosaga.orchestrator.engine.state import State, evolve
 from evosaga.sagas.definition import Kind, Retry, Saga, Step
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from tests.histories.record import HISTORIES, missing, play
 from tests.support.laws import chronicle
 
-CATALOGUE = load()
+CATALOGUE = discover()
 FILES = sorted(HISTORIES.glob("*.json"))
 
 
@@ -58,9 +58,9 @@ class Incompatible(AssertionError):
     """A released version no longer reads, or no longer does, what it once did."""
 
 
-def replayed(recording: Recording, catalogue: Catalogue) -> State:
+def replayed(recording: Recording, registry: SagaRegistry) -> State:
     """Fold the recording, checking each decision. Raises ``Incompatible``."""
-    saga = catalogue.find(recording.saga, recording.version)
+    saga = registry.find(recording.saga, recording.version)
     if saga is None:
         raise Incompatible(f"{recording.saga} v{recording.version} is gone")
     state = State()
@@ -74,7 +74,7 @@ def replayed(recording: Recording, catalogue: Catalogue) -> State:
             saga.input.model_validate(line["data"]["input"])
         state = evolve(state, event)
     events, _, action = advance(saga, state)
-    demand(not events and isinstance(action, Rest), len(recording.events), "it goes on")
+    demand(not events and isinstance(action, Idle), len(recording.events), "it goes on")
     return state
 
 
@@ -182,27 +182,27 @@ INCOMPATIBLE: dict[str, Saga] = {
 
 @pytest.mark.parametrize("change", INCOMPATIBLE)
 def test_a_released_version_that_is_changed_is_noticed(change: str) -> None:
-    changed = catalogue_of([INCOMPATIBLE[change]])
+    changed = registry_of([INCOMPATIBLE[change]])
     mine = [r for r in map(Recording.read, FILES) if r.saga == CREATE.name]
     noticed = [recording for recording in mine if not goes_on(recording, changed)]
     assert noticed
 
 
 def test_a_version_that_is_dropped_is_noticed() -> None:
-    only_new = catalogue_of([replace(CREATE, version=2)])
+    only_new = registry_of([replace(CREATE, version=2)])
     with pytest.raises(Incompatible, match="create-integration v1 is gone"):
         replayed(next(r for r in map(Recording.read, FILES) if r.saga == CREATE.name), only_new)
 
 
 def test_a_new_version_beside_the_old_is_no_change() -> None:
-    both = catalogue_of([CREATE, replace(INCOMPATIBLE["a step added"], version=2)])
+    both = registry_of([CREATE, replace(INCOMPATIBLE["a step added"], version=2)])
     mine = [r for r in map(Recording.read, FILES) if r.saga == CREATE.name]
     assert all(goes_on(recording, both) for recording in mine)
 
 
-def goes_on(recording: Recording, catalogue: Catalogue) -> bool:
+def goes_on(recording: Recording, registry: SagaRegistry) -> bool:
     try:
-        replayed(recording, catalogue)
+        replayed(recording, registry)
     except (AssertionError, KeyError, ValueError):  # an unknown step, an input that is refused
         return False
     return True

@@ -1,10 +1,10 @@
 """A worker whose heartbeats come late asks for a longer lease and takes less."""
 
-from evosaga.orchestrator.engine.overload import LONGEST_LEASE, Pace, Room
+from evosaga.orchestrator.engine.overload import LONGEST_LEASE, Concurrency, LoadMeter
 
 
-def after(*late: float) -> Pace:
-    pace = Pace(ttl=2.5, beat=0.5)
+def after(*late: float) -> LoadMeter:
+    pace = LoadMeter(ttl=2.5, beat=0.5)
     for seconds in late:
         pace.note(seconds)
     return pace
@@ -35,7 +35,7 @@ def test_it_is_as_it_was_once_the_beats_are_in_time_again() -> None:
 
 
 def test_pressed_it_takes_half_of_what_it_drives_and_never_nothing() -> None:
-    room = Room(1000)
+    room = Concurrency(1000)
     taken = []
     for driving in (40, 20, 10, 5, 2, 1, 1):
         room.adapt(True, driving)
@@ -44,7 +44,7 @@ def test_pressed_it_takes_half_of_what_it_drives_and_never_nothing() -> None:
 
 
 def test_it_takes_more_again_step_by_step_up_to_its_capacity() -> None:
-    room = Room(100)
+    room = Concurrency(100)
     room.adapt(True, 4)
     assert room.now == 2
     for _ in range(40):

@@ -14,13 +14,13 @@ from hypothesis import example
 from hypothesis import strategies as st
 
 from evosaga.events.commands import DEEPEST, LARGEST, BadCommand, Command, read_command, saga_id_of
-from evosaga.orchestrator.commands.accept import understand
-from evosaga.sagas.registry import catalogue_of
+from evosaga.orchestrator.commands.accept import parse_request
+from evosaga.sagas.registry import registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 from tests.support.fuzzing import fuzzed
 
-CATALOGUE = catalogue_of([CREATE_INTEGRATION, DELETE_INTEGRATION])
+CATALOGUE = registry_of([CREATE_INTEGRATION, DELETE_INTEGRATION])
 ORGANIZATION = "0197f3a0-0000-7000-8000-00000000000a"
 CLINIC = "0197f3a0-0000-7000-8000-00000000000b"
 CREATE = {"organization_id": ORGANIZATION, "clinic_id": CLINIC, "name": "Clínica Sol"}
@@ -321,12 +321,12 @@ def test_the_hash_minds_the_order_of_a_list() -> None:
 
 def misunderstood(type_: str, data: dict[str, Any]) -> BadCommand:
     with pytest.raises(BadCommand) as refused:
-        understand(CATALOGUE, Command("x", type_, data))
+        parse_request(CATALOGUE, Command("x", type_, data))
     return refused.value
 
 
 def test_a_good_command_is_understood() -> None:
-    request = understand(CATALOGUE, Command("x", "integration.create", CREATE))
+    request = parse_request(CATALOGUE, Command("x", "integration.create", CREATE))
     assert request.saga is CREATE_INTEGRATION
     assert request.input.organization_id == UUID(ORGANIZATION)
 
@@ -395,7 +395,7 @@ def test_what_a_field_must_look_like_is_said_in_words_and_not_as_a_pattern(
     field: str, value: str, said: str
 ) -> None:
     with pytest.raises(BadCommand) as refused:
-        understand(CATALOGUE, Command("x", "integration.create", CREATE | {field: value}))
+        parse_request(CATALOGUE, Command("x", "integration.create", CREATE | {field: value}))
     assert refused.value.message.startswith(said)
     assert "\\" not in refused.value.message
 
@@ -423,6 +423,6 @@ def test_every_wrong_field_is_named_at_once() -> None:
 def test_whatever_the_data_it_is_understood_or_a_bad_command(data: dict[str, Any]) -> None:
     for type_ in CATALOGUE.by_command:
         try:
-            understand(CATALOGUE, Command("x", type_, CREATE | data))
+            parse_request(CATALOGUE, Command("x", type_, CREATE | data))
         except BadCommand:
             assert misunderstood(type_, CREATE | data).code == "invalid_data"

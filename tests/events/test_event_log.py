@@ -13,7 +13,7 @@ import pytest
 
 import evosaga.events.event_log
 from evosaga import migrations
-from evosaga.events.append import Append, Appended, Join, Row
+from evosaga.events.append import Append, Appended, StatusRow, TransactionalEffect
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
@@ -22,7 +22,7 @@ from evosaga.sagas.outcome import Done, Rejected
 from tests.support.driving import running_log
 from tests.support.waiting import eventually
 
-RUNNING = Row("running", step="evolution", attempt=1, owner="w", due_in=5.0)
+RUNNING = StatusRow("running", step="evolution", attempt=1, owner="w", due_in=5.0)
 
 
 @pytest.fixture
@@ -155,9 +155,9 @@ async def test_a_bad_row_fails_alone_and_its_neighbours_commit(log: EventLog, po
         nul: StepFailed(step="s", attempt=1, outcome="rejected", code="c", message="NUL \0"),
     }
     rows = {
-        status: Row("no such status"),
-        surrogate: Row("running", message="\ud800"),
-        number: Row("running", attempt=2**40),
+        status: StatusRow("no such status"),
+        surrogate: StatusRow("running", message="\ud800"),
+        number: StatusRow("running", attempt=2**40),
     }
     order = [good[0], nul, status, good[1], surrogate, number, good[2]]
     appends = [append(s, 0, [events.get(s, started(s))], row=rows.get(s, RUNNING)) for s in order]
@@ -216,16 +216,16 @@ async def test_archiving_may_delete_and_ends_with_its_transaction(
 
 
 def joined(saga: UUID, run: Any, organization: UUID, expected: int = 1) -> Append:
-    def then(outcome: Done | Rejected) -> tuple[list[SagaEvent], Row]:
+    def then(outcome: Done | Rejected) -> tuple[list[SagaEvent], StatusRow]:
         if isinstance(outcome, Done):
-            return [StepSucceeded(step="postgres", attempt=1)], Row("running")
+            return [StepSucceeded(step="postgres", attempt=1)], StatusRow("running")
         failed = StepFailed(
             step="postgres", attempt=1, outcome="rejected", code=outcome.code, message="no"
         )
-        return [failed], Row("compensating", code=outcome.code)
+        return [failed], StatusRow("compensating", code=outcome.code)
 
     step = StepStarted(step="postgres", attempt=1, worker="w", lease_seconds=0)
-    return append(saga, expected, [step], join=Join(run, (saga, organization), then))
+    return append(saga, expected, [step], join=TransactionalEffect(run, (saga, organization), then))
 
 
 async def save(connection: Any, contexts: Sequence[tuple[UUID, UUID]]) -> list[Done | Rejected]:

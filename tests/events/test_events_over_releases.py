@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from evosaga.events.model import Recorded, SagaEvent, data_json, event_from
-from evosaga.orchestrator.engine.instance import Live
-from evosaga.sagas.registry import catalogue_of
+from evosaga.orchestrator.engine.instance import SagaInstance
+from evosaga.sagas.registry import registry_of
 from tests.support.given_when_then import TRIP, Story, begun, events_of, parked, resumed, step
 
 EVENTS: list[type[Any]] = list(get_args(SagaEvent))
@@ -110,7 +110,7 @@ def test_a_step_that_is_looked_at_again_is_in_doubt_since_it_was_parked_or_repla
         )
         for n, event in enumerate(events_of(story))
     ]
-    live = Live.revived(catalogue_of([TRIP]), history, history[-1].recorded_at)
+    live = SagaInstance.revived(registry_of([TRIP]), history, history[-1].recorded_at)
     assert live.doubted_at["car"] == pytest.approx(live.last_at)
     assert live.doubted_at["mail"] == pytest.approx(live.last_at - 1)
     assert "hotel" not in live.doubted_at

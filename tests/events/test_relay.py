@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 import evosaga.events.relay
 from evosaga.events import relay_position as note
 from evosaga.events import streams
-from evosaga.events.append import Append, Row
+from evosaga.events.append import Append, StatusRow
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import FollowUp, SagaEvent, StepStarted, StepSucceeded
@@ -60,7 +60,7 @@ async def tell(log: EventLog, saga: UUID, expected: int, count: int = 1, note: s
         StepStarted(step="evolution", attempt=expected + i + 1, worker=note, lease_seconds=5)
         for i in range(count)
     ]
-    await log.append(Append(saga, expected, facts, Row("running"), str(saga), None))
+    await log.append(Append(saga, expected, facts, StatusRow("running"), str(saga), None))
 
 
 @contextlib.asynccontextmanager
@@ -510,7 +510,7 @@ async def test_g4_the_commands_that_come_with_events_are_given_again_too(
     done = StepSucceeded(
         step="s", attempt=1, follow_up=FollowUp(type="instance.watch", data={"a": 1})
     )
-    await log.append(Append(saga, 0, [done], Row("running"), str(saga), None))
+    await log.append(Append(saga, 0, [done], StatusRow("running"), str(saga), None))
     relay = Relay(pool, redis, "me")
     await relay.pump()
     before = await entries(redis, streams.COMMANDS)

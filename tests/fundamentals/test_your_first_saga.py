@@ -21,8 +21,8 @@ from evosaga.events.database import Pool
 from evosaga.events.model import CompensationBegan, SagaCompleted, SagaEvent, SagaStarted
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine.decider import Record, Rest, Run, decide, intent
-from evosaga.orchestrator.engine.execution import fact
+from evosaga.orchestrator.engine.decider import Idle, Record, Run, decide, intent
+from evosaga.orchestrator.engine.execution import outcome_event
 from evosaga.orchestrator.engine.state import State, evolve, replay
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.sagas.context import StepContext
@@ -36,7 +36,7 @@ from evosaga.sagas.definition import (
     retryable,
 )
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
-from evosaga.sagas.registry import catalogue_of
+from evosaga.sagas.registry import registry_of
 from tests.support.driving import nothing_pending, outcome, publish, story
 from tests.support.waiting import eventually
 
@@ -162,7 +162,7 @@ def attempt(state: State, said: Outcome) -> list[SagaEvent]:
     claim = intent(due, worker="by-hand", lease_seconds=30.0)
     claimed = evolve(state, claim)
     assert claimed.in_flight is not None
-    return [claim, fact(claimed.in_flight, said)]
+    return [claim, outcome_event(claimed.in_flight, said)]
 
 
 def test_when_every_step_is_done_the_saga_is_completed() -> None:
@@ -229,7 +229,7 @@ def test_while_an_attempt_is_out_there_is_nothing_to_decide() -> None:
     due = decide(BOOK_A_ROOM, replay([BEGINNING]))
     assert isinstance(due, Run)
     claimed = evolve(replay([BEGINNING]), intent(due, worker="by-hand", lease_seconds=30.0))
-    assert decide(BOOK_A_ROOM, claimed) == Rest("in flight")
+    assert decide(BOOK_A_ROOM, claimed) == Idle("in flight")
 
 
 def test_a_saga_that_could_not_be_undone_is_refused_when_it_is_imported() -> None:
@@ -258,7 +258,7 @@ def test_a_saga_that_could_not_be_undone_is_refused_when_it_is_imported() -> Non
 async def hotel(settings: Settings, redis: Redis) -> AsyncIterator[Redis]:
     """A hotel in which Ada has a hundred euros and Bob has none, and a worker."""
     await redis.set("balance:ada", 100)
-    async with running_worker(settings, sagas=catalogue_of([BOOK_A_ROOM])):
+    async with running_worker(settings, sagas=registry_of([BOOK_A_ROOM])):
         yield redis
 
 

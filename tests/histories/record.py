@@ -1,6 +1,6 @@
 """Record how each released version of a saga goes: ``python -m tests.histories.record``.
 
-Writes one file a story below ``tests/histories`` for every saga in the catalogue. A file
+Writes one file a story below ``tests/histories`` for every saga in the registry. A file
 that exists is never written again: it stands for sagas that are open in somebody's database, so
 what has been released must go on reading it. Run this once when a new version is released.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from evosaga.events.model import SagaCancelRequested, SagaEvent, SagaResumed, SagaStarted, data_json
-from evosaga.orchestrator.engine.decider import Rest, Run, advance, intent, lost
+from evosaga.orchestrator.engine.decider import Idle, Run, advance, attempt_lost, intent
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN
 from evosaga.orchestrator.engine.state import State, evolve
 from evosaga.sagas.definition import InCommit, Saga
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.given_when_then import out_of_time, step, undo
 
 HISTORIES: Final = Path(__file__).parent
@@ -210,7 +210,7 @@ def play(saga: Saga, words: str) -> list[SagaEvent]:
             continue
         if word in PEOPLE:
             said = PEOPLE[word]
-        elif action == Rest("in flight"):
+        elif action == Idle("in flight"):
             said = outcome(state, word or "done")
         else:
             assert not word, f"the saga rests ({action}), so {word!r} can't happen"
@@ -257,7 +257,7 @@ def outcome(state: State, word: str) -> SagaEvent:
         case "doubtful-hold":
             return tell.held(name, n, in_doubt=True)[1]
         case "lost":
-            return lost(state)
+            return attempt_lost(state)
         case _:
             raise ValueError(f"no outcome is called {word!r}")
 
@@ -278,8 +278,8 @@ def as_json(saga: Saga, story: str, events: Iterable[SagaEvent]) -> str:
 
 
 def missing() -> Iterator[tuple[Path, Saga, str, str]]:
-    """What is in the catalogue and has not been recorded."""
-    for saga in load().versions.values():
+    """What is in the registry and has not been recorded."""
+    for saga in discover().versions.values():
         for story, words in STORIES.get(saga.name, {"completed": ""}).items():
             path = file_of(saga, story)
             if not path.exists():

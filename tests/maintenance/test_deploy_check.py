@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.maintenance.deploy_check import unfit
-from evosaga.orchestrator.maintenance.history_scan import Told
+from evosaga.orchestrator.maintenance.history_scan import ScannedHistory
 from evosaga.sagas.definition import Retry, Saga, Step, compensatable, pivot, retryable
 from tests.support.given_when_then import (
     TRIP,
@@ -46,9 +46,9 @@ GOING_BACK: Story = (
 INSURANCE = compensatable("insurance", do=nothing, undo=nothing)
 
 
-def told(story: Story) -> Told:
+def told(story: Story) -> ScannedHistory:
     saga_id = UUID(int=7)
-    return Told(
+    return ScannedHistory(
         saga_id,
         tuple(
             Recorded(
@@ -148,4 +148,6 @@ def test_a_history_that_makes_no_sense_is_found() -> None:
 
 
 def test_a_history_that_this_release_cannot_read_is_found() -> None:
-    assert unfit(TRIP, Told(UUID(int=7), unreadable="an event it does not know")) is not None
+    assert (
+        unfit(TRIP, ScannedHistory(UUID(int=7), unreadable="an event it does not know")) is not None
+    )

@@ -10,7 +10,7 @@ from evosaga.events.database import Pool
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings, load_settings
-from evosaga.orchestrator.maintenance.rejected_sagas import Rejected
+from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.sagas.context import World
 from tests.commands.test_accept import accepted
 from tests.support.driving import count, dead_letters, delete, nothing_pending, publish
@@ -35,7 +35,7 @@ async def refuse(pool: Pool, world: World, redis: Redis, many: int) -> list[dict
 async def test_of_a_flood_only_the_newest_are_kept(pool: Pool, world: World, redis: Redis) -> None:
     await refuse(pool, world, redis, 12)
     others = await refuse(pool, world, redis, 3)
-    archive = Rejected(pool, "w", keep=0.0, most=5)
+    archive = RejectedSagaArchive(pool, "w", keep=0.0, most=5)
     assert await archive.archive() == 7
     assert await archive.archive() == 0
     assert await count(pool, ROWS) == 5 + len(others)
@@ -50,8 +50,10 @@ async def test_what_is_older_than_it_is_kept_goes_and_what_is_not_stays(
         "UPDATE evosaga.sagas SET created_at = now() - interval '2 hours' WHERE instance_name < $1"
     )
     await pool.execute(old, "nothing-002")
-    assert await Rejected(pool, "w", keep=0.0, most=100).archive() == 0, "0 keeps them for ever"
-    assert await Rejected(pool, "w", keep=3600.0, most=100).archive() == 2
+    assert await RejectedSagaArchive(pool, "w", keep=0.0, most=100).archive() == 0, (
+        "0 keeps them for ever"
+    )
+    assert await RejectedSagaArchive(pool, "w", keep=3600.0, most=100).archive() == 2
     assert await count(pool, ROWS) == 2
 
 
@@ -59,7 +61,7 @@ async def test_the_same_command_still_changes_nothing_and_its_id_is_still_taken(
     pool: Pool, world: World, redis: Redis
 ) -> None:
     commands = await refuse(pool, world, redis, 3)
-    assert await Rejected(pool, "w", keep=0.0, most=1).archive() == 2
+    assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 2
     [again] = await accepted(pool, world, commands[0])
     assert again.kind == "known"
     another = commands[0] | {"data": commands[0]["data"] | {"instance_name": "something-else"}}
@@ -70,7 +72,7 @@ async def test_the_same_command_still_changes_nothing_and_its_id_is_still_taken(
 
 async def test_what_nobody_was_told_of_yet_is_kept(pool: Pool, world: World) -> None:
     await accepted(pool, world, *(delete(f"nothing-{n:03}") for n in range(3)))
-    assert await Rejected(pool, "w", keep=0.0, most=1).archive() == 0
+    assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 0
 
 
 async def test_no_other_saga_is_ever_taken_away(
@@ -78,14 +80,14 @@ async def test_no_other_saga_is_ever_taken_away(
 ) -> None:
     await refuse(pool, world, redis, 2)
     await pool.execute("UPDATE evosaga.sagas SET status = 'completed'")
-    assert await Rejected(pool, "w", keep=0.0, most=1).archive() == 0
+    assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 0
 
 
 async def test_a_worker_looks_after_it_and_a_repeated_command_is_acknowledged(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evosaga.orchestrator.maintenance.rejected_sagas._EVERY", 0.2)
-    monkeypatch.setattr(Rejected.__init__, "__defaults__", (0.2,))
+    monkeypatch.setattr(RejectedSagaArchive.__init__, "__defaults__", (0.2,))
     few = settings.model_copy(update={"rejected_most": 2})
     organization = str(uuid.uuid4())
     commands = [delete(f"nothing-{n:03}", organization_id=organization) for n in range(6)]

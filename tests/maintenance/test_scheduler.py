@@ -14,7 +14,13 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.scheduler import Came, Chore, Chores, MayGoOn, chores_of
+from evosaga.orchestrator.maintenance.scheduler import (
+    Job,
+    JobResult,
+    Scheduler,
+    StillLeader,
+    jobs_of,
+)
 from tests.support.waiting import eventually
 from tests.whatsapp.reconciliation.conftest import Rows
 
@@ -25,21 +31,21 @@ class Work:
 
     done: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    came: Came = field(default_factory=Came)
+    came: JobResult = field(default_factory=JobResult)
     went_on: list[bool] = field(default_factory=list)
 
-    def chore(self, who: str, every: float = 0.2) -> Chore:
-        async def work(may_go_on: MayGoOn) -> Came:
+    def chore(self, who: str, every: float = 0.2) -> Job:
+        async def work(may_go_on: StillLeader) -> JobResult:
             self.done.append(who)
             await self.gate.wait()
             self.went_on.append(may_go_on())
             return self.came
 
-        return Chore("sweep", every, work)
+        return Job("sweep", every, work)
 
 
 @contextlib.asynccontextmanager
-async def at_work(*chores: Chores) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def at_work(*chores: Scheduler) -> AsyncIterator[list[asyncio.Task[None]]]:
     tasks = [asyncio.create_task(one.run()) for one in chores]
     yield tasks
     for task in tasks:
@@ -58,9 +64,9 @@ async def row(pool: Pool) -> dict[str, Any]:
 
 
 async def test_a_chore_is_done_again_and_again_and_says_what_came_of_it(pool: Pool) -> None:
-    work = Work(came=Came({"found": 3}))
+    work = Work(came=JobResult({"found": 3}))
     work.gate.set()
-    async with at_work(Chores(pool, "one", [work.chore("one")])):
+    async with at_work(Scheduler(pool, "one", [work.chore("one")])):
         await eventually(lambda: len(work.done) >= 3)
     told = await row(pool)
     assert json.loads(told["last_result"]) == {"found": 3}
@@ -70,11 +76,13 @@ async def test_a_chore_is_done_again_and_again_and_says_what_came_of_it(pool: Po
 async def test_n5_one_worker_at_a_time_does_it(pool: Pool) -> None:
     work = Work()
     names = ("one", "two", "three")
-    async with at_work(*(Chores(pool, name, [work.chore(name)]) for name in names)):
+    async with at_work(*(Scheduler(pool, name, [work.chore(name)]) for name in names)):
         await eventually(lambda: len(work.done) == 1)
         leader = (await row(pool))["leader"]
         assert [leader] == work.done
-        await asyncio.gather(*(Chores(pool, f"late-{n}", []).do(work.chore("x")) for n in range(5)))
+        await asyncio.gather(
+            *(Scheduler(pool, f"late-{n}", []).do(work.chore("x")) for n in range(5))
+        )
         assert len(work.done) == 1, "nobody else begins while it is being done"
         work.gate.set()
         await eventually(lambda: len(work.done) > 3)
@@ -84,12 +92,12 @@ async def test_n5_one_worker_at_a_time_does_it(pool: Pool) -> None:
 async def test_n5_when_the_leader_dies_another_begins_the_chore_anew(pool: Pool) -> None:
     stuck, fresh = Work(), Work()
     fresh.gate.set()
-    dead = Chores(pool, "dead", [stuck.chore("dead")], lease=0.6)
+    dead = Scheduler(pool, "dead", [stuck.chore("dead")], lease=0.6)
     async with at_work(dead) as [task]:
         await eventually(lambda: stuck.done == ["dead"])
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        async with at_work(Chores(pool, "heir", [fresh.chore("heir")], lease=0.6)):
+        async with at_work(Scheduler(pool, "heir", [fresh.chore("heir")], lease=0.6)):
             await eventually(lambda: len(fresh.done) >= 1)
     assert (await row(pool))["leader"] in (None, "heir")
 
@@ -98,17 +106,17 @@ async def test_n5_a_leader_that_was_paused_is_told_to_stop(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work()
-    paused = Chores(pool, "paused", [work.chore("paused")], lease=0.6)
+    paused = Scheduler(pool, "paused", [work.chore("paused")], lease=0.6)
 
     async def nothing(*_: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Chores, "_keep", nothing)  # it doesn't run, so it doesn't renew
+    monkeypatch.setattr(Scheduler, "_keep", nothing)  # it doesn't run, so it doesn't renew
     async with at_work(paused):
         await eventually(lambda: work.done == ["paused"])
         heir = Work()
         heir.gate.set()
-        taken = Chores(pool, "heir", [], lease=5.0)
+        taken = Scheduler(pool, "heir", [], lease=5.0)
         await eventually(lambda: taken.do(heir.chore("heir")), message="the lease to be over")
         work.gate.set()
         await eventually(lambda: bool(work.went_on))
@@ -120,7 +128,7 @@ async def test_n5_a_leader_that_was_paused_is_told_to_stop(
 async def test_a_lease_is_kept_while_the_chore_takes_long(pool: Pool) -> None:
     work, other = Work(), Work()
     other.gate.set()
-    async with at_work(Chores(pool, "one", [work.chore("one")], lease=0.6)):
+    async with at_work(Scheduler(pool, "one", [work.chore("one")], lease=0.6)):
         await eventually(lambda: work.done == ["one"])
         first = (await row(pool))["lease_until"]
 
@@ -128,21 +136,21 @@ async def test_a_lease_is_kept_while_the_chore_takes_long(pool: Pool) -> None:
             return bool((await row(pool))["lease_until"] > first)
 
         await eventually(renewed)
-        assert not await Chores(pool, "two", []).do(other.chore("two"))
+        assert not await Scheduler(pool, "two", []).do(other.chore("two"))
 
 
 async def test_a_chore_that_stumbles_or_meets_an_outage_is_no_reason_to_stop(pool: Pool) -> None:
     tries: list[int] = []
 
-    async def work(_: MayGoOn) -> Came:
+    async def work(_: StillLeader) -> JobResult:
         tries.append(1)
         if len(tries) == 1:
             raise ZeroDivisionError
         if len(tries) == 2:
             raise asyncpg.CannotConnectNowError
-        return Came({"well": True})
+        return JobResult({"well": True})
 
-    chores = Chores(pool, "one", [Chore("sweep", 0.2, work)])
+    chores = Scheduler(pool, "one", [Job("sweep", 0.2, work)])
     async with at_work(chores) as [task]:
         await eventually(lambda: len(tries) >= 2)
 
@@ -155,9 +163,9 @@ async def test_a_chore_that_stumbles_or_meets_an_outage_is_no_reason_to_stop(poo
 
 
 async def test_what_could_not_be_concluded_is_looked_at_again_soon(pool: Pool) -> None:
-    work = Work(came=Came({"aborted": "why"}, again=0.1))
+    work = Work(came=JobResult({"aborted": "why"}, again=0.1))
     work.gate.set()
-    async with at_work(Chores(pool, "one", [work.chore("one", every=86400.0)])):
+    async with at_work(Scheduler(pool, "one", [work.chore("one", every=86400.0)])):
         await eventually(lambda: row(pool))
         await pool.execute("UPDATE evosaga.chores SET next_at = now()")
         await eventually(lambda: len(work.done) >= 1, 20)
@@ -171,7 +179,7 @@ async def test_a_shorter_period_takes_effect_at_once(pool: Pool) -> None:
     await pool.execute(
         "INSERT INTO evosaga.chores (name, next_at) VALUES ('sweep', now() + interval '1 day')"
     )
-    async with at_work(Chores(pool, "one", [work.chore("one", every=0.3)])):
+    async with at_work(Scheduler(pool, "one", [work.chore("one", every=0.3)])):
         await eventually(lambda: len(work.done) >= 1)
 
 
@@ -198,7 +206,7 @@ async def test_the_worker_keeps_house_and_settings_turn_it_off(
     off = settings.model_copy(
         update={"health_every": 0.0, "orphans_every": 0.0, "reconcile_every": 0.0}
     )
-    assert chores_of(off, pool, None, None) == []  # type: ignore[arg-type]
+    assert jobs_of(off, pool, None, None) == []  # type: ignore[arg-type]
     async with running_worker(off) as worker:
         await asyncio.sleep(0)
         assert not worker.failed.done()

@@ -19,7 +19,7 @@ from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.rejected_sagas import Rejected
+from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.sagas.whatsapp.ownership import stored
 from tests.conftest import Servers
 from tests.support.commandline import Evosaga, commandline
@@ -236,7 +236,9 @@ async def test_the_documented_role_runs_everything_but_migrate(
         await as_itself.execute(
             "UPDATE evosaga.relay SET position = (SELECT max(position) FROM evosaga.saga_events)"
         )
-        assert await Rejected(as_itself, "me", keep=0.0, most=0).archive() == 1, "not_found"
+        assert await RejectedSagaArchive(as_itself, "me", keep=0.0, most=0).archive() == 1, (
+            "not_found"
+        )
         as_itself.terminate()
     finally:
         await admin.execute(f"DROP ROLE IF EXISTS {role}")

@@ -25,7 +25,7 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import find_saga
-from evosaga.orchestrator.whatsapp.webhooks.authentication import Credentials, Shown
+from evosaga.orchestrator.whatsapp.webhooks.authentication import Presented, WebhookAuthenticator
 from evosaga.sagas.whatsapp.ownership import KeyRing, stored
 from tests.conftest import SECRET, Servers
 from tests.support.commandline import Evosaga
@@ -360,10 +360,12 @@ async def test_sagas_under_way_go_on_behind_the_migration(
         "SELECT webhook_token FROM healthcare.integrations WHERE id = $1", made.saga_id
     )
     assert kept == stored(token)
-    only_new = Credentials(older, KeyRing(["a-new-secret-key-of-thirty-two-bytes-or-more"]))
+    only_new = WebhookAuthenticator(
+        older, KeyRing(["a-new-secret-key-of-thirty-two-bytes-or-more"])
+    )
     name = str(made.instance_name)
-    assert await only_new.recognise(name, Shown(token)) == made.saga_id
-    assert await only_new.recognise(name, Shown(kept)) is None, "a hash opens nothing"
+    assert await only_new.recognise(name, Presented(token)) == made.saga_id
+    assert await only_new.recognise(name, Presented(kept)) is None, "a hash opens nothing"
     evolution.disarm()
     async with running_worker(here):
         assert (await outcome(older, going, 40)).status == "completed"

@@ -14,7 +14,7 @@ from evosaga.orchestrator.engine.projection import row
 from evosaga.orchestrator.engine.state import replay as fold
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.queries.waiting import _stranded
-from evosaga.orchestrator.queries.why import Case, Company, Why, why
+from evosaga.orchestrator.queries.why import Diagnosis, SagaFacts, Workers, why
 from evosaga.sagas.definition import Saga
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.evolution.answers import SERVER_UNKNOWN
@@ -35,12 +35,12 @@ from tests.support.given_when_then import (
 T0 = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
 SAGA = UUID("0197a0de-0000-7000-8000-000000000003")
 OTHER = UUID("0197a0de-0000-7000-8000-000000000004")
-ALIVE = Company(alive=frozenset({WORKER}), knows={WORKER: frozenset({(TRIP.name, 1)})})
-NOBODY = Company(silent=frozenset({WORKER}))
-STRANGERS = Company(alive=frozenset({"new"}), knows={"new": frozenset({(TRIP.name, 2)})})
+ALIVE = Workers(alive=frozenset({WORKER}), knows={WORKER: frozenset({(TRIP.name, 1)})})
+NOBODY = Workers(silent=frozenset({WORKER}))
+STRANGERS = Workers(alive=frozenset({"new"}), knows={"new": frozenset({(TRIP.name, 2)})})
 
 
-def case(*story: Any, after: float = 1.0, company: Company = ALIVE, **more: Any) -> Case:
+def case(*story: Any, after: float = 1.0, company: Workers = ALIVE, **more: Any) -> SagaFacts:
     """A saga to which this happened, an event a second, seen ``after`` seconds later."""
     events = events_of(story)
     history = [
@@ -81,10 +81,10 @@ def case(*story: Any, after: float = 1.0, company: Company = ALIVE, **more: Any)
         sequence=state.sequence,
     )
     saga: Saga | None = more.pop("saga", TRIP)
-    return Case(view, saga, history, company, last + timedelta(seconds=after), **more)
+    return SagaFacts(view, saga, history, company, last + timedelta(seconds=after), **more)
 
 
-def said(answer: Why) -> str:
+def said(answer: Diagnosis) -> str:
     return " ".join([answer.headline, *answer.details])
 
 
@@ -114,7 +114,7 @@ def test_an_attempt_that_is_out_names_the_worker_and_until_when_it_may_take() ->
     ],
 )
 def test_an_attempt_whose_worker_is_gone_is_taken_over_by_another(
-    company: Company, word: str
+    company: Workers, word: str
 ) -> None:
     answer = why(case(begun(), step.out("hotel"), company=company))
     assert word in answer.headline
@@ -281,7 +281,7 @@ def test_a_saga_parked_on_its_way_back_says_what_is_left_to_undo() -> None:
 
 def test_a_completed_saga_waits_for_nothing() -> None:
     answer = why(case(*BEFORE_MAIL, step.succeeded("mail"), SagaCompleted(), after=180))
-    assert answer == Why("It is completed, 3 min ago: every step is done.")
+    assert answer == Diagnosis("It is completed, 3 min ago: every step is done.")
 
 
 def test_a_compensated_saga_says_what_was_undone_and_how_to_try_again() -> None:

@@ -12,20 +12,24 @@ from redis.asyncio import Redis
 
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.events.leader_election import Leadership
+from evosaga.events.leader_election import Candidacy
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease
-from evosaga.orchestrator.maintenance.scheduler import Came, Chore, Chores, MayGoOn
+from evosaga.orchestrator.maintenance.scheduler import Job, JobResult, Scheduler, StillLeader
 from evosaga.orchestrator.queries.sagas import find_saga, history, living_workers
-from evosaga.orchestrator.queries.why import company
-from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Blind, Sighting, note
+from evosaga.orchestrator.queries.why import living
+from evosaga.orchestrator.whatsapp.reconciliation.confirmations import (
+    ObservedDrift,
+    Unobserved,
+    note,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
 from evosaga.orchestrator.whatsapp.webhooks.processor import _DUE
 from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import create, outcome, publish
 from tests.support.waiting import eventually
 
@@ -70,7 +74,7 @@ async def test_a_dead_worker_is_dead_and_its_sagas_go_on(
         )
     await put_back(pool)
     assert await living_workers(pool) == 0
-    assert (await company(pool)).silent == {"dead"}
+    assert (await living(pool)).silent == {"dead"}
     async with running_worker(settings):
         assert await living_workers(pool) == 1
         assert (await outcome(pool, str(done.saga_id), 60)).status == "completed"
@@ -100,14 +104,14 @@ async def test_ages_are_not_counted_from_a_moment_that_is_still_to_come(
         done = await outcome(pool, await publish(redis, create()), 60)
     await put_back(pool)
     now = await pool.fetchval("SELECT now()")
-    live = Live.revived(load(), await history(pool, done.saga_id), now)
-    newest = Live.revived(load(), (await history(pool, done.saga_id))[:1], now)
+    live = SagaInstance.revived(discover(), await history(pool, done.saga_id), now)
+    newest = SagaInstance.revived(discover(), (await history(pool, done.saga_id))[:1], now)
     assert live.started_at == pytest.approx(live.last_at)
     assert live.started_at <= newest.started_at + 60, "no later than now"
 
 
 async def test_whoever_led_before_leads_no_longer_than_its_lease(pool: Pool, redis: Redis) -> None:
-    before, after = Leadership(pool, "task", "dead"), Leadership(pool, "task", "alive")
+    before, after = Candidacy(pool, "task", "dead"), Candidacy(pool, "task", "alive")
     assert await before.held()
     relay, heir = Relay(pool, redis, "dead"), Relay(pool, redis, "alive")
     await relay.pump()
@@ -116,19 +120,19 @@ async def test_whoever_led_before_leads_no_longer_than_its_lease(pool: Pool, red
     await heir.pump()
     leader = "SELECT leader FROM evosaga.relay WHERE stream = $1"
     assert await pool.fetchval(leader, streams.EVENTS) == "alive"
-    again = Leadership(pool, "task", "another")
+    again = Candidacy(pool, "task", "another")
     assert not await again.held(), "a lease that is in time is believed"
 
 
 async def test_a_chore_is_due_again_and_its_dead_leader_is_not_waited_for(pool: Pool) -> None:
     done: list[str] = []
 
-    async def work(_: MayGoOn) -> Came:
+    async def work(_: StillLeader) -> JobResult:
         done.append("it")
-        return Came()
+        return JobResult()
 
-    chore = Chore("sweep", 30.0, work)
-    worker = Chores(pool, "alive", [chore])
+    chore = Job("sweep", 30.0, work)
+    worker = Scheduler(pool, "alive", [chore])
     await pool.execute(
         "INSERT INTO evosaga.chores (name, leader, lease_until, next_at) VALUES "
         "('sweep', 'dead', now() + interval '30 s', now() + interval '20 s')"
@@ -154,9 +158,9 @@ async def test_a_drift_does_not_become_younger_than_it_is(pool: Pool) -> None:
         "UPDATE evosaga.sightings SET first_seen = now() + interval '1 hour', "
         "repaired_at = now() + interval '1 hour'"
     )
-    seen: list[Sighting] = []
+    seen: list[ObservedDrift] = []
     for grace in (3600.0, 0.0, 0.0):
-        seen = await note(pool, [drift], kinds=["orphan"], blind=Blind(), grace=grace)
+        seen = await note(pool, [drift], kinds=["orphan"], blind=Unobserved(), grace=grace)
         if grace:
             await pool.execute(ahead)
     assert seen[0].ripe

@@ -25,7 +25,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Admission, Saga, retryable
 from evosaga.sagas.outcome import Done, Outcome
-from evosaga.sagas.registry import catalogue_of, load
+from evosaga.sagas.registry import discover, registry_of
 from tests.support.driving import contradictions, count, create, delete, outcome, publish
 from tests.support.waiting import eventually
 
@@ -191,7 +191,7 @@ async def test_o6_l10_a_hanging_evolution_does_not_slow_a_saga_that_does_not_use
 ) -> None:
     """Many more sagas want Evolution than the worker has room for, and each call takes a minute."""
     given = settings.model_copy(update={"evolution_timeout": 60.0, "capacity": 12})
-    known = catalogue_of([*load().versions.values(), NOTE])
+    known = registry_of([*discover().versions.values(), NOTE])
     evolution.arm("hang_before", times=None)
     async with running_worker(given, known) as worker:
         ids = [await publish(redis, create()) for _ in range(40)]

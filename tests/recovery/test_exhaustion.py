@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 import evosaga.events.database
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import Broken, running_worker, serve_until
-from evosaga.orchestrator.commands.consumer import CommandReader
+from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -183,6 +183,6 @@ async def test_i7_a_part_that_returns_ends_its_worker_with_an_error(
 
     async def returns(*_: Any) -> None: ...
 
-    monkeypatch.setattr(CommandReader, "watch", returns)
+    monkeypatch.setattr(CommandConsumer, "watch", returns)
     with pytest.raises(Broken, match="watchdog ended: 'it returned'"):
         await asyncio.wait_for(serve_until(asyncio.Event(), settings), 20)

@@ -19,7 +19,7 @@ from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, Held, Outcome
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from tests.support.driving import create, outcome, publish, story
 from tests.support.laws import chronicle
 from tests.support.waiting import eventually
@@ -42,15 +42,15 @@ class Dependency:
         said = f"it is away for the {self.tries}. time"
         return Held("it_is_away", said, 0.05, in_doubt=self.in_doubt)
 
-    def catalogue(self) -> Catalogue:
-        return catalogue_of(
+    def registry(self) -> SagaRegistry:
+        return registry_of(
             replace(
                 saga,
                 steps=(replace(saga.steps[0], do=self.do), *saga.steps[1:]),
             )
             if saga.name == "create-integration"
             else saga
-            for saga in load().versions.values()
+            for saga in discover().versions.values()
         )
 
 
@@ -76,7 +76,7 @@ async def test_a_saga_that_is_held_again_and_again_writes_three_events_and_goes_
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
     dependency = Dependency()
-    known = dependency.catalogue()
+    known = dependency.registry()
     async with running_worker(settings, known):
         id_ = await publish(redis, create())
         view = await held(pool, id_, 4)
@@ -115,7 +115,7 @@ async def test_a_cancel_of_a_saga_that_is_held_again_is_obeyed_at_once(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
     dependency = Dependency()
-    async with running_worker(settings, dependency.catalogue()):
+    async with running_worker(settings, dependency.registry()):
         id_ = await publish(redis, create())
         view = await held(pool, id_, 2)
         wish = {"id": f"cancel-{id_}", "type": "saga.cancel", "data": {"saga_id": id_}}
@@ -131,7 +131,7 @@ async def test_the_first_hold_that_may_have_had_its_effect_is_an_event(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
     dependency = Dependency()
-    async with running_worker(settings, dependency.catalogue()):
+    async with running_worker(settings, dependency.registry()):
         id_ = await publish(redis, create())
         view = await held(pool, id_, 2)
         dependency.in_doubt = True
@@ -165,7 +165,7 @@ async def test_a_try_under_a_claim_that_was_held_counts_as_lost_when_its_worker_
         return await genuine(ctx)
 
     dependency.do = hang  # type: ignore[method-assign]
-    known = dependency.catalogue()
+    known = dependency.registry()
     async with running_worker(settings, known) as first:
         id_ = await publish(redis, create())
         await asyncio.wait_for(hanging.wait(), 60)

@@ -15,7 +15,7 @@ from evosaga.orchestrator.engine.recovery import _TAKE
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.definition import InCommit, Retry, Step
 from evosaga.sagas.outcome import Outcome
-from evosaga.sagas.registry import catalogue_of
+from evosaga.sagas.registry import registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from tests.support.driving import create, delete, outcome, publish, story
 
@@ -49,7 +49,7 @@ async def test_an_effect_that_raises_inside_the_commit_is_an_attempt_like_any_ot
 ) -> None:
     evolution_step, postgres, *rest = CREATE_INTEGRATION.steps
     broken: Step = replace(postgres, do=InCommit(_explode), retry=Retry(attempts=2, first=0.05))
-    sagas = catalogue_of([replace(CREATE_INTEGRATION, steps=(evolution_step, broken, *rest))])
+    sagas = registry_of([replace(CREATE_INTEGRATION, steps=(evolution_step, broken, *rest))])
     async with running_worker(settings, sagas):
         saga = await outcome(pool, await publish(redis, create()))
     assert (saga.status, saga.step) == ("compensated", None)

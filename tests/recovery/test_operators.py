@@ -14,8 +14,8 @@ from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.cli.doctor_secret_keys import look_for_secret_keys
-from evosaga.orchestrator.commands.accept import accept, understand
+from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
+from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
@@ -23,14 +23,14 @@ from evosaga.orchestrator.queries.why import why_of
 from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.definition import Retry
 from evosaga.sagas.outcome import Outcome, Rejected
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from tests.support.driving import create, outcome, publish
 from tests.support.waiting import eventually
 
 ANOTHER_KEY = SecretStr("another-secret-key-of-thirty-two-bytes")
 
 
-def with_notify(do: Any) -> Catalogue:
+def with_notify(do: Any) -> SagaRegistry:
     """The sagas, with a create whose notices (a retryable step) are that function's."""
 
     def changed(saga: Any) -> Any:
@@ -42,14 +42,14 @@ def with_notify(do: Any) -> Catalogue:
         )
         return replace(saga, steps=tuple(steps))
 
-    return catalogue_of(changed(saga) for saga in load().versions.values())
+    return registry_of(changed(saga) for saga in discover().versions.values())
 
 
 async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they_finish_it(
     settings: Settings, pool: Pool, world: World
 ) -> None:
     command = create()
-    request = understand(load(), read_command(json.dumps(command).encode()))
+    request = parse_request(discover(), read_command(json.dumps(command).encode()))
     await accept(pool, world, None, [request])
     wrong = settings.model_copy(update={"secret_key": ANOTHER_KEY})
     found: list[SagaView] = []
@@ -62,8 +62,8 @@ async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they
     with capture_logs() as logged:
         async with running_worker(wrong):
             await eventually(held, 60)
-            told = await why_of(pool, load(), found[0])
-            findings = [one async for one in look_for_secret_keys(pool, wrong)]
+            told = await why_of(pool, discover(), found[0])
+            findings = [one async for one in check_secret_keys(pool, wrong)]
             async with running_worker(settings):
                 done = await outcome(pool, command["id"], 60)
     assert done.status == "completed"
@@ -78,7 +78,7 @@ async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they
     assert key in finding.said
     [said] = [line for line in logged if line["event"] == "secret key unknown"]
     assert key in said["message"]
-    assert [one async for one in look_for_secret_keys(pool, settings)] == []
+    assert [one async for one in check_secret_keys(pool, settings)] == []
 
 
 async def test_a_saga_that_is_parked_writes_an_error_to_the_log_and_an_event(

@@ -16,7 +16,7 @@ from evosaga.orchestrator.queries.why import why_of
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Effect, InCommit, Step
 from evosaga.sagas.outcome import Outcome, Rejected, Unknown
-from evosaga.sagas.registry import Catalogue, catalogue_of
+from evosaga.sagas.registry import SagaRegistry, registry_of
 from tests.support.driving import (
     contradictions,
     create,
@@ -48,8 +48,8 @@ class Trouble:
 
     says: dict[uuid.UUID, dict[str, Outcome]] = field(default_factory=dict)
 
-    def catalogue(self) -> Catalogue:
-        return catalogue_of(
+    def registry(self) -> SagaRegistry:
+        return registry_of(
             replace(saga, steps=tuple(self.step(step) for step in saga.steps))
             for saga in impatient(2).versions.values()
         )
@@ -95,7 +95,7 @@ async def test_l9_b12_d10_whatever_step_a_saga_is_parked_at_a_replay_ends_it(
         trouble.says[uuid.UUID(command["id"])] = says
         stuck[await publish(redis, command)] = (step, way)
 
-    async with running_worker(settings, trouble.catalogue()):
+    async with running_worker(settings, trouble.registry()):
         for saga, steps in FORWARD.items():
             for step in steps:
                 await begin(saga, step, "forward", {f"{step} do": WHO_KNOWS})

@@ -21,7 +21,7 @@ from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
 from evosaga.sagas.definition import Saga
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import contradictions, count, create, outcome, publish, story
 from tests.support.waiting import eventually
 
@@ -63,8 +63,8 @@ async def test_b15_a_bug_of_ours_quarantines_its_saga_which_goes_on_once_it_is_m
         for other in others:
             assert (await outcome(pool, other)).status == "completed"
         await eventually(said_so, message="the row to say that it is stumbled over")
-        told = await why_of(pool, load(), found[0])
-        assert (await rebuild(pool, load(), check=True)).different == 0
+        told = await why_of(pool, discover(), found[0])
+        assert (await rebuild(pool, discover(), check=True)).different == 0
         broken.clear()
         assert (await outcome(pool, command["id"])).status == "completed"
     assert (found[0].status, found[0].code) == ("running", "stumbled")

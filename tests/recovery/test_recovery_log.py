@@ -8,10 +8,10 @@ from structlog.testing import capture_logs
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.accept import accept, understand
+from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import create, outcome
 
 
@@ -24,7 +24,7 @@ async def test_a_take_over_is_told_apart_from_what_was_merely_due(
 ) -> None:
     given = create()
     command = Command(given["id"], given["type"], given["data"])
-    await accept(pool, world, owner, [understand(load(), command)])
+    await accept(pool, world, owner, [parse_request(discover(), command)])
     with capture_logs() as logs:
         async with running_worker(settings):
             assert (await outcome(pool, str(uuid.UUID(given["id"])))).status == "completed"

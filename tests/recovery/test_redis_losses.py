@@ -223,13 +223,13 @@ async def test_h13_a_hundred_thousand_pending_messages_are_claimed_in_pages_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pages: list[int] = []
-    handle = evosaga.orchestrator.commands.consumer.CommandReader._handle
+    handle = evosaga.orchestrator.commands.consumer.CommandConsumer._handle
 
     async def counted(reader: Any, messages: Any) -> None:
         pages.append(len(messages))
         await handle(reader, messages)
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer.CommandReader, "_handle", counted)
+    monkeypatch.setattr(evosaga.orchestrator.commands.consumer.CommandConsumer, "_handle", counted)
     old, new = create(), create()
     await streams.ensure_group(own_redis)
     await own_redis.eval(_FILL, 1, streams.COMMANDS, json.dumps(old), str(_MANY), streams.GROUP)

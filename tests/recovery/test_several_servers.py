@@ -21,8 +21,8 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, find_saga, list_sagas
-from evosaga.orchestrator.queries.why import Why, why_of
-from evosaga.sagas.registry import load
+from evosaga.orchestrator.queries.why import Diagnosis, why_of
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
 from tests.support.commandline import Evosaga, commandline
@@ -72,12 +72,12 @@ async def why_says(
     pool: Pool, id_: str, servers: Any, *details: str, headline: str = "", cure: str = ""
 ) -> None:
     """Wait until ``why`` says all that: not while the saga is just being tried."""
-    heard: list[Why] = []
+    heard: list[Diagnosis] = []
 
     async def so() -> bool:
         view = await find_saga(pool, id_)
         assert view
-        told = await why_of(pool, load(), view, servers)
+        told = await why_of(pool, discover(), view, servers)
         heard[:] = [told]
         named = all(any(words in one for one in told.details) for words in details)
         return named and headline in told.headline and cure in (told.cure or "")

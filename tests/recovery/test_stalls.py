@@ -14,7 +14,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Outcome
-from evosaga.sagas.registry import catalogue_of, load
+from evosaga.sagas.registry import discover, registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.steps import evolution_instance as steps
 from tests.harness.chaos.proxy import Cut, Proxy, through, upstream_of
@@ -39,8 +39,8 @@ async def test_i4_a_worker_whose_event_loop_was_blocked_sends_nothing_on_its_old
 
     first, *rest = CREATE_INTEGRATION.steps
     blocking = replace(CREATE_INTEGRATION, steps=(replace(first, do=block), *rest))
-    others = [saga for saga in load().versions.values() if saga.name != blocking.name]
-    async with running_worker(quick, catalogue_of([blocking, *others])):
+    others = [saga for saga in discover().versions.values() if saga.name != blocking.name]
+    async with running_worker(quick, registry_of([blocking, *others])):
         saga = await outcome(pool, await publish(redis, create()))
     assert saga.status == "completed"
     assert await count(pool, BURNED) == 1, "the attempt was given up, in doubt"

@@ -28,7 +28,7 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.sagas.registry import Catalogue
+from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
 from tests.harness.chaos.checks import CHECKS
@@ -137,7 +137,7 @@ async def judge(
     redis: Redis,
     evolution: SimulatedEvolution,
     command: dict[str, Any],
-    catalogue: Catalogue,
+    registry: SagaRegistry,
 ) -> None:
     """The saga has ended as it should, and every check of the chaos run passes."""
     await eventually(lambda: nothing_pending(redis), message="every message to be acknowledged")
@@ -150,7 +150,7 @@ async def judge(
         {name: asdict(view) for name, view in evolution.live().items()},
         {name: asdict(view) for name, view in evolution.rows().items()},
         published=[Published(command["id"], "create", json.dumps(command).encode(), 0.0)],
-        catalogue=catalogue,
+        registry=registry,
     )
     broken = [violation for check in CHECKS for violation in check(evidence)]
     told = history_of(evidence, uuid.UUID(command["id"]))

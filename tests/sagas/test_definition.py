@@ -20,7 +20,7 @@ from evosaga.sagas.definition import (
     pivot,
     retryable,
 )
-from evosaga.sagas.registry import catalogue_of, load
+from evosaga.sagas.registry import discover, registry_of
 from tests.support.given_when_then import TRIP, nothing
 
 HOTEL = compensatable("hotel", do=nothing, undo=nothing)
@@ -107,26 +107,26 @@ def test_a_step_is_found_by_its_name_and_a_stranger_is_not() -> None:
 
 class TestTheCatalogue:
     def test_finds_the_sagas_of_this_release(self) -> None:
-        found = load()
+        found = discover()
         assert {"integration.create", "integration.delete"} <= set(found.by_command)
         assert {("create-integration", 1), ("delete-integration", 1)} <= set(found.versions)
 
     def test_starts_the_newest_version_and_still_knows_the_old(self) -> None:
         old, new = saga(HOTEL), saga(HOTEL, PAY, version=2)
-        found = catalogue_of([new, old])
+        found = registry_of([new, old])
         assert found.by_command["trip.book"] is new
         assert found.find("book-a-trip", 1) is old
         assert found.find("book-a-trip", 3) is None
 
     def test_refuses_one_version_twice(self) -> None:
         with pytest.raises(DefinitionError, match="'book-a-trip' v1 is defined twice"):
-            catalogue_of([saga(HOTEL), saga(CAR)])
+            registry_of([saga(HOTEL), saga(CAR)])
 
     def test_refuses_two_sagas_for_one_command(self) -> None:
         with pytest.raises(
             DefinitionError, match=r"'trip\.book' starts both 'book-a-trip' and 'sell-a-trip'"
         ):
-            catalogue_of([TRIP, replace(TRIP, name="sell-a-trip")])
+            registry_of([TRIP, replace(TRIP, name="sell-a-trip")])
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ class TestANewFile:
     def test_below_sagas_is_a_new_saga(self, folder: Path) -> None:
         steps = 'compensatable("boil", do=nothing, undo=nothing),'
         (folder / "boil_an_egg.py").write_text(ONE_FILE.format(steps=steps))
-        found = load()
+        found = discover()
         assert found.by_command["egg.boil"].name == "boil-an-egg"
         assert found.by_command["integration.create"].name == "create-integration"
 
@@ -165,10 +165,10 @@ class TestANewFile:
         (folder / "looks_on.py").write_text(
             "from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION\n"
         )
-        assert load().find("create-integration", 1) is not None
+        assert discover().find("create-integration", 1) is not None
 
     def test_in_a_wrong_order_stops_the_start_of_the_process(self, folder: Path) -> None:
         steps = 'pivot("boil", do=nothing), compensatable("salt", do=nothing, undo=nothing)'
         (folder / "boil_an_egg.py").write_text(ONE_FILE.format(steps=steps))
         with pytest.raises(DefinitionError, match="'salt' comes after pivot step 'boil'"):
-            load()
+            discover()

@@ -18,7 +18,7 @@ from evosaga.orchestrator.engine.projection import row
 from evosaga.orchestrator.engine.state import replay
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.sagas.definition import Retry
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from tests.support.waiting import eventually
 
 
@@ -64,16 +64,16 @@ async def story(pool: Pool, saga: SagaView) -> list[str]:
     return [" ".join(filter(None, (e.type, getattr(e, "step", None)))) for e in events]
 
 
-def impatient(attempts: int = 2) -> Catalogue:
+def impatient(attempts: int = 2) -> SagaRegistry:
     """The same sagas with few attempts and short pauses."""
     retry = Retry(attempts=attempts, first=0.05, factor=1.0)
-    return catalogue_of(
+    return registry_of(
         replace(saga, steps=tuple(replace(step, retry=retry) for step in saga.steps))
-        for saga in load().versions.values()
+        for saga in discover().versions.values()
     )
 
 
-async def contradictions(pool: Pool, catalogue: Catalogue | None = None) -> list[str]:
+async def contradictions(pool: Pool, registry: SagaRegistry | None = None) -> list[str]:
     """Where status rows and histories disagree: the sagas of which one was not told the other."""
     async with pool.acquire() as one, one.transaction(isolation="repeatable_read"):
         # One snapshot: a saga that goes on meanwhile contradicts nothing.
@@ -84,14 +84,14 @@ async def contradictions(pool: Pool, catalogue: Catalogue | None = None) -> list
         histories.setdefault(event["saga_id"], []).append(recorded_from(event))
     orphans = len(histories.keys() - {saga["saga_id"] for saga in sagas})
     found = [f"{orphans} events have no saga"] if orphans else []
-    catalogue = catalogue or load()
+    registry = registry or discover()
     for saga in sagas:
         recorded = histories.get(saga["saga_id"], [])
         if [r.sequence for r in recorded] != list(range(saga["next_sequence"])):
             found.append(f"{saga['saga_id']}: {len(recorded)} events, row says {dict(saga)}")
             continue
         state = replay(r.event for r in recorded)
-        definition = catalogue.find(saga["saga"], saga["version"])
+        definition = registry.find(saga["saga"], saga["version"])
         assert definition is not None
         _, _, action = advance(definition, state)
         told = row(state, action, saga["owner"])

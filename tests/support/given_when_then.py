@@ -34,7 +34,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.engine.decider import Record, Rest, Run, decide, lost
+from evosaga.orchestrator.engine.decider import Idle, Record, Run, attempt_lost, decide
 from evosaga.orchestrator.engine.state import DEADLINE, IllegalTransition, State, evolve, replay
 from evosaga.sagas.definition import Retry, Saga, compensatable, pivot, retryable
 from evosaga.sagas.outcome import Done, Outcome
@@ -120,7 +120,7 @@ class Attempts:
     def lost(self, name: str, n: int = 1) -> list[SagaEvent]:
         """The worker died in the middle."""
         state = evolve(replace_begun(self.direction, name), self.out(name, n))
-        return [self.out(name, n), lost(state)]
+        return [self.out(name, n), attempt_lost(state)]
 
     def _failed(
         self, name: str, n: int, outcome: FailureOutcome, code: str, **more: Any
@@ -236,7 +236,7 @@ class Given:
         return self.then_records(SagaCompensated).then_rests("over")
 
     def then_rests(self, why: str) -> "Given":
-        assert decide(self.saga, self.state) == Rest(why)  # type: ignore[arg-type]
+        assert decide(self.saga, self.state) == Idle(why)  # type: ignore[arg-type]
         return self
 
     def then_refuses(self, told: Told) -> Self:

@@ -23,7 +23,7 @@ from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Saga, retryable
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
-from evosaga.sagas.registry import Catalogue, catalogue_of
+from evosaga.sagas.registry import SagaRegistry, registry_of
 from evosaga.sagas.whatsapp.arbitration import business_key
 from tests.support.driving import (
     contradictions,
@@ -109,7 +109,7 @@ class Scene:
         assert await self.redis.exists(f"whatsapp:instance:{self.name}") == 0
 
 
-def catalogue(mending: Mending) -> Catalogue:
+def registry(mending: Mending) -> SagaRegistry:
     async def admit(_c: Any, _w: World, commands: Sequence[Any]) -> list[Admission]:
         return [
             Admission(business_key(d.organization_id), d.organization_id, d.instance_name)
@@ -124,7 +124,7 @@ def catalogue(mending: Mending) -> Catalogue:
         admit,
         (retryable("mend", do=mending.mend),),
     )
-    return catalogue_of([*impatient(1).versions.values(), mend])
+    return registry_of([*impatient(1).versions.values(), mend])
 
 
 @dataclass
@@ -160,7 +160,7 @@ async def scenes(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> AsyncIterator[Scenes]:
     scenes = Scenes(pool, redis, evolution)
-    known = catalogue(scenes.mending)
+    known = registry(scenes.mending)
     async with running_worker(settings, known):
         yield scenes
     assert await contradictions(pool, known) == []

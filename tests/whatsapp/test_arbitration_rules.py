@@ -13,7 +13,13 @@ from pydantic import ValidationError
 
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.whatsapp.admission_rules import Found, OpenSaga, Policy, Row, arbitrate
-from evosaga.sagas.whatsapp.arbitration import LONGEST_QUEUE, RULES, Comer, There, business_key
+from evosaga.sagas.whatsapp.arbitration import (
+    LONGEST_QUEUE,
+    RULES,
+    Existing,
+    Incoming,
+    business_key,
+)
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from evosaga.sagas.whatsapp.delete_integration import DeleteIntegration
 from tests.whatsapp.rivals import lines
@@ -124,12 +130,12 @@ def test_the_table(there: str, comer: str) -> None:
 
 
 def test_the_rules_have_a_line_for_everything_and_words_for_every_refusal() -> None:
-    assert set(RULES) == {(there, comer) for there in There for comer in Comer}
+    assert set(RULES) == {(there, comer) for there in Existing for comer in Incoming}
     for rule in RULES.values():
         assert bool(rule.code) is bool(rule.sentence) is (rule.verb == "refuse")
         assert not rule.cancel or rule.verb == "wait"
     assert not [
-        key for key, rule in RULES.items() if key[1] != Comer.DELETE and rule.verb == "wait"
+        key for key, rule in RULES.items() if key[1] != Incoming.DELETE and rule.verb == "wait"
     ]
 
 

@@ -22,7 +22,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.sagas.definition import Effect, InCommit, Saga, Step
 from evosaga.sagas.outcome import Outcome
-from evosaga.sagas.registry import Catalogue, catalogue_of
+from evosaga.sagas.registry import SagaRegistry, registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 from tests.support.driving import (
@@ -60,7 +60,7 @@ class Barrier:
             await self.lifted.wait()
 
 
-def fenced(barriers: Sequence[Barrier]) -> Catalogue:
+def fenced(barriers: Sequence[Barrier]) -> SagaRegistry:
     """All sagas, with the barriers before and behind every effect; a list may change meanwhile."""
 
     async def pass_(saga: str, step: str, direction: str, side: Side) -> None:
@@ -97,7 +97,7 @@ def fenced(barriers: Sequence[Barrier]) -> Catalogue:
         )
         return replace(saga, steps=tuple(steps))
 
-    return catalogue_of(fence(saga) for saga in impatient(4).versions.values())
+    return registry_of(fence(saga) for saga in impatient(4).versions.values())
 
 
 @dataclass

@@ -14,12 +14,12 @@ from evosaga.events import streams
 from evosaga.events.commands import BadCommand, read_command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.accept import accept, understand
+from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import (
     contradictions,
     create,
@@ -34,7 +34,7 @@ from tests.support.driving import (
 from tests.support.laws import chronicle
 from tests.support.waiting import eventually
 
-CATALOGUE = load()
+CATALOGUE = discover()
 
 
 def within(settings: Settings, seconds: float) -> Settings:
@@ -155,7 +155,7 @@ async def test_a_create_that_no_worker_took_up_in_time_touches_nothing(
     settings: Settings, pool: Pool, redis: Redis, world: World, evolution: SimulatedEvolution
 ) -> None:
     command = create()
-    request = understand(CATALOGUE, read_command(json.dumps(command).encode()))
+    request = parse_request(CATALOGUE, read_command(json.dumps(command).encode()))
     hasty = World(world.servers, redis, world.http, world.keys, create_deadline=0.01)
     await accept(pool, hasty, None, [request])
     await seen(pool, command["id"], status="running")
@@ -234,7 +234,7 @@ async def test_a14_a_command_that_was_accepted_in_time_stays_accepted(
     past = command | {"expirytime": "2020-01-01T00:00:00Z"}
     kinds = []
     for one in (soon, past):
-        request = understand(CATALOGUE, read_command(json.dumps(one).encode()))
+        request = parse_request(CATALOGUE, read_command(json.dumps(one).encode()))
         [answer] = await accept(pool, world, "w", [request])
         kinds.append(answer.kind)
     assert kinds == ["new", "known"]

@@ -9,12 +9,12 @@ from redis.asyncio import Redis
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, history, list_sagas
 from evosaga.sagas.definition import Retry
-from evosaga.sagas.registry import catalogue_of, load
+from evosaga.sagas.registry import discover, registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.repairs.watch_instance import WATCH_INSTANCE
@@ -22,7 +22,7 @@ from tests.conftest import SECRET
 from tests.support.driving import create, delete, impatient, nothing_pending, outcome, publish
 from tests.support.waiting import eventually
 
-IMPATIENT = catalogue_of(
+IMPATIENT = registry_of(
     [
         replace(
             CREATE_INTEGRATION,
@@ -64,7 +64,7 @@ async def test_a_create_that_was_seen_to_land_is_not_watched_after_its_undo(
     command = create()
     await redis.set(f"evosaga:removed:wa-{command['id']}", command["id"])
 
-    async with running_worker(settings, load()):
+    async with running_worker(settings, discover()):
         saga = await outcome(pool, await publish(redis, command))
 
     assert saga.status == "compensated"
@@ -153,7 +153,7 @@ async def test_an_instance_whose_row_was_lost_by_hand_is_not_watched_away(
             "created_by": str(made.saga_id),
             "key_id": KeyRing([SECRET]).current,
         }
-        gate = Gate(pool, worker.log, worker.world, QUICK)
+        gate = CommandHandler(pool, worker.log, worker.world, QUICK)
         await gate.submit(Command("watch", "instance.watch", data))
         watch = await outcome(pool, "watch")
     assert (watch.status, watch.code) == ("rejected", "not_undone")

@@ -21,12 +21,12 @@ from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import Worker, running_worker
-from evosaga.orchestrator.commands.accept import Accepted, accept, understand
+from evosaga.orchestrator.commands.accept import Accepted, accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import (
     contradictions,
     count,
@@ -40,7 +40,7 @@ from tests.support.driving import (
 )
 from tests.support.waiting import eventually
 
-CATALOGUE = load()
+CATALOGUE = discover()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def cancel(saga_id: str, **fields: Any) -> dict[str, Any]:
 
 async def accepted(pool: Pool, world: World, *commands: dict[str, Any]) -> list[Accepted]:
     """In one batch, by a worker that never runs them."""
-    requests = [understand(CATALOGUE, read_command(json.dumps(c).encode())) for c in commands]
+    requests = [parse_request(CATALOGUE, read_command(json.dumps(c).encode())) for c in commands]
     return await accept(pool, world, "w", requests)
 
 

@@ -67,7 +67,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Chronicle:
+class AttemptHistory:
     """Attempts in the order they began, and the moments between them.
 
     ``told_with`` are the sequences that another stretch has swallowed.
@@ -87,7 +87,7 @@ class Chronicle:
         return list(dict.fromkeys(attempt.worker for attempt in self.attempts))
 
 
-def chronicle(history: Sequence[Recorded]) -> Chronicle:
+def attempt_history(history: Sequence[Recorded]) -> AttemptHistory:
     """Read a history, from its first event on."""
     attempts: list[Attempt] = []
     for attempt in _attempts(history):
@@ -103,7 +103,7 @@ def chronicle(history: Sequence[Recorded]) -> Chronicle:
         if attempt.times > 1:
             swallowed.update(range(attempt.first + 1, attempt.last))
     start = history[0].event if history else None
-    return Chronicle(
+    return AttemptHistory(
         attempts=tuple(attempts),
         marks=tuple(mark for recorded in history if (mark := _mark(recorded)) is not None),
         told_with=frozenset(swallowed),

@@ -17,7 +17,7 @@ _ASKED_FOR: Final = ("integration.create", "integration.delete")
 @router.get(f"{ROOT}/definitions")
 async def definitions(request: Request, who: Reader) -> Response:
     """Every version of every saga; the newest of each is the one that commands start."""
-    known = parts(request).catalogue.versions.values()
+    known = parts(request).registry.versions.values()
     newest = {saga.name: saga.version for saga in sorted(known, key=lambda s: s.version)}
     # What people ask for comes before what the house does by itself.
     order = sorted(known, key=lambda s: (s.command not in _ASKED_FOR, s.name, -s.version))

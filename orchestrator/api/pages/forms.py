@@ -18,8 +18,8 @@ from starlette.responses import RedirectResponse, Response
 
 from evosaga.events.commands import BadCommand
 from evosaga.events.database import TRANSIENT
-from evosaga.orchestrator.api.auth import COOKIE, Caller, doorkeeper_of, identified, identify
-from evosaga.orchestrator.api.dependencies import Parts, parts_of
+from evosaga.orchestrator.api.auth import COOKIE, Caller, authenticator_of, identified, identify
+from evosaga.orchestrator.api.dependencies import AppContext, context_of
 from evosaga.orchestrator.api.pages.rendering import HEADERS, HOME, ROOT, respond, sentence
 from evosaga.orchestrator.api.problems import TITLES, Problem
 
@@ -186,7 +186,7 @@ async def form(request: Request) -> Form:
     """The dependency of every route that changes something. Raises ``PageProblem``."""
     submitted = await fields_of(request)
     session = request.cookies.get(COOKIE, "")
-    if not session or not doorkeeper_of(request).csrf_holds(session, submitted["csrf"]):
+    if not session or not authenticator_of(request).csrf_holds(session, submitted["csrf"]):
         raise PageProblem(
             403,
             "That form is too old",
@@ -205,7 +205,7 @@ def frame(request: Request, who: Caller, here: str) -> dict[str, Any]:
     return {
         "who": who,
         "here": here,
-        "csrf": doorkeeper_of(request).csrf_token(session) if session else "",
+        "csrf": authenticator_of(request).csrf_token(session) if session else "",
         "static": f"{ROOT}/static",
     }
 
@@ -215,9 +215,9 @@ def bare() -> dict[str, Any]:
     return {"who": None, "here": "", "csrf": "", "static": f"{ROOT}/static"}
 
 
-def parts(request: Request) -> Parts:
+def parts(request: Request) -> AppContext:
     """The parts behind the application."""
-    return parts_of(request)
+    return context_of(request)
 
 
 def see_other(location: str) -> Response:

@@ -13,13 +13,13 @@ from starlette.responses import Response
 from evosaga.events.database import TRANSIENT
 from evosaga.events.streams import Backlog
 from evosaga.orchestrator.api.auth import Caller
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages import home_queries
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
-from evosaga.orchestrator.api.pages.home_queries import Holding, Minute, Server, Work
+from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Minute, Server
 from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
-from evosaga.orchestrator.queries.attention import LATE, Present, Wrong, present, wrong
+from evosaga.orchestrator.queries.attention import LATE, Problem, Situation, problems, situation
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 router: Final = page_router()
@@ -56,7 +56,7 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
     house = who.organization_id is None
     if house:  # how far the whole house is behind is nobody else's business
         servers += [*_of_workers(now_), *_of_commands(backlog)]
-    found = wrong(now_, backlog if house else None) if now_ else []
+    found = problems(now_, backlog if house else None) if now_ else []
     tallest = max([1, *(minute.total for minute in work.minutes)]) if work else 1
     return frame(request, who, "now") | {
         "work": work,
@@ -70,21 +70,23 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
     }
 
 
-async def _work(here: Parts, who: Caller) -> Work | None:
+async def _work(here: AppContext, who: Caller) -> Activity | None:
     try:
-        return await home_queries.work(here.pool, who.organization_id)
+        return await home_queries.activity(here.pool, who.organization_id)
     except (asyncpg.PostgresError, *TRANSIENT):
         return None
 
 
-async def _present(here: Parts, who: Caller) -> Present | None:
+async def _present(here: AppContext, who: Caller) -> Situation | None:
     try:
-        return await present(here.pool, who.organization_id)
+        return await situation(here.pool, who.organization_id)
     except (asyncpg.PostgresError, *TRANSIENT):
         return None
 
 
-def headline(work: Work | None, servers: Sequence[Server], found: Sequence[Wrong] = ()) -> str:
+def headline(
+    work: Activity | None, servers: Sequence[Server], found: Sequence[Problem] = ()
+) -> str:
     """The state of the house in one sentence; calm is only what needs no second look."""
     if work is None:
         return "Postgres does not answer, so nothing moves."
@@ -112,7 +114,7 @@ def headline(work: Work | None, servers: Sequence[Server], found: Sequence[Wrong
     return f"All is calm: {moving}." if active else "All is calm, and nothing moves."
 
 
-def _evolution(here: Parts, work: Work | None, now: Present | None) -> list[Server]:
+def _evolution(here: AppContext, work: Activity | None, now: Situation | None) -> list[Server]:
     """As this process's breakers know them; and what the sagas of all workers wait for."""
     calm = "not called, since no worker is alive" if now and now.workers == 0 else _THROUGH
     held = {h.server: h for h in reversed(work.holdings) if h.server} if work else {}
@@ -120,7 +122,7 @@ def _evolution(here: Parts, work: Work | None, now: Present | None) -> list[Serv
     return [_one_evolution(here, name, held.get(name), calm) for name in names]
 
 
-def _one_evolution(here: Parts, server: str, held: Holding | None, calm: str) -> Server:
+def _one_evolution(here: AppContext, server: str, held: Holding | None, calm: str) -> Server:
     name = "Evolution" if server == DEFAULT_SERVER else f"Evolution {server}"
     if server not in here.world.servers:
         cure = "Put it back into EVOSAGA_EVOLUTION_SERVERS: its sagas are held until then."
@@ -135,7 +137,7 @@ def _one_evolution(here: Parts, server: str, held: Holding | None, calm: str) ->
     return Server(name, "ok", calm)
 
 
-def _of_workers(now: Present | None) -> list[Server]:
+def _of_workers(now: Situation | None) -> list[Server]:
     if now is None or now.workers is None or now.unrelayed is None:
         return []
     workers, unrelayed = now.workers, now.unrelayed

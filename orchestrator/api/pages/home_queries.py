@@ -50,7 +50,7 @@ class Minute:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Activity:
     """Where the sagas are, as Postgres has it."""
 
     now: datetime
@@ -102,7 +102,7 @@ class Server:
     cure: str = ""
 
 
-async def work(pool: Queryable, organization_id: UUID | None) -> Work:
+async def activity(pool: Queryable, organization_id: UUID | None) -> Activity:
     """The sagas that caller may see."""
     numbers = await pool.fetchrow(_NUMBERS, organization_id)
     holdings = await pool.fetch(_HOLDINGS, organization_id)
@@ -111,7 +111,7 @@ async def work(pool: Queryable, organization_id: UUID | None) -> Work:
     needs, _ = await list_sagas(pool, wanted, limit=_SHOWN)
     assert numbers is not None
     counted = sum(row["count"] for row in recent)
-    return Work(
+    return Activity(
         now=numbers["now"],
         running=numbers["running"],
         compensating=numbers["compensating"],

@@ -7,7 +7,7 @@ from typing import Final
 
 import asyncpg
 
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
 
@@ -34,7 +34,7 @@ class Happened:
 
 
 async def told(
-    here: Parts, row: IntegrationView | None, sagas: Sequence[SagaView]
+    here: AppContext, row: IntegrationView | None, sagas: Sequence[SagaView]
 ) -> list[Happened]:
     """The newest first."""
     told = [Happened(saga.created_at, saga) for saga in sagas]

@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from evosaga.events.commands import BadCommand
 from evosaga.orchestrator.api.auth import Caller, visible
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages import integration_history, stores
 from evosaga.orchestrator.api.pages.forms import (
     Form,
@@ -28,7 +28,7 @@ from evosaga.orchestrator.api.pages.forms import (
 from evosaga.orchestrator.api.pages.rendering import HEADERS, ROOT, respond
 from evosaga.orchestrator.api.pages.saga_actions import by_form
 from evosaga.orchestrator.api.submission import submit
-from evosaga.orchestrator.commands.accept import understand
+from evosaga.orchestrator.commands.accept import parse_request
 from evosaga.orchestrator.queries.sagas import BadCursor, Filter, SagaView, list_sagas
 from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
 from evosaga.orchestrator.whatsapp.integrations.queries import (
@@ -89,7 +89,7 @@ async def create(request: Request, who: Reader, submitted: Submitted) -> Respons
     here = parts(request)
     command = by_form(who, submitted, "integration.create", data)
     try:
-        organization_id: UUID = understand(here.catalogue, command).input.organization_id
+        organization_id: UUID = parse_request(here.registry, command).input.organization_id
         accepted = await submit(here, who, command, organization_id)
     except BadCommand as error:
         return _form(request, who, submitted, error.message)
@@ -206,7 +206,7 @@ async def _content(request: Request, who: Caller, instance_name: str) -> dict[st
     }
 
 
-async def _may_see(here: Parts, who: Caller, instance_name: str) -> bool:
+async def _may_see(here: AppContext, who: Caller, instance_name: str) -> bool:
     row = await find_integration(here.pool, instance_name)
     return row is not None and visible(who, row.organization_id)
 
@@ -223,7 +223,9 @@ def _born(row: IntegrationView | None, sagas: list[SagaView]) -> UUID | None:
     return next((saga.saga_id for saga in created), None)
 
 
-async def _pairing(here: Parts, row: IntegrationView, *, again: bool = False) -> dict[str, Any]:
+async def _pairing(
+    here: AppContext, row: IntegrationView, *, again: bool = False
+) -> dict[str, Any]:
     """How far pairing is. A server that does not answer must not hold up the page."""
     if row.instance_name is None or row.status == "deleting":
         return {"pairing": None, "qr": None}

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from evosaga.orchestrator.api.auth import (
     COOKIE,
     SESSION_SECONDS,
-    doorkeeper_of,
+    authenticator_of,
     identified,
     identify,
 )
@@ -45,7 +45,7 @@ async def sign_in(request: Request) -> Response:
     """
     submitted = await fields_of(request)
     back = safe_return(submitted["next"] or HOME)
-    session = doorkeeper_of(request).open_session(submitted["key"])
+    session = authenticator_of(request).open_session(submitted["key"])
     if session is None:
         await request.app.state.wrong_keys.another(request)
         wrong = "That is not one of the keys of this installation."
@@ -67,7 +67,7 @@ async def sign_in(request: Request) -> Response:
 async def sign_out(request: Request, submitted: Submitted) -> Response:
     """End the session, in this browser and wherever else its cookie may be."""
     session = request.cookies[COOKIE]  # which the form has proved to be there
-    until = doorkeeper_of(request).end_of_session(session)
+    until = authenticator_of(request).end_of_session(session)
     if until is not None:
         await ended_of(request).add(session, until)
     answer = see_other(LOGIN)

@@ -34,7 +34,7 @@ async def replay_plan(request: Request, who: Reader, saga_id: str) -> Response:
     """What a replay would do, found out by a fresh look at the world; nothing is changed."""
     here = parts(request)
     view = await its_view(here, who, saga_id)
-    plan = await plan_of(here.pool, here.world, here.catalogue, view.saga_id)
+    plan = await plan_of(here.pool, here.world, here.registry, view.saga_id)
     return respond(
         "replay.html", **frame(request, who, "sagas"), saga=view, plan=plan, id=str(uuid7())
     )
@@ -54,7 +54,7 @@ async def cancel_plan(request: Request, who: Reader, saga_id: str) -> Response:
     state = fold(await its_history(here, view))
     if state is None:
         raise PageProblem(409, "That can't be done", "This release can't read its history.")
-    plan = cancellation(here.catalogue.find(view.saga, view.version), state)
+    plan = cancellation(here.registry.find(view.saga, view.version), state)
     return respond(
         "cancel.html", **frame(request, who, "sagas"), saga=view, plan=plan, id=str(uuid7())
     )

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from evosaga.events.model import Direction, Recorded, SagaRejected, SagaStarted, public_data
-from evosaga.orchestrator.api.pages.attempts import Chronicle, chronicle
+from evosaga.orchestrator.api.pages.attempts import AttemptHistory, attempt_history
 from evosaga.orchestrator.api.pages.time_axis import duration
 from evosaga.orchestrator.api.pages.timeline import Timeline, timeline
-from evosaga.orchestrator.engine.decider import can_turn
+from evosaga.orchestrator.engine.decider import can_compensate
 from evosaga.orchestrator.engine.repeated_holds import with_hold
 from evosaga.orchestrator.engine.state import OPEN, State
 from evosaga.orchestrator.queries.sagas import SagaView
@@ -43,12 +43,12 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SagaPageView:
     """A saga's page, but for what has to be looked up."""
 
     headline: str
     timeline: Timeline
-    chronicle: Chronicle
+    chronicle: AttemptHistory
     lines: Sequence[Line]
     earlier: int
     """Events that are not listed."""
@@ -56,21 +56,21 @@ class Told:
     """The command's data."""
 
 
-def tell(
+def saga_view(
     view: SagaView,
     history: Sequence[Recorded],
     definition: Saga | None,
     now: datetime,
     *,
     everything: bool = False,
-) -> Told:
+) -> SagaPageView:
     """``definition`` is None when this release no longer knows the saga's version."""
     steps = definition.steps if definition else ()
     shown = with_hold(view, history)
     stories = steps_of(shown, [step.name for step in steps])
-    told = chronicle(shown)
+    told = attempt_history(shown)
     listed = history if everything else history[-_NEWEST:]
-    return Told(
+    return SagaPageView(
         headline=headline(view, history),
         timeline=timeline(
             told,
@@ -183,10 +183,10 @@ def cancellation(definition: Saga | None, state: State) -> Cancellation:
     if state.direction == "compensation":
         said = "It is on its way back already; a cancel gives it fresh attempts to undo the rest."
         return Cancellation(True, said, state.undoing)
-    if not can_turn(definition, state):
+    if not can_compensate(definition, state):
         said = "It is past its point of no return: it goes on until it is completed."
         return Cancellation(False, said)
-    undo = touched(definition, state)
+    undo = steps_to_undo(definition, state)
     if state.in_flight is not None:
         said = "The attempt that is out is finished first. Then it stops and undoes what was done."
         return Cancellation(True, said, undo)
@@ -195,7 +195,7 @@ def cancellation(definition: Saga | None, state: State) -> Cancellation:
     return Cancellation(True, "It stops, and undoes what was done, last first.", undo)
 
 
-def touched(definition: Saga, state: State) -> list[str]:
+def steps_to_undo(definition: Saga, state: State) -> list[str]:
     """The steps that a roll-back would undo, last first; also the one that is being tried."""
     out = state.in_flight.step if state.in_flight else None
     return [

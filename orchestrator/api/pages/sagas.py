@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.api.auth import Caller, visible
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages.forms import (
     Reader,
     absent,
@@ -21,7 +21,7 @@ from evosaga.orchestrator.api.pages.forms import (
     see_other,
 )
 from evosaga.orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
-from evosaga.orchestrator.api.pages.saga_view import cancellable, tell
+from evosaga.orchestrator.api.pages.saga_view import cancellable, saga_view
 from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
 from evosaga.orchestrator.queries.sagas import (
     BadCursor,
@@ -32,7 +32,7 @@ from evosaga.orchestrator.queries.sagas import (
     history,
     list_sagas,
 )
-from evosaga.orchestrator.queries.why import Case, breaker_of, company, server_of, why
+from evosaga.orchestrator.queries.why import SagaFacts, breaker_of, living, server_of, why
 from evosaga.orchestrator.timeparse import moment
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 
@@ -73,7 +73,7 @@ async def listed(request: Request, who: Reader) -> Response:
         search=search,
         ignored=ignored,
         now=now,
-        names=sorted({name for name, _ in here.catalogue.versions} | {asked["saga"]} - {""}),
+        names=sorted({name for name, _ in here.registry.versions} | {asked["saga"]} - {""}),
         since={asked["since"]: asked["since"]} | _SINCE_SAID if asked["since"] else _SINCE_SAID,
         older=_address(asked | {"cursor": following}) if following else None,
         newest=_address(asked) if cursor else None,
@@ -126,7 +126,7 @@ def _filter(asked: Mapping[str, str], who: Caller, now: datetime) -> Filter | No
     )
 
 
-async def _searched(here: Parts, who: Caller, text: str) -> str | None:
+async def _searched(here: AppContext, who: Caller, text: str) -> str | None:
     """Where a saga id, command id, instance or organization leads to."""
     view = await find_saga(here.pool, text, who.organization_id)
     if view is not None and visible(who, view.organization_id):
@@ -167,7 +167,7 @@ async def one_again(request: Request, who: Reader, saga_id: str) -> Response:
     return respond("saga_live.html", **frame(request, who, "sagas"), **content)
 
 
-async def its_view(here: Parts, who: Caller, saga_id: str) -> SagaView:
+async def its_view(here: AppContext, who: Caller, saga_id: str) -> SagaView:
     """The saga of that id. Raises the same 404 for one that is not there and for a foreign one."""
     try:
         wanted = UUID(saga_id)
@@ -184,18 +184,18 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     view = await its_view(here, who, saga_id)
     told = await its_history(here, view)
     now = await here.pool.fetchval("SELECT now()")
-    definition = here.catalogue.find(view.saga, view.version)
+    definition = here.registry.find(view.saga, view.version)
     ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
     server, servers = server_of(told), here.world.servers
     breaker, several = breaker_of(servers, server), len(servers) > 1
-    workers = await company(here.pool)
-    known = Case(view, definition, told, workers, now, ahead, breaker, server, several)
+    workers = await living(here.pool)
+    known = SagaFacts(view, definition, told, workers, now, ahead, breaker, server, several)
     state = fold(told)
     everything = request.query_params.get("all") == "1"
     return {
         "saga": view,
         "now": now,
-        "told": tell(view, told or [], definition, now, everything=everything),
+        "told": saga_view(view, told or [], definition, now, everything=everything),
         "why": why(known) if view.status != "completed" else None,
         "tone": _tone(view, state),
         "can_replay": view.status in ("failed", "compensated"),
@@ -205,7 +205,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     }
 
 
-async def its_history(here: Parts, view: SagaView) -> list[Recorded] | None:
+async def its_history(here: AppContext, view: SagaView) -> list[Recorded] | None:
     """All of its events; None when this release can't read them."""
     try:
         return await history(here.pool, view.saga_id)

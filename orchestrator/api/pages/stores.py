@@ -9,10 +9,10 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.whatsapp.integrations import connection
 from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
-from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.evolution.answers import Presence as Sight
 from evosaga.sagas.whatsapp.ownership import UnknownKey
 from evosaga.sagas.whatsapp.steps import routing_key
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
@@ -34,7 +34,7 @@ class Store:
 
 
 async def look(
-    here: Parts, instance_name: str, row: IntegrationView | None, born: UUID | None
+    here: AppContext, instance_name: str, row: IntegrationView | None, born: UUID | None
 ) -> list[Store]:
     """Evolution, Postgres and Redis. ``born`` is the saga that made the instance, if one did."""
     evolution, redis = await asyncio.gather(
@@ -61,7 +61,7 @@ def agreement(stores: Sequence[Store], *, busy: bool) -> tuple[Literal["ok", "wa
 
 
 async def _evolution(
-    here: Parts, instance_name: str, row: IntegrationView | None, born: UUID | None
+    here: AppContext, instance_name: str, row: IntegrationView | None, born: UUID | None
 ) -> Store:
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -82,12 +82,12 @@ async def _evolution(
     return _instance(*_SIGHTS[seen.sight], facts)
 
 
-async def _older(here: Parts, instance_name: str) -> Store:
+async def _older(here: AppContext, instance_name: str) -> Store:
     """An instance without a birthmark: the row says whose it is, the list whether it is there."""
     found = await connection.integrations(here.pool, names=[instance_name])
     if not found:
         return _instance("unknown", "Nothing tells which instance was meant")
-    seen = await connection.look(here.world.server(found[0].server), here.world.keys, found[0])
+    seen = await connection.observe(here.world.server(found[0].server), here.world.keys, found[0])
     match seen.state:
         case "absent":
             return _instance("absent", "It is not there")
@@ -127,7 +127,7 @@ def _postgres(row: IntegrationView | None) -> Store:
     return Store("Postgres", "the row", "there", "It is there", held)
 
 
-async def _redis(here: Parts, instance_name: str) -> Store:
+async def _redis(here: AppContext, instance_name: str) -> Store:
     def told(presence: Presence, said: str, facts: Sequence[tuple[str, str]] = ()) -> Store:
         return Store("Redis", "the routing key", presence, said, facts)
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-from evosaga.orchestrator.api.pages.attempts import Chronicle
+from evosaga.orchestrator.api.pages.attempts import AttemptHistory
 
 _BEND: Final = 0.35
 _LEAST: Final = 1.2
@@ -30,7 +30,9 @@ class Tick:
 class Scale:
     """From events to percent of the width."""
 
-    def __init__(self, told: Chronicle, now: datetime | None, next_at: datetime | None) -> None:
+    def __init__(
+        self, told: AttemptHistory, now: datetime | None, next_at: datetime | None
+    ) -> None:
         moments = list(told.moments)
         last = moments[-1][0] if moments else -1
         ahead = None
@@ -45,7 +47,7 @@ class Scale:
         self.present = self.of(last + 1) if now is not None else None
         self.ahead = self.of(ahead) if ahead is not None else None
 
-    def _spread(self, told: Chronicle) -> list[float]:
+    def _spread(self, told: AttemptHistory) -> list[float]:
         busy = {attempt.first for attempt in told.attempts}
         parked = {mark.sequence for mark in told.marks if mark.kind == "park"}
         weights = []
@@ -80,7 +82,7 @@ class Scale:
         return [*ticks, end] if end.x > 0 else ticks
 
 
-def _is_out(told: Chronicle) -> bool:
+def _is_out(told: AttemptHistory) -> bool:
     return bool(told.attempts) and told.attempts[-1].ending == "out"
 
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
-from evosaga.orchestrator.api.pages.attempts import Attempt, Chronicle, Ending, Mark
+from evosaga.orchestrator.api.pages.attempts import Attempt, AttemptHistory, Ending, Mark
 from evosaga.orchestrator.api.pages.time_axis import Scale, Tick, duration
-from evosaga.orchestrator.queries.timeline import StepStory
+from evosaga.orchestrator.queries.timeline import StepTimeline
 
 Shape: TypeAlias = Literal["attempt", "wait"]
 
@@ -45,7 +45,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    story: StepStory
+    story: StepTimeline
     kind: str
     bars: tuple[Bar, ...]
     links: tuple[Link, ...]
@@ -72,8 +72,8 @@ class Timeline:
 
 
 def timeline(
-    told: Chronicle,
-    stories: Sequence[StepStory],
+    told: AttemptHistory,
+    stories: Sequence[StepTimeline],
     kinds: dict[str, str],
     *,
     now: datetime,
@@ -111,7 +111,7 @@ def timeline(
 def _bars(
     attempt: Attempt,
     following: Attempt | None,
-    told: Chronicle,
+    told: AttemptHistory,
     scale: Scale,
     letters: dict[str, str],
 ) -> list[Bar]:
@@ -140,7 +140,7 @@ def _bars(
 
 
 def _wait_ends(
-    attempt: Attempt, following: Attempt | None, told: Chronicle, scale: Scale
+    attempt: Attempt, following: Attempt | None, told: AttemptHistory, scale: Scale
 ) -> float | None:
     """Where waiting for another try of the same step ends; None when it is given up."""
     turned = any(
@@ -157,7 +157,7 @@ def _wait_ends(
     return scale.of(following.first) if same else None
 
 
-def _links(told: Chronicle, names: Sequence[str], scale: Scale) -> dict[str, list[Link]]:
+def _links(told: AttemptHistory, names: Sequence[str], scale: Scale) -> dict[str, list[Link]]:
     """Thin upright lines that tie the bars of different rows to one thread."""
     order = {name: row for row, name in enumerate(names)}
     links: dict[str, list[Link]] = {}
@@ -171,13 +171,13 @@ def _links(told: Chronicle, names: Sequence[str], scale: Scale) -> dict[str, lis
     return links
 
 
-def _state(story: StepStory, over: bool) -> str:
+def _state(story: StepTimeline, over: bool) -> str:
     if story.state == "waiting":
         return "not begun" if over else "to come"
     return story.state
 
 
-def _spent(story: StepStory, now: datetime | None) -> str:
+def _spent(story: StepTimeline, now: datetime | None) -> str:
     if story.began_at is None:
         return ""
     if now is not None and story.state in ("running", "held", "failed", "undoing", "undo failed"):

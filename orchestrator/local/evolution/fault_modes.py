@@ -1,4 +1,4 @@
-"""What can go wrong on purpose: the catalogue of fault modes.
+"""What can go wrong on purpose: the registry of fault modes.
 
 A mode strikes at one moment of a request:
 

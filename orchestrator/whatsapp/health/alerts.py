@@ -16,7 +16,7 @@ _TIMEOUT: Final = 5.0
 _SHOWN: Final = 100
 
 
-async def tell(url: str | None, alerts: Sequence[tuple[Row, Judgement]]) -> None:
+async def send(url: str | None, alerts: Sequence[tuple[Row, Judgement]]) -> None:
     """A log line each, and one message to the webhook for all of them.
 
     The event ``integration.alert`` is what can be relied on; this is quick and may be lost.

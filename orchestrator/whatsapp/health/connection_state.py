@@ -122,7 +122,7 @@ def ended(reason: int | None) -> Literal["needs_qr", "banned"]:
     return "banned" if reason in BANS else "needs_qr"
 
 
-def judge(
+def next_state(
     one: Name,
     record: Record | None,
     now: datetime,
@@ -197,7 +197,7 @@ def _told(state: State, record: Record | None, whole: bool | None) -> State:
     return state if whole else "incomplete"
 
 
-def tried(record: Record, now: datetime) -> Record:
+def after_reconnect(record: Record, now: datetime) -> Record:
     """After asking Evolution to connect: the next time, should it be needed, is later."""
     pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(record.reconnects, 10))
     pause *= random.uniform(0.75, 1.25)  # noqa: S311  # not a secret

@@ -22,25 +22,29 @@ from evosaga.orchestrator.whatsapp.health.connection_state import (
     WELL,
     Judgement,
     Record,
-    judge,
-    tried,
+    after_reconnect,
+    next_state,
 )
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
 from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, found
 from evosaga.orchestrator.whatsapp.reconciliation.drift import can_be_sent
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
-    CantLook,
+    ObservationFailed,
     listed,
-    together,
-    unseen_said,
+    merge,
+    unreachable,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.observe import believed, compared, with_busy
+from evosaga.orchestrator.whatsapp.reconciliation.observe import (
+    attribute_owners,
+    with_busy,
+    without_implausible,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
 from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.completeness import Lacks
+from evosaga.sagas.whatsapp.evolution.completeness import Missing
 
 _logger = structlog.get_logger("evosaga.health")
 _ASKED: Final = 500
@@ -52,7 +56,7 @@ _AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Doctor:
+class HealthMonitor:
     """What the health check needs. ``alert_url`` may be a secret; seconds."""
 
     pool: Pool
@@ -62,7 +66,7 @@ class Doctor:
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class CheckedIntegration:
     """One integration and what was made of it; None when nobody can say, or a saga is at it."""
 
     row: Row
@@ -70,10 +74,10 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class HealthReport:
     """What one round found and did."""
 
-    patients: Sequence[Patient] = ()
+    patients: Sequence[CheckedIntegration] = ()
     asked: int = 0
     changed: int = 0
     reconnects: int = 0
@@ -97,7 +101,7 @@ class Round:
             "reconnects": self.reconnects,
             "alerts": self.alerts,
             "aborted": self.aborted,
-            "not_looked_at": unseen_said(self.unseen),
+            "not_looked_at": unreachable(self.unseen),
             "seconds": round(self.seconds, 3),
         }
 
@@ -111,7 +115,7 @@ class _Look:
     tokens: Mapping[str, str]
     known: Mapping[UUID, Record]
     asked: frozenset[str] = field(default_factory=frozenset)
-    lacks: Mapping[str, Lacks] = field(default_factory=dict)
+    lacks: Mapping[str, Missing] = field(default_factory=dict)
     """What instances lack whose webhook was asked for."""
 
     def whole(self, name: str) -> bool | None:
@@ -122,8 +126,10 @@ class _Look:
         return lacks.said is None if lacks else None
 
 
-async def examine(doctor: Doctor, *, eager: bool = False, webhooks: int | None = None) -> Round:
-    """Look and judge; nothing is changed. Raises ``CantLook``.
+async def examine(
+    doctor: HealthMonitor, *, eager: bool = False, webhooks: int | None = None
+) -> HealthReport:
+    """Look and judge; nothing is changed. Raises ``ObservationFailed``.
 
     ``webhooks``: so many are asked for; None: all, since a person wants to know.
     """
@@ -131,7 +137,7 @@ async def examine(doctor: Doctor, *, eager: bool = False, webhooks: int | None =
     look = await _look(doctor, in_turn=0, webhooks=webhooks)
     patients = await asyncio.to_thread(_patients, doctor, look, eager)
     seconds, unseen = time.monotonic() - began, look.snapshot.unseen
-    return Round(
+    return HealthReport(
         patients,
         asked=len(look.asked),
         seconds=seconds,
@@ -140,26 +146,26 @@ async def examine(doctor: Doctor, *, eager: bool = False, webhooks: int | None =
     )
 
 
-async def go_round(
-    doctor: Doctor, *, eager: bool = False, may_go_on: Callable[[], bool] = lambda: True
-) -> Round:
+async def run_once(
+    doctor: HealthMonitor, *, eager: bool = False, may_go_on: Callable[[], bool] = lambda: True
+) -> HealthReport:
     """One round: rows follow, what may be reconnected is, and what lasts is told."""
     began = time.monotonic()
     try:
         look = await _look(doctor, in_turn=_IN_TURN, webhooks=None if eager else 0)
-    except CantLook as reason:
+    except ObservationFailed as reason:
         _logger.warning("health check gives up", reason=str(reason))
-        return Round(aborted=str(reason), seconds=time.monotonic() - began)
+        return HealthReport(aborted=str(reason), seconds=time.monotonic() - began)
     patients = await asyncio.to_thread(_patients, doctor, look, eager)
     if not may_go_on():
-        return Round(patients, aborted="another worker does it now")
+        return HealthReport(patients, aborted="another worker does it now")
     news = [p for p in patients if p.judgement and _is_news(p, look)]
     changed = await store.write(doctor.pool, [(p.row, p.judgement) for p in news if p.judgement])
     told = [p for p in news if p.judgement and p.judgement.alert]
-    await alerts.tell(doctor.alert_url, [(p.row, p.judgement) for p in told if p.judgement])
+    await alerts.send(doctor.alert_url, [(p.row, p.judgement) for p in told if p.judgement])
     reconnects = await _reconnect(doctor, look, patients, may_go_on)
     await store.forget(doctor.pool)
-    done = Round(
+    done = HealthReport(
         patients,
         len(look.asked),
         changed,
@@ -171,24 +177,24 @@ async def go_round(
         len(look.lacks),
     )
     if done.unseen:
-        _logger.warning("health check is blind in part", reason=unseen_said(done.unseen))
+        _logger.warning("health check is blind in part", reason=unreachable(done.unseen))
     (_logger.info if changed or reconnects or told else _logger.debug)("health", **done.summary())
     return done
 
 
-async def _look(doctor: Doctor, *, in_turn: int, webhooks: int | None) -> _Look:
+async def _look(doctor: HealthMonitor, *, in_turn: int, webhooks: int | None) -> _Look:
     """``webhooks``: of so many who are not asked by name, too; None: of all."""
     lists = await listed(doctor.world)
     every = await rows_of(doctor.pool)
-    listing = await asyncio.to_thread(together, lists, every)
+    listing = await asyncio.to_thread(merge, lists, every)
     rows = [row for row in every if row.enabled and row.status != "deleting"]
-    snapshot = await compared(doctor.pool, doctor.world.keys, listing, rows)
+    snapshot = await attribute_owners(doctor.pool, doctor.world.keys, listing, rows)
     snapshot = await with_busy(doctor.pool, snapshot)
     now, known = await store.read(doctor.pool)
     look = _Look(now, snapshot, listing.tokens, known)
     names = await asyncio.to_thread(_suspects, doctor, look, in_turn)
     memory = await ask(doctor.pool, doctor.world, snapshot, listing.tokens, names)
-    look.snapshot = believed(doctor.world, snapshot.asked(memory))
+    look.snapshot = without_implausible(doctor.world, snapshot.asked(memory))
     look.asked = frozenset(memory)
     others = [row.instance_name for row in _free(look.snapshot)][:webhooks]
     look.lacks = await incomplete_instances.look(
@@ -197,7 +203,7 @@ async def _look(doctor: Doctor, *, in_turn: int, webhooks: int | None) -> _Look:
     return look
 
 
-def _suspects(doctor: Doctor, look: _Look, in_turn: int) -> list[str]:
+def _suspects(doctor: HealthMonitor, look: _Look, in_turn: int) -> list[str]:
     """Whom to ask by name: missing ones first, then who looks ill, then some of the others."""
     ill: list[Row] = []
     well: list[Row] = []
@@ -205,7 +211,7 @@ def _suspects(doctor: Doctor, look: _Look, in_turn: int) -> list[str]:
         record = look.known.get(row.id)
         one = _name(look, row)
         whole = look.whole(row.instance_name)
-        judgement = judge(one, record, look.now, alert_after=doctor.alert_after, whole=whole)
+        judgement = next_state(one, record, look.now, alert_after=doctor.alert_after, whole=whole)
         quiet = judgement is not None and _quiet(judgement, record)
         (well if quiet else ill).append(row)
     # The longest unasked first, so that a limit leaves nobody out for ever.
@@ -241,7 +247,7 @@ def _name(look: _Look, row: Row) -> Name:
     return found(look.snapshot, row.instance_name, row)
 
 
-def _patients(doctor: Doctor, look: _Look, eager: bool) -> list[Patient]:
+def _patients(doctor: HealthMonitor, look: _Look, eager: bool) -> list[CheckedIntegration]:
     free = {row.id for row in _free(look.snapshot)}
     patients = []
     for row in look.snapshot.named().values():
@@ -249,7 +255,7 @@ def _patients(doctor: Doctor, look: _Look, eager: bool) -> list[Patient]:
         one = _name(look, row)
         # What is missing in the list and was not asked for by name is not known to be gone.
         if row.id in free and (one.instance is not None or one.memory is not None):
-            judgement = judge(
+            judgement = next_state(
                 one,
                 look.known.get(row.id),
                 look.now,
@@ -257,11 +263,11 @@ def _patients(doctor: Doctor, look: _Look, eager: bool) -> list[Patient]:
                 eager=eager,
                 whole=look.whole(row.instance_name),
             )
-        patients.append(Patient(row, judgement))
+        patients.append(CheckedIntegration(row, judgement))
     return patients
 
 
-def _is_news(patient: Patient, look: _Look) -> bool:
+def _is_news(patient: CheckedIntegration, look: _Look) -> bool:
     """Whether it has to be written down: asked for, or seen for the first time."""
     name = patient.row.instance_name
     return name in look.asked or patient.row.id not in look.known or look.whole(name) is False
@@ -271,12 +277,15 @@ def _is_news(patient: Patient, look: _Look) -> bool:
 
 
 async def _reconnect(
-    doctor: Doctor, look: _Look, patients: Sequence[Patient], may_go_on: Callable[[], bool]
+    doctor: HealthMonitor,
+    look: _Look,
+    patients: Sequence[CheckedIntegration],
+    may_go_on: Callable[[], bool],
 ) -> int:
     """Ask Evolution to connect those whose time has come; how many were asked for."""
     due = [p for p in patients if p.judgement and p.judgement.reconnect]
     due.sort(key=lambda p: str(p.judgement.record.next_reconnect_at) if p.judgement else "")
-    groups: dict[str, list[Patient]] = {}
+    groups: dict[str, list[CheckedIntegration]] = {}
     for patient in due:
         groups.setdefault(patient.row.server, []).append(patient)
     sent = await asyncio.gather(
@@ -290,15 +299,15 @@ async def _reconnect(
 
 async def _reconnect_on(
     evolution: EvolutionApi,
-    doctor: Doctor,
+    doctor: HealthMonitor,
     look: _Look,
-    due: Sequence[Patient],
+    due: Sequence[CheckedIntegration],
     may_go_on: Callable[[], bool],
 ) -> int:
     """A few at a time, and no more of them once the server does not answer."""
     limit, sent, stop = asyncio.Semaphore(_AT_ONCE), 0, asyncio.Event()
 
-    async def one(patient: Patient) -> None:
+    async def one(patient: CheckedIntegration) -> None:
         nonlocal sent
         assert patient.judgement is not None
         row, record = patient.row, patient.judgement.record
@@ -314,7 +323,7 @@ async def _reconnect_on(
             if not answer.sent:
                 return
             sent += 1
-            await store.note_try(doctor.pool, row.id, tried(record, look.now))
+            await store.note_try(doctor.pool, row.id, after_reconnect(record, look.now))
             _logger.info(
                 "reconnecting",
                 instance=row.instance_name,

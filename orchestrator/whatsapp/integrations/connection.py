@@ -18,7 +18,7 @@ from evosaga.events import notices
 from evosaga.events.database import Pool, Queryable
 from evosaga.events.notices import Notice
 from evosaga.orchestrator.whatsapp.health.connection_state import FINAL_CODES, ended
-from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
 from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
@@ -56,7 +56,7 @@ class Integration:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ConnectionObservation:
     """What a look found. ``unknown`` proves nothing; ``absent`` also means: not ours."""
 
     state: Literal["open", "connecting", "close", "absent", "unknown"]
@@ -86,7 +86,9 @@ async def integrations(
     return [_integration(row) for row in await pool.fetch(_SELECT, list(ids), list(names))]
 
 
-async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration) -> Seen:
+async def observe(
+    evolution: EvolutionApi, keys: KeyRing, integration: Integration
+) -> ConnectionObservation:
     """Ask its Evolution server how the instance is; two short calls, or a list for an older one.
 
     Raises only what keeps a worker from acting that is not in charge any more.
@@ -98,22 +100,22 @@ async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration)
         try:
             row = find(listed.body, name) if listed.status == 200 else None
         except UnreadableList:
-            return Seen("unknown")
+            return ConnectionObservation("unknown")
         if row is None or row.token is None:
             gone = listed.status == 200 and row is None
-            return Seen("absent" if gone else "unknown")
+            return ConnectionObservation("absent" if gone else "unknown")
         token = row.token
     seen = await evolution.see(name, token)
-    if seen.sight in (Sight.ABSENT, Sight.FOREIGN):
-        return Seen("absent")
+    if seen.sight in (Presence.ABSENT, Presence.FOREIGN):
+        return ConnectionObservation("absent")
     state = _state(seen.answer.body)
-    if seen.sight is not Sight.MINE or state is None:
-        return Seen("unknown")
+    if seen.sight is not Presence.MINE or state is None:
+        return ConnectionObservation("unknown")
     if row is None:
         row = _own_row((await evolution.own_rows(token)).body, name)
     if row is None:
-        return Seen(state, token=token)
-    return Seen(
+        return ConnectionObservation(state, token=token)
+    return ConnectionObservation(
         state,
         row.phone,
         row.reason,
@@ -123,7 +125,7 @@ async def look(evolution: EvolutionApi, keys: KeyRing, integration: Integration)
     )
 
 
-def judge(integration: Integration, seen: Seen) -> tuple[str, str | None]:
+def status_after(integration: Integration, seen: ConnectionObservation) -> tuple[str, str | None]:
     """Status and number that the row should have. Pure.
 
     A connection that breaks is taken up again by Evolution itself most of the time; meanwhile its
@@ -142,15 +144,15 @@ def judge(integration: Integration, seen: Seen) -> tuple[str, str | None]:
     return before
 
 
-async def settle(
-    pool: Pool, integration: Integration, seen: Seen
+async def apply_observation(
+    pool: Pool, integration: Integration, seen: ConnectionObservation
 ) -> Literal["changed", "same", "lost"]:
     """Let the row say what was seen, and record the notice, in one transaction.
 
     ``lost``: the row has changed since it was read; read it again and look again. Raises what
     Postgres raises.
     """
-    status, number = judge(integration, seen)
+    status, number = status_after(integration, seen)
     if (status, number) == (integration.status, integration.whatsapp_number):
         return "same"
     async with pool.acquire() as connection, connection.transaction():
@@ -168,7 +170,7 @@ async def settle(
     return "changed"
 
 
-def _notice(integration: Integration, status: str, seen: Seen) -> Notice:
+def _notice(integration: Integration, status: str, seen: ConnectionObservation) -> Notice:
     data: dict[str, Any] = {"status": status, "before": integration.status}
     if status == "disconnected" and seen.reason is not None:
         data["reason"] = seen.reason

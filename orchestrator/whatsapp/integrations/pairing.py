@@ -20,11 +20,11 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.whatsapp.integrations.connection import (
     PASSIVE,
+    ConnectionObservation,
     Integration,
-    Seen,
+    apply_observation,
     integrations,
-    look,
-    settle,
+    observe,
 )
 from evosaga.orchestrator.whatsapp.webhooks.payloads import qr_code
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -109,8 +109,8 @@ async def current_qr(
         return _without_evolution(integration, code)
     evolution = server_named(servers, integration.server)
     try:
-        seen = await look(evolution, keys, integration)
-        await settle(pool, integration, seen)
+        seen = await observe(evolution, keys, integration)
+        await apply_observation(pool, integration, seen)
         if (said := _seen(integration, seen)) is not None:
             return said
         if seen.state == "unknown":
@@ -124,7 +124,7 @@ async def current_qr(
         return _show(code) if code else _say("unavailable")
 
 
-def _seen(integration: Integration, seen: Seen) -> Pairing | None:
+def _seen(integration: Integration, seen: ConnectionObservation) -> Pairing | None:
     """What the look settles by itself; None when a code is what is needed."""
     if seen.paired(integration.channel):
         return _say("paired")
@@ -142,7 +142,7 @@ async def _ask(
     redis: Redis,
     evolution: EvolutionApi,
     integration: Integration,
-    seen: Seen,
+    seen: ConnectionObservation,
     number: str | None,
     held: Code | None,
 ) -> Pairing:

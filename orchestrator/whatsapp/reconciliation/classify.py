@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from evosaga.orchestrator.whatsapp.reconciliation.rules import LogSays, Place, RowSays, Sight, Whose
+from evosaga.orchestrator.whatsapp.reconciliation.rules import (
+    LogSays,
+    Ownership,
+    Place,
+    Presence,
+    RowSays,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
 
 
@@ -20,8 +26,8 @@ class Name:
     name: str
     instance: Instance | None
     row: Row | None
-    sight: Sight
-    whose: Whose
+    sight: Presence
+    whose: Ownership
     log: LogSays
     organization_id: UUID | None
     memory: Memory | None = None
@@ -52,7 +58,7 @@ def found(snapshot: Snapshot, name: str, row: Row | None) -> Name:
     )
 
 
-def _sight(instance: Instance | None, memory: Memory | None) -> Sight:
+def _sight(instance: Instance | None, memory: Memory | None) -> Presence:
     """Evolution's two views as one word. Its memory is newer than its list, where it was asked."""
     if memory == "unanswered":
         return "unclear"
@@ -77,7 +83,7 @@ def _whose(
     instance: Instance | None,
     row: Row | None,
     memory: Memory | None,
-) -> Whose:
+) -> Ownership:
     """Its token proves it, or the row of an integration that older code made vouches for it."""
     if memory == "foreign":
         return "posing"

@@ -24,7 +24,7 @@ _SHORTEST_WAIT: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ObservedDrift:
     """A drift and how long it has been known."""
 
     drift: Drift
@@ -42,7 +42,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Blind:
+class Unobserved:
     """What a look could not see though it may be there, and which is therefore not forgotten.
 
     Of an organization that has something on one of these servers nothing is said at all.
@@ -57,10 +57,10 @@ async def note(
     drifts: Sequence[Drift],
     *,
     kinds: Sequence[str],
-    blind: Blind,
+    blind: Unobserved,
     organization_id: UUID | None = None,
     grace: float,
-) -> list[Sighting]:
+) -> list[ObservedDrift]:
     """Remember what this look saw, and forget what it saw no more.
 
     ``kinds`` are all that the look could see; with an organization only that one's are forgotten.
@@ -81,13 +81,13 @@ async def note(
         (row["what"], row["instance_name"]): row for row in rows
     }
     return [
-        Sighting(drift, row["first_seen"], row["looks"], row["repairs"], row["ripe"])
+        ObservedDrift(drift, row["first_seen"], row["looks"], row["repairs"], row["ripe"])
         for drift in seen
         if (row := by_key.get((drift.what, drift.where))) is not None
     ]
 
 
-async def repaired(pool: Pool, sighting: Sighting) -> None:
+async def repaired(pool: Pool, sighting: ObservedDrift) -> None:
     """A repair of it was asked for; what is still there after that must be seen twice again."""
     await pool.execute(_REPAIRED, sighting.drift.what, sighting.drift.where, sighting.repairs)
 

@@ -17,7 +17,11 @@ from evosaga.orchestrator.whatsapp.reconciliation.classify import (
     places_of,
     row_says,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import SEEN, Command, command_for
+from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import (
+    SEEN,
+    RepairCommand,
+    command_for,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     AGREE,
     BUSY,
@@ -27,8 +31,8 @@ from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     KeySays,
     Place,
     Policy,
-    judge,
     judge_key,
+    verdict_of,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Instance,
@@ -54,7 +58,7 @@ class Drift:
     cause: str
     repair: str
     policy: Policy
-    command: Command | None = None
+    command: RepairCommand | None = None
     servers: Sequence[str] = ()
     """The Evolution servers that must be looked at to see it; none for what is in Redis alone."""
 
@@ -112,7 +116,7 @@ def strangers(snapshot: Snapshot) -> list[str]:
     )
 
 
-def doubt(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | None:
+def implausibility(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | None:
     """Why nothing may be concluded from a look at this server; None when it can be believed.
 
     A list that came back empty or in part makes healthy integrations look lost. When many are
@@ -137,7 +141,7 @@ def too_many(missing: int, of: int) -> bool:
     return missing > max(_FEW, _SHARE * of)
 
 
-def suspects(snapshot: Snapshot) -> list[str]:
+def needs_probe(snapshot: Snapshot) -> list[str]:
     """The names about which Evolution's memory should be asked, missing ones first."""
     drifts = (d for d in reconcile_plan(snapshot) if d.command and d.what not in _ABOUT_KEYS)
     names = dict.fromkeys(d.where for d in drifts)
@@ -177,7 +181,7 @@ def _drift(
     says = row_says(one.row, one.instance)
     busy = _busy(snapshot, one)
     cell = Cell("busy" if busy else "free", one.sight, one.whose, says, place, one.log)
-    code = judge(cell)
+    code = verdict_of(cell)
     if code in (AGREE, BUSY):
         return None
     keeps = kept.get(one.organization_id) if one.organization_id else None
@@ -206,7 +210,7 @@ def _told(
     name: str,
     organization_id: UUID | None,
     blanks: Mapping[str, str] | None = None,
-    command: Command | None = None,
+    command: RepairCommand | None = None,
     servers: Collection[str] = (),
 ) -> Drift:
     verdict, blanks = VERDICTS[code], blanks or {}
@@ -248,7 +252,7 @@ def _key_drifts(
             KeyCell("busy" if busy else "free", _key_says(key, row), "enabled" if row else "none")
         )
         if code not in (AGREE, BUSY):
-            command = Command("key.drop", {"instance_name": name})
+            command = RepairCommand("key.drop", {"instance_name": name})
             servers = _servers_of(row, snapshot.instances.get(name))
             drifts.append(_told(code, name, organization, command=command, servers=servers))
     return drifts

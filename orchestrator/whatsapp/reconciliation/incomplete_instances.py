@@ -17,14 +17,14 @@ from uuid import UUID
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, can_be_sent
-from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import Command
+from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import RepairCommand
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
 from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Answer
-from evosaga.sagas.whatsapp.evolution.completeness import Lacks, webhook_of
+from evosaga.sagas.whatsapp.evolution.completeness import Missing, webhook_of
 from evosaga.sagas.whatsapp.ownership import UnknownKey
-from evosaga.sagas.whatsapp.repairs.completeness import Born, born
+from evosaga.sagas.whatsapp.repairs.completeness import CreateFacts, create_facts
 
 KINDS: Final = ("webhook_missing", "webhook_wrong", "settings_missing")
 STATE: Final = "incomplete"
@@ -52,7 +52,9 @@ async def drifts(pool: Pool, world: World, snapshot: Snapshot, scope: Scope) -> 
     rows = ours
     if scope.share is not None:
         rows = (await _in_turn(pool, ours, only_suspects=scope.suspects))[: scope.share]
-    lacks = {row.id: Lacks(settings=_settings(snapshot, row)) for row in ours}  # so much is listed
+    lacks = {
+        row.id: Missing(settings=_settings(snapshot, row)) for row in ours
+    }  # so much is listed
     found = await look(pool, world, snapshot, [row.instance_name for row in rows])
     lacks |= {row.id: found[row.instance_name] for row in rows if row.instance_name in found}
     return [_drift(row, lacks[row.id]) for row in ours if lacks[row.id].said]
@@ -60,21 +62,21 @@ async def drifts(pool: Pool, world: World, snapshot: Snapshot, scope: Scope) -> 
 
 async def look(
     pool: Pool, world: World, snapshot: Snapshot, names: Collection[str]
-) -> dict[str, Lacks]:
+) -> dict[str, Missing]:
     """What these lack, as far as they are ours and give an answer."""
     wanted = set(names)
     rows = {r.id: r for r in _candidates(snapshot) if r.instance_name in wanted}
-    known = await born(pool, list(rows)) if rows else {}
-    groups: dict[str, list[Born]] = {}
+    known = await create_facts(pool, list(rows)) if rows else {}
+    groups: dict[str, list[CreateFacts]] = {}
     for one in known.values():
         groups.setdefault(one.server, []).append(one)
     answers = await asyncio.gather(
         *(_ask_server(world, server, group) for server, group in groups.items())
     )
-    found: dict[str, Lacks] = {}
+    found: dict[str, Missing] = {}
     for id_, webhook in (pair for group in answers for pair in group.items()):
         settings = _settings(snapshot, rows[id_])
-        found[rows[id_].instance_name] = Lacks(webhook, settings)
+        found[rows[id_].instance_name] = Missing(webhook, settings)
     return found
 
 
@@ -116,7 +118,9 @@ async def _in_turn(pool: Pool, rows: Sequence[Row], *, only_suspects: bool) -> l
     return [*suspects, *sorted(others, key=lambda row: asked.get(row.id, 0.0))]
 
 
-async def _ask_server(world: World, server: str, group: Sequence[Born]) -> dict[UUID, str | None]:
+async def _ask_server(
+    world: World, server: str, group: Sequence[CreateFacts]
+) -> dict[UUID, str | None]:
     """What their webhooks lack; of those that give no clear answer, nothing.
 
     A server that is in trouble is asked no further: the next round will tell.
@@ -124,7 +128,7 @@ async def _ask_server(world: World, server: str, group: Sequence[Born]) -> dict[
     evolution, limit = world.server(server), asyncio.Semaphore(_AT_ONCE)
     stop = asyncio.Event()
 
-    async def one(about: Born) -> tuple[str | None, Answer | None] | None:
+    async def one(about: CreateFacts) -> tuple[str | None, Answer | None] | None:
         async with limit:
             if stop.is_set():
                 return None
@@ -150,7 +154,7 @@ async def _ask_server(world: World, server: str, group: Sequence[Born]) -> dict[
     return found
 
 
-def _drift(row: Row, lacks: Lacks) -> Drift:
+def _drift(row: Row, lacks: Missing) -> Drift:
     code = (
         "settings_missing"
         if lacks.webhook is None
@@ -170,7 +174,7 @@ def _drift(row: Row, lacks: Lacks) -> Drift:
         verdict.cause.format(lacks=lacks.said),
         verdict.repair,
         verdict.policy,
-        Command("instance.complete", data),
+        RepairCommand("instance.complete", data),
         (row.server,),
     )
 

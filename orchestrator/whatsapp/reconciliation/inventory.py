@@ -22,7 +22,7 @@ _AT_ONCE: Final = 1.0
 NOT_CONFIGURED: Final = "it is not among this process's EVOSAGA_EVOLUTION_SERVERS"
 
 
-class CantLook(Exception):
+class ObservationFailed(Exception):
     """One of the stores gives no answer that can be believed; nothing was concluded from it."""
 
 
@@ -53,7 +53,8 @@ Lists = Mapping[str, OneList | str]
 
 
 async def listed(world: World) -> Lists:
-    """Every server's list, without what we don't need. Raises ``CantLook`` if there is none."""
+    """Every server's list, without what we don't need. Raises ``ObservationFailed`` if there is
+    none."""
     names = list(world.servers)
     found = await asyncio.gather(*(_list_of(name, world.servers[name]) for name in names))
     lists = dict(zip(names, found, strict=True))
@@ -62,12 +63,12 @@ async def listed(world: World) -> Lists:
 
 
 def refuse_blindness(servers: Mapping[str, Any], unseen: Mapping[str, str]) -> None:
-    """Raises ``CantLook`` when no server at all can be looked at."""
+    """Raises ``ObservationFailed`` when no server at all can be looked at."""
     if not servers.keys() <= unseen.keys():
         return
     if len(servers) == 1:
-        raise CantLook(unseen[next(iter(servers))])
-    raise CantLook("; ".join(f"{name}: {unseen[name]}" for name in servers))
+        raise ObservationFailed(unseen[next(iter(servers))])
+    raise ObservationFailed("; ".join(f"{name}: {unseen[name]}" for name in servers))
 
 
 def may_come_back(unseen: Mapping[str, str]) -> frozenset[str]:
@@ -75,7 +76,7 @@ def may_come_back(unseen: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name for name, why in unseen.items() if why != NOT_CONFIGURED)
 
 
-def unseen_said(unseen: Mapping[str, str]) -> str | None:
+def unreachable(unseen: Mapping[str, str]) -> str | None:
     """The servers that were not looked at, for people; None when there is none."""
     return "; ".join(f"{name}: {why}" for name, why in sorted(unseen.items())) or None
 
@@ -90,7 +91,7 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
     return await asyncio.to_thread(_read, answer.body, name)
 
 
-def together(lists: Lists, rows: Sequence[Row]) -> Listing:
+def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
     """One instance a name: that on the server which the name's row says, else the first found.
 
     What a row means is on its own server or nowhere, whoever bears the name on another one.

@@ -20,16 +20,16 @@ from evosaga.orchestrator.config import legacy_names
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
 from evosaga.orchestrator.whatsapp.reconciliation.drift import (
     can_be_sent,
-    doubt,
+    implausibility,
     names_of,
-    suspects,
+    needs_probe,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
-    CantLook,
     Listing,
+    ObservationFailed,
     listed,
+    merge,
     refuse_blindness,
-    together,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
@@ -38,7 +38,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Key,
     Memory,
     Origin,
-    Recorded,
+    RecordedState,
     Row,
     Snapshot,
 )
@@ -56,7 +56,7 @@ _ASKED: Final = 1000
 """Instances that look well and are asked by name all the same, a comparison of everything."""
 
 
-async def look(
+async def observe(
     pool: Pool,
     world: World,
     *,
@@ -64,14 +64,14 @@ async def look(
     keys: bool = True,
     keep: Keep | None = None,
 ) -> Snapshot:
-    """Everything that is needed for a plan. Raises ``CantLook`` when that can't be had.
+    """Everything that is needed for a plan. Raises ``ObservationFailed`` when that can't be had.
 
     ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
     """
     lists = await listed(world)
     rows = await rows_of(pool)
-    listing = await asyncio.to_thread(together, lists, rows)
-    snapshot = await compared(pool, world.keys, listing, rows)
+    listing = await asyncio.to_thread(merge, lists, rows)
+    snapshot = await attribute_owners(pool, world.keys, listing, rows)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
@@ -80,7 +80,7 @@ async def look(
         snapshot = replace(snapshot, keys=await _keys(world.redis))
     snapshot = await with_busy(pool, replace(snapshot, keep=keep))
     # Thousands of names take a while, and a worker's other tasks should not notice.
-    names = await asyncio.to_thread(suspects, snapshot)
+    names = await asyncio.to_thread(needs_probe, snapshot)
     well: list[str] = []
     if keep is not None:  # a few, so all of them are asked
         every = names_of(snapshot, keep.organization_id)
@@ -89,7 +89,7 @@ async def look(
         well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
     asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
     asked = asked.asked(await _halves(pool, world, asked, listing.tokens, well))
-    return believed(world, asked)
+    return without_implausible(world, asked)
 
 
 async def _halves(
@@ -151,9 +151,10 @@ def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
     return snapshot
 
 
-def believed(world: World, snapshot: Snapshot) -> Snapshot:
-    """The same without the servers whose lists are not to be believed. Raises ``CantLook``."""
-    doubts = {name: reason for name in world.servers if (reason := doubt(snapshot, name))}
+def without_implausible(world: World, snapshot: Snapshot) -> Snapshot:
+    """The same without the servers whose lists are not to be believed. Raises
+    ``ObservationFailed``."""
+    doubts = {name: reason for name in world.servers if (reason := implausibility(snapshot, name))}
     refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
     return snapshot.without(doubts)
 
@@ -177,7 +178,9 @@ async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
 # --- whose is it? -----------------------------------------------------------------------------
 
 
-async def compared(pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequence[Row]) -> Snapshot:
+async def attribute_owners(
+    pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequence[Row]
+) -> Snapshot:
     """Which instances carry a birthmark of ours, and what the log says of them."""
     born = {row.instance_name: row.id for row in rows if row.born}
     rest = [name for name in listing.instances if name not in born]
@@ -189,7 +192,7 @@ async def compared(pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequenc
     for maker in makers:
         by_name.setdefault(maker["instance_name"], []).append(maker["saga_id"])
         over = maker["status"] == "compensated" or str(maker["saga_id"]) in ended
-        recorded: Recorded = "ended" if over else "alive"
+        recorded: RecordedState = "ended" if over else "alive"
         origins[maker["saga_id"]] = Origin(recorded, maker["organization_id"])
     suspected = {name: [id_] for name, id_ in born.items()} | by_name
     for name, id_ in derived.items():
@@ -264,7 +267,7 @@ async def _keys(redis: Redis) -> list[Key]:
             if not cursor:
                 return found
     except RedisError as error:
-        raise CantLook(f"Redis does not answer: {type(error).__name__}") from error
+        raise ObservationFailed(f"Redis does not answer: {type(error).__name__}") from error
 
 
 def _key(key: bytes | str, value: Any, life: Any) -> Key:

@@ -6,10 +6,10 @@ from typing import Final
 from uuid import UUID
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.whatsapp.reconciliation.drift import doubt
+from evosaga.orchestrator.whatsapp.reconciliation.drift import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Memory, Snapshot
 from evosaga.sagas.context import World
-from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN
 from evosaga.sagas.whatsapp.ownership import UnknownKey
@@ -22,10 +22,10 @@ _STATES: Final[dict[str, Memory]] = {
     "connecting": "connecting",
     "close": "close",
 }
-_SIGHTS: Final[dict[Sight, Memory]] = {
-    Sight.ABSENT: "absent",
-    Sight.HALF: "half",
-    Sight.FOREIGN: "foreign",
+_SIGHTS: Final[dict[Presence, Memory]] = {
+    Presence.ABSENT: "absent",
+    Presence.HALF: "half",
+    Presence.FOREIGN: "foreign",
 }
 
 
@@ -76,7 +76,7 @@ async def _ask_server(
         known |= dict(zip(page, answers, strict=True))
         missing = [name for name in page if name not in snapshot.instances]
         lied = any(known[name] not in ("absent", "half", "foreign") for name in missing)
-        if lied and doubt(snapshot.asked(known), server) is not None:
+        if lied and implausibility(snapshot.asked(known), server) is not None:
             break
     return known
 

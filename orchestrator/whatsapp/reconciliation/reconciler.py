@@ -17,9 +17,9 @@ import structlog
 
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.whatsapp.reconciliation import confirmations, incomplete_instances
-from evosaga.orchestrator.whatsapp.reconciliation.confirmations import Blind, Sighting
+from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift, Unobserved
 from evosaga.orchestrator.whatsapp.reconciliation.drift import (
     Drift,
     choices,
@@ -27,11 +27,11 @@ from evosaga.orchestrator.whatsapp.reconciliation.drift import (
     strangers,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
-    CantLook,
+    ObservationFailed,
     may_come_back,
-    unseen_said,
+    unreachable,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.observe import look
+from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Policy
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 from evosaga.sagas.context import World
@@ -52,12 +52,12 @@ class UnknownChoice(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Keeper:
+class Reconciler:
     """What keeping the stores true needs. ``quiet`` is the least time between two looks."""
 
     pool: Pool
     world: World
-    gate: Gate
+    gate: CommandHandler
     patterns: Sequence[str] = ()
     quiet: float = 10.0
 
@@ -66,13 +66,13 @@ class Keeper:
 class Asked:
     """A repair that was asked for, and the saga that carries it out."""
 
-    sighting: Sighting
+    sighting: ObservedDrift
     saga_id: UUID
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class ReconcileReport:
     """What one round found and did, for the log, the dashboard and the command line."""
 
     drifts: Sequence[Drift] = ()
@@ -95,7 +95,7 @@ class Round:
             "waiting": self.waiting,
             "strangers": self.strangers,
             "aborted": self.aborted,
-            "not_looked_at": unseen_said(self.unseen),
+            "not_looked_at": unreachable(self.unseen),
             "seconds": round(self.seconds, 3),
             "shown": [described(drift) for drift in self.drifts[:_SHOWN]],
         }
@@ -114,7 +114,7 @@ class Found:
 
     drifts: list[Drift]
     unseen: Mapping[str, str]
-    blind: Blind
+    blind: Unobserved
     """What of it may be there all the same, and must not be forgotten."""
     strangers: Sequence[str] = ()
     """Instances that are nobody's we know."""
@@ -123,7 +123,7 @@ class Found:
 
 
 async def find(
-    keeper: Keeper,
+    keeper: Reconciler,
     *,
     kinds: Collection[str] = EVERYTHING,
     keep: Keep | None = None,
@@ -131,12 +131,14 @@ async def find(
 ) -> Found:
     """What is wrong now; with ``keep``, for that organization only.
 
-    ``share``: so many webhooks are asked for, in turn; None: all. Raises ``CantLook``, and
+    ``share``: so many webhooks are asked for, in turn; None: all. Raises ``ObservationFailed``, and
     ``UnknownChoice`` when the instance to keep is not there.
     """
     everything = set(kinds) >= set(EVERYTHING)
     patterns = keeper.patterns if everything else ()
-    snapshot = await look(keeper.pool, keeper.world, patterns=patterns, keys=everything, keep=keep)
+    snapshot = await observe(
+        keeper.pool, keeper.world, patterns=patterns, keys=everything, keep=keep
+    )
     if keep is not None and keep.choice not in ("connected", "none"):
         names = choices(snapshot, keep.organization_id)
         if keep.choice not in names:
@@ -157,18 +159,18 @@ async def find(
     return Found(
         drifts,
         snapshot.unseen,
-        Blind(away, hidden),
+        Unobserved(away, hidden),
         await asyncio.to_thread(strangers, snapshot) if everything and keep is None else (),
         len(snapshot.busy_names) if keep is None else 0,
     )
 
 
-async def go_round(
-    keeper: Keeper,
+async def run_once(
+    keeper: Reconciler,
     *,
     kinds: Collection[str] = EVERYTHING,
     may_go_on: Callable[[], bool] = lambda: True,
-) -> Round:
+) -> ReconcileReport:
     """One round by itself: what policy ``auto`` allows is repaired, the rest is only told.
 
     ``may_go_on`` is asked before each repair: who is not in charge any more stops there.
@@ -176,9 +178,9 @@ async def go_round(
     began = time.monotonic()
     try:
         found = await find(keeper, kinds=kinds, share=incomplete_instances.SHARE)
-    except CantLook as reason:
+    except ObservationFailed as reason:
         _logger.warning("reconcile gives up", reason=str(reason))
-        return Round(aborted=str(reason), seconds=time.monotonic() - began)
+        return ReconcileReport(aborted=str(reason), seconds=time.monotonic() - began)
     drifts = found.drifts
     seen = await confirmations.note(
         keeper.pool, drifts, kinds=tuple(kinds), blind=found.blind, grace=keeper.quiet
@@ -191,7 +193,7 @@ async def go_round(
         if may_go_on() and (asked := await repair(keeper, sighting)) is not None
     ]
     waiting = sum(not s.ripe and s.repairs == 0 for s in mendable) + len(ripe[_MOST:])
-    done = Round(
+    done = ReconcileReport(
         *(drifts, repairs, waiting, None, time.monotonic() - began, found.unseen),
         strangers=len(found.strangers),
     )
@@ -200,7 +202,7 @@ async def go_round(
     return done
 
 
-async def repair(keeper: Keeper, sighting: Sighting) -> Asked | None:
+async def repair(keeper: Reconciler, sighting: ObservedDrift) -> Asked | None:
     """Ask for the saga that repairs it; None when that was refused, which is logged."""
     drift = sighting.drift
     assert drift.command is not None

@@ -6,11 +6,11 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name
-from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Sight
+from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Presence
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance
 from evosaga.sagas.whatsapp.types import server_entry
 
-SEEN: Final[dict[Sight, str]] = {
+SEEN: Final[dict[Presence, str]] = {
     "absent": "missing",
     "half": "half",
     "idle": "closed",
@@ -20,20 +20,20 @@ SEEN: Final[dict[Sight, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class RepairCommand:
     """A repair, as the command that starts its saga. ``data`` may hold a phone number."""
 
     type: str
     data: Mapping[str, Any]
 
 
-def command_for(code: str, one: Name, names: Mapping[str, Name]) -> Command | None:
+def command_for(code: str, one: Name, names: Mapping[str, Name]) -> RepairCommand | None:
     """The command that repairs it; None for what is only told."""
     match VERDICTS[code].action:
         case "remove":
             return _removal(one)
         case "delete":
-            return Command("integration.delete", _about(one))
+            return RepairCommand("integration.delete", _about(one))
         case "correct":
             return _correction(code, one)
         case "adopt":
@@ -41,7 +41,7 @@ def command_for(code: str, one: Name, names: Mapping[str, Name]) -> Command | No
         case "complete":
             return None  # no cell's: ``incomplete`` finds it, and says what mends it
         case "drop":
-            return Command("key.drop", {"instance_name": one.name})
+            return RepairCommand("key.drop", {"instance_name": one.name})
         case None:
             return None
 
@@ -53,7 +53,7 @@ def _about(one: Name) -> dict[str, Any]:
     return about
 
 
-def _removal(one: Name) -> Command | None:
+def _removal(one: Name) -> RepairCommand | None:
     """With what the instance must carry when it is looked at again, right before it goes."""
     if one.instance is None:
         return None  # only a shadow in memory, which no token opens
@@ -63,19 +63,19 @@ def _removal(one: Name) -> Command | None:
         return None  # nothing would show that it is still the same one
     else:
         proof = {"token_hash": one.instance.token_hash}
-    return Command("instance.remove", _about(one) | proof | server_entry(one.instance.server))
+    return RepairCommand("instance.remove", _about(one) | proof | server_entry(one.instance.server))
 
 
-def _correction(code: str, one: Name) -> Command:
+def _correction(code: str, one: Name) -> RepairCommand:
     assert one.row is not None
     seen = "foreign" if code == "name_taken" else SEEN[one.sight]
     data = {"integration_id": str(one.row.id), "instance_name": one.name, "seen": seen}
     if seen == "open" and one.instance is not None and one.instance.phone:
         data["whatsapp_number"] = one.instance.phone
-    return Command("integration.correct", data)
+    return RepairCommand("integration.correct", data)
 
 
-def _adoption(one: Name, names: Mapping[str, Name]) -> Command | None:
+def _adoption(one: Name, names: Mapping[str, Name]) -> RepairCommand | None:
     """Let the organization's row name it; without one, make the row that it had, or a new one."""
     assert one.instance is not None
     if one.instance.hidden:
@@ -109,7 +109,7 @@ def _adoption(one: Name, names: Mapping[str, Name]) -> Command | None:
     }
     if one.instance.phone:
         data["whatsapp_number"] = one.instance.phone
-    return Command("instance.adopt", data)
+    return RepairCommand("instance.adopt", data)
 
 
 def _channel(instance: Instance) -> str:

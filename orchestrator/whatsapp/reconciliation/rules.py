@@ -20,9 +20,9 @@ Policy: TypeAlias = Literal["auto", "ask", "never"]
 Action: TypeAlias = Literal["remove", "delete", "correct", "adopt", "drop", "complete"]
 
 Busy: TypeAlias = Literal["free", "busy"]
-Sight: TypeAlias = Literal["absent", "half", "idle", "open", "paired", "unclear"]
+Presence: TypeAlias = Literal["absent", "half", "idle", "open", "paired", "unclear"]
 """``idle``: there and not connected; ``open``: connected, of a channel that has no phone."""
-Whose: TypeAlias = Literal["ours", "older", "posing", "stranger"]
+Ownership: TypeAlias = Literal["ours", "older", "posing", "stranger"]
 """``posing``: under a name of ours with somebody else's token."""
 RowSays: TypeAlias = Literal[
     "none", "pending", "connected", "unnumbered", "disconnected", "flagged", "deleting", "disabled"
@@ -39,8 +39,8 @@ class Cell(NamedTuple):
     """What is true of one name. ``log`` counts only for an instance of ours."""
 
     busy: Busy
-    sight: Sight
-    whose: Whose
+    sight: Presence
+    whose: Ownership
     row: RowSays
     place: Place
     log: LogSays
@@ -56,8 +56,8 @@ class KeyCell(NamedTuple):
 
 DIMENSIONS: Final[dict[str, tuple[str, ...]]] = {
     "busy": get_args(Busy),
-    "sight": get_args(Sight),
-    "whose": get_args(Whose),
+    "sight": get_args(Presence),
+    "whose": get_args(Ownership),
     "row": get_args(RowSays),
     "place": get_args(Place),
     "log": get_args(LogSays),
@@ -350,7 +350,7 @@ KEY_RULES: Final = (
 
 
 @cache
-def judge(cell: Cell) -> str:
+def verdict_of(cell: Cell) -> str:
     """The verdict's code, ``agree`` or ``busy``."""
     return next(rule.verdict for rule in RULES if rule.covers(cell))
 

@@ -19,7 +19,7 @@ Memory: TypeAlias = Literal[
 ``half``: one of the two views has it and the other not. ``foreign``: it opened to another token.
 """
 
-Recorded: TypeAlias = Literal["alive", "ended", "unknown"]
+RecordedState: TypeAlias = Literal["alive", "ended", "unknown"]
 """What the log says of an instance of ours: it should be there, it should not, never heard of."""
 
 
@@ -62,7 +62,7 @@ class Instance:
 class Origin:
     """What the log knows of the saga that made an instance."""
 
-    recorded: Recorded
+    recorded: RecordedState
     organization_id: UUID | None = None
 
 

@@ -39,7 +39,7 @@ _NOBODYS: Final = secrets.token_hex(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Presented:
     """What a delivery shows: our token, or a JSON Web Token signed with it (``jwt_key``)."""
 
     token: str | None = None
@@ -59,7 +59,7 @@ class Known:
     asked_at: float = 0.0
 
 
-class Credentials:
+class WebhookAuthenticator:
     """Recognises deliveries. What was asked of Postgres is kept for half a minute."""
 
     def __init__(self, pool: Pool, keys: KeyRing) -> None:
@@ -73,7 +73,7 @@ class Credentials:
         given = token.partition("/")[0]
         return any(_same(given, ours) for ours in self._keys.global_webhook_tokens())
 
-    async def recognise(self, instance_name: str, shown: Shown) -> UUID | None:
+    async def recognise(self, instance_name: str, shown: Presented) -> UUID | None:
         """The integration whose token was shown. Raises what Postgres does, or ``TimeoutError``."""
         if (derived := _DERIVED_NAME.fullmatch(instance_name)) is not None:
             saga_id = UUID(derived[1])
@@ -125,7 +125,7 @@ def _is_elsewhere(webhook_url: str | None, instance_name: str) -> bool:
     return not path.rstrip("/").endswith(f"/webhooks/evolution/{instance_name}")
 
 
-def _match(shown: Shown, tokens: Iterable[tuple[UUID, str]]) -> UUID | None:
+def _match(shown: Presented, tokens: Iterable[tuple[UUID, str]]) -> UUID | None:
     """All are compared, so that the time it takes says nothing about which one it was."""
     found: UUID | None = None
     for integration_id, token in [*tokens, (None, _NOBODYS)]:

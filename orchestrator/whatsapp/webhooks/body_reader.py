@@ -44,7 +44,7 @@ class TooLarge(Exception):
         self.event = event
 
 
-class Crowded(Exception):
+class TooManyBodies(Exception):
     """As many large bodies as there is memory for are being read; it can come again."""
 
 
@@ -62,7 +62,7 @@ class Body:
         return self.size > WHOLE
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies for one process; ``most`` bytes each."""
 
     def __init__(self, most: int) -> None:
@@ -70,7 +70,7 @@ class Bodies:
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def read(self, chunks: AsyncIterable[bytes], announced: int | None) -> Body:
-        """The body. Raises ``TooLarge``, ``Crowded``, and what reading raises.
+        """The body. Raises ``TooLarge``, ``TooManyBodies``, and what reading raises.
 
         ``announced`` is what Content-Length says: what is too large is not waited for.
         """
@@ -90,7 +90,7 @@ class Bodies:
             async with asyncio.timeout(_PATIENCE):
                 await self._places.acquire()
         except TimeoutError:
-            raise Crowded from None
+            raise TooManyBodies from None
         try:
             return await self._shortened(whole, source)
         finally:

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from evosaga.events import streams, syncpoints
 from evosaga.events.database import Pool
 from evosaga.orchestrator.routing import ClinicCache
-from evosaga.orchestrator.whatsapp.webhooks.payloads import Hint, Message
+from evosaga.orchestrator.whatsapp.webhooks.payloads import ConnectionHint, Message
 from evosaga.orchestrator.whatsapp.webhooks.stream_entry import entry
 from evosaga.sagas.whatsapp.steps import routing_key
 
@@ -37,7 +37,7 @@ _REMEMBER: Final = 1800
 """Seconds that a message is remembered for; Evolution delivers again for about 1215."""
 
 
-_Waiting: TypeAlias = "tuple[Hint, UUID | None, asyncio.Future[bool]]"
+_Waiting: TypeAlias = "tuple[ConnectionHint, UUID | None, asyncio.Future[bool]]"
 
 
 class Taken(StrEnum):
@@ -49,7 +49,7 @@ class Taken(StrEnum):
     IGNORED = "ignored"
 
 
-class NotYet(Exception):
+class RetryLater(Exception):
     """It can't be taken now, and Evolution should come again: nobody's fault, or a server's."""
 
 
@@ -65,7 +65,7 @@ class Inbox:
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
 
-    async def store(self, hint: Hint, integration_id: UUID | None) -> Taken:
+    async def store(self, hint: ConnectionHint, integration_id: UUID | None) -> Taken:
         """Keep a hint; None is what the global webhook knows of the integration.
 
         Raises what Postgres raises, and ``TimeoutError``.
@@ -88,7 +88,7 @@ class Inbox:
             self._connecting.pop(hint.instance_name, None)
         return Taken.STORED if new else Taken.REPEATED
 
-    async def keep_qr(self, hint: Hint, integration_id: UUID | None) -> None:
+    async def keep_qr(self, hint: ConnectionHint, integration_id: UUID | None) -> None:
         """Put the QR code of a stored hint where people look for it, or note that there is none."""
         name = hint.instance_name
         try:
@@ -106,14 +106,14 @@ class Inbox:
     async def hand_on(self, message: Message, integration_id: UUID | None) -> Taken:
         """Append a message to ``wa:events``, with the clinic it belongs to.
 
-        Raises ``NotYet``, or what the servers raise.
+        Raises ``RetryLater``, or what the servers raise.
         """
         name = message.instance_name
         async with asyncio.timeout(_DEADLINE):
             route = await self._routes.get(name)
             if route is None:
                 if await self._pool.fetchval(_BEING_MADE, name):
-                    raise NotYet(f"the integration of {name} is still being made")
+                    raise RetryLater(f"the integration of {name} is still being made")
                 return Taken.IGNORED
             if integration_id not in (None, route.integration_id):
                 return Taken.IGNORED  # of an integration that had this name before
@@ -140,7 +140,7 @@ class Inbox:
                     committed.set_result(hint.digest in new)
                 new.discard(hint.digest)  # the same twice in one batch is new once
 
-    async def _insert(self, batch: Sequence[tuple[Hint, UUID | None]]) -> set[str]:
+    async def _insert(self, batch: Sequence[tuple[ConnectionHint, UUID | None]]) -> set[str]:
         """The digests that were not there yet."""
         hints = [hint for hint, _ in batch]
         rows = await self._pool.fetch(
@@ -156,7 +156,7 @@ class Inbox:
         )
         return {row["digest"] for row in rows}
 
-    def _said_a_moment_ago(self, hint: Hint) -> bool:
+    def _said_a_moment_ago(self, hint: ConnectionHint) -> bool:
         at = self._connecting.get(hint.instance_name)
         recent = at is not None and time.monotonic() - at < _REPEATS_SECONDS
         return hint.state == "connecting" and recent

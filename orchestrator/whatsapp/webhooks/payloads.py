@@ -31,7 +31,7 @@ _RANK: Final[dict[State | None, int]] = {
 
 OURS: Final = frozenset({"connection.update", "status.instance", "logout.instance"})
 QR: Final = "qrcode.updated"
-_NOBODYS: Final = frozenset(
+_IGNORED: Final = frozenset(
     {"application.startup", "instance.create", "instance.delete", "remove.instance"}
 )
 """The global webhook tells these too. What we made or removed ourselves we know better."""
@@ -47,7 +47,7 @@ class BadWebhook(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Hint:
+class ConnectionHint:
     """An event about a connection. ``digest`` is the same when it comes again."""
 
     instance_name: str
@@ -80,18 +80,18 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Ignored:
     """An event that nobody needs."""
 
     instance_name: str
     event: str
 
 
-Told: TypeAlias = Hint | Message | Nothing
+Parsed: TypeAlias = ConnectionHint | Message | Ignored
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class MergedHint:
     """What the hints about one instance come to."""
 
     at: datetime | None = None
@@ -99,7 +99,7 @@ class Heard:
     reason: int | None = None
 
 
-def merge(heard: Heard, hint: Hint) -> Heard:
+def merge(heard: MergedHint, hint: ConnectionHint) -> MergedHint:
     """The newest by Evolution's own clock wins, however the hints came: in any order, any often."""
     if hint.state is None:
         return heard
@@ -107,7 +107,7 @@ def merge(heard: Heard, hint: Hint) -> Heard:
         heard.at, heard.state, heard.reason
     ):
         return heard
-    return Heard(hint.at, hint.state, hint.reason)
+    return MergedHint(hint.at, hint.state, hint.reason)
 
 
 def _order(at: datetime, state: State | None, reason: int | None) -> tuple[datetime, int, int]:
@@ -132,25 +132,25 @@ def read(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def understand(body: Mapping[str, Any]) -> Told:
+def understand(body: Mapping[str, Any]) -> Parsed:
     """What it is about. Raises ``BadWebhook`` when it names no event or no instance."""
     event, name = _word(body.get("event")), _word(body.get("instance"))
     if event is None or name is None:
         raise BadWebhook("wrong_shape", "a webhook is a JSON object with event and instance")
     event = event.lower().replace("_", ".")
     data = body.get("data")
-    if event in _NOBODYS:
-        return Nothing(name, event)
+    if event in _IGNORED:
+        return Ignored(name, event)
     digest = _digest([name, event, body.get("date_time"), data])
     if event in OURS or event == QR:
         return _hint(name, event, body, data if isinstance(data, dict) else {}, digest)
     return Message(name, event, digest, _public(body))
 
 
-def others_named(told: Told, body: Mapping[str, Any]) -> set[str]:
+def others_named(told: Parsed, body: Mapping[str, Any]) -> set[str]:
     """Other instances that a hint claims to be about; a message may quote what it likes."""
     data = body.get("data")
-    if not isinstance(told, Hint) or not isinstance(data, dict):
+    if not isinstance(told, ConnectionHint) or not isinstance(data, dict):
         return set()
     code = data.get("qrcode")
     claims = [data.get("instance"), code.get("instance") if isinstance(code, dict) else None]
@@ -159,17 +159,19 @@ def others_named(told: Told, body: Mapping[str, Any]) -> set[str]:
 
 def _hint(
     name: str, event: str, body: Mapping[str, Any], data: Mapping[str, Any], digest: str
-) -> Hint:
+) -> ConnectionHint:
     at = _time(body.get("date_time"))
     if event == QR:
         code = _qr_code(data.get("qrcode"))
         # Without a code it is the news that Evolution has shown as many as it wants to.
-        return Hint(name, event, at, digest, None if code else "refused", _reason(data), code)
+        return ConnectionHint(
+            name, event, at, digest, None if code else "refused", _reason(data), code
+        )
     if event != "connection.update":  # the session is over: logged out, unlinked or banned
-        return Hint(name, event, at, digest, "close", _reason(data))
+        return ConnectionHint(name, event, at, digest, "close", _reason(data))
     said = data.get("state")
     state = next((known for known in _RANK if known is not None and known == said), None)
-    return Hint(name, event, at, digest, state, _reason(data))
+    return ConnectionHint(name, event, at, digest, state, _reason(data))
 
 
 def _reason(data: Mapping[str, Any]) -> int | None:

@@ -24,19 +24,19 @@ from redis.exceptions import RedisError
 from evosaga.events import notices
 from evosaga.events.cancellation import obey_cancel
 from evosaga.events.database import TRANSIENT, Pool
-from evosaga.events.leader_election import Leadership
+from evosaga.events.leader_election import Candidacy
 from evosaga.events.notices import Notice
 from evosaga.orchestrator import routing
 from evosaga.orchestrator.engine.lease import LeaseLost
-from evosaga.orchestrator.engine.transient_errors import passes
+from evosaga.orchestrator.engine.transient_errors import is_transient
 from evosaga.orchestrator.whatsapp.integrations.connection import (
     Integration,
+    apply_observation,
     integrations,
-    look,
-    settle,
+    observe,
 )
-from evosaga.orchestrator.whatsapp.webhooks.payloads import QR, Heard, Hint, merge
-from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST, Pace, again_in
+from evosaga.orchestrator.whatsapp.webhooks.payloads import QR, ConnectionHint, MergedHint, merge
+from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST, Throttle, again_in
 from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.steps import routing_key
 
@@ -61,12 +61,12 @@ class Stored:
 
     id: int
     integration_id: UUID | None
-    hint: Hint
+    hint: ConnectionHint
     tries: int
 
 
 @dataclass(slots=True)
-class Applier:
+class InboxProcessor:
     """One candidate for the work; run one in every worker."""
 
     pool: Pool
@@ -74,7 +74,7 @@ class Applier:
     world: World
     me: str
     _nudge: asyncio.Event = field(default_factory=asyncio.Event)
-    _paces: dict[UUID, Pace] = field(default_factory=dict)
+    _paces: dict[UUID, Throttle] = field(default_factory=dict)
     _looks: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
     _tidy_at: float = 0.0
     _places: dict[str, asyncio.Semaphore] = field(
@@ -83,7 +83,7 @@ class Applier:
 
     async def run(self) -> None:
         """Apply for ever; cancel it to stop. Outages are waited out."""
-        leadership = Leadership(self.pool, _TASK, self.me)
+        leadership = Candidacy(self.pool, _TASK, self.me)
         try:
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(self._repeat(leadership, self.pump))
@@ -94,7 +94,7 @@ class Applier:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(leadership.resign(), 2)
 
-    async def _repeat(self, leadership: Leadership, work: Callable[[], Awaitable[bool]]) -> None:
+    async def _repeat(self, leadership: Candidacy, work: Callable[[], Awaitable[bool]]) -> None:
         while True:
             pause = _POLL
             try:
@@ -104,7 +104,7 @@ class Applier:
                 _logger.warning("webhooks wait", reason=type(trouble).__name__)
                 pause = 1.0
             except Exception as stumble:  # a hint is never a reason to stop a worker
-                tell = _logger.warning if passes(stumble) else _logger.error
+                tell = _logger.warning if is_transient(stumble) else _logger.error
                 tell("webhooks stumbled", error=type(stumble).__name__)
                 pause = 5.0
             obey_cancel()
@@ -156,14 +156,14 @@ class Applier:
                 await notices.record(connection, told)
                 await connection.execute(_DONE, [it.id for it in codes])
         rest = [it for it in group if it.hint.event != QR]
-        heard = reduce(merge, (it.hint for it in rest), Heard())
+        heard = reduce(merge, (it.hint for it in rest), MergedHint())
         if heard.state is None:
             await self._done(rest)
             return
         if integration.id in self._looks:
             await self._later(rest, _BUSY)
             return
-        pace = self._paces.setdefault(integration.id, Pace())
+        pace = self._paces.setdefault(integration.id, Throttle())
         again = any(it.tries for it in rest)
         if not again and (wait := pace.wait(heard, time.monotonic())) > 0:
             await self._later(rest, wait)
@@ -174,14 +174,14 @@ class Applier:
         task.add_done_callback(lambda _: self._looks.pop(integration.id, None))
 
     async def _look(
-        self, integration: Integration, group: Sequence[Stored], heard: Heard, pace: Pace
+        self, integration: Integration, group: Sequence[Stored], heard: MergedHint, pace: Throttle
     ) -> None:
         tries = max(it.tries for it in group)
         try:
             async with self._places[integration.server], asyncio.timeout(_LOOK_SECONDS):
                 evolution = self.world.server(integration.server)
-                seen = await look(evolution, self.world.keys, integration)
-                said = await settle(self.pool, integration, seen)
+                seen = await observe(evolution, self.world.keys, integration)
+                said = await apply_observation(self.pool, integration, seen)
             pace.at, pace.state = time.monotonic(), seen.state
             pace.idle = 0 if said == "changed" else pace.idle + 1
             if said == "changed":
@@ -196,7 +196,7 @@ class Applier:
         except (LeaseLost, *TRANSIENT) as trouble:
             _logger.warning("a look waits", reason=type(trouble).__name__)
         except Exception as stumble:  # the hints come again when their time is over
-            tell = _logger.warning if passes(stumble) else _logger.error
+            tell = _logger.warning if is_transient(stumble) else _logger.error
             tell("a look stumbled", error=type(stumble).__name__)
         finally:
             self._nudge.set()
@@ -236,7 +236,7 @@ class Applier:
             await self.pool.execute(_LATER, ids, wait, int(tried))
 
 
-def _qr_notice(integration: Integration, hint: Hint) -> Notice:
+def _qr_notice(integration: Integration, hint: ConnectionHint) -> Notice:
     return Notice(
         integration.id,
         integration.organization_id,
@@ -247,7 +247,9 @@ def _qr_notice(integration: Integration, hint: Hint) -> Notice:
 
 
 def _stored(row: asyncpg.Record) -> Stored:
-    hint = Hint(row["instance_name"], row["event"], row["told_at"], "", row["state"], row["reason"])
+    hint = ConnectionHint(
+        row["instance_name"], row["event"], row["told_at"], "", row["state"], row["reason"]
+    )
     return Stored(row["id"], row["integration_id"], hint, row["tries"])
 
 

@@ -6,8 +6,8 @@ Pure: monotonic seconds in, seconds out.
 from dataclasses import dataclass
 from typing import Final
 
-from evosaga.orchestrator.whatsapp.integrations.connection import Seen
-from evosaga.orchestrator.whatsapp.webhooks.payloads import Heard
+from evosaga.orchestrator.whatsapp.integrations.connection import ConnectionObservation
+from evosaga.orchestrator.whatsapp.webhooks.payloads import MergedHint
 
 SOONEST: Final = 0.25
 SELDOMEST: Final = 60.0
@@ -16,7 +16,7 @@ _TRIES: Final = 6
 
 
 @dataclass(slots=True)
-class Pace:
+class Throttle:
     """How the looks at one integration went."""
 
     at: float = float("-inf")
@@ -24,7 +24,7 @@ class Pace:
     """Looks in a row that changed nothing."""
     state: str | None = None
 
-    def wait(self, heard: Heard, now: float) -> float:
+    def wait(self, heard: MergedHint, now: float) -> float:
         """Seconds until a look for these hints makes sense."""
         saw = "close" if heard.state == "refused" else heard.state
         news = saw != "connecting" and saw != self.state
@@ -32,7 +32,9 @@ class Pace:
         return max(0.0, self.at + pause - now)
 
 
-def again_in(said: str, heard: Heard, seen: Seen, channel: str, tries: int) -> float | None:
+def again_in(
+    said: str, heard: MergedHint, seen: ConnectionObservation, channel: str, tries: int
+) -> float | None:
     """After so many seconds another look is needed; None when this one settled it.
 
     Evolution tells that a phone is connected a moment before its database knows which.

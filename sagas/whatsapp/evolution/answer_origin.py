@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from evosaga.sagas.whatsapp.evolution.answers import Answer, Asked, words_in
+from evosaga.sagas.whatsapp.evolution.answers import Answer, Operation, words_in
 
 _URL: Final = "EVOSAGA_EVOLUTION_URL (of a further server, EVOSAGA_EVOLUTION_SERVERS)"
 _KEY: Final = "EVOSAGA_EVOLUTION_API_KEY (of a further server, EVOSAGA_EVOLUTION_SERVERS)"
@@ -117,9 +117,9 @@ MEANINGS: Final = (
 )
 
 
-def recognised(asked: Asked, answer: Answer) -> Answer:
+def recognised(asked: Operation, answer: Answer) -> Answer:
     """The same, marked as alien if no Evolution server says that; its body then proves nothing."""
-    if _alien(asked, answer):
+    if _not_evolution(asked, answer):
         # Of a body that is not Evolution's nothing is believed; its words still say what it is.
         told = "" if answer.alien or answer.status >= 300 else ", with nothing that Evolution says"
         alien = replace(answer, alien=True, text=answer.text + told)
@@ -146,7 +146,7 @@ def cure_in(message: str) -> str | None:
     return None
 
 
-def _alien(asked: Asked, answer: Answer) -> bool:
+def _not_evolution(asked: Operation, answer: Answer) -> bool:
     status, body = answer.status, answer.body
     if 200 <= status < 300:
         # Half an answer, of a connection that broke, has no body either: that is no evidence.
@@ -167,14 +167,16 @@ def _is_an_error(body: Any) -> bool:
     return isinstance(response, dict) and "message" in response
 
 
-def _is_an_answer(asked: Asked, body: Any) -> bool:
+def _is_an_answer(asked: Operation, body: Any) -> bool:
     """Whether it has the shape of what a server answers when it goes well, or nearly."""
     match asked:
-        case Asked.LIST | Asked.OWN | Asked.NAMED if isinstance(body, list):
+        case Operation.LIST | Operation.OWN | Operation.NAMED if isinstance(body, list):
             return not body or any(isinstance(row, dict) and _names(row) for row in body)
-        case Asked.CONNECT:
+        case Operation.CONNECT:
             return isinstance(body, dict)
-        case Asked.WEBHOOK | Asked.SET_WEBHOOK | Asked.SET_SETTINGS if isinstance(body, dict):
+        case Operation.WEBHOOK | Operation.SET_WEBHOOK | Operation.SET_SETTINGS if isinstance(
+            body, dict
+        ):
             if body.keys() & {"instanceId", "settings"}:
                 return True
     if not isinstance(body, dict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import Health
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
 from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
 
 UNREACHABLE: Final = "evolution_unreachable"
@@ -54,7 +54,7 @@ class Answer:
         return self.sent or self.code == UNREACHABLE
 
 
-class Asked(StrEnum):
+class Operation(StrEnum):
     """What the server can be asked."""
 
     CREATE = "create"
@@ -90,7 +90,7 @@ class Verdict(StrEnum):
     """Asked to come back later (429)."""
 
 
-class Sight(StrEnum):
+class Presence(StrEnum):
     """What a look at an instance found."""
 
     MINE = "mine"
@@ -107,7 +107,7 @@ _REDIRECTS: Final = range(300, 400)
 
 # A 400 to POST /instance/create is rarely a plain refusal: any exception inside a create answers
 # 400 and removes *by name* a moment later.
-VERDICTS: Final[tuple[tuple[Status, str, Verdict], ...]] = (
+CREATE_RULES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
     (201, "", Verdict.LANDED),
     (400, "invalid integration", Verdict.REJECTED),
     (400, "does not match pattern", Verdict.REJECTED),
@@ -129,7 +129,7 @@ VERDICTS: Final[tuple[tuple[Status, str, Verdict], ...]] = (
 
 # A 200 to DELETE /instance/delete means that a removal will follow, a 404 that memory has it not
 # (any more). A 400 is 2.3.7's quirk: it has logged a live instance out, and removes nothing.
-DELETES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
+DELETE_RULES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
     (200, '"error": true', Verdict.AMBIGUOUS),
     (200, "", Verdict.LANDED),
     (404, "", Verdict.LANDED),
@@ -146,23 +146,28 @@ DELETES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
 # A 401 or 404 to an instance's own token is about the instance. To the global key, or on a route
 # that always exists, it is about the server: the wrong key, the wrong URL. A 403 is Evolution's
 # word for a name in use, and else nobody's but a proxy's or a missing key's.
-HEALTH: Final[tuple[tuple[frozenset[Asked], Status, str, Health], ...]] = (
-    (frozenset(Asked), 0, "", Health.SICK),
-    (frozenset(Asked), 408, "", Health.SICK),
-    (frozenset(Asked), 425, "", Health.SICK),
-    (frozenset(Asked), 500, "not allowed by cors", Health.MISCONFIGURED),
-    (frozenset(Asked), 503, "license_required", Health.MISCONFIGURED),
-    (frozenset(Asked), range(500, 1000), "", Health.SICK),
-    (frozenset(Asked), _REDIRECTS, "", Health.MISCONFIGURED),
-    (frozenset({Asked.CREATE}), 403, "already in use", Health.WELL),
-    (frozenset(Asked), 403, "", Health.MISCONFIGURED),
-    (frozenset({Asked.CREATE, Asked.LIST, Asked.NAMED}), 401, "", Health.MISCONFIGURED),
-    (frozenset({Asked.CREATE, Asked.LIST}), 404, "", Health.MISCONFIGURED),
-    (frozenset(Asked), _ANY, "", Health.WELL),
+HEALTH: Final[tuple[tuple[frozenset[Operation], Status, str, CallOutcome], ...]] = (
+    (frozenset(Operation), 0, "", CallOutcome.SICK),
+    (frozenset(Operation), 408, "", CallOutcome.SICK),
+    (frozenset(Operation), 425, "", CallOutcome.SICK),
+    (frozenset(Operation), 500, "not allowed by cors", CallOutcome.MISCONFIGURED),
+    (frozenset(Operation), 503, "license_required", CallOutcome.MISCONFIGURED),
+    (frozenset(Operation), range(500, 1000), "", CallOutcome.SICK),
+    (frozenset(Operation), _REDIRECTS, "", CallOutcome.MISCONFIGURED),
+    (frozenset({Operation.CREATE}), 403, "already in use", CallOutcome.WELL),
+    (frozenset(Operation), 403, "", CallOutcome.MISCONFIGURED),
+    (
+        frozenset({Operation.CREATE, Operation.LIST, Operation.NAMED}),
+        401,
+        "",
+        CallOutcome.MISCONFIGURED,
+    ),
+    (frozenset({Operation.CREATE, Operation.LIST}), 404, "", CallOutcome.MISCONFIGURED),
+    (frozenset(Operation), _ANY, "", CallOutcome.WELL),
 )
 
 
-class Shows(StrEnum):
+class Evidence(StrEnum):
     """What the body of an answer to a look shows of the instance that was asked for."""
 
     STATE = "state"
@@ -175,81 +180,83 @@ class Shows(StrEnum):
     NOTHING = "nothing"
 
 
-_ROWS: Final = frozenset({Shows.OUR_ROW, Shows.THEIR_ROW, Shows.ROW})
-_ANYTHING: Final = frozenset(Shows)
+_ROWS: Final = frozenset({Evidence.OUR_ROW, Evidence.THEIR_ROW, Evidence.ROW})
+_ANYTHING: Final = frozenset(Evidence)
 
 # Where a look begins, what each answer proves, and what is to be asked when it proves nothing yet.
 # Tokens live in Evolution's database: without it even our own is refused. So a 401 is a stranger's
 # instance only if the list says so, and only the whole list makes an absence certain.
-FIRST_LOOK: Final = Asked.STATE
-LOOKS: Final[tuple[tuple[Asked, Status, frozenset[Shows], Sight | Asked, str], ...]] = (
+FIRST_LOOK: Final = Operation.STATE
+PRESENCE_RULES: Final[
+    tuple[tuple[Operation, Status, frozenset[Evidence], Presence | Operation, str], ...]
+] = (
     (
-        Asked.STATE,
+        Operation.STATE,
         200,
-        frozenset({Shows.STATE}),
-        Sight.MINE,
+        frozenset({Evidence.STATE}),
+        Presence.MINE,
         "Evolution answers 200 to the instance's own token",
     ),
     (
-        Asked.STATE,
+        Operation.STATE,
         200,
-        frozenset({Shows.NAME}),
-        Sight.HALF,
+        frozenset({Evidence.NAME}),
+        Presence.HALF,
         "Evolution knows the name, but no live instance is behind it",
     ),
-    (Asked.STATE, 401, _ANYTHING, Asked.NAMED, ""),
-    (Asked.STATE, 404, _ANYTHING, Asked.OWN, ""),
+    (Operation.STATE, 401, _ANYTHING, Operation.NAMED, ""),
+    (Operation.STATE, 404, _ANYTHING, Operation.OWN, ""),
     (
-        Asked.NAMED,
+        Operation.NAMED,
         200,
-        frozenset({Shows.OUR_ROW}),
-        Sight.MINE,
+        frozenset({Evidence.OUR_ROW}),
+        Presence.MINE,
         "Evolution lists the instance with our token, though it refuses that token now",
     ),
     (
-        Asked.NAMED,
+        Operation.NAMED,
         200,
-        frozenset({Shows.THEIR_ROW}),
-        Sight.FOREIGN,
+        frozenset({Evidence.THEIR_ROW}),
+        Presence.FOREIGN,
         "Evolution lists an instance of that name with a token that is not ours",
     ),
     (
-        Asked.NAMED,
+        Operation.NAMED,
         200,
-        frozenset({Shows.ROW}),
-        Sight.UNKNOWN,
+        frozenset({Evidence.ROW}),
+        Presence.UNKNOWN,
         "Evolution lists the instance without its token, so nothing shows whose it is",
     ),
     (
-        Asked.NAMED,
+        Operation.NAMED,
         200,
-        frozenset({Shows.LIST}),
-        Sight.HALF,
+        frozenset({Evidence.LIST}),
+        Presence.HALF,
         "the instance is in Evolution's memory, without a row behind it",
     ),
     (
-        Asked.OWN,
+        Operation.OWN,
         404,
-        frozenset({Shows.NAME}),
-        Sight.HALF,
+        frozenset({Evidence.NAME}),
+        Presence.HALF,
         "our token still opens a row, but Evolution's memory has no such instance",
     ),
-    (Asked.OWN, 200, _ROWS, Sight.HALF, "a row of that name is left, but no live instance"),
-    (Asked.OWN, 200, _ANYTHING, Asked.LIST, ""),
-    (Asked.OWN, 401, _ANYTHING, Asked.LIST, ""),
-    (Asked.LIST, 200, _ROWS, Sight.HALF, "a row of that name is left, but no live instance"),
+    (Operation.OWN, 200, _ROWS, Presence.HALF, "a row of that name is left, but no live instance"),
+    (Operation.OWN, 200, _ANYTHING, Operation.LIST, ""),
+    (Operation.OWN, 401, _ANYTHING, Operation.LIST, ""),
+    (Operation.LIST, 200, _ROWS, Presence.HALF, "a row of that name is left, but no live instance"),
     (
-        Asked.LIST,
+        Operation.LIST,
         200,
-        frozenset({Shows.LIST}),
-        Sight.ABSENT,
+        frozenset({Evidence.LIST}),
+        Presence.ABSENT,
         "Evolution answers 404 to the name, and its whole list does not have it",
     ),
     (
-        Asked.LIST,
+        Operation.LIST,
         200,
-        frozenset({Shows.UNREADABLE}),
-        Sight.UNKNOWN,
+        frozenset({Evidence.UNREADABLE}),
+        Presence.UNKNOWN,
         "Evolution's list has elements without a name that can be read: it proves no absence",
     ),
 )
@@ -257,31 +264,33 @@ LOOKS: Final[tuple[tuple[Asked, Status, frozenset[Shows], Sight | Asked, str], .
 
 def classify_create(answer: Answer) -> Verdict:
     """What an answer to a create proves."""
-    return _verdict(VERDICTS, answer)
+    return _verdict(CREATE_RULES, answer)
 
 
 def classify_delete(answer: Answer) -> Verdict:
     """What an answer to a delete proves. That it is gone only a look can tell."""
-    return _verdict(DELETES, answer)
+    return _verdict(DELETE_RULES, answer)
 
 
-def health(asked: Asked, answer: Answer) -> Health:
+def health(asked: Operation, answer: Answer) -> CallOutcome:
     """What an answer says about the server, whatever it says about the instance."""
     if answer.alien:
-        return Health.MISCONFIGURED
+        return CallOutcome.MISCONFIGURED
     rows = ((status, words, found) for who, status, words, found in HEALTH if asked in who)
-    return _first(rows, answer) or Health.WELL
+    return _first(rows, answer) or CallOutcome.WELL
 
 
-def read_look(asked: Asked, answer: Answer, name: str, token: str) -> tuple[Sight | Asked, str]:
+def read_look(
+    asked: Operation, answer: Answer, name: str, token: str
+) -> tuple[Presence | Operation, str]:
     """What an answer to a look proves, with the evidence, or what has to be asked next."""
     shown = _shows(answer.body, name, token)
-    looks = () if answer.alien else LOOKS
+    looks = () if answer.alien else PRESENCE_RULES
     for question, status, shows, result, evidence in looks:
         if question is asked and status == answer.status and shown in shows:
             return result, evidence
     told = f"Evolution answers {answer.text}" if answer.sent else answer.text
-    return Sight.UNKNOWN, f"{told}, which proves nothing about the instance"
+    return Presence.UNKNOWN, f"{told}, which proves nothing about the instance"
 
 
 _Found = TypeVar("_Found")
@@ -311,18 +320,18 @@ def words_in(body: Any, words: str) -> bool:
     return not words or (body is not None and words in json.dumps(body).lower())
 
 
-def _shows(body: Any, name: str, token: str) -> Shows:
+def _shows(body: Any, name: str, token: str) -> Evidence:
     if isinstance(body, list):
         try:
             listed = find(body, name)
         except UnreadableList:
-            return Shows.UNREADABLE
+            return Evidence.UNREADABLE
         if listed is None:
-            return Shows.LIST
+            return Evidence.LIST
         if listed.token is None:
-            return Shows.ROW
-        return Shows.OUR_ROW if listed.token == token else Shows.THEIR_ROW
+            return Evidence.ROW
+        return Evidence.OUR_ROW if listed.token == token else Evidence.THEIR_ROW
     instance = body.get("instance") if isinstance(body, dict) else None
     if isinstance(instance, dict) and isinstance(instance.get("state"), str) and instance["state"]:
-        return Shows.STATE
-    return Shows.NAME if name in json.dumps(body) else Shows.NOTHING
+        return Evidence.STATE
+    return Evidence.NAME if name in json.dumps(body) else Evidence.NOTHING

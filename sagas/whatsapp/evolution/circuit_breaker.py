@@ -33,7 +33,7 @@ STUCK: Final = 2.5
 """Seconds without a call coming or going after which it makes no sense to wait for a place."""
 
 
-class Health(StrEnum):
+class CallOutcome(StrEnum):
     """What the end of a call says about the server."""
 
     WELL = "well"
@@ -44,7 +44,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shut:
+class CallNotPermitted:
     """The call can't be made now; nothing was sent. ``retry_after`` is in seconds, with jitter."""
 
     code: Literal["unavailable", "misconfigured", "busy"]
@@ -65,11 +65,11 @@ class BreakerState:
     retry_in: float | None = None
 
 
-Place: TypeAlias = int
-"""Allowed to make one call. The number tells since when: see ``Breaker._era``."""
+Permit: TypeAlias = int
+"""Allowed to make one call. The number tells since when: see ``CircuitBreaker._era``."""
 
 
-class Breaker:
+class CircuitBreaker:
     """The places for calls to one server. Times are in seconds; ``clock`` never goes back.
 
     ``queue``: so many may wait for a place, where those who wait take up room that others need.
@@ -100,7 +100,7 @@ class Breaker:
         self._out_in_era = 0
         self._moved = self._since
         self._failures = 0
-        self._waiting: dict[asyncio.Future[Place | Shut], None] = {}
+        self._waiting: dict[asyncio.Future[Permit | CallNotPermitted], None] = {}
 
     @property
     def state(self) -> BreakerState:
@@ -112,7 +112,7 @@ class Breaker:
         state: Literal["open", "half-open"] = "open" if left else "half-open"
         return BreakerState(state, now - self._since, self._trouble[1], left)
 
-    async def enter(self, patience: float) -> Place | Shut:
+    async def enter(self, patience: float) -> Permit | CallNotPermitted:
         """Wait up to ``patience`` seconds for a place, which must be given back by ``leave``."""
         if self._is_open():
             return self._refusal()
@@ -121,13 +121,13 @@ class Breaker:
         if self._clock() - self._moved > STUCK or len(self._waiting) == self._queue:
             return self._busy()
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Place | Shut] = loop.create_future()
+        waiter: asyncio.Future[Permit | CallNotPermitted] = loop.create_future()
         self._waiting[waiter] = None
         enough = loop.call_later(patience, self._turn_away, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
-            if not waiter.cancelled() and isinstance(place := waiter.result(), Place):
+            if not waiter.cancelled() and isinstance(place := waiter.result(), Permit):
                 self.leave(place, None)
             raise
         finally:
@@ -144,13 +144,13 @@ class Breaker:
         left = self._until - self._clock()
         return left * (1 + self._chance() / 4) + self._chance()
 
-    def leave(self, place: Place, health: Health | None, reason: str = "") -> None:
+    def leave(self, place: Permit, health: CallOutcome | None, reason: str = "") -> None:
         """Give the place back, and say how it went; None: the call ended without a meaning."""
         self._out -= 1
         self._moved = self._clock()
         if place == self._era:
             self._out_in_era -= 1
-            if health is Health.WELL:
+            if health is CallOutcome.WELL:
                 self._went_well()
             elif health is not None:
                 self._went_wrong(health, reason)
@@ -160,7 +160,7 @@ class Breaker:
             if not waiter.done():  # else it was cancelled or turned away this moment
                 waiter.set_result(self._let_in())
 
-    def _turn_away(self, waiter: "asyncio.Future[Place | Shut]") -> None:
+    def _turn_away(self, waiter: "asyncio.Future[Permit | CallNotPermitted]") -> None:
         if not waiter.done():
             waiter.set_result(self._busy())
 
@@ -170,23 +170,23 @@ class Breaker:
     def _has_room(self) -> bool:
         return not self._is_open() and self._out < self._places and self._out_in_era < self._limit
 
-    def _let_in(self) -> Place:
+    def _let_in(self) -> Permit:
         self._out += 1
         self._out_in_era += 1
         self._moved = self._clock()
         return self._era
 
-    def _refusal(self) -> Shut:
+    def _refusal(self) -> CallNotPermitted:
         assert self._trouble is not None
-        return Shut(*self._trouble, self.retry_after() or 0.0)
+        return CallNotPermitted(*self._trouble, self.retry_after() or 0.0)
 
-    def _busy(self) -> Shut:
+    def _busy(self) -> CallNotPermitted:
         # Where calls come back there is a place in a moment. Where none does, stay away for long
         # enough to leave the worker's memory, so that others have room.
         stuck = self._clock() - self._moved > STUCK
         pause = 5.0 if stuck else 0.5
         reason = f"{self._out} calls are out already"
-        return Shut("busy", reason, pause + pause * self._chance())
+        return CallNotPermitted("busy", reason, pause + pause * self._chance())
 
     def _went_well(self) -> None:
         self._failures = 0
@@ -199,15 +199,17 @@ class Breaker:
             _logger.info("evolution is back", server=self._server, after_seconds=round(lasted, 1))
             self._trouble, self._limit, self._since = None, self._places, self._clock()
 
-    def _went_wrong(self, health: Health, reason: str) -> None:
+    def _went_wrong(self, health: CallOutcome, reason: str) -> None:
         self._failures += 1
         if self._trouble is not None:
             self._pause = min(LONGEST_PAUSE, self._pause * 2)
-        elif health is Health.SICK and self._failures < FAILURES:
+        elif health is CallOutcome.SICK and self._failures < FAILURES:
             return
         else:
             self._pause, self._since = FIRST_PAUSE, self._clock()
-        self._open("misconfigured" if health is Health.MISCONFIGURED else "unavailable", reason)
+        self._open(
+            "misconfigured" if health is CallOutcome.MISCONFIGURED else "unavailable", reason
+        )
 
     def _open(self, code: Literal["unavailable", "misconfigured"], reason: str) -> None:
         if self._trouble is None or self._trouble[0] != code:

@@ -28,21 +28,26 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     MISCONFIGURED,
     UNREACHABLE,
     Answer,
-    Asked,
-    Sight,
+    Operation,
+    Presence,
     health,
     read_look,
 )
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import Breaker, BreakerState, Health, Shut
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import (
+    BreakerState,
+    CallNotPermitted,
+    CallOutcome,
+    CircuitBreaker,
+)
 from evosaga.sagas.whatsapp.evolution.retry_after import seconds_of
-from evosaga.sagas.whatsapp.evolution.single_flight import Shared
+from evosaga.sagas.whatsapp.evolution.single_flight import SingleFlight
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 
-__all__ = ["Answer", "BreakerState", "EvolutionApi", "Seen", "Sight"]
+__all__ = ["Answer", "BreakerState", "EvolutionApi", "InstanceSighting", "Presence"]
 
 _LARGEST_BODY: Final = 1024 * 1024
 _LARGEST_LIST: Final = 64 * 1024 * 1024
-_QUICK: Final = frozenset({Asked.STATE, Asked.OWN, Asked.NAMED, Asked.WEBHOOK})
+_QUICK: Final = frozenset({Operation.STATE, Operation.OWN, Operation.NAMED, Operation.WEBHOOK})
 _QUICK_TIMEOUT: Final = 8.0
 """Seconds for what reads one instance: after a silent create its step has little time left."""
 _TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
@@ -54,19 +59,19 @@ _PATIENCE: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class InstanceSighting:
     """What a look found, the evidence as a sentence, and the answer that it rests on."""
 
-    sight: Sight
+    sight: Presence
     evidence: str
     answer: Answer
-    last: Asked = Asked.STATE
+    last: Operation = Operation.STATE
     """The question that ``answer`` answers."""
 
     @property
     def rowless(self) -> bool:
         """Whether it is half an instance of which there is no row: only memory has it."""
-        return self.sight is Sight.HALF and self.last is Asked.NAMED
+        return self.sight is Presence.HALF and self.last is Operation.NAMED
 
 
 class EvolutionApi:
@@ -96,8 +101,8 @@ class EvolutionApi:
         self._api_key = api_key
         self._timeout = timeout
         self._before_send = before_send
-        self._breaker = Breaker(_host(self.url), concurrency, queue=queue)
-        self._list = Shared(self._fetch_list)
+        self._breaker = CircuitBreaker(_host(self.url), concurrency, queue=queue)
+        self._list = SingleFlight(self._fetch_list)
         self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
@@ -130,37 +135,41 @@ class EvolutionApi:
 
     async def create(self, payload: dict[str, Any]) -> Answer:
         """POST /instance/create with the global key."""
-        return await self._call(Asked.CREATE, "POST", "/instance/create", self._api_key, payload)
+        return await self._call(
+            Operation.CREATE, "POST", "/instance/create", self._api_key, payload
+        )
 
     async def delete(self, name: str, token: str) -> Answer:
         """DELETE the instance if, and only if, it carries this token."""
-        return await self._call(Asked.DELETE, "DELETE", f"/instance/delete/{_part(name)}", token)
+        return await self._call(
+            Operation.DELETE, "DELETE", f"/instance/delete/{_part(name)}", token
+        )
 
     async def delete_rowless(self, name: str) -> Answer:
         """DELETE whatever bears the name, with the global key: see ``evolution_half``."""
         return await self._call(
-            Asked.DELETE, "DELETE", f"/instance/delete/{_part(name)}", self._api_key
+            Operation.DELETE, "DELETE", f"/instance/delete/{_part(name)}", self._api_key
         )
 
     async def webhook(self, name: str, token: str) -> Answer:
         """The instance's webhook as its row says; ``null``: it has none."""
-        return await self._call(Asked.WEBHOOK, "GET", f"/webhook/find/{_part(name)}", token)
+        return await self._call(Operation.WEBHOOK, "GET", f"/webhook/find/{_part(name)}", token)
 
     async def set_webhook(self, name: str, token: str, wanted: dict[str, Any]) -> Answer:
         """Let it be so: 201, and the row. What is left out of ``headers`` stays as it was."""
         path = f"/webhook/set/{_part(name)}"
-        return await self._call(Asked.SET_WEBHOOK, "POST", path, token, {"webhook": wanted})
+        return await self._call(Operation.SET_WEBHOOK, "POST", path, token, {"webhook": wanted})
 
     async def set_settings(self, name: str, token: str, wanted: dict[str, Any]) -> Answer:
         """Write the instance's settings, all of them: 201."""
         path = f"/settings/set/{_part(name)}"
-        return await self._call(Asked.SET_SETTINGS, "POST", path, token, wanted)
+        return await self._call(Operation.SET_SETTINGS, "POST", path, token, wanted)
 
     async def connect(self, name: str, token: str, number: str | None) -> Answer:
         """Start pairing and ask for the QR code; takes two seconds on a closed instance."""
         query = f"?number={number}" if number else ""
         return await self._call(
-            Asked.CONNECT, "GET", f"/instance/connect/{_part(name)}{query}", token
+            Operation.CONNECT, "GET", f"/instance/connect/{_part(name)}{query}", token
         )
 
     async def instances(self) -> Answer:
@@ -176,18 +185,18 @@ class EvolutionApi:
         except TimeoutError:
             return Answer(0, None, "nothing in time")
 
-    async def look(self, name: str, token: str) -> Sight:
+    async def look(self, name: str, token: str) -> Presence:
         """What is there under this name, in both of Evolution's views."""
         return (await self.see(name, token)).sight
 
-    async def see(self, name: str, token: str) -> Seen:
+    async def see(self, name: str, token: str) -> InstanceSighting:
         """The same, with the evidence."""
         asked = FIRST_LOOK
         while True:
             answer = await self._ask(asked, name, token)
             found, evidence = read_look(asked, answer, name, token)
-            if isinstance(found, Sight):
-                return Seen(found, evidence, answer, asked)
+            if isinstance(found, Presence):
+                return InstanceSighting(found, evidence, answer, asked)
             asked = found
 
     async def memory(self, name: str, token: str | None) -> Answer:
@@ -196,25 +205,25 @@ class EvolutionApi:
         Without a token it is asked with the global key, which opens everybody's and proves nothing
         of whose it is: for what a row of ours names and the list shows no token of.
         """
-        return await self._ask(Asked.STATE, name, self._api_key if token is None else token)
+        return await self._ask(Operation.STATE, name, self._api_key if token is None else token)
 
     async def own_rows(self, token: str) -> Answer:
         """The rows that carry this token, as the list shows them: one, or none."""
-        return await self._ask(Asked.OWN, "", token)
+        return await self._ask(Operation.OWN, "", token)
 
-    async def _ask(self, asked: Asked, name: str, token: str) -> Answer:
+    async def _ask(self, asked: Operation, name: str, token: str) -> Answer:
         """One question of a look."""
         everything = "/instance/fetchInstances"
         match asked:
-            case Asked.STATE:
+            case Operation.STATE:
                 path = f"/instance/connectionState/{_part(name)}"
                 return await self._call(asked, "GET", path, token)
-            case Asked.OWN:
+            case Operation.OWN:
                 return await self._call(asked, "GET", everything, token)
-            case Asked.NAMED:
+            case Operation.NAMED:
                 path = f"{everything}?instanceName={_part(name)}"
                 return await self._call(asked, "GET", path, self._api_key)
-            case Asked.LIST:
+            case Operation.LIST:
                 return await self.instances()
             case _:
                 raise ValueError(f"{asked} is no question of a look")
@@ -223,12 +232,12 @@ class EvolutionApi:
         # Not fenced: each of those who share it has been checked, and its pin is only one's.
         path = "/instance/fetchInstances"
         return await self._call(
-            Asked.LIST, "GET", path, self._api_key, largest=_LARGEST_LIST, fenced=False
+            Operation.LIST, "GET", path, self._api_key, largest=_LARGEST_LIST, fenced=False
         )
 
     async def _call(
         self,
-        asked: Asked,
+        asked: Operation,
         method: str,
         path: str,
         key: str,
@@ -250,7 +259,7 @@ class EvolutionApi:
         if not request.url.raw_path.decode().endswith(path):
             raise ValueError("an instance name changed the path of a request")
         place = await self._breaker.enter(min(_PATIENCE, timeout / 2))
-        if isinstance(place, Shut):
+        if isinstance(place, CallNotPermitted):
             return _not_sent(place)
         told, why, began = None, f"{asked}: nothing in time", time.monotonic()
         try:
@@ -258,16 +267,16 @@ class EvolutionApi:
                 self._before_send()
             answer = recognised(asked, await self._send(request, timeout, largest))
             told = health(asked, answer)
-            if told is Health.MISCONFIGURED and not answer.meaning:
+            if told is CallOutcome.MISCONFIGURED and not answer.meaning:
                 answer = explained(answer)
-            why = "" if told is Health.WELL else f"{asked}: {answer.told}"
+            why = "" if told is CallOutcome.WELL else f"{asked}: {answer.told}"
         finally:
             if told is None and time.monotonic() - began >= _QUICK_TIMEOUT:
-                told = Health.SICK  # the step's own time was over before ours
+                told = CallOutcome.SICK  # the step's own time was over before ours
             self._breaker.leave(place, told, why)
-        if told is Health.WELL:
+        if told is CallOutcome.WELL:
             return answer
-        code = MISCONFIGURED if told is Health.MISCONFIGURED else answer.code
+        code = MISCONFIGURED if told is CallOutcome.MISCONFIGURED else answer.code
         wait = answer.retry_after or self._breaker.retry_after()
         return replace(answer, code=code, retry_after=wait)
 
@@ -301,7 +310,7 @@ def _part(name: str) -> str:
     return quote(name, safe="")
 
 
-def _not_sent(shut: Shut) -> Answer:
+def _not_sent(shut: CallNotPermitted) -> Answer:
     text = f"Evolution is not asked at the moment ({shut.reason})"
     return Answer(0, None, text, False, shut.retry_after, f"evolution_{shut.code}")
 

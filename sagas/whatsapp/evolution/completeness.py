@@ -19,7 +19,7 @@ from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, Held, Outcome, Unknown
 from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Answer, Verdict
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.holds import not_now, waits
+from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unsent
 from evosaga.sagas.whatsapp.evolution.payload import TOKEN_HEADER, wanted_webhook
 
 SETTINGS: Final[Mapping[str, Any]] = {
@@ -37,7 +37,7 @@ _STALLS: Final = "REMOVE_INSTANCE"
 
 
 @dataclass(frozen=True, slots=True)
-class Lacks:
+class Missing:
     """What an instance lacks, each as a sentence without secrets; None: nothing.
 
     ``unclear``: an answer that says neither.
@@ -92,18 +92,18 @@ async def look(
     token: str,
     wanted: Mapping[str, Any] | None,
     tokens: Collection[str] = (),
-) -> Lacks:
+) -> Missing:
     """What the instance lacks. ``wanted`` None: no webhook is expected, so none is looked for."""
     webhook = None
     if wanted is not None:
         webhook, unclear = await webhook_of(evolution, name, token, wanted, tokens)
         if unclear is not None:
-            return Lacks(unclear=unclear)
+            return Missing(unclear=unclear)
     answer = await evolution.own_rows(token)
     if answer.status != 200 or not isinstance(answer.body, list):
-        return Lacks(unclear=answer)
+        return Missing(unclear=answer)
     rows = (row for row in answer.body if isinstance(row, dict) and row.get("name") == name)
-    return Lacks(webhook, next(filter(None, map(settings_lack, rows)), None))
+    return Missing(webhook, next(filter(None, map(settings_lack, rows)), None))
 
 
 async def webhook_of(
@@ -121,7 +121,7 @@ async def webhook_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class WantedConfiguration:
     """What an instance has to be like. Tokens stay here: nothing of it is recorded."""
 
     name: str
@@ -130,10 +130,10 @@ class Wish:
     tokens: Collection[str] = field(default=())
 
 
-def wish_of(ctx: StepContext, name: str, token: str) -> Wish:
+def wanted_configuration(ctx: StepContext, name: str, token: str) -> WantedConfiguration:
     """What a create asks for."""
     tokens = ctx.world.keys.webhook_tokens(ctx.saga_id)
-    return Wish(name, token, wanted_webhook(ctx, name), tokens)
+    return WantedConfiguration(name, token, wanted_webhook(ctx, name), tokens)
 
 
 def vouches_for_all(ctx: StepContext, name: str, token: str, answer: Answer) -> bool:
@@ -145,12 +145,14 @@ def vouches_for_all(ctx: StepContext, name: str, token: str, answer: Answer) -> 
     return first and answer.status == 201 and named and body.get("hash") == token
 
 
-async def lacks(ctx: StepContext, wish: Wish) -> str | None:
+async def lacks(ctx: StepContext, wish: WantedConfiguration) -> str | None:
     """For a probe: what can be said to be lacking."""
     return (await look(ctx.evolution, wish.name, wish.token, wish.webhook, wish.tokens)).said
 
 
-async def completed(ctx: StepContext, wish: Wish, result: Mapping[str, Any]) -> Outcome:
+async def completed(
+    ctx: StepContext, wish: WantedConfiguration, result: Mapping[str, Any]
+) -> Outcome:
     """``Done(result)`` once the instance is whole; what it lacks is set again before that."""
     found = await look(ctx.evolution, wish.name, wish.token, wish.webhook, wish.tokens)
     if found.unclear is not None:
@@ -181,11 +183,11 @@ def _unclear(ctx: StepContext, answer: Answer, asked: str) -> Held | Unknown:
     The instance is there meanwhile, so a create that waits is in doubt.
     """
     if answer.status == 429:
-        return replace(not_now(ctx, answer, Verdict.BUSY), in_doubt=True)
+        return replace(hold_unsent(ctx, answer, Verdict.BUSY), in_doubt=True)
     if answer.code:
-        return replace(not_now(ctx, answer, Verdict.NOT_SENT), in_doubt=True)
+        return replace(hold_unsent(ctx, answer, Verdict.NOT_SENT), in_doubt=True)
     said = f"Evolution answered {answer.text} {asked}"
     looked = asked.startswith("to a look")
     if answer.status in (0, 401, 503) or (looked and answer.status >= 500):
-        return replace(waits(ctx, UNAVAILABLE, said, answer.retry_after), in_doubt=True)
+        return replace(hold(ctx, UNAVAILABLE, said, answer.retry_after), in_doubt=True)
     return Unknown("instance_incomplete", said)

@@ -14,7 +14,7 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     Answer,
     Verdict,
 )
-from evosaga.sagas.whatsapp.evolution.client import Seen
+from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
 
 _CURE: Final = (
     "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a further server, "
@@ -23,34 +23,34 @@ _CURE: Final = (
 _SOONEST: Final = 0.1
 
 
-def not_now(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
+def hold_unsent(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
     """Nothing was done, and it is not this saga's fault: wait."""
     if verdict is Verdict.BUSY:
         later = _in_bounds(answer.retry_after)
-        return waits(ctx, BUSY, "Evolution asked to come back later", later)
+        return hold(ctx, BUSY, "Evolution asked to come back later", later)
     code = MISCONFIGURED if verdict is Verdict.MISCONFIGURED else answer.code
-    return waits(ctx, code, _trouble(code, answer), answer.retry_after)
+    return hold(ctx, code, _trouble(code, answer), answer.retry_after)
 
 
-def unclear(ctx: StepContext, seen: Seen) -> Held:
+def hold_unknown(ctx: StepContext, seen: InstanceSighting) -> Held:
     """A look that found nothing out is no reason for anything but another look."""
     answer = seen.answer
     if answer.status == 429:
-        return not_now(ctx, answer, Verdict.BUSY)
+        return hold_unsent(ctx, answer, Verdict.BUSY)
     words = _trouble(answer.code, answer) if answer.code else seen.evidence
-    return waits(ctx, answer.code or UNAVAILABLE, words, answer.retry_after)
+    return hold(ctx, answer.code or UNAVAILABLE, words, answer.retry_after)
 
 
 def no_list(ctx: StepContext, answer: Answer) -> Held:
     """It does not give its list, and nothing else would do."""
     code = answer.code or UNAVAILABLE
-    return waits(ctx, code, f"Evolution's list: {answer.told}", answer.retry_after)
+    return hold(ctx, code, f"Evolution's list: {answer.told}", answer.retry_after)
 
 
 def out_of_service(ctx: StepContext, retry_after: float | None) -> Held:
     """Nobody was home, or a proxy said so: what was asked may have happened all the same."""
     later = _in_bounds(retry_after)
-    held = waits(ctx, UNAVAILABLE, "Evolution is unavailable (503)", later)
+    held = hold(ctx, UNAVAILABLE, "Evolution is unavailable (503)", later)
     return replace(held, in_doubt=True)
 
 
@@ -59,7 +59,7 @@ def _in_bounds(retry_after: float | None) -> float | None:
     return retry_after if retry_after is not None and retry_after >= _SOONEST else None
 
 
-def waits(ctx: StepContext, code: str, why: str, retry_after: float | None = None) -> Held:
+def hold(ctx: StepContext, code: str, why: str, retry_after: float | None = None) -> Held:
     """Held, naming the server that is waited for where there are several."""
     several = len(ctx.world.servers) > 1 and code != SERVER_UNKNOWN  # which names it itself
     return Held(code, f"{why} (server {ctx.server})" if several else why, retry_after)
@@ -76,7 +76,7 @@ def _trouble(code: str, answer: Answer) -> str:
     return answer.text
 
 
-def said(ctx: StepContext, answer: Answer, token: str) -> str:
+def error_text(ctx: StepContext, answer: Answer, token: str) -> str:
     """Evolution's own words on what was wrong, shortened, without what we told it in confidence."""
     body = answer.body if isinstance(answer.body, dict) else {}
     response = body.get("response")

@@ -4,8 +4,8 @@ from typing import Final
 
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Held
-from evosaga.sagas.whatsapp.evolution.answers import Sight, Verdict
-from evosaga.sagas.whatsapp.evolution.holds import no_list, not_now, waits
+from evosaga.sagas.whatsapp.evolution.answers import Presence, Verdict
+from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unsent, no_list
 from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
 
 NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
@@ -21,16 +21,16 @@ async def listed_token(ctx: StepContext, name: str) -> str | Held | None:
     """
     listed = await ctx.evolution.instances()
     if listed.code:
-        return not_now(ctx, listed, Verdict.NOT_SENT)
+        return hold_unsent(ctx, listed, Verdict.NOT_SENT)
     if listed.status != 200 or listed.body is None:
         return no_list(ctx, listed)
     try:
         found = find(listed.body, name)
     except UnreadableList as reason:
-        return waits(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+        return hold(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
     if found is None or found.token is not None:
         return found.token if found else None
-    return waits(
+    return hold(
         ctx,
         HIDDEN,
         f"Evolution lists {name} without its token, so it can't be removed as the one that the "
@@ -42,10 +42,10 @@ async def gone(ctx: StepContext, name: str) -> Held | None:
     """None when what the list lacks is not in Evolution's memory either."""
     seen = await ctx.evolution.see(name, NO_TOKEN)
     match seen.sight:
-        case Sight.ABSENT:
+        case Presence.ABSENT:
             return None
-        case Sight.HALF:
+        case Presence.HALF:
             why = f"{name} is there by half ({seen.evidence}): restart Evolution, and this goes on"
-            return waits(ctx, HALF, f"{why} by itself")
+            return hold(ctx, HALF, f"{why} by itself")
     # It came into the list meanwhile, or nobody can say.
-    return waits(ctx, UNREADABLE, f"{name} is in no list, but: {seen.evidence}")
+    return hold(ctx, UNREADABLE, f"{name} is in no list, but: {seen.evidence}")

@@ -30,8 +30,8 @@ removal of the one before, so a create waits out the quiet time first.
 from typing import Final
 
 from evosaga.sagas.context import StepContext
-from evosaga.sagas.whatsapp.evolution.answers import Answer, Sight
-from evosaga.sagas.whatsapp.evolution.client import Seen
+from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
+from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
 
 PATIENCE: Final = 4
 """The attempt that does it. While Evolution starts, what is not loaded yet looks the same, and a
@@ -45,7 +45,7 @@ def only_ours(ctx: StepContext, name: str) -> bool:
     return derived and not chosen
 
 
-async def delete(ctx: StepContext, name: str, token: str, seen: Seen) -> Answer:
+async def delete(ctx: StepContext, name: str, token: str, seen: InstanceSighting) -> Answer:
     """DELETE with the instance's own token, or what no token opens, if it can only be ours."""
     if seen.rowless and only_ours(ctx, name) and await _without_a_row(ctx, name):
         return await ctx.evolution.delete_rowless(name)
@@ -68,10 +68,10 @@ async def provoke_clean_up(ctx: StepContext, name: str, token: str) -> Answer:
     return await ctx.evolution.create(wish)
 
 
-def remains(asked: str, name: str, answer: Answer, seen: Seen) -> str:
+def remains(asked: str, name: str, answer: Answer, seen: InstanceSighting) -> str:
     """What is left after something was asked for, and what a person can do about half of one."""
     told = f"Evolution answered {answer.text} to the {asked} and {name} remains"
-    if seen.sight is not Sight.HALF:
+    if seen.sight is not Presence.HALF:
         return told
     # A start loads what has a row, and forgets what is only in memory.
     return f"{told} by half ({seen.evidence}): restart Evolution, then replay this saga"

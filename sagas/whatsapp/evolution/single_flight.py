@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 _Answer = TypeVar("_Answer")
 
 
-class Shared(Generic[_Answer]):
+class SingleFlight(Generic[_Answer]):
     """Asks once for many. Every caller gets an answer to a question that was asked after it came.
 
     An answer that was under way already may be older than what the caller wants to know about, so

@@ -8,9 +8,9 @@ from uuid import UUID
 from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.outcome import Outcome, Rejected
-from evosaga.sagas.whatsapp.evolution.answers import Sight
-from evosaga.sagas.whatsapp.evolution.completeness import Wish, completed
-from evosaga.sagas.whatsapp.evolution.holds import unclear
+from evosaga.sagas.whatsapp.evolution.answers import Presence
+from evosaga.sagas.whatsapp.evolution.completeness import WantedConfiguration, completed
+from evosaga.sagas.whatsapp.evolution.holds import hold_unknown
 from evosaga.sagas.whatsapp.evolution.payload import foreign_webhook, own_webhook
 from evosaga.sagas.whatsapp.identity import name_of, token_of
 from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
@@ -19,7 +19,7 @@ from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 
 @dataclass(frozen=True, slots=True)
-class Born:
+class CreateFacts:
     """An integration whose instance a saga of ours has made, and where its events should go.
 
     ``webhook_url`` is the row's; None: webhooks were off. ``foreign``: the create's command named
@@ -36,11 +36,11 @@ class Born:
     webhook_url: str | None = None
     foreign: bool = False
 
-    def wish(self, keys: KeyRing) -> Wish:
+    def wish(self, keys: KeyRing) -> WantedConfiguration:
         """What its instance has to be like. Raises ``UnknownKey``."""
         token = keys.instance_token(self.id, self.key_id)
         webhook = _webhook(self.webhook_url, self.id, self.key_id, keys, foreign=self.foreign)
-        return Wish(self.instance_name, token, webhook, keys.webhook_tokens(self.id))
+        return WantedConfiguration(self.instance_name, token, webhook, keys.webhook_tokens(self.id))
 
 
 def _webhook(
@@ -51,21 +51,21 @@ def _webhook(
     return foreign_webhook(url) if foreign else own_webhook(url, keys, integration_id, key_id)
 
 
-async def born(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Born]:
+async def create_facts(connection: Any, ids: Sequence[UUID]) -> dict[UUID, CreateFacts]:
     """Those of the integrations whose row still names the instance that its saga has made."""
     rows = await connection.fetch(_BORN, ids, DEFAULT_SERVER)
-    return {row["id"]: Born(**row) for row in rows}
+    return {row["id"]: CreateFacts(**row) for row in rows}
 
 
 async def admit_completion(
     connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """Only an instance of ours whose row names it, and that nobody is deleting."""
-    known = await born(connection, [data.integration_id for _, data in commands])
+    known = await create_facts(connection, [data.integration_id for _, data in commands])
     return [_completion(world, data, known.get(data.integration_id)) for _, data in commands]
 
 
-def _completion(world: World, data: Any, one: Born | None) -> Admission | Refusal:
+def _completion(world: World, data: Any, one: CreateFacts | None) -> Admission | Refusal:
     name = data.instance_name
     if one is None or one.instance_name != name or not one.enabled:
         said = f"no row names the instance {name} as one that a saga has made"
@@ -96,14 +96,16 @@ async def complete(ctx: StepContext) -> Outcome:
     """Set again what the instance lacks, if it is ours and there."""
     name, token = name_of(ctx), token_of(ctx)
     seen = await ctx.evolution.see(name, token)
-    if seen.sight is Sight.UNKNOWN:
-        return unclear(ctx, seen)
-    if seen.sight is not Sight.MINE:
+    if seen.sight is Presence.UNKNOWN:
+        return hold_unknown(ctx, seen)
+    if seen.sight is not Presence.MINE:
         return Rejected("no_longer_so", f"{name} can't be set right: {seen.evidence}")
     id_, keys = UUID(ctx.facts["created_by"]), ctx.world.keys
     url, key_id = ctx.facts["webhook_url"], ctx.facts["key_id"]
     webhook = _webhook(url, id_, key_id, keys, foreign=ctx.facts["foreign"])
-    return await completed(ctx, Wish(name, token, webhook, keys.webhook_tokens(id_)), {})
+    return await completed(
+        ctx, WantedConfiguration(name, token, webhook, keys.webhook_tokens(id_)), {}
+    )
 
 
 _BORN: Final = """

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
-from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Sight
-from evosaga.sagas.whatsapp.evolution.holds import no_list, unclear, waits
+from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Presence
+from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unknown, no_list
 from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN, UNREADABLE
 from evosaga.sagas.whatsapp.ownership import fingerprint
@@ -58,15 +58,15 @@ async def _seen(ctx: StepContext) -> str | Held:
 async def _look(ctx: StepContext, token: str) -> str | Held:
     seen = await ctx.evolution.see(ctx.facts["instance_name"], token)
     match seen.sight:
-        case Sight.ABSENT:
+        case Presence.ABSENT:
             return "missing"
-        case Sight.FOREIGN:
+        case Presence.FOREIGN:
             return "foreign"
-        case Sight.HALF:
+        case Presence.HALF:
             return "half"
-        case Sight.UNKNOWN:
-            return unclear(ctx, seen)
-        case Sight.MINE:
+        case Presence.UNKNOWN:
+            return hold_unknown(ctx, seen)
+        case Presence.MINE:
             return "open" if state_of(seen.answer.body) == "open" else "closed"
 
 
@@ -85,7 +85,7 @@ async def _listed(ctx: StepContext) -> Listed | Held | None:
     try:
         return find(listed.body, ctx.facts["instance_name"])
     except UnreadableList as reason:
-        return waits(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+        return hold(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
 
 
 async def _without_token(ctx: StepContext) -> str | Held:
@@ -96,4 +96,4 @@ async def _without_token(ctx: StepContext) -> str | Held:
         return "open" if state == "open" else "closed"
     if answer.status in (200, 404):
         return "half"
-    return waits(ctx, answer.code or UNAVAILABLE, f"Evolution answers {answer.text}")
+    return hold(ctx, answer.code or UNAVAILABLE, f"Evolution answers {answer.text}")

@@ -15,14 +15,23 @@ from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighti
 from evosaga.sagas.whatsapp.evolution import completeness, partial
 from evosaga.sagas.whatsapp.evolution.answers import (
     Answer,
-    Sight,
+    Presence,
     Verdict,
     classify_create,
     classify_delete,
 )
-from evosaga.sagas.whatsapp.evolution.client import Seen
-from evosaga.sagas.whatsapp.evolution.completeness import completed, vouches_for_all, wish_of
-from evosaga.sagas.whatsapp.evolution.holds import not_now, out_of_service, said, unclear
+from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
+from evosaga.sagas.whatsapp.evolution.completeness import (
+    completed,
+    vouches_for_all,
+    wanted_configuration,
+)
+from evosaga.sagas.whatsapp.evolution.holds import (
+    error_text,
+    hold_unknown,
+    hold_unsent,
+    out_of_service,
+)
 from evosaga.sagas.whatsapp.evolution.legacy_instances import gone, listed_token
 from evosaga.sagas.whatsapp.evolution.partial import PATIENCE, only_ours, provoke_clean_up, remains
 from evosaga.sagas.whatsapp.evolution.payload import payload
@@ -41,11 +50,11 @@ _VANISH_SECONDS: Final = 15.0
 _REMOVAL_SECONDS: Final = 3.0
 _RACE_SECONDS: Final = 0.4
 _SIGHTINGS: Final = {
-    Sight.MINE: Sighting.THERE,
-    Sight.ABSENT: Sighting.ABSENT,
-    Sight.FOREIGN: Sighting.FOREIGN,
-    Sight.HALF: Sighting.HALF,
-    Sight.UNKNOWN: Sighting.UNKNOWN,
+    Presence.MINE: Sighting.THERE,
+    Presence.ABSENT: Sighting.ABSENT,
+    Presence.FOREIGN: Sighting.FOREIGN,
+    Presence.HALF: Sighting.HALF,
+    Presence.UNKNOWN: Sighting.UNKNOWN,
 }
 
 
@@ -59,30 +68,30 @@ async def create_instance(ctx: StepContext) -> Outcome:
             return Held(str(ctx.last_code), why, left)
         seen = await ctx.evolution.see(name, token)
         match seen.sight:
-            case Sight.MINE:
+            case Presence.MINE:
                 found = {"token_hash": fingerprint(token), "adopted": True}
-                return await completed(ctx, wish_of(ctx, name, token), found)
-            case Sight.FOREIGN:
+                return await completed(ctx, wanted_configuration(ctx, name, token), found)
+            case Presence.FOREIGN:
                 return _taken(name)
-            case Sight.HALF if ctx.in_doubt and seen.rowless and only_ours(ctx, name):
+            case Presence.HALF if ctx.in_doubt and seen.rowless and only_ours(ctx, name):
                 return await _remove_rowless(ctx, name, token, seen)
-            case Sight.HALF if not seen.rowless and ctx.doubt_is_young:
+            case Presence.HALF if not seen.rowless and ctx.doubt_is_young:
                 return Held("instance_half_made", f"{name} is not loaded yet", 5.0)
-            case Sight.HALF if ctx.in_doubt:
+            case Presence.HALF if ctx.in_doubt:
                 return Unknown("instance_half_made", f"only half of instance {name} is there")
-            case Sight.HALF:
+            case Presence.HALF:
                 return Held("name_in_doubt", f"{name} is there by half: {seen.evidence}", 5.0)
-            case Sight.UNKNOWN:
-                return unclear(ctx, seen)
-            case Sight.ABSENT:
+            case Presence.UNKNOWN:
+                return hold_unknown(ctx, seen)
+            case Presence.ABSENT:
                 pass
     answer = await ctx.evolution.create(payload(ctx, name, token))
     verdict = classify_create(answer)
     match verdict:
         case Verdict.NOT_SENT | Verdict.MISCONFIGURED | Verdict.BUSY:
-            return not_now(ctx, answer, verdict)
+            return hold_unsent(ctx, answer, verdict)
         case Verdict.REJECTED:
-            words = said(ctx, answer, token)
+            words = error_text(ctx, answer, token)
             return Rejected("evolution_refused", f"Evolution refused the instance: {words}")
         case Verdict.LANDED | Verdict.AMBIGUOUS | Verdict.OUTAGE:
             return await _verify(ctx, name, token, answer, verdict)
@@ -95,25 +104,27 @@ async def _verify(
     if answer.status == 400:
         # Whatever went wrong, Evolution removes by name in a moment, so what is there now proves
         # nothing; the next attempt waits until that is over and looks then.
-        return Unknown(_CLEANING_UP, f"Evolution answered 400: {said(ctx, answer, token)}")
+        return Unknown(_CLEANING_UP, f"Evolution answered 400: {error_text(ctx, answer, token)}")
     seen = await ctx.evolution.see(name, token)
-    if seen.sight is Sight.MINE and (ctx.in_doubt or ctx.input.instance_name):
+    if seen.sight is Presence.MINE and (ctx.in_doubt or ctx.input.instance_name):
         # A name that people choose may be wanted twice at once, and an earlier try of our own may
         # land now: then the loser's clean-up takes the winner's instance with it.
         settle = ctx.world.settle_seconds
         await asyncio.sleep(settle if ctx.input.instance_name else min(settle, _RACE_SECONDS))
         seen = await ctx.evolution.see(name, token)
-    if seen.sight is Sight.MINE:
+    if seen.sight is Presence.MINE:
         made = {"token_hash": fingerprint(token)}
         if vouches_for_all(ctx, name, token, answer):
             return Done(made)
-        return await completed(ctx, wish_of(ctx, name, token), made)
-    if seen.sight is Sight.FOREIGN or (seen.rowless and answer.status == 403 and not ctx.in_doubt):
+        return await completed(ctx, wanted_configuration(ctx, name, token), made)
+    if seen.sight is Presence.FOREIGN or (
+        seen.rowless and answer.status == 403 and not ctx.in_doubt
+    ):
         # What was in Evolution's memory before our first create is not ours, even without a row.
         return _taken(name)
     if not seen.answer.tried:
         # The server went down meanwhile, which costs no attempt; but the create was sent.
-        return replace(unclear(ctx, seen), in_doubt=True)
+        return replace(hold_unknown(ctx, seen), in_doubt=True)
     if verdict is Verdict.OUTAGE:
         return out_of_service(ctx, answer.retry_after)
     return Unknown(
@@ -121,7 +132,9 @@ async def _verify(
     )
 
 
-async def _remove_rowless(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcome:
+async def _remove_rowless(
+    ctx: StepContext, name: str, token: str, seen: InstanceSighting
+) -> Outcome:
     """What an earlier try left in memory alone goes before the next one, which waits until
     Evolution can't be at it any more. Where it does not go, each further DELETE costs an attempt.
     """
@@ -129,7 +142,7 @@ async def _remove_rowless(ctx: StepContext, name: str, token: str, seen: Seen) -
     answer = await partial.delete(ctx, name, token, seen)
     verdict = classify_delete(answer)
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
-        return not_now(ctx, answer, verdict)
+        return hold_unsent(ctx, answer, verdict)
     if verdict is Verdict.LANDED and not again:
         quiet = ctx.world.quiet_seconds
         return Held(_HALF_REMOVED, _BEING_REMOVED[_HALF_REMOVED], quiet, in_doubt=True)
@@ -140,7 +153,7 @@ async def remove_instance(ctx: StepContext) -> Outcome:
     """Remove what ``create_instance`` made or may have made; done when it is seen to be gone."""
     name, token = name_of(ctx), token_of(ctx)
     seen = await ctx.evolution.see(name, token)
-    if seen.sight is Sight.ABSENT and not ctx.was_done:
+    if seen.sight is Presence.ABSENT and not ctx.was_done:
         # Its create was never seen to land, and may land yet.
         if (left := ctx.quiet_left) > 0:
             return Held("quiet_time", f"instance {name} is absent; looking again", left)
@@ -182,23 +195,23 @@ async def delete_instance(ctx: StepContext) -> Outcome:
     return await _remove(ctx, name, token, await ctx.evolution.see(name, token))
 
 
-async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcome:
+async def _remove(ctx: StepContext, name: str, token: str, seen: InstanceSighting) -> Outcome:
     match seen.sight:
-        case Sight.ABSENT:
+        case Presence.ABSENT:
             return Done({"note": "already_absent"})
-        case Sight.FOREIGN:
+        case Presence.FOREIGN:
             return Done({"note": "not_ours"})
-        case Sight.UNKNOWN:
-            return unclear(ctx, seen)
-        case Sight.MINE | Sight.HALF:
+        case Presence.UNKNOWN:
+            return hold_unknown(ctx, seen)
+        case Presence.MINE | Presence.HALF:
             pass
     if ctx.in_doubt:
         # A repeated DELETE is a second removal by name, so first give the one before its time.
         seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS)
-        if seen.sight is Sight.ABSENT:
+        if seen.sight is Presence.ABSENT:
             return Done({"note": "removed"})
-        if seen.sight is Sight.UNKNOWN:
-            return unclear(ctx, seen)
+        if seen.sight is Presence.UNKNOWN:
+            return hold_unknown(ctx, seen)
     answer = await partial.delete(ctx, name, token, seen)
     if classify_delete(answer) is Verdict.REJECTED:
         # 2.3.7 refuses the DELETE of a live instance every third time, having logged it out:
@@ -206,18 +219,18 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: Seen) -> Outcom
         answer = await partial.delete(ctx, name, token, seen)
     verdict = classify_delete(answer)
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
-        return not_now(ctx, answer, verdict)
+        return hold_unsent(ctx, answer, verdict)
     wait = _VANISH_SECONDS if verdict is Verdict.LANDED else 1.0
     # A 404 sets nothing going: there is only what an earlier delete may have left to do.
     seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS if answer.status == 404 else wait)
-    stays = seen.sight is Sight.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
+    stays = seen.sight is Presence.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
     if stays and await listed_token(ctx, name) == token:
         return await _remove_by_create(ctx, name, token)
-    if seen.sight is Sight.ABSENT:
+    if seen.sight is Presence.ABSENT:
         return Done({"note": "removed"})
     pause = max(_REMOVAL_SECONDS, seen.answer.retry_after or answer.retry_after or 0.0)
     if not seen.answer.tried:
-        return replace(unclear(ctx, seen), retry_after=pause, in_doubt=True)
+        return replace(hold_unknown(ctx, seen), retry_after=pause, in_doubt=True)
     if verdict is Verdict.OUTAGE:
         return out_of_service(ctx, pause)
     return Unknown("instance_remains", remains("delete", name, answer, seen))
@@ -228,30 +241,30 @@ async def _remove_by_create(ctx: StepContext, name: str, token: str) -> Outcome:
     answer = await provoke_clean_up(ctx, name, token)
     verdict = classify_create(answer)
     if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
-        return not_now(ctx, answer, verdict)
+        return hold_unsent(ctx, answer, verdict)
     if verdict is Verdict.LANDED:
         # The row had gone meanwhile, so what is there now is what we have just made.
         seen = await ctx.evolution.see(name, token)
         return await _remove(replace(ctx, attempt=1, in_doubt=False), name, token, seen)
     seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
-    if seen.sight is Sight.ABSENT and answer.status != 400:
+    if seen.sight is Presence.ABSENT and answer.status != 400:
         # The create may be under way still, and find nothing in its way by now.
         return Held("quiet_time", f"{name} is absent; looking again", ctx.world.quiet_seconds)
-    if seen.sight is Sight.ABSENT:
+    if seen.sight is Presence.ABSENT:
         return Done({"note": "removed"})
     if not seen.answer.tried:
-        return replace(unclear(ctx, seen), in_doubt=True)
+        return replace(hold_unknown(ctx, seen), in_doubt=True)
     if verdict is Verdict.OUTAGE:
         return out_of_service(ctx, answer.retry_after)
     return Unknown("instance_remains", remains("create that cleans up", name, answer, seen))
 
 
-async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> Seen:
+async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> InstanceSighting:
     """Evolution answers a delete before it deletes: wait until neither view has the instance."""
     deadline, pause = time.monotonic() + seconds, 0.03
     while True:
         seen = await ctx.evolution.see(name, token)
-        if seen.sight is Sight.ABSENT or not seen.answer.tried or time.monotonic() >= deadline:
+        if seen.sight is Presence.ABSENT or not seen.answer.tried or time.monotonic() >= deadline:
             return seen
         await asyncio.sleep(pause)
         pause = min(1.0, pause * 1.6)
@@ -261,9 +274,9 @@ async def probe_instance(ctx: StepContext) -> Finding:
     """Whether the instance that ``create_instance`` made is there."""
     name, token = name_of(ctx), token_of(ctx)
     seen = await ctx.evolution.see(name, token)
-    if seen.sight is not Sight.MINE:
+    if seen.sight is not Presence.MINE:
         return Finding(_SIGHTINGS[seen.sight], seen.evidence)
-    if (lacks := await completeness.lacks(ctx, wish_of(ctx, name, token))) is not None:
+    if (lacks := await completeness.lacks(ctx, wanted_configuration(ctx, name, token))) is not None:
         return Finding(Sighting.HALF, f"{seen.evidence}, but {lacks}")
     return Finding(Sighting.THERE, seen.evidence)
 
@@ -281,11 +294,11 @@ async def probe_removal(ctx: StepContext) -> Finding:
         return Finding(Sighting.THERE, "Evolution's list does not have it")
     seen = await ctx.evolution.see(name, token)
     match seen.sight:
-        case Sight.ABSENT | Sight.FOREIGN:  # under a stranger's instance ours can't be
+        case Presence.ABSENT | Presence.FOREIGN:  # under a stranger's instance ours can't be
             return Finding(Sighting.THERE, seen.evidence)
-        case Sight.MINE:
+        case Presence.MINE:
             return Finding(Sighting.ABSENT, seen.evidence)
-        case Sight.HALF | Sight.UNKNOWN:
+        case Presence.HALF | Presence.UNKNOWN:
             return Finding(_SIGHTINGS[seen.sight], seen.evidence)
 
 

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, Outcome
 from evosaga.sagas.whatsapp.evolution.answers import BUSY, SERVER_UNKNOWN, Verdict
-from evosaga.sagas.whatsapp.evolution.holds import not_now
+from evosaga.sagas.whatsapp.evolution.holds import hold_unsent
 from evosaga.sagas.whatsapp.identity import name_of, token_of
 from evosaga.sagas.whatsapp.steps.routing_key import keep_qr, trouble
 
@@ -26,7 +26,7 @@ async def ask_for_qr(ctx: StepContext) -> Outcome:
         return Done(nothing)
     answer = await ctx.evolution.connect(name_of(ctx), token_of(ctx), ctx.input.number)
     if answer.code in (BUSY, SERVER_UNKNOWN):
-        return not_now(ctx, answer, Verdict.NOT_SENT)
+        return hold_unsent(ctx, answer, Verdict.NOT_SENT)
     body = answer.body if isinstance(answer.body, dict) else {}
     if answer.status != 200 or not body.get("base64"):
         return Done({"qr": "not_yet"})

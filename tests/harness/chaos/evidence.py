@@ -19,7 +19,7 @@ from evosaga.events.database import Pool
 from evosaga.events.event_log import recorded_from
 from evosaga.events.model import Recorded, SagaRejected, SagaStarted, StepSucceeded
 from evosaga.orchestrator.local.evolution.journal import JournalEntry
-from evosaga.sagas.registry import Catalogue, load
+from evosaga.sagas.registry import SagaRegistry, discover
 from evosaga.sagas.whatsapp.ownership import KeyRing, fingerprint
 
 Entry: TypeAlias = "tuple[str, dict[str, bytes]]"
@@ -100,7 +100,7 @@ class Evidence:
     """Dumps that must hold no secret: name to text."""
     snapshots: Sequence[str] = ()
     """What was wrong in snapshots that were taken while the run went on."""
-    catalogue: Catalogue = field(default_factory=load)
+    registry: SagaRegistry = field(default_factory=discover)
 
     def start(self, saga_id: UUID) -> SagaStarted | SagaRejected:
         """The event a history begins with."""

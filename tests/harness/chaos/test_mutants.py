@@ -115,7 +115,7 @@ async def healthy(
         {name: asdict(view) for name, view in evolution.live().items()},
         {name: asdict(view) for name, view in evolution.rows().items()},
         published=[*published, Published("poison", "poison", b"poison", 0.0)],
-        catalogue=impatient(),
+        registry=impatient(),
     )
 
 

@@ -21,7 +21,7 @@ from evosaga.events import syncpoints
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.sagas.definition import Retry
-from evosaga.sagas.registry import Catalogue, catalogue_of, load
+from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from tests.support.preloaded import forkserver
 
 HURRIED = (
@@ -34,10 +34,10 @@ HURRIED = (
 """Waits of the product that are made shorter in both workers, the one that dies and its heir."""
 
 
-def impatient() -> Catalogue:
+def impatient() -> SagaRegistry:
     """The same sagas; steps outside Evolution are tried twice only, of which one may be lost."""
     twice = Retry(attempts=2, first=0.1)
-    return catalogue_of(
+    return registry_of(
         replace(
             saga,
             steps=tuple(
@@ -45,16 +45,16 @@ def impatient() -> Catalogue:
                 for step in saga.steps
             ),
         )
-        for saga in load().versions.values()
+        for saga in discover().versions.values()
     )
 
 
-def steady() -> Catalogue:
+def steady() -> SagaRegistry:
     """The same sagas with short waits: attempts enough for a step that raises again and again."""
     often = Retry(attempts=8, first=0.05, factor=1.0)
-    return catalogue_of(
+    return registry_of(
         replace(saga, steps=tuple(replace(step, retry=often, timeout=10.0) for step in saga.steps))
-        for saga in load().versions.values()
+        for saga in discover().versions.values()
     )
 
 

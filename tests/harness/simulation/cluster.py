@@ -15,9 +15,9 @@ from uuid import UUID
 from evosaga.events.commands import STEERING, BadCommand, Command
 from evosaga.events.model import FollowUp, SagaEvent, SagaRejected
 from evosaga.orchestrator.commands import accept
-from evosaga.orchestrator.commands.control import Again, steer
-from evosaga.orchestrator.engine.decider import can_turn
-from evosaga.orchestrator.engine.repeated_holds import Taken
+from evosaga.orchestrator.commands.control import Restart, apply_control
+from evosaga.orchestrator.engine.decider import can_compensate
+from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
 from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.whatsapp.admission_rules import Policy, arbitrate
@@ -116,8 +116,8 @@ class Cluster:
         if command.type in STEERING:
             log: Any = DirectLog(worker)
             with suppress(BadCommand):  # it is too late, mostly
-                said = await steer(log, worker.world, CATALOGUE, command, worker.engine)
-                if isinstance(said, Again):
+                said = await apply_control(log, worker.world, CATALOGUE, command, worker.engine)
+                if isinstance(said, Restart):
                     await self._take(worker, said.command)
             return
         worker.engine.pin()
@@ -130,7 +130,7 @@ class Cluster:
         if command.saga_id in self.database.sagas:
             self.notes["duplicate command"] += 1
             return None
-        request = accept.understand(CATALOGUE, command)
+        request = accept.parse_request(CATALOGUE, command)
         verdict: Admission | Refusal
         if request.saga.name == WATCH_INSTANCE.name:
             verdict = self._admit_watch(request.input)
@@ -140,7 +140,7 @@ class Cluster:
             policy = Policy(KEYS.current, deadline_seconds=self.deadline)
             asked = [(command.saga_id, request.input)]
             [verdict] = arbitrate(self.database.found(), asked, policy)
-        events, state, row = accept._beginning(request, verdict, worker.name)
+        events, state, row = accept._first_commit(request, verdict, worker.name)
         start: Any = events[0]
         status = Status(command.saga_id, start, self.loop.now, str(command.saga_id))
         self.database.sagas[command.saga_id] = status
@@ -172,7 +172,7 @@ class Cluster:
             state = saga.state if saga.open else None
             if state is not None and state.direction == "forward":
                 definition = CATALOGUE.find(saga.start.saga, saga.start.version)
-                if definition is not None and can_turn(definition, state):
+                if definition is not None and can_compensate(definition, state):
                     return saga
         return None
 
@@ -270,9 +270,9 @@ class Cluster:
                 takers[0].runs(takers[0].engine.pin)
                 takers[0].runs(takers[0].engine.take_over, history, self.database.now(), taken)
 
-    def _taken(self, saga: Status) -> Taken:
+    def _taken(self, saga: Status) -> ClaimedRow:
         at = saga.doubted_at
-        return Taken(
+        return ClaimedRow(
             saga.owner,
             False,
             saga.held_claim,

@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from evosaga.events.append import Append, Appended, Row
+from evosaga.events.append import Append, Appended, StatusRow
 from evosaga.events.event_log import Hold, VersionConflict
 from evosaga.events.model import Recorded, SagaEvent, SagaRejected, SagaStarted
 from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import InCommit, Retry, Saga, Step
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
-from evosaga.sagas.registry import Catalogue, catalogue_of
+from evosaga.sagas.registry import SagaRegistry, registry_of
 from evosaga.sagas.whatsapp import admission_rules
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
@@ -40,7 +40,7 @@ class Status:
     sequence: int = 0
     state: State | None = field(default_factory=State)
     """What its history amounts to; None: it makes no sense."""
-    row: Row = field(default_factory=lambda: Row("running"))
+    row: StatusRow = field(default_factory=lambda: StatusRow("running"))
     owner: str | None = None
     next_at: float | None = None
     held_claim: int | None = None
@@ -108,7 +108,9 @@ class Database:
         self.write(saga, events, row, append.causation_id)
         return Appended(events, self.now())
 
-    def write(self, saga: Status, events: Sequence[SagaEvent], row: Row, cause: str | None) -> None:
+    def write(
+        self, saga: Status, events: Sequence[SagaEvent], row: StatusRow, cause: str | None
+    ) -> None:
         at, told = self.clock(), self.events.setdefault(saga.saga_id, [])
         for event in events:
             place = (saga.saga_id, saga.sequence, self.now(), saga.correlation_id, cause, event)
@@ -261,7 +263,7 @@ def _in_memory(saga: Saga, step: Step) -> Step:
     )
 
 
-CATALOGUE: Final[Catalogue] = catalogue_of(
+CATALOGUE: Final[SagaRegistry] = registry_of(
     replace(saga, steps=tuple(_in_memory(saga, step) for step in saga.steps))
     for saga in (CREATE_INTEGRATION, DELETE_INTEGRATION, WATCH_INSTANCE, REMOVE_ORPHAN)
 )

@@ -20,11 +20,11 @@ from evosaga.events.append import Append, Appended
 from evosaga.events.event_log import VersionConflict
 from evosaga.events.model import CompensationFailed, SagaEvent, StepFailed
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.orchestrator.engine.instance import Live
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
 from evosaga.sagas.outcome import Done, Outcome, Rejected, Unknown
-from evosaga.sagas.whatsapp.evolution.answers import Answer, Sight
-from evosaga.sagas.whatsapp.evolution.client import EvolutionApi, Seen
+from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi, InstanceSighting
 from evosaga.sagas.whatsapp.identity import name_of, token_of
 from evosaga.sagas.whatsapp.ownership import fingerprint
 from tests.harness.simulation.database import CATALOGUE, Database
@@ -37,7 +37,7 @@ Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
 def acts_before_its_intent_is_committed(patch: pytest.MonkeyPatch) -> None:
-    async def record(self: Engine, live: Live, fact: SagaEvent | None) -> bool:
+    async def record(self: Engine, live: SagaInstance, fact: SagaEvent | None) -> bool:
         append = self._append(live, fact)
         if append is None or append.join is not None:
             return await honest(self, live, fact)
@@ -78,7 +78,7 @@ def does_the_joined_effect_though_the_append_has_lost(patch: pytest.MonkeyPatch)
 
 
 def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None:
-    async def record(self: Engine, live: Live, fact: SagaEvent | None) -> bool:
+    async def record(self: Engine, live: SagaInstance, fact: SagaEvent | None) -> bool:
         append = self._append(live, fact)
         before = live.state
         if not await honest(self, live, fact) and append is not None:
@@ -91,7 +91,7 @@ def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None
 
 
 def does_not_take_in_what_others_appended(patch: pytest.MonkeyPatch) -> None:
-    def still_mine(self: Engine, live: Live, history: Any, fact: SagaEvent | None) -> bool:
+    def still_mine(self: Engine, live: SagaInstance, history: Any, fact: SagaEvent | None) -> bool:
         state = live.state
         mine = honest(self, live, history, fact)
         live.state = state
@@ -102,7 +102,7 @@ def does_not_take_in_what_others_appended(patch: pytest.MonkeyPatch) -> None:
 
 
 def takes_every_saga_for_its_own_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    def still_mine(self: Engine, live: Live, history: Any, fact: SagaEvent | None) -> bool:
+    def still_mine(self: Engine, live: SagaInstance, history: Any, fact: SagaEvent | None) -> bool:
         honest(self, live, history, fact)
         return True
 
@@ -111,7 +111,7 @@ def takes_every_saga_for_its_own_after_a_conflict(patch: pytest.MonkeyPatch) -> 
 
 
 def carries_out_the_attempt_of_a_dead_worker_again(patch: pytest.MonkeyPatch) -> None:
-    def spawn(self: Engine, live: Live, *, lost_attempt: bool) -> None:
+    def spawn(self: Engine, live: SagaInstance, *, lost_attempt: bool) -> None:
         honest(self, live, lost_attempt=False)
 
     honest = Engine._spawn
@@ -130,21 +130,21 @@ def as_lost(patch: pytest.MonkeyPatch, **how: str) -> None:
     def lost(state: Any) -> StepFailed | CompensationFailed:
         return honest(state).model_copy(update=how)
 
-    honest = evosaga.orchestrator.engine.decider.lost
-    patch.setattr(evosaga.orchestrator.engine.engine, "lost", lost)
+    honest = evosaga.orchestrator.engine.decider.attempt_lost
+    patch.setattr(evosaga.orchestrator.engine.engine, "attempt_lost", lost)
 
 
 def takes_an_interrupted_attempt_for_one_that_never_began(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Engine, live: Live) -> SagaEvent | None:
+    async def attempt(self: Engine, live: SagaInstance) -> SagaEvent | None:
         flight = live.state.in_flight
         if flight is None:
             return None
         try:
             self._lease.check()
-            return await evosaga.orchestrator.engine.execution.carry_out(live, flight, self._world)
+            return await evosaga.orchestrator.engine.execution.execute(live, flight, self._world)
         except LeaseLost:
             await self._lease.regained()
-            return evosaga.orchestrator.engine.decider.kept_back(live.state)
+            return evosaga.orchestrator.engine.decider.attempt_not_started(live.state)
 
     patch.setattr(Engine, "_attempt", attempt)
 
@@ -155,8 +155,8 @@ def takes_a_timeout_for_a_failure(patch: pytest.MonkeyPatch) -> None:
             outcome = Rejected(outcome.code, outcome.message)
         return honest(flight, outcome)
 
-    honest = evosaga.orchestrator.engine.execution.fact
-    patch.setattr(evosaga.orchestrator.engine.execution, "fact", fact)
+    honest = evosaga.orchestrator.engine.execution.outcome_event
+    patch.setattr(evosaga.orchestrator.engine.execution, "outcome_event", fact)
 
 
 def forgets_what_is_to_follow(patch: pytest.MonkeyPatch) -> None:
@@ -165,12 +165,12 @@ def forgets_what_is_to_follow(patch: pytest.MonkeyPatch) -> None:
             outcome = replace(outcome, follow_up=None)
         return honest(flight, outcome)
 
-    honest = evosaga.orchestrator.engine.execution.fact
-    patch.setattr(evosaga.orchestrator.engine.execution, "fact", fact)
+    honest = evosaga.orchestrator.engine.execution.outcome_event
+    patch.setattr(evosaga.orchestrator.engine.execution, "outcome_event", fact)
 
 
 def counts_the_age_of_a_doubt_from_the_beginning(patch: pytest.MonkeyPatch) -> None:
-    def context(live: Live, flight: Any, world: Any) -> Any:
+    def context(live: SagaInstance, flight: Any, world: Any) -> Any:
         return replace(honest(live, flight, world), doubt_age=1e9)
 
     honest = evosaga.orchestrator.engine.execution.context
@@ -221,14 +221,16 @@ def does_not_wait_until_a_400_has_cleaned_up(patch: pytest.MonkeyPatch) -> None:
 def removes_without_looking(patch: pytest.MonkeyPatch) -> None:
     async def remove(ctx: Any) -> Outcome:
         name, token = name_of(ctx), token_of(ctx)
-        return await steps._remove(ctx, name, token, Seen(Sight.MINE, "", Answer(200, None, "")))
+        return await steps._remove(
+            ctx, name, token, InstanceSighting(Presence.MINE, "", Answer(200, None, ""))
+        )
 
     in_the_catalogue(patch, "create-integration", undo=remove)
 
 
 def takes_the_answer_to_a_delete_for_the_end(patch: pytest.MonkeyPatch) -> None:
-    async def vanishes(*_: Any) -> Seen:
-        return Seen(Sight.ABSENT, "", Answer(200, None, ""))
+    async def vanishes(*_: Any) -> InstanceSighting:
+        return InstanceSighting(Presence.ABSENT, "", Answer(200, None, ""))
 
     patch.setattr(steps, "_vanishes", vanishes)
 

@@ -22,7 +22,7 @@ from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Answer
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import Breaker
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import CircuitBreaker
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
@@ -177,7 +177,7 @@ class _Api(EvolutionApi):
         super().__init__("http://evolution", GLOBAL_KEY, before_send=fence)
         self._worker = worker
         clock = worker.cluster.loop.time
-        self._breaker = Breaker("evolution", 64, clock=clock, chance=lambda: 0.5)
+        self._breaker = CircuitBreaker("evolution", 64, clock=clock, chance=lambda: 0.5)
 
     async def _send(self, request: httpx.Request, timeout: float, largest: int) -> Answer:
         method, path = request.method, request.url.raw_path.decode()

@@ -7,15 +7,15 @@ import pytest
 from evosaga.sagas.whatsapp.evolution.answer_origin import MEANINGS, cure_in, explained, recognised
 from evosaga.sagas.whatsapp.evolution.answers import (
     Answer,
-    Asked,
-    Sight,
+    Operation,
+    Presence,
     Verdict,
     classify_create,
     classify_delete,
     health,
     read_look,
 )
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import Health
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
 
 ROW = {"name": "x", "token": "T", "connectionStatus": "close"}
 PAGE, HALF = "a page", "half an answer"
@@ -31,53 +31,63 @@ def answered(status: int, body: Any) -> Answer:
     return Answer(status, None if body in (PAGE, HALF) else body, f"HTTP {status}", alien=alien)
 
 
-OWN: list[tuple[Asked, int, Any]] = [
-    (Asked.CREATE, 201, {"instance": {"instanceName": "x"}, "hash": "T"}),
-    (Asked.CREATE, 201, HALF),
-    (Asked.CREATE, 200, {"error": True, "message": "[object Object]"}),
-    (Asked.CREATE, 403, said(403, ['This name "x" is already in use.'])),
-    (Asked.CREATE, 403, said(403, ["Missing global api key"])),
-    (Asked.CREATE, 400, said(400, [["number does not match pattern"]])),
-    (Asked.CREATE, 413, said(413, "request entity too large")),
-    (Asked.CREATE, 401, said(401, "Unauthorized")),
-    (Asked.DELETE, 200, {"status": "SUCCESS", "error": False, "response": {"message": "x"}}),
-    (Asked.DELETE, 400, said(400, ["[object Object]"])),
-    (Asked.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}),
-    (Asked.STATE, 200, {"instance": {"instanceName": "x"}}),
-    (Asked.STATE, 404, said(404, ['The "x" instance does not exist'])),
-    (Asked.STATE, 404, HALF),
-    (Asked.STATE, 401, said(401, "Unauthorized")),
-    (Asked.OWN, 404, said(404, ['Instance "x" not found'])),
-    (Asked.LIST, 200, []),
-    (Asked.LIST, 200, [ROW]),
-    (Asked.LIST, 200, [{"instance": {"instanceName": "x"}}]),  # 1.8
-    (Asked.NAMED, 200, {"instance": {"instanceName": "x"}}),  # 1.8
-    (Asked.CONNECT, 200, {}),
-    (Asked.CONNECT, 200, {"count": 0}),
-    *((asked, status, PAGE) for asked in Asked for status in (408, 425, 429, 500, 502, 503, 504)),
+OWN: list[tuple[Operation, int, Any]] = [
+    (Operation.CREATE, 201, {"instance": {"instanceName": "x"}, "hash": "T"}),
+    (Operation.CREATE, 201, HALF),
+    (Operation.CREATE, 200, {"error": True, "message": "[object Object]"}),
+    (Operation.CREATE, 403, said(403, ['This name "x" is already in use.'])),
+    (Operation.CREATE, 403, said(403, ["Missing global api key"])),
+    (Operation.CREATE, 400, said(400, [["number does not match pattern"]])),
+    (Operation.CREATE, 413, said(413, "request entity too large")),
+    (Operation.CREATE, 401, said(401, "Unauthorized")),
+    (Operation.DELETE, 200, {"status": "SUCCESS", "error": False, "response": {"message": "x"}}),
+    (Operation.DELETE, 400, said(400, ["[object Object]"])),
+    (Operation.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}),
+    (Operation.STATE, 200, {"instance": {"instanceName": "x"}}),
+    (Operation.STATE, 404, said(404, ['The "x" instance does not exist'])),
+    (Operation.STATE, 404, HALF),
+    (Operation.STATE, 401, said(401, "Unauthorized")),
+    (Operation.OWN, 404, said(404, ['Instance "x" not found'])),
+    (Operation.LIST, 200, []),
+    (Operation.LIST, 200, [ROW]),
+    (Operation.LIST, 200, [{"instance": {"instanceName": "x"}}]),  # 1.8
+    (Operation.NAMED, 200, {"instance": {"instanceName": "x"}}),  # 1.8
+    (Operation.CONNECT, 200, {}),
+    (Operation.CONNECT, 200, {"count": 0}),
+    *(
+        (asked, status, PAGE)
+        for asked in Operation
+        for status in (408, 425, 429, 500, 502, 503, 504)
+    ),
 ]
-ALIEN: list[tuple[Asked, int, Any]] = [
-    *((asked, status, PAGE) for asked in Asked for status in (200, 201, 204)),
-    *((asked, status, PAGE) for asked in Asked for status in (400, 401, 403, 404, 405, 407, 451)),
-    *((asked, 403, {"message": "Forbidden"}) for asked in Asked),
-    *((asked, 404, {"detail": "Not Found"}) for asked in Asked),
-    *((asked, 404, said(404, ["Cannot GET /api/instance/x"])) for asked in Asked),
-    *((asked, 407, said(407, "log in")) for asked in Asked),
-    *((asked, 511, PAGE) for asked in Asked),
-    (Asked.CREATE, 200, {"status": "ok"}),
-    (Asked.CREATE, 201, []),
-    (Asked.DELETE, 200, {"status": "ok"}),
-    (Asked.STATE, 200, {"status": "ok"}),
-    (Asked.STATE, 200, []),
-    (Asked.LIST, 200, {"status": "ok"}),
-    (Asked.LIST, 200, [1, 2]),
-    (Asked.LIST, 200, [{"id": 1}]),
-    (Asked.CONNECT, 200, []),
+ALIEN: list[tuple[Operation, int, Any]] = [
+    *((asked, status, PAGE) for asked in Operation for status in (200, 201, 204)),
+    *(
+        (asked, status, PAGE)
+        for asked in Operation
+        for status in (400, 401, 403, 404, 405, 407, 451)
+    ),
+    *((asked, 403, {"message": "Forbidden"}) for asked in Operation),
+    *((asked, 404, {"detail": "Not Found"}) for asked in Operation),
+    *((asked, 404, said(404, ["Cannot GET /api/instance/x"])) for asked in Operation),
+    *((asked, 407, said(407, "log in")) for asked in Operation),
+    *((asked, 511, PAGE) for asked in Operation),
+    (Operation.CREATE, 200, {"status": "ok"}),
+    (Operation.CREATE, 201, []),
+    (Operation.DELETE, 200, {"status": "ok"}),
+    (Operation.STATE, 200, {"status": "ok"}),
+    (Operation.STATE, 200, []),
+    (Operation.LIST, 200, {"status": "ok"}),
+    (Operation.LIST, 200, [1, 2]),
+    (Operation.LIST, 200, [{"id": 1}]),
+    (Operation.CONNECT, 200, []),
 ]
 
 
 @pytest.mark.parametrize(("asked", "status", "body"), OWN, ids=repr)
-def test_what_evolution_says_itself_is_read_as_it_is(asked: Asked, status: int, body: Any) -> None:
+def test_what_evolution_says_itself_is_read_as_it_is(
+    asked: Operation, status: int, body: Any
+) -> None:
     answer = recognised(asked, answered(status, body))
     assert not answer.alien
     assert answer.body == answered(status, body).body
@@ -85,20 +95,20 @@ def test_what_evolution_says_itself_is_read_as_it_is(asked: Asked, status: int, 
 
 @pytest.mark.parametrize(("asked", "status", "body"), ALIEN, ids=repr)
 def test_what_evolution_never_says_is_of_the_set_up_and_proves_nothing(
-    asked: Asked, status: int, body: Any
+    asked: Operation, status: int, body: Any
 ) -> None:
     answer = recognised(asked, answered(status, body))
     assert answer.alien
     assert answer.body is None
-    assert health(asked, answer) is Health.MISCONFIGURED
+    assert health(asked, answer) is CallOutcome.MISCONFIGURED
     assert cure_in(f"Evolution answered {answer.told} (server berlin)") is not None
-    if asked in (Asked.STATE, Asked.OWN, Asked.NAMED, Asked.LIST):
-        assert read_look(asked, answer, "x", "T")[0] is Sight.UNKNOWN
-    if asked is Asked.CREATE:
+    if asked in (Operation.STATE, Operation.OWN, Operation.NAMED, Operation.LIST):
+        assert read_look(asked, answer, "x", "T")[0] is Presence.UNKNOWN
+    if asked is Operation.CREATE:
         # Who says that it is done may have handed it on; who refuses has not.
         well = status < 300
         assert classify_create(answer) is (Verdict.AMBIGUOUS if well else Verdict.MISCONFIGURED)
-    if asked is Asked.DELETE:
+    if asked is Operation.DELETE:
         assert classify_delete(answer) is not Verdict.LANDED
 
 

@@ -22,20 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evosaga.sagas.whatsapp.evolution.answers import (
-    DELETES,
+    CREATE_RULES,
+    DELETE_RULES,
     HEALTH,
-    LOOKS,
-    VERDICTS,
+    PRESENCE_RULES,
     Answer,
-    Asked,
-    Sight,
+    Operation,
+    Presence,
     Verdict,
     classify_create,
     classify_delete,
     health,
     read_look,
 )
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import Health
+from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
 from evosaga.sagas.whatsapp.evolution.client import _LARGEST_BODY, _may_have_been_sent, _read
 from tests.support.fuzzing import fuzzed
 
@@ -139,7 +139,7 @@ def test_an_answer_to_a_create_proves_no_more_than_this(
 
 def test_every_row_of_the_table_is_tried() -> None:
     answers = [(status, json.dumps(body).lower()) for _, cases in ROWS for status, body in cases]
-    for status, words, verdict in VERDICTS:
+    for status, words, verdict in CREATE_RULES:
         statuses = {status} if isinstance(status, int) else set(status)
         assert any(at in statuses and words in body for at, body in answers), (status, words)
         assert verdict in {found for found, _ in ROWS}
@@ -198,38 +198,42 @@ def test_an_answer_to_a_delete_proves_no_more_than_this(
 
 
 EVERYBODY, OURS, GLOBAL = (
-    set(Asked),
-    {Asked.STATE, Asked.OWN, Asked.DELETE, Asked.CONNECT},
+    set(Operation),
+    {Operation.STATE, Operation.OWN, Operation.DELETE, Operation.CONNECT},
     {
-        Asked.CREATE,
-        Asked.LIST,
-        Asked.NAMED,
+        Operation.CREATE,
+        Operation.LIST,
+        Operation.NAMED,
     },
 )
 
-HEALTH_ROWS: list[tuple[Health, set[Asked], list[tuple[int, Any]]]] = [
+HEALTH_ROWS: list[tuple[CallOutcome, set[Operation], list[tuple[int, Any]]]] = [
     (
-        Health.SICK,
+        CallOutcome.SICK,
         EVERYBODY,
         [(status, HTML) for status in (0, 408, 425, 500, 502, 503, 504, 520, 599)]
         + [(500, said(500, "Error: Connection Closed")), (503, said(503, "Service Unavailable"))],
     ),
     (
-        Health.MISCONFIGURED,
+        CallOutcome.MISCONFIGURED,
         EVERYBODY,
         [(status, HTML) for status in (301, 302, 308, 403)]
         + [(503, LICENCE), (500, said(500, "Not allowed by CORS"))]
         + in_all_shapes(403, "Missing global api key"),
     ),
-    (Health.WELL, {Asked.CREATE}, in_all_shapes(403, 'This name "x" is already in use.')),
-    (Health.MISCONFIGURED, GLOBAL, [*in_all_shapes(401, "Unauthorized"), (401, HTML)]),
-    (Health.MISCONFIGURED, {Asked.CREATE, Asked.LIST}, [(404, said(404, ["Cannot GET /x"]))]),
+    (CallOutcome.WELL, {Operation.CREATE}, in_all_shapes(403, 'This name "x" is already in use.')),
+    (CallOutcome.MISCONFIGURED, GLOBAL, [*in_all_shapes(401, "Unauthorized"), (401, HTML)]),
+    (
+        CallOutcome.MISCONFIGURED,
+        {Operation.CREATE, Operation.LIST},
+        [(404, said(404, ["Cannot GET /x"]))],
+    ),
     # An instance's own token that is refused, or a name that nobody has, says nothing about the
     # server but that it answers.
-    (Health.WELL, OURS, [*in_all_shapes(401, "Unauthorized"), (404, HTML)]),
-    (Health.WELL, {Asked.NAMED}, in_all_shapes(404, 'Instance "x" not found')),
+    (CallOutcome.WELL, OURS, [*in_all_shapes(401, "Unauthorized"), (404, HTML)]),
+    (CallOutcome.WELL, {Operation.NAMED}, in_all_shapes(404, 'Instance "x" not found')),
     (
-        Health.WELL,
+        CallOutcome.WELL,
         EVERYBODY,
         [(200, []), (200, {"error": True}), (201, CREATED)]
         + [(status, HTML) for status in (400, 413, 429)],
@@ -247,7 +251,7 @@ HEALTH_ROWS: list[tuple[Health, set[Asked], list[tuple[int, Any]]]] = [
     ],
 )
 def test_an_answer_says_this_about_the_server(
-    verdict: Health, asked: Asked, status: int, body: Any
+    verdict: CallOutcome, asked: Operation, status: int, body: Any
 ) -> None:
     assert health(asked, Answer(status, body, "")) is verdict
 
@@ -256,11 +260,11 @@ def test_every_row_of_the_other_tables_is_tried() -> None:
     deletes = [
         (status, json.dumps(body).lower()) for _, cases in DELETE_ROWS for status, body in cases
     ]
-    for status, words, _ in DELETES:
+    for status, words, _ in DELETE_RULES:
         statuses = {status} if isinstance(status, int) else set(status)
         assert any(at in statuses and words in body for at, body in deletes), (status, words)
     looks = {(asked, status, result) for asked, status, _, result in LOOK_ROWS}
-    for question, status, _, result, _ in LOOKS:
+    for question, status, _, result, _ in PRESENCE_RULES:
         assert (question, status, result) in looks
     states = {
         (asked, status) for _, whom, cases in HEALTH_ROWS for asked in whom for status, _ in cases
@@ -283,45 +287,45 @@ OTHERS = [
 OUR_OLD_ROW = {"instance": {"instanceName": "x", "apikey": "T", "status": "open"}}
 ODDITIES: list[Any] = [{}, 17, None, {"name": None}, {"name": 5}, {"instance": {"name": None}}]
 
-LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
-    (Asked.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}, Sight.MINE),
-    (Asked.STATE, 200, {"instance": {"instanceName": "x"}}, Sight.HALF),
-    (Asked.STATE, 200, {"error": True}, Sight.UNKNOWN),
-    (Asked.STATE, 200, [None], Sight.UNKNOWN),
-    (Asked.STATE, 200, {"instance": {"state": 1e400}}, Sight.UNKNOWN),
-    (Asked.STATE, 401, said(401, "Unauthorized"), Asked.NAMED),
-    (Asked.STATE, 404, said(404, ['The "x" instance does not exist']), Asked.OWN),
-    (Asked.NAMED, 200, [OUR_ROW], Sight.MINE),
-    (Asked.NAMED, 200, [*OTHERS, OUR_ROW], Sight.MINE),
-    (Asked.NAMED, 200, [THEIR_ROW], Sight.FOREIGN),
-    (Asked.NAMED, 200, [OUR_OLD_ROW], Sight.MINE),
-    (Asked.NAMED, 200, [{"instance": {"instanceName": "x", "apikey": "U"}}], Sight.FOREIGN),
-    (Asked.NAMED, 200, [{"instanceName": "x", "token": "U"}], Sight.FOREIGN),
-    (Asked.NAMED, 200, [{"name": "x", "token": None}], Sight.UNKNOWN),
-    *((Asked.NAMED, 200, [*OTHERS, odd], Sight.UNKNOWN) for odd in ODDITIES),
-    (Asked.NAMED, 200, [], Sight.HALF),
-    (Asked.NAMED, 200, OTHERS, Sight.HALF),
-    (Asked.NAMED, 200, {"error": True}, Sight.UNKNOWN),
-    (Asked.NAMED, 404, said(404, ['Instance "x" not found']), Sight.UNKNOWN),
-    (Asked.NAMED, 401, said(401, "Unauthorized"), Sight.UNKNOWN),
-    (Asked.OWN, 404, said(404, ['Instance "x" not found']), Sight.HALF),
-    (Asked.OWN, 404, said(404, ["Cannot GET"]), Sight.UNKNOWN),
-    (Asked.OWN, 200, [OUR_ROW], Sight.HALF),
-    (Asked.OWN, 200, [], Asked.LIST),
-    (Asked.OWN, 200, OTHERS, Asked.LIST),
-    (Asked.OWN, 401, said(401, "Unauthorized"), Asked.LIST),
-    (Asked.LIST, 200, [*OTHERS, OUR_ROW], Sight.HALF),
-    (Asked.LIST, 200, [*OTHERS, THEIR_ROW], Sight.HALF),
-    (Asked.LIST, 200, [{"name": "x"}], Sight.HALF),
-    (Asked.LIST, 200, [], Sight.ABSENT),
-    (Asked.LIST, 200, OTHERS, Sight.ABSENT),
-    (Asked.LIST, 200, [*OTHERS, OUR_OLD_ROW], Sight.HALF),
-    (Asked.LIST, 200, [{"instanceName": "x"}], Sight.HALF),
-    (Asked.LIST, 200, [*ODDITIES, OUR_ROW], Sight.HALF),
-    *((Asked.LIST, 200, [*OTHERS, odd], Sight.UNKNOWN) for odd in ODDITIES),
-    (Asked.LIST, 200, {}, Sight.UNKNOWN),
-    (Asked.LIST, 200, HTML, Sight.UNKNOWN),
-    (Asked.LIST, 401, said(401, "Unauthorized"), Sight.UNKNOWN),
+LOOK_ROWS: list[tuple[Operation, int, Any, Presence | Operation]] = [
+    (Operation.STATE, 200, {"instance": {"instanceName": "x", "state": "open"}}, Presence.MINE),
+    (Operation.STATE, 200, {"instance": {"instanceName": "x"}}, Presence.HALF),
+    (Operation.STATE, 200, {"error": True}, Presence.UNKNOWN),
+    (Operation.STATE, 200, [None], Presence.UNKNOWN),
+    (Operation.STATE, 200, {"instance": {"state": 1e400}}, Presence.UNKNOWN),
+    (Operation.STATE, 401, said(401, "Unauthorized"), Operation.NAMED),
+    (Operation.STATE, 404, said(404, ['The "x" instance does not exist']), Operation.OWN),
+    (Operation.NAMED, 200, [OUR_ROW], Presence.MINE),
+    (Operation.NAMED, 200, [*OTHERS, OUR_ROW], Presence.MINE),
+    (Operation.NAMED, 200, [THEIR_ROW], Presence.FOREIGN),
+    (Operation.NAMED, 200, [OUR_OLD_ROW], Presence.MINE),
+    (Operation.NAMED, 200, [{"instance": {"instanceName": "x", "apikey": "U"}}], Presence.FOREIGN),
+    (Operation.NAMED, 200, [{"instanceName": "x", "token": "U"}], Presence.FOREIGN),
+    (Operation.NAMED, 200, [{"name": "x", "token": None}], Presence.UNKNOWN),
+    *((Operation.NAMED, 200, [*OTHERS, odd], Presence.UNKNOWN) for odd in ODDITIES),
+    (Operation.NAMED, 200, [], Presence.HALF),
+    (Operation.NAMED, 200, OTHERS, Presence.HALF),
+    (Operation.NAMED, 200, {"error": True}, Presence.UNKNOWN),
+    (Operation.NAMED, 404, said(404, ['Instance "x" not found']), Presence.UNKNOWN),
+    (Operation.NAMED, 401, said(401, "Unauthorized"), Presence.UNKNOWN),
+    (Operation.OWN, 404, said(404, ['Instance "x" not found']), Presence.HALF),
+    (Operation.OWN, 404, said(404, ["Cannot GET"]), Presence.UNKNOWN),
+    (Operation.OWN, 200, [OUR_ROW], Presence.HALF),
+    (Operation.OWN, 200, [], Operation.LIST),
+    (Operation.OWN, 200, OTHERS, Operation.LIST),
+    (Operation.OWN, 401, said(401, "Unauthorized"), Operation.LIST),
+    (Operation.LIST, 200, [*OTHERS, OUR_ROW], Presence.HALF),
+    (Operation.LIST, 200, [*OTHERS, THEIR_ROW], Presence.HALF),
+    (Operation.LIST, 200, [{"name": "x"}], Presence.HALF),
+    (Operation.LIST, 200, [], Presence.ABSENT),
+    (Operation.LIST, 200, OTHERS, Presence.ABSENT),
+    (Operation.LIST, 200, [*OTHERS, OUR_OLD_ROW], Presence.HALF),
+    (Operation.LIST, 200, [{"instanceName": "x"}], Presence.HALF),
+    (Operation.LIST, 200, [*ODDITIES, OUR_ROW], Presence.HALF),
+    *((Operation.LIST, 200, [*OTHERS, odd], Presence.UNKNOWN) for odd in ODDITIES),
+    (Operation.LIST, 200, {}, Presence.UNKNOWN),
+    (Operation.LIST, 200, HTML, Presence.UNKNOWN),
+    (Operation.LIST, 401, said(401, "Unauthorized"), Presence.UNKNOWN),
 ]
 
 
@@ -333,23 +337,23 @@ LOOK_ROWS: list[tuple[Asked, int, Any, Sight | Asked]] = [
     ],
 )
 def test_an_answer_to_a_look_proves_no_more_than_this(
-    asked: Asked, status: int, body: Any, result: Sight | Asked
+    asked: Operation, status: int, body: Any, result: Presence | Operation
 ) -> None:
     found, evidence = read_look(asked, Answer(status, body, f"HTTP {status}"), "x", "T")
     assert found is result
-    assert bool(evidence) is isinstance(found, Sight), "who concludes something says why"
+    assert bool(evidence) is isinstance(found, Presence), "who concludes something says why"
 
 
 @settings(deadline=None, derandomize=True)
 @given(
-    st.sampled_from([Asked.STATE, Asked.NAMED, Asked.OWN, Asked.LIST]),
+    st.sampled_from([Operation.STATE, Operation.NAMED, Operation.OWN, Operation.LIST]),
     st.integers(0, 999).filter(lambda status: status not in (200, 401, 404)),
     st.sampled_from([*ODD, [OUR_ROW], [THEIR_ROW], CREATED]),
 )
 def test_no_trouble_of_the_server_shows_or_hides_an_instance(
-    asked: Asked, status: int, body: Any
+    asked: Operation, status: int, body: Any
 ) -> None:
-    assert read_look(asked, Answer(status, body, ""), "x", "T")[0] is Sight.UNKNOWN
+    assert read_look(asked, Answer(status, body, ""), "x", "T")[0] is Presence.UNKNOWN
 
 
 def test_a_token_never_gets_into_the_evidence() -> None:

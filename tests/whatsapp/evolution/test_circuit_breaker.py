@@ -17,16 +17,16 @@ from evosaga.sagas.whatsapp.evolution.circuit_breaker import (
     LONGEST_PAUSE,
     PROVEN,
     STUCK,
-    Breaker,
-    Health,
-    Shut,
+    CallNotPermitted,
+    CallOutcome,
+    CircuitBreaker,
 )
 from tests.support.fuzzing import fuzzed
 
 ENDS = {
-    "sick": Health.SICK,
-    "well": Health.WELL,
-    "wrong": Health.MISCONFIGURED,
+    "sick": CallOutcome.SICK,
+    "well": CallOutcome.WELL,
+    "wrong": CallOutcome.MISCONFIGURED,
     "lost": None,
 }
 DOWN = "sick " * FAILURES
@@ -40,10 +40,10 @@ class Server:
     chance: float = 0.0
     now: float = 100.0
     queue: int | None = None
-    breaker: Breaker = field(init=False)
+    breaker: CircuitBreaker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.breaker = Breaker(
+        self.breaker = CircuitBreaker(
             "there",
             self.places,
             queue=self.queue,
@@ -55,12 +55,12 @@ class Server:
     def state(self) -> str:
         return self.breaker.state.state
 
-    async def ask(self) -> int | Shut:
+    async def ask(self) -> int | CallNotPermitted:
         return await self.breaker.enter(0.0)
 
-    async def call(self, how: str) -> Shut | None:
+    async def call(self, how: str) -> CallNotPermitted | None:
         place = await self.ask()
-        if isinstance(place, Shut):
+        if isinstance(place, CallNotPermitted):
             return place
         self.breaker.leave(place, ENDS[how], f"it was {how}")
         return None
@@ -138,16 +138,16 @@ async def test_who_comes_when_enough_wait_for_a_place_is_sent_away_at_once() -> 
     waiting = [asyncio.create_task(server.breaker.enter(60.0)) for _ in range(2)]
     await asyncio.sleep(0)
     turned_away = await server.breaker.enter(60.0)
-    assert isinstance(turned_away, Shut)
+    assert isinstance(turned_away, CallNotPermitted)
     assert turned_away.code == "busy"
-    server.breaker.leave(place, Health.WELL)
+    server.breaker.leave(place, CallOutcome.WELL)
     first = await waiting[0]
     assert isinstance(first, int)
     again = asyncio.create_task(server.breaker.enter(60.0))
     await asyncio.sleep(0)
     assert not again.done(), "there is room in the queue again"
     for _ in range(2):
-        server.breaker.leave(first, Health.WELL)
+        server.breaker.leave(first, CallOutcome.WELL)
     assert isinstance(await waiting[1], int)
     assert isinstance(await again, int)
 
@@ -172,12 +172,12 @@ async def test_nothing_is_sent_while_it_is_open_and_nobody_comes_back_too_early(
         server = Server(chance=chance)
         await server.tell(DOWN)
         shut = await server.ask()
-        assert isinstance(shut, Shut)
+        assert isinstance(shut, CallNotPermitted)
         assert (shut.code, shut.reason) == ("unavailable", "it was sick")
         assert 1.0 + chance <= shut.retry_after <= 1.25 + chance
         await server.tell("1 wrong")
         shut = await server.ask()
-        assert isinstance(shut, Shut)
+        assert isinstance(shut, CallNotPermitted)
         assert shut.code == "misconfigured"
 
 
@@ -189,7 +189,7 @@ async def test_half_open_it_lets_one_call_through_then_two_then_four_then_eight(
         out = await server.fill()
         rounds.append(len(out))
         for place in out:
-            server.breaker.leave(place, Health.WELL)
+            server.breaker.leave(place, CallOutcome.WELL)
     assert rounds == [1, 2, 4, 8]
     assert len(await server.fill()) == server.places
 
@@ -199,9 +199,9 @@ async def test_one_failure_half_open_is_enough_and_the_others_count_no_more() ->
     await server.tell(DOWN + "1 well well well")
     out = await server.fill()
     assert len(out) == 4
-    server.breaker.leave(out[0], Health.SICK)
+    server.breaker.leave(out[0], CallOutcome.SICK)
     for place in out[1:]:
-        server.breaker.leave(place, Health.WELL)
+        server.breaker.leave(place, CallOutcome.WELL)
     assert server.state == "open"
     server.now += 2
     assert len(await server.fill()) == 1, "it begins with one again"
@@ -213,10 +213,10 @@ async def test_a_call_that_began_before_it_opened_says_nothing_about_how_things_
     await server.tell(DOWN)
     assert server.breaker.state.retry_in == 1.0
     server.now += 0.5
-    server.breaker.leave(old.pop(), Health.SICK)
+    server.breaker.leave(old.pop(), CallOutcome.SICK)
     assert server.breaker.state.retry_in == 0.5, "the pause is not made longer"
     server.now += 0.5
-    for how in (Health.SICK, Health.MISCONFIGURED, *[Health.WELL] * 17):
+    for how in (CallOutcome.SICK, CallOutcome.MISCONFIGURED, *[CallOutcome.WELL] * 17):
         server.breaker.leave(old.pop(), how)
         assert server.state == "half-open"
     assert len(await server.fill()) == 1
@@ -227,14 +227,14 @@ async def test_so_many_calls_are_out_at_once_and_no_more() -> None:
     first, *others = await server.fill()
     assert len(others) == 2
     shut = await server.ask()
-    assert isinstance(shut, Shut)
+    assert isinstance(shut, CallNotPermitted)
     assert (shut.code, shut.reason) == ("busy", "3 calls are out already")
     assert 0.5 <= shut.retry_after <= 1.0, "there will be a place in a moment"
     server.now += STUCK + 0.1
     shut = await server.ask()
-    assert isinstance(shut, Shut)
+    assert isinstance(shut, CallNotPermitted)
     assert 5.0 <= shut.retry_after <= 10.0, "nobody comes back: others have more use for the room"
-    server.breaker.leave(first, Health.WELL)
+    server.breaker.leave(first, CallOutcome.WELL)
     assert len(await server.fill()) == 1
     assert server.state == "closed", "to be busy is no trouble"
 
@@ -247,7 +247,7 @@ async def test_calls_that_hang_from_before_still_take_their_places() -> None:
     assert server.state == "closed"
     assert len(await server.fill()) == 1
     for place in hanging:
-        server.breaker.leave(place, Health.SICK)
+        server.breaker.leave(place, CallOutcome.SICK)
     assert server.state == "closed"
     assert len(await server.fill()) == 7
 
@@ -255,7 +255,7 @@ async def test_calls_that_hang_from_before_still_take_their_places() -> None:
 # --- waiting for a place -----------------------------------------------------------------------
 
 
-async def queued(server: Server, many: int) -> list[asyncio.Task[int | Shut]]:
+async def queued(server: Server, many: int) -> list[asyncio.Task[int | CallNotPermitted]]:
     waiting = [asyncio.create_task(server.breaker.enter(60.0)) for _ in range(many)]
     await asyncio.sleep(0)
     return waiting
@@ -271,11 +271,11 @@ async def test_who_waits_gets_the_next_place_first_come_first_served() -> None:
     [place] = await server.fill()
     waiting = await queued(server, 3)
     for nth in range(3):
-        server.breaker.leave(place, Health.WELL)
+        server.breaker.leave(place, CallOutcome.WELL)
         await settled()
         assert [task.done() for task in waiting] == [n <= nth for n in range(3)]
         late = await server.ask()
-        assert isinstance(late, Shut), "who comes later does not get in before"
+        assert isinstance(late, CallNotPermitted), "who comes later does not get in before"
         place = waiting[nth].result()  # type: ignore[assignment]
         assert isinstance(place, int)
 
@@ -289,9 +289,9 @@ async def test_o6_nobody_waits_for_a_server_that_hangs() -> None:
     assert not waiting.done(), "the calls have only just begun"
     server.now += 3
     answer = await asyncio.wait_for(server.breaker.enter(60.0), 5)
-    assert isinstance(answer, Shut)
+    assert isinstance(answer, CallNotPermitted)
     assert answer.code == "busy"
-    server.breaker.leave(out[0], Health.WELL)
+    server.breaker.leave(out[0], CallOutcome.WELL)
     await settled()
     assert waiting.done()
     [again] = await queued(server, 1)
@@ -304,16 +304,16 @@ async def test_all_who_wait_are_told_at_once_when_it_opens() -> None:
     out = await server.fill()
     waiting = await queued(server, 20)
     for place in out:
-        server.breaker.leave(place, Health.SICK)
+        server.breaker.leave(place, CallOutcome.SICK)
     await settled()
     told = [task.result() for task in waiting if task.done()]
     # Some got in while the failures were being counted; their calls are old by now.
-    assert [answer for answer in told if isinstance(answer, Shut)]
+    assert [answer for answer in told if isinstance(answer, CallNotPermitted)]
     assert len(told) == 20
     assert server.state == "open"
     for answer in told:
         if isinstance(answer, int):
-            server.breaker.leave(answer, Health.WELL)
+            server.breaker.leave(answer, CallOutcome.WELL)
     server.now += 1
     assert len(await server.fill()) == 1
 
@@ -324,11 +324,11 @@ async def test_half_open_those_who_wait_come_in_as_calls_go_well() -> None:
     [probe] = await server.fill()
     waiting = await queued(server, 10)
     assert not any(task.done() for task in waiting)
-    server.breaker.leave(probe, Health.WELL)
+    server.breaker.leave(probe, CallOutcome.WELL)
     await settled()
     assert sum(task.done() for task in waiting) == 2
     for task in waiting[:2]:
-        server.breaker.leave(task.result(), Health.WELL)  # type: ignore[arg-type]
+        server.breaker.leave(task.result(), CallOutcome.WELL)  # type: ignore[arg-type]
     await settled()
     assert sum(task.done() for task in waiting) == 2 + 4
     for task in waiting:
@@ -341,12 +341,12 @@ async def test_who_gives_up_waiting_leaves_no_trace() -> None:
     waiting = await queued(server, 3)
     waiting[0].cancel()
     await settled()
-    server.breaker.leave(place, Health.WELL)
+    server.breaker.leave(place, CallOutcome.WELL)
     waiting[1].cancel()  # in the same moment in which its place was given to it
     await settled()
     assert waiting[1].cancelled()
     assert isinstance(waiting[2].result(), int), "so the next one has it"
-    server.breaker.leave(waiting[2].result(), Health.WELL)  # type: ignore[arg-type]
+    server.breaker.leave(waiting[2].result(), CallOutcome.WELL)  # type: ignore[arg-type]
     assert len(await server.fill()) == 1
 
 

@@ -18,7 +18,7 @@ from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.outcome import Done, Finding, Held, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from evosaga.sagas.whatsapp.evolution.answer_origin import cure_in
-from evosaga.sagas.whatsapp.evolution.answers import Sight
+from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import FAILURES
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.steps.evolution_instance import (
@@ -53,7 +53,7 @@ async def failures(api: EvolutionApi, evolution: SimulatedEvolution, many: int) 
     """So many failures of the server in a row."""
     evolution.arm("5xx_before", operation="connectionState", times=many)
     for _ in range(many):
-        assert await api.look("nobody", "no-token") is Sight.UNKNOWN
+        assert await api.look("nobody", "no-token") is Presence.UNKNOWN
 
 
 TROUBLE: list[tuple[str, dict[str, Any], str, str]] = [
@@ -137,7 +137,7 @@ async def test_one_failure_in_a_row_of_successes_is_no_outage(
 ) -> None:
     for _ in range(3):
         await failures(api, evolution, FAILURES - 1)
-        assert await api.look("nobody", "no-token") is Sight.ABSENT
+        assert await api.look("nobody", "no-token") is Presence.ABSENT
         assert api.state.state == "closed"
     await failures(api, evolution, FAILURES)
     assert api.state.state == "open"
@@ -342,7 +342,7 @@ async def test_an_attempt_that_is_broken_off_gives_its_place_back(
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
     looks = [narrow.look("nobody", "no-token") for _ in range(3)]
-    assert await asyncio.gather(*looks) == [Sight.ABSENT] * 3
+    assert await asyncio.gather(*looks) == [Presence.ABSENT] * 3
     assert narrow.state.state == "closed"
 
 
@@ -373,7 +373,7 @@ async def test_a_hundred_looks_share_a_few_lists(evolution: SimulatedEvolution) 
     names = [f"nobody-{n}" for n in range(100)]
     async with EvolutionApi(evolution.url, API_KEY) as api:
         sights = await asyncio.gather(*(api.look(name, f"token-of-{name}") for name in names))
-    assert set(sights) == {Sight.ABSENT}
+    assert set(sights) == {Presence.ABSENT}
     lists = [e for e in evolution.journal.requests("fetch") if e.key_kind == "global"]
     assert 1 <= len(lists) <= 12, f"{len(lists)} lists for 100 looks"
 

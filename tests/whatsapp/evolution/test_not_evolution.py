@@ -16,13 +16,13 @@ from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.cli.doctor_evolution import look_at_evolution
+from evosaga.orchestrator.cli.doctor_evolution import check_evolution
 from evosaga.orchestrator.config.evolution_servers import EvolutionServer
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from tests.conftest import API_KEY
 from tests.support.commandline import Evosaga, commandline
@@ -92,7 +92,7 @@ async def test_a_create_is_held_with_the_cure_and_goes_on_when_that_is_mended(
             saga = await held(pool, id_)
             assert saga.status == "running", what
             assert cure in str(saga.message), what
-            assert cure in str(await why_of(pool, load(), saga, worker.world.servers)), what
+            assert cure in str(await why_of(pool, discover(), saga, worker.world.servers)), what
         told = await commandline(tmp_path, settings)("why", asked[-1])
         cure = BEFORE_IT[-1][2]
         assert f"What you can do: {cure}" in told.out or cure in told.lines[-1]
@@ -161,7 +161,7 @@ async def test_the_doctor_says_what_stands_before_evolution(
     for mode, parameters, cure in BEFORE_IT:
         with subtests.test(named(mode, parameters)):
             evolution.arm(mode, times=None, **parameters)
-            findings = [finding async for finding in look_at_evolution(settings)]
+            findings = [finding async for finding in check_evolution(settings)]
             [bad] = [finding for finding in findings if finding.verdict == "bad"]
             assert bad.check.startswith("evolution")
             assert cure in bad.cure
@@ -204,6 +204,6 @@ async def test_the_doctor_believes_no_key_to_be_accepted_by_just_any_json(
         with subtests.test(body):
             async with answering(body) as url:
                 there = settings.model_copy(update={"evolution_url": url})
-                findings = [finding async for finding in look_at_evolution(there)]
+                findings = [finding async for finding in check_evolution(there)]
             assert verdict in {finding.verdict for finding in findings}
             assert "accepted" not in str(findings)

@@ -12,8 +12,8 @@ from evosaga.orchestrator.whatsapp.health.connection_state import (
     FINAL_CODES,
     Judgement,
     Record,
-    judge,
-    tried,
+    after_reconnect,
+    next_state,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, found
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
@@ -38,7 +38,7 @@ def seen(instance: Instance | None, memory: Memory | None = None, row: Row = ROW
 
 
 def judged(one: Name, record: Record | None = WELL, *, eager: bool = False) -> Judgement:
-    judgement = judge(one, record, NOW, alert_after=900.0, eager=eager)
+    judgement = next_state(one, record, NOW, alert_after=900.0, eager=eager)
     assert judgement is not None
     return judgement
 
@@ -71,8 +71,8 @@ def test_what_is_seen_has_one_state(
 
 
 def test_an_unclear_answer_changes_nothing() -> None:
-    assert judge(seen(CONNECTED, "unanswered"), WELL, NOW, alert_after=900.0) is None
-    assert judge(seen(None, "open"), WELL, NOW, alert_after=900.0) is None
+    assert next_state(seen(CONNECTED, "unanswered"), WELL, NOW, alert_after=900.0) is None
+    assert next_state(seen(None, "open"), WELL, NOW, alert_after=900.0) is None
 
 
 def test_times_that_a_clock_put_back_left_ahead_hold_nothing_up() -> None:
@@ -106,7 +106,7 @@ def test_another_code_is_believed_after_two_looks_and_reconnected_when_its_time_
     at = second.record.next_reconnect_at
     assert at is not None
     assert NOW <= at <= NOW + timedelta(seconds=30)
-    due = judge(one, second.record, at, alert_after=0)
+    due = next_state(one, second.record, at, alert_after=0)
     assert due is not None
     assert due.reconnect
 
@@ -134,7 +134,7 @@ def test_n10_who_is_connected_again_only_for_a_moment_waits_longer_for_the_next_
     record = judged(seen(CLOSED, "close"), judged(seen(CLOSED, "close")).record).record
     waits = []
     for _ in range(4):
-        record = tried(record, NOW)
+        record = after_reconnect(record, NOW)
         assert record.next_reconnect_at
         waits.append((record.next_reconnect_at - NOW).total_seconds())
         record = judged(seen(CONNECTED, "open"), record).record
@@ -149,7 +149,7 @@ def test_n10_who_is_connected_again_only_for_a_moment_waits_longer_for_the_next_
 def test_tries_to_reconnect_become_rare_but_never_end() -> None:
     record = WELL
     for _ in range(50):
-        record = tried(record, NOW)
+        record = after_reconnect(record, NOW)
     assert record.next_reconnect_at
     assert 2700 <= (record.next_reconnect_at - NOW).total_seconds() <= 4500
 
@@ -199,7 +199,7 @@ def test_a_long_disconnection_is_told_once_and_again_only_after_it_was_well() ->
     assert well.alerted_at is None
     soon = replace(long, since=NOW - timedelta(seconds=899))
     assert not judged(seen(CLOSED, "close"), soon).alert
-    off = judge(seen(CLOSED, "close"), long, NOW, alert_after=0)
+    off = next_state(seen(CLOSED, "close"), long, NOW, alert_after=0)
     assert off is not None
     assert not off.alert
 
@@ -207,7 +207,7 @@ def test_a_long_disconnection_is_told_once_and_again_only_after_it_was_well() ->
 def test_since_counts_the_whole_outage_whatever_its_state_is_called() -> None:
     record = judged(seen(CLOSED, "close")).record
     later = NOW + timedelta(minutes=5)
-    said = judge(seen(CONNECTED, "connecting"), record, later, alert_after=900.0)
+    said = next_state(seen(CONNECTED, "connecting"), record, later, alert_after=900.0)
     assert said is not None
     assert (said.record.state, said.record.since, said.record.looks) == ("connecting", NOW, 2)
 

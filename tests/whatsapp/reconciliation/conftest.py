@@ -12,13 +12,13 @@ from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.whatsapp.health.monitor import Doctor
-from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -37,15 +37,15 @@ async def outside(redis: Redis, evolution: SimulatedEvolution, pool: Pool) -> As
 
 
 @pytest.fixture
-async def keeper(pool: Pool, outside: World) -> Keeper:
+async def keeper(pool: Pool, outside: World) -> Reconciler:
     """Reconciles without waiting between two looks; workers carry out what it asks for."""
-    gate = Gate(pool, EventLog(pool), outside, load())
-    return Keeper(pool, outside, gate, ("*{organization_id}*", "*{clinic_id}*"), quiet=0.0)
+    gate = CommandHandler(pool, EventLog(pool), outside, discover())
+    return Reconciler(pool, outside, gate, ("*{organization_id}*", "*{clinic_id}*"), quiet=0.0)
 
 
 @pytest.fixture
-async def doctor(pool: Pool, outside: World) -> Doctor:
-    return Doctor(pool, outside, alert_after=900.0)
+async def doctor(pool: Pool, outside: World) -> HealthMonitor:
+    return HealthMonitor(pool, outside, alert_after=900.0)
 
 
 @dataclass(frozen=True)

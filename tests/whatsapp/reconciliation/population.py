@@ -21,20 +21,20 @@ from evosaga import migrations
 from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.health import monitor
-from evosaga.orchestrator.whatsapp.health.monitor import Doctor
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.reconciliation.incomplete_instances import SHARE
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     EVERYTHING,
     OFTEN,
-    Keeper,
+    Reconciler,
     find,
-    go_round,
+    run_once,
 )
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.payload import own_webhook
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -177,7 +177,9 @@ async def _measure(number: int) -> None:
             made = people(number)
             for at in range(0, number, 1000):
                 await settle(made[at : at + 1000], pool, redis, evolution, keys)
-            keeper = Keeper(pool, world, Gate(pool, EventLog(pool), world, load()), (), 0.0)
+            keeper = Reconciler(
+                pool, world, CommandHandler(pool, EventLog(pool), world, discover()), (), 0.0
+            )
             await _report("settled", len(made))
             await _timed("reconcile, nothing wrong", find(keeper, kinds=EVERYTHING))
             await _timed("orphans, nothing wrong", find(keeper, kinds=OFTEN))
@@ -188,14 +190,14 @@ async def _measure(number: int) -> None:
             await _timed("orphans, nothing wrong", find(keeper, kinds=OFTEN, share=SHARE))
             asked = len(evolution.journal.requests("webhook_find")) - asked
             print(f"webhooks asked for: {asked}")
-            await _timed("health, first round", monitor.go_round(Doctor(pool, world)))
-            await _timed("health, nothing wrong", monitor.go_round(Doctor(pool, world)))
+            await _timed("health, first round", monitor.run_once(HealthMonitor(pool, world)))
+            await _timed("health, nothing wrong", monitor.run_once(HealthMonitor(pool, world)))
             print(await disturb(made, pool, redis, evolution))
             await _timed("reconcile, 2 % wrong", find(keeper, kinds=EVERYTHING))
-            await _timed("reconcile, first look", go_round(keeper))
-            done = await _timed("reconcile, asking for repairs", go_round(keeper))
+            await _timed("reconcile, first look", run_once(keeper))
+            done = await _timed("reconcile, asking for repairs", run_once(keeper))
             print(f"repairs asked for: {len(done.repairs)}")
-            await _timed("health, 2 % wrong", monitor.go_round(Doctor(pool, world)))
+            await _timed("health, 2 % wrong", monitor.run_once(HealthMonitor(pool, world)))
         await redis.aclose()
         await pool.close()
 

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from evosaga.orchestrator.whatsapp.reconciliation.drift import doubt, reconcile_plan, too_many
+from evosaga.orchestrator.whatsapp.reconciliation.drift import (
+    implausibility,
+    reconcile_plan,
+    too_many,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.rules import AGREE, KeyCell, judge_key
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Instance,
@@ -160,31 +164,31 @@ class TestHaste:
         )
 
     def test_n4_an_empty_list_is_not_believed(self) -> None:
-        assert doubt(self.world(10, 0))
-        assert doubt(self.world(4, 0))
+        assert implausibility(self.world(10, 0))
+        assert implausibility(self.world(4, 0))
 
     def test_n4_a_list_that_lacks_more_than_a_fifth_is_not_believed(self) -> None:
-        assert doubt(self.world(100, 79))
-        assert doubt(self.world(100, 80)) is None
-        assert doubt(self.world(10, 7)) is None
-        assert doubt(self.world(10, 6))
+        assert implausibility(self.world(100, 79))
+        assert implausibility(self.world(100, 80)) is None
+        assert implausibility(self.world(10, 7)) is None
+        assert implausibility(self.world(10, 6))
 
     def test_n4_it_is_believed_when_each_that_is_missing_was_asked_for_and_is_gone(self) -> None:
         gone: dict[str, Any] = {f"older_{n}": "absent" for n in range(10)}
-        assert doubt(self.world(10, 0, **gone)) is None
-        assert doubt(self.world(10, 0, **(gone | {"older_9": "open"})))
-        assert doubt(self.world(10, 0, **(gone | {"older_9": "unanswered"})))
+        assert implausibility(self.world(10, 0, **gone)) is None
+        assert implausibility(self.world(10, 0, **(gone | {"older_9": "open"})))
+        assert implausibility(self.world(10, 0, **(gone | {"older_9": "unanswered"})))
         del gone["older_9"]
-        assert doubt(self.world(10, 0, **gone))
+        assert implausibility(self.world(10, 0, **gone))
 
     def test_n4_rows_that_sagas_are_at_work_for_or_that_are_known_to_be_ill_do_not_count(
         self,
     ) -> None:
         world = self.world(10, 6)
         missing = [row.instance_name for row in world.rows[6:]]
-        assert doubt(replace(world, busy_names=frozenset(missing))) is None
+        assert implausibility(replace(world, busy_names=frozenset(missing))) is None
         flagged = [*world.rows[:6], *(replace(row, flag="missing") for row in world.rows[6:])]
-        assert doubt(replace(world, rows=flagged)) is None
+        assert implausibility(replace(world, rows=flagged)) is None
 
     def test_rows_that_vanish_by_the_dozen_are_not_taken_for_deleted(self) -> None:
         def world(rowless: int, ours: int) -> Snapshot:

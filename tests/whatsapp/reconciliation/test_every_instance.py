@@ -11,7 +11,7 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.routing import ClinicCache
 from evosaga.orchestrator.whatsapp.reconciliation import observe
-from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper, find, go_round
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, find, run_once
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
@@ -41,7 +41,7 @@ def older(evolution: SimulatedEvolution, connected: str | None = OLDER[3]) -> No
 
 
 async def test_what_older_code_left_is_listed_though_nobody_knows_its_organization(
-    keeper: Keeper, evolution: SimulatedEvolution
+    keeper: Reconciler, evolution: SimulatedEvolution
 ) -> None:
     older(evolution)
     evolution.put("a-neighbour", phone="5511900000000")
@@ -148,7 +148,7 @@ async def test_an_instance_without_row_or_log_is_given_to_the_organization_that_
 
 async def test_upkeep_that_has_seen_it_makes_a_delete_possible_and_a_second_one_beside_it_not(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     evolution: SimulatedEvolution,
     pool: Pool,
     redis: Redis,
@@ -158,7 +158,7 @@ async def test_upkeep_that_has_seen_it_makes_a_delete_possible_and_a_second_one_
     async with running_worker(settings):
         unseen = await outcome(pool, await publish(redis, delete(name)))
         assert unseen.code == "not_found"
-        await go_round(keeper)
+        await run_once(keeper)
         refused = await outcome(pool, await publish(redis, create(organization_id=str(CLINIC))))
         assert (refused.code, refused.existing_instance) == ("integration_exists", OLDER[3])
         stranger = delete(OLDER[3], organization_id=str(uuid.uuid4()))
@@ -181,7 +181,7 @@ def soon_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("soon_loaded")
 async def test_3a_half_an_instance_is_found_behind_a_row_that_waits_for_its_phone(
-    settings: Settings, keeper: Keeper, evolution: SimulatedEvolution, pool: Pool, redis: Redis
+    settings: Settings, keeper: Reconciler, evolution: SimulatedEvolution, pool: Pool, redis: Redis
 ) -> None:
     async with running_worker(settings):
         saga = await made(pool, redis, channel="WHATSAPP-BAILEYS")
@@ -194,7 +194,7 @@ async def test_3a_half_an_instance_is_found_behind_a_row_that_waits_for_its_phon
 
 @pytest.mark.usefixtures("soon_loaded")
 async def test_3a_and_behind_any_other_row(
-    keeper: Keeper, evolution: SimulatedEvolution, rows: Rows
+    keeper: Reconciler, evolution: SimulatedEvolution, rows: Rows
 ) -> None:
     for status in ("connected", "disconnected"):
         evolution.put(status, phone=PHONE if status == "connected" else None)
@@ -208,7 +208,7 @@ async def test_3a_and_behind_any_other_row(
 
 async def test_an_instance_whose_token_is_hidden_is_neither_lost_nor_taken_for_a_strangers(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     evolution: SimulatedEvolution,
     pool: Pool,
     redis: Redis,

@@ -14,8 +14,13 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.whatsapp.health.monitor import Doctor, Round, examine, go_round
-from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+from evosaga.orchestrator.whatsapp.health.monitor import (
+    HealthMonitor,
+    HealthReport,
+    examine,
+    run_once,
+)
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
 from tests.support.driving import count, delete, publish
 from tests.support.waiting import eventually
 from tests.whatsapp.reconciliation.conftest import Rows
@@ -30,11 +35,11 @@ async def put(evolution: SimulatedEvolution, rows: Rows, *names: str) -> None:
         await rows.insert(name, number=PHONE)
 
 
-async def rounds(doctor: Doctor, number: int) -> Round:
+async def rounds(doctor: HealthMonitor, number: int) -> HealthReport:
     """So many, the last one's answer; a server that just started may cut a connection or two."""
-    done = await go_round(doctor)
+    done = await run_once(doctor)
     for _ in range(number - 1):
-        done = await go_round(doctor)
+        done = await run_once(doctor)
     assert done.aborted is None
     return done
 
@@ -55,7 +60,7 @@ async def states(pool: Pool) -> list[str]:
 
 
 async def test_all_is_well_with_one_list_call_and_a_few_asked_in_turn(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, *(f"clinic-{n}" for n in range(50)))
     done = await rounds(doctor, 1)
@@ -69,7 +74,7 @@ async def test_all_is_well_with_one_list_call_and_a_few_asked_in_turn(
 
 
 async def test_w13_a_phone_that_is_paired_is_seen_without_any_webhook(
-    settings: Settings, doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    settings: Settings, doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     evolution.put("clinic-sol")
     await rows.insert("clinic-sol", status="pending")
@@ -86,7 +91,7 @@ async def test_w13_a_phone_that_is_paired_is_seen_without_any_webhook(
 
 @pytest.mark.parametrize("code", [401, 402, 403, 406])
 async def test_n7_who_was_logged_out_needs_a_person_and_is_never_reconnected(
-    code: int, doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    code: int, doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)
@@ -103,7 +108,7 @@ async def test_n7_who_was_logged_out_needs_a_person_and_is_never_reconnected(
 
 
 async def test_a_connection_that_broke_is_taken_up_again_with_the_instances_own_token(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)
@@ -128,7 +133,7 @@ async def test_a_connection_that_broke_is_taken_up_again_with_the_instances_own_
 
 
 async def test_n8_when_all_are_down_they_are_reconnected_a_few_at_a_time(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     names = [f"clinic-{n:02}" for n in range(40)]
     await put(evolution, rows, *names)
@@ -151,7 +156,7 @@ async def test_n8_when_all_are_down_they_are_reconnected_a_few_at_a_time(
 
 
 async def test_n8_reconnecting_stops_while_the_server_does_not_answer(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     names = [f"clinic-{n:02}" for n in range(20)]
     await put(evolution, rows, *names)
@@ -161,13 +166,13 @@ async def test_n8_reconnecting_stops_while_the_server_does_not_answer(
     await rounds(doctor, 2)
     await due_now(pool)
     evolution.arm("5xx_before", operation="connect", times=None)
-    await go_round(doctor)
+    await run_once(doctor)
     assert 1 <= len(evolution.journal.requests("connect")) <= 5
 
 
 async def test_n9_w15_who_is_being_deleted_is_not_reconnected(
     settings: Settings,
-    doctor: Doctor,
+    doctor: HealthMonitor,
     evolution: SimulatedEvolution,
     rows: Rows,
     pool: Pool,
@@ -192,7 +197,7 @@ async def test_n9_w15_who_is_being_deleted_is_not_reconnected(
             )
         )
         await due_now(pool)
-        done = await go_round(doctor)
+        done = await run_once(doctor)
         assert done.reconnects == 0
         assert not evolution.journal.requests("connect")
         evolution.put("clinic-sol", phone=PHONE)  # 2.3.7 deletes none whose socket is dead
@@ -202,7 +207,7 @@ async def test_n9_w15_who_is_being_deleted_is_not_reconnected(
 
 
 async def test_n9_who_begins_to_be_deleted_after_the_look_is_not_reconnected(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)
@@ -223,7 +228,7 @@ async def test_n9_who_begins_to_be_deleted_after_the_look_is_not_reconnected(
 
 
 async def test_n10_a_connection_that_comes_and_goes_is_left_in_peace(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     for _ in range(4):
@@ -239,7 +244,7 @@ async def test_n10_a_connection_that_comes_and_goes_is_left_in_peace(
 
 async def test_n11_a_name_that_is_a_strangers_now_is_flagged_and_not_reconnected(
     settings: Settings,
-    doctor: Doctor,
+    doctor: HealthMonitor,
     evolution: SimulatedEvolution,
     rows: Rows,
     pool: Pool,
@@ -265,7 +270,7 @@ async def test_n11_a_name_that_is_a_strangers_now_is_flagged_and_not_reconnected
 
 
 async def test_d9_an_instance_that_is_gone_is_flagged_and_told_of(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)
@@ -278,7 +283,7 @@ async def test_d9_an_instance_that_is_gone_is_flagged_and_told_of(
 
 
 async def test_half_an_instance_is_found_in_its_turn_though_the_list_shows_it_as_connected(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)
@@ -293,7 +298,7 @@ async def test_half_an_instance_is_found_in_its_turn_though_the_list_shows_it_as
 
 
 async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
-    doctor: Doctor,
+    doctor: HealthMonitor,
     evolution: SimulatedEvolution,
     rows: Rows,
     pool: Pool,
@@ -307,20 +312,20 @@ async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
             evolution.disarm()
             evolution.arm(mode, operation="fetch", times=None)
             for _ in range(3):
-                assert (await go_round(doctor)).aborted
-            with pytest.raises(CantLook):
+                assert (await run_once(doctor)).aborted
+            with pytest.raises(ObservationFailed):
                 await examine(doctor)
             assert await count(pool, connected) == 10
             assert await notices(pool) == []
 
 
 async def test_c17_a_server_that_is_warming_up_loses_nobody(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, *(f"clinic-{n}" for n in range(4)))
     await rounds(doctor, 1)
     await evolution.restart(warmup=60.0)
-    await go_round(doctor)
+    await run_once(doctor)
     assert (
         await count(pool, "SELECT count(*) FROM healthcare.integrations WHERE status = 'connected'")
         == 4
@@ -329,7 +334,7 @@ async def test_c17_a_server_that_is_warming_up_loses_nobody(
 
 @pytest.mark.parametrize("number", [None, PHONE])
 async def test_a_phone_that_hides_its_number_is_connected_and_the_number_stays_as_it_was(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, number: str | None
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, number: str | None
 ) -> None:
     evolution.put("clinic-sol", phone="998877665544332211@lid")
     await rows.insert("clinic-sol", status="disconnected", number=number)
@@ -344,7 +349,7 @@ async def test_a_phone_that_hides_its_number_is_connected_and_the_number_stays_a
 
 @pytest.mark.parametrize("shape", ["v1", "no_token"])
 async def test_older_lists_are_understood_and_a_hidden_token_hides_no_connection(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, shape: str
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, shape: str
 ) -> None:
     await put(evolution, rows, "clinic-sol", "clinic-mar")
     evolution.arm("list_shape", shape=shape, times=None)
@@ -356,24 +361,24 @@ async def test_older_lists_are_understood_and_a_hidden_token_hides_no_connection
 
 
 async def test_a_list_of_which_not_all_can_be_read_makes_nobody_missing(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)
     evolution.arm("list_shape", shape="nameless", times=None)
-    done = await go_round(doctor)
+    done = await run_once(doctor)
     assert done.aborted == "1 of 1 elements of Evolution's list have no readable name"
     assert (await rows.of("clinic-sol"))["status"] == "connected"
 
 
 async def test_a_row_that_was_changed_since_it_was_read_is_left_alone(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     evolution.hang_up("clinic-sol")
     await rounds(doctor, 1)
     evolution.arm("slow", operation="connectionState", seconds=0.5)
-    late = asyncio.create_task(go_round(doctor))
+    late = asyncio.create_task(run_once(doctor))
     await eventually(lambda: evolution.fired.get("slow"))
     await pool.execute("UPDATE healthcare.integrations SET updated_at = now()")
     assert (await late).changed == 0
@@ -416,7 +421,7 @@ async def long_gone(pool: Pool) -> None:
 
 
 async def test_a_long_disconnection_is_told_once_as_an_event_a_log_line_and_a_message(
-    doctor: Doctor,
+    doctor: HealthMonitor,
     evolution: SimulatedEvolution,
     rows: Rows,
     pool: Pool,
@@ -449,7 +454,7 @@ async def test_a_long_disconnection_is_told_once_as_an_event_a_log_line_and_a_me
 
 
 async def test_an_alert_that_can_not_be_delivered_disturbs_nobody(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, pager: Pager
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, pager: Pager
 ) -> None:
     pager.status = 500
     told = replace(doctor, alert_url=pager.url)
@@ -467,7 +472,7 @@ async def test_an_alert_that_can_not_be_delivered_disturbs_nobody(
 
 
 async def test_what_is_remembered_of_integrations_that_are_gone_is_forgotten(
-    doctor: Doctor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
     await rounds(doctor, 1)

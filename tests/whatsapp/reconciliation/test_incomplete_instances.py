@@ -11,10 +11,15 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView
-from evosaga.orchestrator.whatsapp.health.monitor import Doctor, examine
-from evosaga.orchestrator.whatsapp.health.monitor import go_round as check_health
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine
+from evosaga.orchestrator.whatsapp.health.monitor import run_once as check_health
 from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
-from evosaga.orchestrator.whatsapp.reconciliation.reconciler import OFTEN, Keeper, find, go_round
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
+    OFTEN,
+    Reconciler,
+    find,
+    run_once,
+)
 from evosaga.sagas.context import World
 from tests.conftest import API_KEY
 from tests.support.commandline import Evosaga
@@ -103,7 +108,7 @@ async def test_an_instance_that_tells_nobody_is_named_and_mended(
     settings: Settings,
     pool: Pool,
     redis: Redis,
-    keeper: Keeper,
+    keeper: Reconciler,
     evolution: SimulatedEvolution,
     subtests: pytest.Subtests,
 ) -> None:
@@ -115,13 +120,13 @@ async def test_an_instance_that_tells_nobody_is_named_and_mended(
         for how, (code, words) in SPOILT.items():
             with subtests.test(how):
                 spoil(evolution, name, how)
-                [drift] = (await go_round(keeper)).drifts
+                [drift] = (await run_once(keeper)).drifts
                 assert (drift.what, drift.where, drift.policy) == (code, name, "auto")
                 assert words in drift.cause
-                done = await go_round(keeper)
+                done = await run_once(keeper)
                 [asked] = done.repairs
                 assert (await outcome(pool, str(asked.saga_id))).status == "completed"
-                assert (await go_round(keeper)).drifts == []
+                assert (await run_once(keeper)).drifts == []
                 after = webhook(evolution, name)
                 same = ("url", "enabled", "headers")
                 assert [after[it] for it in same] == [before[it] for it in same]
@@ -132,7 +137,7 @@ async def test_an_instance_that_tells_nobody_is_named_and_mended(
 
 
 async def test_the_webhook_of_a_command_is_what_it_is_compared_with(
-    settings: Settings, pool: Pool, redis: Redis, keeper: Keeper, evolution: SimulatedEvolution
+    settings: Settings, pool: Pool, redis: Redis, keeper: Reconciler, evolution: SimulatedEvolution
 ) -> None:
     url = "https://elsewhere.example/hook"
     async with running_worker(settings):
@@ -140,15 +145,15 @@ async def test_the_webhook_of_a_command_is_what_it_is_compared_with(
         evolution.set_webhook(name, headers={"Authorization": "Bearer theirs"})
         assert (await find(keeper)).drifts == [], "headers of theirs are theirs"
         evolution.set_webhook(name, url=f"{PUBLIC}/webhooks/evolution/{name}")
-        await go_round(keeper)
-        [asked] = (await go_round(keeper)).repairs
+        await run_once(keeper)
+        [asked] = (await run_once(keeper)).repairs
         assert (await outcome(pool, str(asked.saga_id))).status == "completed"
     assert webhook(evolution, name)["url"] == url
     assert webhook(evolution, name)["headers"] == {"Authorization": "Bearer theirs"}
 
 
 async def test_what_is_not_ours_keeps_its_webhook_or_none(
-    pool: Pool, rows: Rows, keeper: Keeper, evolution: SimulatedEvolution
+    pool: Pool, rows: Rows, keeper: Reconciler, evolution: SimulatedEvolution
 ) -> None:
     """Older code's instances and strangers' have no birthmark, so nobody knows what is right."""
     evolution.put("older-1", phone="5511987654321")
@@ -162,7 +167,7 @@ async def test_an_answer_that_says_nothing_makes_no_drift(
     settings: Settings,
     pool: Pool,
     redis: Redis,
-    keeper: Keeper,
+    keeper: Reconciler,
     evolution: SimulatedEvolution,
 ) -> None:
     async with running_worker(settings):
@@ -178,26 +183,26 @@ async def test_between_two_looks_at_everything_only_those_are_asked_for_that_wer
     settings: Settings,
     pool: Pool,
     redis: Redis,
-    keeper: Keeper,
-    doctor: Doctor,
+    keeper: Reconciler,
+    doctor: HealthMonitor,
     evolution: SimulatedEvolution,
 ) -> None:
     async with running_worker(settings):
         names = [name_of(await made(pool, redis)) for _ in range(3)]
         await check_health(doctor)  # all are new, so all are asked
         asked = len(evolution.journal.requests("webhook_find"))
-        assert (await go_round(keeper, kinds=OFTEN)).drifts == []
+        assert (await run_once(keeper, kinds=OFTEN)).drifts == []
         assert len(evolution.journal.requests("webhook_find")) == asked
         evolution.lose(names[1], "webhook")
         await check_health(doctor)
         assert await states(pool) == {names[1]: "incomplete"}
-        [drift] = (await go_round(keeper, kinds=OFTEN)).drifts
+        [drift] = (await run_once(keeper, kinds=OFTEN)).drifts
         assert (drift.what, drift.where) == ("webhook_missing", names[1])
-        [repair] = (await go_round(keeper, kinds=OFTEN)).repairs
+        [repair] = (await run_once(keeper, kinds=OFTEN)).repairs
         assert (await outcome(pool, str(repair.saga_id))).status == "completed"
         await check_health(doctor)
         assert await states(pool) == {}
-        assert (await go_round(keeper, kinds=OFTEN)).drifts == []
+        assert (await run_once(keeper, kinds=OFTEN)).drifts == []
 
 
 async def states(pool: Pool) -> dict[str, str]:
@@ -213,14 +218,14 @@ async def test_a_round_of_the_schedule_asks_for_a_share_and_each_has_its_turn(
     settings: Settings,
     pool: Pool,
     redis: Redis,
-    keeper: Keeper,
+    keeper: Reconciler,
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(incomplete_instances, "SHARE", 2)
     async with running_worker(settings):
         names = [name_of(await made(pool, redis)) for _ in range(5)]
-    await go_round(keeper)
+    await run_once(keeper)
     assert len(evolution.journal.requests("webhook_find")) == 2
     await pool.execute(
         "INSERT INTO evosaga.connections (integration_id, state, checked_at) "
@@ -230,8 +235,8 @@ async def test_a_round_of_the_schedule_asks_for_a_share_and_each_has_its_turn(
         names[3],
     )
     evolution.lose(names[3], "webhook")
-    assert [d.where for d in (await go_round(keeper)).drifts] == [names[3]], "the longest unasked"
-    assert [d.where for d in (await go_round(keeper)).drifts] == [names[3]], "and seen ones first"
+    assert [d.where for d in (await run_once(keeper)).drifts] == [names[3]], "the longest unasked"
+    assert [d.where for d in (await run_once(keeper)).drifts] == [names[3]], "and seen ones first"
     assert len(evolution.journal.requests("webhook_find")) == 6
 
 
@@ -243,7 +248,7 @@ async def test_a_row_stays_connected_while_its_webhook_is_lost_and_somebody_is_t
     outside: World,
     evolution: SimulatedEvolution,
 ) -> None:
-    doctor = Doctor(pool, outside, alert_after=0.001)
+    doctor = HealthMonitor(pool, outside, alert_after=0.001)
     async with running_worker(settings):
         name = name_of(await made(pool, redis))
     await check_health(doctor)

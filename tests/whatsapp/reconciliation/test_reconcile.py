@@ -17,13 +17,13 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, list_sagas
 from evosaga.orchestrator.routing import ClinicCache
 from evosaga.orchestrator.whatsapp.reconciliation import confirmations
-from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     ORPHANS,
-    Keeper,
-    Round,
+    Reconciler,
+    ReconcileReport,
     find,
-    go_round,
+    run_once,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 from evosaga.sagas.context import World
@@ -47,14 +47,14 @@ async def made(pool: Pool, redis: Redis, **data: Any) -> SagaView:
     return saga
 
 
-async def healed(keeper: Keeper) -> Round:
+async def healed(keeper: Reconciler) -> ReconcileReport:
     """Two looks; what the second one asks for is waited for."""
-    while (await go_round(keeper)).aborted:
+    while (await run_once(keeper)).aborted:
         pass  # a server that has just started cuts connections that were kept open
-    done = await go_round(keeper)
+    done = await run_once(keeper)
     for asked in done.repairs:
         await outcome(keeper.pool, str(asked.saga_id))
-    await go_round(keeper)
+    await run_once(keeper)
     return done
 
 
@@ -84,7 +84,7 @@ async def resurrected(
 
 
 async def test_nothing_is_found_where_the_stores_agree(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         await made(pool, redis, channel="WHATSAPP-BAILEYS")
@@ -111,15 +111,15 @@ async def test_nothing_is_found_where_the_stores_agree(
 
 
 async def test_n1_c18_an_orphan_of_ours_is_removed_after_two_looks(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await resurrected(pool, redis, evolution)
-        first = await go_round(keeper)
+        first = await run_once(keeper)
         assert [drift.what for drift in first.drifts] == ["orphan"]
         assert not first.repairs, "one look is not enough"
         assert first.waiting == 1
-        second = await go_round(keeper)
+        second = await run_once(keeper)
         repair = await outcome(pool, str(second.repairs[0].saga_id))
         assert (repair.saga, repair.status) == ("remove-orphan", "completed")
         assert not evolution.live()
@@ -131,28 +131,28 @@ async def test_n1_c18_an_orphan_of_ours_is_removed_after_two_looks(
 
 
 async def test_n1_no_orphan_is_repaired_before_the_grace_time_is_over(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     patient = replace(keeper, quiet=3600.0)
     async with running_worker(settings):
         await resurrected(pool, redis, evolution)
         for _ in range(3):
-            done = await go_round(patient)
+            done = await run_once(patient)
             assert (len(done.drifts), len(done.repairs), done.waiting) == (1, 0, 1)
         await pool.execute(
             "UPDATE evosaga.sightings SET first_seen = first_seen - interval '1 hour'"
         )
-        assert len((await go_round(patient)).repairs) == 1
+        assert len((await run_once(patient)).repairs) == 1
 
 
 async def test_n1_what_is_not_seen_again_is_forgotten(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await resurrected(pool, redis, evolution)
-        await go_round(keeper)
+        await run_once(keeper)
         evolution.drop(str(saga.instance_name))
-        await go_round(keeper)
+        await run_once(keeper)
         assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 0
         assert not await repairs(pool)
 
@@ -175,26 +175,26 @@ async def chore_says(pool: Pool, name: str, field: str, value: Any) -> bool:
 
 
 async def test_n2_a_name_that_a_saga_is_at_work_for_is_left_alone(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("slow_after", operation="create", seconds=1.5)
     async with running_worker(settings):
         command = create()
         await publish(redis, command)
         await eventually(lambda: bool(evolution.live()), message="the instance, without a row yet")
-        first, second = await go_round(keeper), await go_round(keeper)
+        first, second = await run_once(keeper), await run_once(keeper)
         assert (first.drifts, second.drifts) == ([], [])
         assert (await outcome(pool, command["id"])).status == "completed"
     assert len(evolution.live()) == 1
 
 
 async def test_n2_a_name_that_a_saga_takes_between_the_look_and_the_repair_is_left_alone(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     name = "a-name-people-chose"
     async with running_worker(settings):
         await resurrected(pool, redis, evolution, instance_name=name)
-        await go_round(keeper)
+        await run_once(keeper)
         kept = keeper.gate.submit
 
         async def late(command: Any) -> Any:
@@ -206,7 +206,7 @@ async def test_n2_a_name_that_a_saga_takes_between_the_look_and_the_repair_is_le
             return await kept(command)
 
         gate = Interposed(late)
-        done = await go_round(replace(keeper, gate=gate))  # type: ignore[arg-type]
+        done = await run_once(replace(keeper, gate=gate))  # type: ignore[arg-type]
         assert [asked.kind for asked in done.repairs] == ["rejected"]
         creates, _ = await list_sagas(pool, Filter(saga="create-integration", instance_name=name))
         assert (await outcome(pool, str(creates[0].saga_id))).status == "completed"
@@ -222,7 +222,7 @@ class Interposed:
 
 
 async def test_n3_a_strangers_instance_is_told_of_when_it_bears_a_name_of_ours_and_never_touched(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await made(pool, redis)
@@ -240,7 +240,7 @@ async def test_n3_a_strangers_instance_is_told_of_when_it_bears_a_name_of_ours_a
 
 
 async def test_e6_what_carries_our_token_and_is_not_in_the_log_is_told_of_and_not_deleted(
-    keeper: Keeper, evolution: SimulatedEvolution, pool: Pool
+    keeper: Reconciler, evolution: SimulatedEvolution, pool: Pool
 ) -> None:
     lost, keys = uuid.uuid4(), KeyRing([SECRET])
     evolution.put(f"wa-{lost}", token=keys.instance_token(lost, keys.current), phone=PHONE)
@@ -252,7 +252,7 @@ async def test_e6_what_carries_our_token_and_is_not_in_the_log_is_told_of_and_no
 
 async def test_d9_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_made_again(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -275,7 +275,7 @@ async def test_d9_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_ma
 
 async def test_l4_an_instance_that_comes_back_takes_the_flag_away(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -295,7 +295,7 @@ async def test_l4_an_instance_that_comes_back_takes_the_flag_away(
 
 async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -310,10 +310,10 @@ async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
             with subtests.test(mode):
                 evolution.arm(mode, operation="fetch", times=None)
                 for _ in range(2):
-                    done = await go_round(keeper)
+                    done = await run_once(keeper)
                     assert done.aborted is not None
                     assert "not to be believed" in done.aborted
-                with pytest.raises(CantLook, match="not to be believed"):
+                with pytest.raises(ObservationFailed, match="not to be believed"):
                     await find(keeper)
                 evolution.disarm()
                 assert (await find(keeper)).drifts == []
@@ -324,7 +324,7 @@ async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
 
 async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -340,7 +340,7 @@ async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
 
 
 async def test_n4_without_a_list_nothing_is_concluded(
-    keeper: Keeper,
+    keeper: Reconciler,
     outside: World,
     evolution: SimulatedEvolution,
     rows: Rows,
@@ -357,7 +357,7 @@ async def test_n4_without_a_list_nothing_is_concluded(
             with subtests.test(mode):
                 evolution.arm(mode, operation="fetch", times=None, **more.get(mode, {}))
                 looking = replace(keeper, world=replace(outside, servers={"default": api}))
-                done = await asyncio.wait_for(go_round(looking), 60)
+                done = await asyncio.wait_for(run_once(looking), 60)
                 assert done.aborted
                 assert not done.drifts
                 assert (await rows.of("older-code-made-this"))["status"] == "connected"
@@ -365,13 +365,13 @@ async def test_n4_without_a_list_nothing_is_concluded(
 
 
 async def test_n5_two_who_reconcile_at_once_repair_a_thing_once(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await resurrected(pool, redis, evolution)
         removed = len(evolution.journal.requests("delete"))
-        await go_round(keeper)
-        rounds = await asyncio.gather(*(go_round(keeper) for _ in range(4)))
+        await run_once(keeper)
+        rounds = await asyncio.gather(*(run_once(keeper) for _ in range(4)))
         for done in rounds:
             for asked in done.repairs:
                 await outcome(pool, str(asked.saga_id))
@@ -382,7 +382,7 @@ async def test_n5_two_who_reconcile_at_once_repair_a_thing_once(
 
 async def test_n5_one_who_was_killed_after_asking_does_not_ask_again(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -390,7 +390,7 @@ async def test_n5_one_who_was_killed_after_asking_does_not_ask_again(
 ) -> None:
     async with running_worker(settings):
         await resurrected(pool, redis, evolution)
-        await go_round(keeper)
+        await run_once(keeper)
 
         async def killed(*_: Any) -> None:
             raise asyncio.CancelledError
@@ -398,15 +398,15 @@ async def test_n5_one_who_was_killed_after_asking_does_not_ask_again(
         with monkeypatch.context() as patch:
             patch.setattr(confirmations, "repaired", killed)
             with pytest.raises(asyncio.CancelledError):
-                await go_round(keeper)
-        done = await go_round(keeper)
+                await run_once(keeper)
+        done = await run_once(keeper)
         assert {asked.kind for asked in done.repairs} <= {"known"}
         [repair] = await repairs(pool)
         assert (await outcome(pool, str(repair.saga_id))).status == "completed"
 
 
 async def test_n6_a_stranger_who_takes_the_name_before_the_delete_keeps_it(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     name = "a-name-people-chose"
     async with running_worker(settings):
@@ -422,7 +422,7 @@ async def test_n6_a_stranger_who_takes_the_name_before_the_delete_keeps_it(
 
 
 async def test_c17_a_server_that_is_warming_up_looks_as_well_as_before(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         for _ in range(3):
@@ -434,36 +434,36 @@ async def test_c17_a_server_that_is_warming_up_looks_as_well_as_before(
 
 
 async def test_a_repair_that_was_refused_is_asked_for_again_later_and_not_all_the_time(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await resurrected(pool, redis, evolution)
         # A disabled row of somebody's names it now, so the repair is refused when it is accepted.
-        await go_round(keeper)
+        await run_once(keeper)
 
         async def refused(command: Any) -> Any:
             return await keeper.gate.submit(
                 replace(command, data=command.data | {"key_id": "00000000"})
             )
 
-        done = await go_round(replace(keeper, gate=Interposed(refused)))  # type: ignore[arg-type]
+        done = await run_once(replace(keeper, gate=Interposed(refused)))  # type: ignore[arg-type]
         assert [asked.kind for asked in done.repairs] == ["rejected"]
         patient = replace(keeper, quiet=3600.0)
         await pool.execute(
             "UPDATE evosaga.sightings SET first_seen = first_seen - interval '1 hour'"
         )
-        assert not (await go_round(patient)).repairs
+        assert not (await run_once(patient)).repairs
         await pool.execute(
             "UPDATE evosaga.sightings SET repaired_at = repaired_at - interval '3 hours'"
         )
-        done = await go_round(patient)
+        done = await run_once(patient)
         assert [asked.kind for asked in done.repairs] == ["new"]
         await outcome(pool, str(done.repairs[0].saga_id))
     assert saga.instance_name not in evolution.rows()
 
 
 async def test_l3_an_instance_of_ours_whose_row_was_deleted_by_hand_is_removed(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await made(pool, redis)
@@ -477,7 +477,7 @@ async def test_l3_an_instance_of_ours_whose_row_was_deleted_by_hand_is_removed(
 
 async def test_a_connected_phone_whose_row_was_deleted_by_hand_gets_its_row_again_when_asked(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -513,7 +513,7 @@ async def test_a_connected_phone_whose_row_was_deleted_by_hand_gets_its_row_agai
 
 async def test_wrong_status_pending_although_the_phone_is_connected(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -539,12 +539,12 @@ async def test_wrong_status_pending_although_the_phone_is_connected(
 
 
 async def test_e8_a_row_that_somebody_changed_since_it_was_looked_at_is_left_alone(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await made(pool, redis)
         evolution.drop(str(saga.instance_name))
-        await go_round(keeper)
+        await run_once(keeper)
         kept = keeper.gate.submit
 
         async def late(command: Any) -> Any:
@@ -554,13 +554,13 @@ async def test_e8_a_row_that_somebody_changed_since_it_was_looked_at_is_left_alo
 
         # The saga is accepted, and before its step in Postgres somebody else writes.
         evolution.arm("slow", operation="connectionState", seconds=0.5, times=None)
-        done = await go_round(replace(keeper, gate=Interposed(late)))  # type: ignore[arg-type]
+        done = await run_once(replace(keeper, gate=Interposed(late)))  # type: ignore[arg-type]
         repair = await outcome(pool, str(done.repairs[0].saga_id))
         assert (repair.status, repair.code) == ("compensated", "changed_meanwhile")
 
 
 async def test_a_deletion_that_is_called_off_nowhere_is_only_finished_when_asked(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await made(pool, redis)
@@ -573,7 +573,7 @@ async def test_a_deletion_that_is_called_off_nowhere_is_only_finished_when_asked
 
 async def test_a_deletion_that_nobody_finishes_is_finished_once_the_instance_is_gone(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
     evolution: SimulatedEvolution,
@@ -590,7 +590,7 @@ async def test_a_deletion_that_nobody_finishes_is_finished_once_the_instance_is_
 
 
 async def test_half_an_instance_is_seen_when_its_organization_is_looked_at(
-    settings: Settings, keeper: Keeper, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
         saga = await made(pool, redis)
@@ -604,7 +604,7 @@ async def test_half_an_instance_is_seen_when_its_organization_is_looked_at(
 
 async def test_f8_keys_that_say_what_is_not_so_are_dropped_and_filled_again_by_readers(
     settings: Settings,
-    keeper: Keeper,
+    keeper: Reconciler,
     pool: Pool,
     redis: Redis,
 ) -> None:

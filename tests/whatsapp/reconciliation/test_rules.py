@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 from evosaga.events.commands import Command
-from evosaga.orchestrator.commands.accept import understand
+from evosaga.orchestrator.commands.accept import parse_request
 from evosaga.orchestrator.whatsapp.reconciliation.classify import found, places_of, row_says
-from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, reconcile_plan, suspects
+from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, needs_probe, reconcile_plan
 from evosaga.orchestrator.whatsapp.reconciliation.incomplete_instances import KINDS
 from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     AGREE,
@@ -28,8 +28,8 @@ from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     Cell,
     every_cell,
     every_key_cell,
-    judge,
     judge_key,
+    verdict_of,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Instance,
@@ -39,9 +39,9 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Row,
     Snapshot,
 )
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 
-CATALOGUE = load()
+CATALOGUE = discover()
 ORGANIZATION = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
 STRANGER = uuid.UUID("00000000-0000-4000-8000-0000000000ff")
 MAKER = uuid.UUID("0197f3a0-0000-7000-8000-0000000000c1")
@@ -62,7 +62,9 @@ class TestTheTable:
             assert sum(rule.covers(cell) for rule in KEY_RULES) == 1, cell
 
     def test_knows_every_verdict_that_it_gives_and_gives_every_one_it_knows(self) -> None:
-        given = {judge(cell) for cell in every_cell()} | {judge_key(c) for c in every_key_cell()}
+        given = {verdict_of(cell) for cell in every_cell()} | {
+            judge_key(c) for c in every_key_cell()
+        }
         assert given - {AGREE, BUSY} | {"named_twice", "elsewhere", *KINDS} == set(VERDICTS)
 
     def test_has_no_rule_that_never_applies(self) -> None:
@@ -72,47 +74,50 @@ class TestTheTable:
         assert all(any(rule.covers(cell) for cell in key_cells) for rule in KEY_RULES)
 
     def test_n2_does_nothing_about_a_name_that_a_saga_is_at_work_for(self) -> None:
-        assert {judge(cell) for cell in every_cell() if cell.busy == "busy"} == {BUSY}
+        assert {verdict_of(cell) for cell in every_cell() if cell.busy == "busy"} == {BUSY}
         assert {judge_key(c) for c in every_key_cell() if c.busy == "busy"} == {BUSY}
 
     def test_never_touches_what_is_not_ours_unless_a_row_or_a_name_vouches_for_it(self) -> None:
         for cell in every_cell():
             if cell.whose in ("stranger", "posing"):
-                verdict = VERDICTS.get(judge(cell))
+                verdict = VERDICTS.get(verdict_of(cell))
                 assert verdict is None or verdict.action not in ("remove", "adopt"), cell
 
     def test_only_tells_of_somebody_else_under_a_name_of_ours(self) -> None:
         cell = Cell("free", "paired", "posing", "none", "keep", "unknown")
-        assert judge(cell) == "impostor"
+        assert verdict_of(cell) == "impostor"
         assert VERDICTS["impostor"].policy == "never"
-        assert judge(cell._replace(whose="stranger")) == AGREE
+        assert verdict_of(cell._replace(whose="stranger")) == AGREE
 
     def test_never_removes_a_connected_phone_by_itself_unless_the_log_says_it_is_over(self) -> None:
         for cell in every_cell():
-            verdict = VERDICTS.get(judge(cell))
+            verdict = VERDICTS.get(verdict_of(cell))
             if verdict and verdict.action in ("remove", "delete") and cell.sight == "paired":
                 assert verdict.policy != "auto" or cell.log == "ended", cell
 
     def test_e6_only_tells_of_what_carries_our_token_and_is_not_in_the_log(self) -> None:
         cells = [c for c in every_cell() if c.whose == "ours" and c.log == "unknown"]
-        removed = {c for c in cells if c.row == "none" and judge(c) not in (AGREE, BUSY)}
-        assert {judge(c) for c in removed} == {"unrecorded", "unanswered"}
+        removed = {c for c in cells if c.row == "none" and verdict_of(c) not in (AGREE, BUSY)}
+        assert {verdict_of(c) for c in removed} == {"unrecorded", "unanswered"}
 
     def test_n1_removes_every_orphan_of_ours_that_is_over(self) -> None:
         for cell in every_cell():
             there = cell.sight in ("half", "idle", "open", "paired")
             over = cell.whose == "ours" and cell.row == "none" and cell.log == "ended"
             if there and over and cell.busy == "free":
-                verdict = VERDICTS[judge(cell)]
+                verdict = VERDICTS[verdict_of(cell)]
                 assert verdict.action == "remove"
                 assert verdict.policy == "auto" or cell.place == "clear"
 
     def test_d9_marks_a_row_whose_instance_is_gone_and_makes_no_new_one(self) -> None:
         for says in ("pending", "connected", "unnumbered", "disconnected"):
             cell = Cell("free", "absent", "ours", says, "keep", "alive")
-            assert judge(cell) == "missing"
+            assert verdict_of(cell) == "missing"
         assert VERDICTS["missing"].action == "correct"
-        assert judge(Cell("free", "absent", "ours", "flagged", "keep", "alive")) == "still_missing"
+        assert (
+            verdict_of(Cell("free", "absent", "ours", "flagged", "keep", "alive"))
+            == "still_missing"
+        )
 
 
 # --- worlds ------------------------------------------------------------------------------------
@@ -254,7 +259,7 @@ class TestEveryWorld:
                     one.log,
                 )
                 said = [drift.what for drift in drifts if drift.where == name]
-                verdict = judge(cell)
+                verdict = verdict_of(cell)
                 assert said == ([] if verdict in (AGREE, BUSY) else [verdict]), words
 
     def test_has_repairs_that_the_sagas_understand(self, planned: list[World]) -> None:
@@ -267,7 +272,7 @@ class TestEveryWorld:
                 if said not in seen:
                     seen.add(said)
                     command = Command("id", drift.command.type, dict(drift.command.data))
-                    assert understand(CATALOGUE, command).input, words
+                    assert parse_request(CATALOGUE, command).input, words
         assert len(seen) > 20
 
     def test_s8_removes_only_what_it_can_recognise_again(self, planned: list[World]) -> None:
@@ -334,4 +339,4 @@ class TestEveryWorld:
 
     def test_tells_the_suspects_whose_memory_decides(self, planned: list[World]) -> None:
         for words, snapshot, drifts in planned[:: 1 + len(planned) // 10_000]:
-            assert set(suspects(snapshot)) == {d.where for d in drifts if d.command}, words
+            assert set(needs_probe(snapshot)) == {d.where for d in drifts if d.command}, words

@@ -13,21 +13,21 @@ from evosaga.events.commands import Command
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.handler import Gate
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.evolution_servers import read_servers
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.scheduler import Chores, chores_of
+from evosaga.orchestrator.maintenance.scheduler import Scheduler, jobs_of
 from evosaga.orchestrator.whatsapp.health import monitor
-from evosaga.orchestrator.whatsapp.health.monitor import Doctor
-from evosaga.orchestrator.whatsapp.integrations.connection import integrations, look
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
+from evosaga.orchestrator.whatsapp.integrations.connection import integrations, observe
 from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
-from evosaga.orchestrator.whatsapp.reconciliation.drift import doubt, reconcile_plan
-from evosaga.orchestrator.whatsapp.reconciliation.inventory import CantLook, OneList, together
-from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Keeper, find, go_round
+from evosaga.orchestrator.whatsapp.reconciliation.drift import implausibility, reconcile_plan
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed, OneList, merge
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, find, run_once
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Keep, Row, Snapshot
 from evosaga.sagas.context import World
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -50,8 +50,8 @@ class House:
     here: SimulatedEvolution
     berlin: SimulatedEvolution
     world: World
-    keeper: Keeper
-    doctor: Doctor
+    keeper: Reconciler
+    doctor: HealthMonitor
 
 
 @pytest.fixture
@@ -66,10 +66,12 @@ async def house(
     ):
         servers = {"default": one, "berlin": other}
         world = World(servers, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
-        keeper = Keeper(pool, world, Gate(pool, EventLog(pool), world, load()), (), quiet=0.0)
+        keeper = Reconciler(
+            pool, world, CommandHandler(pool, EventLog(pool), world, discover()), (), quiet=0.0
+        )
         known = read_servers({"berlin": {"url": berlin.url, "api_key": BERLIN_KEY}})
         given = settings.model_copy(update={"evolution_servers": known, "lease_seconds": 10.0})
-        yield House(given, evolution, berlin, world, keeper, Doctor(pool, world))
+        yield House(given, evolution, berlin, world, keeper, HealthMonitor(pool, world))
 
 
 async def found(house: House) -> list[tuple[str, str]]:
@@ -101,7 +103,7 @@ async def test_a_row_gets_its_connection_and_its_qr_code_from_its_own_server(
         saga = await made(pool, redis, server="berlin", channel="WHATSAPP-BAILEYS")
     name, world = str(saga.instance_name), house.world
     (known,) = await integrations(pool, names=[name])
-    assert (known.server, (await look(world.server(known.server), world.keys, known)).state) == (
+    assert (known.server, (await observe(world.server(known.server), world.keys, known)).state) == (
         "berlin",
         "connecting",
     )
@@ -111,7 +113,7 @@ async def test_a_row_gets_its_connection_and_its_qr_code_from_its_own_server(
     assert shown.state == "qr"
     house.berlin.pair(name, PHONE)
     await eventually(lambda: house.berlin.rows()[name].state == "open")
-    done = await monitor.go_round(house.doctor)
+    done = await monitor.run_once(house.doctor)
     assert done.summary()["states"] == {"connected": 1}
     assert await pool.fetchval("SELECT whatsapp_number FROM healthcare.integrations") == PHONE
     assert house.here.journal.requests("connect") == house.here.journal.requests("create") == []
@@ -124,7 +126,7 @@ async def test_a_server_without_a_list_that_can_be_believed_makes_nothing_missin
         berliners = [await made(pool, redis, server="berlin") for _ in range(5)]
         lost = await made(pool, redis)
         await healed(house.keeper)
-        await monitor.go_round(house.doctor)
+        await monitor.run_once(house.doctor)
         house.here.drop(str(lost.instance_name))
         for mode in ("list_empty", "5xx_before", "hang_before"):
             async with EvolutionApi(house.berlin.url, BERLIN_KEY, timeout=0.5) as hasty:
@@ -144,13 +146,13 @@ async def test_a_server_without_a_list_that_can_be_believed_makes_nothing_missin
     assert len(house.berlin.live()) == len(berliners)
 
 
-async def makes_nothing_missing(keeper: Keeper, doctor: Doctor, lost: str) -> None:
+async def makes_nothing_missing(keeper: Reconciler, doctor: HealthMonitor, lost: str) -> None:
     seen = await find(keeper)
     assert [drift.where for drift in seen.drifts] == [lost]
     assert seen.drifts[0].what in ("missing", "still_missing")
     assert list(seen.unseen) == ["berlin"]
     for _ in range(3):
-        checked = await monitor.go_round(doctor)
+        checked = await monitor.run_once(doctor)
         assert checked.aborted is None
         assert list(checked.unseen) == ["berlin"]
         assert (checked.summary()["not_looked_at"] or "").startswith("berlin: ")
@@ -163,14 +165,14 @@ async def test_what_was_seen_on_a_server_is_not_forgotten_while_it_can_not_be_lo
     known = "SELECT count(*) FROM evosaga.sightings"
     async with running_worker(house.settings):
         orphan = await resurrected(pool, redis, house.berlin, server="berlin")
-    assert len((await go_round(house.keeper)).drifts) == 1
+    assert len((await run_once(house.keeper)).drifts) == 1
     house.berlin.arm("5xx_before", times=None)
-    assert (await go_round(house.keeper)).drifts == []
+    assert (await run_once(house.keeper)).drifts == []
     assert await count(pool, known) == 1
     house.berlin.disarm()
     house.berlin.drop(str(orphan.instance_name))
     await eventually(lambda: house.world.servers["berlin"].state.state != "open")
-    assert (await go_round(house.keeper)).unseen == {}
+    assert (await run_once(house.keeper)).unseen == {}
     assert await count(pool, known) == 0
 
 
@@ -184,11 +186,11 @@ async def test_what_is_over_on_one_server_is_forgotten_while_another_is_away(
         two = await made(pool, redis, server="berlin")
         house.berlin.drop(str(two.instance_name))
         await redis.set(routing_key.key("no-such-instance"), "{", ex=600)
-    assert len((await go_round(house.keeper)).drifts) == 4
+    assert len((await run_once(house.keeper)).drifts) == 4
     house.berlin.arm("5xx_before", times=None)
     house.here.drop(str(here.instance_name))
     await redis.delete(routing_key.key("no-such-instance"))
-    assert (await go_round(house.keeper)).drifts == []
+    assert (await run_once(house.keeper)).drifts == []
     kept = [row["instance_name"] for row in await pool.fetch(known)]
     assert kept == sorted([str(there.instance_name), str(two.instance_name)])
 
@@ -205,11 +207,11 @@ async def test_of_an_organization_that_has_something_on_a_server_that_is_away_al
         saga.organization_id,
     )
     house.berlin.arm("5xx_before", times=None)
-    await go_round(house.keeper)
+    await run_once(house.keeper)
     assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 1
     house.berlin.disarm()
     await eventually(lambda: house.world.servers["berlin"].state.state != "open")
-    await go_round(house.keeper)
+    await run_once(house.keeper)
     assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 0
 
 
@@ -219,8 +221,8 @@ async def test_while_a_server_is_away_the_comparison_comes_again_after_growing_p
     """And what was seen once where one can look is looked at a second time as soon as ever."""
     house.berlin.arm("5xx_before", times=None)
     gate = house.keeper.gate
-    everything = chores_of(house.settings, pool, house.world, gate)[0]
-    chores = Chores(pool, "me", [everything])
+    everything = jobs_of(house.settings, pool, house.world, gate)[0]
+    chores = Scheduler(pool, "me", [everything])
 
     async def due() -> int:
         """Do it now; the seconds until it is due again."""
@@ -248,9 +250,9 @@ async def test_while_a_server_is_away_the_comparison_comes_again_after_growing_p
 async def test_nothing_is_concluded_where_no_server_gives_a_list(house: House) -> None:
     for server in (house.here, house.berlin):
         server.arm("5xx_before", times=None)
-    with pytest.raises(CantLook, match=r"default: .* berlin: "):
+    with pytest.raises(ObservationFailed, match=r"default: .* berlin: "):
         await find(house.keeper)
-    assert (await go_round(house.keeper)).aborted
+    assert (await run_once(house.keeper)).aborted
 
 
 async def test_rows_on_a_server_that_is_not_configured_are_left_alone_and_told_of(
@@ -262,10 +264,10 @@ async def test_rows_on_a_server_that_is_not_configured_are_left_alone_and_told_o
     seen = await find(replace(house.keeper, world=alone))
     assert seen.drifts == []
     assert "EVOSAGA_EVOLUTION_SERVERS" in seen.unseen["berlin"]
-    checked = await monitor.go_round(replace(house.doctor, world=alone))
+    checked = await monitor.run_once(replace(house.doctor, world=alone))
     assert checked.summary()["states"] == {"unknown": 1}
     (known,) = await integrations(pool, names=[str(saga.instance_name)])
-    assert (await look(alone.server(known.server), alone.keys, known)).state == "unknown"
+    assert (await observe(alone.server(known.server), alone.keys, known)).state == "unknown"
 
 
 async def test_a_namesake_on_another_server_is_never_taken_for_the_rows_instance(
@@ -379,7 +381,7 @@ def test_each_name_is_where_its_row_says_or_where_it_is_found_first() -> None:
         "berlin": listing("a", "b", "d", server="berlin"),
     }
     rows = [row("a", "default", enabled=False), row("a", "berlin"), row("c", "berlin")]
-    one = together(lists, rows)
+    one = merge(lists, rows)
     assert {name: i.server for name, i in one.instances.items()} == {
         "a": "berlin",  # the row in use counts
         "b": "default",
@@ -391,7 +393,7 @@ def test_each_name_is_where_its_row_says_or_where_it_is_found_first() -> None:
 
 def test_a_strangers_namesakes_are_nobodys_business() -> None:
     lists = {"default": listing("x", server="default"), "berlin": listing("x", server="berlin")}
-    one = together(lists, [])
+    one = merge(lists, [])
     assert reconcile_plan(Snapshot(instances=one.instances, elsewhere=one.elsewhere)) == []
 
 
@@ -400,8 +402,8 @@ def test_a_list_is_doubted_for_its_own_server_alone() -> None:
     there = [row(f"there-{n}", "berlin") for n in range(10)]
     shown = {r.instance_name: Instance(r.instance_name, "open", "h") for r in here}
     snapshot = Snapshot(instances=shown, rows=[*here, *there])
-    assert doubt(snapshot, "berlin")
-    assert doubt(snapshot) is None
+    assert implausibility(snapshot, "berlin")
+    assert implausibility(snapshot) is None
     blinded = snapshot.without({"berlin": "it lied"})
-    assert doubt(blinded, "berlin") is None
+    assert implausibility(blinded, "berlin") is None
     assert not [drift for drift in reconcile_plan(blinded) if drift.where.startswith("there")]

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.orchestrator.api.dependencies import Parts
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import address, bind, listening, parts_with_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -30,7 +30,7 @@ from tests.support.waiting import eventually
 class House:
     """What a test holds of it."""
 
-    parts: Parts
+    parts: AppContext
     url: str
     evolution: SimulatedEvolution
     http: httpx.AsyncClient

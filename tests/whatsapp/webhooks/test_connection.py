@@ -9,12 +9,12 @@ import pytest
 from evosaga.events import notices
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.integrations.connection import (
+    ConnectionObservation,
     Integration,
-    Seen,
+    apply_observation,
     integrations,
-    judge,
-    look,
-    settle,
+    observe,
+    status_after,
 )
 from evosaga.orchestrator.whatsapp.webhooks import throttle
 from evosaga.sagas.whatsapp.evolution.instance_list import phone_of
@@ -148,11 +148,20 @@ class TestW4Order:
         house.evolution.pair(name)
         await house.becomes(name, "connected")
         assert (
-            await settle(house.pool, early, Seen("open", "5511900000000", recorded=True)) == "lost"
+            await apply_observation(
+                house.pool, early, ConnectionObservation("open", "5511900000000", recorded=True)
+            )
+            == "lost"
         )
         late = await one(house, name)
-        assert await settle(house.pool, late, Seen("close", reason=401)) == "changed"
-        assert await settle(house.pool, late, Seen("close", reason=401)) == "lost"
+        assert (
+            await apply_observation(house.pool, late, ConnectionObservation("close", reason=401))
+            == "changed"
+        )
+        assert (
+            await apply_observation(house.pool, late, ConnectionObservation("close", reason=401))
+            == "lost"
+        )
 
 
 async def test_w15_a_close_while_it_is_being_deleted_is_no_reason_to_do_anything(
@@ -193,8 +202,8 @@ async def test_w13_a_look_finds_out_what_no_webhook_has_told(house: House) -> No
 
     async def looked() -> bool:
         integration = await one(house, name)
-        seen = await look(world.servers["default"], world.keys, integration)
-        return await settle(house.pool, integration, seen) == "changed"
+        seen = await observe(world.servers["default"], world.keys, integration)
+        return await apply_observation(house.pool, integration, seen) == "changed"
 
     await eventually(looked)
     row = await house.row(name)
@@ -323,29 +332,34 @@ class TestTheJudgement:
     @pytest.mark.parametrize(
         ("status", "seen", "after"),
         [
-            ("pending", Seen("open", "55119", recorded=True), "connected"),
-            ("pending", Seen("open", "55119", recorded=False), "pending"),
-            ("pending", Seen("open", None, recorded=True), "pending"),
-            ("pending", Seen("close"), "pending"),
-            ("pending", Seen("connecting"), "pending"),
-            ("connected", Seen("connecting"), "connected"),
-            ("connected", Seen("close"), "disconnected"),
-            ("connected", Seen("close", "55119", recorded=True), "connected"),
-            ("connected", Seen("absent"), "connected"),
-            ("connected", Seen("unknown"), "connected"),
-            ("disconnected", Seen("open", "55119", recorded=True), "connected"),
-            ("disconnected", Seen("close"), "disconnected"),
-            ("deleting", Seen("open", "55119", recorded=True), "deleting"),
-            ("deleting", Seen("close"), "deleting"),
+            ("pending", ConnectionObservation("open", "55119", recorded=True), "connected"),
+            ("pending", ConnectionObservation("open", "55119", recorded=False), "pending"),
+            ("pending", ConnectionObservation("open", None, recorded=True), "pending"),
+            ("pending", ConnectionObservation("close"), "pending"),
+            ("pending", ConnectionObservation("connecting"), "pending"),
+            ("connected", ConnectionObservation("connecting"), "connected"),
+            ("connected", ConnectionObservation("close"), "disconnected"),
+            ("connected", ConnectionObservation("close", "55119", recorded=True), "connected"),
+            ("connected", ConnectionObservation("absent"), "connected"),
+            ("connected", ConnectionObservation("unknown"), "connected"),
+            ("disconnected", ConnectionObservation("open", "55119", recorded=True), "connected"),
+            ("disconnected", ConnectionObservation("close"), "disconnected"),
+            ("deleting", ConnectionObservation("open", "55119", recorded=True), "deleting"),
+            ("deleting", ConnectionObservation("close"), "deleting"),
         ],
     )
-    def test_moves_only_on_what_is_certain(self, status: str, seen: Seen, after: str) -> None:
-        assert judge(integration(status), seen)[0] == after
+    def test_moves_only_on_what_is_certain(
+        self, status: str, seen: ConnectionObservation, after: str
+    ) -> None:
+        assert status_after(integration(status), seen)[0] == after
 
     def test_a_channel_without_a_phone_is_connected_while_it_is_open(self) -> None:
-        assert judge(integration("pending", "EVOLUTION"), Seen("open"))[0] == "connected"
-        seen = Seen("close", recorded=True)  # its database does not notice
-        assert judge(integration("connected", "EVOLUTION"), seen)[0] == "disconnected"
+        assert (
+            status_after(integration("pending", "EVOLUTION"), ConnectionObservation("open"))[0]
+            == "connected"
+        )
+        seen = ConnectionObservation("close", recorded=True)  # its database does not notice
+        assert status_after(integration("connected", "EVOLUTION"), seen)[0] == "disconnected"
 
     @pytest.mark.parametrize(
         ("jid", "number"),

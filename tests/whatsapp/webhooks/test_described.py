@@ -10,7 +10,7 @@ from jsonschema_rs import Draft202012Validator
 from evosaga.events import notices, streams
 from evosaga.orchestrator.api.asyncapi import document
 from evosaga.orchestrator.whatsapp.health.store import ALERT
-from evosaga.sagas.registry import load
+from evosaga.sagas.registry import discover
 from tests.support.driving import entries
 from tests.support.waiting import eventually
 from tests.whatsapp.webhooks.conftest import House
@@ -36,7 +36,7 @@ async def test_notices_and_messages_are_as_described(house: House) -> None:
     await house.becomes(name, "disconnected")
     await house.all_applied()
     told = [json.loads(f[b"data"]) for _, f in await entries(house.redis, streams.EVENTS)]
-    said, seen = document(load()), set()
+    said, seen = document(discover()), set()
     for event in told:
         check(said, "events", event)
         seen.add(event["type"])
@@ -49,8 +49,8 @@ async def test_notices_and_messages_are_as_described(house: House) -> None:
 def test_an_alert_is_as_described() -> None:
     data = {"status": "disconnected", "state": "logged_out", "since": "2026-01-07T09:30:00Z"}
     notice = notices.Notice(uuid4(), uuid4(), "wa-sol", ALERT, data)
-    event = json.loads(notices.cloud_event(notices.Recorded(1, datetime.now(UTC), notice)))
-    check(document(load()), "events", event)
+    event = json.loads(notices.cloud_event(notices.RecordedNotice(1, datetime.now(UTC), notice)))
+    check(document(discover()), "events", event)
     del event["data"]["since"]
-    payload = document(load())["components"]["messages"]["integrationAlert"]["payload"]
+    payload = document(discover())["components"]["messages"]["integrationAlert"]["payload"]
     assert not Draft202012Validator(payload).is_valid(event)

@@ -3,39 +3,39 @@
 import asyncio
 
 from evosaga.events.database import Pool
-from evosaga.events.leader_election import Leadership
+from evosaga.events.leader_election import Candidacy
 from tests.support.waiting import eventually
 from tests.whatsapp.webhooks.conftest import House
 
 
 async def test_one_of_many_leads(pool: Pool) -> None:
-    candidates = [Leadership(pool, "a task", f"worker-{n}") for n in range(5)]
+    candidates = [Candidacy(pool, "a task", f"worker-{n}") for n in range(5)]
     leads = await asyncio.gather(*(candidate.held() for candidate in candidates))
     assert sorted(leads) == [False] * 4 + [True]
-    other = Leadership(pool, "another task", "worker-0")
+    other = Candidacy(pool, "another task", "worker-0")
     assert await other.held(), "each task has a leader of its own"
 
 
 async def test_who_resigns_is_followed_at_once(pool: Pool) -> None:
-    first, second = (Leadership(pool, "a task", name) for name in ("first", "second"))
+    first, second = (Candidacy(pool, "a task", name) for name in ("first", "second"))
     assert await first.held()
     await second.resign()
-    assert not await Leadership(pool, "a task", "third").held(), "only a leader can resign"
+    assert not await Candidacy(pool, "a task", "third").held(), "only a leader can resign"
     await first.resign()
     assert await second.held()
     assert not await first.held()
 
 
 async def test_who_is_silent_is_followed_and_notices_when_it_wakes_up(pool: Pool) -> None:
-    first = Leadership(pool, "a task", "first", lease=0.2)
-    second = Leadership(pool, "a task", "second", lease=0.2)
+    first = Candidacy(pool, "a task", "first", lease=0.2)
+    second = Candidacy(pool, "a task", "second", lease=0.2)
     assert await first.held()
     assert not await second.held()
     await eventually(second.held)  # while the first one sleeps
     assert await eventually_not(first)
 
 
-async def eventually_not(candidate: Leadership) -> bool:
+async def eventually_not(candidate: Candidacy) -> bool:
     async def lost() -> bool:
         return not await candidate.held()
 
@@ -44,7 +44,7 @@ async def eventually_not(candidate: Leadership) -> bool:
 
 
 async def test_while_it_leads_it_does_not_write(pool: Pool) -> None:
-    leader = Leadership(pool, "a task", "first", lease=60)
+    leader = Candidacy(pool, "a task", "first", lease=60)
     assert await leader.held()
     before = await pool.fetchval("SELECT xmin::text FROM evosaga.leaders")
     for _ in range(50):

@@ -12,7 +12,7 @@ import pytest
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.integrations.pairing import Pairing, current_qr
-from evosaga.orchestrator.whatsapp.webhooks.payloads import Hint, understand
+from evosaga.orchestrator.whatsapp.webhooks.payloads import ConnectionHint, understand
 from tests.support.commandline import forked
 from tests.support.waiting import eventually
 from tests.whatsapp.webhooks.conftest import House
@@ -163,7 +163,7 @@ async def test_without_evolution_what_redis_has_is_shown(house: House) -> None:
 
 class TestWhatComesLate:
     @staticmethod
-    def code(at: str, code: str) -> Hint:
+    def code(at: str, code: str) -> ConnectionHint:
         shown = {"code": code, "base64": "data:image/png;base64,xx", "pairingCode": None}
         told = understand(
             {
@@ -173,7 +173,7 @@ class TestWhatComesLate:
                 "date_time": at,
             }
         )
-        assert isinstance(told, Hint)
+        assert isinstance(told, ConnectionHint)
         return told
 
     async def test_an_older_code_does_not_replace_a_newer_one(self, house: House) -> None:

@@ -19,10 +19,10 @@ from evosaga.orchestrator.whatsapp.webhooks.payloads import (
     DEEPEST,
     LARGEST,
     BadWebhook,
-    Heard,
-    Hint,
+    ConnectionHint,
+    Ignored,
+    MergedHint,
     Message,
-    Nothing,
     merge,
     others_named,
     read,
@@ -33,8 +33,10 @@ from evosaga.sagas.whatsapp.ownership import KeyRing
 NOON = datetime(2026, 1, 1, 12)
 
 
-def hint(state: Any, seconds: float = 0.0, reason: int | None = 200) -> Hint:
-    return Hint("ours", "connection.update", NOON + timedelta(seconds=seconds), "", state, reason)
+def hint(state: Any, seconds: float = 0.0, reason: int | None = 200) -> ConnectionHint:
+    return ConnectionHint(
+        "ours", "connection.update", NOON + timedelta(seconds=seconds), "", state, reason
+    )
 
 
 def body(event: str, data: Any, **more: Any) -> dict[str, Any]:
@@ -52,28 +54,28 @@ hints = st.builds(
 
 @given(st.lists(hints, max_size=6), st.randoms(use_true_random=False))
 def test_w4_hints_come_to_the_same_in_any_order_and_however_often(
-    told: list[Hint], random: Any
+    told: list[ConnectionHint], random: Any
 ) -> None:
     shuffled = [*told, *told[::2]]
     random.shuffle(shuffled)
-    assert reduce(merge, shuffled, Heard()) == reduce(merge, told, Heard())
+    assert reduce(merge, shuffled, MergedHint()) == reduce(merge, told, MergedHint())
 
 
 @given(st.lists(hints, min_size=1, max_size=6))
-def test_w4_nothing_older_than_the_newest_is_ever_believed(told: list[Hint]) -> None:
-    heard = reduce(merge, told, Heard())
+def test_w4_nothing_older_than_the_newest_is_ever_believed(told: list[ConnectionHint]) -> None:
+    heard = reduce(merge, told, MergedHint())
     newest = max((it.at for it in told if it.state is not None), default=None)
     assert heard.at == newest
 
 
 def test_w4_open_and_close_are_told_apart_by_evolutions_clock_alone() -> None:
     told = [hint("open", 1), hint("close", 2), hint("open", 3), hint("connecting", 0)]
-    assert {reduce(merge, order, Heard()).state for order in permutations(told)} == {"open"}
+    assert {reduce(merge, order, MergedHint()).state for order in permutations(told)} == {"open"}
 
 
 def test_at_the_same_millisecond_the_open_counts_and_not_the_connecting_before_it() -> None:
     for order in permutations([hint("connecting"), hint("open")]):
-        assert reduce(merge, order, Heard()).state == "open"
+        assert reduce(merge, order, MergedHint()).state == "open"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_what_is_about_a_connection_becomes_a_hint(
     event: str, data: Any, state: str | None, reason: int | None
 ) -> None:
     told = understand(body(event, data))
-    assert isinstance(told, Hint)
+    assert isinstance(told, ConnectionHint)
     assert (told.instance_name, told.state, told.reason) == ("ours", state, reason)
     assert told.at == NOON
 
@@ -109,14 +111,14 @@ def test_a_time_is_taken_as_wall_clock_since_its_zone_is_false() -> None:
         17: datetime.min,
     }.items():
         told = understand(body("connection.update", {"state": "open"}, date_time=said))
-        assert isinstance(told, Hint)
+        assert isinstance(told, ConnectionHint)
         assert told.at == at
 
 
 def test_a_qr_code_is_read_and_anything_strange_about_it_left_out() -> None:
     shown = {"code": "2@a,b", "base64": "data:image/png;base64,xx", "pairingCode": "ABCD1234"}
     told = understand(body("qrcode.updated", {"qrcode": {"instance": "ours", **shown}}))
-    assert isinstance(told, Hint)
+    assert isinstance(told, ConnectionHint)
     assert told.is_about_qr
     assert told.code == {
         "base64": "data:image/png;base64,xx",
@@ -125,14 +127,14 @@ def test_a_qr_code_is_read_and_anything_strange_about_it_left_out() -> None:
     }
     odd = {"code": "2@a,b", "base64": "javascript:alert(1)", "pairingCode": ["x"]}
     told = understand(body("qrcode.updated", {"qrcode": odd}))
-    assert isinstance(told, Hint)
+    assert isinstance(told, ConnectionHint)
     assert told.code == {"base64": None, "code": "2@a,b", "pairing_code": None}
     assert "2@a,b" not in repr(told), "a QR code must not end up in a log line"
 
 
 @pytest.mark.parametrize("event", ["instance.create", "instance.delete", "REMOVE_INSTANCE"])
 def test_what_the_global_webhook_tells_of_an_instances_life_is_nobodys(event: str) -> None:
-    assert understand(body(event, None)) == Nothing("ours", event.lower().replace("_", "."))
+    assert understand(body(event, None)) == Ignored("ours", event.lower().replace("_", "."))
 
 
 def test_w11_a_message_is_handed_on_without_any_key() -> None:

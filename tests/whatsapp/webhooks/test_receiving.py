@@ -250,16 +250,21 @@ class TestW14Rotation:
         saga_id = uuid.UUID(name.removeprefix("wa-"))
         tokens = {old_token, ring.webhook_token(saga_id, ring.current)}
         assert len(tokens) == 2
-        from evosaga.orchestrator.whatsapp.webhooks.authentication import Credentials, Shown
+        from evosaga.orchestrator.whatsapp.webhooks.authentication import (
+            Presented,
+            WebhookAuthenticator,
+        )
 
-        credentials = Credentials(house.pool, ring)
+        credentials = WebhookAuthenticator(house.pool, ring)
         for token in tokens:
-            assert await credentials.recognise(name, Shown(token)) == saga_id
-        only_new = Credentials(house.pool, KeyRing([new]))
-        assert await only_new.recognise(name, Shown(old_token)) == saga_id, "the row still has it"
+            assert await credentials.recognise(name, Presented(token)) == saga_id
+        only_new = WebhookAuthenticator(house.pool, KeyRing([new]))
+        assert await only_new.recognise(name, Presented(old_token)) == saga_id, (
+            "the row still has it"
+        )
         await house.pool.execute("UPDATE healthcare.integrations SET webhook_token = 'changed'")
-        only_new = Credentials(house.pool, KeyRing([new]))
-        assert await only_new.recognise(name, Shown(old_token)) is None
+        only_new = WebhookAuthenticator(house.pool, KeyRing([new]))
+        assert await only_new.recognise(name, Presented(old_token)) is None
 
     async def test_w14_a_token_that_was_changed_in_the_row_opens_as_well(
         self, house: House

@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from evosaga.orchestrator.whatsapp.integrations.connection import Seen
-from evosaga.orchestrator.whatsapp.webhooks.payloads import Heard
-from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST, SOONEST, Pace, again_in
+from evosaga.orchestrator.whatsapp.integrations.connection import ConnectionObservation
+from evosaga.orchestrator.whatsapp.webhooks.payloads import MergedHint
+from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST, SOONEST, Throttle, again_in
 
 AT = datetime(2026, 1, 1)
-PAIRED = Seen("open", "5511999990000", recorded=True)
+PAIRED = ConnectionObservation("open", "5511999990000", recorded=True)
 
 
-def heard(state: Any) -> Heard:
-    return Heard(AT, state)
+def heard(state: Any) -> MergedHint:
+    return MergedHint(AT, state)
 
 
 def test_the_first_hint_is_looked_at_at_once() -> None:
-    assert Pace().wait(heard("connecting"), 100.0) == 0
+    assert Throttle().wait(heard("connecting"), 100.0) == 0
 
 
 def test_a_storm_of_the_same_is_looked_at_ever_more_seldom() -> None:
-    pace, now, looks = Pace(), 0.0, []
+    pace, now, looks = Throttle(), 0.0, []
     while now < 600:  # a hint at every moment
         now += pace.wait(heard("connecting"), now)
         looks.append(now)
@@ -37,15 +37,15 @@ def test_a_storm_of_the_same_is_looked_at_ever_more_seldom() -> None:
 
 @pytest.mark.parametrize("state", ["open", "close", "refused"])
 def test_what_may_have_changed_is_looked_at_at_once_in_the_middle_of_a_storm(state: str) -> None:
-    pace = Pace(at=100.0, idle=10, state="connecting")
+    pace = Throttle(at=100.0, idle=10, state="connecting")
     assert pace.wait(heard("connecting"), 101.0) > 50
     assert pace.wait(heard(state), 101.0) == 0
     assert pace.wait(heard(state), 100.0) == SOONEST
 
 
 def test_what_was_seen_already_is_no_news() -> None:
-    assert Pace(at=100.0, idle=10, state="close").wait(heard("refused"), 101.0) > 50
-    assert Pace(at=100.0, idle=0, state="open").wait(heard("open"), 100.1) > 0
+    assert Throttle(at=100.0, idle=10, state="close").wait(heard("refused"), 101.0) > 50
+    assert Throttle(at=100.0, idle=0, state="open").wait(heard("open"), 100.1) > 0
 
 
 @pytest.mark.parametrize(
@@ -53,30 +53,38 @@ def test_what_was_seen_already_is_no_news() -> None:
     [
         ("changed", "open", PAIRED, False),
         ("same", "open", PAIRED, False),
-        ("lost", "close", Seen("close"), True),
-        ("same", "open", Seen("open"), True),  # its database does not know the phone yet
-        ("same", "open", Seen("connecting"), True),
-        ("same", "open", Seen("close"), False),
-        ("same", "open", Seen("absent"), False),
-        ("same", "close", Seen("connecting"), False),
-        ("same", "connecting", Seen("connecting"), False),
-        ("same", "close", Seen("unknown"), True),
+        ("lost", "close", ConnectionObservation("close"), True),
+        (
+            "same",
+            "open",
+            ConnectionObservation("open"),
+            True,
+        ),  # its database does not know the phone yet
+        ("same", "open", ConnectionObservation("connecting"), True),
+        ("same", "open", ConnectionObservation("close"), False),
+        ("same", "open", ConnectionObservation("absent"), False),
+        ("same", "close", ConnectionObservation("connecting"), False),
+        ("same", "connecting", ConnectionObservation("connecting"), False),
+        ("same", "close", ConnectionObservation("unknown"), True),
     ],
 )
 def test_a_look_that_settled_nothing_is_repeated(
-    said: str, state: str, seen: Seen, again: bool
+    said: str, state: str, seen: ConnectionObservation, again: bool
 ) -> None:
     assert (again_in(said, heard(state), seen, "WHATSAPP-BAILEYS", 0) is not None) == again
 
 
 def test_it_is_repeated_soon_then_later_and_not_for_ever() -> None:
-    waits = [again_in("same", heard("open"), Seen("open"), "WHATSAPP-BAILEYS", n) for n in range(9)]
+    waits = [
+        again_in("same", heard("open"), ConnectionObservation("open"), "WHATSAPP-BAILEYS", n)
+        for n in range(9)
+    ]
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, None, None, None]
 
 
 def test_an_evolution_that_says_nothing_is_asked_until_it_does() -> None:
     waits = [
-        again_in("same", heard("close"), Seen("unknown"), "WHATSAPP-BAILEYS", n)
+        again_in("same", heard("close"), ConnectionObservation("unknown"), "WHATSAPP-BAILEYS", n)
         for n in (0, 1, 5, 50)
     ]
     assert waits == [0.25, 0.5, 8.0, SELDOMEST]

@@ -21,9 +21,9 @@ from evosaga.orchestrator.whatsapp.webhooks import body_reader
 from evosaga.orchestrator.whatsapp.webhooks.body_reader import (
     LONGEST_TEXT,
     WHOLE,
-    Bodies,
-    Crowded,
+    BodyReader,
     Shortened,
+    TooManyBodies,
 )
 from evosaga.orchestrator.whatsapp.webhooks.payloads import BadWebhook, read
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -247,7 +247,7 @@ async def test_what_is_too_large_even_so_is_told_with_its_instance_event_and_siz
 
 
 async def test_the_operator_says_how_large_a_webhook_may_be(short_waits: Settings) -> None:
-    small = Bodies(1_100_000)
+    small = BodyReader(1_100_000)
 
     async def chunks(size: int) -> AsyncIterator[bytes]:
         yield b'{"event":"messages.upsert","data":"'
@@ -289,7 +289,7 @@ async def test_nothing_of_a_strangers_body_is_read(house: House) -> None:
 
 async def test_so_many_large_bodies_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_reader, "_PATIENCE", 0.1)
-    reading, go = Bodies(10**9), asyncio.Event()
+    reading, go = BodyReader(10**9), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         yield b'"' + b"A" * (WHOLE + 1)
@@ -298,7 +298,7 @@ async def test_so_many_large_bodies_at_once_and_no_more(monkeypatch: pytest.Monk
 
     under_way = [asyncio.create_task(reading.read(slow(), None)) for _ in range(4)]
     await asyncio.sleep(0)
-    with pytest.raises(Crowded):
+    with pytest.raises(TooManyBodies):
         await reading.read(slow(), None)
     go.set()
     assert all(body.omitted for body in await asyncio.gather(*under_way))

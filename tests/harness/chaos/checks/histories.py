@@ -53,7 +53,7 @@ def s2(e: Evidence) -> Iterator[Violation]:
     """S2 Every history obeys the laws, and its status row says what they say."""
     for saga_id, history in e.histories.items():
         start = e.start(saga_id)
-        saga = e.catalogue.find(start.saga, start.version)
+        saga = e.registry.find(start.saga, start.version)
         if saga is None:
             yield of_saga(saga_id, "S2", f"nobody knows {start.saga} v{start.version}")
             continue
@@ -101,7 +101,7 @@ def s7(e: Evidence) -> Iterator[Violation]:
     """S7 In a run a step succeeds once, is undone once, and is tried as often as it may be."""
     for saga_id, history in e.histories.items():
         start = e.start(saga_id)
-        saga = e.catalogue.find(start.saga, start.version)
+        saga = e.registry.find(start.saga, start.version)
         for run in _runs(history):
             ended = Counter(
                 (r.event.type, r.event.step)
