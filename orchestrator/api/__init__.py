@@ -1,1 +1,1 @@
-"""The HTTP API: FastAPI over the same gate, queries and rules that the stream and the CLI use."""
+"""The HTTP API: FastAPI on the same command handler and queries as the stream and the CLI."""

@@ -1,4 +1,4 @@
-"""The HTTP application: every router, the door in front of them, and nothing else."""
+"""The FastAPI application: routers, middleware and exception handlers."""
 
 from functools import partial
 from importlib.metadata import version
@@ -44,7 +44,7 @@ _TOPICS: Final = (
 
 
 class Api(FastAPI):
-    """FastAPI, whose document says what bad input really gets: a problem like every other."""
+    """FastAPI whose OpenAPI document describes invalid input as the problem that is really sent."""
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
@@ -65,7 +65,7 @@ class Api(FastAPI):
 
 
 def create_app(parts: AppContext) -> FastAPI:
-    """The application on these parts. Raises ``SettingsError`` without keys or a secret key."""
+    """The application. Raises ``SettingsError`` without API keys or without a secret key."""
     settings = parts.settings
     if settings.api_keys is None:
         raise SettingsError("EVOSAGA_API_KEYS is not set; write name:key or name:key:organization")
@@ -75,7 +75,7 @@ def create_app(parts: AppContext) -> FastAPI:
         title="evosaga",
         version=version("evosaga"),
         summary="Keeps Evolution API, Postgres and Redis in agreement.",
-        openapi_url=None,  # these three are ours (documentation); the stock page loads scripts
+        openapi_url=None,  # served by `docs_page`; FastAPI's own page loads scripts
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -1,4 +1,4 @@
-"""AsyncAPI 3 of what goes over Redis: both streams and the channels, from the models themselves."""
+"""AsyncAPI 3 document of both streams and the channels in Redis, made from the models."""
 
 from importlib.metadata import version
 from typing import Any, Final, get_args
@@ -43,9 +43,9 @@ async def asyncapi(request: Request) -> Response:
 
 
 def document(registry: SagaRegistry, prefix: str = "") -> dict[str, Any]:
-    """The whole document. It stands for itself: no reference leads out of it.
+    """The whole document, without references to other documents.
 
-    ``prefix`` is before every name on this Redis.
+    ``prefix`` is the prefix of every name in this Redis.
     """
     commands, events = _commands(registry), _events() | _notices()
     return {
@@ -92,7 +92,7 @@ def document(registry: SagaRegistry, prefix: str = "") -> dict[str, Any]:
 
 
 def _commands(registry: SagaRegistry) -> dict[str, Any]:
-    """One message for each command that people may give."""
+    """One message for each command that clients may send."""
     inputs: dict[str, type[BaseModel]] = dict.fromkeys(sorted(STEERING), ControlCommand)
     inputs |= {name: saga.input for name, saga in registry.public.items()}
     return {
@@ -109,7 +109,7 @@ def _command(name: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _events() -> dict[str, Any]:
-    """One message for each event, without what stays in Postgres."""
+    """One message for each event, without its private fields."""
     found = {}
     for model in get_args(SagaEvent):
         name = model.model_fields["type"].default
@@ -129,7 +129,7 @@ def _events() -> dict[str, Any]:
 
 
 def _notices() -> dict[str, Any]:
-    """One message for each thing that happens to an integration outside any saga."""
+    """One message for each notice: a change of an integration outside any saga."""
     about: dict[str, Any] = {
         "integration_id": _UUID,
         "organization_id": _UUID,
@@ -239,7 +239,7 @@ def _whatsapp_event() -> dict[str, Any]:
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema with its definitions put in place, so that it can stand anywhere."""
+    """A model's JSON schema with its definitions inlined."""
     schema: dict[str, Any] = plain(model.model_json_schema())
     definitions = schema.pop("$defs", {})
 
@@ -272,6 +272,6 @@ def _operation(action: str, channel: str) -> dict[str, Any]:
 
 
 def _key(name: str) -> str:
-    """``step.failed`` as ``stepFailed``: a dot may not stand in a component's name."""
+    """``step.failed`` as ``stepFailed``: component names may not contain a dot."""
     first, *rest = name.replace("_", ".").split(".")
     return first + "".join(word.capitalize() for word in rest)

@@ -1,4 +1,4 @@
-"""How many answers may be held open at once: waits for a saga, and streams of its events."""
+"""Limits on open responses: waits for a saga, and event streams."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from evosaga.orchestrator.api.saga_watcher import Watching
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most of one kind, in this process. An organization's keys share its number."""
+    """The most of one kind in this process. All keys of an organization share one count."""
 
     code: str
     noun: str
@@ -33,7 +33,7 @@ MOST: Final = {
 
 @contextmanager
 def held(taken: Counter[Any], what: str, who: Caller) -> Iterator[None]:
-    """A place, as long as one is inside. Raises the 429."""
+    """Hold one place while inside. Raises the 429."""
     most = MOST[what]
     places: list[tuple[tuple[str, str], int, str]] = [(("key", who.name), most.of_a_key, "key")]
     if who.organization_id is not None:
@@ -60,4 +60,4 @@ async def _stream(who: CurrentCaller, watch: Watching) -> AsyncIterator[None]:
 
 
 PlaceOfAStream = Annotated[None, Depends(_stream)]
-"""For a route's signature; the place is given back when the answer has been sent or broken off."""
+"""Route dependency; the place is released when the response has been sent or has broken off."""

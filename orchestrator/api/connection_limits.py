@@ -1,7 +1,7 @@
-"""Connections to the HTTP server: how many there may be, and how long one may stay half-said.
+"""HTTP connections: the number allowed, and deadlines for incomplete requests.
 
 uvicorn has a deadline for a connection that is idle between two requests, and none for a request
-that never ends: whoever sends half a head holds a connection, and so a file, for ever.
+that never ends: a client that sends half a head would hold a connection, and so a file, for ever.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 _logger = structlog.get_logger("evosaga.api")
 HEAD_SECONDS: Final = 10.0
-"""From the first byte of a head, or the opening of the connection, until the head is complete."""
+"""From the first byte of a head, or from the opening of the connection, to the end of the head."""
 BODY_SECONDS: Final = 60.0
-"""From there until the body is. Routes that read it are stricter (408, see ``limits``); this is for
-bodies that nobody reads."""
+"""From the end of the head to the end of the body. Routes that read the body have a shorter
+deadline (408, see ``middleware``); this one is for bodies that no route reads.
+"""
 _SAY_EVERY: Final = 60.0
 _FULL: Final = "socket.accept() out of system resource"
-"""What asyncio calls it (``asyncio/selector_events.py``)."""
+"""asyncio's message for it (``asyncio/selector_events.py``)."""
 _GARBAGE: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
 _LATE: Final = (
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
@@ -35,7 +36,7 @@ _LATE: Final = (
 
 
 class RateLimitedLog:
-    """Says of something that happens often whether it is time to write a line about it."""
+    """Limits the log lines about one kind of event."""
 
     def __init__(self, seconds: float = _SAY_EVERY) -> None:
         self._seconds = seconds
@@ -43,7 +44,7 @@ class RateLimitedLog:
         self._times = 0
 
     def due(self) -> int:
-        """How often it has happened since the last line; 0: say nothing now."""
+        """Events since the last line, when it is time for a line; 0: write nothing now."""
         self._times += 1
         if time.monotonic() - self._last < self._seconds:
             return 0
@@ -52,7 +53,7 @@ class RateLimitedLog:
 
 
 class Connection(H11Protocol):
-    """One connection, with a deadline for every request and a place among at most ``most``."""
+    """One connection: each request has a deadline, and at most ``most`` connections are open."""
 
     def __init__(self, *args: Any, most: int, crowded: RateLimitedLog, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -83,12 +84,12 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether nobody is at work on a request of this connection."""
+        """Whether no request of this connection is being processed."""
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request
         return cycle is None or cycle.response_complete
 
     def _watch(self) -> None:
-        """Begin a deadline when a head or a body begins; what follows within it changes nothing."""
+        """Start a deadline when a head or a body begins; later bytes do not extend it."""
         phase = self._now()
         if phase == self._phase:
             return
@@ -101,7 +102,7 @@ class Connection(H11Protocol):
             self._deadline = self.loop.call_later(seconds, self._too_late)
 
     def _now(self) -> tuple[str, object]:
-        """What the client is in the middle of, and of which request."""
+        """The part of the request that is being received, and which request it is."""
         if self.conn.their_state is h11.SEND_BODY:
             return "body", self.cycle
         cycle: RequestResponseCycle | None = self.cycle
@@ -114,7 +115,7 @@ class Connection(H11Protocol):
         self.transport.close() if self.waits else self.transport.abort()
 
     def _make_room(self) -> None:
-        """Close whoever has waited longest; when all are at work, this newcomer must come again."""
+        """Close the connection that has been idle longest; if all are busy, refuse the new one."""
         waiting = [
             one
             for one in self.connections
@@ -136,7 +137,7 @@ class Connection(H11Protocol):
 
 
 def connections_of(most: int) -> Any:
-    """What uvicorn makes a connection with: at most that many, and half of what files there may be.
+    """uvicorn's connection factory: at most ``most``, and at most half of the allowed open files.
 
     The other half is for Postgres, Redis and Evolution: a worker beside the API must go on.
     """
@@ -146,7 +147,7 @@ def connections_of(most: int) -> Any:
 
 
 class _Garbage(logging.Filter):
-    """What is no request at all is a line of uvicorn's each time; one a minute will do."""
+    """Limits uvicorn's line about an invalid HTTP request to one a minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,10 +160,10 @@ class _Garbage(logging.Filter):
 
 @contextmanager
 def rate_limited_log() -> Iterator[None]:
-    """Inside this nobody from outside can fill the disk with our log.
+    """Limits the log lines that clients can cause, so that they cannot fill the disk.
 
-    While no file is left asyncio reports every failed accept, some hundred a second: it is one line
-    a minute, as for requests that are none.
+    While no file is left asyncio reports every failed accept, some hundred a second: this becomes
+    one line a minute, as for invalid requests.
     """
     garbage, uvicorns = _Garbage(), logging.getLogger("uvicorn.error")
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What the HTTP API stands on: the parts of a running process, with or without a worker."""
+"""The parts of a running process that the HTTP API uses, with or without a worker."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from evosaga.sagas.registry import SagaRegistry
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """``engine``, ``reader`` and ``failed`` are there when a worker runs in this process."""
+    """``engine``, ``reader`` and ``failed`` are set when a worker runs in this process."""
 
     settings: Settings
     pool: Pool
@@ -32,14 +32,14 @@ class AppContext:
     engine: Engine | None = None
     reader: CommandConsumer | None = None
     failed: asyncio.Future[None] | None = None
-    """Fails when a part of the worker ends that never should."""
+    """Fails when a part of the worker ends unexpectedly."""
 
 
 def context_of(connection: HTTPConnection) -> AppContext:
-    """The parts behind the application that is being asked."""
+    """The parts of the connection's application."""
     parts: AppContext = connection.app.state.parts
     return parts
 
 
 Context = Annotated[AppContext, Depends(context_of)]
-"""For a route's signature: ``async def route(here: Here)``."""
+"""Route dependency: ``async def route(here: Context)``."""

@@ -1,4 +1,4 @@
-"""`/docs`: the OpenAPI document as a page that needs nothing from elsewhere, scripts included."""
+"""`/docs`: the OpenAPI document as an HTML page without scripts or external resources."""
 
 import json
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class _Route:
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The page, with the address in it at which it was asked for."""
+    """The page; its examples use the address of the request."""
     page = await document(request, DOCS)
     base = str(escape(str(request.base_url).rstrip("/"))).encode()
     policy = {"Content-Security-Policy": _POLICY}
@@ -72,7 +72,7 @@ async def docs(request: Request) -> Response:
 
 @router.get("/docs.css")
 async def style(request: Request) -> Response:
-    """Its looks."""
+    """Its style sheet."""
     return answer(request, await document(request, STYLE), "text/css")
 
 
@@ -83,7 +83,7 @@ async def openapi(request: Request) -> Response:
 
 
 def written(app: FastAPI, registry: SagaRegistry, redis_prefix: str) -> Written:
-    """All documents; slow."""
+    """Write all documents. Slow."""
     described = app.openapi()
     return {
         OPENAPI: _json(described),
@@ -166,7 +166,7 @@ def _answer(document: dict[str, Any], status: str, answer: dict[str, Any]) -> _A
 
 
 def _example(document: dict[str, Any], schema: dict[str, Any]) -> Any:
-    """What an answer of that schema may look like, from its examples and types."""
+    """An example answer for a schema, from its examples and types."""
     if "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     if "example" in schema:
@@ -190,7 +190,7 @@ def _example(document: dict[str, Any], schema: dict[str, Any]) -> Any:
 
 
 def _prose(text: str) -> Markup:
-    """Paragraphs, and `code` between backticks."""
+    """Paragraphs, with text between backticks as code."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         parts = paragraph.split("`")

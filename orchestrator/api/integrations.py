@@ -1,4 +1,4 @@
-"""Integrations over HTTP: the two endpoints of the original system, and what is there."""
+"""Integrations over HTTP: create and delete as in the original system, and reads."""
 
 import json
 from typing import Annotated, Any, Final
@@ -128,7 +128,7 @@ async def create(
 
 
 def _no_delete(existing: str | None) -> str | None:
-    """What has to be done where a delete can't be asked for."""
+    """What to do where a delete is not possible."""
     if existing is None:
         return "The organization's row names no instance: remove or disable that row by hand"
     why = unaddressable(existing)
@@ -136,9 +136,9 @@ def _no_delete(existing: str | None) -> str | None:
 
 
 async def _is_duplicate(here: AppContext, view: SagaView) -> bool:
-    """Whether there is an integration, or one is just being made: then a delete has to come first.
+    """Whether an integration exists or is being created, so that a delete has to come first.
 
-    While the one before is deleted, undone or parked it is another matter: then one has to wait.
+    If the earlier one is being deleted or undone or is parked, the caller has to wait instead.
     """
     if view.code != "in_progress" or view.existing_instance is None:
         return view.code == "integration_exists"
@@ -191,7 +191,7 @@ async def delete(
     try:
         parse_request(here.registry, command)
     except BadCommand as refusal:
-        await find(here, who, instance_name)  # which raises the 404 of what is not there
+        await find(here, who, instance_name)  # raises the 404 when it does not exist
         raise Problem(refusal.code, refusal.message) from None
     accepted = await submit(here, who, command)
     view = await settled(watch, here.pool, accepted, patience)
@@ -208,17 +208,17 @@ async def delete(
 
 
 def _its_saga(view: SagaView) -> dict[str, str]:
-    """Where to look, for bodies that are the original system's and have no place for it."""
+    """Headers that link to the saga: the original system's bodies have no field for it."""
     return {"Location": f"/sagas/{view.saga_id}"}
 
 
 async def _the_one_before(
     here: AppContext, watch: SagaWatcher, mine: SagaView, patience: float
 ) -> SagaView:
-    """The delete that was open when ours came, to wait for it. Else ours, which was refused.
+    """The delete that was open when this one was accepted, to wait for it; else this one, refused.
 
-    Most deletes wait in a queue of their own; this is for those that found it full, or parked.
-    The same look gives the same saga later, so that a repeated id gets the same answer.
+    Most deletes wait in a queue of their own; this is for those that found it full or parked. The
+    result is the same later, so a repeated id gets the same answer.
     """
     wanted = Filter(saga=mine.saga, instance_name=mine.instance_name)
     page, _ = await list_sagas(here.pool, wanted, limit=100)
@@ -262,7 +262,7 @@ async def listing(
 
 
 async def find(here: AppContext, who: Caller, instance_name: str) -> IntegrationView:
-    """The integration, if there is one that this caller may see. Raises the 404 of both cases."""
+    """The integration. Raises the 404 when it does not exist or the caller may not see it."""
     view = await find_integration(here.pool, instance_name)
     if view is None or not visible(who, view.organization_id):
         raise _unknown(instance_name)
@@ -274,7 +274,7 @@ def _unknown(instance_name: str) -> Problem:
 
 
 def _refusal(view: SagaView) -> Problem:
-    """A saga that was refused before anything was touched, and why."""
+    """The problem for a saga that was rejected before anything changed."""
     code = view.code if view.code in ("name_taken", "in_progress") else "refused"
     location = f"/sagas/{view.saga_id}"
     return Problem(
@@ -288,7 +288,7 @@ def _refusal(view: SagaView) -> Problem:
 
 
 async def _cached_qr(here: AppContext, instance_name: str) -> dict[str, Any] | None:
-    """The QR code in Redis, None when there is none or no Redis."""
+    """The QR code in Redis; None without one or without Redis."""
     try:
         raw = await here.redis.get(f"evosaga:qr:{instance_name}")
     except RedisError:

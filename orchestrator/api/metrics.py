@@ -1,6 +1,7 @@
-"""Prometheus metrics. Labels hold no id and no name of anybody: numbers, for those who run it.
+"""Prometheus metrics.
 
-A server's name is the operator's own word for it.
+Labels hold no ids and no names of people or organizations. Evolution servers are labelled with the
+name that the operator gave them.
 """
 
 import time
@@ -22,12 +23,12 @@ from evosaga.orchestrator.api.dependencies import AppContext
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FRESH: Final = 5.0
-"""Seconds that the counts of finished sagas, which take a scan, are good for."""
+"""Seconds for which the counts of finished sagas are cached, since they take a scan."""
 
 
 @dataclass(slots=True)
 class HttpMetrics:
-    """What this process has answered. ``route`` is a template, never an address."""
+    """Requests that this process has answered. ``route`` is the template, not the path."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     seconds: Histogram = field(init=False)
@@ -51,13 +52,13 @@ class HttpMetrics:
         )
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """One answer. A method can be any word, so only those that there are become labels."""
+        """Count one answer. A method may be any word, so only known methods become labels."""
         method = method if method in _METHODS else "other"
         self.seconds.labels(method, route, status).observe(seconds)
 
 
 async def exposition(parts: AppContext, http: HttpMetrics) -> bytes:
-    """Everything, as text. A server that is away is a metric too, never an error."""
+    """All metrics as text. A server that is down is a metric, not an error."""
     found = [*await _postgres(parts, http), *await _redis(parts), _breaker(parts), *_worker(parts)]
     registry = CollectorRegistry()
     registry.register(_Found(found))
@@ -65,7 +66,7 @@ async def exposition(parts: AppContext, http: HttpMetrics) -> bytes:
 
 
 class _Found:
-    """What was found out already, as a collector, which can't wait for anything."""
+    """A collector of values that were read before, since collectors cannot await."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
@@ -117,7 +118,7 @@ async def _redis(parts: AppContext) -> list[Metric]:
 
 
 def _breaker(parts: AppContext) -> Metric:
-    """How this process finds each Evolution server to be doing."""
+    """The circuit breaker's state for each Evolution server in this process."""
     said = "1 for the state of the circuit breaker to an Evolution server"
     family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["server", "state"])
     for name, server in parts.world.servers.items():

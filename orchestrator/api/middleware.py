@@ -1,6 +1,6 @@
-"""The door in front of every route: what is too large, too much or not ours to read stays outside.
+"""ASGI middleware: body limits, security headers, error mapping and rate limits.
 
-Plain ASGI, since it has to see the body while it comes in and every answer as it goes out.
+Plain ASGI, since it has to count the body as it comes in and change every answer that goes out.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from evosaga.orchestrator.engine.transient_errors import is_transient
 
 COMMAND_BYTES: Final = 64 * 1024
 AT_THE_DOOR: Final = ("forbidden_character", "body_timeout", "oversized", "unsupported_encoding")
-"""The codes of what any route may be answered with before it is asked."""
+"""The codes that any route may answer before the route itself runs."""
 _BODY_SECONDS: Final = 30.0
-"""A body that trickles longer than that is not waited for."""
+"""Seconds after which a body that is not complete is refused."""
 _CALLERS: Final = 10_000
 _MISTAKES: Final = 20
 _SLOWER: Final = 0.002
-"""Seconds that the answer to each further wrong key takes longer."""
+"""Seconds by which each further wrong key slows the answer."""
 _TOO_OFTEN: Final = "this key may ask {rate:g} times a second"
 _OURS: Final = ("orchestrator.", "sagas.", "events.", "migrations")
 _logger = structlog.get_logger("evosaga.api")
@@ -45,13 +45,13 @@ _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
     "Cache-Control": "no-store",
 }
-"""On every answer that does not say otherwise itself, as the pages do."""
+"""On every answer that does not set them itself, as the pages do."""
 
 
 class RateLimiter:
     """A token bucket for each name, in the memory of this process.
 
-    ``rate`` are those a second, ``burst`` those at once. Who is refused loses nothing by asking: an
+    ``rate`` is per second, ``burst`` is the most at once. Refused requests cost no token: an
     impatient caller gets as many as a patient one.
     """
 
@@ -62,7 +62,7 @@ class RateLimiter:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def spend(self, name: str) -> float:
-        """One of that name; how many are spent and not given back yet. Raises the 429."""
+        """Take one token; returns how many are spent and not yet refilled. Raises the 429."""
         now = time.monotonic()
         left, at = self._left.pop(name, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
@@ -77,25 +77,26 @@ class RateLimiter:
 
 
 class WrongKeys:
-    """Slows down who shows wrong keys: after some each answer takes longer, then it is 429.
+    """Slows down clients that send wrong keys: after some each answer takes longer, then it is 429.
 
-    A right key is never held up by somebody else's wrong ones. That none can be guessed is a
-    matter of its length (``keys.SHORTEST``); this keeps guessing slow, and from costing us.
+    Other clients' wrong keys never delay a right one. Keys are safe from guessing by their length
+    (``api_keys.SHORTEST``); this keeps guessing slow and cheap for the server.
     """
 
     def __init__(self) -> None:
         self._rates = RateLimiter(0.5, 200, "too many wrong keys came from this address")
 
     async def another(self, connection: HTTPConnection) -> None:
-        """One more from that address. Raises the 429."""
+        """Count one more from that address. Raises the 429."""
         spent = self._rates.spend(address_of(connection))
         await asyncio.sleep(max(0.0, spent - _MISTAKES) * _SLOWER)
 
 
 def address_of(connection: HTTPConnection) -> str:
-    """Who is on the other side; the whole network of an IPv6 one, since everybody has one.
+    """The client's address; for IPv6 its network, since each client has a whole one.
 
-    Behind a proxy it is what the proxy says, if uvicorn may believe it (FORWARDED_ALLOW_IPS).
+    Behind a proxy it is the address in the proxy's header, if FORWARDED_ALLOW_IPS lets uvicorn
+    trust it.
     """
     host = connection.client.host if connection.client else "unknown"
     with contextlib.suppress(ValueError):
@@ -106,7 +107,7 @@ def address_of(connection: HTTPConnection) -> str:
 
 
 class GuardMiddleware:
-    """Bodies within limits in, safe headers out, and no exception to the outside."""
+    """Limits bodies, adds security headers, and turns every exception into a problem."""
 
     def __init__(self, app: ASGIApp, draw: Draw) -> None:
         self._app = app
@@ -114,7 +115,7 @@ class GuardMiddleware:
 
     async def _tell(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         page = None
-        with contextlib.suppress(Exception):  # what broke just now may break its page as well
+        with contextlib.suppress(Exception):  # the cause of this error may break its page as well
             page = self._draw(Request(scope), problem)
         await (page or answer(problem))(scope, receive, send)
 
@@ -123,7 +124,7 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
             return
         method = scope["method"]
-        if method == "HEAD":  # what GET says, without the body (RFC 9110, 9.3.2)
+        if method == "HEAD":  # the same as GET, without the body (RFC 9110, 9.3.2)
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         correlation_id, began = str(uuid7()), time.monotonic()
         begun, status = False, 0
@@ -156,7 +157,7 @@ class GuardMiddleware:
                 where=where,
                 exc_info=scope["app"].state.parts.settings.log_level == "debug",
             )
-            if not begun:  # else the server sees half an answer, and breaks the connection
+            if not begun:  # else the server would see half an answer and break the connection
                 await self._tell(from_exception(error, correlation_id), scope, receive, told)
         finally:
             route = getattr(scope.get("route"), "path", "none")
@@ -165,7 +166,7 @@ class GuardMiddleware:
 
 
 class _HeadAnswered(Exception):
-    """A stream was asked for its head, which it has sent: its events are not waited for."""
+    """Ends a stream that was asked with HEAD, after its head has been sent."""
 
 
 def _without_body(send: Send) -> Send:
@@ -182,7 +183,7 @@ def _without_body(send: Send) -> Send:
 
 
 def _refuse(scope: Scope) -> None:
-    """What can be refused before anything of the body has come."""
+    """Raise what can be refused before the body has arrived."""
     headers = Headers(scope=scope)
     if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         raise Problem(
@@ -198,13 +199,13 @@ def _refuse(scope: Scope) -> None:
 
 
 def _limited(scope: Scope, receive: Receive) -> Receive:
-    """The body, counted while it comes in: what Content-Length says proves nothing."""
+    """The body, counted as it comes in: Content-Length proves nothing."""
     largest, read, complete = _largest(scope), 0, False
     deadline: float | None = None
 
     async def counted() -> Message:
         nonlocal read, complete, deadline
-        if complete:  # from here on it is only waited for the client to leave
+        if complete:  # after this, only the client's disconnect can come
             return await receive()
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
@@ -225,8 +226,8 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
 
 
 def _largest(scope: Scope) -> float:
-    """Webhooks have a limit of their own (``webhooks.bodies``): who delivers is looked at first,
-    and what is refused is told in the log.
+    """The limit of bodies. Webhooks have their own (``BodyReader``): the sender is authenticated
+    first, and refusals are logged.
     """
     return inf if scope["path"].startswith("/webhooks/") else COMMAND_BYTES
 
@@ -236,7 +237,7 @@ def _too_large(largest: float) -> Problem:
 
 
 def _place(error: Exception) -> str:
-    """The last place in our own code; the text of an exception may quote what it should not."""
+    """The last place in this project's code; an exception's text may quote secrets."""
     ours = [
         f"{frame.f_code.co_filename.rpartition('/')[2]}:{line} {frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(error.__traceback__)

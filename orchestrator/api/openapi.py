@@ -1,4 +1,4 @@
-"""Saying in the OpenAPI document what the framework can't see: errors, and bodies read by hand."""
+"""Helpers for the OpenAPI document: errors, and bodies that routes read themselves."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -39,7 +39,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 EVERYWHERE: Final = ("unauthorized", "rate_limited", "invalid_data", "internal", "unavailable")
-"""What every route may answer that asks for a key; ``invalid_data``: to an unknown parameter."""
+"""The codes of every route that needs a key; ``invalid_data`` is for an unknown parameter."""
 
 
 def json_body(
@@ -51,7 +51,7 @@ def json_body(
 
 
 def plain(schema: Any) -> Any:
-    """A schema with anchors as JavaScript has them, which is what JSON Schema speaks."""
+    """A schema with regular expressions in JavaScript's syntax, which JSON Schema requires."""
     if isinstance(schema, Mapping):
         return {
             key: value.replace(r"\A", "^").replace(r"\z", "$")

@@ -1,4 +1,4 @@
-"""For those who run it: is it alive, is it ready, how is it doing."""
+"""Routes for operators: liveness, readiness and metrics."""
 
 from dataclasses import asdict
 from typing import Any, Final
@@ -32,7 +32,7 @@ class Readiness(BaseModel):
 
 
 _OPEN: Final[dict[str, Any]] = {"openapi_extra": {"security": []}}
-"""A route that asks for no key."""
+"""A route that needs no key."""
 
 
 @router.head("/healthz", include_in_schema=False)

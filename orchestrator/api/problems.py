@@ -1,7 +1,7 @@
-"""Errors as RFC 9457 ``application/problem+json``: one shape for everything that goes wrong.
+"""Errors as RFC 9457 ``application/problem+json``, the one shape of every error.
 
-A 4xx says what the caller must change. A 5xx is our trouble and says no more than a correlation
-id; what it was is in the log under that id.
+A 4xx says what the caller must change. A 5xx gives only a correlation id; the cause is in the log
+under that id.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from evosaga.orchestrator.queries.sagas import BadCursor
 
 _logger = structlog.get_logger("evosaga.api")
 RETRY_AFTER: Final = 2
-"""Seconds after which it is worth trying again when a server behind us is away."""
+"""Seconds until a retry makes sense when Postgres, Redis or Evolution is down."""
 
 TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_json": (400, "The body is not JSON"),
@@ -74,7 +74,7 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
 
 
 class Problem(HTTPException):
-    """An answer that is an error. ``detail`` is a sentence for the caller that names the cure."""
+    """An answer that is an error. ``detail`` tells the caller what is wrong and the cure."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Problem(HTTPException):
 
 
 def answer(problem: Problem) -> Response:
-    """The problem as a response. The same problem gives the same bytes, whoever asks."""
+    """The problem as a response. The same problem always gives the same bytes."""
     status, title = TITLES[problem.code]
     body = {
         "type": f"/docs#{problem.code}",
@@ -105,13 +105,13 @@ def answer(problem: Problem) -> Response:
 
 
 def unavailable(what: str) -> Problem:
-    """A server behind us is away: nothing is wrong with the request."""
+    """The problem for a server that is down: the request itself is right."""
     detail = f"{what} can't be reached; the request can be repeated as it is"
     return Problem("unavailable", detail, headers={"Retry-After": str(RETRY_AFTER)})
 
 
 def from_exception(error: Exception, correlation_id: str) -> Problem:
-    """What to say about an exception that nobody expected."""
+    """The problem for an unexpected exception."""
     if isinstance(error, RedisError):
         return unavailable("Redis")
     if isinstance(error, (*TRANSIENT, LeaseLost)):
@@ -126,16 +126,16 @@ def from_exception(error: Exception, correlation_id: str) -> Problem:
 
 
 def refused(error: BadCommand) -> Problem:
-    """A command that can't be understood or may not be obeyed."""
+    """The problem for a command that is invalid or not allowed."""
     return Problem(error.code if error.code in TITLES else "refused", error.message)
 
 
 Draw = Callable[[Request, Problem], Response | None]
-"""How a problem looks at an address that answers people; None elsewhere."""
+"""Renders a problem as a page at addresses that serve pages; None elsewhere."""
 
 
 def install(app: FastAPI, draw: Draw) -> None:
-    """Give every expected error its problem; the unexpected ones are the door's."""
+    """Register handlers for expected errors; the middleware handles the unexpected ones."""
     for kind in (
         Problem,
         BadCommand,
@@ -169,7 +169,7 @@ def _problem(error: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """The fields that are wrong and why; never their values, which may be anything."""
+    """The fields that are wrong and why; never their values, which may be secret."""
     fields = [
         {
             "where": ".".join(str(part) for part in e["loc"]),
@@ -194,7 +194,7 @@ _OF_STATUS: Final = {
 
 
 def _http(error: HTTPException) -> Problem:
-    """What the framework itself refuses, such as a path or a method that is not there."""
+    """The problem for the framework's own errors, such as an unknown path or method."""
     code = _OF_STATUS.get(error.status_code, "internal")
     said = {
         404: "no route has this path; /docs lists them all",

@@ -42,9 +42,9 @@ async def qr(
         instance_name,
         number=number,
         again=again,
-        watching=True,  # so that a scan is seen at once, with webhooks or without
+        watching=True,  # so that a scan is noticed at once, with or without webhooks
     )
-    if found.state == "unavailable":  # the last code may be good for a while yet
+    if found.state == "unavailable":  # the last code may still be valid
         kept = await current_qr(here.pool, here.redis, None, None, instance_name)
         found = kept if kept.state == "qr" else found
     if found.state == "qr" and found.qr is not None:
@@ -60,4 +60,4 @@ _NO_QR: Final = {
     "not_yet": ("no_qr_code", 3),
     "unavailable": ("unavailable", 5),
 }
-"""The problem for a state without a code, and after how many seconds to ask again (0: don't)."""
+"""The problem for a state without a code, and the seconds until a retry (0: do not retry)."""

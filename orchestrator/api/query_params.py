@@ -1,4 +1,4 @@
-"""The parameters of an address: none that a route does not have, and times as people write them."""
+"""Query parameters: unknown ones are refused, and times are read in common forms."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -14,9 +14,9 @@ from evosaga.orchestrator.timeparse import moment
 
 
 def check_parameters(request: Request) -> None:
-    """Refuse what the route would not look at. Raises the 422.
+    """Refuse parameters that the route does not have. Raises the 422.
 
-    A filter with a slip of the pen in its name would narrow nothing, and nobody would notice.
+    A filter with a misspelt name would otherwise be ignored and narrow nothing.
     """
     given = Counter(name for name, _ in request.query_params.multi_items())
     route = request.scope.get("route")
@@ -34,7 +34,7 @@ def check_parameters(request: Request) -> None:
 
 
 def _parameters(route: APIRoute) -> list[str]:
-    """The parameters that the route has, those of its dependencies included."""
+    """The route's parameters, with those of its dependencies."""
     fields = get_flat_params(route.dependant)
     return [field.alias for field in fields if isinstance(field.field_info, params.Query)]
 

@@ -1,4 +1,4 @@
-"""Whether this process can do its work right now: one named check for each thing it needs."""
+"""Readiness: one named check for each thing that this process needs."""
 
 import asyncio
 import functools
@@ -30,8 +30,8 @@ class Check:
 
 
 async def checks(parts: AppContext) -> dict[str, Check]:
-    """Look at everything, at once; each look takes a few seconds at most."""
-    # First, since the watchdog mends it within a second and the other looks take their time.
+    """Run all checks at once; each takes a few seconds at most."""
+    # First, since the watchdog repairs it within a second and the other checks take longer.
     trouble = parts.reader.trouble if parts.reader is not None else None
     (postgres, schema, workers), redis, more = await asyncio.gather(
         _postgres(parts), _redis(parts), _wrong(parts)
@@ -47,12 +47,12 @@ async def checks(parts: AppContext) -> dict[str, Check]:
 
 
 def ready(found: dict[str, Check]) -> bool:
-    """Whether nothing that is needed is missing."""
+    """Whether every needed check passed."""
     return all(check.ok for check in found.values() if check.needed)
 
 
 async def _wrong(parts: AppContext) -> dict[str, Check]:
-    """What is wrong now as the first page says it, without its numbers: anybody may ask this."""
+    """The problems of the home page as checks, without numbers: this route needs no key."""
     try:
         async with asyncio.timeout(_PATIENCE):
             now, backlog = await asyncio.gather(
@@ -61,7 +61,7 @@ async def _wrong(parts: AppContext) -> dict[str, Check]:
     except TimeoutError:
         return {}
     if isinstance(now, BaseException):
-        return {}  # whether Postgres and the schema are well is a check of its own
+        return {}  # Postgres and the schema have checks of their own
     told = problems(now, None if isinstance(backlog, BaseException) else backlog)
     named = {one.code: one for one in told if one.code not in ("schema", "workers")}
     return {code: Check(False, one.kind, needed=False) for code, one in named.items()}
@@ -99,5 +99,5 @@ async def _redis(parts: AppContext) -> Check:
 
 @functools.cache
 def _needed_revision() -> str:
-    """Read from files, which stay as they are while this runs."""
+    """Cached, since it is read from files that do not change while the process runs."""
     return migrations.head()

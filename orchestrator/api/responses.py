@@ -1,4 +1,4 @@
-"""How a saga ended, as an answer: what its history really says, and nothing it does not."""
+"""A finished saga as an HTTP answer, made from its recorded history alone."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,12 +17,12 @@ from evosaga.orchestrator.queries.sagas import SagaView
 
 
 def results(history: Iterable[Recorded]) -> dict[str, dict[str, Any]]:
-    """What every step that succeeded said about it."""
+    """The result of every step that succeeded."""
     return {r.event.step: r.event.result for r in history if isinstance(r.event, StepSucceeded)}
 
 
 def deleted(history: Iterable[Recorded]) -> Deleted:
-    """What is gone, and seen to be gone. An instance that was not ours was left where it is."""
+    """What was verified as deleted. An instance of another owner was left in place."""
     done = results(history)
     foreign = done.get("evolution", {}).get("note") == "not_ours"
     return Deleted(
@@ -38,7 +38,7 @@ def deleted(history: Iterable[Recorded]) -> Deleted:
 
 
 def failure(view: SagaView, history: Iterable[Recorded]) -> Problem:
-    """The 502 of a saga that was rolled back, or that is parked: what failed, what was undone."""
+    """The 502 of a saga that was rolled back or is parked: what failed, what was undone."""
     told = [recorded.event for recorded in history]
     undone = [event.step for event in told if isinstance(event, CompensationSucceeded)]
     step = next(

@@ -1,6 +1,6 @@
-"""Waiting for sagas to move: one query a tick for everybody who waits, and none for nobody.
+"""Waiting for changes of sagas: one query a tick for all waiters, and none without waiters.
 
-Whoever waits holds no connection of the pool, so a thousand open streams cost as much as one.
+A waiter holds no connection of the pool, so a thousand open streams cost as much as one.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from evosaga.events.database import TRANSIENT, Pool
 
 _QUICK, _SLOW, _OUTAGE = 0.02, 0.25, 1.0
 _YOUNG: Final = 3.0
-"""Seconds after which nobody counts on a saga to end in the next moment."""
+"""Seconds during which a new saga is likely to end soon, and is polled more often."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,7 +30,7 @@ class _Waiting:
 
 
 class SagaWatcher:
-    """The eyes of one process on its sagas in Postgres."""
+    """Polls the sagas in Postgres for all waiters of one process."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -38,18 +38,18 @@ class SagaWatcher:
         self._task: asyncio.Task[None] | None = None
         self.stopping = False
         self.held: Counter[Any] = Counter()
-        """How many streams and waits each caller has open (``places``)."""
+        """How many streams and waits each caller has open (``concurrency``)."""
 
     async def moved(self, saga_id: UUID, beyond: int, within: float) -> bool:
-        """Wait until the saga has an event at or above sequence ``beyond``; False: not in time."""
+        """Wait until the saga has an event at or above sequence ``beyond``; False: timed out."""
         return await self._wait(saga_id, beyond, within)
 
     async def over(self, saga_id: UUID, within: float) -> bool:
-        """Wait until nothing more happens by itself; False: not within so many seconds."""
+        """Wait until nothing more happens by itself; False: timed out after ``within`` seconds."""
         return await self._wait(saga_id, None, within)
 
     def stop(self) -> None:
-        """The process ends: whoever waits is told so at once, as if the time were up."""
+        """The process ends: release all waiters at once, as if their time were up."""
         self.stopping = True
         for waiting in self._waiting:
             waiting.moved.cancel()
@@ -91,13 +91,13 @@ class SagaWatcher:
 
 
 def watcher_of(connection: HTTPConnection) -> SagaWatcher:
-    """The watch of the application that is being asked."""
+    """The watcher of the connection's application."""
     watch: SagaWatcher = connection.app.state.watch
     return watch
 
 
 Watching = Annotated[SagaWatcher, Depends(watcher_of)]
-"""For a route's signature: ``async def route(watch: Watching)``."""
+"""Route dependency: ``async def route(watch: Watching)``."""
 
 _LOOK: Final = """
 SELECT saga_id, next_sequence AS next, status NOT IN ('running', 'compensating') AS over

@@ -1,4 +1,4 @@
-"""Sagas over HTTP: what happened, what happens, what a replay would do; and to steer them."""
+"""Sagas over HTTP: status, history, reason, replay plan, replay and cancel."""
 
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -35,7 +35,7 @@ _STEERING: Final = (
     *("unknown_saga", "conflicting_duplicate", "invalid_data", "oversized", "malformed_json"),
     *EVERYWHERE,
 )
-"""What can be wrong with any wish about a saga."""
+"""The problems of every route about one saga."""
 _MESSAGE: Final = {
     "type": "object",
     "required": ["data"],
@@ -138,7 +138,7 @@ async def stream(
     view = await find(here, who, saga_id)
     seen = last_seen(request.headers.get("last-event-id"))
     if view.over and seen >= view.sequence - 1:
-        return Response(status_code=204)  # which tells a browser not to come back
+        return Response(status_code=204)  # tells a browser not to reconnect
     return StreamingResponse(
         tell(here.pool, watch, view, seen),
         media_type="text/event-stream",
@@ -213,7 +213,7 @@ async def cancel(
 
 
 async def find(here: AppContext, who: Caller, reference: str) -> SagaView:
-    """The saga, if there is one that this caller may see. Raises the 404 of both cases."""
+    """The saga. Raises the 404 when it does not exist or the caller may not see it."""
     view = await find_saga(here.pool, reference, who.organization_id)
     if view is None or not visible(who, view.organization_id):
         said = f"no saga, command or instance is called {reference[:80]!r}"
@@ -229,7 +229,7 @@ async def _steer(
     data: dict[str, Any] = {"saga_id": str(view.saga_id)} | body
     if data["saga_id"] != str(view.saga_id):
         raise BadCommand("invalid_data", "saga_id: the address names another saga than the body")
-    # Without a key the id tells who it was, since the saga's history keeps it.
+    # Without a key the id names the caller, since the saga's history keeps the id.
     id_ = command_id(key) if key else f"{who.name}/{uuid7()}"
     command = Command(id_, type_, data, organization_id=who.organization_id if key else None)
     accepted = await submit(here, who, command)

@@ -1,4 +1,4 @@
-"""What goes in and out, for the routes and for their documentation."""
+"""Request and response models of the routes."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -228,12 +228,12 @@ class Reason(BaseModel):
 
 
 def saga_shape(view: SagaView) -> SagaShape:
-    """A saga for the outside."""
+    """A saga as the API shows it."""
     return SagaShape.model_validate(asdict(view) | {"over": view.over})
 
 
 def integration_shape(view: IntegrationView) -> IntegrationShape:
-    """An integration for the outside."""
+    """An integration as the API shows it."""
     facts = asdict(view)
     last = {name: facts.pop(f"last_{column}") for name, column in _LAST.items()}
     facts["integration_id"] = facts.pop("id")
@@ -244,7 +244,7 @@ _LAST: Final = {"saga_id": "saga_id", "saga": "saga", "status": "status"}
 
 
 def cloud_event(view: SagaView, recorded: Recorded) -> bytes:
-    """An event as the stream has it."""
+    """An event as on the stream ``evosaga:events``."""
     row: Any = {
         "saga": view.saga,
         "version": view.version,

@@ -1,4 +1,4 @@
-"""The HTTP server inside our own loop: beside a worker (`serve`, `dev`) or alone (`api`)."""
+"""The HTTP server in the process's event loop: with a worker (`serve`, `dev`) or alone (`api`)."""
 
 import asyncio
 import contextlib
@@ -21,13 +21,13 @@ from evosaga.sagas import registry
 
 _logger = structlog.get_logger("evosaga.api")
 _GRACE: Final = 10
-"""Seconds that a stopping server gives the answers that are out."""
+"""Seconds that a stopping server waits for answers under way."""
 _BACKLOG: Final = 512
-"""Connections that the kernel keeps for us until we take them."""
+"""Connections that the kernel queues before they are accepted."""
 
 
 class _Server(uvicorn.Server):
-    """One that leaves signals to us."""
+    """uvicorn without its signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -35,12 +35,12 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the address, before anything is started. Raises ``OSError`` when that can't be."""
+    """Bind the address before anything else starts. Raises ``OSError`` when it cannot be bound."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     # The protocol must be named: asyncio sets TCP_NODELAY only where it reads IPPROTO_TCP. Without
-    # that a body waits behind its head for the client's delayed acknowledgement, some 40 ms.
+    # it a body waits behind its head for the client's delayed acknowledgement, some 40 ms.
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -53,7 +53,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Where a browser on this machine finds it."""
+    """The URL for a browser on this machine."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104  # what was asked for
         host = "127.0.0.1"
@@ -64,10 +64,10 @@ def address(listener: socket.socket) -> str:
 async def listening(
     parts: AppContext, listener: socket.socket
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Answer requests while inside; the server's task, which ends by itself only when it broke.
+    """Answer requests while inside; gives the server's task, which ends by itself only on failure.
 
-    On leaving, answers that are out are finished, streams end, and whoever waits for a saga is
-    told where to look.
+    On leaving, answers under way are finished, streams end, and requests that wait for a saga are
+    answered with its address.
     """
     application = create_app(parts)
     config = uvicorn.Config(
@@ -100,7 +100,7 @@ async def listening(
 
 @contextlib.asynccontextmanager
 async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
-    """Everything but a worker: what is accepted here is carried out by any worker elsewhere."""
+    """All parts except a worker: commands accepted here are carried out by workers elsewhere."""
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(app.stores(settings))
         outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
@@ -122,7 +122,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
 async def parts_with_worker(
     settings: Settings, sagas: registry.SagaRegistry | None = None
 ) -> AsyncIterator[AppContext]:
-    """Everything, a worker included."""
+    """All parts, with a worker."""
     async with app.running_worker(settings, sagas) as worker:
         yield AppContext(
             settings,
@@ -143,7 +143,7 @@ async def parts_with_worker(
 async def serve_until(
     stop: asyncio.Event, settings: Settings, listener: socket.socket, *, worker: bool = True
 ) -> None:
-    """Serve until ``stop`` is set. Raises ``app.Broken`` when a part dies that never should."""
+    """Serve until ``stop`` is set. Raises ``app.Broken`` when a part ends unexpectedly."""
     running = parts_with_worker if worker else parts_alone
     async with running(settings) as parts, listening(parts, listener) as serving:
         assert parts.failed is not None

@@ -1,4 +1,4 @@
-"""Sessions that were signed out: a copy of the cookie must not open what its owner has closed."""
+"""Sessions that were signed out: a copied cookie must not work after its owner signed out."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -10,24 +10,24 @@ from evosaga.events.database import Pool
 
 
 class EndedSessions:
-    """Kept in Postgres, for all processes, until they would have ended by themselves."""
+    """Kept in Postgres, for all processes, until the sessions would have expired."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._here: dict[bytes, datetime] = {}
 
     def knows(self, session: str) -> bool:
-        """Whether it was signed out as far as this process has seen."""
+        """Whether this process knows that it was signed out."""
         return _digest(session) in self._here
 
     async def has(self, session: str) -> bool:
-        """Whether it was signed out, anywhere. Raises what Postgres raises."""
+        """Whether it was signed out in any process. Raises what Postgres raises."""
         if self.knows(session):
             return True
         return bool(await self._pool.fetchval(_ENDED, _digest(session)))
 
     async def add(self, session: str, until: datetime) -> None:
-        """Sign it out. Raises what Postgres raises; this process knows it all the same."""
+        """Sign it out. Raises what Postgres raises; this process remembers it even then."""
         now = datetime.now(UTC)
         kept = {one: end for one, end in self._here.items() if end > now}
         self._here = kept | {_digest(session): until}
@@ -35,7 +35,7 @@ class EndedSessions:
 
 
 def ended_of(connection: HTTPConnection) -> EndedSessions:
-    """Those of the application that is being asked."""
+    """The ended sessions of the connection's application."""
     ended: EndedSessions = connection.app.state.ended
     return ended
 

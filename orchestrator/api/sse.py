@@ -1,4 +1,4 @@
-"""A saga's events as server-sent events, from Postgres, without holding a connection to it."""
+"""A saga's events as server-sent events, read from Postgres without holding a connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ from evosaga.orchestrator.api.schemas import cloud_event
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 
 KEEP_ALIVE: Final = 15.0
-"""Seconds of silence after which a comment is sent: proxies cut what says nothing."""
+"""Seconds of silence after which a comment is sent: proxies close silent connections."""
 
 
 def last_seen(header: str | None) -> int:
-    """The sequence in ``Last-Event-ID``; -1, the beginning, when there is none of ours in it."""
+    """The sequence in ``Last-Event-ID``; -1, the beginning, when it is absent or invalid."""
     _, _, tail = (header or "").rpartition(":")
     return int(tail) if tail.isascii() and tail.isdigit() and len(tail) < 10 else -1
 

@@ -1,4 +1,4 @@
-"""What receiving webhooks takes, made once for an application; and what is told of refused ones."""
+"""The parts that receive webhooks, made once for an application, and the log of refusals."""
 
 from collections import OrderedDict
 from typing import Final
@@ -18,7 +18,7 @@ _KEPT: Final = 1000
 
 
 class Receiver:
-    """The halves of receiving, made once for an application."""
+    """Reader, credentials and inbox, made once for an application."""
 
     def __init__(self, parts: AppContext) -> None:
         secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
@@ -29,8 +29,8 @@ class Receiver:
         self._lately: OrderedDict[tuple[str, str], RateLimitedLog] = OrderedDict()
 
     def tell(self, instance: str, code: str, size: int | None, event: str | None) -> None:
-        """Something was refused, so a message may be lost: a line, at most one a minute for each
-        instance and reason, since Evolution can deliver hundreds a second.
+        """Log a refusal, since a message may be lost: at most one line a minute for each instance
+        and reason, because Evolution can deliver hundreds a second.
         """
         lately = self._lately.setdefault((instance, code), RateLimitedLog())
         while len(self._lately) > _KEPT:
@@ -41,7 +41,7 @@ class Receiver:
 
 
 def receiver_of(connection: HTTPConnection) -> Receiver:
-    """That of the application that is being asked."""
+    """The receiver of the connection's application."""
     state = connection.app.state
     if not hasattr(state, "receiver"):
         state.receiver = Receiver(state.parts)

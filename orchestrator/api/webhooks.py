@@ -1,8 +1,8 @@
-"""Where Evolution delivers its webhooks: recognised, stored, answered; all in a few milliseconds.
+"""The webhook routes for Evolution: authenticate, store, answer, within milliseconds.
 
-Evolution gives up for good at 400, 401, 403, 404 and 422, and comes again, for twenty minutes,
-after anything else. So what can't be taken *now* is answered with 503, what is too large with 413
-(the operator may allow more meanwhile), and whatever is refused is told in the log.
+Evolution gives up for good at 400, 401, 403, 404 and 422, and retries for twenty minutes after
+anything else. So what cannot be stored *now* is answered with 503, what is too large with 413 (the
+operator may raise the limit meanwhile), and every refusal is logged.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ async def instance_webhook(
     """
     receiver = receiver_of(request)
     if receiver.credentials.is_global(request.query_params.get("token", "")):
-        return await _global(receiver, request)  # with byEvents, where the token stands in front
+        return await _global(receiver, request)  # with byEvents the path begins with the token
     name = _name_in(request)
     scheme, _, bearer = (authorization or "").partition(" ")
     shown = Presented(x_webhook_token, bearer.strip() if scheme.lower() == "bearer" else None)
@@ -118,12 +118,12 @@ async def _global(receiver: Receiver, request: Request) -> Receipt:
     except TRANSIENT:
         raise unavailable("Postgres") from None
     if known.current is None or (isinstance(told, Message) and known.elsewhere):
-        return _receipt(request, Taken.IGNORED)  # other people's instances are none of ours
+        return _receipt(request, Taken.IGNORED)  # instances of other owners are ignored
     return await _take(receiver, request, told, None, known.current)
 
 
 async def _stranger(receiver: Receiver, request: Request, name: str | None) -> None:
-    """Somebody without the token. Where the name is one of ours messages may be lost by it."""
+    """Refuse a delivery without a valid token; logged when it names a known instance."""
     _count(request, "unauthorized")
     try:
         ours = name and (await receiver.credentials.known(name)).current
@@ -168,8 +168,8 @@ async def _take(
 
 
 def _name_in(request: Request) -> str:
-    """The instance's name, as the address has it; percent-encoded it may hold anything, and older
-    ones do. Raises the 401 of a stranger for what can be no name.
+    """The instance's name in the path, percent-decoded; older names may hold any character. Raises
+    the 401 of an unknown sender for an impossible name.
     """
     raw = bytes(request.scope["raw_path"]).partition(_PATH)[2].partition(b"/")[0]
     name = unquote_to_bytes(raw).decode(errors="replace")
@@ -179,7 +179,7 @@ def _name_in(request: Request) -> str:
 
 
 async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Parsed, set[str]]:
-    """What the body says, and the other instances it names. Raises the problem with it."""
+    """The parsed body, and the other instances that it names. Raises the problem with it."""
     announced = _announced(request)
     try:
         body = await receiver.bodies.read(request.stream(), announced)
@@ -209,7 +209,7 @@ async def _told(receiver: Receiver, request: Request, name: str) -> tuple[Parsed
 
 
 def _announced(request: Request) -> int | None:
-    """The size of the body, as its sender tells it."""
+    """The size of the body according to its Content-Length."""
     length = request.headers.get("content-length", "")
     return int(length[:20]) if length.isdecimal() else None
 
