@@ -1,7 +1,7 @@
-"""How events read on the stream ``evosaga:events``: CloudEvents 1.0, without private fields.
+"""Events as on the stream ``evosaga:events``: CloudEvents 1.0, without private fields.
 
-Postgres takes the private fields off and writes the rest as JSON, so that a stretch of the log
-goes from the one server to the other without being understood in between.
+Postgres removes the private fields and writes the rest as JSON, so events are copied as JSON text,
+without parsing them.
 """
 
 import functools
@@ -19,21 +19,21 @@ from evosaga.events.model import KINDS, Recorded, public_data
 
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _word: Final = functools.lru_cache(maxsize=256)(_json)
-"""The same for what is said again and again: types and names of sagas."""
+"""The same, cached, for strings that repeat: types and names of sagas."""
 
-# While releases are mixed: what may leave the house of an event that only a newer one knows is
-# unknown, so of such an event the envelope alone is told.
+# While releases are mixed: the private fields of an event that only a newer release knows are
+# unknown, so such an event is published without its data.
 _KNOWN: Final = [kind.model_fields["type"].default for kind in KINDS]
 _PRIVATE: Final = sorted(frozenset[str]().union(*(kind.PRIVATE for kind in KINDS)))
 _NAMING: Final = frozenset(
     kind.model_fields["type"].default for kind in KINDS if "saga" in kind.model_fields
 )
-"""Kinds that name their saga themselves; the others are told with its name in front."""
+"""Kinds whose data names the saga; for the others the name is added in front."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A stretch of the log as it goes on the streams; ``last`` is the position it ends at."""
+    """Events as published; ``last`` is the position of the last one."""
 
     events: Sequence[bytes]
     commands: Sequence[bytes]
@@ -41,7 +41,7 @@ class Batch:
 
 
 async def read_batch(pool: Pool, after: int, limit: int) -> Batch | None:
-    """What is above a position, at most ``limit`` events; None when nothing is."""
+    """At most ``limit`` events above a position; None when there are none."""
     rows = await pool.fetch(_READ, after, limit, _KNOWN, _PRIVATE)
     if not rows:
         return None
@@ -53,7 +53,7 @@ async def read_batch(pool: Pool, after: int, limit: int) -> Batch | None:
 
 
 def cloud_event(saga: Mapping[str, Any], recorded: Recorded) -> bytes:
-    """One event, exactly as the stream has it but for the order of keys.
+    """One event as on the stream, except for the order of keys.
 
     ``saga`` holds the saga's ``saga`` (its name), ``version`` and ``organization_id``.
     """
@@ -67,12 +67,12 @@ _Columns = Mapping[str, Any] | asyncpg.Record
 
 
 def _told(place: _Columns, saga: _Columns, type_: str, public: str) -> bytes:
-    """The envelope, around data that is JSON already."""
+    """The CloudEvents envelope around data that is JSON text."""
     subject = str(place["saga_id"])
     correlation, causation = place["correlation_id"], place["causation_id"]
     if type_ not in _NAMING:
         public = _named(saga["saga"], saga["version"], saga["organization_id"], public)
-    # Most stories have one saga, and its id is that of the command.
+    # Usually the correlation id is the saga's id.
     story = f'"{subject}"' if correlation == subject else _json(correlation)
     caused = ""
     if causation is not None:
@@ -93,7 +93,7 @@ def _named(saga: str, version: int, organization_id: UUID | None, public: str) -
 
 
 def _follow_up(row: asyncpg.Record) -> bytes:
-    """The command that an event brings with it. Its id is the event's, so it starts one saga."""
+    """The follow-up command of an event. Its id is the event's, so it starts one saga only."""
     told = f"{row['saga_id']}:{row['sequence']}"
     command = {"id": told, **json.loads(row["follow_up"])}
     command |= {"correlationid": row["correlation_id"], "causationid": told}

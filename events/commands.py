@@ -1,8 +1,8 @@
-"""Command messages as they come in: untrusted bytes until ``read_command`` has seen them.
+"""Parsing of command messages: untrusted bytes until ``read_command`` has checked them.
 
-Everything that could make Postgres, Python or a later reader stumble is refused here, before any
-transaction: JSON that Python takes but ``jsonb`` does not (NUL, lone surrogates, NaN), keys given
-twice, numbers beyond 64 bits, bodies too large or too deep.
+Everything that Postgres, Python or a later reader could not process is refused here, before any
+transaction: JSON that Python takes but ``jsonb`` does not (NUL, lone surrogates, NaN), duplicate
+keys, numbers beyond 64 bits, bodies too large or too deep.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from typing import Any, Final, NoReturn
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 STEERING: Final = frozenset({"saga.replay", "saga.cancel"})
-"""The commands that are about a saga which is there already."""
+"""The commands about an existing saga."""
 LARGEST: Final = 64 * 1024
-"""Bytes a command may have."""
+"""The most bytes of a command."""
 DEEPEST: Final = 32
-"""Levels of arrays and objects a command may have."""
+"""The most levels of arrays and objects in a command."""
 
 _ORGANIZATIONS: Final = UUID("0b9c1f5e-6d0a-4c57-9e4b-7a51f3f0c2d8")
 _RESERVED: Final = bytes.fromhex("e705a6a0f011")
@@ -29,13 +29,13 @@ _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _FORBIDDEN: Final = re.compile("[\0\ud800-\udfff]")
-# What names a command is shown in terminals and log lines, and typed again to find its saga.
+# Ids are shown in terminals and log lines, and typed again to find the saga.
 _CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _INT64: Final = 2**63
 
 
 class BadCommand(Exception):
-    """The message can't be understood or may not be obeyed; the sender must mend it.
+    """The message is invalid or not allowed; the sender must correct it.
 
     ``code`` is for programs, the text for people. The message ends in the dead-letter stream.
     """
@@ -48,7 +48,7 @@ class BadCommand(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A well-formed command. ``data`` is not yet checked against what its type wants."""
+    """A well-formed command. ``data`` is not yet validated against the command's type."""
 
     id: str
     type: str
@@ -56,11 +56,11 @@ class Command:
     correlation_id: str | None = None
     causation_id: str | None = None
     expires_at: datetime | None = None
-    """When nobody wants it obeyed any more; has a time zone."""
+    """The command is refused after this time; has a time zone."""
     organization_id: UUID | None = None
-    """The organization whose key gave the id: then it counts among that organization's alone."""
+    """The organization whose key gave the id: the id is unique within that organization only."""
     follow_up: bool = False
-    """Whether an event of the log has brought it: such ids count among themselves."""
+    """Whether an event of the log caused it: such ids have a namespace of their own."""
 
     @property
     def saga_id(self) -> UUID:
@@ -71,7 +71,7 @@ class Command:
 
     @property
     def hash(self) -> str:
-        """What tells a repeated command from another one under the same id: type and data."""
+        """Digest of type and data: detects another command under the same id."""
         body = json.dumps(
             [self.type, self.data], sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
@@ -81,8 +81,8 @@ class Command:
 def saga_id_of(command_id: str, organization_id: UUID | None = None) -> UUID:
     """The saga id that belongs to a command id.
 
-    Among everybody's ids it is the id itself when that is a UUID, else the UUIDv5 of it in the URL
-    namespace. Among an ``organization_id``'s it is the UUIDv5 in a namespace of its own.
+    Without an ``organization_id`` it is the command id itself when that is a UUID, else its UUIDv5
+    in the URL namespace. With one it is the UUIDv5 in that organization's namespace.
     """
     literal = literal_id(command_id)
     if organization_id is not None:
@@ -94,12 +94,12 @@ def saga_id_of(command_id: str, organization_id: UUID | None = None) -> UUID:
 
 
 def literal_id(text: str) -> UUID | None:
-    """The UUID that a text is, if it is one."""
+    """The text as a UUID, if it is one."""
     return UUID(text) if _UUID.fullmatch(text) else None
 
 
 def _reserved_for(command_id: str) -> UUID:
-    """A UUIDv8 in a range that no command from outside can name: there it is a text like others."""
+    """A UUIDv8 in a reserved range: from outside, an id in it is hashed like any other text."""
     digest = _RESERVED + hashlib.sha256(command_id.encode()).digest()[: 16 - len(_RESERVED)]
     bits = int.from_bytes(digest, "big")
     bits = bits & ~(0xF << 76) | 8 << 76  # the version
@@ -107,7 +107,7 @@ def _reserved_for(command_id: str) -> UUID:
 
 
 def read_command(raw: bytes) -> Command:
-    """Understand a command message. Raises ``BadCommand``."""
+    """Parse a command message. Raises ``BadCommand``."""
     body = read_json(raw)
     if not isinstance(body, dict):
         raise BadCommand("wrong_shape", "a command is a JSON object with id, type and data")
@@ -132,7 +132,7 @@ def _text(body: Mapping[str, Any], key: str) -> str:
 
 
 def checked_text(key: str, value: Any) -> str:
-    """What names a command, or those it belongs to. Raises ``BadCommand``."""
+    """A checked id of a command or its correlation. Raises ``BadCommand``."""
     if not isinstance(value, str) or not 1 <= len(value) <= 200:
         raise BadCommand("wrong_shape", f"{key} must be a string of 1 to 200 characters")
     if found := _CONTROL.search(value):
@@ -153,7 +153,7 @@ def _moment(body: Mapping[str, Any], key: str) -> datetime:
 
 
 def read_json(raw: bytes) -> Any:
-    """JSON that Postgres, Python and all other readers take for the same. Raises ``BadCommand``."""
+    """JSON that Postgres, Python and all other readers read alike. Raises ``BadCommand``."""
     if len(raw) > LARGEST:
         raise BadCommand("oversized", f"{len(raw)} bytes; a command may have {LARGEST}")
     try:
@@ -172,8 +172,8 @@ def read_json(raw: bytes) -> Any:
         raise BadCommand("too_deep", f"nested more than {DEEPEST} levels") from None
     except json.JSONDecodeError as error:
         raise BadCommand("malformed_json", f"{error.msg} at character {error.pos}") from None
-    # What has no escapes and few brackets can be neither too deep nor hold what is forbidden: in
-    # a string JSON allows no bare NUL, and UTF-8 no surrogate.
+    # Text without escapes and with few brackets can be neither too deep nor hold what is forbidden:
+    # JSON strings allow no bare NUL, and UTF-8 no surrogate.
     if "\\" in text or text.count("{") + text.count("[") > DEEPEST:
         _check_depth_and_text(value)
     return value

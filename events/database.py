@@ -12,15 +12,15 @@ Queryable: TypeAlias = (
     "asyncpg.Pool[asyncpg.Record] | asyncpg.Connection[asyncpg.Record] "
     "| PoolConnectionProxy[asyncpg.Record]"
 )
-"""Whatever a read can be sent to."""
+"""Anything with asyncpg's query methods."""
 
 _CONNECT_TIMEOUT: Final = 10.0
 _COMMAND_TIMEOUT: Final = 20.0
-"""asyncpg has no deadline of its own, so a half-open socket would hang for ever. Seconds."""
+"""Seconds. asyncpg has no deadline of its own, so a half-open socket would hang for ever."""
 
 _SERVER_SETTINGS: Final = {
     "application_name": "evosaga",
-    # A worker that is stopped in the middle of a transaction must not block the others for long.
+    # A worker that is suspended inside a transaction must not block the others for long.
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "10000",
 }
@@ -39,20 +39,20 @@ TRANSIENT: Final = (
     OSError,
     TimeoutError,
 )
-"""What passes when Postgres is well again: restarts, failovers, full disks, deadlocks, cuts."""
+"""Transient errors: restarts, failovers, full disks, deadlocks, lost connections."""
 
 
 class StatementMode(Exception):
-    """The pooler in front of Postgres gives each statement away alone: the operator must change it.
+    """The pooler in front of Postgres runs in statement mode; the operator must change it.
 
-    Nothing that has to happen together can be done there.
+    Transactions are impossible there.
     """
 
 
 async def behind_pooler(url: str) -> bool:
-    """Whether something like PgBouncer stands in front of Postgres. Raises ``StatementMode``.
+    """Whether a pooler such as PgBouncer is in front of Postgres. Raises ``StatementMode``.
 
-    A pooler hands out a process id of its own, which differs from that of the backend.
+    A pooler reports a process id of its own, which differs from that of the backend.
     """
     connection = await asyncpg.connect(url, statement_cache_size=0, timeout=_CONNECT_TIMEOUT)
     try:
@@ -66,7 +66,7 @@ async def behind_pooler(url: str) -> bool:
 
 
 async def _require_transactions(connection: Connection) -> None:
-    """Begin one, which PgBouncer in statement mode answers by closing the door."""
+    """Begin a transaction; PgBouncer in statement mode closes the connection at that."""
     try:
         await connection.execute("BEGIN", timeout=_COMMAND_TIMEOUT)
         await connection.execute("ROLLBACK", timeout=_COMMAND_TIMEOUT)
@@ -83,8 +83,8 @@ async def _require_transactions(connection: Connection) -> None:
 async def open_pool(url: str, *, size: int = 8) -> Pool:
     """A pool of at most ``size`` connections.
 
-    In transaction mode prepared statements and session settings would end up in somebody
-    else's session, so behind a pooler both are left out.
+    In transaction mode prepared statements and session settings would end up in another client's
+    session, so behind a pooler neither is used.
     """
     pooled = await behind_pooler(url)
     pool: Pool = await asyncpg.create_pool(
@@ -101,13 +101,13 @@ async def open_pool(url: str, *, size: int = 8) -> Pool:
 
 
 def _settings(url: str) -> dict[str, str]:
-    """What a session is given; what the URL says of it goes before."""
+    """The session settings; those in the URL take precedence."""
     said = dict(parse_qsl(urlsplit(url).query))
     return {name: value for name, value in _SERVER_SETTINGS.items() if name not in said}
 
 
 async def _reset(connection: Connection) -> None:
-    """What a connection needs before the next user: nothing, since nobody sets session state.
+    """Reset before the next user: nothing to do, since no code sets session state.
 
     asyncpg would send a RESET ALL and more at each release, a round trip for every commit.
     """

@@ -1,4 +1,4 @@
-"""Dead letters: commands that could not be obeyed, kept with the reason in their own stream."""
+"""Dead letters: commands that could not be processed, with the reason, in their own stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _OURS: Final = frozenset({FIELD, b"code", b"message", b"deliveries", b"message_i
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message nobody could obey: the original bytes and why."""
+    """A message that could not be processed: the original bytes and the reason."""
 
     message_id: str
     data: bytes
@@ -44,9 +44,9 @@ async def publish(redis: Redis, dead: Sequence[DeadLetter]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """A dead letter as it lies there: why, and what was sent, in ``data`` and ``others``.
+    """A dead letter as stored: the reason, and the message in ``data`` and ``others``.
 
-    Anybody may write to the stream, so what is no letter of ours is one without a reason.
+    Any client may write to the stream; an entry without a reason is not a dead letter of ours.
     """
 
     id: str
@@ -59,7 +59,7 @@ class StoredDeadLetter:
 
 
 async def since(redis: Redis, after: str) -> tuple[list[StoredDeadLetter], str]:
-    """The dead letters above a stream id, and the id to go on from."""
+    """The dead letters above a stream id, and the id to continue from."""
     found: Any = await redis.xrange(DEAD_COMMANDS, min=f"({after}", count=1000)
     told = [_letter(*entry) for entry in found]
     return told, told[-1].id if told else after
@@ -93,8 +93,5 @@ def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> StoredDeadLetter
 
 
 async def delete(redis: Redis, letter_ids: Sequence[str]) -> int:
-    """Take dead letters away: whoever asked has read why, so nobody else need look at them.
-
-    How many of them were there.
-    """
+    """Delete dead letters by id; returns how many existed."""
     return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0

@@ -1,7 +1,7 @@
-"""A prefix before every name in Redis, for those who put two databases on one.
+"""A prefix before every name in Redis, so that several databases can share one server.
 
-It is added where commands leave the client, so no other part knows of it. A command that is not
-known here is refused rather than sent with a name of somebody else's.
+It is added where commands leave the client, so no other module knows of it. An unknown command is
+refused, since it could be sent with another application's key.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ _FIRST: Final = frozenset(
         *("XINFO GROUPS", "XINFO STREAM", "XINFO CONSUMERS"),
     }
 )
-"""Commands whose first argument is the one name."""
+"""Commands whose first argument is their only key."""
 _ALL: Final = frozenset({"DEL", "EXISTS", "MGET"})
 _NONE: Final = frozenset({"PING", "TIME", "HELLO", "INFO", "MULTI", "EXEC", "DISCARD"})
 
 
 def prefixed(prefix: str, command: Sequence[Any]) -> tuple[Any, ...]:
-    """The command with the prefix before each of its names. Raises ``ValueError``."""
+    """The command with the prefix before each of its keys. Raises ``ValueError``."""
     if not prefix or command[0] in _NONE:
         return tuple(command)
     name, words = command[0], list(command)
@@ -49,12 +49,12 @@ def prefixed(prefix: str, command: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def stripped(prefix: str, name: Any) -> Any:
-    """A name as Redis says it, without the prefix."""
+    """A name from Redis without the prefix."""
     return name.removeprefix(prefix.encode() if isinstance(name, bytes) else prefix)
 
 
 def _after(option: str, words: Sequence[Any]) -> int:
-    """The place after an option, which redis-py gives as bytes. Raises ``ValueError``."""
+    """The index after an option, which redis-py gives as bytes. Raises ``ValueError``."""
     plain = [word.decode() if isinstance(word, bytes) else word for word in words]
     return plain.index(option) + 1
 
@@ -64,10 +64,10 @@ def _before(prefix: str, name: Any) -> Any:
 
 
 class PrefixedPipeline(Pipeline):
-    """A pipeline whose commands have the prefix."""
+    """A pipeline that adds the prefix to its commands."""
 
     prefix = ""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Queue it, or ask at once. Raises what ``prefixed`` raises."""
+        """Queue it, or send it at once. Raises what ``prefixed`` raises."""
         return super().execute_command(*prefixed(self.prefix, args), **options)

@@ -1,12 +1,12 @@
-"""What can happen to a saga, as frozen facts.
+"""The events of a saga, as frozen facts.
 
-An event says what *was* true when it was committed and is never changed afterwards. Every
-field here ends up in Postgres and most on a Redis stream, so the fields are an allow-list:
-there is no place to put an API key, an instance token, a QR code or a pairing code.
+An event states what *was* true when it was committed and is never changed afterwards. Every field
+here ends up in Postgres and most on a Redis stream, so the fields are an allow-list: there is no
+field for an API key, an instance token, a QR code or a pairing code.
 
 The two directions of a step have events of their own (``step.*`` forward, ``compensation.*``
-backward); a *held* attempt is a failed one whose ``outcome`` is ``held``: the dependency was
-down, nothing was sent, and no attempt is burned.
+backward); a *held* attempt is a failed one whose ``outcome`` is ``held``: the dependency was down,
+nothing was sent, and no attempt is counted.
 """
 
 from collections.abc import Mapping
@@ -54,9 +54,9 @@ class SagaStarted(_Event):
     instance_name: str | None = None
     input: JsonObject
     facts: JsonObject = Field(default_factory=dict)
-    """What admission found and the saga relies on, such as the id of the row it deletes."""
+    """What admission read and the saga relies on, such as the id of the row that it deletes."""
     deadline_seconds: float | None = None
-    """After so long a saga that can still turn round does; recorded, so no setting moves it."""
+    """Seconds until a saga that can still be undone is undone; no later setting changes it."""
     behind: UUID | None = None
     """The open saga of the same integration that this one waits for."""
     follow_up: FollowUp | None = None
@@ -90,7 +90,7 @@ class StepStarted(_Event):
     attempt: int = Field(ge=1)
     worker: str
     lease_seconds: float
-    """Without an outcome, anyone may take over after this long; sooner if the worker dies."""
+    """Without an outcome, any worker may take over after this long; sooner if the worker dies."""
 
 
 class StepSucceeded(_Event):
@@ -113,9 +113,9 @@ class StepFailed(_Event):
     in_doubt: bool = False
     """Whether this attempt may have had its effect; always so when the outcome is unknown."""
     retry_after_seconds: float | None = None
-    """The dependency's own wish (Retry-After, a quiet time); None: the saga's retry policy."""
+    """The dependency's wish (Retry-After, a quiet time); None: the saga's retry policy."""
     lost: bool | None = None
-    """The attempt ended with its worker, so it is counted apart; None: it burned one attempt."""
+    """The attempt ended with its worker, so it is counted apart; None: it counts as an attempt."""
 
 
 class CompensationBegan(_Event):
@@ -127,7 +127,7 @@ class CompensationBegan(_Event):
     code: str
     message: str
     steps: tuple[str, ...]
-    """What will be undone, first to last."""
+    """The steps to undo, in order."""
 
 
 class CompensationStarted(_Event):
@@ -189,7 +189,7 @@ class SagaResumed(_Event):
     by: str
     reason: str | None = None
     redo: tuple[str, ...] | None = None
-    """Steps that were done, and whose effect a fresh look found gone: they are done again."""
+    """Steps that were done and whose effect is verified as gone: they are done again."""
 
 
 class SagaCancelRequested(_Event):
@@ -241,21 +241,22 @@ class Recorded(BaseModel):
 
 
 def event_from(type_: str, data: Mapping[str, Any]) -> SagaEvent:
-    """Read an event back from its stored form, whichever release wrote it.
+    """Read an event from its stored form, whichever release wrote it.
 
-    Raises ``pydantic.ValidationError`` when the type or the data is not one this release knows;
-    the log's content is ours, so that is our fault (or a newer release's), never the caller's.
+    Raises ``pydantic.ValidationError`` when this release does not know the type or the data; the
+    log is written by evosaga, so that is a bug or a newer release's event, never the caller's
+    fault.
     """
     return _ADAPTER.validate_python({"type": type_, **upcast(type_, data)})
 
 
 def data_json(event: SagaEvent) -> str:
     """The event's data as compact JSON text, without its type."""
-    # What ``model_dump_json`` calls, for half its time: every event comes through here.
+    # What ``model_dump_json`` calls, in half its time: every event is written through here.
     raw = event.__pydantic_serializer__.to_json(event, exclude=_TYPE, exclude_none=True)
     return raw.decode()
 
 
 def public_data(event: SagaEvent) -> JsonObject:
-    """The event's data as it may leave the house: personal data stays in Postgres."""
+    """The event's data without its private (personal) fields, which stay in Postgres."""
     return event.model_dump(mode="json", exclude={"type", *event.PRIVATE}, exclude_none=True)

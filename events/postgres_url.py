@@ -1,9 +1,9 @@
-"""The address of Postgres as people have it, in the words of the driver.
+"""Translates a Postgres URL written for other programs into one for asyncpg.
 
 A URL is often written for another program: an ORM's scheme in front, its own parameters behind.
-asyncpg hands every parameter that it does not know to the server, which then lets nobody in. So
-what only steers another client is left out, what has another name here is translated, and what
-Postgres may know itself (``options``, ``statement_timeout``) is passed on for it to judge.
+asyncpg sends every unknown parameter to the server, which then refuses the connection. So
+parameters that only configure another client are dropped, those with another name here are
+translated, and those for Postgres (``options``, ``statement_timeout``) are passed on.
 """
 
 import re
@@ -26,13 +26,13 @@ host port dbname database user password passfile service sslmode sslcert sslkey 
 sslnegotiation sslcrl sslpassword ssl_min_protocol_version ssl_max_protocol_version
 target_session_attrs krbsrvname gsslib
 """
-"""What asyncpg reads."""
+"""Parameters that asyncpg reads."""
 _TRANSLATED: Final = {
     "applicationname": "application_name",
     "fallback_application_name": "application_name",
     "targetservertype": "target_session_attrs",
 }
-# By whose they are: libpq; Prisma; Supabase, Vercel, Neon; SQLAlchemy, asyncpg, Django; Node's;
+# In order of owner: libpq; Prisma; Supabase, Vercel, Neon; SQLAlchemy, asyncpg, Django; Node's;
 # JDBC, Npgsql; pgx, lib/pq; Rails, Doctrine, Ecto.
 _OTHERS_OWN: Final = """
 channel_binding client_encoding connect_timeout gssdelegation gssencmode keepalives
@@ -62,26 +62,26 @@ prefer_simple_protocol statement_cache_capacity statement_cache_mode
 adapter charset checkout_timeout encoding prepared_statements reaping_frequency serverversion
 server_version socket_options
 """
-"""What only steers another client: poolers are noticed, deadlines and names of schemas are ours."""
+"""Parameters of other clients; here poolers are detected, and deadlines and schemas are fixed."""
 _OURS: Final = frozenset(_DRIVERS_OWN.split())
 _SOMEBODY_ELSES: Final = frozenset(_OTHERS_OWN.split())
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_.]*")
 
 
 def understood(url: str) -> str:
-    """The URL as asyncpg reads it. Raises ``ValueError`` with a sentence, no password in it."""
+    """The URL as asyncpg reads it. Raises ``ValueError`` with a sentence without the password."""
     parts = _split(url)
     scheme = _DRIVERS.fullmatch(parts.scheme)
     if scheme is None:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in SCHEMES)}")
     known: dict[str, str] = {}
-    said = dict(parse_qsl(parts.query))  # which leaves out what is empty
+    said = dict(parse_qsl(parts.query))  # leaves out empty values
     for given, value in said.items():
         name = given.lower()
         name = _TRANSLATED.get(name, name)
         if name not in _SOMEBODY_ELSES:
             known.update(_translated(given, name, value))
-    # As libpq has it: who trusts the system's certificates checks the server's name as well.
+    # As in libpq: with the system's certificates the server's name is verified too.
     system = said.get("sslrootcert") == "system"
     if system and known.setdefault("sslmode", "verify-full") != "verify-full":
         raise ValueError("has sslrootcert=system, which goes with sslmode=verify-full alone")
@@ -93,12 +93,12 @@ def understood(url: str) -> str:
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError:  # its text may quote a password
+    except ValueError:  # its text may contain the password
         raise ValueError("is not a URL") from None
 
 
 def _translated(given: str, name: str, value: str) -> dict[str, str]:
-    """One parameter in asyncpg's words; nothing where it has none for it."""
+    """One parameter under asyncpg's names; empty when asyncpg has none for it."""
     shown = given[:40]
     if name in ("ssl", "sslmode", "tls", "usessl"):
         return {"sslmode": _ssl_mode(shown, value.lower())}
@@ -123,7 +123,7 @@ def _translated(given: str, name: str, value: str) -> dict[str, str]:
 
 
 def _ssl_mode(shown: str, value: str) -> str:
-    # What "require" means to node-postgres and others: encrypted, whoever it is.
+    # "require" in node-postgres and others: encrypted, without verifying the server.
     value = {"no-verify": "require", **_SSL_WORDS, **_SSL_WORDS_OFF}.get(value, value)
     value = value.replace("_", "-")
     if value not in _SSL_MODES:

@@ -1,4 +1,4 @@
-"""Clients of Redis: with deadlines, and away from a server that is the master no more."""
+"""Redis clients with deadlines, which reconnect when their server is no longer the master."""
 
 from typing import Any, Final, cast
 
@@ -19,14 +19,14 @@ _CONNECTIONS: Final = 32
 
 
 class _Leaving:
-    """A connection that is not used again once its server has said that it is no master.
+    """A connection that is not reused after its server has said that it is not the master.
 
-    What is on its way is still read; the pool connects anew for whoever comes next, and behind a
-    service's address that leads to the master.
+    Replies under way are still read; the pool connects anew for the next command, and behind a
+    service's address that leads to the new master.
     """
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """The next answer. Raises it when it is an error."""
+        """The next reply. Raises it when it is an error."""
         try:
             return await super().read_response(*args, **options)  # type: ignore[misc]
         except RedisError as error:
@@ -55,7 +55,7 @@ _LEAVING: Final = {
 
 
 def options_of(url: str) -> dict[str, Any]:
-    """What a client of ours is made with. Raises ``ValueError`` for a URL that can't be used."""
+    """The options of our clients. Raises ``ValueError`` for a URL that cannot be used."""
     read = redis_url.options(url)
     read["connection_class"] = _LEAVING[read.get("connection_class", Connection)]
     return read | {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
@@ -64,8 +64,8 @@ def options_of(url: str) -> dict[str, Any]:
 def connect(url: str, prefix: str = "") -> "Redis":
     """A client with deadlines. A retried write may happen twice: readers deduplicate by id.
 
-    Commands of many sagas travel together, and a pipeline waits its turn for a connection. The
-    prefix goes before every key, stream and channel.
+    Commands of many sagas share pipelines, which queue for a connection. The prefix goes before
+    every key, stream and channel.
     """
     pool = BlockingConnectionPool(
         **options_of(url),
@@ -80,11 +80,11 @@ def connect(url: str, prefix: str = "") -> "Redis":
 
 
 def prefix_of(redis: "Redis") -> str:
-    """The prefix of a client, none when it is somebody else's."""
+    """The prefix of a client; empty for a client that evosaga did not make."""
     return str(getattr(redis, "prefix", ""))
 
 
 async def leave(redis: "Redis", error: BaseException) -> None:
-    """The same for a client that somebody else has made: drop its idle connections."""
+    """The same for a client that evosaga did not make: drop its idle connections."""
     if elsewhere(error):
         await redis.connection_pool.disconnect(inuse_connections=False)

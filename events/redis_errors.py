@@ -1,6 +1,6 @@
-"""What an error of Redis means: passing, an operator's matter, or a server that is not the one.
+"""Classifies errors of Redis: transient, a configuration error, or not the master.
 
-redis-py takes the first word off an error for which it has a class.
+redis-py removes the first word of an error's text when it has a class for the error.
 """
 
 import re
@@ -48,7 +48,7 @@ CLUSTER: Final = (
     "it is a node of a Redis Cluster, which evosaga does not support: "
     "set EVOSAGA_REDIS_URL to a Redis without cluster mode"
 )
-"""What is told of one, with its cure."""
+"""The message about a cluster, with its cure."""
 
 _COMMAND: Final = re.compile(r"run the '([a-z|]+)' command")
 _CHANNEL: Final = re.compile(r"a channel|the '[^']*' channel")
@@ -57,25 +57,25 @@ _UNKNOWN: Final = re.compile(r"^unknown command '?`?([A-Za-z]+)", re.IGNORECASE)
 
 
 def passing(error: BaseException) -> bool:
-    """Whether it goes by itself: Redis is away, starting, full or a replica just now."""
+    """Whether the error is transient: Redis is down, starting, full or a replica just now."""
     if misconfigured(error) is not None:
         return False
     return isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS)
 
 
 def elsewhere(error: BaseException) -> bool:
-    """Whether this server is no master, or not yet: the address may lead to another by now.
+    """Whether this server is not the master (any more, or yet), so a new connection may help.
 
-    A server that is demoted in place keeps its connections, and behind a service's address or a
-    proxy only a new connection leads to the master.
+    A server that is demoted in place keeps its connections; behind a service's address or a proxy
+    only a new connection leads to the master.
     """
     return isinstance(error, _ELSEWHERE) or str(error).startswith(_ELSEWHERE_WORDS)
 
 
 def misconfigured(error: BaseException) -> str | None:
-    """What an operator has to put right, as a clause that names what is forbidden and the cure.
+    """A clause for the operator that names what is forbidden or wrong and the cure.
 
-    None for every other error. No value, key, user or address is in it.
+    None for every other error. It contains no value, key, user or address.
     """
     match error:
         case NoPermissionError():
@@ -100,7 +100,7 @@ def misconfigured(error: BaseException) -> str | None:
 
 
 def cause(error: BaseException) -> str:
-    """The error for a log line: its kind, and what to do where an operator has to."""
+    """The error for a log line: its class, and the cure when the operator must act."""
     wrong = misconfigured(error)
     return type(error).__name__ if wrong is None else f"{type(error).__name__}: {wrong}"
 

@@ -1,7 +1,7 @@
-"""What a Redis URL may say beside where Redis is.
+"""Checks the parameters of a Redis URL and drops those that evosaga sets itself.
 
-How we speak to Redis is not the URL's business: a URL that serves other programs as well may set
-it for them, so such parameters are left out. Any other is refused by name rather than half obeyed.
+A URL that also serves other programs may set client options (timeouts, encodings). These are
+dropped, since evosaga sets them. An unknown parameter is refused by name.
 """
 
 import re
@@ -51,9 +51,9 @@ _WHOLE: Final = ("db", "health_check_interval", "ssl_min_version")
 
 
 def usable(url: str) -> tuple[str, list[str]]:
-    """The URL without what it may not set, and the names of that.
+    """The URL without the parameters that it may not set, and the names of those.
 
-    Raises ``ValueError`` naming a parameter that nobody knows, or one with an impossible value.
+    Raises ``ValueError`` naming an unknown parameter or one with an invalid value.
     """
     parts = urlsplit(url)
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
@@ -80,6 +80,6 @@ def usable(url: str) -> tuple[str, list[str]]:
 
 
 def options(url: str) -> dict[str, Any]:
-    """The same for a client's constructor. Raises ``ValueError`` like ``usable``."""
+    """The URL's options for a client's constructor. Raises ``ValueError`` like ``usable``."""
     read: dict[str, Any] = dict(parse_url(usable(url)[0]))
     return read

@@ -1,10 +1,10 @@
-"""The relay's note in Redis: how far it was told, and the proof that it still has what it was told.
+"""The relay's position in Redis, and the proof that Redis still has what was published.
 
-The note is a position in the log. Beside it the proof names the entry that stood last on the
-stream when the note was written, and how many had ever been added. Both are written in the script
-that tells, so they are lost together with the end of an append-only file; and a stream that was
-evicted, deleted or flushed alone doesn't fit its proof any more. A note without a proof that fits
-is no note: the relay looks at the stream instead, and writes a new one.
+The position is one in the log. The proof names the entry that was last on the stream when the
+position was written, and how many entries had ever been added. Both are written by the script that
+publishes, so they are lost together with the end of an append-only file; a stream that was evicted,
+deleted or flushed alone no longer matches its proof. A position without a matching proof is
+ignored: the relay reads the stream instead and writes a new one.
 """
 
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from redis.exceptions import RedisError
 from evosaga.events.streams import COMMANDS, EVENTS
 
 TOLD: Final = "evosaga:events:told"
-"""How far Redis has been told: a number alone, as older releases read and write it."""
+"""The position: a number alone, as older releases read and write it."""
 PROOF: Final = "evosaga:events:told:proof"
 """``position entry-id entries-added`` of the same moment."""
 
 
 class OutOfStep(RedisError):
-    """Redis is not where the relay saw it a moment ago: it lost data, or another relay told more.
+    """Redis is not where the relay left it: it lost data, or another relay published more.
 
-    Nothing was published; look again.
+    Nothing was published; read the position again.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class RelayPosition:
-    """What is under the two keys.
+    """The position and its proof.
 
-    ``up_to`` is None when there is no note, or one that can't be believed: ``wrong`` says why.
+    ``up_to`` is None when there is no position, or an untrusted one: ``wrong`` says why.
     """
 
     raw: bytes
@@ -52,7 +52,7 @@ _KEYS: Final = (TOLD, PROOF, EVENTS, COMMANDS)
 
 
 async def read(redis: "Redis") -> RelayPosition:
-    """The note of this Redis, as far as it is proved."""
+    """The position of this Redis, as far as its proof matches."""
     raw, verdict = cast(tuple[bytes, bytes], await _run(redis, _READ))
     if verdict == b"none":
         return _NOTHING
@@ -68,10 +68,10 @@ async def tell(
     before: RelayPosition,
     up_to: int,
 ) -> None:
-    """XADD events in order, and what they command, and note how far Redis has been told.
+    """XADD events in order, and their follow-up commands, and store the new position.
 
-    All or nothing, in a script: a Redis that is short of memory would refuse one XADD of a
-    pipeline and take the next. Raises ``OutOfStep`` unless the note still is ``before``.
+    All or nothing, in a script: a Redis that is short of memory could refuse one XADD of a pipeline
+    and accept the next. Raises ``OutOfStep`` unless the position is still ``before``.
     """
     count = str(len(events))
     if not await _run(redis, _TELL, before.raw, str(up_to), count, *events, *commands):
@@ -79,12 +79,14 @@ async def tell(
 
 
 async def replace(redis: "Redis", before: RelayPosition, position: int) -> None:
-    """Write a note of what the stream has, unless another did meanwhile. Wrong ones are mended."""
+    """Write the position read from the stream, unless another relay did meanwhile. Repairs wrong
+    ones.
+    """
     await _run(redis, _REPLACE, before.raw, str(position))
 
 
 async def go_back(redis: "Redis", position: int) -> None:
-    """Make the relay tell again everything above that position."""
+    """Make the relay publish everything above that position again."""
     await replace(redis, await read(redis), position)
 
 

@@ -1,7 +1,7 @@
-"""Telling ``evosaga:events`` once more what is in Postgres, when a person asks for it.
+"""Publishes events from Postgres to ``evosaga:events`` again, at an operator's request.
 
-A Redis that loses its data is told again by the relay itself. This is for what the relay can't
-see: a consumer that lost what it had read, or entries that somebody deleted.
+When Redis loses its data, the relay republishes by itself. This is for losses that the relay cannot
+detect: a consumer that lost what it had read, or deleted entries.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ _BATCH: Final = 1000
 _POLL: Final = 0.1
 
 OnProgress: TypeAlias = Callable[[int, int], None]
-"""Told (events told again so far, of so many), now and then."""
+"""Called now and then with (events republished so far, events in all)."""
 
 
 async def republish_from(
     pool: Pool, redis: Redis, me: str, since: datetime, progress: OnProgress
 ) -> int:
-    """Tell again everything since then, each saga's events in order; how many they were.
+    """Publish everything since then again, each saga's events in order; returns how many.
 
-    The relay is sent back to that point, so that nothing newer is told in between. A worker's
-    relay does the work, or this one when no other leads. Interrupted, it goes on by itself.
+    The relay is sent back to that point, so that nothing newer is published in between. A worker's
+    relay does the work, or this process when no other leads. Interrupted, it continues by itself.
     """
     start = await position_at(pool, since)
     target = int(await pool.fetchval(_CURSOR, streams.EVENTS))
@@ -53,10 +53,10 @@ async def republish_from(
 async def republish_between(
     pool: Pool, redis: Redis, since: datetime, until: datetime, progress: OnProgress
 ) -> int:
-    """Tell again what was recorded from ``since`` to ``until``, give or take a minute.
+    """Publish again what was recorded from ``since`` to ``until``, to within a minute.
 
-    The relay goes on meanwhile, and everything later was told before: a consumer sees ids that it
-    knows, and must deduplicate.
+    The relay continues meanwhile, and later events were published before: consumers get known ids
+    and must deduplicate.
     """
     position = await position_at(pool, since)
     cursor = int(await pool.fetchval(_CURSOR, streams.EVENTS))

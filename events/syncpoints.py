@@ -1,30 +1,30 @@
-"""Places where a process can be made to die, stop, fail or hang: the faults of the tests.
+"""Fault injection for tests: named points where a process can be killed, stopped, failed or hung.
 
-A sync point is a line of the product that says where it is::
+A sync point is one line of the product::
 
     await syncpoints.reach("eff.post", "evolution")
 
-Unless ``EVOSAGA_SYNC_POINTS`` is set that is a look at an empty dict. The variable holds JSON, a
-list of what is armed::
+Unless ``EVOSAGA_SYNC_POINTS`` is set it only reads an empty dict. The variable holds a JSON list
+of armed points::
 
     [{"at": "eff.post:evolution", "do": "kill", "nth": 2, "once": "/tmp/was-here"}]
 
-``at`` is a point, with or without the step; ``nth`` counts how often it is reached (1);
-``once`` names a file that is made when it strikes, and while that exists it strikes no more, so
-that the worker which is started again goes on. ``do`` is one of
+``at`` is a point, with or without the step; ``nth`` is the time it is reached at which it fires
+(1); ``once`` names a file that is created when it fires: while the file exists it does not fire
+again, so that a restarted worker continues. ``do`` is one of
 
     kill    SIGKILL to this process
-    stop    SIGSTOP to this process, until somebody sends SIGCONT: a zombie when it wakes up
+    stop    SIGSTOP to this process, until SIGCONT; then its lease may have ended
     raise   raise ``Struck``
-    hang    never come back, while the rest of the process goes on
+    hang    never return, while the rest of the process continues
 
-The points, in the order in which a saga meets them: ``cmd.read``, ``acc.pre`` (in the accepting
+The points, in the order in which a saga reaches them: ``cmd.read``, ``acc.pre`` (in the accepting
 transaction), ``acc.post``, ``ack.post``; for each step ``start.post`` (claimed, nothing sent),
 ``eff.post`` (done, nothing recorded) and ``out.post`` (recorded); the same three with ``comp.`` in
 front when a step is undone; and ``rel.read`` ``rel.xadd`` ``rel.mark``, each after what it names.
-A step that joins a commit has only ``out.post``. ``api.pre`` ``api.post`` stand around the
-accepting transaction of a command that comes over HTTP, ``wh.pre`` ``wh.post`` around the storing
-of a webhook.
+A step that joins a commit has only ``out.post``. ``api.pre`` ``api.post`` are before and
+after the accepting transaction of an HTTP command, ``wh.pre`` ``wh.post`` before and after the
+storing of a webhook.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ _FIELDS: Final = frozenset({"at", "do", "nth", "once"})
 
 
 class Struck(Exception):
-    """An armed sync point with the action ``raise`` was reached. A test wanted that."""
+    """An armed sync point with the action ``raise`` was reached; only tests arm points."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class _Armed:
             return False
         if self.once is None:
             return True
-        try:  # of several workers on one machine the first is struck
+        try:  # of several workers on one machine only the first fires
             os.close(os.open(self.once, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             return False
@@ -76,7 +76,7 @@ _armed: dict[str, list[_Armed]] = {}
 
 
 def arm(wanted: Iterable[Mapping[str, Any]]) -> None:
-    """Arm what the list says, in the place of whatever was. Raises ``ValueError``."""
+    """Arm these points, and disarm all others. Raises ``ValueError``."""
     found: dict[str, list[_Armed]] = {}
     for entry in wanted:
         if unknown := sorted(entry.keys() - _FIELDS):
@@ -90,12 +90,12 @@ def arm(wanted: Iterable[Mapping[str, Any]]) -> None:
 
 
 def arm_from_environment() -> None:
-    """Arm what ``EVOSAGA_SYNC_POINTS`` says, if it is set. Raises ``ValueError``."""
+    """Arm the points in ``EVOSAGA_SYNC_POINTS``, if it is set. Raises ``ValueError``."""
     arm(json.loads(os.environ.get(VARIABLE) or "[]"))
 
 
 async def reach(point: str, step: str = "", *, undoing: bool = False) -> None:
-    """Say that the process is here now. Does nothing at all unless this point is armed."""
+    """Mark that the process has reached the point; does nothing unless the point is armed."""
     if not _armed:
         return
     name = f"comp.{point}" if undoing else point
