@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "evosaga"
 LOCK: Final = 0x65766F5341474101
-"""One migration at a time, whoever starts them: of a transaction, so a pooler can't leak it."""
+"""Advisory lock: one migration at a time. Transaction-scoped, so a pooler cannot leak it."""
 _VERSIONS: Final = Path(__file__).parent / "versions"
 _logger = structlog.get_logger("evosaga.migrations")
 
 
 class SchemaOutdated(Exception):
-    """The database is older than this release: the operator must migrate it."""
+    """The schema is older than this release; the operator must migrate it."""
 
 
 class SchemaBusy(Exception):
-    """Somebody has held a table for too long. Nobody's fault; nothing was changed, try again."""
+    """A table was locked by another session for too long. Nothing was changed; try again."""
 
 
 def head() -> str:
-    """The revision this release needs: the last of its files, which are numbered."""
+    """The revision that this release needs: the last of the numbered files."""
     return max(path.stem for path in _VERSIONS.glob("[0-9]*.py")).partition("_")[0]
 
 
 async def migrate(database_url: str, revision: str = "head") -> "list[Misfit]":
     """Bring the database to ``revision``. Safe to run from several processes at once.
 
-    What of the integrations table keeps out some rows is the answer. Raises ``SchemaBusy`` when a
-    table is not to be had, ``Unfit`` and ``ReadOnly`` of ``evosaga.migrations.preflight`` where it
-    can't be done, and a migration's own refusal; nothing is changed then.
+    Returns what in the integrations table keeps some rows out. Raises ``SchemaBusy`` when a table
+    stays locked, ``Unfit`` and ``ReadOnly`` of ``evosaga.migrations.preflight`` when it is not
+    possible, and a migration's own refusal; then nothing is changed.
     """
     from evosaga.migrations.upgrade import (
-        upgrade,  # slow, and most who look at the schema never migrate
+        upgrade,  # slow to import, and most callers never migrate
     )
 
     try:
@@ -50,7 +50,7 @@ async def migrate(database_url: str, revision: str = "head") -> "list[Misfit]":
 
 
 async def current(connection: Connection) -> str | None:
-    """The revision the database has, None when it was never migrated."""
+    """The revision of the database; None when it was never migrated."""
     if not await connection.fetchval("SELECT to_regclass('evosaga.alembic_version')"):
         return None
     found: str | None = await connection.fetchval("SELECT version_num FROM evosaga.alembic_version")
@@ -58,16 +58,16 @@ async def current(connection: Connection) -> str | None:
 
 
 def newer(found: str | None, needed: str) -> bool:
-    """Whether a newer release than this one has migrated the database. Revisions are numbered."""
+    """Whether the database was migrated by a newer release. Revisions are numbered."""
     return found is not None and found > needed
 
 
 async def require_current(connection: Connection) -> None:
-    """Raise ``SchemaOutdated``, naming the cure, when the database is older than this release."""
+    """Raise ``SchemaOutdated``, with the cure, when the schema is older than this release."""
     found, needed = await current(connection), head()
     if newer(found, needed):
-        # A newer release has migrated already, and only adds: a worker of this one that restarts
-        # while the others are replaced goes on, as those that were running do.
+        # A newer release has migrated already, and migrations only add: a worker of this release
+        # that restarts during a rolling update works on, like those that are running.
         _logger.warning("the schema is a newer release's", schema=found, known=needed)
     elif found != needed:
         raise SchemaOutdated(

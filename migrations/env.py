@@ -12,7 +12,7 @@ from evosaga.migrations import LOCK, SCHEMA, migrate
 
 def _run(connection: Connection) -> None:
     connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
-    # IF NOT EXISTS wants the right to make one even where there is nothing to be made.
+    # IF NOT EXISTS needs the right to create even where nothing has to be created.
     if connection.execute(text(f"SELECT to_regnamespace('{SCHEMA}')")).scalar() is None:
         connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     context.configure(
@@ -23,7 +23,7 @@ def _run(connection: Connection) -> None:
         version_table_schema=SCHEMA,
         compare_type=True,
     )
-    # Whoever waits for a table keeps everybody else from it who comes after.
+    # A session that waits for a table lock blocks every session that comes after it.
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))
     with context.begin_transaction():
         context.run_migrations()

@@ -1,9 +1,10 @@
-"""Who may look: shut again after every migration, whatever the database gives away by itself.
+"""Access rights, closed again after every migration.
 
-Supabase hands the roles ``anon`` and ``authenticated`` rights on whatever is made, and Postgres
-lets everybody call a new function. So all that is ours is taken from them, has row level security
-on, and is open to its owner and to the role ``evosaga_service`` alone. Nothing is written where
-nothing is open. What is not ours is left as it is; ``evosaga doctor`` says what is open there.
+Supabase grants the roles ``anon`` and ``authenticated`` rights on every new object, and Postgres
+lets PUBLIC execute every new function. So those rights are revoked from all of evosaga's objects,
+which have row level security and are open only to their owner and to the role ``evosaga_service``.
+Nothing is written when nothing is open. Other objects are left unchanged; ``evosaga doctor``
+reports what is open there.
 """
 
 from typing import Final
@@ -116,7 +117,7 @@ BEGIN
 END $closing$
 """
 
-# What a role of PostgREST's, or everybody, can really reach: the schema is a door of its own.
+# What PostgREST's roles or PUBLIC can really reach: the schema needs a grant of its own.
 OPEN: Final = """
 SELECT format('%s.%s', nspname, relname) AS name, who.rolname AS who, relrowsecurity AS guarded
 FROM pg_class JOIN pg_namespace AS place ON place.oid = relnamespace
@@ -158,5 +159,5 @@ WHERE type = 'whatsapp' AND provider = 'evolution' AND webhook_token <> ''
 
 
 async def close(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Shut everything of ours, inside the caller's transaction."""
+    """Revoke access to all of evosaga's objects, inside the caller's transaction."""
     await connection.execute(CLOSE)

@@ -1,4 +1,4 @@
-"""Whether evosaga can live in a database at all, looked at before anything is changed in it."""
+"""Checks whether a database is suitable, before anything is changed in it."""
 
 from typing import Any, Final
 
@@ -6,7 +6,7 @@ from evosaga.sagas.whatsapp.table_fit import Misfit
 
 
 class Unfit(Exception):
-    """The operator must change the database first; it was left as it is."""
+    """The operator must change the database first; nothing was changed."""
 
     def __init__(self, misfits: list[Misfit]) -> None:
         super().__init__("; ".join(str(misfit) for misfit in misfits))
@@ -14,7 +14,7 @@ class Unfit(Exception):
 
 
 class ReadOnly(Exception):
-    """Nothing can be written there: a standby, which is ``passing``, or somebody's setting."""
+    """The database is read-only: a standby, which is ``passing``, or a setting."""
 
     def __init__(self, sentence: str, *, passing: bool) -> None:
         super().__init__(sentence)
@@ -22,7 +22,7 @@ class ReadOnly(Exception):
 
 
 async def troubles(connection: Any) -> list[Misfit]:
-    """What is wrong with the database itself, whatever its tables are."""
+    """What is wrong with the database itself, apart from its tables."""
     found: list[Misfit] = []
     row = await connection.fetchrow(_DATABASE)
     if row["encoding"] != "UTF8":
@@ -35,7 +35,7 @@ async def troubles(connection: Any) -> list[Misfit]:
 
 
 async def read_only(connection: Any) -> ReadOnly | None:
-    """Why nothing can be written there, if that is so."""
+    """Why the database is read-only; None when it is not."""
     row = await connection.fetchrow(_DATABASE)
     if row["standby"]:
         cure = "let EVOSAGA_DATABASE_URL lead to the primary"
@@ -47,7 +47,7 @@ async def read_only(connection: Any) -> ReadOnly | None:
 
 
 async def rights(connection: Any) -> list[Misfit]:
-    """What the role that migrates lacks."""
+    """The rights that the migrating role lacks."""
     row = await connection.fetchrow(_RIGHTS)
     missing = [name for name in ("evosaga", "healthcare") if not row[f"{name}_there"]]
     if missing and not row["creates"]:

@@ -1,8 +1,8 @@
 """The migration itself: Alembic, on SQLAlchemy's asyncpg dialect.
 
-Apart from the rest, since both take a third of a worker's start and a fifth of its memory, and
-only ``evosaga migrate`` needs them. What does not fit is found before anything is changed or, where
-only a try can tell, before anything is committed.
+In a module of its own, since both take a third of a worker's start time and a fifth of its memory,
+and only ``evosaga migrate`` needs them. Problems are found before anything is changed or, where
+only a trial can show them, before the commit.
 """
 
 from pathlib import Path
@@ -23,18 +23,18 @@ from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
 _PATIENCE: Final = "30s"
-"""How long an index that is built beside the work of others may wait for them to end theirs."""
+"""How long an index that is built concurrently may wait for other transactions to end."""
 
 
 def alembic_config() -> Config:
-    """Alembic's settings: where the revisions are."""
+    """Alembic's configuration: where the revisions are."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     return config
 
 
 async def upgrade(database_url: str, revision: str) -> list[Misfit]:
-    """Bring the database to ``revision``; what does not fit and is not fatal.
+    """Bring the database to ``revision``; returns the problems that are not fatal.
 
     Raises asyncpg's errors, ``Unfit``, ``ReadOnly`` and a migration's own refusal.
     """
@@ -71,7 +71,7 @@ async def upgrade(database_url: str, revision: str) -> list[Misfit]:
 
 
 async def _settle(driver: Any) -> list[Misfit]:
-    """Shut the doors and try for a row, before the commit."""
+    """Revoke access and try to insert a row, before the commit."""
     await grants.close(driver)
     found = [*await misfits(driver), *await rehearse(driver)]
     if fatal := [misfit for misfit in found if misfit.fatal]:
@@ -80,11 +80,11 @@ async def _settle(driver: Any) -> list[Misfit]:
 
 
 async def _prepare(url: str) -> None:
-    """Look first; then build what takes long beside the work of others, which no transaction can.
+    """Check first; then build concurrently the index that takes long, outside any transaction.
 
-    On connections of their own, one of them for the lock that lets one migrate at a time: it ends
-    with its transaction, so no pooler can leak it, and an index is built beside a transaction that
-    only waits.
+    On connections of their own, one of which holds the lock that admits one migration at a time:
+    the lock ends with its transaction, so no pooler can leak it, and a concurrent index is not
+    blocked by a transaction that only waits.
     """
     lock = await asyncpg.connect(url, statement_cache_size=0)
     try:
@@ -100,7 +100,7 @@ async def _prepare(url: str) -> None:
         if revision is None or revision >= "0005":
             return
         async with lock.transaction():
-            # Not prepared: a portal that stays open would be waited for by the index.
+            # Not as a prepared statement: the index would wait for a portal that stays open.
             await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             builder = await asyncpg.connect(url, statement_cache_size=0)
             try:
@@ -112,13 +112,13 @@ async def _prepare(url: str) -> None:
 
 
 async def _build(connection: Any) -> None:
-    """The narrow unique index, unless it is there. One that is half built was left by a kill."""
+    """Build the narrow unique index, unless it exists. A killed process leaves an invalid one."""
     valid = await connection.fetchval(_VALID, f"healthcare.{_NARROW}")
     if valid is False:
         await connection.execute(f"DROP INDEX CONCURRENTLY healthcare.{_NARROW}")
     if valid:
         return
-    # For this statement alone: behind a pooler a setting would meet the next one's session.
+    # For this statement only: behind a pooler a setting would stay in another client's session.
     await connection.execute(f"SET lock_timeout = '{_PATIENCE}'")
     try:
         await connection.execute(
