@@ -1,8 +1,7 @@
-"""The dashboard: what is going on, what became of one saga, and the buttons to steer it.
+"""The dashboard: server-rendered pages with status, histories, replay and cancel.
 
-Server-rendered, no build step. Everything that came from outside is hostile text here: templates
-escape by themselves, there is no inline script or style, and the content security policy holds
-the browser to that.
+No build step. All data from outside is untrusted text: templates escape by default, there is no
+inline script or style, and the content security policy makes the browser enforce that.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
-"""A saga's history as stretches of time: who tried what, what waited, and what turned it. Pure.
+"""A saga's history as periods: attempts, waits, and events that turned it. Pure.
 
-A dependency that is down for an hour leaves a hundred held attempts that say the same; they are
-told as one stretch.
+A dependency that is down for an hour leaves a hundred held attempts with the same reason; they
+become one period.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from evosaga.events.model import (
 from evosaga.orchestrator.engine.decider import WORKER_LOST
 
 Ending: TypeAlias = Literal["done", "refused", "unclear", "held", "lost", "out"]
-"""How an attempt ended; ``out``: it has not."""
+"""How an attempt ended; ``out``: it has not ended."""
 MarkKind: TypeAlias = Literal["cancel", "turn", "park", "resume", "done", "undone"]
 
 
@@ -68,27 +68,27 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHistory:
-    """Attempts in the order they began, and the moments between them.
+    """Attempts in order of their beginning, and the moments between them.
 
-    ``told_with`` are the sequences that another stretch has swallowed.
+    ``told_with`` are the sequences of events that were merged into another period.
     """
 
     attempts: tuple[Attempt, ...] = ()
     marks: tuple[Mark, ...] = ()
     told_with: frozenset[int] = frozenset()
     moments: tuple[tuple[int, datetime], ...] = ()
-    """Sequence and time of every event that has a place of its own."""
+    """Sequence and time of every event with a position of its own."""
     waits_first: bool = False
-    """It began behind another saga."""
+    """The saga began by waiting for another saga."""
 
     @property
     def workers(self) -> list[str]:
-        """Who carried out attempts, in order of appearance."""
+        """The workers that ran attempts, in order of appearance."""
         return list(dict.fromkeys(attempt.worker for attempt in self.attempts))
 
 
 def attempt_history(history: Sequence[Recorded]) -> AttemptHistory:
-    """Read a history, from its first event on."""
+    """Build the attempts from a history, which starts at the first event."""
     attempts: list[Attempt] = []
     for attempt in _attempts(history):
         before = attempts[-1] if attempts else None
@@ -145,7 +145,7 @@ def _attempts(history: Sequence[Recorded]) -> Iterator[Attempt]:
 
 
 def _says_the_same(before: Attempt, now: Attempt) -> bool:
-    """Whether two attempts in a row were held for the same reason: one stretch of waiting."""
+    """Whether two consecutive attempts were held for the same reason: one period of waiting."""
     return (
         before.ending == now.ending == "held"
         and (before.step, before.direction) == (now.step, now.direction)

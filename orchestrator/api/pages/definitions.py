@@ -1,4 +1,4 @@
-"""The sagas this release knows, drawn from their definitions."""
+"""The page of all saga definitions that this release knows, drawn as diagrams."""
 
 from typing import Final
 
@@ -16,10 +16,10 @@ _ASKED_FOR: Final = ("integration.create", "integration.delete")
 
 @router.get(f"{ROOT}/definitions")
 async def definitions(request: Request, who: Reader) -> Response:
-    """Every version of every saga; the newest of each is the one that commands start."""
+    """Every version of every saga; commands start the newest version of each."""
     known = parts(request).registry.versions.values()
     newest = {saga.name: saga.version for saga in sorted(known, key=lambda s: s.version)}
-    # What people ask for comes before what the house does by itself.
+    # Sagas that users start come before internal ones.
     order = sorted(known, key=lambda s: (s.command not in _ASKED_FOR, s.name, -s.version))
     drawn = [diagram(saga) for saga in order]
     return respond(

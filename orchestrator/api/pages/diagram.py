@@ -1,7 +1,7 @@
-"""A saga's definition as a drawing: forward is down, undoing is up. Pure; pixels.
+"""A saga's definition as a drawing: forward is down, compensation is up. Pure; in pixels.
 
-The steps stand in a column. On the left runs the way forward, on the right, from every step that
-can be undone, the way back. Where no way back is left a line is drawn across.
+The steps form a column. The way forward runs on the left; on the right, from every step that can be
+undone, the way back. A line across marks the point of no return.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _BOX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One step. ``undo`` is empty when there is no way back from it."""
+    """One step. ``undo`` is empty when it cannot be undone."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """``no_return`` is where the line is drawn, None when every step can be undone."""
+    """``no_return`` is the position of the line, None when every step can be undone."""
 
     name: str
     version: int
@@ -65,7 +65,7 @@ def diagram(saga: Saga) -> Diagram:
     cut = None
     if behind:
         pivot = saga.steps[behind[0]].kind is Kind.PIVOT
-        # Up to its own success even a pivot lets the saga turn round.
+        # Until its own success even a pivot can be followed by compensation.
         cut = boxes[behind[0]].bottom + 11 if pivot else boxes[behind[0]].y - 11
     return Diagram(
         name=saga.name,
@@ -94,12 +94,12 @@ def _box(step: Step, y: int) -> Box:
 
 
 def _effect(effect: object) -> str:
-    """The function's name in the code; of one that was made by another, the maker's."""
+    """The function's name in the code; for a generated function, the name of its maker."""
     run = effect.run if isinstance(effect, InCommit) else effect
     return getattr(run, "__qualname__", type(run).__name__).partition(".<locals>")[0]
 
 
 def _about(saga: Saga) -> str:
-    """What the author wrote about the command, if anything."""
+    """The docstring of the command's input model, if any."""
     said = (saga.input.__doc__ or "").strip()
     return said.splitlines()[0] if said else ""

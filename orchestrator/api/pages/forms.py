@@ -1,7 +1,7 @@
-"""Who reads a page, what a form must prove, and how trouble looks on a page.
+"""Authentication of pages, CSRF protection of forms, and errors as pages.
 
-A page is read with a session, or with a key in a header as every other route. A form is believed
-only with the session's own token in it, since browsers send cookies along with anybody's form.
+A page is read with a session, or with a key in a header as on every other route. A form needs the
+session's own token, since browsers send cookies with any site's form.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,7 +29,7 @@ _FIELDS: Final = 50
 
 
 class PageProblem(Exception):
-    """A page that can't be shown, and what the reader can do about it."""
+    """A page that cannot be shown, and what the user can do about it."""
 
     def __init__(self, status: int, title: str, said: str) -> None:
         super().__init__(said)
@@ -39,7 +39,7 @@ class PageProblem(Exception):
 
 
 class SignIn(Exception):
-    """Nobody is signed in; ``back`` is where to go afterwards."""
+    """Sign-in is needed; ``back`` is the page to return to."""
 
     def __init__(self, back: str) -> None:
         super().__init__(back)
@@ -47,12 +47,12 @@ class SignIn(Exception):
 
 
 def absent(what: str) -> PageProblem:
-    """The one answer for what is not there and for what is somebody else's."""
+    """The same answer for what does not exist and for what the caller may not see."""
     return PageProblem(404, "Nothing here", f"There is no such {what}.")
 
 
 class PageRoute(APIRoute):
-    """A route whose trouble is a page, too."""
+    """A route whose errors are pages too."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -72,12 +72,12 @@ _AWAY: Final = (*TRANSIENT, UndefinedTableError, UndefinedColumnError)
 
 
 def page_router() -> APIRouter:
-    """For the routes of one topic. Pages are no part of the API's description."""
+    """A router for the pages of one topic. Pages are not part of the OpenAPI document."""
     return APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 def trouble(request: Request, error: Exception) -> Response:
-    """What went wrong, as a page that names the cure and no internals."""
+    """The error as a page that names the cure and no internals."""
     match error:
         case PageProblem():
             problem = error
@@ -108,7 +108,7 @@ def trouble(request: Request, error: Exception) -> Response:
 
 
 def trouble_of_a_page(request: Request, problem: Problem) -> Response | None:
-    """The problem as a page where a page was asked for; None for all other addresses."""
+    """The problem as a page where a page was requested; None for all other addresses."""
     path = request.url.path
     if path not in (HOME, ROOT) and not path.startswith(f"{ROOT}/"):
         return None
@@ -121,7 +121,7 @@ _REPEAT: Final = "It can't be reached right now. Nothing is lost; reload the pag
 
 
 async def reader(request: Request) -> Caller:
-    """The dependency of every page. Raises ``SignIn``, and 429 when somebody asks too often."""
+    """The dependency of every page. Raises ``SignIn``, and 429 when the rate limit is reached."""
     found = await identified(request)
     if found is None:
         raise SignIn(_path(request))
@@ -132,12 +132,12 @@ async def reader(request: Request) -> Caller:
 
 
 Reader = Annotated[Caller, Depends(reader)]
-"""For a page's signature: ``async def page(request: Request, who: Reader)``."""
+"""Route dependency: ``async def page(request: Request, who: Reader)``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A submitted form of ours: the fields by name, stripped."""
+    """A submitted form: its fields by name, stripped."""
 
     fields: Mapping[str, str]
 
@@ -146,7 +146,7 @@ class Form:
 
 
 async def fields_of(request: Request) -> Form:
-    """The fields of a form of one of our pages. Raises ``PageProblem``."""
+    """The fields of a form from one of our pages. Raises ``PageProblem``."""
     if not _from_our_pages(request):
         said = (
             "It came from a page of another site, so nothing was done. If a proxy stands in "
@@ -167,10 +167,10 @@ async def fields_of(request: Request) -> Form:
 
 
 def _from_our_pages(request: Request) -> bool:
-    """What the browser says of where a form came from; who says nothing is no browser.
+    """Whether the form came from our pages by the browser's headers; true for other clients.
 
-    A session's forms have a token besides. This is for the door, which has no session yet: nobody
-    shall be signed in with a stranger's key by the stranger's page.
+    A session's forms also have a token. This protects the sign-in form, which has no session yet:
+    another site must not sign a user in with that site's key.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -200,7 +200,7 @@ Submitted = Annotated[Form, Depends(form)]
 
 
 def frame(request: Request, who: Caller, here: str) -> dict[str, Any]:
-    """What every page of a signed-in reader needs. ``here`` names the place in the navigation."""
+    """Template variables of every page with a session. ``here`` is the active navigation entry."""
     session = request.cookies.get(COOKIE, "")
     return {
         "who": who,
@@ -211,22 +211,22 @@ def frame(request: Request, who: Caller, here: str) -> dict[str, Any]:
 
 
 def bare() -> dict[str, Any]:
-    """The same for nobody."""
+    """The same without a session."""
     return {"who": None, "here": "", "csrf": "", "static": f"{ROOT}/static"}
 
 
 def parts(request: Request) -> AppContext:
-    """The parts behind the application."""
+    """The parts of the request's application."""
     return context_of(request)
 
 
 def see_other(location: str) -> Response:
-    """To a page of ours, with GET."""
+    """Redirect (303) to one of our pages."""
     return RedirectResponse(location, 303, dict(HEADERS))
 
 
 def safe_return(location: str) -> str:
-    """Where to go after signing in: a page of ours, whatever the address says."""
+    """Where to go after signing in: always one of our pages, whatever the address says."""
     fits = location == HOME or location.startswith((f"{HOME}?", f"{ROOT}/"))
     plain = location.isascii() and location.isprintable() and "\\" not in location
     return location if fits and plain and not location.startswith(LOGIN) else HOME
@@ -239,7 +239,7 @@ def _path(request: Request) -> str:
 
 def _to_login(request: Request, back: str) -> Response:
     location = LOGIN if back == HOME else f"{LOGIN}?next={quote(safe_return(back), safe='')}"
-    if "hx-request" in request.headers:  # a part of a page: the whole page has to go
+    if "hx-request" in request.headers:  # a fragment of a page: the whole page has to change
         return Response(status_code=204, headers={**HEADERS, "HX-Redirect": location})
     if request.method != "GET":
         location = LOGIN

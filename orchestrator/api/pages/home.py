@@ -1,4 +1,4 @@
-"""The first page: what is going on, and what needs a person first of all."""
+"""The home page: current activity, with the problems that need a person first."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ router: Final = page_router()
 
 _HEIGHT: Final = 80
 _WORDS: Final = 4
-"""So many wrongs fit into a headline."""
+"""The most problems named in a headline."""
 _THROUGH: Final = "calls are let through"
 _ORDER: Final = ("completed", "rejected", "compensated", "failed", "compensating", "running")
-"""From the bottom of a column to its top: what is still open stands out."""
+"""From the bottom of a column to its top: open sagas are on top."""
 
 
 @router.get(HOME)
@@ -40,7 +40,7 @@ async def now(request: Request, who: Reader) -> Response:
 
 @router.get(f"{ROOT}/now")
 async def now_again(request: Request, who: Reader) -> Response:
-    """The part that is fetched again every few seconds."""
+    """The fragment that the page polls every few seconds."""
     return respond("now_live.html", **await _content(request, who))
 
 
@@ -54,7 +54,7 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
     )
     servers = [postgres, redis, *_evolution(here, work, now_)]
     house = who.organization_id is None
-    if house:  # how far the whole house is behind is nobody else's business
+    if house:  # the backlog of the whole system is for operators only
         servers += [*_of_workers(now_), *_of_commands(backlog)]
     found = problems(now_, backlog if house else None) if now_ else []
     tallest = max([1, *(minute.total for minute in work.minutes)]) if work else 1
@@ -64,7 +64,7 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
         "columns": [_column(n, m, tallest) for n, m in enumerate(work.minutes)] if work else [],
         "tallest": tallest,
         "headline": headline(work, servers, found),
-        # What is parked is listed one by one.
+        # Parked sagas are listed one by one.
         "wrong": [one for one in found if one.code != "parked"],
         "at": work.now if work else datetime.now(UTC),
     }
@@ -87,7 +87,7 @@ async def _present(here: AppContext, who: Caller) -> Situation | None:
 def headline(
     work: Activity | None, servers: Sequence[Server], found: Sequence[Problem] = ()
 ) -> str:
-    """The state of the house in one sentence; calm is only what needs no second look."""
+    """The system's state in one sentence; calm only when nothing needs attention."""
     if work is None:
         return "Postgres does not answer, so nothing moves."
     active = work.running + work.compensating
@@ -101,7 +101,7 @@ def headline(
     if work.failed and not any(one.code == "parked" for one in found):
         verb = "saga needs" if work.failed == 1 else "sagas need"
         wrongs.insert(0, f"{work.failed} {verb} a person")
-    # The workers have a word of their own among what is wrong.
+    # Problems of workers are in `found`.
     trouble = [s.name for s in servers if s.verdict == "bad" and s.name != "Workers"]
     if trouble:
         wrongs.insert(0, f"trouble with {' and '.join(trouble)}")
@@ -115,7 +115,7 @@ def headline(
 
 
 def _evolution(here: AppContext, work: Activity | None, now: Situation | None) -> list[Server]:
-    """As this process's breakers know them; and what the sagas of all workers wait for."""
+    """The Evolution servers as this process's breakers know them, and what all sagas wait for."""
     calm = "not called, since no worker is alive" if now and now.workers == 0 else _THROUGH
     held = {h.server: h for h in reversed(work.holdings) if h.server} if work else {}
     names = [*here.world.servers, *sorted(held.keys() - here.world.servers.keys())]
@@ -168,7 +168,7 @@ def _of_commands(backlog: Backlog | None) -> list[Server]:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a column, in pixels from the top."""
+    """A part of a column, in pixels from the top."""
 
     status: str
     y: float
@@ -177,7 +177,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One minute of the picture; ``x`` is in percent."""
+    """One minute of the chart; ``x`` is in percent."""
 
     x: float
     said: str

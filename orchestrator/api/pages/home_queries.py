@@ -1,4 +1,4 @@
-"""What is going on, read for the first page. Every query here is bounded, however busy it is."""
+"""Queries for the home page. Each is bounded, however busy the system is."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from evosaga.orchestrator.queries.sagas import Filter, SagaView, list_sagas
 
 _SHOWN: Final = 12
 _RECENT: Final = 20_000
-"""So many sagas are counted for the picture of the last hour; a busier hour is cut short."""
+"""The most sagas counted for the chart of the last hour; a busier hour is cut short."""
 _MINUTES: Final = 60
 _PATIENCE: Final = 3.0
 
@@ -34,12 +34,12 @@ class Holding:
     count: int
     next_at: datetime | None
     server: str | None
-    """The Evolution server that they wait for, if it is one."""
+    """The Evolution server that they wait for, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """Sagas that began in one minute, by what became of them."""
+    """Sagas that began in one minute, by status."""
 
     at: datetime
     counts: dict[str, int]
@@ -51,23 +51,23 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Where the sagas are, as Postgres has it."""
+    """Counts of sagas, from Postgres."""
 
     now: datetime
     running: int
     compensating: int
     failed: int
     oldest: datetime | None
-    """When the oldest saga under way began."""
+    """When the oldest open saga began."""
     overdue: int
-    """Sagas that nobody has taken up although they are due."""
+    """Sagas that are due and that no worker has claimed."""
     stumbled: int
-    """Sagas under way whose last attempt at something failed, held or to be tried again."""
+    """Open sagas whose last attempt failed, was held, or will be retried."""
     needs: Sequence[SagaView]
     holdings: Sequence[Holding]
     minutes: Sequence[Minute]
     cut: bool
-    """The hour was too busy to count whole."""
+    """The hour was too busy to count completely."""
 
     @property
     def held(self) -> int:
@@ -75,11 +75,11 @@ class Activity:
 
     @property
     def retrying(self) -> int:
-        """Sagas that try something again, or are about to."""
+        """Sagas that are retrying or will retry."""
         return max(0, self.stumbled - self.held)
 
     def begun(self, status: str) -> int:
-        """Of those that began in the last hour, how many are in that status now."""
+        """Of the sagas that began in the last hour, how many have that status now."""
         return sum(minute.counts.get(status, 0) for minute in self.minutes)
 
     @property
@@ -88,13 +88,13 @@ class Activity:
 
     @property
     def per_minute(self) -> float:
-        """Sagas begun a minute, over the last five whole ones."""
+        """Sagas begun per minute, over the last five whole minutes."""
         return sum(minute.total for minute in self.minutes[-6:-1]) / 5
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Something we depend on, and how it is."""
+    """A server that we depend on, and its state."""
 
     name: str
     verdict: Verdict
@@ -103,7 +103,7 @@ class Server:
 
 
 async def activity(pool: Queryable, organization_id: UUID | None) -> Activity:
-    """The sagas that caller may see."""
+    """Counts of the sagas that the caller may see."""
     numbers = await pool.fetchrow(_NUMBERS, organization_id)
     holdings = await pool.fetch(_HOLDINGS, organization_id)
     recent = await pool.fetch(_HOUR, organization_id, _RECENT)
@@ -127,7 +127,7 @@ async def activity(pool: Queryable, organization_id: UUID | None) -> Activity:
 
 
 def _minutes(now: datetime, rows: Sequence[asyncpg.Record]) -> list[Minute]:
-    """Sixty of them, the present one last, with nothing in those without a saga."""
+    """Sixty minutes, the present one last, empty where no saga began."""
     last = now.replace(second=0, microsecond=0)
     found: dict[datetime, dict[str, int]] = {}
     for row in rows:
@@ -150,7 +150,7 @@ async def postgres(pool: Queryable) -> Server:
 
 
 async def redis_server(redis: Redis) -> tuple[Server, streams.Backlog | None]:
-    """Whether Redis answers, and how far the commands are behind."""
+    """Whether Redis answers, and the backlog of commands."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -167,8 +167,8 @@ def _milliseconds(began: float) -> str:
     return f"{max(1, round((time.monotonic() - began) * 1000))} ms"
 
 
-# Counted by the partial indexes of what is open, so the finished don't matter. One that is being
-# undone bears the reason for that, so there only the number of the attempt tells.
+# Counted with the partial indexes on open sagas, so finished ones cost nothing. A saga that is
+# being undone keeps the reason for that, so there only the attempt's number shows a retry.
 _NUMBERS: Final = """
 SELECT now() AS now,
        count(*) FILTER (WHERE status = 'running') AS running,
@@ -183,8 +183,8 @@ WHERE status IN ('running', 'compensating', 'failed')
   AND ($1::uuid IS NULL OR organization_id = $1)
 """
 
-# A row doesn't say whether its last attempt was held, the event does; only sagas that wait for
-# something are looked at. A watch only waits for the time to pass.
+# The event says whether the last attempt was held, the row does not; only waiting sagas are read. A
+# watch always waits for time to pass, so it is left out.
 _HOLDINGS: Final = """
 SELECT s.code, min(s.message) AS message, count(*) AS count, min(s.next_at) AS next_at,
        CASE WHEN s.code LIKE 'evolution%' OR s.code = 'server_unknown'

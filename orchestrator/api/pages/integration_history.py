@@ -1,4 +1,4 @@
-"""What happened to one integration: the sagas about it and the notices of its connection."""
+"""The history of one integration: its sagas and the notices of its connection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
 
 
 def leaving_said(row: IntegrationView | None, sagas: Sequence[SagaView]) -> str:
-    """What goes on with an integration that is marked as being deleted. Pure."""
+    """The state of an integration that is marked as being deleted, in a sentence. Pure."""
     if row is None or row.status != "deleting":
         return ""
     deletes = [saga for saga in sagas if saga.saga == "delete-integration"]
@@ -36,7 +36,7 @@ class Happened:
 async def told(
     here: AppContext, row: IntegrationView | None, sagas: Sequence[SagaView]
 ) -> list[Happened]:
-    """The newest first."""
+    """Newest first."""
     told = [Happened(saga.created_at, saga) for saga in sagas]
     if row is not None:
         told += [
@@ -47,7 +47,7 @@ async def told(
 
 
 def _noticed(notice: asyncpg.Record) -> str:
-    """A notice in words, with the reason where there is one: a ban is none's log-out."""
+    """A notice in words, with its reason, if any: a ban differs from a log-out."""
     how = [notice["state"], f"reason {notice['reason']}" if notice["reason"] else None]
     told = ", ".join(word for word in how if word)
     return f"{notice['type']} ({told})" if told else str(notice["type"])

@@ -1,4 +1,4 @@
-"""Integrations: a page of them, one with its three stores and its QR code, and the two forms."""
+"""Pages of integrations: the list, one with its three stores and its QR code, and two forms."""
 
 import asyncio
 from typing import Any, Final
@@ -41,11 +41,11 @@ router: Final = page_router()
 
 _PAGE: Final = 50
 _PATIENCE: Final = 5.0
-"""Seconds that a page waits for Evolution; its connect takes two."""
+"""Seconds that a page waits for Evolution, of which connecting may take two."""
 _OPTIONAL: Final = ("instance_name", "number", "webhook_url", "server")
 _HERE: Final = f"{ROOT}/integrations"
 _NEW: Final = f"{ROOT}/new-integration"
-"""Not below ``_HERE``, where an instance may be called anything."""
+"""Not below ``_HERE``, where an instance may have any name."""
 
 
 @router.get(_HERE)
@@ -77,7 +77,7 @@ async def new(request: Request, who: Reader) -> Response:
 
 @router.post(_NEW)
 async def create(request: Request, who: Reader, submitted: Submitted) -> Response:
-    """Publish the command, and show the saga that it started."""
+    """Publish the command, and redirect to its saga."""
     organization = str(who.organization_id or submitted["organization_id"])
     data: dict[str, Any] = {
         "organization_id": organization,
@@ -110,27 +110,27 @@ def _form(request: Request, who: Caller, given: Form, wrong: str) -> Response:
 
 @router.get(_HERE + "/{instance_name}")
 async def one(request: Request, who: Reader, instance_name: str) -> Response:
-    """One integration, whole."""
+    """The page of one integration."""
     content = await _content(request, who, instance_name)
     return respond("integration.html", **frame(request, who, "integrations"), **content)
 
 
 @router.get(_HERE + "/{instance_name}/stores")
 async def one_again(request: Request, who: Reader, instance_name: str) -> Response:
-    """The three stores, looked at once more."""
+    """The fragment with the three stores, read again."""
     content = await _content(request, who, instance_name)
     return respond("integration_stores.html", **frame(request, who, "integrations"), **content)
 
 
 @router.get(_HERE + "/{instance_name}/pairing")
 async def pairing(request: Request, who: Reader, instance_name: str) -> Response:
-    """The QR code as it is now, until the phone is paired."""
+    """The fragment with the current QR code, until the phone is paired."""
     here = parts(request)
     if "hx-request" in request.headers and not await _may_see(here, who, instance_name):
-        # It has gone since the page was made, which is shown as a whole then.
+        # It was deleted since the page was made, so the browser reloads the page.
         return Response(status_code=204, headers={**HEADERS, "HX-Refresh": "true"})
     shown = await _pairing(here, await _its_row(request, who, instance_name))
-    row = await _its_row(request, who, instance_name)  # which may have followed what was seen
+    row = await _its_row(request, who, instance_name)  # pairing may have updated it
     context = frame(request, who, "integrations") | shown
     sagas, _ = await list_sagas(here.pool, _about(who, instance_name), limit=10)
     leaving = integration_history.leaving_said(row, sagas)
@@ -143,7 +143,7 @@ async def pairing(request: Request, who: Reader, instance_name: str) -> Response
 async def pair_again(
     request: Request, who: Reader, submitted: Submitted, instance_name: str
 ) -> Response:
-    """Ask Evolution for a new series of codes, after it has shown the last one to its end."""
+    """Ask Evolution for a new series of codes after the last one has expired."""
     row = await _its_row(request, who, instance_name)
     await _pairing(parts(request), row, again=True)
     return see_other(f"{_HERE}/{quote(instance_name, safe='')}")
@@ -162,7 +162,7 @@ async def deletion(request: Request, who: Reader, instance_name: str) -> Respons
 async def delete(
     request: Request, who: Reader, submitted: Submitted, instance_name: str
 ) -> Response:
-    """Publish the command, and show the saga that it started."""
+    """Publish the command, and redirect to its saga."""
     row = await _its_row(request, who, instance_name)
     data = {"instance_name": instance_name}
     if row.organization_id is not None:
@@ -173,7 +173,7 @@ async def delete(
 
 
 async def _its_row(request: Request, who: Caller, instance_name: str) -> IntegrationView:
-    """Raises the same 404 for what is not there and for somebody else's."""
+    """The row. Raises the same 404 for a missing one and for one of another organization."""
     row = await find_integration(parts(request).pool, instance_name)
     if row is None or not visible(who, row.organization_id):
         raise absent("integration")
@@ -181,7 +181,7 @@ async def _its_row(request: Request, who: Caller, instance_name: str) -> Integra
 
 
 async def _content(request: Request, who: Caller, instance_name: str) -> dict[str, Any]:
-    """Raises the same 404 for what was never there and for somebody else's."""
+    """The page's content. Raises the same 404 for a missing one and for another organization's."""
     here = parts(request)
     row = await find_integration(here.pool, instance_name)
     if row is not None and not visible(who, row.organization_id):
@@ -190,7 +190,7 @@ async def _content(request: Request, who: Caller, instance_name: str) -> dict[st
     if row is None and not any(saga.status != "rejected" for saga in sagas):
         raise absent("integration")
     pairing = await _pairing(here, row) if row else {"pairing": None, "qr": None}
-    row = await find_integration(here.pool, instance_name)  # which may have followed
+    row = await find_integration(here.pool, instance_name)  # pairing may have updated it
     found = await stores.look(here, instance_name, row, _born(row, sagas))
     busy = any(not saga.over for saga in sagas)
     return {
@@ -216,7 +216,7 @@ def _about(who: Caller, instance_name: str) -> Filter:
 
 
 def _born(row: IntegrationView | None, sagas: list[SagaView]) -> UUID | None:
-    """The saga that made the instance: a row has its id; without one, the newest create."""
+    """The saga that made the instance: the row has its id; without a row, the newest create."""
     if row is not None:
         return row.id
     created = (s for s in sagas if s.saga == "create-integration" and s.status != "rejected")
@@ -226,7 +226,7 @@ def _born(row: IntegrationView | None, sagas: list[SagaView]) -> UUID | None:
 async def _pairing(
     here: AppContext, row: IntegrationView, *, again: bool = False
 ) -> dict[str, Any]:
-    """How far pairing is. A server that does not answer must not hold up the page."""
+    """The state of pairing. A server that does not answer must not delay the page."""
     if row.instance_name is None or row.status == "deleting":
         return {"pairing": None, "qr": None}
     world = here.world
@@ -248,7 +248,7 @@ async def _pairing(
 
 
 def _drawn(code: str) -> Markup | None:
-    """The code as squares, drawn by us: nothing of Evolution's picture is trusted."""
+    """The code as an SVG that we draw: Evolution's picture is not trusted."""
     try:
         made = segno.make(code, error="l", micro=False)
     except segno.DataOverflowError:

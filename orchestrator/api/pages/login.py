@@ -1,4 +1,4 @@
-"""Signing in with an API key, and out again."""
+"""Signing in with an API key, and signing out."""
 
 from typing import Final
 
@@ -29,7 +29,7 @@ router: Final = page_router()
 
 @router.get(LOGIN)
 async def ask(request: Request) -> Response:
-    """The form. Whoever is signed in goes on."""
+    """The form. A signed-in user is redirected."""
     back = safe_return(request.query_params.get("next", HOME))
     if identify(request) is not None and await identified(request) is not None:
         return see_other(back)
@@ -40,8 +40,8 @@ async def ask(request: Request) -> Response:
 async def sign_in(request: Request) -> Response:
     """Open a session for a key.
 
-    This form carries no token, since there is no session yet; that it is ours tells the browser,
-    as of every other form (``fields_of``).
+    This form carries no token, since there is no session yet; the browser's headers show that it is
+    ours, as for every other form (``fields_of``).
     """
     submitted = await fields_of(request)
     back = safe_return(submitted["next"] or HOME)
@@ -65,8 +65,8 @@ async def sign_in(request: Request) -> Response:
 
 @router.post(f"{ROOT}/logout")
 async def sign_out(request: Request, submitted: Submitted) -> Response:
-    """End the session, in this browser and wherever else its cookie may be."""
-    session = request.cookies[COOKIE]  # which the form has proved to be there
+    """End the session, in this browser and for every copy of its cookie."""
+    session = request.cookies[COOKIE]  # the form has proved that it is there
     until = authenticator_of(request).end_of_session(session)
     if until is not None:
         await ended_of(request).add(session, until)
@@ -76,10 +76,10 @@ async def sign_out(request: Request, submitted: Submitted) -> Response:
 
 
 def _https(request: Request) -> bool:
-    """Whether the browser speaks https, with a proxy in between too."""
+    """Whether the browser uses https, also behind a proxy."""
     public = request.app.state.parts.settings.public_url or ""
     forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip()
-    # Being told https by anybody only makes the cookie safer, so the header needs no trust.
+    # A false claim of https only makes the cookie safer, so the header needs no trust.
     told = forwarded == "https" or request.url.scheme == "https"
     return told or (public.startswith("https://") and _same_host(request, public))
 

@@ -1,4 +1,4 @@
-"""Upkeep: where the stores drifted apart, which phones are away, and what the chores did."""
+"""Upkeep: drift between the stores, disconnected phones, and the scheduled jobs' results."""
 
 import json
 import re
@@ -25,14 +25,14 @@ _MOST: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Drifted:
-    """Something that is not as it should be, and what becomes of it."""
+    """A difference between the stores, and what will be done about it."""
 
     what: str
     instance_name: str
     organization_id: UUID | None
     first_seen: datetime
     looks: int
-    """Since it was seen first, or since its last repair was asked for."""
+    """Observations since the first one, or since the last repair was requested."""
     repairs: int
     repaired_at: datetime | None
     cause: str
@@ -57,7 +57,7 @@ class Unwell:
 
 @dataclass(frozen=True, slots=True)
 class Chored:
-    """A chore: when it was done, what came of it, when it is due again."""
+    """A scheduled job: its last run, the result, and its next run."""
 
     name: str
     last_run: datetime | None
@@ -67,7 +67,7 @@ class Chored:
 
 @router.get(f"{ROOT}/upkeep")
 async def upkeep(request: Request, who: Reader) -> Response:
-    """What is known; nothing is looked at anew, which is what the chores are for."""
+    """What is known; the page itself compares nothing, which is the jobs' task."""
     pool = parts(request).pool
     chores = await pool.fetch(_CHORES)
     results = {row["name"]: json.loads(row["last_result"] or "{}") for row in chores}
@@ -82,7 +82,7 @@ async def upkeep(request: Request, who: Reader) -> Response:
         headline=headline(drifted, len(unwell), compared, reason is not None, now),
         drifted=drifted,
         compared=compared,
-        # What stands in the way on a server is for those who run it.
+        # Why a server cannot be checked is for operators only.
         reason=reason if who.organization_id is None or reason is None else "",
         told=bool(parts(request).settings.alert_url),
         unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
@@ -98,7 +98,7 @@ async def upkeep(request: Request, who: Reader) -> Response:
 def headline(
     drifted: Sequence[Drifted], away: int, compared: datetime | None, blind: bool, now: datetime
 ) -> str:
-    """What the last looks came to. Nobody looks while the page is made, so it says when. Pure.
+    """The results of the last checks. The page makes none, so it says when they were. Pure.
 
     ``blind``: the last comparison could not be finished.
     """
@@ -135,7 +135,7 @@ async def _drifted(
     drifted = []
     for row in rows:
         verdict = VERDICTS.get(row["what"])
-        # A blank that only the look itself could fill in.
+        # A placeholder that only the comparison itself could fill.
         general = re.sub(r"\{\w+\}", "…", verdict.cause) if verdict else row["what"]
         cause = causes.get((row["what"], row["instance_name"]), general)
         by_itself = verdict is not None and verdict.policy == "auto"
@@ -145,7 +145,7 @@ async def _drifted(
 
 
 def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The numbers that tell something."""
+    """The numbers of a result that are worth showing."""
     plain = ((k.replace("_", " "), v) for k, v in result.items() if k not in ("shown", "seconds"))
     return [(name, str(value)) for name, value in plain if value and not isinstance(value, dict)]
 

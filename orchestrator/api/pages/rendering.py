@@ -1,4 +1,4 @@
-"""From a template and plain data to a page that can't be turned against its reader."""
+"""Renders templates to pages and makes untrusted text safe to show."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from evosaga.orchestrator.api.pages.time_axis import duration
 HERE: Final = Path(__file__).parent
 HOME: Final = "/"
 ROOT: Final = "/ui"
-"""All pages but the first; the plain paths belong to the JSON routes."""
+"""Prefix of all pages but the first; paths without it belong to the JSON routes."""
 
 NAVIGATION: Final = (
     ("now", "Now", HOME),
@@ -25,7 +25,7 @@ NAVIGATION: Final = (
     ("upkeep", "Upkeep", f"{ROOT}/upkeep"),
     ("definitions", "Definitions", f"{ROOT}/definitions"),
 )
-"""The name of a place, its title, its address."""
+"""Name, title and address of each navigation entry."""
 
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -47,14 +47,14 @@ WORDS: Final = {
     "failed": "needs a person",
     "rejected": "refused",
 }
-"""A status as people say it; the exact word stands beside it where it matters."""
+"""A status in plain words; the exact word is shown beside it where it matters."""
 
 
 def shown(value: Any) -> Any:
-    """Text from outside without what would rearrange or hide the text around it.
+    """Text from outside without characters that would reorder or hide the text around it.
 
-    Escaping keeps markup out; this keeps out control characters and the marks that turn the
-    direction of writing, with which one name can look like another.
+    Escaping removes markup; this removes control characters and the marks that change the direction
+    of writing, with which one name can look like another.
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -76,7 +76,7 @@ _TURNING: Final = frozenset(
 
 
 def clock(at: datetime) -> str:
-    """A moment, to the second, in UTC: the server can't know the reader's zone."""
+    """A moment, to the second, in UTC: the server cannot know the browser's time zone."""
     return at.astimezone(UTC).strftime("%b %d %H:%M:%S").replace(" 0", " ")
 
 
@@ -99,12 +99,12 @@ def iso(at: datetime) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop; the words stay as they are."""
+    """With a capital letter and a full stop; the words stay as they are."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def short(value: UUID | str) -> str:
-    """The end of an id: ids are made in order of time, so their beginnings are all alike."""
+    """The end of an id: ids are ordered by time, so their beginnings are alike."""
     text = str(value)
     return f"…{text[-8:]}" if len(text) > 12 else text
 
@@ -135,7 +135,7 @@ _environment.globals |= {
 
 
 def render(template: str, **context: Any) -> str:
-    """The text of a page or of a part of one."""
+    """The HTML of a page or of a fragment."""
     return _environment.get_template(template).render(**context)
 
 

@@ -1,4 +1,4 @@
-"""Replay and cancel: first a page that says what would happen, then the button."""
+"""Replay and cancel: first a page that shows the plan, then the button."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -31,7 +31,7 @@ router: Final = page_router()
 
 @router.get(ROOT + "/sagas/{saga_id}/replay")
 async def replay_plan(request: Request, who: Reader, saga_id: str) -> Response:
-    """What a replay would do, found out by a fresh look at the world; nothing is changed."""
+    """The replay plan, from fresh reads of the three stores; nothing is changed."""
     here = parts(request)
     view = await its_view(here, who, saga_id)
     plan = await plan_of(here.pool, here.world, here.registry, view.saga_id)
@@ -42,13 +42,13 @@ async def replay_plan(request: Request, who: Reader, saga_id: str) -> Response:
 
 @router.post(ROOT + "/sagas/{saga_id}/replay")
 async def replay(request: Request, who: Reader, submitted: Submitted, saga_id: str) -> Response:
-    """Do it."""
+    """Replay the saga."""
     return await _steer(request, who, submitted, saga_id, "saga.replay")
 
 
 @router.get(ROOT + "/sagas/{saga_id}/cancel")
 async def cancel_plan(request: Request, who: Reader, saga_id: str) -> Response:
-    """What a cancel would do, from what is recorded."""
+    """What a cancel would do, from the recorded history."""
     here = parts(request)
     view = await its_view(here, who, saga_id)
     state = fold(await its_history(here, view))
@@ -62,7 +62,7 @@ async def cancel_plan(request: Request, who: Reader, saga_id: str) -> Response:
 
 @router.post(ROOT + "/sagas/{saga_id}/cancel")
 async def cancel(request: Request, who: Reader, submitted: Submitted, saga_id: str) -> Response:
-    """Do it."""
+    """Cancel the saga."""
     return await _steer(request, who, submitted, saga_id, "saga.cancel")
 
 
@@ -79,9 +79,9 @@ async def _steer(
 
 
 def by_form(who: Caller, submitted: Form, type_: str, data: dict[str, Any]) -> Command:
-    """A command under the id that the form was made with, so that a second click does nothing.
+    """A command under the id that the form contains, so that a second click does nothing.
 
-    It tells who it was, since a saga's history keeps it.
+    The id names the caller, since a saga's history keeps it.
     """
     try:
         id_ = f"{who.name}/{UUID(submitted['id'])}"

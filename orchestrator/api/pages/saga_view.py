@@ -1,4 +1,4 @@
-"""One saga as its page shows it: a headline, its timeline, its events in words. Pure."""
+"""The view model of one saga's page: headline, timeline, events in words. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ KINDS: Final = {
     "retryable": "goes on until it works",
 }
 _NEWEST: Final = 200
-"""So many events are listed; the rest is behind a link."""
+"""The most events listed; the rest is behind a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class SagaPageView:
-    """A saga's page, but for what has to be looked up."""
+    """A saga's page, except for what has to be queried."""
 
     headline: str
     timeline: Timeline
     chronicle: AttemptHistory
     lines: Sequence[Line]
     earlier: int
-    """Events that are not listed."""
+    """The number of events that are not listed."""
     asked: Sequence[tuple[str, str]]
     """The command's data."""
 
@@ -88,7 +88,7 @@ def saga_view(
 
 
 def headline(view: SagaView, history: Sequence[Recorded]) -> str:
-    """What became of it, in one sentence."""
+    """The saga's state or outcome, in one sentence."""
     spent = duration((view.updated_at - view.created_at).total_seconds())
     match view.status:
         case "completed":
@@ -121,7 +121,7 @@ def _text(value: object) -> str:
 
 
 def _dated(lines: Sequence[Line]) -> list[Line]:
-    """With the date at the first line of each day, when they are of more than one."""
+    """Add the date to the first line of each day when the lines span several days."""
     days = [f"{line.at.astimezone(UTC):%b} {line.at.astimezone(UTC).day}" for line in lines]
     if len(set(days)) < 2:
         return list(lines)
@@ -168,13 +168,13 @@ class Cancellation:
 
 
 def cancellable(definition: Saga | None, state: State) -> bool:
-    """Whether it is worth a button: a saga that is undoing already needs none."""
+    """Whether to show the button: a saga that is being undone needs none."""
     undoing = state.status == "compensating"
     return not undoing and cancellation(definition, state).allowed
 
 
 def cancellation(definition: Saga | None, state: State) -> Cancellation:
-    """By the same rules by which a cancel is taken or refused."""
+    """The plan, by the rules by which a cancel is accepted or refused."""
     if state.status not in OPEN:
         return Cancellation(False, f"It is {state.status}, so there is nothing left to cancel.")
     if definition is None:
@@ -196,7 +196,7 @@ def cancellation(definition: Saga | None, state: State) -> Cancellation:
 
 
 def steps_to_undo(definition: Saga, state: State) -> list[str]:
-    """The steps that a roll-back would undo, last first; also the one that is being tried."""
+    """The steps that compensation would undo, last first; includes the one being attempted."""
     out = state.in_flight.step if state.in_flight else None
     return [
         step.name

@@ -1,4 +1,4 @@
-"""Sagas: a page of them with filters and search, and one with its timeline."""
+"""Pages of sagas: the list with filters and search, and one with its timeline."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -43,12 +43,12 @@ _FILTERS: Final = ("status", "saga", "organization", "instance", "since")
 _OTHERS: Final = ("q", "cursor")
 _SINCE_SAID: Final = {"15m": "15 minutes", "1h": "hour", "24h": "24 hours", "7d": "7 days"}
 _LIVE_SECONDS: Final = 4.0
-"""How long an answer waits for something to happen; the times on the page age meanwhile."""
+"""How long a poll waits for a change; the times on the page grow old meanwhile."""
 
 
 @router.get(f"{ROOT}/sagas")
 async def listed(request: Request, who: Reader) -> Response:
-    """A page of sagas, newest first. What can't be understood in the address is said on it."""
+    """A page of sagas, newest first. Invalid parameters are reported on it."""
     here = parts(request)
     query = request.query_params
     search = query.get("q", "").strip()[:200]
@@ -82,7 +82,7 @@ async def listed(request: Request, who: Reader) -> Response:
 
 
 def _understood(query: Mapping[str, str], now: datetime) -> tuple[dict[str, str], list[str]]:
-    """The filters, and a sentence for each thing in the address that is none."""
+    """The filters, and a sentence for each invalid parameter."""
     asked = {name: query.get(name, "").strip()[:80] for name in _FILTERS}
     ignored = [
         f"There is no filter {name[:40]!r}." for name in query if name not in (*_FILTERS, *_OTHERS)
@@ -111,7 +111,7 @@ def _address(asked: Mapping[str, str | None]) -> str:
 
 
 def _filter(asked: Mapping[str, str], who: Caller, now: datetime) -> Filter | None:
-    """None when nothing can fit: somebody else's organization."""
+    """The filter; None when nothing can match: another organization was requested."""
     organization = who.organization_id
     if asked["organization"]:
         organization = UUID(asked["organization"])
@@ -127,7 +127,7 @@ def _filter(asked: Mapping[str, str], who: Caller, now: datetime) -> Filter | No
 
 
 async def _searched(here: AppContext, who: Caller, text: str) -> str | None:
-    """Where a saga id, command id, instance or organization leads to."""
+    """The page for a saga id, command id, instance name or organization."""
     view = await find_saga(here.pool, text, who.organization_id)
     if view is not None and visible(who, view.organization_id):
         if view.instance_name == text:
@@ -145,7 +145,7 @@ async def _searched(here: AppContext, who: Caller, text: str) -> str | None:
 
 @router.get(ROOT + "/sagas/{saga_id}")
 async def one(request: Request, who: Reader, saga_id: str) -> Response:
-    """One saga, whole; by its command's id or its instance's name it is found as well."""
+    """The page of one saga, found by its id, its command's id or its instance's name."""
     named = await find_saga(parts(request).pool, saga_id, who.organization_id)
     if named is not None and str(named.saga_id) != saga_id and visible(who, named.organization_id):
         return see_other(f"{ROOT}/sagas/{named.saga_id}")
@@ -155,7 +155,7 @@ async def one(request: Request, who: Reader, saga_id: str) -> Response:
 
 @router.get(ROOT + "/sagas/{saga_id}/live")
 async def one_again(request: Request, who: Reader, saga_id: str) -> Response:
-    """The part of the page that changes, once it has changed or a few seconds are over."""
+    """The fragment of the page that changes, after a change or a few seconds."""
     view = await its_view(parts(request), who, saga_id)
     try:
         seen = int(request.query_params.get("seen", "0"))
@@ -168,7 +168,7 @@ async def one_again(request: Request, who: Reader, saga_id: str) -> Response:
 
 
 async def its_view(here: AppContext, who: Caller, saga_id: str) -> SagaView:
-    """The saga of that id. Raises the same 404 for one that is not there and for a foreign one."""
+    """The saga. Raises the same 404 for a missing one and for one of another organization."""
     try:
         wanted = UUID(saga_id)
     except ValueError:
@@ -206,7 +206,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
 
 
 async def its_history(here: AppContext, view: SagaView) -> list[Recorded] | None:
-    """All of its events; None when this release can't read them."""
+    """All of its events; None when this release cannot read them."""
     try:
         return await history(here.pool, view.saga_id)
     except Unreadable:
@@ -214,7 +214,7 @@ async def its_history(here: AppContext, view: SagaView) -> list[Recorded] | None
 
 
 def fold(told: list[Recorded] | None) -> State | None:
-    """What the history amounts to; None when this release can't tell."""
+    """The state after the history; None when this release cannot compute it."""
     try:
         return replay(recorded.event for recorded in told) if told else None
     except IllegalTransition:

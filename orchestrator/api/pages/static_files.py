@@ -1,4 +1,4 @@
-"""The few files of the dashboard: style, script, icon. Read once, served with a fingerprint."""
+"""The dashboard's style, script and icon: read once, served under a fingerprint."""
 
 import hashlib
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ _FILES: Final[Mapping[str, _File]] = {name: _read(name, type_) for name, type_ i
 
 @router.get(ROOT + "/static/{name}")
 async def static(request: Request, name: str) -> Response:
-    """One of them; nothing else is reachable by any name."""
+    """One of these files; no other path is served."""
     file = _FILES.get(name)
     if file is None:
         raise absent("file")

@@ -1,4 +1,4 @@
-"""One integration as each of its three stores has it, seen at the same moment."""
+"""One integration in each of its three stores, read at the same moment."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ _PATIENCE: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What one store says. ``facts`` are what it holds, by name."""
+    """The content of one store. ``facts`` are its values, by name."""
 
     name: str
     what: str
@@ -36,7 +36,7 @@ class Store:
 async def look(
     here: AppContext, instance_name: str, row: IntegrationView | None, born: UUID | None
 ) -> list[Store]:
-    """Evolution, Postgres and Redis. ``born`` is the saga that made the instance, if one did."""
+    """Read Evolution, Postgres and Redis. ``born`` is the saga that made the instance, if any."""
     evolution, redis = await asyncio.gather(
         _evolution(here, instance_name, row, born), _redis(here, instance_name)
     )
@@ -44,7 +44,7 @@ async def look(
 
 
 def agreement(stores: Sequence[Store], *, busy: bool) -> tuple[Literal["ok", "warn"], str]:
-    """Whether the three tell the same story, in a sentence. ``busy``: a saga is at work on it."""
+    """Whether the three agree, in a sentence. ``busy``: a saga is working on the integration."""
     seen = {store.name: store.presence for store in stores}
     if "unknown" in seen.values():
         return "warn", "Not all of them can be asked right now."
@@ -83,7 +83,7 @@ async def _evolution(
 
 
 async def _older(here: AppContext, instance_name: str) -> Store:
-    """An instance without a birthmark: the row says whose it is, the list whether it is there."""
+    """An instance without an ownership mark: the row names its owner, the list if it exists."""
     found = await connection.integrations(here.pool, names=[instance_name])
     if not found:
         return _instance("unknown", "Nothing tells which instance was meant")

@@ -1,8 +1,8 @@
-"""The bent axis of a timeline, from moments to percent of its width. Pure.
+"""The non-linear axis of a timeline, from moments to percent of its width. Pure.
 
-Sagas take 40 ms when all is well and a week when somebody has to look, often both in one history,
-so a stretch is as wide as a root of its duration. What took longer is always wider, and nothing
-becomes invisible.
+Sagas take 40 ms when all is well and a week when a person has to act, often both in one history, so
+a period's width is a root of its duration. Longer periods are always wider, and none becomes
+invisible.
 """
 
 from bisect import bisect_left
@@ -15,9 +15,9 @@ from evosaga.orchestrator.api.pages.attempts import AttemptHistory
 
 _BEND: Final = 0.35
 _LEAST: Final = 1.2
-"""Weight that an attempt has however short it was; a millisecond weighs 1."""
+"""The smallest weight of an attempt; a millisecond weighs 1."""
 _PARKED_SHARE: Final = 0.22
-"""While a saga is parked nothing happens: it may take so much of the width, not a week's."""
+"""The largest share of the width for the time that a saga is parked, when nothing happens."""
 _TICK_GAP: Final = 15.0
 
 
@@ -28,7 +28,7 @@ class Tick:
 
 
 class Scale:
-    """From events to percent of the width."""
+    """Maps events to percent of the width."""
 
     def __init__(
         self, told: AttemptHistory, now: datetime | None, next_at: datetime | None
@@ -66,12 +66,12 @@ class Scale:
         return places
 
     def of(self, sequence: int) -> float:
-        """Where the event of that number is, or the next one that has a place."""
+        """The position of the event with that sequence, or of the next one that has a position."""
         index = min(bisect_left(self._sequences, sequence), len(self._places) - 1)
         return self._places[index]
 
     def ticks(self) -> list[Tick]:
-        """Times since the beginning, where there is room to write them."""
+        """Times since the beginning, where there is room for a label."""
         if not self._times:
             return []
         ticks = [Tick(0.0, "0")]
@@ -87,7 +87,7 @@ def _is_out(told: AttemptHistory) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it, in at most two units."""
+    """A duration in words, in at most two units."""
     if seconds < 0.0005:
         return "0 ms"
     if seconds < 0.9995:

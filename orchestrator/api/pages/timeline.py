@@ -1,6 +1,6 @@
-"""Where the stretches of a saga are drawn: a row a step, time from left to right. Pure.
+"""Lays out a saga's timeline: one row per step, time from left to right. Pure.
 
-All positions are in percent of the width (``scale``), all texts plain.
+All positions are in percent of the width (``time_axis``), all texts plain.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Shape: TypeAlias = Literal["attempt", "wait"]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One stretch in a row. ``said`` is what it means, in a sentence."""
+    """One period in a row. ``said`` describes it in a sentence."""
 
     x: float
     width: float
@@ -36,7 +36,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The thread from one attempt to the next: down is forward, up is back."""
+    """The line from one attempt to the next: down is forward, up is back."""
 
     x: float
     upper: bool
@@ -51,7 +51,7 @@ class Row:
     links: tuple[Link, ...]
     state: str
     spent: str
-    """How long it took, or how long it has been at it."""
+    """How long it took, or has taken so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Timeline:
     workers: tuple[tuple[str, str], ...]
     """Letter and name, in order of appearance."""
     now: float | None
-    """Where the present is; None once nothing more happens by itself."""
+    """The position of the present; None once nothing more happens by itself."""
 
 
 def timeline(
@@ -80,7 +80,7 @@ def timeline(
     over: bool,
     next_at: datetime | None,
 ) -> Timeline:
-    """Place everything. ``now`` is the database's time, ``next_at`` when it goes on by itself."""
+    """Lay out the timeline. ``now`` is the database's time, ``next_at`` when the saga continues."""
     scale = Scale(told, now=None if over else now, next_at=None if over else next_at)
     workers = told.workers
     letters = {name: _letter(n) for n, name in enumerate(workers)} if len(workers) > 1 else {}
@@ -115,7 +115,7 @@ def _bars(
     scale: Scale,
     letters: dict[str, str],
 ) -> list[Bar]:
-    """The attempt itself and, when the same step has to be tried again, the wait behind it."""
+    """The attempt itself and, when the same step has to be retried, the wait after it."""
     backward = attempt.direction == "compensation"
     x = scale.of(attempt.first)
     end = scale.of(attempt.last) if attempt.ended is not None else scale.present
@@ -132,7 +132,7 @@ def _bars(
     until = _wait_ends(attempt, following, told, scale)
     if until is None or until <= bar.end or attempt.ending in ("done", "out"):
         return [bar]
-    if bar.shape == "wait":  # the attempt was nothing but the beginning of the wait
+    if bar.shape == "wait":  # the attempt was only the beginning of the wait
         return [replace(bar, width=round(until - x, 2))]
     rest = round(until - bar.end, 2)
     said = "Waits before it tries again"
@@ -142,7 +142,7 @@ def _bars(
 def _wait_ends(
     attempt: Attempt, following: Attempt | None, told: AttemptHistory, scale: Scale
 ) -> float | None:
-    """Where waiting for another try of the same step ends; None when it is given up."""
+    """Where the wait for a retry of the same step ends; None when there is no retry."""
     turned = any(
         mark.sequence > attempt.last
         and (following is None or mark.sequence < following.first)
@@ -158,7 +158,7 @@ def _wait_ends(
 
 
 def _links(told: AttemptHistory, names: Sequence[str], scale: Scale) -> dict[str, list[Link]]:
-    """Thin upright lines that tie the bars of different rows to one thread."""
+    """Thin vertical lines that connect the bars of different rows."""
     order = {name: row for row, name in enumerate(names)}
     links: dict[str, list[Link]] = {}
     for before, after in pairwise(told.attempts):
@@ -196,7 +196,7 @@ _SAID: Final[dict[Ending, str]] = {
 
 
 def sentence(attempt: Attempt) -> str:
-    """What a stretch means, for a tooltip and for those who can't see it."""
+    """A period in words, for a tooltip and for screen readers."""
     what = "Undoing" if attempt.direction == "compensation" else "Attempt"
     number = f" {attempt.number}" if what == "Attempt" or attempt.number > 1 else ""
     spent = ""
