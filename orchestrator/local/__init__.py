@@ -1,1 +1,1 @@
-"""Everything that evosaga needs beside it, on one machine and with nothing installed."""
+"""Embedded servers for development and tests: Postgres, Valkey and a simulated Evolution."""

@@ -1,4 +1,4 @@
-"""Finding a Postgres and a Valkey that run on this machine."""
+"""Finds a Postgres and a Valkey that run on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evosaga.orchestrator.local.paths import Account, make_own_folder, state_fol
 
 Source = Literal["wheel", "system", "docker"]
 
-# The oldest that our SQL and our Redis commands are written for.
+# The oldest versions that our SQL and our Redis commands support.
 OLDEST_POSTGRES = (15,)
 OLDEST_VALKEY = (7, 0)
 SYSTEM_POSTGRES = (
@@ -31,16 +31,16 @@ SYSTEM_POSTGRES = (
 
 
 class LocalServerUnavailable(Exception):
-    """No embedded server can be had here. The machine's fault, or its owner's choice, never a bug.
+    """No embedded server is available. The cause is the machine or a setting, never a bug.
 
-    There is no wheel for the platform and no installed server, or the folder can't be used. The
-    message says what was tried and what to do about it.
+    There is no wheel for the platform and no installed server, or the folder cannot be used. The
+    message says what was tried and what to do.
     """
 
 
 @dataclass(frozen=True)
 class Program:
-    """A server's executable, known to run as the account that will run it."""
+    """A server's executable, verified to run as the account that will run it."""
 
     path: Path
     version: str
@@ -48,10 +48,10 @@ class Program:
 
 
 def find_postgres(account: Account | None) -> Program:
-    """The `postgres` to use, its `initdb` beside it; raises LocalServerUnavailable."""
+    """The `postgres` to use, with `initdb` beside it; raises LocalServerUnavailable."""
 
     def usable(path: Path) -> str:
-        # initdb is linked to libpq as well, so it shows more of what may be missing.
+        # initdb is linked to libpq too, so it also shows whether that is missing.
         version_of(path.with_name("initdb"), account, OLDEST_POSTGRES)
         return version_of(path, account, OLDEST_POSTGRES)
 
@@ -81,7 +81,7 @@ def find_valkey() -> Program:
 
 
 def wanted() -> Source | None:
-    """What `EVOSAGA_LOCAL` asks for: None stands for the wheel, else what the system has."""
+    """The value of `EVOSAGA_LOCAL`; None when unset: first the wheel, then the system's servers."""
     choice = os.environ.get("EVOSAGA_LOCAL", "")
     if choice in ("", "wheel", "system", "docker"):
         return choice or None  # type: ignore[return-value]
@@ -96,7 +96,7 @@ def first_usable(
     installed: Callable[[], Iterator[Path]],
     usable: Callable[[Path], str],
 ) -> Program:
-    """The first program that says its version, the wheel's before the system's."""
+    """The first program that prints its version; the wheel's is tried before the system's."""
     reasons: list[str] = []
     asked = wanted()
     sources: tuple[tuple[Source, Callable[[], Iterator[Path]]], ...] = (
@@ -119,7 +119,7 @@ def first_usable(
 
 
 def cure() -> str:
-    """What somebody can do who has no embedded server."""
+    """What to do when there is no embedded server."""
     import platform
 
     advice = (
@@ -148,7 +148,7 @@ def wheel_folders(package: str) -> list[Path]:
 
 
 def installed_postgres() -> Iterator[Path]:
-    """Every installed `postgres`: the one on PATH, then the newest of the usual places."""
+    """Every installed `postgres`: the one on PATH, then the newest in the usual folders."""
     if found := shutil.which("postgres"):
         yield Path(found).resolve()
     folders = [f for pattern in SYSTEM_POSTGRES for f in Path("/").glob(pattern.lstrip("/"))]
@@ -163,9 +163,10 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def version_of(path: Path, account: Account | None, oldest: tuple[int, ...]) -> str:
-    """The version that a program states about itself when run as `account`.
+    """The version that a program prints when run as `account`.
 
-    Raises OSError or subprocess.SubprocessError when it doesn't run, ValueError when it is too old.
+    Raises OSError or subprocess.SubprocessError when it does not run, ValueError when it is too
+    old.
     """
     done = subprocess.run(  # noqa: S603
         [path, "--version"],
@@ -190,13 +191,13 @@ def version_of(path: Path, account: Account | None, oldest: tuple[int, ...]) -> 
 
 
 def runs(path: Path, account: Account) -> bool:
-    """Whether `account` may execute `path` where it is."""
+    """Whether `account` may execute `path` in its folder."""
     try:
         version_of(path.with_name("initdb"), account, (0,))
     except PermissionError:
         return False
     except (OSError, ValueError, subprocess.SubprocessError):
-        return True  # it fails for another reason, which a copy wouldn't cure
+        return True  # it fails for another reason, which a copy would not cure
     return True
 
 
@@ -227,7 +228,7 @@ def copied(package: Path) -> Path:
 
 
 def open_to_all(tree: Path) -> None:
-    """Let everybody read `tree` and execute what its owner may execute, whatever the umask was."""
+    """Let all accounts read `tree` and execute what its owner may execute, despite the umask."""
     tree.chmod(0o755)
     for folder, folders, files in os.walk(tree):
         for name in folders:

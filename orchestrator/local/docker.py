@@ -1,9 +1,9 @@
-"""The same servers from their official images, for those who ask for it: `EVOSAGA_LOCAL=docker`.
+"""The embedded servers in containers of their official images: `EVOSAGA_LOCAL=docker`.
 
-They listen on a port of the loopback interface, since a container's Unix sockets can't be reached
-from the outside on every platform. Any user of the machine could connect to that: hence the
-password. Docker keeps the data, in a volume that is named after the folder; that of a private
-server goes with its container, so there it does not survive `kill` or `stop`.
+They listen on a port of the loopback interface, since a container's Unix sockets are not reachable
+from outside on every platform. Any user of the machine could connect to that port, hence the
+password. Docker keeps the data in a volume named after the folder; the volume of a private server
+is removed with its container, so that data does not survive `kill` or `stop`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def valkey_plan(home: Home) -> ServerSpec:
     only_here = ("port", "unixsocketperm")
     settings = {k: v for k, v in valkey.SETTINGS.items() if k not in only_here}
     options = " ".join(f"--{name} '{value}'" for name, value in settings.items())
-    # By a file, because everybody can read a process's arguments.
+    # From a file, because a process's arguments are readable by every user.
     script = f'echo "requirepass $PASSWORD" > /tmp/c && exec valkey-server /tmp/c {options}'
     return plan(
         home,
@@ -81,13 +81,13 @@ def plan(
     welcome: str,
     quit_signal: int,
 ) -> ServerSpec:
-    """What the guardian has to do for a container; it signals the client, which passes it on."""
+    """The supervisor's spec for a container; docker's client passes signals on to it."""
     get_image(image)
     name = f"evosaga-{home.path.name}-{blake2b(os.fsencode(home.path), digest_size=6).hexdigest()}"
-    storage = volume if home.private else f"{name}:{volume}"  # without a name it goes with --rm
+    storage = volume if home.private else f"{name}:{volume}"  # unnamed, it is removed with --rm
     container = ["docker", "run", "--rm", "--name", name, "--env-file", str(home.path / SECRETS)]
     container += ["-v", storage, "-p", f"127.0.0.1:{ports[0]}:{ports[1]}", image, *inside]
-    # A container is left over when the machine or the guardian went down hard.
+    # A container remains when the machine or the supervisor was killed.
     script = 'docker rm -f "$0" >/dev/null 2>&1; exec "$@"'
     return ServerSpec(
         facts={"url": url, "version": image.partition(":")[2], "source": "docker"},
@@ -109,7 +109,7 @@ def plan(
 
 
 def get_image(image: str) -> None:
-    """Pull an image unless it is there. Raises LocalServerUnavailable."""
+    """Pull an image unless it is present. Raises LocalServerUnavailable."""
     docker = shutil.which("docker")
     if docker is None:
         raise LocalServerUnavailable(f"EVOSAGA_LOCAL=docker, but there is no `docker`. {cure()}")
@@ -125,7 +125,7 @@ def get_image(image: str) -> None:
 
 
 def password(home: Home, variable: str, *more: str) -> str:
-    """The server's password: the one it was made with, else a new one."""
+    """The server's password: the one it was created with, else a new one."""
     file = home.path / SECRETS
     try:
         return file.read_text().splitlines()[0].partition("=")[2]
@@ -137,7 +137,7 @@ def password(home: Home, variable: str, *more: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """A port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port

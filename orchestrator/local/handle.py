@@ -1,4 +1,4 @@
-"""An owner's side of a server's lifetime: find the guardian, or start it, and hold on to it."""
+"""The owner's side of a server: connect to its supervisor, or start one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GUARDIAN = (
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
     "from evosaga.orchestrator.local.supervisor import main; main(*sys.argv[1:])"
 )
-# Our own environment may hold secrets, and settings that are meant for other servers.
+# The environment may hold secrets, and settings that are meant for other servers.
 PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DOCKER_HOST", "DOCKER_CONTEXT")
 
 
@@ -47,17 +47,17 @@ MakePlan = Callable[[Home], ServerSpec]
 
 
 class SupervisorConnection:
-    """This process's hold on a server, which the kernel ends if we can't."""
+    """This process's connection to a supervisor; the kernel closes it if the process is killed."""
 
     def __init__(self, home: Home, make_plan: MakePlan) -> None:
         self.home = home
         self.make_plan = make_plan
-        self.plan: ServerSpec | None = None  # known to the one who started the guardian
+        self.plan: ServerSpec | None = None  # set in the process that started the supervisor
         self.connection: socket.socket | None = None
         self.process = os.getpid()
 
     def take(self) -> dict[str, Any]:
-        """Make sure that the server runs; gives its url, version, source and pid."""
+        """Make sure that the server runs; returns its url, version, source and pid."""
         deadline = time.monotonic() + START_SECONDS + STOP_SECONDS
         while time.monotonic() < deadline:
             with self.locked() as lock:
@@ -68,21 +68,21 @@ class SupervisorConnection:
                 raise LocalServerUnavailable(
                     f"The guardian of {self.home.path} ended at once: {self.home.log.read_text()}"
                 )
-            time.sleep(0.01)  # another guardian is about to listen, or about to end
+            time.sleep(0.01)  # another supervisor is starting or ending
         raise LocalServerUnavailable(f"The server in {self.home.path} neither starts nor ends.")
 
     def ask(self, word: str) -> dict[str, Any]:
-        """Have the guardian `start`, `stop` or `kill` the server."""
+        """Let the supervisor `start`, `stop` or `kill` the server."""
         if self.connection is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.connection.sendall(f"{word}\n".encode())
             if (answer := self.heard()) is not None:
                 return answer
-        return self.take() if word == "start" else {"pid": 0}  # the guardian was killed
+        return self.take() if word == "start" else {"pid": 0}  # the supervisor was killed
 
     def give_back(self) -> None:
-        """Let go; as the last one, wait until the server is gone."""
-        if self.process != os.getpid():  # a forked child: the lease is our parent's
+        """Close the connection; the last owner waits until the server is gone."""
+        if self.process != os.getpid():  # a forked child: the connection is its parent's
             return
         if self.connection is not None:
             with self.connection as connection, contextlib.suppress(OSError):
@@ -92,13 +92,13 @@ class SupervisorConnection:
                     pass
             self.connection = None
         elif self.plan is None:
-            return  # it was never taken
+            return  # it was never opened
         with self.locked() as lock:
             if lock is not None:
                 self.clear_up()
 
     def clear_up(self) -> None:
-        """Do what a guardian that was killed could not; no other one lives."""
+        """Clean up after a supervisor that was killed, when no other one runs."""
         if self.plan is not None and self.home.path.exists():
             with contextlib.suppress(Failed):
                 os.close(claim_data(self.plan))
@@ -107,11 +107,11 @@ class SupervisorConnection:
 
     @contextmanager
     def locked(self) -> Iterator[int | None]:
-        """The lock that a guardian holds while it lives; None when one does."""
+        """The lock that a supervisor holds while it runs; None when one does."""
         try:
             lock = os.open(self.home.path / "guardian.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:
-            yield None  # the folder is gone, as it should be
+            yield None  # the folder is gone already
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +123,7 @@ class SupervisorConnection:
             os.close(lock)
 
     def join(self) -> socket.socket | None:
-        """A connection to the guardian that is there, if it listens."""
+        """A connection to the running supervisor, if it listens."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(self.home.control))
@@ -133,13 +133,13 @@ class SupervisorConnection:
         return connection
 
     def found(self, lock: int) -> socket.socket:
-        """A connection to a guardian that we start, and that inherits the lock."""
+        """A connection to a new supervisor, which inherits the lock."""
         if self.home.sockets != self.home.path:
             make_own_folder(self.home.sockets, 0o700 if os.geteuid() else 0o711)
         self.plan = self.make_plan(self.home)
-        if self.home.log.exists():  # one log a run, and the one before: it can't grow for ever
+        if self.home.log.exists():  # one log per run, and the previous one, to bound the size
             self.home.log.replace(self.home.log.with_suffix(".log.before"))
-        self.home.log.touch(mode=0o600)  # an error may quote what is stored
+        self.home.log.touch(mode=0o600)  # an error may quote stored data
         ours, theirs = socket.socketpair()
         ours.sendall(json.dumps(self.plan._asdict()).encode() + b"\n")
         with theirs, self.home.log.open("ab") as log:
@@ -147,14 +147,14 @@ class SupervisorConnection:
             started = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-I", "-S", "-c", GUARDIAN, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,  # never ours: a caller may wait for its end
+                stdout=log,  # never our own: a caller may wait until it is closed
                 stderr=log,
                 cwd="/",
                 env={k: os.environ[k] for k in PASSED_ON if k in os.environ} | {"LC_ALL": "C"},
                 start_new_session=True,
                 pass_fds=passed,
             )
-        if started.wait() != 0:  # not the guardian, but the parent that it leaves at once
+        if started.wait() != 0:  # the parent, which the supervisor leaves at once by forking
             ours.close()
             raise LocalServerUnavailable(
                 f"The guardian of {self.home.path} didn't start: {self.home.log.read_text()}"
@@ -162,7 +162,7 @@ class SupervisorConnection:
         return ours
 
     def heard(self) -> dict[str, Any] | None:
-        """The guardian's next answer; None when it is gone. Raises LocalServerUnavailable."""
+        """The supervisor's next answer; None when it is gone. Raises LocalServerUnavailable."""
         assert self.connection is not None
         self.connection.settimeout(START_SECONDS + STOP_SECONDS * 2)
         answer = b""
@@ -201,15 +201,15 @@ class LocalServer:
     _lease: SupervisorConnection = field(repr=False)
 
     def kill(self) -> None:
-        """SIGKILL the server and its children, as a crash would. Returns when they are gone."""
+        """SIGKILL the server and its children, as in a crash. Returns when they are gone."""
         self.pid = self._lease.ask("kill")["pid"]
 
     def stop(self) -> None:
-        """Stop the server in good order. Returns when it is gone."""
+        """Stop the server with an orderly shutdown. Returns when it is gone."""
         self.pid = self._lease.ask("stop")["pid"]
 
     def start_again(self) -> None:
-        """Start it on the same data; returns when it takes clients. Nothing happens if it runs.
+        """Start it again with the same data; returns when it accepts clients. No effect if it runs.
 
         Raises LocalServerUnavailable.
         """
@@ -220,7 +220,7 @@ class LocalServer:
 def run(
     kind: str, folder: Path | None, account: Account | None, longest_name: int, make_plan: MakePlan
 ) -> Iterator[LocalServer]:
-    """A server of this kind in `folder`, or in a temporary one, for as long as we hold it."""
+    """A server of this kind in `folder`, or in a temporary one, until the context ends."""
     kept = folder.expanduser().absolute() if folder is not None else private_folder(account)
     path = kept / kind
     home = Home(path, socket_folder(path, longest_name), private=folder is None)
@@ -238,7 +238,7 @@ def run(
 
 
 def prepare_home(home: Home, account: Account | None) -> None:
-    """Make the folder, private to us, but passable for the server's account if it has its own."""
+    """Make the folder, private, but passable for the server's account if it has its own."""
     try:
         make_own_folder(home.path, 0o700 if os.geteuid() else 0o711)
     except OSError as reason:

@@ -1,4 +1,4 @@
-"""What the guardian asks of the kernel: who listens, whose children, who still holds the data."""
+"""Operating-system helpers: socket peers, child processes, shared memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IPC_RMID = 0
 
 
 def listener_at(address: str | tuple[str, int]) -> int | None:
-    """The process that listens on a Unix socket, as the kernel knows it."""
+    """The pid of the process that listens on a Unix socket, according to the kernel."""
     if not isinstance(address, str):
         return None
     with socket.socket(socket.AF_UNIX) as client:
@@ -32,7 +32,7 @@ def listener_at(address: str | tuple[str, int]) -> int | None:
 
 
 def end_with_parent(quit_signal: int) -> Callable[[], None] | None:
-    """What a child does before it becomes a server, so that it can't outlive us (Linux only)."""
+    """A function that a child runs before exec, so that it ends with its parent (Linux only)."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
@@ -40,7 +40,7 @@ def end_with_parent(quit_signal: int) -> Callable[[], None] | None:
 
     def ask() -> None:
         libc.prctl(PR_SET_PDEATHSIG, quit_signal, 0, 0, 0)
-        if os.getppid() != guardian:  # it died before we could ask
+        if os.getppid() != guardian:  # the parent died before the call above
             os._exit(1)
 
     return ask
@@ -52,7 +52,7 @@ def children_of(pid: int) -> list[int]:
         parents = {}
         for entry in os.listdir("/proc"):
             with contextlib.suppress(OSError, ValueError), open(f"/proc/{int(entry)}/stat") as stat:
-                # The name, in parentheses, may hold anything; state and parent follow it.
+                # The name, in parentheses, may hold any character; state and parent follow it.
                 parents[int(entry)] = int(stat.read().rpartition(")")[2].split()[1])
     else:
         listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True)  # noqa: S607
@@ -61,7 +61,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def forget_shared_memory(data: str) -> None:
-    """Give back the few bytes of System V memory that a killed Postgres leaves to the machine."""
+    """Free the few bytes of System V shared memory that a killed Postgres leaves behind."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         with open(os.path.join(data, "postmaster.pid")) as file:
             _key, segment = file.read().splitlines()[6].split()

@@ -1,4 +1,4 @@
-"""Where the embedded servers keep things, and as whom they run."""
+"""Folders and accounts of the embedded servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 
 
 class NoStateFolder(Exception):
-    """Nobody says where things are to be kept; the text names what to set."""
+    """There is no folder for persistent state; the text names what to set."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Account:
 
 @dataclass(frozen=True)
 class Home:
-    """The places that belong to one server."""
+    """The paths that belong to one server."""
 
-    path: Path  # everything that is kept
+    path: Path  # persistent data
     sockets: Path  # `path`, or a short stand-in for it: see `socket_folder`
     private: bool  # removed at the end
 
@@ -48,37 +48,37 @@ class Home:
 
     @property
     def control(self) -> Path:
-        """The guardian's socket, on which owners come."""
+        """The supervisor's socket, for owners."""
         return self.sockets / "control"
 
     @property
     def in_use(self) -> Path:
-        """Locked while a server, or a child of it, uses the data."""
+        """Locked while the server or a child of it uses the data."""
         return self.path / "in-use.lock"
 
     @property
     def log(self) -> Path:
-        """What the server and the guardian have to say."""
+        """The log of the server and the supervisor."""
         return self.path / "server.log"
 
     @property
     def remove(self) -> list[str]:
-        """What is temporary about it."""
+        """Temporary files and folders to remove at the end."""
         sockets = [] if self.sockets == self.path else [str(self.sockets)]
         return ([str(self.path.parent)] if self.private else []) + sockets
 
 
 def state_folder() -> Path:
-    """The folder for what has to outlive a run; it may not exist yet.
+    """The folder for state that outlives a run; it may not exist yet.
 
     `EVOSAGA_STATE_DIR` wins; else it is `evosaga` in `XDG_STATE_HOME` or `~/.local/state`. Root's
-    own home is closed to the account that Postgres has to run as, so for root it is
-    `/var/lib/evosaga` unless `XDG_STATE_HOME` leads somewhere open. Raises `NoStateFolder` for an
-    account without a home.
+    home is closed to the account that Postgres has to run as, so for root it is `/var/lib/evosaga`
+    unless `XDG_STATE_HOME` is open to that account. Raises `NoStateFolder` for an account without a
+    home.
     """
     try:
         return _state_folder()
-    except (RuntimeError, FileNotFoundError) as reason:  # no home, or no folder one is in
+    except (RuntimeError, FileNotFoundError) as reason:  # no home, or no current folder
         raise NoStateFolder(
             f"no folder is known to keep things in ({reason}): set EVOSAGA_STATE_DIR to one, or "
             "EVOSAGA_DATABASE_URL and EVOSAGA_REDIS_URL to servers of your own"
@@ -89,7 +89,7 @@ def _state_folder() -> Path:
     if chosen := os.environ.get("EVOSAGA_STATE_DIR"):
         return Path(chosen).expanduser().absolute()
     xdg = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification says that a relative path is to be ignored.
+    # The XDG specification says to ignore a relative path.
     base = Path(xdg) if os.path.isabs(xdg) else None
     account = account_for_postgres()
     if account is None:
@@ -100,7 +100,7 @@ def _state_folder() -> Path:
 
 
 def account_for_postgres() -> Account | None:
-    """None for everybody but root, whom Postgres refuses: an existing account to use instead.
+    """An existing account for Postgres, which refuses root; None when not root.
 
     Raises LookupError where neither `postgres` nor `nobody` exists.
     """
@@ -118,13 +118,13 @@ def account_for_postgres() -> Account | None:
 
 
 def closed_to(path: Path, account: Account) -> Path | None:
-    """The first folder on the way to `path` (and `path` itself) that `account` can't pass."""
+    """The first folder on the way to `path` (and `path` itself) that `account` cannot enter."""
     path = path.absolute()
     for folder in (*reversed(path.parents), path):
         try:
             found = folder.stat()
         except FileNotFoundError:
-            return None  # we shall make it, and open enough
+            return None  # it will be created, and open enough
         except PermissionError:
             return folder
         owner = found.st_uid == account.uid and found.st_mode & stat.S_IXUSR
@@ -135,7 +135,7 @@ def closed_to(path: Path, account: Account) -> Path | None:
 
 
 def private_folder(account: Account | None) -> Path:
-    """Make a new temporary folder; `account`, when given, can pass through it."""
+    """Make a new temporary folder; `account`, when given, can enter it."""
     import tempfile
 
     places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108
@@ -147,10 +147,10 @@ def private_folder(account: Account | None) -> Path:
 
 
 def socket_folder(home: Path, longest_name: int) -> Path:
-    """Where the sockets of the server in `home` go: there, or in a short folder under /tmp.
+    """Where the sockets of the server in `home` are: there, or in a short folder under /tmp.
 
-    The same `home` gives the same answer in every process, so they find each other.
-    `longest_name` is the length of the longest socket name below the folder.
+    The same `home` gives the same answer in every process. `longest_name` is the length of the
+    longest socket name below the folder.
     """
     path = str(home)
     short = len(os.fsencode(path)) + 1 + longest_name <= LONGEST_SOCKET_PATH
@@ -161,12 +161,12 @@ def socket_folder(home: Path, longest_name: int) -> Path:
 
 
 def make_own_folder(folder: Path, mode: int) -> None:
-    """Make `folder`, and what is missing on the way to it; an existing one must be our own.
+    """Make `folder` and its missing parents; an existing one must belong to this user.
 
-    Raises PermissionError when it is somebody else's: a name under /tmp can be guessed.
+    Raises PermissionError when it is another user's: a name under /tmp can be guessed.
     """
     for missing in (f for f in (*reversed(folder.parents), folder) if not f.exists()):
-        with contextlib.suppress(FileExistsError):  # two may start at once
+        with contextlib.suppress(FileExistsError):  # two processes may start at once
             missing.mkdir()
             missing.chmod(mode)  # whatever the umask is
     found = folder.lstat()

@@ -23,7 +23,7 @@ DATABASE = "evosaga"
 PORT = 5432
 SOCKET = f".s.PGSQL.{PORT}"
 SETTINGS = {
-    # What is promised to be stored is on the disk.
+    # Committed data must be on the disk.
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
@@ -31,7 +31,7 @@ SETTINGS = {
     "unix_socket_permissions": "0700",
     "max_connections": "200",
     "shared_buffers": "64MB",
-    # As files in the data folder: a kill then leaves nothing in the machine's shared memory.
+    # As files in the data folder, so that a kill leaves nothing in the machine's shared memory.
     "dynamic_shared_memory_type": "mmap",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -44,9 +44,9 @@ SETTINGS = {
 def local_postgres(folder: Path | None = None) -> Iterator[LocalServer]:
     """A Postgres with the empty database `evosaga`, reachable by a Unix socket of its own.
 
-    Without a `folder` it is private to the caller, and its data is removed at the end. What is in a
-    given folder is kept, and every process that gives the same one shares the server: the last one
-    out stops it. It stops as well, and clears up, when its owners are killed.
+    Without a `folder` it is private to the caller, and its data is removed at the end. Data in a
+    given folder is kept, and all processes that give the same folder share the server: the last one
+    stops it. It also stops, and cleans up, when its owners are killed.
 
     Blocks for about a second at first, 0.2 s with a kept folder. Raises LocalServerUnavailable.
     """
@@ -67,20 +67,20 @@ def local_postgres(folder: Path | None = None) -> Iterator[LocalServer]:
 
 
 def plan(home: Home, program: Program, account: Account | None) -> ServerSpec:
-    """What the guardian has to do for a Postgres in `home`."""
+    """The supervisor's spec for a Postgres in `home`."""
     refuse_another_version(home, program)
     fresh = f"{home.data}.fresh"
     initdb = [str(program.path.with_name("initdb")), "-D", fresh, "-U", USER, "-E", "UTF8"]
     initdb += ["--no-locale", "--auth=trust"]
     single = [str(program.path), "--single", "-D", fresh, "-c", "log_checkpoints=off"]
-    if home.private:  # nobody needs it after a power cut
+    if home.private:  # its data need not survive a power cut
         initdb += ["--no-sync"]
         single += ["-F"]
     options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     directory = ["-c", f"unix_socket_directories={home.run}", "-p", str(PORT)]
     return ServerSpec(
         facts={
-            # With the port: clients otherwise look for PGPORT in their environment.
+            # With the port: clients otherwise read PGPORT from their environment.
             "url": f"postgresql://{USER}@/{DATABASE}?host={home.run}&port={PORT}",
             "version": program.version,
             "source": program.source,
@@ -103,14 +103,14 @@ def plan(home: Home, program: Program, account: Account | None) -> ServerSpec:
 
 
 def greeting() -> bytes:
-    """Log in (protocol 3.0) and leave; a server that is ready answers `R`."""
+    """A login message (protocol 3.0) and a goodbye; a server that is ready answers `R`."""
     words = b"\0".join((b"user", USER.encode(), b"database", DATABASE.encode(), b"", b""))
     login = struct.pack("!II", 8 + len(words), 3 << 16) + words
     return login + b"X" + struct.pack("!I", 4)
 
 
 def refuse_another_version(home: Home, program: Program) -> None:
-    """Postgres can't read the data of another major version; say so before it does."""
+    """Refuse data of another major version, which Postgres cannot read, before it starts."""
     try:
         theirs = (home.data / "PG_VERSION").read_text().strip()
     except FileNotFoundError:

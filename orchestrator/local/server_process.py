@@ -1,4 +1,4 @@
-"""The server in a guardian's care: how it is prepared, started, stopped and killed."""
+"""The server process of a supervisor: prepare, start, stop and kill it."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ POLL_SECONDS = 0.01
 
 
 class Failed(Exception):
-    """The server could not be started. The message is for the owner, and then for its user."""
+    """The server could not be started. The message is for the owner and its user."""
 
 
 class ServerSpec(NamedTuple):
-    """All that the guardian of one server has to know; it travels as JSON."""
+    """All that the supervisor of one server needs; sent as JSON."""
 
-    facts: dict[str, str]  # what each owner is told: url, version, source
+    facts: dict[str, str]  # sent to each owner: url, version, source
     folders: list[str]  # made before anything else, for the server's account alone
     data: str  # filled by `prepare` when it doesn't exist
     prepare: list[tuple[list[str], str]]  # commands, and what each reads from standard input
     command: list[str]
     address: str | tuple[str, int]  # a Unix socket, or a host and a port
-    greeting: str  # hexadecimal: what a client says to see whether the server is ready
+    greeting: str  # hexadecimal: what is sent to see whether the server is ready
     welcome: str  # what the answer of a ready server begins with
     quit_signal: int  # an orderly stop that keeps the data
     abandon_signal: int  # a quick stop, when the data is thrown away afterwards
-    control: str  # the socket on which further owners come
+    control: str  # the socket for further owners
     in_use: str  # locked by the server and its children while one of them lives
     log: str
-    remove: list[str]  # what is temporary
+    remove: list[str]  # temporary files and folders
     account: tuple[int, int] | None = None  # user and group, when they aren't our own
     kill: tuple[str, ...] = ()  # a command that kills what no signal reaches
 
 
 class ManagedServer:
-    """One server, and the process that it is, if it runs."""
+    """One server and its process, if it runs."""
 
     def __init__(self, plan: ServerSpec) -> None:
         self.plan = plan
@@ -62,7 +62,7 @@ class ManagedServer:
         return self.server.pid if self.server is not None and self.runs() else 0
 
     def runs(self) -> bool:
-        """Whether the server's process lives, ready or not."""
+        """Whether the server's process is alive, ready or not."""
         return self.server is not None and self.server.poll() is None
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ class ManagedServer:
             time.sleep(POLL_SECONDS)
 
     def prepare(self, held: int) -> None:
-        """Fill a fresh folder and give it its name only when it is whole."""
+        """Fill a fresh folder, and rename it only when it is complete."""
         fresh = f"{self.plan.data}.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
         self.make_folder(fresh)
@@ -99,7 +99,7 @@ class ManagedServer:
                 raise Failed(f"{command[0]} failed:\n{self.last_words()}")
         os.rename(fresh, self.plan.data)
         parent = os.open(os.path.dirname(fresh), os.O_RDONLY)
-        os.fsync(parent)  # a new name may otherwise be lost in a power cut, and the data with it
+        os.fsync(parent)  # a power cut may otherwise lose the new name, and the data with it
         os.close(parent)
 
     def make_folder(self, folder: str) -> None:
@@ -108,7 +108,7 @@ class ManagedServer:
             os.chown(folder, *self.plan.account)
 
     def run(self, command: list[str], held: int, words: str = "") -> subprocess.Popen[bytes]:
-        """Start a command whose life hangs on ours, as the server's account."""
+        """Start a command as the server's account; it ends when this process ends."""
         account = self.plan.account
         with open(self.plan.log, "ab") as log:
             started = subprocess.Popen(  # noqa: S603
@@ -130,7 +130,7 @@ class ManagedServer:
         return started
 
     def stop(self, how: int) -> None:
-        """Stop the server by a signal, by force when that takes too long."""
+        """Stop the server with a signal, or with SIGKILL when that takes too long."""
         if self.server is None or not self.runs():
             return
         self.server.send_signal(how)
@@ -140,10 +140,10 @@ class ManagedServer:
             self.kill()
 
     def kill(self) -> None:
-        """Take the server and its children away with no warning, as a crash would."""
+        """SIGKILL the server and its children, as in a crash."""
         if self.server is None or not self.runs():
             return
-        self.server.send_signal(signal.SIGSTOP)  # so that it has no further children meanwhile
+        self.server.send_signal(signal.SIGSTOP)  # so that it forks no more children
         for pid in (*children_of(self.server.pid), self.server.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -152,7 +152,7 @@ class ManagedServer:
         self.server.wait()
 
     def end(self) -> None:
-        """Leave nothing running, and nothing lying about that was temporary."""
+        """Stop the server and remove everything temporary."""
         self.stop(self.plan.abandon_signal if self.plan.remove else self.plan.quit_signal)
         if self.plan.remove:
             forget_shared_memory(self.plan.data)
@@ -165,10 +165,10 @@ class ManagedServer:
 
 
 def claim_data(plan: ServerSpec) -> int:
-    """Get hold of the data: a server that was left over by a crash is stopped first.
+    """Lock the data; a server that a crash left running is stopped first.
 
-    The lock belongs to the processes that inherited it, so it is free when, and only when, the
-    last of them is gone. Raises Failed.
+    The lock belongs to the processes that inherited it, so it is free when, and only when, the last
+    of them is gone. Raises Failed.
     """
     held = os.open(plan.in_use, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + STOP_SECONDS
@@ -191,7 +191,7 @@ def claim_data(plan: ServerSpec) -> int:
 
 
 def answers(plan: ServerSpec) -> bool:
-    """Whether the server takes a client."""
+    """Whether the server accepts a client."""
     unix = isinstance(plan.address, str)
     with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as client:
         client.settimeout(1)

@@ -1,4 +1,4 @@
-"""Both embedded servers at once."""
+"""Both embedded servers together."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The guardian: a small process that runs one server for as long as somebody needs it.
+"""The supervisor: a small process that runs one server while it has owners.
 
 Every owner holds a connection to it. The kernel closes that connection however the owner ends,
-`kill -9` included, so there is nothing that could go stale. When the last one is closed, the
-guardian stops the server, removes what was temporary, and ends. It lives in a session of its own:
-neither ctrl-C nor a signal to the owner's process group reaches it or the server. Should the
-guardian itself be killed, Linux sends the server its quit signal; elsewhere the next start does.
+`kill -9` included, so no registration can become stale. When the last one is closed, the supervisor
+stops the server, removes what was temporary, and ends. It runs in a session of its own: neither
+ctrl-C nor a signal to the owner's process group reaches it or the server. If the supervisor itself
+is killed, Linux sends the server its quit signal; elsewhere the next start stops the server.
 
-`lifetime` runs it with nothing but the standard library, so that it starts fast and stays small.
+`handle` runs it with nothing but the standard library, so that it starts fast and stays small.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from evosaga.orchestrator.local.server_process import Failed, ManagedServer, Ser
 
 
 class Supervisor:
-    """A ward, and the connections of those who need it."""
+    """A managed server, and the connections of its owners."""
 
     def __init__(self, ward: ManagedServer) -> None:
         self.ward = ward
         self.owners: set[socket.socket] = set()
 
     def obey(self, word: str) -> dict[str, Any]:
-        """Do what an owner asks for, and say how things stand."""
+        """Carry out an owner's request and return the server's state."""
         try:
             if word == "kill":
                 self.ward.kill()
@@ -43,7 +43,7 @@ class Supervisor:
         return {**self.ward.plan.facts, "pid": self.ward.pid}
 
     def serve(self, first: socket.socket, listener: socket.socket) -> None:
-        """Serve owners, from the first one's coming to the last one's going."""
+        """Serve owners, from the first connection to the end of the last one."""
         self.owners.add(first)
         with selectors.DefaultSelector() as ready, socket_of_signals() as signals:
             for known in (first, listener, signals):
@@ -54,7 +54,7 @@ class Supervisor:
                     source: socket.socket = key.data
                     if source is signals:
                         signals.recv(64)
-                        self.ward.runs()  # asking reaps it: a dead server shall be no zombie
+                        self.ward.runs()  # reaps it: a dead server must not stay a zombie
                     elif source is listener:
                         owner, _ = listener.accept()
                         self.owners.add(owner)
@@ -71,12 +71,12 @@ class Supervisor:
 
     def tell(self, owner: socket.socket, word: str) -> None:
         answer = json.dumps(self.obey(word)) + "\n"
-        with contextlib.suppress(OSError):  # it may be gone; then its connection says so next
+        with contextlib.suppress(OSError):  # it may be gone; its connection shows that next
             owner.sendall(answer.encode())
 
 
 def heard(owner: socket.socket) -> str:
-    """The word an owner sent; empty when it is gone."""
+    """The word that an owner sent; empty when the owner is gone."""
     try:
         return owner.recv(64).decode().strip()
     except OSError:
@@ -84,7 +84,7 @@ def heard(owner: socket.socket) -> str:
 
 
 def socket_of_signals() -> socket.socket:
-    """A socket that becomes readable when a child ends; other signals end the guardian."""
+    """A socket that becomes readable when a child ends; other signals end the supervisor."""
 
     def leave(*_: object) -> None:
         raise SystemExit(0)
@@ -100,9 +100,9 @@ def socket_of_signals() -> socket.socket:
 
 
 def main(first_fd: str, _lock_fd: str) -> None:
-    """Guard one server. The lock says that we live: it stays open, unused, until we end."""
+    """Run one server. The lock shows that we are alive: it stays open, unused, until we end."""
     if os.fork():
-        os._exit(0)  # so that we are nobody's child, and the first owner may leave before us
+        os._exit(0)  # so that init is our parent, and the first owner may end before us
     os.umask(0o077)
     first = socket.socket(fileno=int(first_fd))
     with first.makefile() as lines:
@@ -120,9 +120,9 @@ def main(first_fd: str, _lock_fd: str) -> None:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        listener.close()  # who comes now will start a guardian of its own
+        listener.close()  # later owners start a supervisor of their own
         os.unlink(control)
         guardian.ward.end()
-    # The last owner waits for its connection to close, and then all shall be over: the kernel
-    # closes it after the lock, which has a lower number, and Python's own end would come later.
+    # The last owner waits until its connection is closed, and then everything must be over: the
+    # kernel closes it after the lock, which has a lower number; Python's own exit would be later.
     os._exit(0)

@@ -20,7 +20,7 @@ SETTINGS = {
     "appendonly": "yes",
     "appendfsync": "everysec",
     "save": "",
-    # A stream that lost entries to eviction would be worse than one that refuses new ones.
+    # Refuse new entries rather than lose old ones of a stream by eviction.
     "maxmemory-policy": "noeviction",
 }
 
@@ -44,7 +44,7 @@ def local_valkey(folder: Path | None = None) -> Iterator[LocalServer]:
 
 
 def plan(home: Home, program: Program) -> ServerSpec:
-    """What the guardian has to do for a Valkey in `home`."""
+    """The supervisor's spec for a Valkey in `home`."""
     options = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
     places = ["--dir", str(home.data), "--unixsocket", str(home.run / SOCKET)]
     return ServerSpec(
