@@ -1,15 +1,15 @@
-"""A stand-in for the Evolution API server: real HTTP, and the real one's habits, quirks included.
+"""A simulated Evolution API server: real HTTP, and the real server's behaviour with its quirks.
 
 It behaves as evolution-api 2.3.7 (or 2.3.6) was observed to behave. What it answers, when it
-answers and what it really does are kept apart on purpose, since that gap is what a client of the
-real server has to survive. Every request, and every effect that landed, goes to a journal.
+answers and what it really does are separate on purpose, since clients of the real server must
+handle the difference. Every request, and every effect that happened, goes to a journal.
 
     async with SimulatedEvolution(api_key="key", pace=0.01) as evolution:
         evolution.arm("5xx_after", operation="create", times=1)
         ...
         evolution.pair("an-instance")
 
-The names below are loaded when first used: aiohttp is slow to import and the command line is not.
+The names below are loaded on first use: aiohttp is slow to import, and the CLI must start fast.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What people and machines do to the server behind its API's back."""
+"""Administrative changes to the server that do not go through its API."""
 
 import asyncio
 from copy import deepcopy
@@ -11,7 +11,7 @@ from evosaga.orchestrator.local.evolution.journal import Why
 
 
 def take_away(world: World, name: str, why: Why, *, keep: str | None = None) -> None:
-    """Drop an instance, or all of it but one half ("row" or "memory"), at once."""
+    """Remove an instance, or all of it except one half ("row" or "memory"), at once."""
     instance = None if keep == "memory" else world.memory.pop(name, None)
     row = None if keep == "row" else world.rows.pop(name, None)
     if instance is not None:
@@ -22,10 +22,10 @@ def take_away(world: World, name: str, why: Why, *, keep: str | None = None) -> 
 def put_foreign(
     world: World, name: str, *, integration: str = EVOLUTION, client_name: str | None = None
 ) -> Row:
-    """A stranger's instance under this name, in the place of whatever bore it.
+    """Replace any instance of this name by one of another owner.
 
-    With another ``client_name`` it belongs to another deployment that shares the database: its
-    row blocks the name, and the list does not show it.
+    With another ``client_name`` it belongs to another deployment that shares the database: its row
+    blocks the name, and the list does not show it.
     """
     take_away(world, name, Why("a stranger takes the name"))
     row = Row(
@@ -53,7 +53,7 @@ def put(
     integration: str = BAILEYS,
     phone: str | None = None,
 ) -> Row:
-    """An instance that somebody made long ago, in the place of whatever bore the name.
+    """Replace any instance of this name by an older one.
 
     With a ``phone`` (a number, or a whole WhatsApp id) it is paired and connected; without, a
     Baileys instance is closed.
@@ -87,7 +87,7 @@ def put(
 
 
 def lose(world: World, row: Row, which: str) -> None:
-    """One of the rows that hang on an instance's is deleted."""
+    """Delete one of the rows that belong to an instance's row."""
     if which == "webhook":
         row.webhook = None
     else:
@@ -97,7 +97,7 @@ def lose(world: World, row: Row, which: str) -> None:
 
 
 def hang_up(world: World, instance: Instance, code: int) -> None:
-    """The connection ends and nobody takes it up again; the phone stays linked."""
+    """The connection ends without a reconnect; the phone stays linked."""
     whatsapp.hang_up(world, instance)
     instance.state = "close"
     row = world.rows.get(instance.name)
@@ -108,7 +108,7 @@ def hang_up(world: World, instance: Instance, code: int) -> None:
 
 
 def start_again(world: World, warm_up: float = 0.0) -> None:
-    """The process has started; HTTP answers before all instances are loaded (real seconds)."""
+    """Start the process; HTTP answers before all instances are loaded (real seconds)."""
     rows = [r for r in world.rows.values() if r.client_name == world.settings.client_name]
     if warm_up and rows:
         world.spawn(_warm_up(world, rows, warm_up / len(rows)))
@@ -122,7 +122,7 @@ def copy_of(world: World) -> dict[str, Row]:
 
 
 def put_back(world: World, backup: dict[str, Row]) -> None:
-    """A database restored from a backup: the dead walk again, and the young are gone."""
+    """Restore the database from a backup: deleted instances return, and newer ones are gone."""
     why = Why("restored from a backup")
     for name, row in world.rows.items():
         if name not in backup or backup[name].id != row.id:
@@ -134,7 +134,7 @@ def put_back(world: World, backup: dict[str, Row]) -> None:
 
 
 def set_reachable(world: World, reachable: bool) -> None:
-    """Cut WhatsApp off, or bring it back; paired instances start to reconnect."""
+    """Make WhatsApp unreachable, or reachable again; paired instances start to reconnect."""
     for instance in world.memory.values():
         if not reachable and instance.state == "open" and instance.integration == BAILEYS:
             whatsapp.connect(world, instance)

@@ -1,4 +1,4 @@
-"""Times as Evolution writes them."""
+"""Timestamps in Evolution's format."""
 
 from datetime import UTC, datetime
 
@@ -9,5 +9,5 @@ def timestamp() -> str:
 
 
 def false_timestamp() -> str:
-    """Now in local time, with the ``Z`` of UTC all the same, as the webhooks' ``date_time`` is."""
+    """Now in local time, with UTC's ``Z`` nevertheless, like the webhooks' ``date_time``."""
     return datetime.now().isoformat(timespec="milliseconds") + "Z"

@@ -1,4 +1,4 @@
-"""The control routes, ``/__control__/…``: all that the object can do, over HTTP and in JSON.
+"""The control routes, ``/__control__/…``: all methods of the simulator, over HTTP and in JSON.
 
 Bad input is answered with 400 and one sentence, ``{"error": "…"}``, and changes nothing.
 """
@@ -92,7 +92,7 @@ def _json(body: object, status: int = 200) -> web.Response:
 
 
 async def _arm(server: "SimulatedEvolution", asked: Asked) -> object:
-    """A mode's parameters stand beside the other fields, or in an object ``parameters``."""
+    """A mode's parameters are given beside the other fields, or in an object ``parameters``."""
     own = {"mode", "operation", "name", "times", "parameters"}
     nested = asked.fields.get("parameters", {})
     if not isinstance(nested, dict):

@@ -1,11 +1,12 @@
 """POST /instance/create: neither idempotent nor atomic.
 
-Between the name check and the insert there is a gap, and an insert that fails is swallowed. The
-instance then lives in memory without a row, the settings find no parent, the answer is 400, and
-the clean-up removes *by name*: the twin that had got its 201 a moment ago goes, too.
+Between the name check and the insert there is a gap, and an insert that fails is ignored. The
+instance then lives in memory without a row, the settings have no parent row, the answer is 400, and
+the clean-up removes *by name*: a concurrent create that got its 201 a moment before is removed,
+too.
 
 The rows are those of the instance, of its webhook and of its settings, in this order and without a
-transaction. ``kill`` and ``db_lost`` strike between them, and what was written by then stays.
+transaction. ``kill`` and ``db_lost`` strike between them, and rows written before that stay.
 """
 
 import re
@@ -43,7 +44,7 @@ QR_WAIT = 5.0  # fixed, whether the QR comes or not
 
 
 async def create(world: World, call: Call) -> Reply:
-    """Create, or refuse and emit a removal of whatever bears the name by then."""
+    """Create, or refuse and emit a removal of the instance that has the name by then."""
     if wrong := _wrong_with(call):
         raise Refused(400, [[wrong]])
     try:
@@ -61,7 +62,7 @@ async def create(world: World, call: Call) -> Reply:
 
 @dataclass(slots=True)
 class _Fate:
-    """What is to happen to a create behind one of its rows."""
+    """What will happen to a create after one of its rows."""
 
     world: World
     call: Call
@@ -112,7 +113,7 @@ async def _create(world: World, call: Call) -> Reply:
     )
     await world.wait(WORK)
     if body.get("proxyHost"):
-        raise Refused(400, ["Invalid proxy"])  # the test of the proxy finds no way out from here
+        raise Refused(400, ["Invalid proxy"])  # the proxy test never reaches the internet
     _settings(world, row, body, call)
     fate.behind("settings")
     if integration == BUSINESS and not body.get("number"):
@@ -128,7 +129,7 @@ async def _create(world: World, call: Call) -> Reply:
 
 
 def _wrong_with(call: Call) -> str | None:
-    """What the schema finds; it does not know ``integration`` and forgives a missing name."""
+    """Schema errors; the schema does not know ``integration`` and accepts a missing name."""
     body = call.body
     if call.named and not call.name:
         return 'The "instanceName" cannot be empty'
@@ -163,7 +164,7 @@ def _born(world: World, name: str, integration: str, body: dict[str, Any]) -> tu
 
 
 def _settings(world: World, row: Row, body: dict[str, Any], call: Call) -> None:
-    """An insert whose failure is not swallowed: it needs the parent row."""
+    """An insert whose failure is reported: it needs the parent row."""
     if world.database_is_down(call):
         raise Refused(400, [NO_DATABASE])
     if world.rows.get(row.name) is not row:
@@ -172,7 +173,7 @@ def _settings(world: World, row: Row, body: dict[str, Any], call: Call) -> None:
 
 
 def settings_row(body: dict[str, Any]) -> dict[str, Any]:
-    """The Setting row, as far as a caller decides about it."""
+    """The Setting row: the fields that a caller sets."""
     return {
         "rejectCall": body.get("rejectCall") is True,
         "msgCall": body.get("msgCall") or "",
@@ -186,7 +187,7 @@ def settings_row(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _first_qr(world: World, call: Call, instance: Instance) -> dict[str, object] | None:
-    """Connect and wait 5 s. A DELETE meanwhile changes nothing about the 201 that follows."""
+    """Connect and wait 5 s. A DELETE meanwhile does not change the 201 that follows."""
     if call.body.get("qrcode") is not True:
         return None
     withhold_qr(world, call, instance)

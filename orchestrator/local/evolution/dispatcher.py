@@ -1,4 +1,4 @@
-"""The way of a request: read, struck by faults, answered, written down, sent."""
+"""Handles a request: read, apply faults, answer, record, send."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ _RESTARTS = frozenset({"restart", "restore"})
 
 
 class Reception:
-    """Takes the requests in. One object for the life of the server, restarts included."""
+    """Takes requests. One object for the lifetime of the server, restarts included."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class Reception:
     async def handle(self, request: web.BaseRequest) -> web.Response:
         try:
             call = await self._read(request)
-        except OSError:  # gone before it had said everything: nothing was asked
+        except OSError:  # the connection broke before the request was complete
             return web.Response()
         try:
             reply = await self._struck(call, request)
-        except asyncio.CancelledError:  # a crash; what has landed by now has landed
+        except asyncio.CancelledError:  # a crash; effects up to now remain
             self._record(call, Reply(0))
             raise
         except Died as death:
@@ -105,7 +105,7 @@ class Reception:
         return call
 
     def _identify(self, call: Call) -> None:
-        """Whose instance is concerned, for the journal, before anything changes."""
+        """Find the instance of the request, for the journal, before anything changes."""
         call.key_kind = guards.kind_of_key(self._world, call)
         token = call.body.get("token")
         if call.operation == "create":
@@ -157,7 +157,7 @@ class Reception:
             return refused.reply
 
     async def _land(self, call: Call, seconds: float) -> None:
-        """The request that was reported lost arrives after all, and meets what it finds."""
+        """Apply the request that was reported lost, in the present state."""
         await asyncio.sleep(seconds)
         try:
             reply = await self._answer(call)
@@ -212,7 +212,7 @@ def _route(method: str, path: str) -> tuple[str, str | None]:
 
 
 def _json_object(raw: bytes, content_type: str) -> dict[str, Any]:
-    """The body, where it says that it is JSON; whatever else it is, it is as good as none."""
+    """The body when its type is JSON; any other body counts as none."""
     if not raw or "application/json" not in content_type:
         return {}
     body = json.loads(raw, parse_constant=_no_constant)

@@ -1,16 +1,16 @@
-"""What can go wrong on purpose: the registry of fault modes.
+"""The registry of fault modes.
 
 A mode strikes at one moment of a request:
 
-    act      somebody else does something first (a stranger takes the name, the server restarts)
-    delay    the request is held up, then goes on
+    act      another actor acts first (another owner takes the name, the server restarts)
+    delay    the request is delayed, then continues
     before   it is answered, or dropped, and nothing was done
-    bend     the operation itself goes differently (a removal that stalls, a database that is down)
+    bend     the operation behaves differently (a removal that stalls, a database that is down)
     after    it is done, and then the answer is spoiled
     late     it is answered as lost now, and done later
 
-Acts and delays add up; of ``before``, ``after`` and ``late`` the first that was armed decides.
-Parameters called ``seconds`` are real seconds: who asks for a number gets it, whatever the pace.
+All acts and delays apply; of ``before``, ``after`` and ``late`` the first that was armed decides.
+Parameters called ``seconds`` are real seconds: ``pace`` does not scale them.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _BUSINESS = _API - {"root"}
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What a mode can be told beside where and how often; ``choices`` where only these do."""
+    """A parameter of a mode besides place and count; ``choices`` lists the only valid values."""
 
     kind: Literal["number", "status", "text", "anything"]
     default: object
@@ -65,7 +65,7 @@ def _text(default: str, *choices: str) -> Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One way to go wrong: when, where (unless told otherwise), and with which parameters."""
+    """One fault: when, where (by default), and with which parameters."""
 
     moment: Moment
     story: str
@@ -77,7 +77,7 @@ _CREATE, _DELETE, _FETCH = frozenset({"create"}), frozenset({"delete"}), frozens
 _QR = frozenset({"create", "connect"})
 
 MODES: dict[str, Mode] = {
-    # somebody else acts first
+    # another actor acts first
     "foreign": Mode("act", "a stranger creates the name just before", _BUSINESS - _FETCH),
     "drop": Mode("act", "the instance is removed by hand just before", _BUSINESS - _CREATE),
     "restart": Mode(
@@ -86,7 +86,7 @@ MODES: dict[str, Mode] = {
         parameters={"warmup": _number(0), "down": _number(0)},
     ),
     "restore": Mode("act", "the database is restored from the last snapshot, with a restart"),
-    # held up
+    # the request is delayed
     "slow": Mode("delay", "answered so much later", parameters={"seconds": _number(1)}),
     # nothing is done
     "5xx_before": Mode("before", "5xx, nothing done", parameters={"status": _status(500)}),
@@ -125,7 +125,7 @@ MODES: dict[str, Mode] = {
     "ok200_error": Mode("before", "200 with an error in it, nothing done"),
     "refuse": Mode("before", "the connection is reset, nothing done", _API),
     "hang_before": Mode("before", "no answer ever, nothing done", _API),
-    # done otherwise
+    # done differently
     "401": Mode("bend", "the key is not the right one any more; 404 and 403 still come first"),
     "db_down": Mode("bend", "Postgres is down: DELETE says 200 and deletes nothing"),
     "db_lost": Mode(
@@ -206,7 +206,7 @@ def check_where(mode: str, operation: str | None) -> None:
     if operation not in OPERATIONS:
         raise ValueError(f"unknown operation {operation!r}; there are {', '.join(OPERATIONS)}")
     possible = MODES[mode].operations
-    # Where a mode is not tied to some operations, GET / may be named, too.
+    # Where a mode is not limited to some operations, GET / is allowed, too.
     if operation not in (_API if possible == _BUSINESS else possible):
         raise ValueError(f"{mode} can't strike {operation}, only {', '.join(sorted(possible))}")
 

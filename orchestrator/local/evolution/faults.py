@@ -1,4 +1,4 @@
-"""The faults that are armed, and which of them strikes a request."""
+"""The armed faults, and the choice of the one that strikes a request."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from evosaga.orchestrator.local.evolution.guards import Call
 
 @dataclass(slots=True)
 class Armed:
-    """A fault in waiting; ``left`` None is for ever."""
+    """An armed fault; ``left`` None means for ever."""
 
     id: int
     mode: str
@@ -59,7 +59,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.armed: list[Armed] = []
-        self.fired: dict[str, int] = {}  # by mode, disarmed ones included
+        self.fired: dict[str, int] = {}  # by mode, including disarmed ones
         self._last_id = 0
 
     def arm(
@@ -101,7 +101,7 @@ class Faults:
         return first, None
 
     def bend(self, mode: str, call: Call) -> dict[str, Any] | None:
-        """Asked by the operation where it could go differently: the parameters, if it shall."""
+        """Called by an operation that can behave differently: the parameters, if it shall."""
         if not self.armed:
             return None
         if mode == "db_down" and mode in call.faults:

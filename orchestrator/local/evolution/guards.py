@@ -1,7 +1,7 @@
-"""What stands before every operation, in Evolution's order: exists -> name in use -> key.
+"""The checks before every operation, in Evolution's order: exists -> name in use -> key.
 
-So a 404 or a 403 proves nothing about the key. And the three shapes an error's message can take:
-plain text (401, 500, broken JSON), a list (403, 404, most 400) and a list in a list (schema).
+So a 404 or a 403 proves nothing about the key. An error's message has one of three shapes: plain
+text (401, 500, broken JSON), a list (403, 404, most 400) and a list in a list (schema).
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ OBJECT_OBJECT = "[object Object]"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: ``body`` is JSON, or bytes as they are; status 0 means that none was formed.
+    """An answer: ``body`` is JSON, or bytes sent unchanged; status 0 means that there is none.
 
     ``cut_after`` drops the connection after so many bytes (0: a reset before the first), ``hang``
     never sends any.
@@ -60,7 +60,7 @@ class Refused(Exception):
 
 
 class Died(Exception):
-    """The process ends in the middle of a request. Real seconds, both."""
+    """The process ends in the middle of a request. Both values are real seconds."""
 
     def __init__(self, down: float, warmup: float) -> None:
         super().__init__(down, warmup)
@@ -84,27 +84,27 @@ def failed_with_200() -> Reply:
 
 @dataclass(slots=True)
 class Call:
-    """A request on its way through, and what came of it."""
+    """A request in progress, and its result."""
 
     sequence: int
     received_at: float
     method: str
     path: str
     operation: str  # "" for an unknown route
-    name: Any = None  # whatever JSON the caller sent as instanceName; None when there was none
+    name: Any = None  # the JSON value sent as instanceName; None when there was none
     named: bool = False
     key: str | None = None
     body: dict[str, Any] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     url: str = ""
-    broken: str | None = None  # what was wrong with the JSON
+    broken: str | None = None  # the error in the JSON
     key_kind: str = "none"
     faults: list[str] = field(default_factory=list)
     stall: float = 0.0  # seconds by which a fault delays the removal that follows
     applied: str | None = None
     instance_id: str | None = None
     token: str | None = None
-    database_lost: bool = False  # in the middle of this request, and for the rest of it
+    database_lost: bool = False  # in the middle of this request, and until its end
 
     @property
     def known_as(self) -> str | None:
@@ -135,7 +135,7 @@ ON_AN_INSTANCE = frozenset(
 
 
 def check(world: "World", call: Call) -> None:
-    """Raise Refused as the real server's guards would."""
+    """Raise Refused where the real server's guards would."""
     if call.operation in ON_AN_INSTANCE and not _exists(world, call):
         raise Refused(404, [f'The "{call.name}" instance does not exist'])
     if call.operation == "create":
@@ -145,7 +145,7 @@ def check(world: "World", call: Call) -> None:
 
 
 def kind_of_key(world: "World", call: Call) -> str:
-    """For the journal: ``instance`` is the token of the instance concerned, or once was."""
+    """For the journal: ``instance`` is the present or a former token of the instance concerned."""
     if not call.key:
         return "none"
     if call.key == world.settings.api_key:
@@ -157,7 +157,7 @@ def kind_of_key(world: "World", call: Call) -> str:
 
 
 def _exists(world: "World", call: Call) -> bool:
-    """With CACHE_REDIS_SAVE_INSTANCES the database is not asked: a ghost row does not exist."""
+    """With CACHE_REDIS_SAVE_INSTANCES the database is not read: a ghost row does not exist."""
     if call.name in world.memory:
         return True
     if world.settings.save_instances:

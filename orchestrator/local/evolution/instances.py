@@ -1,8 +1,8 @@
-"""Evolution's two views of its instances, which disagree: the process's memory, and the database.
+"""Evolution's two views of its instances, which disagree: the process's memory and the database.
 
-``connectionState`` and the guards look at memory, the full list at the database. A create fills
-the row first and memory second; a removal empties memory first and the row second, by *name*,
-without asking whose instance bears the name by then.
+``connectionState`` and the guards read memory, the full list reads the database. A create fills the
+row first and memory second; a removal empties memory first and the row second, by *name*, without
+checking that the name still belongs to the same instance.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ REMOVAL_LAG = (0.075, 0.220)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How this server was started. ``save_instances`` is CACHE_REDIS_SAVE_INSTANCES, shipped true.
+    """The server's settings. ``save_instances`` is CACHE_REDIS_SAVE_INSTANCES, true as shipped.
 
-    ``delete_refusal`` is how likely 2.3.7 answers the DELETE of a connecting or open Baileys
-    instance with 400 ``["[object Object]"]``; None takes the shares that were observed.
+    ``delete_refusal`` is the probability that 2.3.7 answers the DELETE of a connecting or open
+    Baileys instance with 400 ``["[object Object]"]``; None uses the observed shares.
     """
 
     api_key: str
@@ -66,13 +66,13 @@ class Instance:
     code: str | None = None
     pairing_code: str | None = None
     qrs_shown: int = 0
-    qr_withheld: float | None = None  # seconds before the first QR, where a fault withholds it
+    qr_withheld: float | None = None  # seconds until the first QR, where a fault withholds it
     socket: "asyncio.Task[None] | None" = None
 
 
 @dataclass(slots=True)
 class Row:
-    """An instance in the database, with the rows that hang on it."""
+    """An instance in the database, with the rows that belong to it."""
 
     id: str
     name: str
@@ -96,7 +96,7 @@ class Row:
 
 
 class World:
-    """What one Evolution process and its database hold, and what is going on between them."""
+    """The state of one Evolution process and its database, with all background work."""
 
     def __init__(self, settings: Settings, journal: Journal) -> None:
         self.settings = settings
@@ -115,7 +115,7 @@ class World:
     # -- time and background work
 
     async def wait(self, seconds: float) -> None:
-        """So long in real life; ``pace`` times as long here."""
+        """Wait for a real duration, scaled by ``pace``."""
         await asyncio.sleep(seconds * self.settings.pace)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -125,7 +125,7 @@ class World:
         return task
 
     def forget(self) -> None:
-        """The process dies: memory, removals under way and webhook retries with it."""
+        """The process dies: memory, removals under way and webhook retries are lost."""
         self._stop_background()
         self.memory.clear()
 
@@ -143,16 +143,16 @@ class World:
     # -- the database
 
     def lose_database(self, seconds: float) -> None:
-        """It is away for so long (real seconds); 0: it is back."""
+        """The database is down for this long (real seconds); 0: it is up again."""
         self._database_back_at = time.monotonic() + seconds
 
     @property
     def database_is_away(self) -> bool:
-        """For everybody, until it is back."""
+        """For all requests, until it is up again."""
         return time.monotonic() < self._database_back_at
 
     def database_is_down(self, call: Call) -> bool:
-        """For this request; once down, it is down for the rest of it."""
+        """For this request; once down, it is down until the request's end."""
         call.database_lost = call.database_lost or self.database_is_away
         return call.database_lost or self.faults.bend("db_down", call) is not None
 
@@ -161,7 +161,7 @@ class World:
             raise Refused(500, NO_DATABASE)
 
     def insert(self, row: Row) -> bool:
-        """Insert the Instance row. That it fails is swallowed by the real server, too."""
+        """Insert the Instance row. The real server ignores a failed insert, too."""
         if row.name in self.rows or len(row.name) > LONGEST_NAME:
             return False
         self.rows[row.name] = row
@@ -173,18 +173,18 @@ class World:
     def remove_later(
         self, name: str, why: Why, *, stall: float = 0.0, keep: str | None = None
     ) -> None:
-        """Emit a removal by name; ``keep`` is the half ("row" or "memory") that stays behind."""
+        """Emit a removal by name; ``keep`` is the half ("row" or "memory") that remains."""
         self.spawn(self._remove(name, why, stall, keep))
 
     async def _remove(self, name: str, why: Why, stall: float, keep: str | None) -> None:
         await asyncio.sleep(stall)
         if name in self.memory:
-            # Awaited: a target that fails holds the removal up for its whole series of retries.
+            # Awaited: a target that fails delays the removal by its whole series of retries.
             await self.webhooks.tell(name, "remove.instance", None)
         lag, first = self.random.uniform(*REMOVAL_LAG), self.random.uniform(0.2, 0.8)
         await self.wait(lag * first)
         if self.database_is_away:
-            return  # its first query fails, and with it all that comes after
+            return  # its first query fails, and so does everything after it
         instance = None if keep == "memory" else self.memory.pop(name, None)
         if instance is not None:
             phone.hang_up(self, instance)
@@ -202,7 +202,7 @@ class World:
             self.journal.landed(applied, why, name=name, instance_id=gone.id, token=gone.token)
 
     def wipe_undefined(self, why: Why) -> None:
-        """The clean-up of a nameless create: no name, no filter, and another tenant pays."""
+        """The clean-up of a nameless create: without a filter it removes other instances."""
         self.memory.pop("undefined", None)
         victim = next(iter(self.rows.values()), None)
         if victim is not None:

@@ -1,9 +1,9 @@
-"""The journal: every request, and every effect that really landed, at once or later.
+"""The journal: every request, and every effect that really happened, at once or later.
 
-An entry of kind ``request`` says what was asked and answered, and what had changed by then. An
-entry of kind ``applied`` says that something changed outside a request: the removal that DELETE
-only promised, a create that landed late, a hand on the control routes. Folded in order, the
-entries with ``applied`` give the instances that are alive.
+An entry of kind ``request`` has the request, the answer, and what had changed by then. An entry of
+kind ``applied`` is a change outside a request: the removal that DELETE only promised, a create that
+was applied late, a call of the control routes. Folded in order, the entries with ``applied`` give
+the existing instances.
 
 No key and no token is ever written, only the first 16 hex digits of its SHA-256.
 """
@@ -28,11 +28,11 @@ def fingerprint(secret: str) -> str:
 class JournalEntry:
     """One line of the journal. Times are UNIX seconds.
 
-    ``sequence`` is given out when a request arrives; entries stand in the order in which they
-    were finished. ``applied`` is ``created``, ``removed``, ``logged_out``, ``webhook_set``, … or
-    None when nothing changed. ``token_hash`` is that of the instance concerned, ``key_hash`` that
-    of the key used (None for the global key). ``caused_by`` is the sequence of the request behind
-    a later effect; ``cause`` says it in words.
+    ``sequence`` is assigned when a request arrives; entries are in the order of their completion.
+    ``applied`` is ``created``, ``removed``, ``logged_out``, ``webhook_set``, … or None when nothing
+    changed. ``token_hash`` is that of the instance concerned, ``key_hash`` that of the key used
+    (None for the global key). ``caused_by`` is the sequence of the request that caused a later
+    effect; ``cause`` says it in words.
     """
 
     sequence: int
@@ -62,7 +62,7 @@ _FIELDS = tuple(field.name for field in fields(JournalEntry))
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What a later effect goes back to."""
+    """The cause of a later effect."""
 
     what: str
     caused_by: int | None = None
@@ -71,7 +71,7 @@ class Why:
 
 
 class Journal:
-    """Kept in memory and, when a file is named, appended to it, one JSON object a line."""
+    """Kept in memory and, when a file is given, appended to it, one JSON object a line."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.entries: list[JournalEntry] = []
@@ -101,7 +101,7 @@ class Journal:
         operation: str | None = None,
         status: int | None = None,
     ) -> None:
-        """Something changed outside the answer to a request."""
+        """Record a change outside the answer to a request."""
         now = time.time()
         self.record(
             JournalEntry(

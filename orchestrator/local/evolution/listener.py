@@ -1,4 +1,4 @@
-"""The sockets: listening, refusing, and cutting every connection as a crash does."""
+"""The listening socket: accept, refuse, and reset all connections as a crash does."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,13 +10,13 @@ from aiohttp.web_protocol import RequestHandler
 from evosaga.orchestrator.local.evolution import responses
 
 BODY_LIMIT = 136 * 2**20
-KEEP_ALIVE = 5.0  # the real one's: a pooled connection may be closed when it is used again
+KEEP_ALIVE = 5.0  # as in the real server: a pooled connection may be closed when it is reused
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Door:
-    """Two kinds of callers come in: those of the API, and those of the control routes."""
+    """Serves two kinds of clients: those of the API, and those of the control routes."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -49,7 +49,7 @@ class Door:
         await self._listen()
 
     async def _spared(self, request: web.BaseRequest, work: Handler) -> web.StreamResponse:
-        """Who asks for a crash over HTTP wants to hear that it happened."""
+        """A client that requests a crash over HTTP must get the answer."""
         self._controlling.add(request.protocol)
         try:
             return await work(request)
@@ -61,11 +61,11 @@ class Door:
         self._stop_listening()
         await self.cut()
         if self._http is not None:
-            self._http.pre_shutdown()  # idle ones of the control, too
+            self._http.pre_shutdown()  # idle control connections, too
             await self._http.shutdown(1.0)
 
     async def cut(self) -> None:
-        """Reset all connections, as a crash does; the task that asks for it goes on."""
+        """Reset all connections, as a crash does; the task that requests it continues."""
         for task, request in list(self._under_way.items()):
             if task is not asyncio.current_task():
                 responses.drop(request.transport)
@@ -73,10 +73,10 @@ class Door:
         for connection in self._http.connections if self._http is not None else ():
             if connection not in self._controlling:
                 responses.drop(connection.transport)
-        await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
+        await asyncio.sleep(0)  # the sockets are closed in the next iteration of the loop
 
     async def refuse(self, seconds: float) -> None:
-        """Refuse new connections for so long; those that are open live on."""
+        """Refuse new connections for this long; open ones continue."""
         self._stop_listening()
         await asyncio.sleep(seconds)
         if not self._closed and self._listener is None:

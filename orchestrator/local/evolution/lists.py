@@ -1,4 +1,4 @@
-"""The shapes that lists of other releases have, and what they leave out."""
+"""The shapes of lists in other releases, and the fields they omit."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -8,8 +8,9 @@ SHAPES = ("no_token", "v1", "nameless")
 
 
 def shaped(element: Mapping[str, Any], fault: Mapping[str, Any]) -> dict[str, Any]:
-    """One element of the list, bent as the fault says: its token null, its name null, or as 1.x
-    and 2.0 list it, with ``instanceName`` and ``apikey`` inside ``instance``."""
+    """One list element changed as the fault says: its token null, its name null, or as 1.x and 2.0
+    list it, with ``instanceName`` and ``apikey`` inside ``instance``.
+    """
     if not fnmatchcase(str(element["name"]), fault["only"]):
         return dict(element)
     match fault["shape"]:

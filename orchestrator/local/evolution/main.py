@@ -1,4 +1,4 @@
-"""The simulated server alone, for other people's tests."""
+"""Runs the simulated server alone, for other projects' tests."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ def main_simulate(
 ) -> None:
     """Serve until SIGTERM or SIGINT. ``options`` are those of SimulatedEvolution.
 
-    Without an ``api_key`` one is made. Prints the address and the key; OSError when the port is
-    taken.
+    Without an ``api_key`` one is generated. Prints the address and the key; OSError when the port
+    is in use.
     """
     from evosaga.orchestrator.local.evolution.server import SimulatedEvolution  # slow: aiohttp
 
@@ -33,7 +33,7 @@ def main_simulate(
 
 
 async def serve(server: "SimulatedEvolution", *, as_json: bool = False) -> None:
-    """Run until a signal comes, then stop cleanly."""
+    """Run until a signal arrives, then stop cleanly."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

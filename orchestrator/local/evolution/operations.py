@@ -1,4 +1,4 @@
-"""The other routes: look, connect, restart, log out, delete."""
+"""The other routes: list, state, connect, restart, log out, delete."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -39,7 +39,7 @@ async def root(world: World, call: Call) -> Reply:
 
 
 async def fetch(world: World, call: Call) -> Reply:
-    """One filter looks at memory first; the full list is the database's alone."""
+    """A filtered query reads memory first; the full list reads only the database."""
     await world.wait(FETCH_WORK)
     world.ask_database(call)
     by_id, by_number = call.query.get("instanceId"), call.query.get("number")
@@ -86,7 +86,7 @@ def _spoiled(world: World, call: Call, rows: list[Row]) -> Iterable[Row]:
 
 
 def listed(row: Row) -> dict[str, Any]:
-    """One element of fetchInstances, in its order; the token is always shown."""
+    """One element of fetchInstances, with its order of fields; the token is always included."""
     setting = None
     if row.setting is not None:
         stamps = {"createdAt": row.created_at, "updatedAt": row.created_at, "instanceId": row.id}
@@ -120,7 +120,7 @@ def listed(row: Row) -> dict[str, Any]:
 
 
 async def connection_state(world: World, call: Call) -> Reply:
-    """Memory's view; a ghost row has no ``state`` at all."""
+    """The state in memory; a ghost row has no ``state`` at all."""
     instance = world.memory.get(call.name)
     state = {} if instance is None else {"state": instance.state}
     return Reply(200, {"instance": {"instanceName": call.name, **state}})
@@ -143,7 +143,7 @@ async def connect(world: World, call: Call) -> Reply:
 
 
 async def restart(world: World, call: Call) -> Reply:
-    """Closes the socket; the answer is often that of a moment before."""
+    """Closes the socket; the answer is often the state before that."""
     instance = world.memory.get(call.name)
     if instance is None or instance.state == "close":
         return failed_with_200()
@@ -155,7 +155,7 @@ async def restart(world: World, call: Call) -> Reply:
 
 
 async def logout(world: World, call: Call) -> Reply:
-    """2.3.7 waits for it, and fails where the socket is dead; 2.3.6 says SUCCESS and hopes."""
+    """2.3.7 waits for it, and fails when the socket is dead; 2.3.6 answers SUCCESS at once."""
     done = Reply(200, _success("Instance logged out"))
     instance = world.memory.get(call.name)
     if instance is None:
@@ -175,11 +175,11 @@ def _log_out(world: World, instance: Instance) -> None:
     if instance.integration == BAILEYS:
         phone.end_session(world, instance)
     else:
-        instance.state = "close"  # the database goes on saying open
+        instance.state = "close"  # the database still says open
 
 
 async def delete(world: World, call: Call) -> Reply:
-    """200 means accepted: the removal is an event of its own, and goes by name."""
+    """200 means accepted: the removal is an event of its own, by name."""
     await world.wait(DELETE_WORK)
     instance = world.memory.get(call.name)
     old = world.settings.version == "2.3.6"
@@ -197,7 +197,7 @@ async def delete(world: World, call: Call) -> Reply:
 
 
 def _log_out_first(world: World, call: Call, instance: Instance) -> None:
-    """2.3.7: what fails here ends the DELETE with 400, and its message is an object."""
+    """2.3.7: a failure here ends the DELETE with 400, and its message is an object."""
     if phone.is_dead(instance):
         raise Refused(400, [OBJECT_OBJECT])
     if instance.state == "close":

@@ -1,8 +1,8 @@
-"""The far side: QR codes, pairing, losing the connection and finding it again.
+"""The WhatsApp side: QR codes, pairing, disconnects and reconnects.
 
-An instance's state is ``close``, ``connecting`` (a QR on screen, or reconnecting) or ``open``. A
-final code ends the session and says so; any other is followed by a silent reconnect, without a
-pause between tries (2.3.x), so that an unreachable WhatsApp makes a hot loop.
+An instance's state is ``close``, ``connecting`` (shows a QR, or reconnects) or ``open``. A final
+code ends the session and reports it; any other is followed by a silent reconnect, without a pause
+between tries (2.3.x), so that an unreachable WhatsApp makes a hot loop.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ FIRST_QR = 0.5  # a guess: WhatsApp's own timing was not observed
 QR_LIFE = 45.0
 QRS_PER_SOCKET = 6
 OPENING = 0.3
-#: connectionStatus is the database's copy and comes this much later.
+#: connectionStatus is the database's copy and is written this much later.
 DATABASE_LAG = 0.03
-#: 326 to 600 turns were counted in 9 s. A rate, so ``pace`` leaves it alone.
+#: 326 to 600 turns were counted in 9 s. A rate, so ``pace`` does not scale it.
 HOT_LOOP_TURN = 0.02
-#: However small ``pace`` is, QR codes must not turn into a hot loop of our own making.
+#: With a small ``pace`` QR codes must not make a hot loop in the simulator.
 SHORTEST_QR_LIFE = 0.25
 
 
 def connect(world: "World", instance: "Instance", number: str | None = None) -> None:
-    """Open a socket: a paired instance comes back by itself, another shows QR codes."""
+    """Open a socket: a paired instance reconnects, another shows QR codes."""
     hang_up(world, instance)
     instance.state = "connecting"
     if number:
@@ -47,14 +47,14 @@ def connect(world: "World", instance: "Instance", number: str | None = None) -> 
 
 
 def hang_up(world: "World", instance: "Instance") -> None:
-    """Close the socket; the hot loop of an unreachable WhatsApp can't be stopped (2.3.x)."""
+    """Close the socket; the hot loop of an unreachable WhatsApp cannot be stopped (2.3.x)."""
     if instance.socket is not None and world.reachable:
         instance.socket.cancel()
         instance.socket = None
 
 
 def qr_answer(instance: "Instance") -> dict[str, object]:
-    """What create and connect show. Paired instances that reconnect still show their old QR."""
+    """The QR in create's and connect's answers; paired instances that reconnect show the old one."""
     if instance.code is None:
         return {"count": 0}
     return {
@@ -79,7 +79,7 @@ def pair(world: "World", instance: "Instance", jid: str, profile_name: str) -> N
 
 
 def lose(world: "World", instance: "Instance", code: int) -> None:
-    """The connection ends with this code; 401 is the phone's own "log out"."""
+    """The connection ends with this code; 401 is a log-out on the phone."""
     if code in FINAL_CODES:
         end_session(world, instance, code)
     elif code in PASSING_CODES:
@@ -90,7 +90,7 @@ def lose(world: "World", instance: "Instance", code: int) -> None:
 
 
 def end_session(world: "World", instance: "Instance", code: int = 401) -> None:
-    """Logged out for good: session gone, row and phone number stay."""
+    """Logged out for good: the session is gone, row and phone number stay."""
     hang_up(world, instance)
     instance.state = "close"
     instance.session = False
@@ -115,12 +115,12 @@ def end_session(world: "World", instance: "Instance", code: int = 401) -> None:
 
 
 def is_dead(instance: "Instance") -> bool:
-    """Paired, but the socket is not there: a log-out has nobody to talk to."""
+    """Paired, but without a socket: a log-out cannot reach WhatsApp."""
     return instance.session and instance.state != "open"
 
 
 async def _sockets(world: "World", instance: "Instance") -> None:
-    """One socket after another, until one opens or the QR limit is reached."""
+    """Open sockets one after another, until one opens or the QR limit is reached."""
     while True:
         _update(world, instance, "connecting")
         if not world.reachable:
@@ -158,7 +158,7 @@ async def _show_qrs(world: "World", instance: "Instance") -> bool:
 
 
 def _give_up(world: "World", instance: "Instance") -> None:
-    """The limit: memory says close, the database goes on saying connecting."""
+    """The limit: memory says close, the database still says connecting."""
     message = {"message": "QR code limit reached, please login again", "statusCode": 500}
     world.webhooks.tell_soon(instance.name, "qrcode.updated", message)
     _tell(world, instance, "refused", 428)
@@ -206,7 +206,7 @@ def _tell(
 
 
 def _store(world: "World", instance: "Instance", **changes: Any) -> None:
-    """Write to the instance's row, a little later; no row, nothing written."""
+    """Write to the instance's row, a little later; without a row nothing is written."""
 
     def write() -> None:
         row = world.rows.get(instance.name)

@@ -20,9 +20,9 @@ def new_pairing_code(random: Random) -> str:
 
 @lru_cache(maxsize=64)
 def png_data_url(code: str) -> str:
-    """About 13 KB, as the real ones are; drawn when somebody looks at it."""
+    """About 13 KB, like the real ones; drawn on first use."""
     import segno
 
-    # A fixed mask skips the search for the prettiest of eight, which costs most of the time.
+    # A fixed mask skips the comparison of all eight masks, which takes most of the time.
     drawn = segno.make(code, error="l", micro=False, mask=3)
     return drawn.png_data_uri(scale=4, border=6, compresslevel=0)

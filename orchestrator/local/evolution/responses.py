@@ -1,4 +1,4 @@
-"""How an answer leaves: whole, spoiled, cut in the middle, or never."""
+"""Sends an answer: whole, spoiled, cut in the middle, or never."""
 
 import asyncio
 import json
@@ -66,7 +66,7 @@ def _retry_after(wanted: object) -> dict[str, str]:
 
 
 def _proxys(status: int, kind: str, retry_after: object) -> Reply:
-    """What stands in between answers in its own words."""
+    """A proxy's own error answer."""
     later = _retry_after(retry_after)
     match kind:
         case "html":
@@ -108,7 +108,7 @@ def spoiled(armed: Armed, reply: Reply) -> Reply:
 
 
 def lost(armed: Armed) -> Reply:
-    """What a caller sees now of a request that will be done later."""
+    """The answer to a request that will be done later."""
     match armed.parameters["reply"]:
         case "cut":
             return Reply(0, cut_after=0)
@@ -133,7 +133,7 @@ def payload(reply: Reply) -> bytes:
 
 
 async def send(request: web.BaseRequest, reply: Reply, stopping: asyncio.Event) -> web.Response:
-    """The response for aiohttp to send, or one that finds its connection gone."""
+    """The response for aiohttp to send, or one whose connection is closed."""
     if reply.hang:
         await _hang(request, stopping)
         drop(request.transport)
@@ -153,7 +153,7 @@ async def send(request: web.BaseRequest, reply: Reply, stopping: asyncio.Event) 
 
 
 def drop(transport: asyncio.Transport | None) -> None:
-    """Reset the connection: no FIN, no half-finished bytes."""
+    """Reset the connection: no FIN, no partial bytes."""
     if transport is None:
         return
     raw = transport.get_extra_info("socket")
@@ -177,7 +177,7 @@ def _cut(request: web.BaseRequest, reply: Reply, raw: bytes, headers: dict[str, 
 
 
 async def _hang(request: web.BaseRequest, stopping: asyncio.Event) -> None:
-    """Until the caller gives up or the server stops."""
+    """Wait until the client gives up or the server stops."""
     while request.transport is not None and not stopping.is_set():
         try:
             await asyncio.wait_for(stopping.wait(), 0.1)

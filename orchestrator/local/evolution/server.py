@@ -1,4 +1,4 @@
-"""The simulated server as tests and operators hold it: its life, and what they do to it."""
+"""The simulated server: lifetime, faults, and changes for tests and operators."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,12 +32,12 @@ _NO_WEBHOOK = {"enabled": True, "events": []}
 class SimulatedEvolution:
     """A simulated Evolution API server on a real port; an async context manager.
 
-    ``pace`` scales its own waits: 1.0 is real life (5 s for a QR, 75 to 220 ms for a removal,
-    20 minutes of webhook retries), 0 is at once. Parameters of faults are real seconds always.
-    ``save_instances`` is CACHE_REDIS_SAVE_INSTANCES, true as shipped; ``delete_refusal`` is how
-    likely 2.3.7 refuses the DELETE of a connecting or open Baileys instance (None: as observed).
-    ``port`` 0 takes a free one. All methods must be called on the loop that runs the server;
-    LookupError means no such instance, ValueError that the request makes no sense.
+    ``pace`` scales its own waits: 1.0 is real time (5 s for a QR, 75 to 220 ms for a removal, 20
+    minutes of webhook retries), 0 is at once. Parameters of faults are always real seconds.
+    ``save_instances`` is CACHE_REDIS_SAVE_INSTANCES, true as shipped; ``delete_refusal`` is the
+    probability that 2.3.7 refuses the DELETE of a connecting or open Baileys instance (None: as
+    observed). ``port`` 0 takes a free one. All methods must be called on the loop that runs the
+    server; LookupError means no such instance, ValueError an invalid request.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SimulatedEvolution:
         self._door = Door(host, port)
         self._backup: dict[str, Row] = {}
 
-    # -- life
+    # -- lifetime
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -91,7 +91,7 @@ class SimulatedEvolution:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen. ``url`` is known afterwards. OSError when the port is taken."""
+        """Listen. ``url`` is known afterwards. OSError when the port is in use."""
 
         async def under_control(request: web.BaseRequest) -> web.StreamResponse:
             return await control_api.handle(self, request)
@@ -100,7 +100,7 @@ class SimulatedEvolution:
         self.url = self._world.url = self._door.url
 
     async def stop(self) -> None:
-        """Close everything, requests under way included; nothing is left running."""
+        """Close everything, requests under way included; nothing keeps running."""
         self._reception.stop()
         await self._door.close()
         await self._world.stop()
@@ -117,9 +117,9 @@ class SimulatedEvolution:
         times: int | None = 1,
         **parameters: Any,
     ) -> Armed:
-        """Let ``mode`` strike the next ``times`` requests (None: all) that fit.
+        """Let ``mode`` strike the next ``times`` matching requests (None: all).
 
-        ``operation`` None means every operation the mode is meant for; ``name`` may be a glob.
+        ``operation`` None means every operation of the mode; ``name`` may be a glob.
         """
         return self.arm_with(mode, operation, name, times, parameters)
 
@@ -134,7 +134,7 @@ class SimulatedEvolution:
         return self._world.faults.arm(mode, operation, name, times, parameters)
 
     def disarm(self) -> None:
-        """Disarm all faults; the counts of what has struck stay."""
+        """Disarm all faults; the counts in ``fired`` stay."""
         self._world.faults.disarm()
 
     @property
@@ -166,7 +166,7 @@ class SimulatedEvolution:
     def pair(
         self, name: str, jid: str = "5511999990000", profile_name: str = "Clínica Sol"
     ) -> None:
-        """The phone ``jid`` scans the QR on screen; the instance opens, and its webhook hears."""
+        """The phone ``jid`` scans the QR; the instance opens, and a webhook is sent."""
         whatsapp.pair(self._world, self._instance(name), jid, profile_name)
 
     def logout(self, name: str, code: int = 401) -> None:
@@ -174,11 +174,11 @@ class SimulatedEvolution:
         whatsapp.lose(self._world, self._instance(name), code)
 
     def hang_up(self, name: str, code: int = 428) -> None:
-        """The connection ends with ``code``, and the server does not connect again by itself."""
+        """The connection ends with ``code``, and the server does not reconnect."""
         admin.hang_up(self._world, self._instance(name), code)
 
     def whatsapp(self, *, reachable: bool) -> None:
-        """Cut the server off from WhatsApp, or let it back."""
+        """Make WhatsApp unreachable for the server, or reachable again."""
         admin.set_reachable(self._world, reachable)
 
     # -- instances
@@ -186,9 +186,9 @@ class SimulatedEvolution:
     def foreign(
         self, name: str, *, integration: str = EVOLUTION, client_name: str | None = None
     ) -> str:
-        """A stranger's instance under this name, whoever bore it before; returns its id.
+        """Replace any instance of this name by one of another owner; returns its id.
 
-        Another ``client_name`` makes it another deployment's: not listed, but the name is taken.
+        Another ``client_name`` makes it another deployment's: not listed, but the name is in use.
         """
         row = admin.put_foreign(self._world, name, integration=integration, client_name=client_name)
         return row.id
@@ -201,12 +201,12 @@ class SimulatedEvolution:
         integration: str = BAILEYS,
         phone: str | None = None,
     ) -> str:
-        """An instance that older code made, connected if it has a ``phone``; returns its id."""
+        """An instance made by older code, connected if it has a ``phone``; returns its id."""
         row = admin.put(self._world, name, token=token, integration=integration, phone=phone)
         return row.id
 
     def drop(self, name: str) -> None:
-        """Remove an instance by hand, both halves at once."""
+        """Remove an instance at once, both halves."""
         self._must_exist(name)
         admin.take_away(self._world, name, BY_HAND)
 
@@ -218,22 +218,22 @@ class SimulatedEvolution:
         admin.take_away(self._world, name, BY_HAND, keep=keep)
 
     def lose(self, name: str, row: str) -> None:
-        """Delete one row of an instance behind its back: ``webhook`` or ``settings``."""
+        """Delete one row of an instance: ``webhook`` or ``settings``."""
         if row not in ("webhook", "settings"):
             raise ValueError(f"row must be webhook or settings, not {row}")
         admin.lose(self._world, self._row(name), row)
 
     def set_webhook(self, name: str, **changes: object) -> None:
-        """Change fields of an instance's webhook row by hand: ``url``, ``events``, ``enabled``…"""
+        """Change fields of an instance's webhook row: ``url``, ``events``, ``enabled``…"""
         row = self._row(name)
         row.webhook = {**(row.webhook or webhook_row(row.id, _NO_WEBHOOK)), **changes}
 
     def live(self) -> dict[str, View]:
-        """What the process has in memory."""
+        """The instances in the process's memory."""
         return views.live(self._world)
 
     def rows(self) -> dict[str, View]:
-        """What the database has."""
+        """The instances in the database."""
         return views.rows(self._world)
 
     def _instance(self, name: str) -> Instance:
@@ -252,13 +252,13 @@ class SimulatedEvolution:
         if name not in self._world.memory and name not in self._world.rows:
             raise LookupError(f"there is no instance {name!r}")
 
-    # -- the machine
+    # -- process and database
 
     async def restart(self, *, warmup: float = 0.0, down: float = 0.0) -> None:
         """Crash and start again: requests, removals under way and webhook retries are lost.
 
-        Connections are refused for ``down`` seconds; then HTTP answers, while the instances come
-        back one by one over ``warmup`` seconds. Real seconds, both.
+        Connections are refused for ``down`` seconds; then HTTP answers, while the instances are
+        loaded one by one over ``warmup`` seconds. Both are real seconds.
         """
         self._world.forget()
         await self._door.cut()
@@ -267,11 +267,11 @@ class SimulatedEvolution:
         admin.start_again(self._world, warmup)
 
     async def refuse(self, seconds: float) -> None:
-        """Refuse new connections for so long (real seconds)."""
+        """Refuse new connections for this long (real seconds)."""
         await self._door.refuse(seconds)
 
     def database(self, *, away: float) -> None:
-        """The database is away for so many seconds; 0: it is back. What runs in memory runs on."""
+        """The database is down for so many seconds; 0: it is up again. Memory is not affected."""
         self._world.lose_database(away)
 
     def snapshot(self) -> None:
@@ -279,6 +279,6 @@ class SimulatedEvolution:
         self._backup = admin.copy_of(self._world)
 
     async def restore(self) -> None:
-        """Put the last backup back, as one does: with a restart."""
+        """Restore the last backup, followed by a restart."""
         admin.put_back(self._world, self._backup)
         await self.restart()

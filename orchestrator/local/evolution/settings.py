@@ -1,4 +1,4 @@
-"""The settings of an instance: written at its creation, set or read later."""
+"""The settings of an instance: written by create, set or read later."""
 
 from evosaga.orchestrator.local.evolution.create import settings_row
 from evosaga.orchestrator.local.evolution.guards import NO_PARENT_ROW, Call, Refused, Reply
@@ -16,7 +16,7 @@ _REQUIRED = (*_FLAGS, "wavoipToken")
 
 
 async def settings_set(world: World, call: Call) -> Reply:
-    """All of them at once; the row is made where there is none."""
+    """Sets all of them; the row is created when it is missing."""
     wrong = [f'instance requires property "{name}"' for name in _REQUIRED if name not in call.body]
     wrong += [
         f"{name} is not of a type(s) boolean"
@@ -36,7 +36,7 @@ async def settings_set(world: World, call: Call) -> Reply:
 
 
 async def settings_find(world: World, call: Call) -> Reply:
-    """``null`` where there is no row."""
+    """``null`` when there is no row."""
     world.ask_database(call)
     row = world.rows.get(call.name)
     return Reply(200, row.setting if row is not None else None)

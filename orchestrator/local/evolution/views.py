@@ -16,12 +16,12 @@ class View:
     state: str
     integration: str
     owner_jid: str | None
-    webhook: bool = False  # whether the database has the rows that hang on it
+    webhook: bool = False  # whether the database has the rows that belong to it
     settings: bool = False
 
 
 def live(world: World) -> dict[str, View]:
-    """What the process has in memory."""
+    """The instances in the process's memory."""
     return {
         it.name: View(it.name, it.id, fingerprint(it.token), it.state, it.integration, it.owner_jid)
         for it in world.memory.values()
@@ -29,7 +29,7 @@ def live(world: World) -> dict[str, View]:
 
 
 def rows(world: World) -> dict[str, View]:
-    """What the database has."""
+    """The instances in the database."""
     return {
         it.name: View(
             it.name,

@@ -1,4 +1,4 @@
-"""The webhook of an instance: configured at its creation, or set and read later."""
+"""The webhook of an instance: configured by create, or set and read later."""
 
 from typing import Any
 from uuid import uuid4
@@ -20,7 +20,7 @@ NO_EVENTS = "Cannot read properties of undefined (reading 'length')"
 
 
 def subscribe(row: Row, wanted: dict[str, Any] | None) -> dict[str, Any]:
-    """Event names are not checked here, and an empty list is all of them."""
+    """Event names are not checked here, and an empty list means all events."""
     if not wanted:
         return {}
     if "events" not in wanted:
@@ -36,7 +36,7 @@ def subscribe(row: Row, wanted: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def webhook_row(instance_id: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The Webhook row: disabled keeps no events, an empty list becomes all 31."""
+    """The Webhook row: a disabled one keeps no events, an empty list becomes all 31."""
     events = (wanted["events"] or list(EVENTS)) if wanted["enabled"] else []
     at = timestamp()
     return {
@@ -67,7 +67,7 @@ async def webhook_set(world: World, call: Call) -> Reply:
     if row.webhook is not None:
         fresh |= {"id": row.webhook["id"], "createdAt": row.webhook["createdAt"]}
         if "headers" not in wanted:
-            fresh["headers"] = row.webhook["headers"]  # those of before
+            fresh["headers"] = row.webhook["headers"]  # the previous ones
     row.webhook = fresh
     call.applied, call.instance_id = "webhook_set", row.id
     return Reply(201, fresh)

@@ -1,8 +1,8 @@
-"""Webhooks out: what is told to whom, and how stubbornly.
+"""Sends webhooks, with Evolution's retries.
 
-Ten attempts with waits of 5, 10, 20 … at most 300 seconds (about 20 minutes in all), kept in
-memory only; 400, 401, 403, 404 and 422 end a delivery at once. Events carry no id and no
-signature, every delivery is on its own, and so they can come twice or out of order.
+Ten attempts with waits of 5, 10, 20 … at most 300 seconds (about 20 minutes in all), kept in memory
+only; 400, 401, 403, 404 and 422 end a delivery at once. Events carry no id and no signature, and
+every delivery is independent, so they can arrive twice or out of order.
 """
 
 import asyncio
@@ -57,12 +57,12 @@ NEVER_GLOBAL = frozenset({"remove.instance", "logout.instance", "status.instance
 
 FINAL_ANSWERS = frozenset({400, 401, 403, 404, 422})
 FIRST_WAIT, LONGEST_WAIT, JITTER = 5.0, 300.0, 0.2
-TARGET_TIMEOUT = 30.0  # the target's time, not ours: ``pace`` leaves it alone
+TARGET_TIMEOUT = 30.0  # the target's time: ``pace`` does not scale it
 USER_AGENT = "axios/1.7.9"
 
 
 class Webhooks:
-    """The instance's own webhook (kept in its row), then the global one."""
+    """The instance's own webhook (stored in its row), then the global one."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -76,7 +76,7 @@ class Webhooks:
             self._world.spawn(self.tell(name, event, data))
 
     async def tell(self, name: str, event: str, data: object) -> None:
-        """Deliver, retries included. The global webhook waits until the own one is through."""
+        """Deliver, with retries. The global webhook waits until the own one is finished."""
         body = self._body(name, event, data)
         if own := self._own(name, event):
             url = str(own["url"])
@@ -139,7 +139,7 @@ class Webhooks:
                 return
 
     async def _post(self, url: str, raw: bytes, headers: dict[str, str]) -> bool:
-        """True when nothing more is to be tried."""
+        """Send once; True when no retry is needed."""
         import aiohttp
 
         if self._session is None:
@@ -154,7 +154,7 @@ class Webhooks:
 
 
 def _headers(configured: dict[str, Any]) -> dict[str, str]:
-    """``jwt_key`` among them becomes a signed Authorization, good for ten minutes."""
+    """``jwt_key`` becomes a signed Authorization header, valid for ten minutes."""
     headers = {str(name): str(value) for name, value in configured.items()}
     if key := headers.pop("jwt_key", None):
         headers["Authorization"] = f"Bearer {_jwt(key)}"
