@@ -54,7 +54,7 @@ def hang_up(world: "World", instance: "Instance") -> None:
 
 
 def qr_answer(instance: "Instance") -> dict[str, object]:
-    """The QR in create's and connect's answers; paired instances that reconnect show the old one."""
+    """The QR for create and connect; a paired instance that reconnects still shows its old one."""
     if instance.code is None:
         return {"count": 0}
     return {
