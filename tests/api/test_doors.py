@@ -357,7 +357,7 @@ async def test_a_document_is_written_once_whoever_asks(
 ) -> None:
     paths = ("/docs", "/docs.css", "/openapi.json", "/asyncapi.json")
     written = {path: await nobody.get(path) for path in paths}
-    for place in ("documentation._page", "documentation._json", "application.Api.openapi"):
+    for place in ("docs_page._page", "docs_page._json", "application.Api.openapi"):
         monkeypatch.delattr(f"evosaga.orchestrator.api.{place}")
     for path, first in written.items():
         with subtests.test(path=path):
