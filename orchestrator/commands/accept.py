@@ -7,6 +7,8 @@ they can look up.
 """
 
 import json
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,18 +20,18 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from evosaga.events import syncpoints
-from evosaga.events.append import Append, StatusRow, write
+from evosaga.events.append import Append, write
 from evosaga.events.commands import STEERING, BadCommand, Command
 from evosaga.events.database import Connection, Pool
-from evosaga.events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
+from evosaga.events.model import FollowUp, SagaRejected, SagaStarted
 from evosaga.orchestrator.commands.claims import Request as Request
 from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
 from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_hashes
-from evosaga.orchestrator.engine.decider import Run, advance, intent
-from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
-from evosaga.orchestrator.engine.state import State, evolve
+from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
+from evosaga.orchestrator.engine.instance import SagaInstance
+from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.context import World
-from evosaga.sagas.definition import Admission, InCommit, Refusal
+from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.types import SHAPES
 
@@ -140,6 +142,7 @@ async def _accept(
     hashes |= claims.known
     states = await _record(
         connection,
+        world,
         worker,
         [r for r in fresh if r.saga_id not in hashes],
         {**late, **claims.verdicts},
@@ -189,6 +192,7 @@ def _answer(
 
 async def _record(
     connection: Connection,
+    world: World,
     worker: str | None,
     requests: Sequence[Request],
     verdicts: dict[UUID, Admission | Refusal],
@@ -197,29 +201,33 @@ async def _record(
     """Write rejections and beginnings."""
     refused = [r for r in requests if r.saga_id not in claimed]
     await insert_rows(connection, refused, verdicts, status="rejected")
-    states: dict[UUID, State] = {}
-    appends = []
-    for request in requests:
-        saga_id = request.saga_id
-        events, states[saga_id], status_row = _first_commit(request, verdicts[saga_id], worker)
-        appends.append(
-            Append(
-                saga_id,
-                0,
-                events,
-                status_row,
-                request.command.correlation_id or str(saga_id),
-                request.command.id,
-            )
-        )
+    appends = [_first_commit(world, r, verdicts[r.saga_id], worker) for r in requests]
     await write(connection, appends)
-    return states
+    return {append.saga_id: append.state for append in appends}
 
 
 def _first_commit(
-    request: Request, verdict: Admission | Refusal, worker: str | None
-) -> tuple[list[SagaEvent], State, StatusRow]:
+    world: World, request: Request, verdict: Admission | Refusal, worker: str | None
+) -> Append[State]:
     """The first events: a rejection, or the start and the intent of the first step."""
+    command, now = request.command, time.monotonic()
+    live = SagaInstance(
+        request.saga_id,
+        request.saga,
+        request.input,
+        State(),
+        command.correlation_id or str(request.saga_id),
+        command.id,
+        started_at=now,
+        last_at=now,
+    )
+    terms = WorkerTerms(worker or "", lambda: worker is not None, math.inf, world, accepting=True)
+    append = next_commit(live, _beginning(request, verdict), None, terms)
+    assert append is not None
+    return append
+
+
+def _beginning(request: Request, verdict: Admission | Refusal) -> SagaStarted | SagaRejected:
     about: dict[str, Any] = {
         "saga": request.saga.name,
         "version": request.saga.version,
@@ -231,33 +239,18 @@ def _first_commit(
         "instance_name": verdict.instance_name,
         "input": request.input.model_dump(mode="json"),
     }
-    first: SagaEvent
     if isinstance(verdict, Refusal):
-        first = SagaRejected(
+        return SagaRejected(
             **about,
             code=verdict.code,
             message=verdict.message,
             existing_instance=verdict.existing_instance,
         )
-    else:
-        follow = verdict.follow_up
-        first = SagaStarted(
-            **about,
-            facts=verdict.facts,
-            deadline_seconds=verdict.deadline_seconds,
-            behind=verdict.behind,
-            follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,
-        )
-    events, state, action = advance(request.saga, evolve(State(), first))
-    lease = 0.0
-    # A first step that joins a commit, or may be spared, is left to the engine, which knows how.
-    if (
-        worker is not None
-        and isinstance(action, Run)
-        and not isinstance(action.effect, InCommit)
-        and action.step.spare is None
-    ):
-        lease = action.step.timeout + LEASE_MARGIN
-        events.append(intent(action, worker, lease))
-        state = evolve(state, events[-1])
-    return [first, *events], state, row(state, action, worker, lease)
+    follow = verdict.follow_up
+    return SagaStarted(
+        **about,
+        facts=verdict.facts,
+        deadline_seconds=verdict.deadline_seconds,
+        behind=verdict.behind,
+        follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,
+    )

@@ -20,9 +20,9 @@ from evosaga.events.model import Recorded, SagaCancelRequested, SagaEvent, SagaR
 from evosaga.orchestrator.commands.accept import checked, too_late
 from evosaga.orchestrator.commands.replay import plan_parked
 from evosaga.orchestrator.commands.replay_plan import not_replayable
-from evosaga.orchestrator.engine.decider import Idle, Run, can_compensate, decide
+from evosaga.orchestrator.engine.decider import can_compensate, decide
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
+from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import OPEN, State, evolve, replay
 from evosaga.sagas.context import World
 from evosaga.sagas.registry import SagaRegistry
@@ -186,26 +186,23 @@ def check_allowed(registry: SagaRegistry, type_: str, state: State) -> None:
 
 def _append(
     registry: SagaRegistry, history: list[Recorded], state: State, event: SagaEvent, cause: str
-) -> Append:
+) -> Append[State]:
     """The event, leaving an attempt that is out with the worker that makes it."""
     after = evolve(state, event)
     assert after.start is not None
     saga = registry.find(after.start.saga, after.start.version)
-    flight, lease = after.in_flight, 0.0
-    if flight is not None and saga is not None:
-        lease = saga.step(flight.step).timeout + LEASE_MARGIN
-    owner = flight.worker if flight else None
-    next_ = decide(saga, after) if saga is not None else None
-    action = next_ if isinstance(next_, Run) else Idle("in flight")
-    # While an attempt is out its row is its driver's, or nobody's if it is held under that claim.
-    told = replace(row(after, action, owner, lease), kept=flight is not None)
+    assert saga is not None, "a saga of another release is refused before"
+    flight = after.in_flight
+    row = status_row(saga, after, decide(saga, after), flight.worker if flight else None)
     return Append(
         history[0].saga_id,
         state.sequence,
         [event],
-        told,
+        # While an attempt is out its row is its driver's, or nobody's if it is held meanwhile.
+        replace(row, kept=flight is not None),
         history[0].correlation_id,
         cause,
+        after,
     )
 
 

@@ -239,7 +239,7 @@ class Engine:
             left = live.last_at + action.delay - time.monotonic()
             if (limit := deadline_seconds(live.saga, live.state)) is not None:
                 left = min(left, live.started_at + limit - time.monotonic())
-            if left > _LONGEST_NAP or (live.let_go and left > 0):
+            if left > _LONGEST_NAP or (live.released and left > 0):
                 return False
             if left > 0 and await _sleep_or_wake(live, left):
                 # Somebody appended, a cancel say: what is due may be something else by now.
@@ -277,7 +277,7 @@ class Engine:
                     self._others.note(live.saga_id)
                 raised = error
                 continue
-            live.apply(appended.events, time.monotonic())
+            live.apply(appended, time.monotonic())
             if any(type(event) in _PROGRESS_EVENTS for event in appended.events):
                 self._stumbles.forget(live.saga_id)
             tell_parked(live, appended.events)
@@ -304,7 +304,7 @@ class Engine:
 
     def _append(
         self, live: SagaInstance, fact: SagaEvent | None, raised: Exception | None = None
-    ) -> Append | None:
+    ) -> Append[State] | None:
         terms = WorkerTerms(self._lease.worker, lambda: not self._stopping, self._nap, self._world)
         return next_commit(live, fact, raised, terms)
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from evosaga.events.append import Appended
 from evosaga.events.model import (
     CompensationStarted,
     Recorded,
@@ -45,28 +46,24 @@ class SagaInstance:
     doubted_at: dict[str, float] = field(default_factory=dict)
     """When the newest doubtful attempt of a step was recorded."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    let_go: bool = False
-    """Whether its row says that it is nobody's until it is due."""
+    released: bool = False
+    """True when the status row has no owner until ``next_at``."""
     claim: int | None = None
     """The sequence at which the attempt that is out was claimed."""
     held: SagaEvent | None = None
     """What its row says of that claim: it was held again, and nobody was at it since."""
-    _plan: tuple[list[SagaEvent], State] | None = None
 
-    def plan(self, events: Sequence[SagaEvent], state: State) -> None:
-        """Remember what these events, once they are committed, will amount to."""
-        self._plan = list(events), state
-
-    def apply(self, events: Sequence[SagaEvent], at: float) -> None:
-        """Take in events that were just committed."""
-        if self._plan is not None and self._plan[0] == list(events):
-            self.state = self._plan[1]
+    def apply(self, appended: Appended[State], at: float) -> None:
+        """Take in what was just committed; ``at`` is now."""
+        if appended.state is not None:
+            self.state = appended.state
         else:
-            for event in events:
+            for event in appended.events:
                 self.state = evolve(self.state, event)
-        if events:
+        self.released = appended.row is not None and appended.row.owner is None
+        if appended.events:
             self.claim = self.state.sequence - 1 if self.state.in_flight else None
-        for event in events:
+        for event in appended.events:
             if type(event) in _DOUBTFUL:
                 self._note_doubt(event, at)
         self.last_at = at

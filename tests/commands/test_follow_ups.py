@@ -50,7 +50,7 @@ async def brought(log: EventLog, saga_id: uuid.UUID, sequence: int, data: Any) -
     follow = FollowUp(type="instance.watch", data=data)
     event = StepSucceeded(step="evolution", attempt=1, follow_up=follow)
     row = StatusRow("compensated")
-    await log.append(Append(saga_id, sequence, [event], row, str(saga_id), None))
+    await log.append(Append(saga_id, sequence, [event], row, str(saga_id), None, None))
     return f"{saga_id}:{sequence}"
 
 

@@ -47,7 +47,7 @@ from evosaga.orchestrator.engine.decider import (
     decide,
     intent,
 )
-from evosaga.orchestrator.engine.projection import row
+from evosaga.orchestrator.engine.projection import lease_seconds, status_row
 from evosaga.orchestrator.engine.state import OPEN, IllegalTransition, State, evolve
 from evosaga.sagas.definition import Kind, Retry, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
@@ -246,13 +246,13 @@ def check(saga: Saga, state: State, told: Chronicle, action: NextAction, whole: 
     if not whole:
         return
     _, after, final = advance(saga, state)
-    for at, what in ((after, final), (state, Idle("in flight"))):
-        seen = row(at, what, "owner", 50.0)
+    for at, what in ((after, final), (state, decide(saga, state))):
+        seen = status_row(saga, at, what, "owner")
         active = at.status in ("running", "compensating")
         assert seen.status == at.status
         assert active is (seen.due_in is not None) is (seen.owner is not None)
         if at.in_flight is not None:
-            assert seen.due_in == 50.0
+            assert seen.due_in == lease_seconds(saga.step(at.in_flight.step))
             assert (seen.step, seen.direction) == (at.in_flight.step, at.in_flight.direction)
         if isinstance(what, Run):
             assert (seen.step, seen.due_in) == (what.step.name, what.delay)

@@ -140,12 +140,12 @@ class Cluster:
             policy = Policy(KEYS.current, deadline_seconds=self.deadline)
             asked = [(command.saga_id, request.input)]
             [verdict] = arbitrate(self.database.found(), asked, policy)
-        events, state, row = accept._first_commit(request, verdict, worker.name)
-        start: Any = events[0]
+        append = accept._first_commit(worker.world, request, verdict, worker.name)
+        start: Any = append.events[0]
         status = Status(command.saga_id, start, self.loop.now, str(command.saga_id))
         self.database.sagas[command.saga_id] = status
-        self.database.write(status, events, row, command.id)
-        return None if isinstance(verdict, Refusal) else state
+        self.database.write(status, append.events, append.row, command.id)
+        return None if isinstance(verdict, Refusal) else append.state
 
     def _admit_watch(self, data: Any) -> Admission | Refusal:
         creator = self.database.sagas[data.created_by]

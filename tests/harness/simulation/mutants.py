@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
@@ -22,6 +23,7 @@ from evosaga.events.model import CompensationFailed, SagaEvent, StepFailed
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
+from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.outcome import Done, Outcome, Rejected, Unknown
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi, InstanceSighting
@@ -42,15 +44,19 @@ def acts_before_its_intent_is_committed(patch: pytest.MonkeyPatch) -> None:
         if append is None or append.join is not None:
             return await honest(self, live, fact)
         self._later = asyncio.create_task(self._log.append(append))  # type: ignore[attr-defined]
-        live.apply(append.events, time.monotonic())
+        live.apply(as_if_committed(append), time.monotonic())
         return True
 
     honest = Engine._record
     patch.setattr(Engine, "_record", record)
 
 
+def as_if_committed(append: Append[State]) -> Appended[State]:
+    return Appended(append.events, datetime.now(UTC), append.row, append.state)
+
+
 def appends_without_looking_at_the_sequence(patch: pytest.MonkeyPatch) -> None:
-    def commit(self: Database, append: Append) -> Appended:
+    def commit(self: Database, append: Append[State]) -> Appended[State]:
         return honest(self, replace(append, expected=self.sagas[append.saga_id].sequence))
 
     honest = Database.commit
@@ -58,7 +64,7 @@ def appends_without_looking_at_the_sequence(patch: pytest.MonkeyPatch) -> None:
 
 
 def does_the_joined_effect_though_the_append_has_lost(patch: pytest.MonkeyPatch) -> None:
-    def commit(self: Database, append: Append) -> Appended:
+    def commit(self: Database, append: Append[State]) -> Appended[State]:
         try:
             return honest(self, append)
         except VersionConflict:
@@ -83,7 +89,7 @@ def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None
         before = live.state
         if not await honest(self, live, fact) and append is not None:
             live.state = before
-            live.apply(append.events, time.monotonic())
+            live.apply(as_if_committed(append), time.monotonic())
         return True
 
     honest = Engine._record
