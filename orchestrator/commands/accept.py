@@ -10,9 +10,8 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -27,6 +26,13 @@ from evosaga.events.model import FollowUp, SagaRejected, SagaStarted
 from evosaga.orchestrator.commands.claims import Request as Request
 from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
 from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_hashes
+from evosaga.orchestrator.commands.results import (
+    Accepted,
+    Conflict,
+    Duplicate,
+    Rejected,
+    Started,
+)
 from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import State
@@ -37,21 +43,6 @@ from evosaga.sagas.whatsapp.types import SHAPES
 
 _TRIES: Final = 5
 _CONTENDED: Final = (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError)
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of one command.
-
-    ``new``: a saga has started and its first intent is committed; the caller must run it.
-    ``rejected``: refused with a reason, recorded. ``known``: seen before, nothing to do.
-    ``conflicting``: the id was used for another body. ``steered``: a saga that is there was
-    replayed or cancelled.
-    """
-
-    kind: Literal["new", "rejected", "known", "conflicting", "steered"]
-    saga_id: UUID
-    state: State | None = None
 
 
 def parse_request(registry: SagaRegistry, command: Command, *, doubtful: bool = False) -> Request:
@@ -91,7 +82,7 @@ def _said(problem: ErrorDetails) -> str:
 
 async def accept(
     pool: Pool, world: World, worker: str | None, requests: Sequence[Request]
-) -> list[Accepted]:
+) -> list[Accepted | Conflict]:
     """Accept a batch; the answers are in its order. Committed when this returns.
 
     Raises ``TooSoon`` when doubtful ones would be refused. Without a ``worker`` the sagas begin
@@ -122,14 +113,14 @@ async def dry_run(pool: Pool, world: World, request: Request) -> State:
                     await transaction.rollback()
         except _CONTENDED:
             continue
-        assert answer.state is not None
+        assert isinstance(answer, Started | Rejected)
         return answer.state
     raise asyncpg.SerializationError("others kept changing what this command depends on")
 
 
 async def _accept(
     connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
-) -> list[Accepted]:
+) -> list[Accepted | Conflict]:
     first: dict[UUID, Request] = {}
     for request in requests:
         first.setdefault(request.saga_id, request)
@@ -179,15 +170,14 @@ def _answer(
     first: dict[UUID, Request],
     hashes: dict[UUID, str],
     states: dict[UUID, State],
-) -> Accepted:
+) -> Accepted | Conflict:
     saga_id = request.saga_id
     if (hashes.get(saga_id) or first[saga_id].hash) != request.hash:
-        return Accepted("conflicting", saga_id)
+        return Conflict(saga_id, request.command.id)
     if saga_id in hashes or first[saga_id] is not request:
-        return Accepted("known", saga_id)
+        return Duplicate(saga_id)
     state = states[saga_id]
-    kind: Literal["rejected", "new"] = "rejected" if state.status == "rejected" else "new"
-    return Accepted(kind, saga_id, state)
+    return (Rejected if state.status == "rejected" else Started)(saga_id, state)
 
 
 async def _record(

@@ -7,7 +7,7 @@ again, and what is somebody else's by now stops it.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +20,7 @@ from evosaga.events.model import Recorded, SagaCancelRequested, SagaEvent, SagaR
 from evosaga.orchestrator.commands.accept import checked, too_late
 from evosaga.orchestrator.commands.replay import plan_parked
 from evosaga.orchestrator.commands.replay_plan import not_replayable
+from evosaga.orchestrator.commands.results import Applied, Conflict, Duplicate
 from evosaga.orchestrator.engine.decider import can_compensate, decide
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.projection import status_row
@@ -65,7 +66,7 @@ async def apply_control(
     command: Command,
     engine: Engine | None,
     too_soon: Callable[[], Awaitable[bool]] | None = None,
-) -> Restart | Literal["done", "known"]:
+) -> Restart | Applied | Duplicate:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
 
     Without an ``engine`` at hand the next sweep of a worker finds what is due. A replay takes as
@@ -79,7 +80,7 @@ async def apply_control(
         if too_soon is not None and refusal.code in REFUSALS and await too_soon():
             return await apply_control(log, world, registry, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
-            return "known"
+            return Duplicate(wish.saga_id)
         raise
 
 
@@ -90,13 +91,13 @@ async def _apply(
     command: Command,
     wish: ControlCommand,
     engine: Engine | None,
-) -> Restart | Literal["done", "known"]:
+) -> Restart | Applied | Duplicate:
     while True:
         history = await log.read(wish.saga_id)
         if not history:
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
         if _asked_before(history, command, wish):
-            return "known"
+            return Duplicate(wish.saga_id)
         if command.expires_at is not None and command.expires_at <= await log.now():
             raise BadCommand("expired", too_late(command.expires_at))
         state = replay(r.event for r in history)
@@ -117,7 +118,7 @@ async def _apply(
             history = await log.read(wish.saga_id)
             if replay(r.event for r in history).in_flight is None:
                 engine.take_over({wish.saga_id: history}, history[-1].recorded_at)
-        return "done"
+        return Applied(wish.saga_id)
 
 
 def _asked_before(history: list[Recorded], command: Command, wish: ControlCommand) -> bool:
@@ -134,7 +135,7 @@ def _asked_before(history: list[Recorded], command: Command, wish: ControlComman
 
 
 def _conflict(command: Command) -> BadCommand:
-    return BadCommand("conflicting_duplicate", f"the id {command.id} was used for another command")
+    return Conflict(command.saga_id, command.id).refusal
 
 
 async def _resumed(

@@ -11,13 +11,13 @@ import pytest
 from redis.asyncio import Redis
 
 import evosaga.orchestrator.commands.accept
-import evosaga.orchestrator.commands.consumer
+import evosaga.orchestrator.commands.handler
 from evosaga import migrations
 from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.app import Worker, running_worker
-from evosaga.orchestrator.commands.accept import Accepted
+from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -79,13 +79,13 @@ async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
     """Committed, but the acceptor could not hear it: on the second try it knows the command."""
     real, broken = evosaga.orchestrator.commands.accept.accept, iter([True])
 
-    async def commit_and_break(*arguments: Any) -> Sequence[Accepted]:
+    async def commit_and_break(*arguments: Any) -> Sequence[Accepted | Conflict]:
         answers = await real(*arguments)
         if next(broken, False):
             raise ConnectionResetError
         return answers
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", commit_and_break)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", commit_and_break)
     async with running_worker(settings):
         saga = await outcome(pool, await publish(redis, create()))
     assert saga.status == "completed"
