@@ -123,7 +123,7 @@ class CommandConsumer:
             await self._left.begin("left", partial(quietly, self._intake.obey, found))
 
     async def _handle(self, messages: Sequence[Message]) -> None:
-        await self._engine.room()
+        await self._engine.wait_for_capacity()
         await syncpoints.reach("cmd.read")
         await self._intake.obey(messages)
 

@@ -156,7 +156,7 @@ class CommandHandler:
         """
         engine = self.engine if drive else None
         if engine is not None:
-            engine.pin()
+            engine.bind_lease()
         worker = engine.worker if engine is not None else None
         answers = await accept(self.pool, self.world, worker, requests)
         await syncpoints.reach(point)

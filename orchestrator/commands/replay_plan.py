@@ -159,12 +159,14 @@ def _backward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> Repl
     """It stays on its way back: what is left to undo is undone, in that order."""
     undone = tuple(name for name, progress in state.steps.items() if progress.undone)
     lines = [PlannedStep(name, "reuse", "it was undone, and stays so") for name in undone]
-    for name in state.undoing:
+    for name in state.to_compensate:
         finding = findings.get(name)
         lines.append(
             PlannedStep(name, "undo first", finding.evidence if finding else _left(saga, state))
         )
-    said = f"it stays on its way back and undoes {_listed(state.undoing)}, with fresh attempts"
+    said = (
+        f"it stays on its way back and undoes {_listed(state.to_compensate)}, with fresh attempts"
+    )
     return ReplayPlan(said, allowed=True, lines=tuple(lines))
 
 

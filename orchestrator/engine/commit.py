@@ -38,7 +38,7 @@ class WorkerTerms:
 
     worker: str
     begins: Callable[[], bool]
-    nap: float
+    max_in_memory_wait: float
     world: World
     accepting: bool = False
     """Set for the commit that accepts a command, which many share: code of a saga that could raise
@@ -124,7 +124,11 @@ def _owner(state: State, action: Run | Idle, terms: WorkerTerms) -> str | None:
     A saga that waits long is released: the sweep finds it when it is due. One that was claimed is
     its worker's, however long the wait before it was.
     """
-    waits = isinstance(action, Run) and state.in_flight is None and action.delay > terms.nap
+    waits = (
+        isinstance(action, Run)
+        and state.in_flight is None
+        and action.delay > terms.max_in_memory_wait
+    )
     return terms.worker if terms.begins() and not waits else None
 
 
@@ -145,7 +149,7 @@ def _skip(
     live: SagaInstance, action: Run | Idle, terms: WorkerTerms, fresh: bool
 ) -> list[SagaEvent]:
     """A step in which there is nothing to do: claimed and done in one."""
-    if not isinstance(action, Run) or (skip_when := action.step.spare) is None:
+    if not isinstance(action, Run) or (skip_when := action.step.skip_when) is None:
         return []
     if not _begins(live, action, terms, fresh) or (nothing := skip_when(live.input)) is None:
         return []
@@ -158,7 +162,7 @@ def _begins(live: SagaInstance, action: Run, terms: WorkerTerms, fresh: bool) ->
     """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
     if not terms.begins():
         return False
-    if terms.accepting and (isinstance(action.effect, InCommit) or action.step.spare):
+    if terms.accepting and (isinstance(action.effect, InCommit) or action.step.skip_when):
         return False
     return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
 

@@ -110,7 +110,7 @@ def decide(saga: Saga, state: State) -> NextAction:
     if state.direction == "compensation":
         return _decide_backward(saga, state)
     if state.cancel_requested and can_compensate(saga, state):
-        if state.out_of_time:
+        if state.deadline_exceeded:
             return Record(
                 _begin_compensation(
                     saga, state, "deadline", None, "deadline_exceeded", _late(state)
@@ -245,10 +245,12 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
 
 
 def _decide_backward(saga: Saga, state: State) -> NextAction:
-    if not state.undoing:
-        assert state.turned is not None
-        return Record(SagaCompensated(code=state.turned.code, message=state.turned.message))
-    due = saga.step(state.undoing[0])
+    if not state.to_compensate:
+        assert state.compensation is not None
+        return Record(
+            SagaCompensated(code=state.compensation.code, message=state.compensation.message)
+        )
+    due = saga.step(state.to_compensate[0])
     progress, failure = state.progress(due.name), state.failure
     attempts = progress.undo_attempts
     if failure is None:

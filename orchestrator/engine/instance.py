@@ -80,7 +80,7 @@ class SagaInstance:
                 pass
 
     @staticmethod
-    def begun(
+    def started(
         registry: SagaRegistry, saga_id: UUID, state: State, correlation_id: str
     ) -> "SagaInstance":
         """A saga whose beginning was committed a moment ago."""
@@ -93,7 +93,7 @@ class SagaInstance:
         )
 
     @staticmethod
-    def revived(
+    def rehydrated(
         registry: SagaRegistry, history: Sequence[Recorded], now: datetime
     ) -> "SagaInstance":
         """A saga as its history tells it; ``now`` is the database's time.
@@ -118,6 +118,12 @@ class SagaInstance:
         for recorded, moment in zip(history, at, strict=True):
             live._note_doubt(recorded.event, moment + clock)
         return live
+
+    def reload(self, registry: SagaRegistry, history: Sequence[Recorded]) -> None:
+        """Take in a history that others have appended to."""
+        fresh = SagaInstance.rehydrated(registry, history, history[-1].recorded_at)
+        self.state, self.last_at, self.claim = fresh.state, fresh.last_at, fresh.claim
+        self.doubted_at = fresh.doubted_at
 
 
 def _times(history: Sequence[Recorded], now: datetime) -> list[float]:

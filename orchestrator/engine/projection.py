@@ -60,7 +60,7 @@ def _reason(state: State) -> tuple[str | None, str | None]:
     """Why the saga is where it is: the newest thing that went wrong, if any."""
     if state.status == "rejected" and isinstance(state.start, SagaRejected):
         return state.start.code, state.start.message
-    for trouble in (state.parked, state.failure, state.turned):
+    for trouble in (state.parked, state.failure, state.compensation):
         if trouble is not None:
             return trouble.code, trouble.message
     return None, None

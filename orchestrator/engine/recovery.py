@@ -49,7 +49,7 @@ class Recovery:
                 while await self.sweep() == _MOST:
                     pass
             except TRANSIENT as trouble:
-                _logger.warning("sweep waits", reason=type(trouble).__name__)
+                _logger.warning("recovery_retrying", reason=type(trouble).__name__)
             pause = _EVERY * self._lease.pace.slower
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
 
@@ -59,7 +59,7 @@ class Recovery:
         if room == 0:
             return 0
         known = self._engine.registry.versions
-        self._engine.pin()  # what is taken over rests on the lease as it is before
+        self._engine.bind_lease()  # what is taken over rests on the lease as it is before
         rows = await self._pool.fetch(
             _TAKE,
             self._lease.worker,
@@ -83,7 +83,7 @@ class Recovery:
             mine = (None, self._lease.worker)
             lost = sum(row["was"] not in mine for row in rows if row["saga_id"] in still)
             # What was merely due, a retry say, is no sign that a worker died.
-            for event, sagas in (("took over", lost), ("goes on", len(still) - lost)):
+            for event, sagas in (("taken_over", lost), ("resumed", len(still) - lost)):
                 if sagas:
                     _logger.info(event, sagas=sagas)
         return len(rows)
@@ -111,7 +111,7 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
             await trim(redis, streams.WHATSAPP_EVENTS, _KEEP_EVENTS)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
-            _logger.warning("tidying waits", reason=type(trouble).__name__)
+            _logger.warning("retention_retrying", reason=type(trouble).__name__)
 
 
 # Subqueries, not a join: when another worker took the row while we waited for its lock, Postgres

@@ -119,7 +119,7 @@ async def test_b6_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_
     """The heartbeat of a zombie may be first to wake; what it was about to send stays unsent."""
     lease = Lease(pool, "me", ttl=0.3, beat=0.1)
     await lease.beat()
-    lease.pin()
+    lease.bind_lease()
     assert may_act(lease)
     await lease.beat()
     assert may_act(lease), "beating in time changes nothing"
@@ -128,12 +128,12 @@ async def test_b6_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_
     assert not may_act(lease), "somebody else may have it by now"
 
     async def another_saga() -> bool:
-        lease.pin()
+        lease.bind_lease()
         return may_act(lease)
 
     assert await asyncio.create_task(another_saga())
     assert not may_act(lease)
-    lease.pin()
+    lease.bind_lease()
     assert may_act(lease)
 
 

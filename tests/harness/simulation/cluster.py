@@ -120,7 +120,7 @@ class Cluster:
                 if isinstance(said, Restart):
                     await self._take(worker, said.command)
             return
-        worker.engine.pin()
+        worker.engine.bind_lease()
         state = await worker.op("accept", lambda: self._accept(worker, command), command.saga_id)
         if state is not None:
             worker.engine.start(command.saga_id, state, str(command.saga_id))
@@ -267,7 +267,7 @@ class Cluster:
                 taken = {saga.saga_id: self._taken(saga)}
                 saga.owner, saga.next_at = takers[0].name, self.loop.now + 60.0
                 history = {saga.saga_id: [*self.database.events[saga.saga_id]]}
-                takers[0].runs(takers[0].engine.pin)
+                takers[0].runs(takers[0].engine.bind_lease)
                 takers[0].runs(takers[0].engine.take_over, history, self.database.now(), taken)
 
     def _taken(self, saga: Status) -> ClaimedRow:

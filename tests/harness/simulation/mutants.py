@@ -97,23 +97,17 @@ def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None
 
 
 def does_not_take_in_what_others_appended(patch: pytest.MonkeyPatch) -> None:
-    def still_mine(self: Engine, live: SagaInstance, history: Any, fact: SagaEvent | None) -> bool:
-        state = live.state
-        mine = honest(self, live, history, fact)
-        live.state = state
-        return mine
+    def reload(self: SagaInstance, registry: Any, history: Any) -> None:
+        state = self.state
+        honest(self, registry, history)
+        self.state = state
 
-    honest = Engine._still_mine
-    patch.setattr(Engine, "_still_mine", still_mine)
+    honest = SagaInstance.reload
+    patch.setattr(SagaInstance, "reload", reload)
 
 
 def takes_every_saga_for_its_own_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    def still_mine(self: Engine, live: SagaInstance, history: Any, fact: SagaEvent | None) -> bool:
-        honest(self, live, history, fact)
-        return True
-
-    honest = Engine._still_mine
-    patch.setattr(Engine, "_still_mine", still_mine)
+    patch.setattr(evosaga.orchestrator.engine.engine, "still_claimed", lambda *_: True)
 
 
 def carries_out_the_attempt_of_a_dead_worker_again(patch: pytest.MonkeyPatch) -> None:
@@ -188,7 +182,7 @@ def acts_without_asking_whether_its_lease_is_over(patch: pytest.MonkeyPatch) -> 
 
 
 def acts_on_a_lease_that_was_lost_and_won_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lease, "pin", lambda _: None)
+    patch.setattr(Lease, "bind_lease", lambda _: None)
 
 
 # --- the steps -----------------------------------------------------------------------------------
@@ -286,9 +280,9 @@ MUTANTS: Final = [
     Hidden(acts_before_its_intent_is_committed, "S5"),
     Hidden(appends_without_looking_at_the_sequence, "S7"),
     Hidden(does_the_joined_effect_though_the_append_has_lost, "S10"),
-    Hidden(goes_on_after_a_conflict_as_if_it_had_won, "saga stumbled"),
+    Hidden(goes_on_after_a_conflict_as_if_it_had_won, "saga_quarantined"),
     Hidden(does_not_take_in_what_others_appended, "it goes on for ever"),
-    Hidden(takes_every_saga_for_its_own_after_a_conflict, "saga stumbled"),
+    Hidden(takes_every_saga_for_its_own_after_a_conflict, "saga_quarantined"),
     Hidden(carries_out_the_attempt_of_a_dead_worker_again, "S5"),
     Hidden(takes_a_lost_attempt_for_one_that_was_never_sent, "S7", faults=1),
     Hidden(takes_a_lost_attempt_for_a_refusal, "S7"),
