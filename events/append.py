@@ -1,7 +1,7 @@
-"""What an append is, and how a batch of them is written: set by set, in one round trip.
+"""Appends to the event log: events and status rows of many sagas, written in one statement.
 
-Inside whatever transaction the caller has. An append names the sequence it expects; whose row has
-moved on is missing from the answer, and its neighbours don't notice.
+It runs inside the caller's transaction. An append names the sequence it expects; one whose row has
+moved on is missing from the answer, and the others are not affected.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -173,8 +173,8 @@ def _events(
     ]
 
 
-# People may hold rows of tables that aren't ours alone, and other commits can't wait for them. From
-# here on the transaction is impatient, which takes no round trip of its own.
+# Other clients may hold locks on tables that aren't ours alone, and the other commits of the batch
+# can't wait for them: a lock timeout from here on, set without a round trip of its own.
 _LOCK: Final = """
 WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', '500ms', true))
 SELECT saga_id, next_sequence FROM impatient, evosaga.sagas

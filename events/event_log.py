@@ -1,14 +1,14 @@
 """The append-only event log, with group commit.
 
-An append names the sequence it expects to be next. The first to commit wins; everybody else gets
-``VersionConflict`` and must read again: the sequence is the fencing token that outlives any
-zombie. All appends that arrive while a commit is under way share the next one, so the price of
-durability is paid once for many sagas; a conflict fails its own saga alone.
+An append names the sequence it expects to be next. The first to commit wins, all others get
+``VersionConflict`` and must read again: the sequence is the fencing token against zombies. All
+appends that arrive during a commit share the next one, so the price of durability is paid once for
+many sagas; a conflict fails its own saga alone.
 
 An effect in our own Postgres may *join* the append (``TransactionalEffect``): it runs inside the
 transaction, and its outcome decides which events follow, so row and event are committed together.
 
-When the connection breaks during a commit nobody knows whether it happened. The log finds out by
+When the connection breaks during a commit it is unknown whether it happened. The log finds out by
 reading again, so ``append`` returns only when the events are known to be committed, or known to
 have lost.
 """
@@ -40,7 +40,7 @@ _STEP_ASIDE: Final = 1.0
 
 
 class VersionConflict(Exception):
-    """Somebody else appended to this saga first. Nobody's fault: read again and decide anew."""
+    """Another append to this saga was first: read again and decide anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +96,16 @@ class EventLog:
     async def set_aside(
         self, saga_id: UUID, sequence: int, owner: str, seconds: float, code: str, message: str
     ) -> None:
-        """Make a saga under way nobody's, and due after so many ``seconds``. No event tells of it.
+        """Release a saga under way, due again after so many ``seconds``. Writes no event.
 
         Nothing happens when it has moved on from ``sequence`` or is another worker's by now.
         """
         await self._pool.execute(_SET_ASIDE, saga_id, sequence, owner, seconds, code, message)
 
     async def hold(self, hold: Hold) -> Literal["held", "moved", "lost"]:
-        """Make a saga nobody's until it is due, since its attempt was held again. No event tells.
+        """Release a saga until it is due, since its attempt was held again. Writes no event.
 
-        ``moved``: somebody appended meanwhile; ``lost``: it is another worker's by now, or was let
+        ``moved``: there is a newer append; ``lost``: it is another worker's by now, or was let
         go by an earlier try whose answer did not come. Raises what the database raises.
         """
         if await self._pool.fetchval(
@@ -173,7 +173,7 @@ class EventLog:
                 async with self._pool.acquire() as connection:
                     results = await _write(connection, [a for a, _ in batch], doubtful)
             except asyncpg.LockNotAvailableError:
-                # Somebody holds a row that one of these wants: it steps aside, the others go on.
+                # A row that one of these wants is locked: it steps aside, the others go on.
                 if len(batch) > 1:
                     for item in batch:
                         await self._write_until_settled([item], doubtful)

@@ -111,7 +111,7 @@ async def submit(
 ) -> Accepted:
     """Hand a command to the handler. Once this returns it is committed.
 
-    ``organization_id``: whose saga it would start, so that nobody can start them by the hundred.
+    ``organization_id``: whose saga it would start, for the limit on sagas under way.
     """
     if command.organization_id is not None and await here.pool.fetchval(
         _STORED, saga_id_of(command.id), command.organization_id
@@ -176,7 +176,7 @@ def on_its_way(saga_id: UUID, status: str | None, instance_name: str | None) -> 
 
 
 async def as_it_is(here: AppContext, accepted: Accepted) -> JSONResponse:
-    """202 for a saga that nobody waits for."""
+    """202 for a saga that the caller does not wait for."""
     if isinstance(accepted, Started | Rejected):
         state = accepted.state
         assert state.start is not None
@@ -187,7 +187,7 @@ async def as_it_is(here: AppContext, accepted: Accepted) -> JSONResponse:
 
 
 async def _own_name(here: AppContext, own: UUID, command: Command) -> None:
-    """Refuse a create under the name that belongs to somebody else's saga, there or to come."""
+    """Refuse a create under the name that belongs to another saga, there or to come."""
     derived = _DERIVED.fullmatch(str(command.data.get("instance_name", "")))
     if derived is None or command.type != "integration.create":
         return

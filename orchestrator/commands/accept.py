@@ -1,9 +1,9 @@
-"""From command to saga, in one transaction for a whole batch.
+"""Accepts a batch of commands in one transaction: each starts a saga or is rejected.
 
 A command becomes a saga by inserting its status row: the primary key recognises a repeated
 command, the partial unique indexes let one open saga hold a business key or an instance name
-(``claiming``). Whoever loses is *rejected*, which is a saga too, so that everybody gets an answer
-they can look up.
+(``claims``). A command that loses is *rejected*, which is recorded as a saga too, so that every
+sender has an answer to look up.
 """
 
 import json
@@ -143,7 +143,7 @@ async def _accept(
 
 
 async def _expired(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Refusal]:
-    """The commands that nobody wants obeyed any more, by the database's clock."""
+    """The commands that have expired, by the database's clock."""
     if all(r.command.expires_at is None for r in requests):
         return {}
     now = await connection.fetchval("SELECT now()")

@@ -39,7 +39,7 @@ from evosaga.orchestrator.engine.engine import Engine
 
 _logger = structlog.get_logger("evosaga.worker")
 _RECLAIM_AFTER: Final = 5.0
-"""Seconds after which a message that nobody acknowledged is given to another worker."""
+"""Seconds after which an unacknowledged message is given to another worker."""
 _PATIENCE: Final = 3
 """Deliveries after which a message that our code fails on is dead-lettered. Our bug, not lost."""
 _LONG_PATIENCE: Final = 100

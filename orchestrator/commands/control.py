@@ -1,8 +1,8 @@
-"""Replay and cancel: events that people append to a saga.
+"""Control commands: a replay or cancel as an event in a saga's history.
 
 Both are idempotent by the id of the command that asked for them, which is recorded as the
 event's cause. A replay looks at the world before it goes on: what was done and is gone is done
-again, and what is somebody else's by now stops it.
+again, and what belongs to others by now stops it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ class ControlCommand(BaseModel):
     """The ``data`` of ``saga.replay`` and ``saga.cancel``.
 
     ``if_possible``: when it can't be, because the saga is over or past its point of no return,
-    say, then nothing is done and nobody is told.
+    say, then nothing is done and it counts as done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Steering")
@@ -49,7 +49,7 @@ UNKNOWN_VERSION: Final = "unknown_version"
 REFUSALS: frozenset[str] = frozenset(
     {"unknown_saga", "not_replayable", "not_cancellable", "blocked", "expired"}
 )
-"""The codes with which a wish is refused that was understood: an answer, and nobody's mistake."""
+"""The codes of refusals that depend on the saga's state, not on the command's form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _asked_before(history: list[Recorded], command: Command, wish: ControlComman
             asked = "saga.replay" if isinstance(event, SagaResumed) else "saga.cancel"
             if (asked, event.reason) == (command.type, wish.reason):
                 return True
-            if not command.follow_up:  # which somebody else may only have given the same name
+            if not command.follow_up:  # another command may have that id by chance
                 raise _conflict(command)
     return False
 
@@ -199,7 +199,7 @@ def _append(
         history[0].saga_id,
         state.sequence,
         [event],
-        # While an attempt is out its row is its driver's, or nobody's if it is held meanwhile.
+        # While an attempt is out the row's owner and times are its driver's to change.
         replace(row, kept=flight is not None),
         history[0].correlation_id,
         cause,

@@ -135,7 +135,7 @@ class CommandHandler:
             try:
                 answers = await self._accept(requests, "acc.post", drive=True, doubtful=doubtful)
             except (*TRANSIENT, asyncpg.UniqueViolationError, *_UNREADY) as trouble:
-                # Who loses against others who ask for the same is no poison, unless it never ends.
+                # Losing against others about the same key is no poison, unless it never ends.
                 rivals += isinstance(trouble, asyncpg.UniqueViolationError)
                 if rivals > _RIVALS:
                     raise

@@ -6,7 +6,7 @@ It puts what a saga's history says beside what a fresh look found, and says for 
     adopt       it was not known to be done, and is there all the same
     redo        it is done, or done again
     undo first  half of it is there, or the saga is going back and has it still to undo
-    blocked     what is there is somebody else's, or the look found out nothing
+    blocked     what is there belongs to others, or the look found out nothing
 """
 
 from collections.abc import Mapping, Sequence

@@ -30,7 +30,7 @@ from evosaga.sagas.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class WorkerTerms:
-    """On what terms a worker appends: under which name, and whether it still begins anything.
+    """A worker's terms for an append: its name, and whether it still begins attempts.
 
     ``begins`` is asked whenever it matters, since an append may wait long for its commit. ``nap``:
     so many seconds a saga may sleep in memory; one that sleeps longer is let go.
@@ -119,7 +119,7 @@ def _decide_all(
 
 
 def _owner(state: State, action: Run | Idle, terms: WorkerTerms) -> str | None:
-    """Who drives the saga from this commit on; None: nobody until it is due.
+    """Owner of the saga from this commit on; None: it has none until it is due.
 
     A saga that waits long is released: the sweep finds it when it is due. One that was claimed is
     its worker's, however long the wait before it was.

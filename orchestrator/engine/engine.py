@@ -1,12 +1,12 @@
-"""The shell around the decider: read, decide, do, append.
+"""The engine: drives the sagas of one worker by the decider's rules.
 
-Every saga in flight is one asyncio task that goes round a small circle: carry out the attempt
-that is claimed, append its outcome together with whatever follows from it (decisions, and the
-intent of the next attempt), and again. One commit a step, shared with all other sagas.
+Each saga in flight is one asyncio task with a loop: carry out the claimed attempt, append its
+outcome together with the decisions that follow and the intent of the next attempt, repeat. That is
+one commit a step, shared with other sagas.
 
-The sequence decides who drives. An append that loses means that somebody else appended: the
-engine reads the history again and goes on only if the attempt it carries out is still the one
-that is claimed. Otherwise it drops what it knows; a zombie can't write.
+The sequence number is the fencing token. When an append loses, another worker (or a cancel) was
+first: the engine reads the history again and continues only if the attempt that it carries out is
+still the claimed one. Otherwise it drops the saga, so a zombie can't write.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
 _PROGRESS_EVENTS: Final = frozenset({StepSucceeded, CompensationSucceeded})
 _LONGEST_WAIT, _CROWDED_WAIT = 5.0, 0.2
-"""Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
+"""Seconds that a saga may wait in memory, where it uses capacity, before it is released."""
 
 
 class Engine:
@@ -70,7 +70,7 @@ class Engine:
         self._log = log
         self._world = world
         self._lease = lease
-        self._stumbles = Quarantine(log, lease.worker)
+        self._quarantine = Quarantine(log, lease.worker)
         self._others = LeftToOthers()
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance]] = {}
@@ -104,7 +104,7 @@ class Engine:
 
     @property
     def _max_in_memory_wait(self) -> float:
-        """How long a saga may wait here: when others want its room, hardly at all."""
+        """How long a saga may wait in memory, in seconds: briefly when capacity is scarce."""
         return _LONGEST_WAIT if 2 * len(self._driving) <= self._capacity else _CROWDED_WAIT
 
     async def wait_for_capacity(self) -> None:
@@ -151,7 +151,7 @@ class Engine:
 
     async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
         """Leave a saga that stands at ``sequence`` for a while; ``what`` was wrong with it."""
-        await self._stumbles.set_aside(saga_id, sequence, what)
+        await self._quarantine.set_aside(saga_id, sequence, what)
 
     def wake(self, saga_id: UUID) -> bool:
         """Make a saga that waits here look at its history again; False when it isn't here."""
@@ -193,10 +193,10 @@ class Engine:
         else:
             self._has_capacity.clear()
 
-    # --- the circle ----------------------------------------------------------------------------
+    # --- the loop of one saga ------------------------------------------------------------------
 
     async def _drive(self, live: SagaInstance, lost_attempt: bool) -> None:
-        """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
+        """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
         try:
             fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
             if fact is None:
@@ -204,7 +204,7 @@ class Engine:
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
         except Exception as error:
-            if is_transient(error):  # nobody's bug: its row says when it is due, here or elsewhere
+            if is_transient(error):  # an outage: its row says when it is due, here or elsewhere
                 _logger.warning("saga_retrying", saga_id=str(live.saga_id), reason=where(error))
                 return
             # Our own bug, or a history that makes no sense: the others go on.
@@ -253,7 +253,7 @@ class Engine:
         return not isinstance(action, Idle) and not self._stopping
 
     async def _record(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
-        """Append what happened and what follows; False when somebody else drives the saga."""
+        """Append what happened and what follows; False when another worker drives the saga."""
         raised: Exception | None = None
         if (hold := hold_of(live, fact, self.worker)) is not None:
             said = await retry_while_transient(lambda: self._log.hold(hold))
@@ -289,7 +289,7 @@ class Engine:
                 continue
             live.apply(appended, time.monotonic())
             if any(type(event) in _PROGRESS_EVENTS for event in appended.events):
-                self._stumbles.forget(live.saga_id)
+                self._quarantine.forget(live.saga_id)
             tell_parked(live, appended.events)
             await syncpoints.recorded(appended.events)
             return True
@@ -329,7 +329,7 @@ def still_claimed(
 
 
 async def _sleep_or_wake(live: SagaInstance, within: float) -> bool:
-    """Sleep so many seconds; True when somebody ended the sleep early."""
+    """Sleep so many seconds; True when it was woken early."""
     try:
         await asyncio.wait_for(live.wake.wait(), within)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""A saga while a worker drives it: its definition, its state, and when things happened."""
+"""A saga in the memory of the worker that drives it: definition, state, times."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ class SagaInstance:
     claim: int | None = None
     """The sequence at which the attempt that is out was claimed."""
     held: SagaEvent | None = None
-    """What its row says of that claim: it was held again, and nobody was at it since."""
+    """The hold that its row records under that claim, when no worker has tried it since."""
 
     def apply(self, appended: Appended[State], at: float) -> None:
         """Take in what was just committed; ``at`` is now."""

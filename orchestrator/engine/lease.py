@@ -30,7 +30,7 @@ _bound_epoch: ContextVar[int | None] = ContextVar("evosaga_lease_epoch", default
 class LeaseLost(Exception):
     """This worker may no longer act: it was paused, or cut off from Postgres, for too long.
 
-    Nobody's fault in the code; the saga goes on elsewhere.
+    No bug; the saga goes on elsewhere.
     """
 
 
@@ -60,10 +60,10 @@ class Lease:
         self._beaten = asyncio.Event()
 
     def bind_lease(self) -> None:
-        """What the current task does from now on rests on the lease as it is now.
+        """Bind what the current task does from now on to the lease as it is now.
 
-        To be called before an intent is committed. A lease that was lost and is there again
-        gives no right to act on it: the saga may be somebody else's.
+        To be called before an intent is committed. A lease that was lost and regained gives no
+        right to act on that intent: the saga may be another worker's.
         """
         _bound_epoch.set(self._epoch)
 
@@ -81,8 +81,8 @@ class Lease:
     def steady(self) -> bool:
         """Whether the others' silence means something.
 
-        After an outage of Postgres all leases are over at once; who comes back first must give
-        the others time to show themselves: half a lease, in which the living beat more than once.
+        After an outage of Postgres all leases are over at once; the first to come
+        back must give the others time: half a lease, in which a living worker beats more than once.
         """
         now = time.monotonic()
         return now < self._valid_until and now - self._steady_since > self.ttl / 2

@@ -1,7 +1,7 @@
-"""The sweep: whatever is due and not being driven is taken over, after a crash as after a wait.
+"""The recovery sweep: takes over sagas that are due and not driven, after a crash or a wait.
 
-A saga is due when its owner shows no sign of life, or when its time has come and nobody drives
-it. Taking one puts a name on the row and moves its time; the claim that counts is the append that
+A saga is due when its owner's lease is over, or when its time has come and no worker drives it.
+Taking one sets the row's owner and moves its time; the claim that counts is the append that
 follows.
 """
 
@@ -26,7 +26,7 @@ from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
 _logger = structlog.get_logger("evosaga.recovery")
 _EVERY: Final = 0.5
 _GRACE: Final = 5.0
-"""Seconds a living owner may be late before somebody else looks after its saga."""
+"""Seconds a living owner may be late before another worker takes its saga."""
 _MOST: Final = 500
 _UNREADABLE: Final = "its history has an event that this release can't read"
 _KEEP_COMMANDS: Final = 3600.0
@@ -74,7 +74,7 @@ class Recovery:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
             # A paused owner may have woken up and gone on in between: then it is not lost.
             at = {row["saga_id"]: row["next_sequence"] for row in rows}
-            still = {id_: told for id_, told in histories.items() if len(told) == at[id_]}
+            still = {id_: events for id_, events in histories.items() if len(events) == at[id_]}
             taken = {row["saga_id"]: _taken(row) for row in rows}
             wrong = self._engine.take_over(still, rows[0]["now"], taken)
             wrong |= dict.fromkeys(at.keys() - histories.keys(), _UNREADABLE)
