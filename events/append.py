@@ -1,19 +1,20 @@
-"""What an append is, and how a batch of them is written: set by set, in one round trip.
+"""Appends to the event log: events and status rows of many sagas, written in one statement.
 
-Inside whatever transaction the caller has. An append names the sequence it expects; whose row has
-moved on is missing from the answer, and its neighbours don't notice.
+It runs inside the caller's transaction. An append names the sequence it expects; one whose row has
+moved on is missing from the answer, and the others are not affected.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from evosaga.events.database import Connection
 from evosaga.events.model import SagaEvent, data_json
 
-_Plans: TypeAlias = "Mapping[UUID, tuple[Sequence[SagaEvent], StatusRow]]"
+StateT = TypeVar("StateT")
+"""What a history amounts to for the appender; it is handed back as it came, and never stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +39,61 @@ class StatusRow:
     """Who drives it, when it is due and what it says stay as they are: the appender can't know."""
 
 
+class Written(NamedTuple, Generic[StateT]):
+    """What an append writes: events, the row after them, and the appender's state after them."""
+
+    events: Sequence[SagaEvent]
+    row: StatusRow
+    state: StateT
+
+
 @dataclass(frozen=True, slots=True)
-class TransactionalEffect:
-    """An effect that is part of the commit. ``then`` turns what it said into events and row."""
+class TransactionalEffect(Generic[StateT]):
+    """An effect that is part of the commit.
+
+    ``then`` is pure: it turns the effect's outcome into what follows the append's own events. With
+    a row that has ``holds`` no event at all is written, not even the claim.
+    """
 
     run: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]]
     context: Any
-    then: Callable[[Any], tuple[Sequence[SagaEvent], StatusRow]]
-    """With a row that has ``holds`` nothing at all is told, its claim neither."""
+    then: Callable[[Any], Written[StateT]]
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
+class Append(Generic[StateT]):
+    """``row`` and ``state`` are those after ``events``; with a ``join``, its ``then`` says them."""
+
     saga_id: UUID
     expected: int
     events: Sequence[SagaEvent]
     row: StatusRow
     correlation_id: str
     causation_id: str | None
-    join: TransactionalEffect | None = None
+    state: StateT
+    join: TransactionalEffect[StateT] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
-    """Committed events, with the database's time of the commit's transaction."""
+class Appended(Generic[StateT]):
+    """Committed events, with the database's time of the commit's transaction.
+
+    ``row`` and ``state`` are None when the commit was found by reading the log again.
+    """
 
     events: Sequence[SagaEvent]
     recorded_at: datetime
+    row: StatusRow | None = None
+    state: StateT | None = None
 
 
-async def write(connection: Connection, batch: Sequence[Append]) -> dict[UUID, Appended]:
+async def write(
+    connection: Connection, batch: Sequence[Append[StateT]]
+) -> dict[UUID, Appended[StateT]]:
     """Append inside the caller's transaction; what is missing from the answer has lost."""
     joined = await _run_joins(connection, [a for a in batch if a.join is not None])
     plans = {
-        a.saga_id: joined[a.saga_id] if a.join else (a.events, a.row)
+        a.saga_id: joined[a.saga_id] if a.join else Written(a.events, a.row, a.state)
         for a in batch
         if a.join is None or a.saga_id in joined
     }
@@ -79,39 +101,44 @@ async def write(connection: Connection, batch: Sequence[Append]) -> dict[UUID, A
     if not planned:
         return {}
     moved = await connection.fetch(_APPEND, *_rows(planned, plans), *_events(planned, plans))
-    return {row["saga_id"]: Appended(plans[row["saga_id"]][0], row["updated_at"]) for row in moved}
+    written = ((plans[row["saga_id"]], row) for row in moved)
+    return {
+        row["saga_id"]: Appended(w.events, row["updated_at"], w.row, w.state) for w, row in written
+    }
 
 
 async def _run_joins(
-    connection: Connection, appends: Sequence[Append]
-) -> dict[UUID, tuple[Sequence[SagaEvent], StatusRow]]:
+    connection: Connection, appends: Sequence[Append[StateT]]
+) -> dict[UUID, Written[StateT]]:
     """Run joined effects for the sagas that are still where their append expects them."""
     if not appends:
         return {}
     locked = await connection.fetch(_LOCK, [a.saga_id for a in appends])
     at = {row["saga_id"]: row["next_sequence"] for row in locked}
-    groups: dict[Any, list[Append]] = {}
+    groups: dict[Any, list[Append[StateT]]] = {}
     for append in appends:
         if append.join and at.get(append.saga_id) == append.expected:
             groups.setdefault(append.join.run, []).append(append)
-    plans: dict[UUID, tuple[Sequence[SagaEvent], StatusRow]] = {}
+    plans: dict[UUID, Written[StateT]] = {}
     for run, group in groups.items():
         said = await run(connection, [a.join.context for a in group if a.join])
         for append, outcome in zip(group, said, strict=True):
             assert append.join is not None
-            events, row = append.join.then(outcome)
-            told = [*append.events, *events] if row.holds is None else []
-            plans[append.saga_id] = (told, row)
+            after = append.join.then(outcome)
+            events = [*append.events, *after.events] if after.row.holds is None else []
+            plans[append.saga_id] = after._replace(events=events)
     return plans
 
 
-def _rows(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
+def _rows(
+    appends: Sequence[Append[StateT]], plans: Mapping[UUID, Written[StateT]]
+) -> list[list[Any]]:
     """The status rows, column by column."""
-    rows = [plans[a.saga_id][1] for a in appends]
+    rows = [plans[a.saga_id].row for a in appends]
     return [
         [a.saga_id for a in appends],
         [a.expected for a in appends],
-        [a.expected + len(plans[a.saga_id][0]) for a in appends],
+        [a.expected + len(plans[a.saga_id].events) for a in appends],
         [row.status for row in rows],
         [row.step for row in rows],
         [row.direction for row in rows],
@@ -127,10 +154,14 @@ def _rows(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
     ]
 
 
-def _events(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
+def _events(
+    appends: Sequence[Append[StateT]], plans: Mapping[UUID, Written[StateT]]
+) -> list[list[Any]]:
     """The events in order, column by column."""
     events = [
-        (a, a.expected + i, event) for a in appends for i, event in enumerate(plans[a.saga_id][0])
+        (a, a.expected + i, event)
+        for a in appends
+        for i, event in enumerate(plans[a.saga_id].events)
     ]
     return [
         [a.saga_id for a, _, _ in events],
@@ -142,8 +173,8 @@ def _events(appends: Sequence[Append], plans: _Plans) -> list[list[Any]]:
     ]
 
 
-# People may hold rows of tables that aren't ours alone, and other commits can't wait for them. From
-# here on the transaction is impatient, which takes no round trip of its own.
+# Other clients may hold locks on tables that aren't ours alone, and the other commits of the batch
+# can't wait for them: a lock timeout from here on, set without a round trip of its own.
 _LOCK: Final = """
 WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', '500ms', true))
 SELECT saga_id, next_sequence FROM impatient, evosaga.sagas

@@ -1,14 +1,14 @@
 """The append-only event log, with group commit.
 
-An append names the sequence it expects to be next. The first to commit wins; everybody else gets
-``VersionConflict`` and must read again: the sequence is the fencing token that outlives any
-zombie. All appends that arrive while a commit is under way share the next one, so the price of
-durability is paid once for many sagas; a conflict fails its own saga alone.
+An append names the sequence it expects to be next. The first to commit wins, all others get
+``VersionConflict`` and must read again: the sequence is the fencing token against zombies. All
+appends that arrive during a commit share the next one, so the price of durability is paid once for
+many sagas; a conflict fails its own saga alone.
 
-An effect in our own Postgres may *join* the append (``Join``): it runs inside the transaction,
-and what it says decides which events follow, so row and event are committed together.
+An effect in our own Postgres may *join* the append (``TransactionalEffect``): it runs inside the
+transaction, and its outcome decides which events follow, so row and event are committed together.
 
-When the connection breaks during a commit nobody knows whether it happened. The log finds out by
+When the connection breaks during a commit it is unknown whether it happened. The log finds out by
 reading again, so ``append`` returns only when the events are known to be committed, or known to
 have lost.
 """
@@ -20,18 +20,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
 import structlog
 from pydantic import ValidationError
 
-from evosaga.events.append import Append, Appended, write
+from evosaga.events.append import Append, Appended, StateT, write
 from evosaga.events.database import TRANSIENT, Connection, Pool
 from evosaga.events.model import Recorded, data_json, event_from
 
-_Waiting: TypeAlias = "tuple[Append, asyncio.Future[Appended]]"
+_Waiting: TypeAlias = "tuple[Append[Any], asyncio.Future[Appended[Any]]]"
 
 _logger = structlog.get_logger("evosaga.log")
 _BATCH: Final = 256
@@ -40,7 +40,7 @@ _STEP_ASIDE: Final = 1.0
 
 
 class VersionConflict(Exception):
-    """Somebody else appended to this saga first. Nobody's fault: read again and decide anew."""
+    """Another append to this saga was first: read again and decide anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class EventLog:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
 
-    async def append(self, append: Append) -> Appended:
+    async def append(self, append: Append[StateT]) -> Appended[StateT]:
         """Commit events at the expected sequence.
 
         Waits while Postgres is away. Raises ``VersionConflict`` when another append was first,
         and the database's own error when it refuses the content of this very append.
         Cancelling the caller doesn't take back what is being written.
         """
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Appended[StateT]] = asyncio.get_running_loop().create_future()
         self._enqueue((append, future))
         return await future
 
@@ -96,16 +96,16 @@ class EventLog:
     async def set_aside(
         self, saga_id: UUID, sequence: int, owner: str, seconds: float, code: str, message: str
     ) -> None:
-        """Make a saga under way nobody's, and due after so many ``seconds``. No event tells of it.
+        """Release a saga under way, due again after so many ``seconds``. Writes no event.
 
         Nothing happens when it has moved on from ``sequence`` or is another worker's by now.
         """
         await self._pool.execute(_SET_ASIDE, saga_id, sequence, owner, seconds, code, message)
 
     async def hold(self, hold: Hold) -> Literal["held", "moved", "lost"]:
-        """Make a saga nobody's until it is due, since its attempt was held again. No event tells.
+        """Release a saga until it is due, since its attempt was held again. Writes no event.
 
-        ``moved``: somebody appended meanwhile; ``lost``: it is another worker's by now, or was let
+        ``moved``: there is a newer append; ``lost``: it is another worker's by now, or was let
         go by an earlier try whose answer did not come. Raises what the database raises.
         """
         if await self._pool.fetchval(
@@ -173,7 +173,7 @@ class EventLog:
                 async with self._pool.acquire() as connection:
                     results = await _write(connection, [a for a, _ in batch], doubtful)
             except asyncpg.LockNotAvailableError:
-                # Somebody holds a row that one of these wants: it steps aside, the others go on.
+                # A row that one of these wants is locked: it steps aside, the others go on.
                 if len(batch) > 1:
                     for item in batch:
                         await self._write_until_settled([item], doubtful)
@@ -197,7 +197,7 @@ class EventLog:
             return
 
 
-def _settle(future: asyncio.Future[Appended], result: Appended | Exception) -> None:
+def _settle(future: "asyncio.Future[Appended[Any]]", result: Appended[Any] | Exception) -> None:
     if future.done():  # the caller was cancelled meanwhile
         return
     if isinstance(result, Exception):
@@ -207,15 +207,15 @@ def _settle(future: asyncio.Future[Appended], result: Appended | Exception) -> N
 
 
 async def _write(
-    connection: Connection, batch: Sequence[Append], doubtful: bool
-) -> dict[UUID, Appended | Exception]:
+    connection: Connection, batch: Sequence[Append[Any]], doubtful: bool
+) -> dict[UUID, Appended[Any] | Exception]:
     """One transaction for all of ``batch``; the result of each."""
     if any(append.join for append in batch):
         async with connection.transaction():
             written = await write(connection, batch)
     else:
         written = await write(connection, batch)  # one statement, a transaction by itself
-    results: dict[UUID, Appended | Exception] = {**written}
+    results: dict[UUID, Appended[Any] | Exception] = {**written}
     for append in batch:
         if append.saga_id not in written:
             earlier = await _already_committed(connection, append) if doubtful else None
@@ -225,7 +225,7 @@ async def _write(
     return results
 
 
-async def _already_committed(connection: Connection, append: Append) -> Appended | None:
+async def _already_committed(connection: Connection, append: Append[Any]) -> Appended[Any] | None:
     """What an earlier try of this append committed before its connection broke, if it did."""
     rows = await connection.fetch(_READ_FROM, append.saga_id, append.expected)
     together = [r for r in rows if r["recorded_at"] == rows[0]["recorded_at"]]

@@ -66,7 +66,7 @@ class Relay:
                     pass
                 pause = _IDLE_POLL
             except (RedisError, *TRANSIENT) as trouble:
-                _logger.warning("relay waits", reason=cause(trouble))
+                _logger.warning("relay_retrying", reason=cause(trouble))
                 pause = min(5.0, pause * 2)
                 self._nudge.clear()
             obey_cancel()

@@ -165,11 +165,9 @@ async def running_worker(
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, outside, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
-        patience = settings.unknown_command_seconds
-        reader = CommandConsumer(
-            settings.redis_url, redis, pool, log, engine, outside, name, patience
-        )
         gate = CommandHandler(pool, log, outside, known, engine)
+        patience = settings.unknown_command_seconds
+        reader = CommandConsumer(settings.redis_url, redis, gate, engine, patience)
         await lease.beat()
         database = await redis_owner.identity(pool)
         await redis_owner.claim(redis, database)

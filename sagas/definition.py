@@ -75,8 +75,8 @@ class Step:
     """One step. ``timeout`` is in seconds and bounds one attempt in either direction.
 
     ``do`` executes, ``undo`` compensates, and ``probe`` says what is really there; a replay asks
-    it before it believes that a step which was done still is. ``spare`` tells from the saga's
-    input alone that there is nothing to do: such a step is recorded in the commit of the one
+    it before it believes that a step which was done still is. ``skip_when`` tells from the
+    saga's input alone that there is nothing to do: such a step is recorded in the commit of the one
     before it, without an attempt of its own.
     """
 
@@ -87,7 +87,7 @@ class Step:
     retry: Retry = field(default_factory=Retry)
     timeout: float = 40.0
     probe: Probe | None = None
-    spare: SkipWhen | None = None
+    skip_when: SkipWhen | None = None
 
 
 def compensatable(
@@ -122,10 +122,12 @@ def retryable(
     retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe | None = None,
-    spare: SkipWhen | None = None,
+    skip_when: SkipWhen | None = None,
 ) -> Step:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
-    return Step(name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, spare)
+    return Step(
+        name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, skip_when
+    )
 
 
 @dataclass(frozen=True, slots=True)

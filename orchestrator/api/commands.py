@@ -16,7 +16,7 @@ from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.submission import as_it_is, submit
 from evosaga.orchestrator.commands.accept import checked, parse_request, unknown_type
 from evosaga.orchestrator.commands.control import STEERING, ControlCommand
-from evosaga.orchestrator.commands.follow_ups import resolve_all
+from evosaga.orchestrator.commands.results import Refused
 from evosaga.orchestrator.queries.sagas import find_saga
 
 router: Final = APIRouter(tags=["commands"])
@@ -117,8 +117,8 @@ async def _understood(here: AppContext, command: Command) -> tuple[UUID | None, 
     """
     if command.type in STEERING:
         return None, command
-    [request] = await resolve_all(here.pool, here.registry, [command])
-    if isinstance(request, BadCommand):
-        raise request
+    [request] = await here.gate.resolve([command])
+    if isinstance(request, Refused):
+        raise request.refusal
     organization = getattr(request.input, "organization_id", None)
     return organization if isinstance(organization, UUID) else None, request.command

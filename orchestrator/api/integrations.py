@@ -25,7 +25,8 @@ from evosaga.orchestrator.api.submission import (
     settled,
     submit,
 )
-from evosaga.orchestrator.commands.accept import Accepted, parse_request
+from evosaga.orchestrator.commands.accept import parse_request
+from evosaga.orchestrator.commands.results import Duplicate
 from evosaga.orchestrator.engine.state import OPEN
 from evosaga.orchestrator.queries.sagas import (
     Filter,
@@ -225,7 +226,7 @@ async def _the_one_before(
     for other in page:
         was_open = other.status in OPEN or other.updated_at >= mine.created_at
         if other.status != "rejected" and was_open and other.created_at <= mine.created_at:
-            return await settled(watch, here.pool, Accepted("known", other.saga_id), patience)
+            return await settled(watch, here.pool, Duplicate(other.saga_id), patience)
     return mine
 
 

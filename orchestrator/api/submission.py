@@ -1,4 +1,4 @@
-"""Commands that come over HTTP: their id, their way through the gate, and how long one waits."""
+"""Commands over HTTP: their id, their way to the command handler, and how long a caller waits."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.saga_watcher import SagaWatcher, Watching
 from evosaga.orchestrator.api.schemas import Submitted
-from evosaga.orchestrator.commands.accept import Accepted
+from evosaga.orchestrator.commands.results import Accepted, Duplicate, Rejected, Started
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 
 _logger = structlog.get_logger("evosaga.api")
@@ -109,9 +109,9 @@ async def body_object(request: Request, *, required: bool = True) -> dict[str, A
 async def submit(
     here: AppContext, who: Caller, command: Command, organization_id: UUID | None = None
 ) -> Accepted:
-    """Hand a command to the gate. Once this returns it is committed.
+    """Hand a command to the handler. Once this returns it is committed.
 
-    ``organization_id``: whose saga it would start, so that nobody can start them by the hundred.
+    ``organization_id``: whose saga it would start, for the limit on sagas under way.
     """
     if command.organization_id is not None and await here.pool.fetchval(
         _STORED, saga_id_of(command.id), command.organization_id
@@ -135,7 +135,7 @@ async def submit(
 
 
 async def _through(here: AppContext, command: Command) -> Accepted:
-    """The gate's answer. Who loses against many others about the same integration tries again."""
+    """The handler's answer. Retries when it loses against others about the same integration."""
     while True:
         try:
             return await here.gate.submit(command)
@@ -145,8 +145,11 @@ async def _through(here: AppContext, command: Command) -> Accepted:
 
 async def settled(watch: SagaWatcher, pool: Pool, accepted: Accepted, seconds: float) -> SagaView:
     """The saga once it is over, or as it is after so many seconds."""
-    known = accepted.kind != "known" or await find_saga(pool, str(accepted.saga_id)) is not None
-    if seconds > 0 and accepted.kind != "rejected" and known:
+    there = (
+        not isinstance(accepted, Duplicate)
+        or await find_saga(pool, str(accepted.saga_id)) is not None
+    )
+    if seconds > 0 and not isinstance(accepted, Rejected) and there:
         await watch.over(accepted.saga_id, seconds)
     view = await find_saga(pool, str(accepted.saga_id))
     if view is None:
@@ -173,9 +176,10 @@ def on_its_way(saga_id: UUID, status: str | None, instance_name: str | None) -> 
 
 
 async def as_it_is(here: AppContext, accepted: Accepted) -> JSONResponse:
-    """202 for a saga that nobody waits for."""
-    state = accepted.state
-    if state is not None and state.start is not None:
+    """202 for a saga that the caller does not wait for."""
+    if isinstance(accepted, Started | Rejected):
+        state = accepted.state
+        assert state.start is not None
         return on_its_way(accepted.saga_id, state.status, state.start.instance_name)
     view = await find_saga(here.pool, str(accepted.saga_id))
     assert view is not None
@@ -183,7 +187,7 @@ async def as_it_is(here: AppContext, accepted: Accepted) -> JSONResponse:
 
 
 async def _own_name(here: AppContext, own: UUID, command: Command) -> None:
-    """Refuse a create under the name that belongs to somebody else's saga, there or to come."""
+    """Refuse a create under the name that belongs to another saga, there or to come."""
     derived = _DERIVED.fullmatch(str(command.data.get("instance_name", "")))
     if derived is None or command.type != "integration.create":
         return

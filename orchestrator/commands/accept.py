@@ -1,16 +1,17 @@
-"""From command to saga, in one transaction for a whole batch.
+"""Accepts a batch of commands in one transaction: each starts a saga or is rejected.
 
 A command becomes a saga by inserting its status row: the primary key recognises a repeated
 command, the partial unique indexes let one open saga hold a business key or an instance name
-(``claiming``). Whoever loses is *rejected*, which is a saga too, so that everybody gets an answer
-they can look up.
+(``claims``). A command that loses is *rejected*, which is recorded as a saga too, so that every
+sender has an answer to look up.
 """
 
 import json
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -18,38 +19,30 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from evosaga.events import syncpoints
-from evosaga.events.append import Append, StatusRow, write
+from evosaga.events.append import Append, write
 from evosaga.events.commands import STEERING, BadCommand, Command
 from evosaga.events.database import Connection, Pool
-from evosaga.events.model import FollowUp, SagaEvent, SagaRejected, SagaStarted
+from evosaga.events.model import FollowUp, SagaRejected, SagaStarted
 from evosaga.orchestrator.commands.claims import Request as Request
 from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
 from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_hashes
-from evosaga.orchestrator.engine.decider import Run, advance, intent
-from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
-from evosaga.orchestrator.engine.state import State, evolve
+from evosaga.orchestrator.commands.results import (
+    Accepted,
+    Conflict,
+    Duplicate,
+    Rejected,
+    Started,
+)
+from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
+from evosaga.orchestrator.engine.instance import SagaInstance
+from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.context import World
-from evosaga.sagas.definition import Admission, InCommit, Refusal
+from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.types import SHAPES
 
 _TRIES: Final = 5
 _CONTENDED: Final = (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError)
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of one command.
-
-    ``new``: a saga has started and its first intent is committed; the caller must run it.
-    ``rejected``: refused with a reason, recorded. ``known``: seen before, nothing to do.
-    ``conflicting``: the id was used for another body. ``steered``: a saga that is there was
-    replayed or cancelled.
-    """
-
-    kind: Literal["new", "rejected", "known", "conflicting", "steered"]
-    saga_id: UUID
-    state: State | None = None
 
 
 def parse_request(registry: SagaRegistry, command: Command, *, doubtful: bool = False) -> Request:
@@ -89,7 +82,7 @@ def _said(problem: ErrorDetails) -> str:
 
 async def accept(
     pool: Pool, world: World, worker: str | None, requests: Sequence[Request]
-) -> list[Accepted]:
+) -> list[Accepted | Conflict]:
     """Accept a batch; the answers are in its order. Committed when this returns.
 
     Raises ``TooSoon`` when doubtful ones would be refused. Without a ``worker`` the sagas begin
@@ -120,14 +113,14 @@ async def dry_run(pool: Pool, world: World, request: Request) -> State:
                     await transaction.rollback()
         except _CONTENDED:
             continue
-        assert answer.state is not None
+        assert isinstance(answer, Started | Rejected)
         return answer.state
     raise asyncpg.SerializationError("others kept changing what this command depends on")
 
 
 async def _accept(
     connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
-) -> list[Accepted]:
+) -> list[Accepted | Conflict]:
     first: dict[UUID, Request] = {}
     for request in requests:
         first.setdefault(request.saga_id, request)
@@ -140,6 +133,7 @@ async def _accept(
     hashes |= claims.known
     states = await _record(
         connection,
+        world,
         worker,
         [r for r in fresh if r.saga_id not in hashes],
         {**late, **claims.verdicts},
@@ -149,7 +143,7 @@ async def _accept(
 
 
 async def _expired(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Refusal]:
-    """The commands that nobody wants obeyed any more, by the database's clock."""
+    """The commands that have expired, by the database's clock."""
     if all(r.command.expires_at is None for r in requests):
         return {}
     now = await connection.fetchval("SELECT now()")
@@ -176,19 +170,19 @@ def _answer(
     first: dict[UUID, Request],
     hashes: dict[UUID, str],
     states: dict[UUID, State],
-) -> Accepted:
+) -> Accepted | Conflict:
     saga_id = request.saga_id
     if (hashes.get(saga_id) or first[saga_id].hash) != request.hash:
-        return Accepted("conflicting", saga_id)
+        return Conflict(saga_id, request.command.id)
     if saga_id in hashes or first[saga_id] is not request:
-        return Accepted("known", saga_id)
+        return Duplicate(saga_id)
     state = states[saga_id]
-    kind: Literal["rejected", "new"] = "rejected" if state.status == "rejected" else "new"
-    return Accepted(kind, saga_id, state)
+    return (Rejected if state.status == "rejected" else Started)(saga_id, state)
 
 
 async def _record(
     connection: Connection,
+    world: World,
     worker: str | None,
     requests: Sequence[Request],
     verdicts: dict[UUID, Admission | Refusal],
@@ -197,29 +191,33 @@ async def _record(
     """Write rejections and beginnings."""
     refused = [r for r in requests if r.saga_id not in claimed]
     await insert_rows(connection, refused, verdicts, status="rejected")
-    states: dict[UUID, State] = {}
-    appends = []
-    for request in requests:
-        saga_id = request.saga_id
-        events, states[saga_id], status_row = _first_commit(request, verdicts[saga_id], worker)
-        appends.append(
-            Append(
-                saga_id,
-                0,
-                events,
-                status_row,
-                request.command.correlation_id or str(saga_id),
-                request.command.id,
-            )
-        )
+    appends = [_first_commit(world, r, verdicts[r.saga_id], worker) for r in requests]
     await write(connection, appends)
-    return states
+    return {append.saga_id: append.state for append in appends}
 
 
 def _first_commit(
-    request: Request, verdict: Admission | Refusal, worker: str | None
-) -> tuple[list[SagaEvent], State, StatusRow]:
+    world: World, request: Request, verdict: Admission | Refusal, worker: str | None
+) -> Append[State]:
     """The first events: a rejection, or the start and the intent of the first step."""
+    command, now = request.command, time.monotonic()
+    live = SagaInstance(
+        request.saga_id,
+        request.saga,
+        request.input,
+        State(),
+        command.correlation_id or str(request.saga_id),
+        command.id,
+        started_at=now,
+        last_at=now,
+    )
+    terms = WorkerTerms(worker or "", lambda: worker is not None, math.inf, world, accepting=True)
+    append = next_commit(live, _beginning(request, verdict), None, terms)
+    assert append is not None
+    return append
+
+
+def _beginning(request: Request, verdict: Admission | Refusal) -> SagaStarted | SagaRejected:
     about: dict[str, Any] = {
         "saga": request.saga.name,
         "version": request.saga.version,
@@ -231,33 +229,18 @@ def _first_commit(
         "instance_name": verdict.instance_name,
         "input": request.input.model_dump(mode="json"),
     }
-    first: SagaEvent
     if isinstance(verdict, Refusal):
-        first = SagaRejected(
+        return SagaRejected(
             **about,
             code=verdict.code,
             message=verdict.message,
             existing_instance=verdict.existing_instance,
         )
-    else:
-        follow = verdict.follow_up
-        first = SagaStarted(
-            **about,
-            facts=verdict.facts,
-            deadline_seconds=verdict.deadline_seconds,
-            behind=verdict.behind,
-            follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,
-        )
-    events, state, action = advance(request.saga, evolve(State(), first))
-    lease = 0.0
-    # A first step that joins a commit, or may be spared, is left to the engine, which knows how.
-    if (
-        worker is not None
-        and isinstance(action, Run)
-        and not isinstance(action.effect, InCommit)
-        and action.step.spare is None
-    ):
-        lease = action.step.timeout + LEASE_MARGIN
-        events.append(intent(action, worker, lease))
-        state = evolve(state, events[-1])
-    return [first, *events], state, row(state, action, worker, lease)
+    follow = verdict.follow_up
+    return SagaStarted(
+        **about,
+        facts=verdict.facts,
+        deadline_seconds=verdict.deadline_seconds,
+        behind=verdict.behind,
+        follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,
+    )

@@ -1,8 +1,10 @@
-"""Who gets what he asks for: admission, and the keys that only one open saga may hold.
+"""Admission and business-key claims, inside the accepting transaction.
 
-Admission is asked before the keys are claimed and once more after: what another worker committed
-in between is only then sure to be seen. Whoever comes away without his key is told which open
-saga holds it.
+    admit -> claim keys -> lock predecessors -> admit again -> rehearse -> explain the losers
+
+Admission is asked again after the claim, because only then is all that other workers committed in
+between sure to be seen. A command that does not get its key is rejected with the open saga that
+holds it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from evosaga.sagas.definition import Admission, Refusal, Saga
 class AdmissionChanged(asyncpg.SerializationError):
     """What an admission relies on has changed meanwhile, as when Postgres can't serialise.
 
-    Nobody's fault; the whole transaction is tried again.
+    The whole transaction is tried again.
     """
 
 
@@ -136,7 +138,7 @@ async def _rehearse(
 async def _lock_predecessors(
     connection: Connection, held: Sequence[Request], verdicts: dict[UUID, Admission | Refusal]
 ) -> None:
-    """Until this transaction is over, whatever somebody waits for doesn't end unseen.
+    """Lock predecessors FOR SHARE, so that none of them can end before this commit.
 
     Else the key could go to a newcomer that has seen neither the one ahead nor the one behind.
     """
@@ -183,7 +185,7 @@ async def _explain(
     """Why these could not get their key: which open saga is in the way."""
     if not lost:
         return {}
-    # Who looks at open sagas sees the holder by now, and has his own words for it.
+    # An admission that looks at open sagas sees the holder by now, and has its own words for it.
     explained = await _admit(connection, world, lost)
     blind = {id_: v for id_, v in explained.items() if isinstance(v, Admission)}
     if any(_key(verdict) != _key(verdicts[saga_id]) for saga_id, verdict in blind.items()):
@@ -232,7 +234,7 @@ async def insert_rows(
     status: str,
     owner: str | None = None,
 ) -> set[UUID]:
-    """Insert status rows; who gets a ``running`` one holds the business key.
+    """Insert status rows; a ``running`` one holds the business key.
 
     The ``owner`` is written at once, since changing it later would be a change in an index.
     """

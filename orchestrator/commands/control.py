@@ -1,13 +1,13 @@
-"""Replay and cancel: events that people append to a saga.
+"""Control commands: a replay or cancel as an event in a saga's history.
 
 Both are idempotent by the id of the command that asked for them, which is recorded as the
 event's cause. A replay looks at the world before it goes on: what was done and is gone is done
-again, and what is somebody else's by now stops it.
+again, and what belongs to others by now stops it.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -20,9 +20,10 @@ from evosaga.events.model import Recorded, SagaCancelRequested, SagaEvent, SagaR
 from evosaga.orchestrator.commands.accept import checked, too_late
 from evosaga.orchestrator.commands.replay import plan_parked
 from evosaga.orchestrator.commands.replay_plan import not_replayable
-from evosaga.orchestrator.engine.decider import Idle, Run, can_compensate, decide
+from evosaga.orchestrator.commands.results import Applied, Conflict, Duplicate
+from evosaga.orchestrator.engine.decider import can_compensate, decide
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
+from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import OPEN, State, evolve, replay
 from evosaga.sagas.context import World
 from evosaga.sagas.registry import SagaRegistry
@@ -33,7 +34,7 @@ class ControlCommand(BaseModel):
     """The ``data`` of ``saga.replay`` and ``saga.cancel``.
 
     ``if_possible``: when it can't be, because the saga is over or past its point of no return,
-    say, then nothing is done and nobody is told.
+    say, then nothing is done and it counts as done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Steering")
@@ -48,7 +49,7 @@ UNKNOWN_VERSION: Final = "unknown_version"
 REFUSALS: frozenset[str] = frozenset(
     {"unknown_saga", "not_replayable", "not_cancellable", "blocked", "expired"}
 )
-"""The codes with which a wish is refused that was understood: an answer, and nobody's mistake."""
+"""The codes of refusals that depend on the saga's state, not on the command's form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ async def apply_control(
     command: Command,
     engine: Engine | None,
     too_soon: Callable[[], Awaitable[bool]] | None = None,
-) -> Restart | Literal["done", "known"]:
+) -> Restart | Applied | Duplicate:
     """Obey a ``saga.replay`` or ``saga.cancel``. Raises ``BadCommand`` when it may not be.
 
     Without an ``engine`` at hand the next sweep of a worker finds what is due. A replay takes as
@@ -79,7 +80,7 @@ async def apply_control(
         if too_soon is not None and refusal.code in REFUSALS and await too_soon():
             return await apply_control(log, world, registry, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
-            return "known"
+            return Duplicate(wish.saga_id)
         raise
 
 
@@ -90,13 +91,13 @@ async def _apply(
     command: Command,
     wish: ControlCommand,
     engine: Engine | None,
-) -> Restart | Literal["done", "known"]:
+) -> Restart | Applied | Duplicate:
     while True:
         history = await log.read(wish.saga_id)
         if not history:
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
         if _asked_before(history, command, wish):
-            return "known"
+            return Duplicate(wish.saga_id)
         if command.expires_at is not None and command.expires_at <= await log.now():
             raise BadCommand("expired", too_late(command.expires_at))
         state = replay(r.event for r in history)
@@ -117,7 +118,7 @@ async def _apply(
             history = await log.read(wish.saga_id)
             if replay(r.event for r in history).in_flight is None:
                 engine.take_over({wish.saga_id: history}, history[-1].recorded_at)
-        return "done"
+        return Applied(wish.saga_id)
 
 
 def _asked_before(history: list[Recorded], command: Command, wish: ControlCommand) -> bool:
@@ -128,13 +129,13 @@ def _asked_before(history: list[Recorded], command: Command, wish: ControlComman
             asked = "saga.replay" if isinstance(event, SagaResumed) else "saga.cancel"
             if (asked, event.reason) == (command.type, wish.reason):
                 return True
-            if not command.follow_up:  # which somebody else may only have given the same name
+            if not command.follow_up:  # another command may have that id by chance
                 raise _conflict(command)
     return False
 
 
 def _conflict(command: Command) -> BadCommand:
-    return BadCommand("conflicting_duplicate", f"the id {command.id} was used for another command")
+    return Conflict(command.saga_id, command.id).refusal
 
 
 async def _resumed(
@@ -186,26 +187,23 @@ def check_allowed(registry: SagaRegistry, type_: str, state: State) -> None:
 
 def _append(
     registry: SagaRegistry, history: list[Recorded], state: State, event: SagaEvent, cause: str
-) -> Append:
+) -> Append[State]:
     """The event, leaving an attempt that is out with the worker that makes it."""
     after = evolve(state, event)
     assert after.start is not None
     saga = registry.find(after.start.saga, after.start.version)
-    flight, lease = after.in_flight, 0.0
-    if flight is not None and saga is not None:
-        lease = saga.step(flight.step).timeout + LEASE_MARGIN
-    owner = flight.worker if flight else None
-    next_ = decide(saga, after) if saga is not None else None
-    action = next_ if isinstance(next_, Run) else Idle("in flight")
-    # While an attempt is out its row is its driver's, or nobody's if it is held under that claim.
-    told = replace(row(after, action, owner, lease), kept=flight is not None)
+    assert saga is not None, "a saga of another release is refused before"
+    flight = after.in_flight
+    row = status_row(saga, after, decide(saga, after), flight.worker if flight else None)
     return Append(
         history[0].saga_id,
         state.sequence,
         [event],
-        told,
+        # While an attempt is out the row's owner and times are its driver's to change.
+        replace(row, kept=flight is not None),
         history[0].correlation_id,
         cause,
+        after,
     )
 
 

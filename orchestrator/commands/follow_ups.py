@@ -1,9 +1,8 @@
-"""Our own commands are obeyed when the log proves them, and else nobody has heard of them.
+"""Internal commands are accepted only if the log holds them as a follow-up; else they are unknown.
 
-What looks after what a saga can't wait for is started by commands of which nobody is told. Over the
-stream they come from the relay alone: as the follow-up that an event has brought with it, under
-that event's id. Anybody may write to the stream, so what counts is the log. (What upkeep asks for
-goes through the gate, from inside.)
+Some sagas are started by commands of our own that are not public. On the stream they come from the
+relay alone, as the follow-up of an event, under that event's id. Any client may write to the
+stream, so what counts is the log. Scheduled jobs call the command handler directly.
 """
 
 import json
@@ -54,7 +53,7 @@ async def resolve_all(
 
 
 async def as_told(database: Queryable, command: Command) -> Command:
-    """The command as an event has brought it, if one has: then its id is nobody else's."""
+    """The command as an event has brought it, if one has."""
     if not _EVENT_ID.fullmatch(command.id):
         return command
     told = (await _follow_ups(database, [command.id])).get(command.id)

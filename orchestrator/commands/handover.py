@@ -3,7 +3,7 @@
 While releases are mixed, or several registries read one stream, Redis may hand a command to a
 worker that has no saga for it, or an older one. Such a command is neither obeyed nor buried: it is
 laid, unacknowledged, before a consumer that is no worker. Every worker looks there once a second
-and takes what it knows. What a living worker says it knows is left to it; what nobody has taken
+and takes what it knows. What a living worker says it knows is left to it; what is not taken
 after ``patience`` seconds becomes the dead letter that it would have been at once.
 
 A worker that starts anew gives what lies there that time once more: nothing is lost for it.
@@ -32,15 +32,15 @@ _logger = structlog.get_logger("evosaga.handover")
 NOBODY: Final = "left-to-whoever-knows"
 """The consumer that owns what was left."""
 _SAGA_PATIENCE: Final = 600.0
-"""Seconds that a wish waits at least which is about a saga whose definition nobody here has."""
+"""Seconds that a wish waits at least which is about a saga whose definition no worker here has."""
 _SHAPE_PATIENCE: Final = 5.0
 """Seconds that a command waits at least whose data another living worker may understand."""
 _ASK_AGAIN: Final = 5.0
-"""Seconds after which is asked again whether a living worker knows what nobody has taken."""
+"""Seconds after which is asked again whether a living worker knows what none has taken."""
 _PERHAPS: Final = frozenset({"unknown_type", "invalid_data", UNKNOWN_VERSION})
 """The codes of refusals that another release might not give."""
 _STALE: Final = 2000
-"""Milliseconds after which what lies there is marked as looked after, so nobody reclaims it."""
+"""Milliseconds after which what lies there is marked as looked after, or it is reclaimed."""
 
 
 def announced(registry: SagaRegistry) -> list[str]:
@@ -98,7 +98,7 @@ class Handover:
         return set(left)
 
     async def look(self) -> list[Message]:
-        """What this worker takes: what it knows, and what nobody has taken for too long."""
+        """What this worker takes: what it knows, and what has not been taken for too long."""
         lying = await streams.pending(self._redis, consumer=NOBODY)
         self._until = {id_: until for id_, until in self._until.items() if id_ in lying}
         if not lying:
@@ -108,7 +108,7 @@ class Handover:
         now = time.monotonic()
         asked = [id_ for id_ in lying if self._until.get(id_, 0.0) <= now]
         fields = await streams.fields_of(self._redis, asked)
-        # What was deleted from the stream nobody can obey.
+        # What was deleted from the stream can't be obeyed.
         await streams.acknowledge(self._redis, [id_ for id_ in asked if id_ not in fields])
         others = await self._others() if fields else frozenset()
         mine: list[Message] = []

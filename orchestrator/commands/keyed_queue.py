@@ -1,11 +1,11 @@
-"""Work that nobody who comes behind it waits for: of many keys at once, of one key in its order."""
+"""Runs work in parallel across keys and in order within a key."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 
 class KeyedQueue:
-    """At most ``most`` keys are worked for at the same time; who brings more waits for a place."""
+    """At most ``most`` keys at the same time; ``begin`` waits when there are more."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -14,7 +14,7 @@ class KeyedQueue:
     async def begin(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
         """Begin this work as soon as what was begun for the same ``key`` is over.
 
-        ``work`` must not raise: there is nobody left to tell.
+        ``work`` must not raise: no caller waits for it.
         """
         while key not in self._last and len(self._last) >= self._most:
             await asyncio.wait(self._last.values(), return_when=asyncio.FIRST_COMPLETED)

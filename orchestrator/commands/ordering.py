@@ -60,7 +60,7 @@ class CommandOrder:
         self._stopping = False
 
     def waits(self, message: Message) -> bool:
-        """Whether it is being waited for here, so that whoever is handed it again leaves it."""
+        """Whether it is being waited for here, so that a second delivery leaves it alone."""
         return message.id in self._waiting
 
     def steers(self, messages: Iterable[Message]) -> None:
@@ -137,7 +137,7 @@ class CommandOrder:
     async def _late(
         self, places: Sequence[StreamPosition], began: float, but: Set[bytes] = frozenset()
     ) -> set[bytes]:
-        """Those whose turn has not come; they stay this worker's. Nobody waits for ever."""
+        """Those whose turn has not come; they stay this worker's. No wait is endless."""
         if time.monotonic() - began > LONGEST:
             return set()
         late = await self._behind(places, but)

@@ -80,7 +80,7 @@ async def plan_parked(
 ) -> ReplayPlan:
     """Look at what a parked saga did, and plan; ``now`` is the database's time."""
     try:
-        live = SagaInstance.revived(registry, history, now)
+        live = SagaInstance.rehydrated(registry, history, now)
     except UnknownSaga:
         return replay_plan(None, state, {})
     return replay_plan(live.saga, state, await probe_steps(live, world))
@@ -99,6 +99,6 @@ async def _plan_anew(pool: Pool, world: World, registry: SagaRegistry, old: Stat
     if isinstance(start, SagaRejected):
         return replay_plan(request.saga, old, {}, Refused(start.code, start.message))
     assert start is not None
-    live = SagaInstance.begun(registry, command.saga_id, begun, str(command.saga_id))
+    live = SagaInstance.started(registry, command.saga_id, begun, str(command.saga_id))
     findings = await probe_steps(live, world)
     return anew(request.saga, findings, behind=start.behind)

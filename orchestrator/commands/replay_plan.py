@@ -6,7 +6,7 @@ It puts what a saga's history says beside what a fresh look found, and says for 
     adopt       it was not known to be done, and is there all the same
     redo        it is done, or done again
     undo first  half of it is there, or the saga is going back and has it still to undo
-    blocked     what is there is somebody else's, or the look found out nothing
+    blocked     what is there belongs to others, or the look found out nothing
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,12 +159,14 @@ def _backward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> Repl
     """It stays on its way back: what is left to undo is undone, in that order."""
     undone = tuple(name for name, progress in state.steps.items() if progress.undone)
     lines = [PlannedStep(name, "reuse", "it was undone, and stays so") for name in undone]
-    for name in state.undoing:
+    for name in state.to_compensate:
         finding = findings.get(name)
         lines.append(
             PlannedStep(name, "undo first", finding.evidence if finding else _left(saga, state))
         )
-    said = f"it stays on its way back and undoes {_listed(state.undoing)}, with fresh attempts"
+    said = (
+        f"it stays on its way back and undoes {_listed(state.to_compensate)}, with fresh attempts"
+    )
     return ReplayPlan(said, allowed=True, lines=tuple(lines))
 
 

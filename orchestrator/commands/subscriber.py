@@ -100,7 +100,7 @@ def subscribed(
 ) -> tuple[RedisBroker, list[Any], list[StreamSubscription]]:
     """A broker with the reader and the reclaimer of one worker, not yet started.
 
-    ``reclaim_after``: seconds after which a message that nobody acknowledged is taken over.
+    ``reclaim_after``: seconds after which an unacknowledged message is taken over.
     """
     broker = RedisBroker(
         redis_url.partition("?")[0],

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evosaga.events.append import Append, StatusRow, TransactionalEffect
+from evosaga.events.append import Append, StatusRow, TransactionalEffect, Written
 from evosaga.events.model import SagaCancelRequested, SagaEvent, SagaStarted, StepSucceeded
 from evosaga.orchestrator.engine.decider import (
     Idle,
@@ -19,10 +19,9 @@ from evosaga.orchestrator.engine.decider import (
     held_again,
     intent,
 )
-from evosaga.orchestrator.engine.execution import context, from_exception
-from evosaga.orchestrator.engine.execution import outcome_event as fact_of
+from evosaga.orchestrator.engine.execution import context, from_exception, outcome_event
 from evosaga.orchestrator.engine.instance import SagaInstance
-from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
+from evosaga.orchestrator.engine.projection import lease_seconds, status_row
 from evosaga.orchestrator.engine.state import DEADLINE, State, evolve
 from evosaga.sagas.context import World
 from evosaga.sagas.definition import InCommit
@@ -31,7 +30,7 @@ from evosaga.sagas.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class WorkerTerms:
-    """On what terms a worker appends: under which name, and whether it still begins anything.
+    """A worker's terms for an append: its name, and whether it still begins attempts.
 
     ``begins`` is asked whenever it matters, since an append may wait long for its commit. ``nap``:
     so many seconds a saga may sleep in memory; one that sleeps longer is let go.
@@ -39,19 +38,22 @@ class WorkerTerms:
 
     worker: str
     begins: Callable[[], bool]
-    nap: float
+    max_in_memory_wait: float
     world: World
+    accepting: bool = False
+    """Set for the commit that accepts a command, which many share: code of a saga that could raise
+    there, a joined effect or ``skip_when``, is left to the engine."""
 
 
 def next_commit(
     live: SagaInstance, fact: SagaEvent | None, raised: Exception | None, terms: WorkerTerms
-) -> Append | None:
+) -> Append[State] | None:
     """One commit: the fact, the decisions it leads to, and the next intent. None: no news.
 
     An effect that should join it but has ``raised`` is recorded as an attempt like any other.
     """
     facts = [fact] if fact is not None else []
-    events, state, action, status_row = _decide_all(live, live.state, facts, terms)
+    events, state, action, row = _decide_all(live, live.state, facts, terms)
     join = None
     if (
         isinstance(action, Run)
@@ -61,34 +63,31 @@ def next_commit(
         started = intent(action, terms.worker, 0.0)
         events, state = [*events, started], evolve(state, started)
         if raised is None:
-            join = _join(live, effect, events, state, terms)
+            join = _join(live, effect, len(events), state, terms)
         else:
             assert state.in_flight is not None
-            said = effect.meaning(raised) or from_exception(live, state.in_flight, raised)
-            failed = fact_of(state.in_flight, said)
+            outcome = effect.meaning(raised) or from_exception(live, state.in_flight, raised)
+            failed = outcome_event(state.in_flight, outcome)
             if len(events) == 1 and (after := held_again(live.saga, state, failed)) is not None:
-                return _append(live, [], _held_row(live, after, terms))
-            more, state, _, status_row = _decide_all(live, state, [failed], terms)
+                return _append(live, _hold_again(live, after, terms))
+            more, state, _, row = _decide_all(live, state, [failed], terms)
             events += more
-    if not events and join is None:
+    if not events:
         return None
-    live.plan(events, state)
-    return _append(live, events, status_row, join)
+    return _append(live, Written(events, row, state), join)
 
 
 def _append(
-    live: SagaInstance,
-    events: Sequence[SagaEvent],
-    status_row: StatusRow,
-    join: TransactionalEffect | None = None,
-) -> Append:
+    live: SagaInstance, written: Written[State], join: TransactionalEffect[State] | None = None
+) -> Append[State]:
     return Append(
         live.saga_id,
         live.state.sequence,
-        events,
-        status_row,
+        written.events,
+        written.row,
         live.correlation_id,
         live.causation_id,
+        written.state,
         join,
     )
 
@@ -104,26 +103,33 @@ def _decide_all(
         state = evolve(state, request)
     decided, state, action = advance(live.saga, state)
     events = [*facts, *overdue, *decided]
-    while spared := _skip(live, action, terms, bool(events)):
-        for event in spared:
+    while skipped := _skip(live, action, terms, bool(events)):
+        for event in skipped:
             state = evolve(state, event)
         decided, state, action = advance(live.saga, state)
-        events += [*spared, *decided]
-    lease = 0.0
+        events += [*skipped, *decided]
     if (
         isinstance(action, Run)
         and not isinstance(action.effect, InCommit)
         and _begins(live, action, terms, bool(events))
     ):
-        lease = action.step.timeout + LEASE_MARGIN
-        events.append(intent(action, terms.worker, lease))
+        events.append(intent(action, terms.worker, lease_seconds(action.step)))
         state = evolve(state, events[-1])
-    # A saga that sleeps long is nobody's: the sweep finds it when it is due.
-    # One that has just been claimed is its worker's, however long the wait before it was.
-    live.let_go = isinstance(action, Run) and state.in_flight is None and action.delay > terms.nap
-    owner = terms.worker if terms.begins() and not live.let_go else None
-    due_by = None if state.in_flight else deadline_seconds(live.saga, state)
-    return events, state, action, row(state, action, owner, lease, due_by)
+    return events, state, action, status_row(live.saga, state, action, _owner(state, action, terms))
+
+
+def _owner(state: State, action: Run | Idle, terms: WorkerTerms) -> str | None:
+    """Owner of the saga from this commit on; None: it has none until it is due.
+
+    A saga that waits long is released: the sweep finds it when it is due. One that was claimed is
+    its worker's, however long the wait before it was.
+    """
+    waits = (
+        isinstance(action, Run)
+        and state.in_flight is None
+        and action.delay > terms.max_in_memory_wait
+    )
+    return terms.worker if terms.begins() and not waits else None
 
 
 def late(live: SagaInstance, state: State) -> list[SagaEvent]:
@@ -143,10 +149,9 @@ def _skip(
     live: SagaInstance, action: Run | Idle, terms: WorkerTerms, fresh: bool
 ) -> list[SagaEvent]:
     """A step in which there is nothing to do: claimed and done in one."""
-    if not isinstance(action, Run) or action.step.spare is None:
+    if not isinstance(action, Run) or (skip_when := action.step.skip_when) is None:
         return []
-    nothing = action.step.spare(live.input)
-    if nothing is None or not _begins(live, action, terms, fresh):
+    if not _begins(live, action, terms, fresh) or (nothing := skip_when(live.input)) is None:
         return []
     claim = intent(action, terms.worker, 0.0)
     done = StepSucceeded(step=claim.step, attempt=claim.attempt, result=dict(nothing))
@@ -157,41 +162,38 @@ def _begins(live: SagaInstance, action: Run, terms: WorkerTerms, fresh: bool) ->
     """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
     if not terms.begins():
         return False
+    if terms.accepting and (isinstance(action.effect, InCommit) or action.step.skip_when):
+        return False
     return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
 
 
 def _join(
-    live: SagaInstance,
-    effect: InCommit,
-    before: Sequence[SagaEvent],
-    state: State,
-    terms: WorkerTerms,
-) -> TransactionalEffect:
-    """An effect in our own Postgres becomes part of the commit of its own outcome."""
+    live: SagaInstance, effect: InCommit, before: int, state: State, terms: WorkerTerms
+) -> TransactionalEffect[State]:
+    """An effect in our own Postgres becomes part of the commit of its own outcome.
+
+    ``before``: how many events the append has without it, its own claim included.
+    """
     flight = state.in_flight
     assert flight is not None
 
-    def then(outcome: Outcome) -> tuple[list[SagaEvent], StatusRow]:
-        told = [fact_of(flight, outcome)]
-        if len(before) == 1 and (after := held_again(live.saga, state, told[0])) is not None:
-            return [], _held_row(live, after, terms)
-        events, after, _, status_row = _decide_all(live, state, told, terms)
-        live.plan([*before, *events], after)
-        return events, status_row
+    def then(outcome: Outcome) -> Written[State]:
+        fact = outcome_event(flight, outcome)
+        if before == 1 and (after := held_again(live.saga, state, fact)) is not None:
+            return _hold_again(live, after, terms)
+        events, last, _, row = _decide_all(live, state, [fact], terms)
+        return Written(events, row, last)
 
     return TransactionalEffect(effect.run, context(live, flight, terms.world, state), then)
 
 
-def _held_row(live: SagaInstance, after: State, terms: WorkerTerms) -> StatusRow:
-    """The row of a saga whose joined effect said once more that it can't be now; no event says so.
+def _hold_again(live: SagaInstance, after: State, terms: WorkerTerms) -> Written[State]:
+    """What a joined effect writes that was held once more: the row alone, no event.
 
-    What it did is taken back with its claim: nothing was written, so nothing was claimed.
+    Its claim is taken back with it, so the sequence stays where it was.
     """
     after = after._replace(sequence=live.state.sequence)
-    live.plan([], after)
     action = decide(live.saga, after)
     assert isinstance(action, Run)
-    live.let_go = action.delay > terms.nap
-    owner = terms.worker if terms.begins() and not live.let_go else None
-    told = row(after, action, owner, 0.0, deadline_seconds(live.saga, after))
-    return replace(told, holds=after.holds)
+    row = status_row(live.saga, after, action, _owner(after, action, terms))
+    return Written([], replace(row, holds=after.holds), after)

@@ -1,11 +1,11 @@
-"""Every decision about a saga, in one pure place: no clock, no I/O, no async.
+"""All decisions about a saga, in one pure place: no clock, no I/O, no async.
 
-The theory. A saga's history is a list of events, and ``evosaga.orchestrator.engine.state`` folds it
+A saga's history is a list of events, and ``evosaga.orchestrator.engine.state`` folds it
 into a ``State``. ``decide`` looks at a state and says the one thing to do next:
 
     Run      carry out an attempt of a step, forward or compensating, after a delay
     Record   append this decision to the history, then ask again
-    Rest     nothing: the saga is over, parked, or an attempt is out
+    Idle     nothing: the saga is over, parked, or an attempt is out
 
 Running, recovery after a crash, replay and "why does it wait?" all ask ``decide``; there is no
 second copy of these rules. Decisions are recorded and then obeyed, never derived again: once
@@ -25,7 +25,7 @@ whose outcome is unknown puts a compensatable step *in doubt*: whatever is said 
 includes it.
 
 An attempt lost with its worker leaves the step in doubt as well, but mostly says nothing against
-it: its worker was killed, paused, or had more to do than it could bear. So losses are counted
+it: its worker was killed, paused, or overloaded. So losses are counted
 apart. The first is made good at once, the next after growing pauses, and only when a step has
 lost ``LOSSES`` times as many attempts as it has is it given up on: it may be what kills them.
 """
@@ -110,7 +110,7 @@ def decide(saga: Saga, state: State) -> NextAction:
     if state.direction == "compensation":
         return _decide_backward(saga, state)
     if state.cancel_requested and can_compensate(saga, state):
-        if state.out_of_time:
+        if state.deadline_exceeded:
             return Record(
                 _begin_compensation(
                     saga, state, "deadline", None, "deadline_exceeded", _late(state)
@@ -152,7 +152,7 @@ def can_compensate(saga: Saga, state: State) -> bool:
 def deadline_seconds(saga: Saga, state: State) -> float | None:
     """Seconds after its start at which the saga turns round by itself; None: it never will.
 
-    No clock is read here. Whoever has one asks for a cancel in the name of ``DEADLINE``.
+    No clock is read here. The caller has one, and asks for a cancel in the name of ``DEADLINE``.
     """
     start = state.start
     if not isinstance(start, SagaStarted) or start.deadline_seconds is None:
@@ -208,7 +208,7 @@ def attempt_not_started(state: State) -> StepFailed | CompensationFailed:
 def held_again(saga: Saga, state: State, fact: SagaEvent | None) -> State | None:
     """The state after an attempt that was held like the one before it; None: it was not.
 
-    Nothing has changed then but when the step is tried again, so nothing needs to be told: the
+    Nothing has changed then but when the step is tried again, so no event is needed: the
     claim that is out serves the next try as well.
     """
     before = state.failure
@@ -245,10 +245,12 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
 
 
 def _decide_backward(saga: Saga, state: State) -> NextAction:
-    if not state.undoing:
-        assert state.turned is not None
-        return Record(SagaCompensated(code=state.turned.code, message=state.turned.message))
-    due = saga.step(state.undoing[0])
+    if not state.to_compensate:
+        assert state.compensation is not None
+        return Record(
+            SagaCompensated(code=state.compensation.code, message=state.compensation.message)
+        )
+    due = saga.step(state.to_compensate[0])
     progress, failure = state.progress(due.name), state.failure
     attempts = progress.undo_attempts
     if failure is None:

@@ -1,17 +1,17 @@
-"""The shell around the decider: read, decide, do, append.
+"""The engine: drives the sagas of one worker by the decider's rules.
 
-Every saga in flight is one asyncio task that goes round a small circle: carry out the attempt
-that is claimed, append its outcome together with whatever follows from it (decisions, and the
-intent of the next attempt), and again. One commit a step, shared with all other sagas.
+Each saga in flight is one asyncio task with a loop: carry out the claimed attempt, append its
+outcome together with the decisions that follow and the intent of the next attempt, repeat. That is
+one commit a step, shared with other sagas.
 
-The sequence decides who drives. An append that loses means that somebody else appended: the
-engine reads the history again and goes on only if the attempt it carries out is still the one
-that is claimed. Otherwise it drops what it knows; a zombie can't write.
+The sequence number is the fencing token. When an append loses, another worker (or a cancel) was
+first: the engine reads the history again and continues only if the attempt that it carries out is
+still the claimed one. Otherwise it drops the saga, so a zombie can't write.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
@@ -56,8 +56,8 @@ from evosaga.sagas.whatsapp.ownership import UnknownKey
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
 _PROGRESS_EVENTS: Final = frozenset({StepSucceeded, CompensationSucceeded})
-_LONGEST_NAP, _CROWDED_NAP = 5.0, 0.2
-"""Seconds that a saga may wait in memory, where it takes up room, before it is let go."""
+_LONGEST_WAIT, _CROWDED_WAIT = 5.0, 0.2
+"""Seconds that a saga may wait in memory, where it uses capacity, before it is released."""
 
 
 class Engine:
@@ -70,14 +70,14 @@ class Engine:
         self._log = log
         self._world = world
         self._lease = lease
-        self._stumbles = Quarantine(log, lease.worker)
+        self._quarantine = Quarantine(log, lease.worker)
         self._others = LeftToOthers()
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance]] = {}
         self._stopping = False
         self._allowed = Concurrency(capacity)
-        self._room = asyncio.Event()
-        self._room.set()
+        self._has_capacity = asyncio.Event()
+        self._has_capacity.set()
         lease.on_beat = self._adapt
 
     # --- taking sagas in and letting them go ---------------------------------------------------
@@ -103,24 +103,24 @@ class Engine:
         return 0 if self._stopping else max(0, self._allowed.now - len(self._driving))
 
     @property
-    def _nap(self) -> float:
-        """How long a saga may wait here: when others want its room, hardly at all."""
-        return _LONGEST_NAP if 2 * len(self._driving) <= self._capacity else _CROWDED_NAP
+    def _max_in_memory_wait(self) -> float:
+        """How long a saga may wait in memory, in seconds: briefly when capacity is scarce."""
+        return _LONGEST_WAIT if 2 * len(self._driving) <= self._capacity else _CROWDED_WAIT
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until another batch may be taken in."""
-        await self._room.wait()
+        await self._has_capacity.wait()
 
-    def pin(self) -> None:
+    def bind_lease(self) -> None:
         """The sagas started from here on rest on the lease as it is now."""
-        self._lease.pin()
+        self._lease.bind_lease()
 
     def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
         """Drive a saga whose beginning, with its first intent, this worker has just committed."""
         if saga_id in self._driving:
             return
         self._spawn(
-            SagaInstance.begun(self.registry, saga_id, state, correlation_id), lost_attempt=False
+            SagaInstance.started(self.registry, saga_id, state, correlation_id), lost_attempt=False
         )
 
     def take_over(
@@ -131,16 +131,16 @@ class Engine:
     ) -> dict[UUID, str]:
         """Drive sagas that are due; ``now`` is the database's time.
 
-        ``taken``: what their rows say beyond the histories, where they were swept; who sweeps has
-        called ``pin`` before. One whose history makes no sense is left alone, and the answer says
-        why; the others go on.
+        ``taken``: what their rows say beyond the histories, where they were swept; the sweep has
+        called ``bind_lease`` before. One whose history makes no sense is left alone, and the answer
+        says why; the others go on.
         """
         senseless: dict[UUID, str] = {}
         for saga_id, history in histories.items():
             if saga_id in self._driving or self._stopping:
                 continue
             try:
-                live = SagaInstance.revived(self.registry, history, now)
+                live = SagaInstance.rehydrated(self.registry, history, now)
                 row = taken.get(saga_id)
                 held = row is not None and resume(live, history, row, now)
             except Exception as error:
@@ -151,7 +151,7 @@ class Engine:
 
     async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
         """Leave a saga that stands at ``sequence`` for a while; ``what`` was wrong with it."""
-        await self._stumbles.set_aside(saga_id, sequence, what)
+        await self._quarantine.set_aside(saga_id, sequence, what)
 
     def wake(self, saga_id: UUID) -> bool:
         """Make a saga that waits here look at its history again; False when it isn't here."""
@@ -177,26 +177,26 @@ class Engine:
         self._driving[live.saga_id] = (task, live)
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
         if len(self._driving) >= self._allowed.now:
-            self._room.clear()
+            self._has_capacity.clear()
 
     def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
         if saga_id in self._driving and self._driving[saga_id][0] is done:
             del self._driving[saga_id]
         if len(self._driving) < self._allowed.now:
-            self._room.set()
+            self._has_capacity.set()
 
     def _adapt(self) -> None:
         """A worker that does not keep up with its own heartbeats takes less."""
         self._allowed.adapt(self._lease.pace.pressed, len(self._driving))
         if len(self._driving) < self._allowed.now:
-            self._room.set()
+            self._has_capacity.set()
         else:
-            self._room.clear()
+            self._has_capacity.clear()
 
-    # --- the circle ----------------------------------------------------------------------------
+    # --- the loop of one saga ------------------------------------------------------------------
 
     async def _drive(self, live: SagaInstance, lost_attempt: bool) -> None:
-        """Go round the circle; with ``lost_attempt`` the one in flight died with its worker."""
+        """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
         try:
             fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
             if fact is None:
@@ -204,11 +204,11 @@ class Engine:
             while await self._record(live, fact) and await self._wait(live):
                 fact = await self._attempt(live)
         except Exception as error:
-            if is_transient(error):  # nobody's bug: its row says when it is due, here or elsewhere
-                _logger.warning("saga waits", saga_id=str(live.saga_id), reason=where(error))
+            if is_transient(error):  # an outage: its row says when it is due, here or elsewhere
+                _logger.warning("saga_retrying", saga_id=str(live.saga_id), reason=where(error))
                 return
             # Our own bug, or a history that makes no sense: the others go on.
-            _logger.error("saga stumbled", saga_id=str(live.saga_id), at=where(error))
+            _logger.error("saga_quarantined", saga_id=str(live.saga_id), at=where(error))
             await self.set_aside(live.saga_id, live.state.sequence, where(error))
 
     async def _attempt(self, live: SagaInstance) -> SagaEvent | None:
@@ -216,19 +216,25 @@ class Engine:
         flight = live.state.in_flight
         if flight is None:
             return None
-        amounts_to = attempt_not_started
         try:
             self._lease.check()
-            amounts_to = attempt_lost
-            fact = await execute(live, flight, self._world)
-            if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
-                self._others.note(live.saga_id)
-            return fact
         except LeaseLost:
-            # Whoever has taken the saga over meanwhile wins the append of this.
-            _logger.warning("attempt given up", saga_id=str(live.saga_id), reason="lease lost")
-            await self._lease.regained()
-            return amounts_to(live.state)
+            return await self._without_lease(live, attempt_not_started)
+        try:
+            fact = await execute(live, flight, self._world)
+        except LeaseLost:
+            return await self._without_lease(live, attempt_lost)
+        if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
+            self._others.note(live.saga_id)
+        return fact
+
+    async def _without_lease(
+        self, live: SagaInstance, outcome: Callable[[State], SagaEvent]
+    ) -> SagaEvent:
+        """Give the attempt up. A worker that has taken the saga over wins the append of this."""
+        _logger.warning("attempt_abandoned", saga_id=str(live.saga_id), reason="lease lost")
+        await self._lease.regained()
+        return outcome(live.state)
 
     async def _wait(self, live: SagaInstance) -> bool:
         """Sleep until the next attempt is due; False when there is nothing left to do here."""
@@ -239,34 +245,38 @@ class Engine:
             left = live.last_at + action.delay - time.monotonic()
             if (limit := deadline_seconds(live.saga, live.state)) is not None:
                 left = min(left, live.started_at + limit - time.monotonic())
-            if left > _LONGEST_NAP or (live.let_go and left > 0):
+            if left > _LONGEST_WAIT or (live.released and left > 0):
                 return False
             if left > 0 and await _sleep_or_wake(live, left):
-                # Somebody appended, a cancel say: what is due may be something else by now.
-                history = await self._read(live.saga_id)
-                return self._still_mine(live, history, None) and not self._stopping
+                # There is a new event, a cancel say: what is due may be something else by now.
+                return await self._reload(live, None) and not self._stopping
         return not isinstance(action, Idle) and not self._stopping
 
     async def _record(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
-        """Append what happened and what follows; False when somebody else drives the saga."""
+        """Append what happened and what follows; False when another worker drives the saga."""
         raised: Exception | None = None
         if (hold := hold_of(live, fact, self.worker)) is not None:
             said = await retry_while_transient(lambda: self._log.hold(hold))
             if said == "lost":
-                _logger.warning("outrun", saga_id=str(live.saga_id), reason="not its owner")
+                _logger.warning(
+                    "version_conflict", saga_id=str(live.saga_id), reason="not its owner"
+                )
             if said != "moved":
                 return False
         while True:
-            self._lease.pin()
+            self._lease.bind_lease()
             append = self._append(live, fact, raised)
             if append is None:
                 return True
             try:
                 appended = await self._log.append(append)
             except VersionConflict:
-                history = await self._read(live.saga_id)
-                if not self._still_mine(live, history, fact):
-                    _logger.warning("outrun", saga_id=str(live.saga_id), reason="version conflict")
+                if not await self._reload(live, fact):
+                    _logger.warning(
+                        "version_conflict",
+                        saga_id=str(live.saga_id),
+                        reason="another append came first",
+                    )
                     return False
                 continue
             except Exception as error:
@@ -277,40 +287,49 @@ class Engine:
                     self._others.note(live.saga_id)
                 raised = error
                 continue
-            live.apply(appended.events, time.monotonic())
+            live.apply(appended, time.monotonic())
             if any(type(event) in _PROGRESS_EVENTS for event in appended.events):
-                self._stumbles.forget(live.saga_id)
+                self._quarantine.forget(live.saga_id)
             tell_parked(live, appended.events)
             await syncpoints.recorded(appended.events)
             return True
 
-    async def _read(self, saga_id: UUID) -> list[Recorded]:
-        return await retry_while_transient(lambda: self._log.read(saga_id))
-
-    def _still_mine(
-        self, live: SagaInstance, history: Sequence[Recorded], fact: SagaEvent | None
-    ) -> bool:
+    async def _reload(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
-        before, known = live.state.in_flight, live.state.sequence
-        told = SagaInstance.revived(self.registry, history, history[-1].recorded_at)
-        live.state, live.last_at, live.doubted_at = told.state, told.last_at, told.doubted_at
-        live.claim = told.claim
-        now = live.state.in_flight
-        if fact is None:
-            return now is None
-        # A held attempt is claimed anew under its old number: a claim made since is another one.
-        claims = (r.sequence for r in history if isinstance(r.event, _CLAIMS))
-        return now is not None and now == before and max(claims) < known
+        history = await retry_while_transient(lambda: self._log.read(live.saga_id))
+        before = live.state
+        live.reload(self.registry, history)
+        return still_claimed(before, live.state, history, fact)
 
     def _append(
         self, live: SagaInstance, fact: SagaEvent | None, raised: Exception | None = None
-    ) -> Append | None:
-        terms = WorkerTerms(self._lease.worker, lambda: not self._stopping, self._nap, self._world)
+    ) -> Append[State] | None:
+        terms = WorkerTerms(
+            self._lease.worker, lambda: not self._stopping, self._max_in_memory_wait, self._world
+        )
         return next_commit(live, fact, raised, terms)
 
 
+def still_claimed(
+    before: State, now: State, history: Sequence[Recorded], fact: SagaEvent | None
+) -> bool:
+    """Whether the attempt with this ``fact`` is the one that is claimed ``now``. Pure.
+
+    Without a fact this worker makes none, so none may be out.
+    """
+    if fact is None:
+        return now.in_flight is None
+    # A held attempt is claimed anew under its old number: a claim made since is another one.
+    claims = (r.sequence for r in history if isinstance(r.event, _CLAIMS))
+    return (
+        now.in_flight is not None
+        and now.in_flight == before.in_flight
+        and max(claims) < before.sequence
+    )
+
+
 async def _sleep_or_wake(live: SagaInstance, within: float) -> bool:
-    """Sleep so many seconds; True when somebody ended the sleep early."""
+    """Sleep so many seconds; True when it was woken early."""
     try:
         await asyncio.wait_for(live.wake.wait(), within)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""One attempt of one step: what it is told, that it ends in time, and what it said as an event."""
+"""Executes one attempt of one step: its context, its timeout, and its outcome as an event."""
 
 import asyncio
 import json
@@ -76,8 +76,8 @@ async def execute(live: SagaInstance, flight: InFlight, world: World) -> SagaEve
 def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Unknown | Held:
     """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept.
 
-    An operator's mistake and an outage are held. Nobody knows whether the outage came before the
-    effect or after it.
+    An operator's mistake and an outage are held. Whether the outage came before the effect or after
+    it is unknown.
     """
     if isinstance(error, UnknownKey):
         return Held(SECRET_KEY_UNKNOWN, f"the saga was {error}")
@@ -91,7 +91,7 @@ def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Un
 def context(
     live: SagaInstance, flight: InFlight, world: World, state: State | None = None
 ) -> StepContext:
-    """What the step is told. An undo is in doubt only about earlier tries of the undo itself.
+    """The context of an attempt. An undo is in doubt only about earlier tries of the undo itself.
 
     ``state``: what will be so at that moment, where more has happened than is committed yet.
     """
@@ -121,7 +121,7 @@ def outcome_event(flight: InFlight, outcome: Outcome) -> SagaEvent:
     forward = flight.direction == "forward"
     at: dict[str, Any] = {"step": flight.step, "attempt": flight.attempt}
     if isinstance(outcome, Done) and not _storable(outcome.result):
-        # Found out here, it costs this saga an attempt; found out by Postgres, a whole batch.
+        # Checked here, because a value that Postgres refuses would fail the whole batch.
         outcome = Unknown("unstorable_result", "the step's result is no JSON that can be stored")
     match outcome:
         case Done(result, follow):

@@ -1,4 +1,4 @@
-"""A saga while a worker drives it: its definition, its state, and when things happened."""
+"""A saga in the memory of the worker that drives it: definition, state, times."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from evosaga.events.append import Appended
 from evosaga.events.model import (
     CompensationStarted,
     Recorded,
@@ -45,28 +46,24 @@ class SagaInstance:
     doubted_at: dict[str, float] = field(default_factory=dict)
     """When the newest doubtful attempt of a step was recorded."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    let_go: bool = False
-    """Whether its row says that it is nobody's until it is due."""
+    released: bool = False
+    """True when the status row has no owner until ``next_at``."""
     claim: int | None = None
     """The sequence at which the attempt that is out was claimed."""
     held: SagaEvent | None = None
-    """What its row says of that claim: it was held again, and nobody was at it since."""
-    _plan: tuple[list[SagaEvent], State] | None = None
+    """The hold that its row records under that claim, when no worker has tried it since."""
 
-    def plan(self, events: Sequence[SagaEvent], state: State) -> None:
-        """Remember what these events, once they are committed, will amount to."""
-        self._plan = list(events), state
-
-    def apply(self, events: Sequence[SagaEvent], at: float) -> None:
-        """Take in events that were just committed."""
-        if self._plan is not None and self._plan[0] == list(events):
-            self.state = self._plan[1]
+    def apply(self, appended: Appended[State], at: float) -> None:
+        """Take in what was just committed; ``at`` is now."""
+        if appended.state is not None:
+            self.state = appended.state
         else:
-            for event in events:
+            for event in appended.events:
                 self.state = evolve(self.state, event)
-        if events:
+        self.released = appended.row is not None and appended.row.owner is None
+        if appended.events:
             self.claim = self.state.sequence - 1 if self.state.in_flight else None
-        for event in events:
+        for event in appended.events:
             if type(event) in _DOUBTFUL:
                 self._note_doubt(event, at)
         self.last_at = at
@@ -83,7 +80,7 @@ class SagaInstance:
                 pass
 
     @staticmethod
-    def begun(
+    def started(
         registry: SagaRegistry, saga_id: UUID, state: State, correlation_id: str
     ) -> "SagaInstance":
         """A saga whose beginning was committed a moment ago."""
@@ -96,7 +93,7 @@ class SagaInstance:
         )
 
     @staticmethod
-    def revived(
+    def rehydrated(
         registry: SagaRegistry, history: Sequence[Recorded], now: datetime
     ) -> "SagaInstance":
         """A saga as its history tells it; ``now`` is the database's time.
@@ -121,6 +118,12 @@ class SagaInstance:
         for recorded, moment in zip(history, at, strict=True):
             live._note_doubt(recorded.event, moment + clock)
         return live
+
+    def reload(self, registry: SagaRegistry, history: Sequence[Recorded]) -> None:
+        """Take in a history that others have appended to."""
+        fresh = SagaInstance.rehydrated(registry, history, history[-1].recorded_at)
+        self.state, self.last_at, self.claim = fresh.state, fresh.last_at, fresh.claim
+        self.doubted_at = fresh.doubted_at
 
 
 def _times(history: Sequence[Recorded], now: datetime) -> list[float]:

@@ -24,13 +24,13 @@ _MARGIN: Final = 0.1
 """Share of the lease that is given up to be on the safe side."""
 
 
-_pinned: ContextVar[int | None] = ContextVar("evosaga_lease_epoch", default=None)
+_bound_epoch: ContextVar[int | None] = ContextVar("evosaga_lease_epoch", default=None)
 
 
 class LeaseLost(Exception):
     """This worker may no longer act: it was paused, or cut off from Postgres, for too long.
 
-    Nobody's fault in the code; the saga goes on elsewhere.
+    No bug; the saga goes on elsewhere.
     """
 
 
@@ -59,17 +59,17 @@ class Lease:
         self._steady_since = float("inf")
         self._beaten = asyncio.Event()
 
-    def pin(self) -> None:
-        """What the current task does from now on rests on the lease as it is now.
+    def bind_lease(self) -> None:
+        """Bind what the current task does from now on to the lease as it is now.
 
-        To be called before an intent is committed. A lease that was lost and is there again
-        gives no right to act on it: the saga may be somebody else's.
+        To be called before an intent is committed. A lease that was lost and regained gives no
+        right to act on that intent: the saga may be another worker's.
         """
-        _pinned.set(self._epoch)
+        _bound_epoch.set(self._epoch)
 
     def check(self) -> None:
         """Raise ``LeaseLost`` unless this worker may act right now."""
-        if time.monotonic() >= self._valid_until or _pinned.get() not in (None, self._epoch):
+        if time.monotonic() >= self._valid_until or _bound_epoch.get() not in (None, self._epoch):
             raise LeaseLost(f"worker {self.worker} has not been seen for a while")
 
     async def regained(self) -> None:
@@ -81,8 +81,8 @@ class Lease:
     def steady(self) -> bool:
         """Whether the others' silence means something.
 
-        After an outage of Postgres all leases are over at once; who comes back first must give
-        the others time to show themselves: half a lease, in which the living beat more than once.
+        After an outage of Postgres all leases are over at once; the first to come
+        back must give the others time: half a lease, in which a living worker beats more than once.
         """
         now = time.monotonic()
         return now < self._valid_until and now - self._steady_since > self.ttl / 2
@@ -106,7 +106,7 @@ class Lease:
             try:
                 await self.beat()
             except TRANSIENT as trouble:
-                _logger.warning("no heartbeat", reason=type(trouble).__name__)
+                _logger.warning("heartbeat_retrying", reason=type(trouble).__name__)
             else:
                 self.pace.note(time.monotonic() - due)
                 self.on_beat()

@@ -1,28 +1,28 @@
-"""The status row that belongs to a state: what queries see and the sweep looks for.
+"""Projection of a saga's state to its status row, which queries and the recovery sweep read.
 
-Pure, and used for every append, so that the rows can be had again from the log.
+Pure. Every append uses it, so all rows can be rebuilt from the log.
 """
 
 from evosaga.events.append import StatusRow
 from evosaga.events.model import SagaRejected
-from evosaga.orchestrator.engine.decider import Idle, Run
+from evosaga.orchestrator.engine.decider import NextAction, Run, deadline_seconds
 from evosaga.orchestrator.engine.state import State
+from evosaga.sagas.definition import Saga, Step
 
 LEASE_MARGIN = 10.0
-"""Seconds a lease outlives the step's own timeout, so that a timeout is said before it is over."""
+"""Seconds by which a lease outlives the step's timeout, so that the timeout is recorded first."""
 
 
-def row(
-    state: State,
-    action: Run | Idle,
-    worker: str | None,
-    lease_seconds: float = 0.0,
-    due_by: float | None = None,
-) -> StatusRow:
-    """The row after ``state``, when ``action`` is what comes next.
+def lease_seconds(step: Step) -> float:
+    """How long a claimed attempt of this step may take before it counts as lost."""
+    return step.timeout + LEASE_MARGIN
 
-    ``worker`` owns the saga while it is active; ``lease_seconds`` bounds an attempt in flight.
-    However long it waits, it is looked at ``due_by`` seconds after its start (``expires``).
+
+def status_row(saga: Saga, state: State, action: NextAction, owner: str | None) -> StatusRow:
+    """The row after ``state``, when ``action`` is what comes next; it shows only a ``Run``.
+
+    ``owner`` drives the saga while it is active. An attempt in flight is due when its lease is
+    over, and a waiting saga at its delay or its deadline, whichever is first.
     """
     assert state.status is not None
     flight = state.in_flight
@@ -34,7 +34,9 @@ def row(
         step, direction, attempt = action.step.name, action.direction, action.attempt
     elif state.parked is not None:
         step, direction = state.parked.step, state.parked.direction
-    delay = action.delay if isinstance(action, Run) else 0.0
+    due_in = action.delay if isinstance(action, Run) else 0.0
+    if flight is not None:
+        due_in = lease_seconds(saga.step(flight.step))
     code, message = _reason(state)
     return StatusRow(
         status=state.status,
@@ -43,9 +45,9 @@ def row(
         attempt=attempt,
         code=code,
         message=message,
-        due_in=(lease_seconds if flight else delay) if active else None,
-        due_by=due_by if active and flight is None else None,
-        owner=worker if active else None,
+        due_in=due_in if active else None,
+        due_by=deadline_seconds(saga, state) if active and flight is None else None,
+        owner=owner if active else None,
         existing_instance=(
             state.start.existing_instance
             if state.status == "rejected" and isinstance(state.start, SagaRejected)
@@ -58,7 +60,7 @@ def _reason(state: State) -> tuple[str | None, str | None]:
     """Why the saga is where it is: the newest thing that went wrong, if any."""
     if state.status == "rejected" and isinstance(state.start, SagaRejected):
         return state.start.code, state.start.message
-    for trouble in (state.parked, state.failure, state.turned):
+    for trouble in (state.parked, state.failure, state.compensation):
         if trouble is not None:
             return trouble.code, trouble.message
     return None, None

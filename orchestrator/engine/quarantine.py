@@ -1,8 +1,8 @@
-"""Sagas that a worker stumbles over: our own bug, or a history that this release can't read.
+"""Quarantine for sagas that fail in our own code, or have a history this release can't read.
 
-Such a saga is quarantined and the others go on. It is left to whoever comes by after a pause that
-grows each time, so it is tried again soon after a release that mends it, and never in a hot loop.
-Its status row says what happened, for ``status`` and ``why``, until it gets on.
+The other sagas go on. A quarantined one is released for any worker after a pause that grows each
+time, so it is retried soon after a release that mends it, and never in a hot loop. Its status row
+says what happened, for ``status`` and ``why``, until it makes progress.
 """
 
 from typing import Final
@@ -13,9 +13,9 @@ import structlog
 from evosaga.events.database import TRANSIENT
 from evosaga.events.event_log import EventLog
 
-_logger = structlog.get_logger("evosaga.stumbling")
+_logger = structlog.get_logger("evosaga.quarantine")
 STUMBLED: Final = "stumbled"
-"""The code in the status row of a saga that a worker stumbled over."""
+"""The code in the status row of a quarantined saga."""
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 _MOST: Final = 1000
@@ -23,7 +23,7 @@ _MOST: Final = 1000
 
 
 class Quarantine:
-    """What one worker has stumbled over. Pauses are in seconds."""
+    """The quarantine of one worker. Pauses are in seconds."""
 
     def __init__(self, log: EventLog, worker: str) -> None:
         self._log = log
@@ -31,13 +31,13 @@ class Quarantine:
         self._times: dict[UUID, int] = {}
 
     def forget(self, saga_id: UUID) -> None:
-        """It got on."""
+        """It made progress."""
         self._times.pop(saga_id, None)
 
     async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
-        """Leave it for a while, unless it has moved on from ``sequence`` or is somebody else's.
+        """Release it for a while, unless it has moved on from ``sequence`` or changed its owner.
 
-        ``what`` is shown to people: no secrets, nothing that a stranger wrote.
+        ``what`` is shown to people: no secrets, no text from outside.
         """
         times = self._times.pop(saga_id, 0) + 1
         if len(self._times) >= _MOST:

@@ -1,7 +1,7 @@
-"""The sweep: whatever is due and not being driven is taken over, after a crash as after a wait.
+"""The recovery sweep: takes over sagas that are due and not driven, after a crash or a wait.
 
-A saga is due when its owner shows no sign of life, or when its time has come and nobody drives
-it. Taking one puts a name on the row and moves its time; the claim that counts is the append that
+A saga is due when its owner's lease is over, or when its time has come and no worker drives it.
+Taking one sets the row's owner and moves its time; the claim that counts is the append that
 follows.
 """
 
@@ -26,7 +26,7 @@ from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
 _logger = structlog.get_logger("evosaga.recovery")
 _EVERY: Final = 0.5
 _GRACE: Final = 5.0
-"""Seconds a living owner may be late before somebody else looks after its saga."""
+"""Seconds a living owner may be late before another worker takes its saga."""
 _MOST: Final = 500
 _UNREADABLE: Final = "its history has an event that this release can't read"
 _KEEP_COMMANDS: Final = 3600.0
@@ -49,7 +49,7 @@ class Recovery:
                 while await self.sweep() == _MOST:
                     pass
             except TRANSIENT as trouble:
-                _logger.warning("sweep waits", reason=type(trouble).__name__)
+                _logger.warning("recovery_retrying", reason=type(trouble).__name__)
             pause = _EVERY * self._lease.pace.slower
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
 
@@ -59,7 +59,7 @@ class Recovery:
         if room == 0:
             return 0
         known = self._engine.registry.versions
-        self._engine.pin()  # what is taken over rests on the lease as it is before
+        self._engine.bind_lease()  # what is taken over rests on the lease as it is before
         rows = await self._pool.fetch(
             _TAKE,
             self._lease.worker,
@@ -74,7 +74,7 @@ class Recovery:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
             # A paused owner may have woken up and gone on in between: then it is not lost.
             at = {row["saga_id"]: row["next_sequence"] for row in rows}
-            still = {id_: told for id_, told in histories.items() if len(told) == at[id_]}
+            still = {id_: events for id_, events in histories.items() if len(events) == at[id_]}
             taken = {row["saga_id"]: _taken(row) for row in rows}
             wrong = self._engine.take_over(still, rows[0]["now"], taken)
             wrong |= dict.fromkeys(at.keys() - histories.keys(), _UNREADABLE)
@@ -83,7 +83,7 @@ class Recovery:
             mine = (None, self._lease.worker)
             lost = sum(row["was"] not in mine for row in rows if row["saga_id"] in still)
             # What was merely due, a retry say, is no sign that a worker died.
-            for event, sagas in (("took over", lost), ("goes on", len(still) - lost)):
+            for event, sagas in (("taken_over", lost), ("resumed", len(still) - lost)):
                 if sagas:
                     _logger.info(event, sagas=sagas)
         return len(rows)
@@ -111,7 +111,7 @@ async def tidy(redis: Redis, every: float = 60.0) -> None:
             await trim(redis, streams.WHATSAPP_EVENTS, _KEEP_EVENTS)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
-            _logger.warning("tidying waits", reason=type(trouble).__name__)
+            _logger.warning("retention_retrying", reason=type(trouble).__name__)
 
 
 # Subqueries, not a join: when another worker took the row while we waited for its lock, Postgres

@@ -1,11 +1,11 @@
-"""Holds that follow a hold: they move the status row and write no event.
+"""Holds that follow a hold: they change the status row and write no event.
 
-The first hold of a row is an event, so the history says that the saga waits and since when. The
+The first hold in a row is an event, so the history says that the saga waits and since when. The
 next attempt is claimed by an event, as every attempt is before its effect. When that one is held
 as well nothing has changed but when to try again: the row says so (``held_claim``, ``holds``, the
-newest sentence), the saga is nobody's until then, and whoever takes it tries again under the
-claim that is there. Taking a row puts a name on it, so only one worker tries; should that one die,
-the attempt counts as lost like any other.
+newest sentence) and has no owner until then. The worker that takes it tries again under the same
+claim. Taking a row sets its owner, so only one worker tries; should that one die, the attempt
+counts as lost like any other.
 """
 
 import time
@@ -55,7 +55,7 @@ class HeldView(HeldRow, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRow:
-    """A row as the sweep took it. ``was`` drove it before; None: nobody.
+    """A row as the sweep took it. ``was`` is its owner before; None: it had none.
 
     ``put_back``: it is due only because the clock was put back since its time was set.
     """
@@ -97,7 +97,7 @@ def held_fact(row: HeldRow, state: State) -> StepFailed | CompensationFailed | N
 def resume(
     live: SagaInstance, history: Sequence[Recorded], taken: ClaimedRow, now: datetime
 ) -> bool:
-    """Take in what the row says beyond the history; whether nobody was at the attempt."""
+    """Take in what the row says beyond the history; whether the attempt is still held."""
     if taken.put_back:
         live.last_at = float("-inf")
     if taken.was is not None or not is_held(taken, history):
@@ -148,7 +148,7 @@ def _goes_on(live: SagaInstance, fact: SagaEvent | None) -> State | None:
 
 
 def with_hold(view: HeldView, history: Sequence[Recorded]) -> Sequence[Recorded]:
-    """The history as it would be had the newest hold been told: for those who explain it."""
+    """The history as it would be with the newest hold as an event, to explain it."""
     if view.status not in ("running", "compensating") or not is_held(view, history):
         return history
     last, at = history[-1], view.scheduled_at or history[-1].recorded_at

@@ -93,16 +93,16 @@ class State(NamedTuple):
     start: SagaStarted | SagaRejected | None = None
     direction: Direction = "forward"
     steps: Mapping[str, Progress] = MappingProxyType({})
-    undoing: tuple[str, ...] = ()
+    to_compensate: tuple[str, ...] = ()
     in_flight: InFlight | None = None
     failure: StepFailed | CompensationFailed | None = None
     """The newest failed attempt of the step that is due; None after a success."""
     holds: int = 0
     """How often in a row the due step was held."""
     cancel_requested: bool = False
-    out_of_time: bool = False
+    deadline_exceeded: bool = False
     """Whether its own deadline was the first to ask for the cancel."""
-    turned: CompensationBegan | None = None
+    compensation: CompensationBegan | None = None
     parked: SagaFailed | None = None
     runs: int = 1
     """1, and one more for every replay."""
@@ -141,8 +141,8 @@ def evolve(state: State, event: SagaEvent) -> State:
                 sequence=after,
                 status="compensating",
                 direction="compensation",
-                undoing=event.steps,
-                turned=event,
+                to_compensate=event.steps,
+                compensation=event,
                 failure=None,
                 holds=0,
             )
@@ -151,7 +151,9 @@ def evolve(state: State, event: SagaEvent) -> State:
             return state._replace(sequence=after, status="completed", failure=None)
         case SagaCompensated():
             _demand(
-                state.status == "compensating" and not state.undoing, event, "work is left to undo"
+                state.status == "compensating" and not state.to_compensate,
+                event,
+                "work is left to undo",
             )
             return state._replace(sequence=after, status="compensated", failure=None)
         case SagaFailed():
@@ -166,8 +168,10 @@ def evolve(state: State, event: SagaEvent) -> State:
             return _redo(_unpark(state)._replace(sequence=after, runs=state.runs + 1), event)
         case SagaCancelRequested():
             _demand(state.status in OPEN, event, "the saga is over")
-            late = state.out_of_time or (event.by == DEADLINE and not state.cancel_requested)
-            return _unpark(state)._replace(sequence=after, cancel_requested=True, out_of_time=late)
+            late = state.deadline_exceeded or (event.by == DEADLINE and not state.cancel_requested)
+            return _unpark(state)._replace(
+                sequence=after, cancel_requested=True, deadline_exceeded=late
+            )
         case never:
             assert_never(never)
 
@@ -186,7 +190,7 @@ def _evolve_started(state: State, event: StepStarted | CompensationStarted) -> S
         _demand(not progress.done, event, "the step is done already")
         progress = Progress(event.attempt, *progress[1:])  # ``_replace``, in a third of its time
     else:
-        _demand(state.undoing[:1] == (event.step,), event, "it is not this step's turn")
+        _demand(state.to_compensate[:1] == (event.step,), event, "it is not this step's turn")
         progress = progress._replace(undo_attempts=event.attempt)
     flight = InFlight(event.step, direction, event.attempt, event.worker)
     steps = {**state.steps, event.step: progress}
@@ -198,16 +202,16 @@ def _evolve_succeeded(state: State, event: StepSucceeded | CompensationSucceeded
     progress = state.progress(event.step)
     if flight.direction == "forward":
         progress = progress._replace(result=event.result, in_doubt=False)
-        undoing = state.undoing
+        to_compensate = state.to_compensate
     else:
         progress = progress._replace(undone=True, in_doubt=False)
-        undoing = state.undoing[1:]
+        to_compensate = state.to_compensate[1:]
     return state._replace(
         sequence=state.sequence + 1,
         in_flight=None,
         failure=None,
         holds=0,
-        undoing=undoing,
+        to_compensate=to_compensate,
         steps={**state.steps, event.step: progress},
     )
 

@@ -1,7 +1,7 @@
-"""What passes by itself: a server that is away, refuses for a while, or could not be reached.
+"""Transient errors: a server that is away, refuses for a while, or could not be reached.
 
-Nobody's fault in the code. Whoever catches everything asks here first, so that an outage is waited
-for and never told as a bug of ours. The lists are those of ``evosaga.events.database`` for Postgres
+Code that catches every exception asks here first, so that an outage is waited out and never
+reported as a bug. The lists are those of ``evosaga.events.database`` for Postgres
 and of ``evosaga.sagas.whatsapp.steps.routing_key`` for Redis; httpx has its own name for a call
 that did not get through.
 """

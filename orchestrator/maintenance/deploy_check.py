@@ -107,7 +107,7 @@ def _overtaken(names: Sequence[str], state: State) -> str | None:
 
 
 def _not_undoable(saga: Saga, state: State) -> str | None:
-    for name in state.undoing:
+    for name in state.to_compensate:
         if saga.step(name).undo is None:
             return f"step {name!r} has to be undone, and the definition can't"
     return None

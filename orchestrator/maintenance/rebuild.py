@@ -16,8 +16,8 @@ import asyncpg
 
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationStarted, Recorded, StepStarted
-from evosaga.orchestrator.engine.decider import Idle, Run, deadline_seconds, decide
-from evosaga.orchestrator.engine.projection import row
+from evosaga.orchestrator.engine.decider import decide
+from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.quarantine import STUMBLED
 from evosaga.orchestrator.engine.repeated_holds import claim_of
 from evosaga.orchestrator.engine.state import IllegalTransition, replay
@@ -169,15 +169,9 @@ def row_of(registry: SagaRegistry, told: ScannedHistory) -> dict[str, Any]:
     saga = registry.find(start.saga, start.version)
     if saga is None:
         raise Unreadable(f"this release does not know {start.saga} v{start.version}")
-    action = decide(saga, state)
     flight = state.in_flight
-    seen = row(
-        state,
-        action if isinstance(action, Run) else Idle("in flight"),
-        flight.worker if flight else None,
-        _lease(told.history),
-        deadline_seconds(saga, state),
-    )
+    seen = status_row(saga, state, decide(saga, state), flight.worker if flight else None)
+    due_in = _lease(told.history) if flight else seen.due_in
     return {
         "saga_id": told.saga_id,
         "saga": start.saga,
@@ -200,7 +194,7 @@ def row_of(registry: SagaRegistry, told: ScannedHistory) -> dict[str, Any]:
         "created_at": first.recorded_at,
         "updated_at": last.recorded_at,
         "behind": getattr(start, "behind", None),
-        "next_at": _due(first.recorded_at, last.recorded_at, seen.due_in, seen.due_by),
+        "next_at": _due(first.recorded_at, last.recorded_at, due_in, seen.due_by),
         "owner": seen.owner,
         "scheduled_at": last.recorded_at,
         "claim": claim_of(told.history),

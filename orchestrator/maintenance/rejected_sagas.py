@@ -45,7 +45,7 @@ class RejectedSagaArchive:
                     obey_cancel()
             except Exception as trouble:  # housekeeping is never a reason to stop a worker
                 tell = _logger.warning if is_transient(trouble) else _logger.error
-                tell("archiving waits", reason=type(trouble).__name__)
+                tell("archiving_retrying", reason=type(trouble).__name__)
 
     async def archive(self) -> int:
         """Take away some that are too old or too many; how many. Raises what Postgres raises."""

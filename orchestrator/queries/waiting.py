@@ -168,9 +168,11 @@ def _overdue(case: SagaFacts, told: Diagnosis, due: datetime) -> Diagnosis:
 
 def _course(case: SagaFacts, saga: Saga, state: State) -> tuple[str, ...]:
     """Which way it goes, and what could change that."""
-    if state.direction == "compensation" and state.turned is not None:
-        left = ", ".join(state.undoing) or "nothing"
-        return (f"It is being rolled back because {state.turned.message}. Left to undo: {left}.",)
+    if state.direction == "compensation" and state.compensation is not None:
+        left = ", ".join(state.to_compensate) or "nothing"
+        return (
+            f"It is being rolled back because {state.compensation.message}. Left to undo: {left}.",
+        )
     said = []
     if state.cancel_requested and not can_compensate(saga, state):
         said.append("A cancel was asked for after its point of no return, so it goes on.")

@@ -192,7 +192,7 @@ def _parked(case: SagaFacts, state: State) -> Diagnosis:
         "It keeps its business key meanwhile: no other saga of this integration can start.",
     ]
     if back:
-        details.append(f"Still to undo: {', '.join(state.undoing)}.")
+        details.append(f"Still to undo: {', '.join(state.to_compensate)}.")
     elif case.saga is not None and not can_compensate(case.saga, state):
         details.append("It is past its point of no return, so it can only be finished.")
     undo = f", or try only to undo it: evosaga cancel {view.saga_id}" if back else ""

@@ -69,6 +69,6 @@ CREATE_INTEGRATION: Final = Saga(
         ),
         # An announcement or a picture of a code leaves nothing behind to look for.
         retryable("notify", do=notify_workers.announce_added),
-        retryable("pair", do=pairing_code.ask_for_qr, spare=pairing_code.needs_no_qr),
+        retryable("pair", do=pairing_code.ask_for_qr, skip_when=pairing_code.needs_no_qr),
     ),
 )

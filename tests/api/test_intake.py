@@ -13,7 +13,7 @@ from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import parts_with_worker
-from evosaga.orchestrator.commands.accept import Accepted
+from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from tests.api.conftest import asked
 from tests.support.driving import contradictions, outcome
@@ -30,7 +30,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = evosaga.orchestrator.commands.accept.accept
 
-    async def accept(*arguments: Any) -> Sequence[Accepted]:
+    async def accept(*arguments: Any) -> Sequence[Accepted | Conflict]:
         sizes.append(len(arguments[3]))
         if any(request.input.name == "raises" for request in arguments[3]):
             raise ZeroDivisionError
@@ -48,7 +48,7 @@ async def test_who_comes_while_a_transaction_is_out_shares_the_next_one(
     commands = [command() for _ in range(60)]
     answers = await asyncio.gather(*(parts.gate.submit(one) for one in commands))
     assert [answer.saga_id for answer in answers] == [one.saga_id for one in commands]
-    assert {answer.kind for answer in answers} == {"new"}
+    assert {answer.kind for answer in answers} == {"started"}
     assert len(batches) <= 3
     for one in commands:
         assert (await outcome(pool, one.id)).status == "completed"
@@ -65,7 +65,7 @@ async def test_the_same_command_twice_in_one_batch_is_one_saga(
         return_exceptions=True,
     )
     kinds = [t.kind if isinstance(t, Accepted) else t for t in told]
-    assert kinds[:4] == ["new", "new", "known", "new"]
+    assert kinds[:4] == ["started", "started", "duplicate", "started"]
     assert isinstance(kinds[4], BadCommand)
     assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == 3
 
@@ -78,10 +78,10 @@ async def test_one_that_makes_us_stumble_does_not_take_its_neighbours_down(
         *(parts.gate.submit(one) for one in commands), return_exceptions=True
     )
     assert [type(one).__name__ for one in told] == [
-        "Accepted",
-        "Accepted",
+        "Started",
+        "Started",
         "ZeroDivisionError",
-        "Accepted",
+        "Started",
     ]
 
 

@@ -16,7 +16,8 @@ from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.commands.accept import Accepted, Request, accept, parse_request
+from evosaga.orchestrator.commands.accept import Request, accept, parse_request
+from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
@@ -32,7 +33,9 @@ def request(command: dict[str, Any]) -> Request:
     return parse_request(CATALOGUE, read_command(json.dumps(command).encode()))
 
 
-async def accepted(pool: Pool, world: World, *commands: dict[str, Any]) -> list[Accepted]:
+async def accepted(
+    pool: Pool, world: World, *commands: dict[str, Any]
+) -> list[Accepted | Conflict]:
     return await accept(pool, world, "w", [request(command) for command in commands])
 
 
@@ -52,7 +55,7 @@ async def events_of(pool: Pool, saga_id: UUID) -> list[str]:
 async def test_the_start_and_the_first_intent_are_one_commit(pool: Pool, world: World) -> None:
     command = create()
     [answer] = await accepted(pool, world, command)
-    assert answer.kind == "new"
+    assert answer.kind == "started"
     rows = await pool.fetch("SELECT type, recorded_at, xmin FROM evosaga.saga_events")
     assert [row["type"] for row in rows] == ["saga.started", "step.started"]
     assert len({(row["recorded_at"], row["xmin"]) for row in rows}) == 1
@@ -69,7 +72,7 @@ async def test_a3_a7_a_redelivered_command_is_known_for_ever(pool: Pool, world: 
         kinds += [a.kind for a in await accepted(pool, world, command, command)]
     other_order = command | {"data": dict(reversed(command["data"].items())), "time": "later"}
     kinds += [a.kind for a in await accepted(pool, world, other_order)]
-    assert kinds == ["new"] + ["known"] * 6
+    assert kinds == ["started"] + ["duplicate"] * 6
     assert await pool.fetchval("SELECT count(*) FROM evosaga.saga_events") == 2
 
 
@@ -82,7 +85,7 @@ async def test_a10_the_same_id_with_another_body_conflicts_and_leaves_the_first_
     answers = await accepted(pool, world, command, another, third)
     answers += await accepted(pool, world, third, command, another)
     assert [a.kind for a in answers] == [
-        "new", "conflicting", "conflicting", "conflicting", "known", "conflicting"
+        "started", "conflict", "conflict", "conflict", "duplicate", "conflict"
     ]  # fmt: skip
     assert (await view(pool, command)).status == "running"
     assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == 1
@@ -95,13 +98,16 @@ async def test_an_id_that_is_no_uuid_becomes_its_uuid5(pool: Pool, world: World,
     [answer] = await accepted(pool, world, command)
     assert answer.saga_id == uuid5(NAMESPACE_URL, id_)
     assert (await view(pool, command)).command_id == id_
-    assert [a.kind for a in await accepted(pool, world, command)] == ["known"]
+    assert [a.kind for a in await accepted(pool, world, command)] == ["duplicate"]
 
 
 async def test_an_id_in_capitals_is_the_same_id(pool: Pool, world: World) -> None:
     command = create()
     capitals = command | {"id": command["id"].upper()}
-    assert [a.kind for a in await accepted(pool, world, command, capitals)] == ["new", "known"]
+    assert [a.kind for a in await accepted(pool, world, command, capitals)] == [
+        "started",
+        "duplicate",
+    ]
 
 
 async def test_duplicates_within_a_batch_get_one_winner_each(pool: Pool, world: World) -> None:
@@ -109,7 +115,7 @@ async def test_duplicates_within_a_batch_get_one_winner_each(pool: Pool, world: 
     first, second, third = (create(organization_id=organization) for _ in range(3))
     stranger = create()
     answers = await accepted(pool, world, first, second, first, stranger, third)
-    assert [a.kind for a in answers] == ["new", "rejected", "known", "new", "rejected"]
+    assert [a.kind for a in answers] == ["started", "rejected", "duplicate", "started", "rejected"]
     for loser in (second, third):
         saga = await view(pool, loser)
         assert (saga.status, saga.code) == ("rejected", "in_progress")
@@ -135,7 +141,7 @@ async def test_a_duplicate_of_a_finished_integration_names_the_existing_instance
 async def test_a11_one_name_from_two_organizations(pool: Pool, world: World) -> None:
     first, second = (create(instance_name="same-name") for _ in range(2))
     answers = await accepted(pool, world, first, second)
-    assert sorted(a.kind for a in answers) == ["new", "rejected"]
+    assert sorted(a.kind for a in answers) == ["started", "rejected"]
     loser = first if answers[0].kind == "rejected" else second
     assert (await view(pool, loser)).code == "name_taken"
     # And with a row of somebody else's, enabled or not, that bears the name:
@@ -163,10 +169,10 @@ async def test_a9_two_workers_race_for_commands_and_organizations(
         one, two = await asyncio.gather(
             accepted(pool, world, *batches[0]), accepted(another, world, *batches[1])
         )
-        assert sorted((one[0].kind, two[2].kind)) == ["known", "new"]
+        assert sorted((one[0].kind, two[2].kind)) == ["duplicate", "started"]
         for pair, answers in ((rivals, (one[1], two[1])), (namesakes, (one[2], two[0]))):
-            assert sorted(a.kind for a in answers) == ["new", "rejected"]
-            winner, loser = pair if answers[0].kind == "new" else reversed(pair)
+            assert sorted(a.kind for a in answers) == ["started", "rejected"]
+            winner, loser = pair if answers[0].kind == "started" else reversed(pair)
             saga = await view(pool, loser)
             assert saga.status == "rejected"
             assert saga.existing_instance == (await view(pool, winner)).instance_name
@@ -209,7 +215,7 @@ async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
     kinds = [a.kind for a in await accepted(pool, world, second)]
     saga = await view(pool, second)
     if left == "nothing":
-        assert (kinds, saga.status) == (["new"], "running")
+        assert (kinds, saga.status) == (["started"], "running")
     else:
         assert kinds == ["rejected"]
         assert (saga.code, saga.existing_instance) == ("integration_exists", "the-winner")
@@ -223,7 +229,7 @@ async def test_a_delete_is_known_by_its_row(pool: Pool, world: World) -> None:
     mine = delete("inst-one", organization_id=str(organization))
     second = delete("inst-one")
     answers = await accepted(pool, world, strange, nobody, mine, second)
-    assert [a.kind for a in answers] == ["rejected", "rejected", "new", "new"]
+    assert [a.kind for a in answers] == ["rejected", "rejected", "started", "started"]
     one, two = await view(pool, strange), await view(pool, nobody)
     assert one.code == two.code == "not_found"
     assert str(one.message).replace("inst-one", "inst-two") == two.message
@@ -244,7 +250,7 @@ async def test_many_commands_with_five_percent_duplicates_make_one_saga_an_id(
         kinds.update(a.kind for a in await accept(pool, world, "w", requests[i : i + 100]))
     speed = len(requests) / (time.perf_counter() - began)
     print(f"accepted {speed:.0f} commands/s")
-    assert kinds == {"new": different, "known": number // 20}
+    assert kinds == {"started": different, "duplicate": number // 20}
     counts = await pool.fetchrow(
         "SELECT count(*) AS events, count(DISTINCT saga_id) AS sagas, "
         "count(*) FILTER (WHERE type = 'saga.started') AS starts FROM evosaga.saga_events"

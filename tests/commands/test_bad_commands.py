@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 import evosaga.orchestrator.commands.accept
 import evosaga.orchestrator.commands.consumer
+import evosaga.orchestrator.commands.handler
 from evosaga.events import streams
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import Worker, running_worker
@@ -209,7 +210,7 @@ async def test_j3_a_message_that_makes_us_stumble_is_dead_after_three_deliveries
             raise RuntimeError("a bug")
         return await real(pool, world, worker, requests)
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", stumble)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", stumble)
     neighbours = [create() for _ in range(3)]
     for body in (neighbours[0], poison, *neighbours[1:]):
         await publish(redis, body)

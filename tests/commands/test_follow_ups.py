@@ -50,7 +50,7 @@ async def brought(log: EventLog, saga_id: uuid.UUID, sequence: int, data: Any) -
     follow = FollowUp(type="instance.watch", data=data)
     event = StepSucceeded(step="evolution", attempt=1, follow_up=follow)
     row = StatusRow("compensated")
-    await log.append(Append(saga_id, sequence, [event], row, str(saga_id), None))
+    await log.append(Append(saga_id, sequence, [event], row, str(saga_id), None, None))
     return f"{saga_id}:{sequence}"
 
 
@@ -174,7 +174,7 @@ async def test_a_batch_without_one_of_ours_asks_the_log_nothing(
             asked.append(-1)
             return await self.database.fetch(*query)
 
-    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.resolve_all", counted)
+    monkeypatch.setattr("evosaga.orchestrator.commands.handler.resolve_all", counted)
     commands = [create() for _ in range(5)]
     ours = [{"id": f"ours-{n}", "type": "key.drop", "data": {}} for n in range(3)]
     for command in commands:
@@ -201,7 +201,7 @@ async def test_while_postgres_is_away_one_of_ours_is_neither_obeyed_nor_dead(
             raise ConnectionRefusedError
         return await resolve_all(*told)
 
-    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.resolve_all", refused)
+    monkeypatch.setattr("evosaga.orchestrator.commands.handler.resolve_all", refused)
     wish = {"id": "evil", "type": "key.drop", "data": {"instance_name": "some-name"}}
     async with running_worker(settings):
         await publish(redis, create())

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 import evosaga.orchestrator.commands.accept
 import evosaga.orchestrator.commands.consumer
 import evosaga.orchestrator.commands.control
+import evosaga.orchestrator.commands.handler
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.accept import Request
@@ -35,7 +36,7 @@ async def test_a_command_that_was_committed_before_we_stumbled_is_no_dead_letter
         tries += 1
         raise RuntimeError("a bug, after the commit")
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", stumble)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", stumble)
     command = create()
     await publish(redis, command)
     async with running_worker(settings):
@@ -58,7 +59,7 @@ async def test_a_cancel_that_was_obeyed_before_we_stumbled_is_no_dead_letter(
         await real(*given)
         raise RuntimeError("a bug, after the commit")
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "apply_control", stumble)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "apply_control", stumble)
     evolution.arm("licence", operation="create", times=None)
     command = create()
     await publish(redis, command)
@@ -88,7 +89,7 @@ async def test_who_keeps_losing_against_others_is_no_poison(
             raise asyncpg.UniqueViolationError("somebody else was quicker")
         return await real(pool, world, worker, requests)
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", lose)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", lose)
     command = create()
     await publish(redis, command)
     async with running_worker(settings):
@@ -101,7 +102,7 @@ async def test_a_command_whose_status_row_is_lost_holds_up_nobody(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its history is there, so it can't begin again, however often that is tried."""
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "_RIVALS", 1)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "_RIVALS", 1)
     command = create()
     async with running_worker(settings):
         await outcome(pool, await publish(redis, command))

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 import evosaga.orchestrator.commands.accept
 import evosaga.orchestrator.commands.consumer
+import evosaga.orchestrator.commands.handler
 from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool
@@ -53,7 +54,7 @@ def slow_creates(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.sleep(random.uniform(0.0, 0.15))  # the hold itself
         return await real(pool, world, worker, requests)
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", held)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", held)
 
 
 @pytest.fixture
@@ -239,7 +240,7 @@ async def test_what_is_accepted_is_not_looked_at_twice(
         accepted.append(len(requests))
         return await real(pool, world, worker, requests)
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", counted)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", counted)
     commands = [create() for _ in range(20)]
     await streams.publish_commands(redis, commands)
     await redis.config_resetstat()

@@ -271,7 +271,7 @@ async def test_m3_a_replay_that_nobody_was_there_to_drive_is_taken_up_by_the_nex
     async with running_worker(settings, gossip.registry()) as worker:
         await worker.engine.stop(0)  # from here on it drives nothing, and dies
         gate = CommandHandler(pool, worker.log, worker.world, gossip.registry(), None)
-        assert (await gate.submit(command("saga.replay", saga))).kind == "steered"
+        assert (await gate.submit(command("saga.replay", saga))).kind == "applied"
     async with running_worker(settings, gossip.registry()):
         again = await outcome(pool, str(saga.saga_id))
     assert again.status == "completed"
@@ -319,7 +319,7 @@ async def test_m4_a_replay_that_looks_around_for_long_holds_nobody_up(
         await looked.wait()
         return await apply_control(*told)
 
-    monkeypatch.setattr("evosaga.orchestrator.commands.consumer.apply_control", looks_around)
+    monkeypatch.setattr("evosaga.orchestrator.commands.handler.apply_control", looks_around)
     nobody = {"id": "long", "type": "saga.replay", "data": {"saga_id": str(uuid.uuid4())}}
     async with running_worker(settings):
         await publish(redis, nobody)

@@ -47,7 +47,7 @@ from evosaga.orchestrator.engine.decider import (
     decide,
     intent,
 )
-from evosaga.orchestrator.engine.projection import row
+from evosaga.orchestrator.engine.projection import lease_seconds, status_row
 from evosaga.orchestrator.engine.state import OPEN, IllegalTransition, State, evolve
 from evosaga.sagas.definition import Kind, Retry, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
@@ -246,19 +246,21 @@ def check(saga: Saga, state: State, told: Chronicle, action: NextAction, whole: 
     if not whole:
         return
     _, after, final = advance(saga, state)
-    for at, what in ((after, final), (state, Idle("in flight"))):
-        seen = row(at, what, "owner", 50.0)
+    for at, what in ((after, final), (state, decide(saga, state))):
+        seen = status_row(saga, at, what, "owner")
         active = at.status in ("running", "compensating")
         assert seen.status == at.status
         assert active is (seen.due_in is not None) is (seen.owner is not None)
         if at.in_flight is not None:
-            assert seen.due_in == 50.0
+            assert seen.due_in == lease_seconds(saga.step(at.in_flight.step))
             assert (seen.step, seen.direction) == (at.in_flight.step, at.in_flight.direction)
         if isinstance(what, Run):
             assert (seen.step, seen.due_in) == (what.step.name, what.delay)
         if at.status == "failed":
             assert seen.step is not None
-            assert seen.direction == ("compensation" if told.turned or at.turned else "forward")
+            assert seen.direction == (
+                "compensation" if told.turned or at.compensation else "forward"
+            )
         if at.status in ("compensating", "compensated", "failed"):
             assert seen.code, "somebody will ask why"
         if at.status == "completed":
@@ -283,10 +285,10 @@ def key(state: State, told: Chronicle, purse: Purse) -> tuple[Any, ...]:
         )
         for name, p in sorted(state.steps.items())
     )
-    turned = state.turned and (state.turned.because, state.turned.step)
+    turned = state.compensation and (state.compensation.because, state.compensation.step)
     return (
-        (state.status, state.direction, state.cancel_requested, state.out_of_time),
-        (state.holds, state.undoing),
+        (state.status, state.direction, state.cancel_requested, state.deadline_exceeded),
+        (state.holds, state.to_compensate),
         (state.in_flight, failure, steps, turned),
         (told, purse),
     )
@@ -475,7 +477,7 @@ def does_not_listen_to_a_cancel(saga: Saga, state: State) -> NextAction:
 
 
 def takes_a_deadline_for_a_persons_wish(saga: Saga, state: State) -> NextAction:
-    return decide(saga, state._replace(out_of_time=False))
+    return decide(saga, state._replace(deadline_exceeded=False))
 
 
 def lets_held_burn_an_attempt(saga: Saga, state: State) -> NextAction:
@@ -616,7 +618,7 @@ def takes_a_lost_worker_for_nothing_happened(state: State, event: SagaEvent) -> 
 
 def forgets_what_remains_to_be_undone(state: State, event: SagaEvent) -> State:
     after = evolve(state, event)
-    return after._replace(undoing=()) if isinstance(event, CompensationSucceeded) else after
+    return after._replace(to_compensate=()) if isinstance(event, CompensationSucceeded) else after
 
 
 def lets_a_replay_forget_that_a_step_was_begun(state: State, event: SagaEvent) -> State:

@@ -13,7 +13,7 @@ import pytest
 
 import evosaga.events.event_log
 from evosaga import migrations
-from evosaga.events.append import Append, Appended, StatusRow, TransactionalEffect
+from evosaga.events.append import Append, Appended, StatusRow, TransactionalEffect, Written
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
@@ -63,14 +63,14 @@ def intent(attempt: int, worker: str = "w") -> StepStarted:
     return StepStarted(step="evolution", attempt=attempt, worker=worker, lease_seconds=5)
 
 
-def append(saga_id: UUID, expected: int, events: Sequence[SagaEvent], **more: Any) -> Append:
+def append(saga_id: UUID, expected: int, events: Sequence[SagaEvent], **more: Any) -> Append[None]:
     row = more.pop("row", RUNNING)
-    return Append(saga_id, expected, events, row, str(saga_id), None, **more)
+    return Append(saga_id, expected, events, row, str(saga_id), None, None, **more)
 
 
-async def said(work: Any) -> Appended | BaseException:
+async def said(work: Any) -> Appended[None] | BaseException:
     try:
-        answer: Appended = await work
+        answer: Appended[None] = await work
     except Exception as error:
         return error
     return answer
@@ -215,14 +215,14 @@ async def test_archiving_may_delete_and_ends_with_its_transaction(
 # -- effects that join the commit
 
 
-def joined(saga: UUID, run: Any, organization: UUID, expected: int = 1) -> Append:
-    def then(outcome: Done | Rejected) -> tuple[list[SagaEvent], StatusRow]:
+def joined(saga: UUID, run: Any, organization: UUID, expected: int = 1) -> Append[None]:
+    def then(outcome: Done | Rejected) -> Written[None]:
         if isinstance(outcome, Done):
-            return [StepSucceeded(step="postgres", attempt=1)], StatusRow("running")
+            return Written([StepSucceeded(step="postgres", attempt=1)], StatusRow("running"), None)
         failed = StepFailed(
             step="postgres", attempt=1, outcome="rejected", code=outcome.code, message="no"
         )
-        return [failed], StatusRow("compensating", code=outcome.code)
+        return Written([failed], StatusRow("compensating", code=outcome.code), None)
 
     step = StepStarted(step="postgres", attempt=1, worker="w", lease_seconds=0)
     return append(saga, expected, [step], join=TransactionalEffect(run, (saga, organization), then))

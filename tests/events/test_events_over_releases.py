@@ -110,7 +110,7 @@ def test_a_step_that_is_looked_at_again_is_in_doubt_since_it_was_parked_or_repla
         )
         for n, event in enumerate(events_of(story))
     ]
-    live = SagaInstance.revived(registry_of([TRIP]), history, history[-1].recorded_at)
+    live = SagaInstance.rehydrated(registry_of([TRIP]), history, history[-1].recorded_at)
     assert live.doubted_at["car"] == pytest.approx(live.last_at)
     assert live.doubted_at["mail"] == pytest.approx(live.last_at - 1)
     assert "hotel" not in live.doubted_at

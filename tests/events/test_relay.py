@@ -60,7 +60,7 @@ async def tell(log: EventLog, saga: UUID, expected: int, count: int = 1, note: s
         StepStarted(step="evolution", attempt=expected + i + 1, worker=note, lease_seconds=5)
         for i in range(count)
     ]
-    await log.append(Append(saga, expected, facts, StatusRow("running"), str(saga), None))
+    await log.append(Append(saga, expected, facts, StatusRow("running"), str(saga), None, None))
 
 
 @contextlib.asynccontextmanager
@@ -510,7 +510,7 @@ async def test_g4_the_commands_that_come_with_events_are_given_again_too(
     done = StepSucceeded(
         step="s", attempt=1, follow_up=FollowUp(type="instance.watch", data={"a": 1})
     )
-    await log.append(Append(saga, 0, [done], StatusRow("running"), str(saga), None))
+    await log.append(Append(saga, 0, [done], StatusRow("running"), str(saga), None, None))
     relay = Relay(pool, redis, "me")
     await relay.pump()
     before = await entries(redis, streams.COMMANDS)

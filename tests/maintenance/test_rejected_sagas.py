@@ -63,10 +63,10 @@ async def test_the_same_command_still_changes_nothing_and_its_id_is_still_taken(
     commands = await refuse(pool, world, redis, 3)
     assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 2
     [again] = await accepted(pool, world, commands[0])
-    assert again.kind == "known"
+    assert again.kind == "duplicate"
     another = commands[0] | {"data": commands[0]["data"] | {"instance_name": "something-else"}}
     [conflict] = await accepted(pool, world, another)
-    assert conflict.kind == "conflicting"
+    assert conflict.kind == "conflict"
     assert await count(pool, ROWS) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from evosaga.events.model import Recorded, SagaCompensated, SagaCompleted
 from evosaga.orchestrator.engine.decider import Run, advance
-from evosaga.orchestrator.engine.projection import row
+from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import replay as fold
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.queries.waiting import _stranded
@@ -56,7 +56,7 @@ def case(*story: Any, after: float = 1.0, company: Workers = ALIVE, **more: Any)
     ]
     state = fold(events)
     _, _, action = advance(TRIP, state)
-    told = row(state, action, more.pop("owner", None))
+    told = status_row(TRIP, state, action, more.pop("owner", None))
     last = history[-1].recorded_at
     view = SagaView(
         saga_id=SAGA,

@@ -104,8 +104,8 @@ async def test_ages_are_not_counted_from_a_moment_that_is_still_to_come(
         done = await outcome(pool, await publish(redis, create()), 60)
     await put_back(pool)
     now = await pool.fetchval("SELECT now()")
-    live = SagaInstance.revived(discover(), await history(pool, done.saga_id), now)
-    newest = SagaInstance.revived(discover(), (await history(pool, done.saga_id))[:1], now)
+    live = SagaInstance.rehydrated(discover(), await history(pool, done.saga_id), now)
+    newest = SagaInstance.rehydrated(discover(), (await history(pool, done.saga_id))[:1], now)
     assert live.started_at == pytest.approx(live.last_at)
     assert live.started_at <= newest.started_at + 60, "no later than now"
 

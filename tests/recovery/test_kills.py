@@ -150,7 +150,7 @@ async def test_b8_a_zombie_sends_nothing_and_writes_nothing_when_it_wakes(
         await eventually(lambda: len(evolution.journal.requests("create")) == 1)
         heard = len(evolution.journal.entries)
         zombie.wake()
-        await eventually(lambda: "attempt given up" in zombie.said)
+        await eventually(lambda: "attempt_abandoned" in zombie.said)
     assert (await outcome(pool, id_)).sequence == length
     assert len(evolution.journal.entries) == heard
     assert await contradictions(pool) == []

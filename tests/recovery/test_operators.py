@@ -155,7 +155,9 @@ async def test_an_outage_while_a_saga_reads_its_history_is_waited_out_and_no_stu
     assert refused == 3
     assert done.status == "failed"
     assert done.code == "over"
-    assert [line for line in logged if line["event"] in ("saga stumbled", "saga set aside")] == []
+    assert [
+        line for line in logged if line["event"] in ("saga_quarantined", "saga set aside")
+    ] == []
 
 
 async def test_a_step_that_raises_because_something_is_away_burns_no_attempt(

@@ -11,13 +11,13 @@ import pytest
 from redis.asyncio import Redis
 
 import evosaga.orchestrator.commands.accept
-import evosaga.orchestrator.commands.consumer
+import evosaga.orchestrator.commands.handler
 from evosaga import migrations
 from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.app import Worker, running_worker
-from evosaga.orchestrator.commands.accept import Accepted
+from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -79,13 +79,13 @@ async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
     """Committed, but the acceptor could not hear it: on the second try it knows the command."""
     real, broken = evosaga.orchestrator.commands.accept.accept, iter([True])
 
-    async def commit_and_break(*arguments: Any) -> Sequence[Accepted]:
+    async def commit_and_break(*arguments: Any) -> Sequence[Accepted | Conflict]:
         answers = await real(*arguments)
         if next(broken, False):
             raise ConnectionResetError
         return answers
 
-    monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "accept", commit_and_break)
+    monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", commit_and_break)
     async with running_worker(settings):
         saga = await outcome(pool, await publish(redis, create()))
     assert saga.status == "completed"
@@ -119,7 +119,7 @@ async def test_b6_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_
     """The heartbeat of a zombie may be first to wake; what it was about to send stays unsent."""
     lease = Lease(pool, "me", ttl=0.3, beat=0.1)
     await lease.beat()
-    lease.pin()
+    lease.bind_lease()
     assert may_act(lease)
     await lease.beat()
     assert may_act(lease), "beating in time changes nothing"
@@ -128,12 +128,12 @@ async def test_b6_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_
     assert not may_act(lease), "somebody else may have it by now"
 
     async def another_saga() -> bool:
-        lease.pin()
+        lease.bind_lease()
         return may_act(lease)
 
     assert await asyncio.create_task(another_saga())
     assert not may_act(lease)
-    lease.pin()
+    lease.bind_lease()
     assert may_act(lease)
 
 

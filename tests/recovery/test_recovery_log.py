@@ -17,7 +17,7 @@ from tests.support.driving import create, outcome
 
 @pytest.mark.parametrize(
     ("owner", "event", "other"),
-    [(None, "goes on", "took over"), ("a-worker-that-died", "took over", "goes on")],
+    [(None, "resumed", "taken_over"), ("a-worker-that-died", "taken_over", "resumed")],
 )
 async def test_a_take_over_is_told_apart_from_what_was_merely_due(
     settings: Settings, pool: Pool, world: World, owner: str | None, event: str, other: str

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import evosaga.orchestrator.commands.accept
-import evosaga.orchestrator.engine.commit
+import evosaga.orchestrator.engine.projection
 import evosaga.orchestrator.engine.quarantine
 import evosaga.orchestrator.engine.recovery
 from evosaga.events import syncpoints
@@ -247,8 +246,7 @@ async def test_i1_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
     tmp_path: Path,
 ) -> None:
     """A bug of ours anywhere costs an attempt, a lease or a worker, and never the truth."""
-    for module in (evosaga.orchestrator.engine.commit, evosaga.orchestrator.commands.accept):
-        monkeypatch.setattr(module, "LEASE_MARGIN", -9.5)
+    monkeypatch.setattr(evosaga.orchestrator.engine.projection, "LEASE_MARGIN", -9.5)
     monkeypatch.setattr(evosaga.orchestrator.engine.recovery, "_GRACE", 0.2)
     monkeypatch.setattr(evosaga.orchestrator.engine.quarantine, "FIRST_PAUSE", 0.1)
     command = await begin(story, quick, pool, redis, evolution, PAIRED)

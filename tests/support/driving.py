@@ -14,7 +14,7 @@ from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog, recorded_from
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.engine.decider import advance
-from evosaga.orchestrator.engine.projection import row
+from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import replay
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.sagas.definition import Retry
@@ -94,7 +94,7 @@ async def contradictions(pool: Pool, registry: SagaRegistry | None = None) -> li
         definition = registry.find(saga["saga"], saga["version"])
         assert definition is not None
         _, _, action = advance(definition, state)
-        told = row(state, action, saga["owner"])
+        told = status_row(definition, state, action, saga["owner"])
         # A hold after the first moves the row alone, with the newest words for it.
         words = () if saga["holds"] else ("code", "message")
         for field in ("status", "step", "direction", "attempt", *words):

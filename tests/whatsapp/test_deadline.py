@@ -237,7 +237,7 @@ async def test_a14_a_command_that_was_accepted_in_time_stays_accepted(
         request = parse_request(CATALOGUE, read_command(json.dumps(one).encode()))
         [answer] = await accept(pool, world, "w", [request])
         kinds.append(answer.kind)
-    assert kinds == ["new", "known"]
+    assert kinds == ["started", "duplicate"]
 
 
 async def test_a14_a_late_cancel_is_a_dead_letter_and_the_saga_goes_on(

@@ -21,7 +21,8 @@ from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import Worker, running_worker
-from evosaga.orchestrator.commands.accept import Accepted, accept, parse_request
+from evosaga.orchestrator.commands.accept import accept, parse_request
+from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
@@ -54,7 +55,9 @@ def cancel(saga_id: str, **fields: Any) -> dict[str, Any]:
     return {"id": str(uuid.uuid4()), "type": "saga.cancel", "data": data}
 
 
-async def accepted(pool: Pool, world: World, *commands: dict[str, Any]) -> list[Accepted]:
+async def accepted(
+    pool: Pool, world: World, *commands: dict[str, Any]
+) -> list[Accepted | Conflict]:
     """In one batch, by a worker that never runs them."""
     requests = [parse_request(CATALOGUE, read_command(json.dumps(c).encode())) for c in commands]
     return await accept(pool, world, "w", requests)
@@ -156,7 +159,7 @@ async def test_a_create_whose_place_in_the_batch_is_lost_takes_its_delete_with_i
     first, second = (create(organization_id=organization) for _ in range(2))
     gone = delete(f"wa-{second['id']}")
     kinds = [a.kind for a in await accepted(pool, world, first, second, gone)]
-    assert kinds == ["new", "rejected", "rejected"]
+    assert kinds == ["started", "rejected", "rejected"]
     assert (await view(pool, gone)).code == "not_found"
 
 
@@ -372,7 +375,7 @@ async def test_whoever_is_ahead_cannot_end_while_somebody_gets_in_line_behind_it
 
     monkeypatch.setattr(evosaga.orchestrator.commands.accept, "_record", recording)
     [answer] = await accepted(pool, world, gone := delete("the-name"))
-    assert answer.kind == "new"
+    assert answer.kind == "started"
     assert had_to_wait
     assert (await view(pool, gone)).behind == UUID(made["id"])
 

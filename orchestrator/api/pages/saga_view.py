@@ -182,7 +182,7 @@ def cancellation(definition: Saga | None, state: State) -> Cancellation:
         return Cancellation(False, said)
     if state.direction == "compensation":
         said = "It is on its way back already; a cancel gives it fresh attempts to undo the rest."
-        return Cancellation(True, said, state.undoing)
+        return Cancellation(True, said, state.to_compensate)
     if not can_compensate(definition, state):
         said = "It is past its point of no return: it goes on until it is completed."
         return Cancellation(False, said)

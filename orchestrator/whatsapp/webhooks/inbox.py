@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events import streams, syncpoints
+from evosaga.events.batching import Batcher
 from evosaga.events.database import Pool
 from evosaga.orchestrator.routing import ClinicCache
 from evosaga.orchestrator.whatsapp.webhooks.payloads import ConnectionHint, Message
@@ -37,7 +38,7 @@ _REMEMBER: Final = 1800
 """Seconds that a message is remembered for; Evolution delivers again for about 1215."""
 
 
-_Waiting: TypeAlias = "tuple[ConnectionHint, UUID | None, asyncio.Future[bool]]"
+_Stored: TypeAlias = tuple[ConnectionHint, UUID | None]
 
 
 class Taken(StrEnum):
@@ -62,8 +63,7 @@ class Inbox:
         self._secrets = [secret for secret in secrets if len(secret) >= 8]
         self._routes = ClinicCache(redis, pool)
         self._connecting: OrderedDict[str, float] = OrderedDict()
-        self._waiting: list[_Waiting] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._batcher: Batcher[_Stored, bool] = Batcher("webhook-inbox", _BATCH)
 
     async def store(self, hint: ConnectionHint, integration_id: UUID | None) -> Taken:
         """Keep a hint; None is what the global webhook knows of the integration.
@@ -73,12 +73,8 @@ class Inbox:
         if self._said_a_moment_ago(hint):
             return Taken.REPEATED
         await syncpoints.reach("wh.pre")
-        committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((hint, integration_id, committed))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
         async with asyncio.timeout(_DEADLINE):
-            new = await committed
+            new = await self._batcher.send((hint, integration_id), self._insert)
         await syncpoints.reach("wh.post")
         if hint.state == "connecting":
             self._connecting[hint.instance_name] = time.monotonic()
@@ -124,24 +120,8 @@ class Inbox:
             new = await streams.publish_wa_event(self._redis, message.digest, fields, _REMEMBER)
         return Taken.QUEUED if new else Taken.REPEATED
 
-    async def _write(self) -> None:
-        """Commit what is waiting, all that came during one commit in the next."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-            try:
-                new = await self._insert([(hint, id_) for hint, id_, _ in batch])
-            except Exception as trouble:
-                for _, _, committed in batch:
-                    if not committed.done():
-                        committed.set_exception(trouble)
-                continue
-            for hint, _, committed in batch:
-                if not committed.done():  # whoever waited for it may have lost patience
-                    committed.set_result(hint.digest in new)
-                new.discard(hint.digest)  # the same twice in one batch is new once
-
-    async def _insert(self, batch: Sequence[tuple[ConnectionHint, UUID | None]]) -> set[str]:
-        """The digests that were not there yet."""
+    async def _insert(self, batch: Sequence[_Stored]) -> list[bool]:
+        """Commit a batch; whether each was not there yet."""
         hints = [hint for hint, _ in batch]
         rows = await self._pool.fetch(
             _STORE,
@@ -154,7 +134,12 @@ class Inbox:
             [hint.at for hint in hints],
             timeout=_DEADLINE,
         )
-        return {row["digest"] for row in rows}
+        new = {row["digest"] for row in rows}
+        answers: list[bool] = []
+        for hint in hints:
+            answers.append(hint.digest in new)
+            new.discard(hint.digest)  # the same twice in one batch is new once
+        return answers
 
     def _said_a_moment_ago(self, hint: ConnectionHint) -> bool:
         at = self._connecting.get(hint.instance_name)

@@ -36,7 +36,7 @@ def sometimes(
         resolved[how] for how in resolved if how.startswith("not applied")
     )
     found["take-over from a dead worker"] = len(takeovers(e))
-    found["version conflict, the loser walks away"] = logs.count('"outrun"')
+    found["version conflict, the loser walks away"] = logs.count('"version_conflict"')
     found["403 on a create, and the instance is ours"] = _forbidden(e, ours=True)
     found["403 on a create, and it is a stranger's"] = _forbidden(e, ours=False)
     found["orphan landed late and was removed"] = _late_and_removed(e)

@@ -120,7 +120,7 @@ class Cluster:
                 if isinstance(said, Restart):
                     await self._take(worker, said.command)
             return
-        worker.engine.pin()
+        worker.engine.bind_lease()
         state = await worker.op("accept", lambda: self._accept(worker, command), command.saga_id)
         if state is not None:
             worker.engine.start(command.saga_id, state, str(command.saga_id))
@@ -140,12 +140,12 @@ class Cluster:
             policy = Policy(KEYS.current, deadline_seconds=self.deadline)
             asked = [(command.saga_id, request.input)]
             [verdict] = arbitrate(self.database.found(), asked, policy)
-        events, state, row = accept._first_commit(request, verdict, worker.name)
-        start: Any = events[0]
+        append = accept._first_commit(worker.world, request, verdict, worker.name)
+        start: Any = append.events[0]
         status = Status(command.saga_id, start, self.loop.now, str(command.saga_id))
         self.database.sagas[command.saga_id] = status
-        self.database.write(status, events, row, command.id)
-        return None if isinstance(verdict, Refusal) else state
+        self.database.write(status, append.events, append.row, command.id)
+        return None if isinstance(verdict, Refusal) else append.state
 
     def _admit_watch(self, data: Any) -> Admission | Refusal:
         creator = self.database.sagas[data.created_by]
@@ -267,7 +267,7 @@ class Cluster:
                 taken = {saga.saga_id: self._taken(saga)}
                 saga.owner, saga.next_at = takers[0].name, self.loop.now + 60.0
                 history = {saga.saga_id: [*self.database.events[saga.saga_id]]}
-                takers[0].runs(takers[0].engine.pin)
+                takers[0].runs(takers[0].engine.bind_lease)
                 takers[0].runs(takers[0].engine.take_over, history, self.database.now(), taken)
 
     def _taken(self, saga: Status) -> ClaimedRow:

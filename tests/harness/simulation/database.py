@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from evosaga.events.append import Append, Appended, StatusRow
+from evosaga.events.append import Append, Appended, StatusRow, Written
 from evosaga.events.event_log import Hold, VersionConflict
 from evosaga.events.model import Recorded, SagaEvent, SagaRejected, SagaStarted
 from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
@@ -89,24 +89,25 @@ class Database:
     def history(self, saga_id: UUID) -> list[SagaEvent]:
         return [recorded.event for recorded in self.events.get(saga_id, ())]
 
-    def commit(self, append: Append) -> Appended:
+    def commit(self, append: Append[State]) -> Appended[State]:
         """All or nothing. Raises ``VersionConflict``, or whatever a joined effect raises."""
         saga = self.sagas[append.saga_id]
         if saga.sequence != append.expected:
             self.conflicts += 1
             raise VersionConflict(f"{append.saga_id} is past {append.expected}")
-        events, row = [*append.events], append.row
+        written = Written(append.events, append.row, append.state)
         if append.join is not None:
             before = copy.deepcopy(self.integrations)
             try:
                 [outcome] = at_once(append.join.run(self, [append.join.context]))
-                more, row = append.join.then(outcome)
+                after = append.join.then(outcome)
             except Exception:
                 self.integrations = before
                 raise
-            events = [*events, *more] if row.holds is None else []
-        self.write(saga, events, row, append.causation_id)
-        return Appended(events, self.now())
+            events = [*append.events, *after.events] if after.row.holds is None else []
+            written = after._replace(events=events)
+        self.write(saga, written.events, written.row, append.causation_id)
+        return Appended(written.events, self.now(), written.row, written.state)
 
     def write(
         self, saga: Status, events: Sequence[SagaEvent], row: StatusRow, cause: str | None

@@ -183,7 +183,7 @@ class _Ear:
 
     def error(self, what: str, **more: Any) -> None:
         refused = self._scene.notes["join: refused"] and what == "step raised"
-        if what in ("saga stumbled", "saga set aside", "step raised") and not refused:
+        if what in ("saga_quarantined", "saga set aside", "step raised") and not refused:
             self._scene.broken.append(f"the engine says: {what} {more}")
 
     def warning(self, what: str, **_: Any) -> None:

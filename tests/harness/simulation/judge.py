@@ -9,7 +9,7 @@ from uuid import UUID
 
 from evosaga.events.model import SagaRejected, SagaStarted, StepSucceeded
 from evosaga.orchestrator.engine.decider import advance
-from evosaga.orchestrator.engine.projection import row
+from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import replay
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
@@ -45,7 +45,7 @@ def _of_history(cluster: Cluster, saga: Status) -> Iterator[str]:
     if told.phase not in ("completed", "compensated"):
         yield f"L2: it is {told.phase} for ever"
     state = replay(r.event for r in recorded)
-    expected = row(state, advance(definition, state)[2], saga.owner)
+    expected = status_row(definition, state, advance(definition, state)[2], saga.owner)
     if (expected.status, expected.step, expected.code) != (
         saga.row.status,
         saga.row.step,

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
@@ -22,6 +23,7 @@ from evosaga.events.model import CompensationFailed, SagaEvent, StepFailed
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
+from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.outcome import Done, Outcome, Rejected, Unknown
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi, InstanceSighting
@@ -42,15 +44,19 @@ def acts_before_its_intent_is_committed(patch: pytest.MonkeyPatch) -> None:
         if append is None or append.join is not None:
             return await honest(self, live, fact)
         self._later = asyncio.create_task(self._log.append(append))  # type: ignore[attr-defined]
-        live.apply(append.events, time.monotonic())
+        live.apply(as_if_committed(append), time.monotonic())
         return True
 
     honest = Engine._record
     patch.setattr(Engine, "_record", record)
 
 
+def as_if_committed(append: Append[State]) -> Appended[State]:
+    return Appended(append.events, datetime.now(UTC), append.row, append.state)
+
+
 def appends_without_looking_at_the_sequence(patch: pytest.MonkeyPatch) -> None:
-    def commit(self: Database, append: Append) -> Appended:
+    def commit(self: Database, append: Append[State]) -> Appended[State]:
         return honest(self, replace(append, expected=self.sagas[append.saga_id].sequence))
 
     honest = Database.commit
@@ -58,7 +64,7 @@ def appends_without_looking_at_the_sequence(patch: pytest.MonkeyPatch) -> None:
 
 
 def does_the_joined_effect_though_the_append_has_lost(patch: pytest.MonkeyPatch) -> None:
-    def commit(self: Database, append: Append) -> Appended:
+    def commit(self: Database, append: Append[State]) -> Appended[State]:
         try:
             return honest(self, append)
         except VersionConflict:
@@ -83,7 +89,7 @@ def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None
         before = live.state
         if not await honest(self, live, fact) and append is not None:
             live.state = before
-            live.apply(append.events, time.monotonic())
+            live.apply(as_if_committed(append), time.monotonic())
         return True
 
     honest = Engine._record
@@ -91,23 +97,17 @@ def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None
 
 
 def does_not_take_in_what_others_appended(patch: pytest.MonkeyPatch) -> None:
-    def still_mine(self: Engine, live: SagaInstance, history: Any, fact: SagaEvent | None) -> bool:
-        state = live.state
-        mine = honest(self, live, history, fact)
-        live.state = state
-        return mine
+    def reload(self: SagaInstance, registry: Any, history: Any) -> None:
+        state = self.state
+        honest(self, registry, history)
+        self.state = state
 
-    honest = Engine._still_mine
-    patch.setattr(Engine, "_still_mine", still_mine)
+    honest = SagaInstance.reload
+    patch.setattr(SagaInstance, "reload", reload)
 
 
 def takes_every_saga_for_its_own_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    def still_mine(self: Engine, live: SagaInstance, history: Any, fact: SagaEvent | None) -> bool:
-        honest(self, live, history, fact)
-        return True
-
-    honest = Engine._still_mine
-    patch.setattr(Engine, "_still_mine", still_mine)
+    patch.setattr(evosaga.orchestrator.engine.engine, "still_claimed", lambda *_: True)
 
 
 def carries_out_the_attempt_of_a_dead_worker_again(patch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def acts_without_asking_whether_its_lease_is_over(patch: pytest.MonkeyPatch) -> 
 
 
 def acts_on_a_lease_that_was_lost_and_won_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lease, "pin", lambda _: None)
+    patch.setattr(Lease, "bind_lease", lambda _: None)
 
 
 # --- the steps -----------------------------------------------------------------------------------
@@ -280,9 +280,9 @@ MUTANTS: Final = [
     Hidden(acts_before_its_intent_is_committed, "S5"),
     Hidden(appends_without_looking_at_the_sequence, "S7"),
     Hidden(does_the_joined_effect_though_the_append_has_lost, "S10"),
-    Hidden(goes_on_after_a_conflict_as_if_it_had_won, "saga stumbled"),
+    Hidden(goes_on_after_a_conflict_as_if_it_had_won, "saga_quarantined"),
     Hidden(does_not_take_in_what_others_appended, "it goes on for ever"),
-    Hidden(takes_every_saga_for_its_own_after_a_conflict, "saga stumbled"),
+    Hidden(takes_every_saga_for_its_own_after_a_conflict, "saga_quarantined"),
     Hidden(carries_out_the_attempt_of_a_dead_worker_again, "S5"),
     Hidden(takes_a_lost_attempt_for_one_that_was_never_sent, "S7", faults=1),
     Hidden(takes_a_lost_attempt_for_a_refusal, "S7"),

@@ -23,9 +23,9 @@ from tests.harness.simulation.scene import FAULTS, Scene
 EVERY: Final = pytest.mark.parametrize("name", SCENARIOS)
 SOMETIMES: Final = (
     "take-over",
-    "outrun",
+    "version_conflict",
     "zombie woken",
-    "attempt given up",
+    "attempt_abandoned",
     "unknown resolved as applied",
     "unknown resolved as not applied",
     "create: lost",
@@ -69,7 +69,7 @@ def two_lies() -> Faults:
 def test_the_sequence_alone_stops_a_zombie_that_never_asks_its_lease(name: str) -> None:
     tally = explore(SCENARIOS[name], 1, fenced=False)
     assert tally.notes["zombie woken"]
-    assert not tally.notes["attempt given up"]
+    assert not tally.notes["attempt_abandoned"]
 
 
 @pytest.mark.parametrize(("name", "sample"), [("create", 10), ("delete", 25)])

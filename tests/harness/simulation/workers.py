@@ -20,6 +20,7 @@ from evosaga.events.event_log import EventLog, Hold
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CircuitBreaker
@@ -131,9 +132,9 @@ class Log:
     def __init__(self, worker: Worker) -> None:
         self._worker, self._db = worker, worker.cluster.database
 
-    async def append(self, append: Append) -> Appended:
+    async def append(self, append: Append[State]) -> Appended[State]:
         kind = "append" if append.join is None else "join"
-        done: Appended = await self._worker.op(
+        done: Appended[State] = await self._worker.op(
             kind, lambda: self._db.commit(append), append.saga_id
         )
         return done
@@ -160,7 +161,7 @@ class Log:
 class DirectLog(Log):
     """The same for those who steer: they are not what is explored, so nothing holds them up."""
 
-    async def append(self, append: Append) -> Appended:
+    async def append(self, append: Append[State]) -> Appended[State]:
         return self._db.commit(append)
 
     async def read(self, saga_id: UUID) -> list[Recorded]:

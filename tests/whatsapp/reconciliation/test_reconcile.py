@@ -400,7 +400,7 @@ async def test_n5_one_who_was_killed_after_asking_does_not_ask_again(
             with pytest.raises(asyncio.CancelledError):
                 await run_once(keeper)
         done = await run_once(keeper)
-        assert {asked.kind for asked in done.repairs} <= {"known"}
+        assert {asked.kind for asked in done.repairs} <= {"duplicate"}
         [repair] = await repairs(pool)
         assert (await outcome(pool, str(repair.saga_id))).status == "completed"
 
@@ -457,7 +457,7 @@ async def test_a_repair_that_was_refused_is_asked_for_again_later_and_not_all_th
             "UPDATE evosaga.sightings SET repaired_at = repaired_at - interval '3 hours'"
         )
         done = await run_once(patient)
-        assert [asked.kind for asked in done.repairs] == ["new"]
+        assert [asked.kind for asked in done.repairs] == ["started"]
         await outcome(pool, str(done.repairs[0].saga_id))
     assert saga.instance_name not in evolution.rows()
 
