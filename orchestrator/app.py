@@ -31,10 +31,10 @@ from evosaga.orchestrator.maintenance.scheduler import Scheduler, jobs_of
 from evosaga.orchestrator.whatsapp.secret_keys import CURE, unknown_keys
 from evosaga.orchestrator.whatsapp.webhooks.processor import InboxProcessor
 from evosaga.sagas import registry
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
@@ -54,7 +54,7 @@ class Worker:
     reader: CommandConsumer
     relay: Relay
     log: EventLog
-    world: World
+    services: Services
     pool: Pool
     redis: Redis
     failed: asyncio.Future[None]
@@ -84,9 +84,9 @@ async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
 
 
 @contextlib.asynccontextmanager
-async def world(
+async def services(
     settings: Settings, redis: Redis, lease: Lease | None = None, pool: "Pool | None" = None
-) -> AsyncIterator[World]:
+) -> AsyncIterator[Services]:
     """What steps may touch. Raises ``SettingsError`` for what is missing.
 
     Without a ``lease`` nothing keeps a process from acting that was paused for long: for looks
@@ -102,7 +102,7 @@ async def world(
         servers = evolution_servers(settings, lease)
         for server in servers.values():
             await stack.enter_async_context(server)
-        yield World(
+        yield Services(
             servers=servers,
             redis=redis,
             http=http,
@@ -158,7 +158,7 @@ async def running_worker(
             beat=settings.lease_seconds / 5,
             knows=announced(known),
         )
-        outside = await stack.enter_async_context(world(settings, redis, lease, pool))
+        outside = await stack.enter_async_context(services(settings, redis, lease, pool))
         for said in await unknown_keys(pool, outside.keys):
             _logger.error("secret key unknown", message=said, cure=CURE)
         relay = Relay(pool, redis, name)

@@ -120,7 +120,7 @@ def _breaker(parts: AppContext) -> Metric:
     """How this process finds each Evolution server to be doing."""
     said = "1 for the state of the circuit breaker to an Evolution server"
     family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["server", "state"])
-    for name, server in parts.world.servers.items():
+    for name, server in parts.services.servers.items():
         now = server.state.state
         for state in ("closed", "half-open", "open"):
             family.add_metric([name, state], int(state == now))

@@ -103,7 +103,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """Everything but a worker: what is accepted here is carried out by any worker elsewhere."""
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(app.stores(settings))
-        outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
+        outside = await stack.enter_async_context(app.services(settings, redis, pool=pool))
         log, known = EventLog(pool), registry.discover()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
@@ -129,10 +129,10 @@ async def parts_with_worker(
             worker.pool,
             worker.redis,
             worker.log,
-            worker.world,
+            worker.services,
             worker.engine.registry,
             CommandHandler(
-                worker.pool, worker.log, worker.world, worker.engine.registry, worker.engine
+                worker.pool, worker.log, worker.services, worker.engine.registry, worker.engine
             ),
             worker.engine,
             worker.reader,

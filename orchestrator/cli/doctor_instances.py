@@ -46,7 +46,7 @@ async def _examined(settings: Settings) -> HealthReport | None:
     import asyncpg
 
     from evosaga.events import streams
-    from evosaga.orchestrator.app import world
+    from evosaga.orchestrator.app import services
     from evosaga.orchestrator.config.settings import SettingsError
     from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
@@ -59,7 +59,7 @@ async def _examined(settings: Settings) -> HealthReport | None:
         ):
             async with (
                 connections.postgres(settings) as pool,
-                world(settings, redis, None, pool) as outside,
+                services(settings, redis, None, pool) as outside,
             ):
                 return await examine(HealthMonitor(pool, outside), eager=True, webhooks=_MOST)
     finally:

@@ -37,7 +37,7 @@ def show_plans(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
-    from evosaga.orchestrator.app import world
+    from evosaga.orchestrator.app import services
     from evosaga.orchestrator.commands.replay import plan_of
     from evosaga.sagas import registry
 
@@ -45,7 +45,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-        outside = await stack.enter_async_context(world(settings, redis, pool=pool))
+        outside = await stack.enter_async_context(services(settings, redis, pool=pool))
         sagas = await bulk.chosen(pool, arguments)
         gate = asyncio.Semaphore(_AT_ONCE)
 

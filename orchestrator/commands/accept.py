@@ -7,9 +7,10 @@ they can look up.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -28,10 +29,8 @@ from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_
 from evosaga.orchestrator.engine.decider import Run, advance, intent
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
 from evosaga.orchestrator.engine.state import State, evolve
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, InCommit, Refusal
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.types import SHAPES
 
 _TRIES: Final = 5
 _CONTENDED: Final = (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError)
@@ -60,7 +59,7 @@ def parse_request(registry: SagaRegistry, command: Command, *, doubtful: bool = 
     saga = registry.by_command.get(command.type)
     if saga is None:
         raise unknown_type(registry, command.type)
-    return Request(command, saga, checked(saga.input, command), doubtful)
+    return Request(command, saga, checked(saga.input, command, saga.patterns), doubtful)
 
 
 def unknown_type(registry: SagaRegistry, type_: str) -> BadCommand:
@@ -69,26 +68,31 @@ def unknown_type(registry: SagaRegistry, type_: str) -> BadCommand:
     return BadCommand("unknown_type", f"there is no command {type_[:80]!r}; known: {known}")
 
 
-def checked(model: type[Any], command: Command) -> Any:
-    """The command's data as ``model``. Raises ``BadCommand`` naming the field, never its value."""
+def checked(
+    model: type[Any], command: Command, patterns: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """The command's data as ``model``. Raises ``BadCommand`` naming the field, never its value.
+
+    ``patterns``: what a pattern of the model asks for, in words.
+    """
     try:
         return model.model_validate_json(json.dumps(command.data))
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e)}"
+            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e, patterns)}"
             for e in error.errors(include_input=False, include_url=False)
         ]
         raise BadCommand("invalid_data", "; ".join(problems)[:500]) from None
 
 
-def _said(problem: ErrorDetails) -> str:
+def _said(problem: ErrorDetails, patterns: Mapping[str, str]) -> str:
     if problem["type"] == "string_pattern_mismatch":
-        return SHAPES.get(problem["ctx"]["pattern"], problem["msg"])
+        return patterns.get(problem["ctx"]["pattern"], problem["msg"])
     return problem["msg"].removeprefix("Value error, ")
 
 
 async def accept(
-    pool: Pool, world: World, worker: str | None, requests: Sequence[Request]
+    pool: Pool, services: object, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted]:
     """Accept a batch; the answers are in its order. Committed when this returns.
 
@@ -98,7 +102,7 @@ async def accept(
     for attempt in range(_TRIES):
         try:
             async with pool.acquire() as connection, connection.transaction():
-                answers = await _accept(connection, world, worker, requests)
+                answers = await _accept(connection, services, worker, requests)
                 await syncpoints.reach("acc.pre")
             return answers
         except _CONTENDED:
@@ -107,7 +111,7 @@ async def accept(
     raise AssertionError("unreachable")
 
 
-async def dry_run(pool: Pool, world: World, request: Request) -> State:
+async def dry_run(pool: Pool, services: object, request: Request) -> State:
     """What a new command would begin with, found out by accepting it and taking that back."""
     for _ in range(_TRIES):
         try:
@@ -115,7 +119,7 @@ async def dry_run(pool: Pool, world: World, request: Request) -> State:
                 transaction = connection.transaction()
                 await transaction.start()
                 try:
-                    (answer,) = await _accept(connection, world, None, [request])
+                    (answer,) = await _accept(connection, services, None, [request])
                 finally:
                     await transaction.rollback()
         except _CONTENDED:
@@ -126,7 +130,7 @@ async def dry_run(pool: Pool, world: World, request: Request) -> State:
 
 
 async def _accept(
-    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
+    connection: Connection, services: object, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted]:
     first: dict[UUID, Request] = {}
     for request in requests:
@@ -135,7 +139,7 @@ async def _accept(
     fresh = [r for saga_id, r in first.items() if saga_id not in hashes]
     late = await _expired(connection, fresh)
     claims = await claim_keys(
-        connection, world, worker, [r for r in fresh if r.saga_id not in late]
+        connection, services, worker, [r for r in fresh if r.saga_id not in late]
     )
     hashes |= claims.known
     states = await _record(

@@ -34,8 +34,7 @@ from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
 from evosaga.orchestrator.commands.subscriber import Message, subscribed
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.transient_errors import is_transient
-from evosaga.sagas.context import World
-from evosaga.sagas.whatsapp.row_dry_run import ConstraintsUnknown
+from evosaga.sagas.definition import AdmissionHeld
 
 _logger = structlog.get_logger("evosaga.worker")
 _RECLAIM_AFTER: Final = 5.0
@@ -66,7 +65,7 @@ class CommandConsumer:
         pool: Pool,
         log: EventLog,
         engine: Engine,
-        world: World,
+        services: object,
         worker: str,
         patience: float = 30.0,
     ) -> None:
@@ -75,7 +74,7 @@ class CommandConsumer:
         self._pool = pool
         self._log = log
         self._engine = engine
-        self._world = world
+        self._services = services
         self._worker = worker
         self._turns, self._left = KeyedQueue(_STEERING_AT_ONCE), KeyedQueue(1)
         self._handover = Handover(redis, pool, engine.registry, worker, patience)
@@ -245,7 +244,7 @@ class CommandConsumer:
             command = await as_told(self._pool, command)
             answer = await apply_control(
                 self._log,
-                self._world,
+                self._services,
                 engine.registry,
                 command,
                 engine,
@@ -322,7 +321,7 @@ class CommandConsumer:
         while True:
             try:
                 self._engine.pin()
-                answers = await accept(self._pool, self._world, self._worker, requests)
+                answers = await accept(self._pool, self._services, self._worker, requests)
                 await syncpoints.reach("acc.post")
                 if doubtful:
                     await self._take_up([a.saga_id for a in answers if a.kind == "known"])
@@ -333,11 +332,8 @@ class CommandConsumer:
                 if rivals > _RIVALS:
                     raise
                 doubtful = True
-                said = (
-                    str(trouble)
-                    if isinstance(trouble, ConstraintsUnknown)
-                    else type(trouble).__name__
-                )
+                told = isinstance(trouble, AdmissionHeld)
+                said = str(trouble) if told else type(trouble).__name__
                 _logger.warning("accepting waits", reason=said)
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)

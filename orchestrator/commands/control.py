@@ -7,14 +7,14 @@ again, and what is somebody else's by now stops it.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 from evosaga.events.append import Append
 from evosaga.events.commands import STEERING as STEERING
-from evosaga.events.commands import BadCommand, Command
+from evosaga.events.commands import BadCommand, Command, no_control_characters
 from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
 from evosaga.orchestrator.commands.accept import checked, too_late
@@ -24,9 +24,7 @@ from evosaga.orchestrator.engine.decider import Idle, Run, can_compensate, decid
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
 from evosaga.orchestrator.engine.state import OPEN, State, evolve, replay
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.types import Remark
 
 
 class ControlCommand(BaseModel):
@@ -39,7 +37,10 @@ class ControlCommand(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", title="Steering")
 
     saga_id: UUID
-    reason: Remark | None = None
+    reason: (
+        Annotated[str, StringConstraints(max_length=500), AfterValidator(no_control_characters)]
+        | None
+    ) = None
     if_possible: bool = False
 
 
@@ -60,7 +61,7 @@ class Restart:
 
 async def apply_control(
     log: EventLog,
-    world: World,
+    services: object,
     registry: SagaRegistry,
     command: Command,
     engine: Engine | None,
@@ -74,10 +75,10 @@ async def apply_control(
     """
     wish: ControlCommand = checked(ControlCommand, command)
     try:
-        return await _apply(log, world, registry, command, wish, engine)
+        return await _apply(log, services, registry, command, wish, engine)
     except BadCommand as refusal:
         if too_soon is not None and refusal.code in REFUSALS and await too_soon():
-            return await apply_control(log, world, registry, command, engine, too_soon)
+            return await apply_control(log, services, registry, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
             return "known"
         raise
@@ -85,7 +86,7 @@ async def apply_control(
 
 async def _apply(
     log: EventLog,
-    world: World,
+    services: object,
     registry: SagaRegistry,
     command: Command,
     wish: ControlCommand,
@@ -106,7 +107,7 @@ async def _apply(
             raise _conflict(command)
         event: SagaEvent
         if command.type == "saga.replay":
-            event = await _resumed(log, world, registry, command, wish, history, state)
+            event = await _resumed(log, services, registry, command, wish, history, state)
         else:
             event = _cancelled(registry, command, wish, state)
         try:
@@ -139,7 +140,7 @@ def _conflict(command: Command) -> BadCommand:
 
 async def _resumed(
     log: EventLog,
-    world: World,
+    services: object,
     registry: SagaRegistry,
     command: Command,
     wish: ControlCommand,
@@ -148,7 +149,7 @@ async def _resumed(
 ) -> SagaResumed:
     """The replay as an event, after a look at what is still there of what the saga did."""
     check_allowed(registry, command.type, state)
-    plan = await plan_parked(registry, history, state, world, await log.now())
+    plan = await plan_parked(registry, history, state, services, await log.now())
     if not plan.allowed:
         raise BadCommand(plan.code or "blocked", plan.headline.removeprefix("refused: "))
     return SagaResumed(by=command.id, reason=wish.reason, redo=plan.redo or None)

@@ -17,7 +17,6 @@ from evosaga.orchestrator.commands.batching import Batcher
 from evosaga.orchestrator.commands.claims import Request
 from evosaga.orchestrator.commands.control import STEERING, ControlCommand, Restart, apply_control
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import SagaRegistry
 
 
@@ -27,7 +26,7 @@ class CommandHandler:
 
     pool: Pool
     log: EventLog
-    world: World
+    services: object
     registry: SagaRegistry
     engine: Engine | None = None
     intake: Batcher = field(default_factory=Batcher, repr=False, compare=False)
@@ -40,7 +39,9 @@ class CommandHandler:
         then, nothing is promised, and the caller may repeat.
         """
         if command.type in STEERING:
-            answer = await apply_control(self.log, self.world, self.registry, command, self.engine)
+            answer = await apply_control(
+                self.log, self.services, self.registry, command, self.engine
+            )
             if not isinstance(answer, Restart):
                 saga_id = UUID(str(ControlCommand.model_validate(command.data).saga_id))
                 return Accepted("known" if answer == "known" else "steered", saga_id)
@@ -59,7 +60,7 @@ class CommandHandler:
             engine.pin()
             worker = engine.worker
         await syncpoints.reach("api.pre")
-        answers = await accept(self.pool, self.world, worker, requests)
+        answers = await accept(self.pool, self.services, worker, requests)
         await syncpoints.reach("api.post")
         for request, answer in zip(requests, answers, strict=True):
             if engine is not None and worker and answer.kind == "new" and answer.state is not None:

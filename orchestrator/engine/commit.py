@@ -24,7 +24,6 @@ from evosaga.orchestrator.engine.execution import outcome_event as fact_of
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.projection import LEASE_MARGIN, row
 from evosaga.orchestrator.engine.state import DEADLINE, State, evolve
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import InCommit
 from evosaga.sagas.outcome import Outcome
 
@@ -40,7 +39,7 @@ class WorkerTerms:
     worker: str
     begins: Callable[[], bool]
     nap: float
-    world: World
+    services: object
 
 
 def next_commit(
@@ -179,7 +178,7 @@ def _join(
         live.plan([*before, *events], after)
         return events, status_row
 
-    return TransactionalEffect(effect.run, context(live, flight, terms.world, state), then)
+    return TransactionalEffect(effect.run, context(live, flight, terms.services, state), then)
 
 
 def _held_row(live: SagaInstance, after: State, terms: WorkerTerms) -> StatusRow:

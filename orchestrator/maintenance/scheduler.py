@@ -29,7 +29,7 @@ from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.reconciliation import reconciler
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import may_come_back
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
-from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.services import Services
 
 _logger = structlog.get_logger("evosaga.chores")
 _LEASE: Final = 30.0
@@ -162,11 +162,11 @@ class _Term:
         return time.monotonic() < self.until
 
 
-def jobs_of(settings: Settings, pool: Pool, world: World, gate: CommandHandler) -> list[Job]:
+def jobs_of(settings: Settings, pool: Pool, services: Services, gate: CommandHandler) -> list[Job]:
     """What a worker does every now and then, as far as the settings have not turned it off."""
     alert_url = settings.alert_url.get_secret_value() if settings.alert_url else None
-    keeper = Reconciler(pool, world, gate, settings.older_names, settings.quiet_seconds)
-    doctor = HealthMonitor(pool, world, settings.alert_after, alert_url)
+    keeper = Reconciler(pool, services, gate, settings.older_names, settings.quiet_seconds)
+    doctor = HealthMonitor(pool, services, settings.alert_after, alert_url)
 
     async def reconcile_all(may_go_on: StillLeader) -> JobResult:
         return _reconciled(keeper, await reconciler.run_once(keeper, may_go_on=may_go_on))

@@ -7,7 +7,6 @@ from typing import Final
 
 from evosaga.events.model import Direction, Recorded
 from evosaga.orchestrator.engine.decider import Idle, Run, advance, can_compensate, deadline_seconds
-from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN
 from evosaga.orchestrator.engine.state import OPEN, State
 from evosaga.orchestrator.queries.diagnosis import Diagnosis, SagaFacts, ago, span, who_could
 from evosaga.orchestrator.queries.sagas import SagaView
@@ -16,6 +15,7 @@ from evosaga.sagas.definition import Kind, Saga, Step
 from evosaga.sagas.whatsapp.admission_rules import CREATE_SAGA
 from evosaga.sagas.whatsapp.evolution.answer_origin import cure_in
 from evosaga.sagas.whatsapp.evolution.answers import MISCONFIGURED, SERVER_UNKNOWN
+from evosaga.sagas.whatsapp.ownership import SECRET_KEY_UNKNOWN
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 _LATE: Final = timedelta(seconds=10)

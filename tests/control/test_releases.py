@@ -17,17 +17,17 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.deploy_check import check_deploy
 from evosaga.orchestrator.queries.sagas import SagaView, Unreadable, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Step, retryable
 from evosaga.sagas.outcome import Done, Outcome
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
+from evosaga.sagas.whatsapp.services import Context
 from tests.control.conftest import Gossip, parked
 from tests.support.commandline import Evosaga
 from tests.support.driving import count, create, outcome, publish, story
 from tests.support.waiting import eventually
 
 
-async def thank(_: StepContext) -> Outcome:
+async def thank(_: Context) -> Outcome:
     return Done()
 
 

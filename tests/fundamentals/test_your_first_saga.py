@@ -57,7 +57,7 @@ class BookRoom(BaseModel):
 
 
 async def admit(
-    connection: Any, world: Any, bookings: Sequence[tuple[uuid.UUID, BookRoom]]
+    connection: Any, services: Any, bookings: Sequence[tuple[uuid.UUID, BookRoom]]
 ) -> list[Admission | Refusal]:
     """Called inside the accepting transaction, with a batch. Looks, and changes nothing.
 
@@ -86,29 +86,29 @@ async def admit(
 # to be repeated. Here every effect is filed under the saga's id, so a second try finds the first.
 
 
-async def reserve(ctx: StepContext) -> Outcome:
+async def reserve(ctx: StepContext[BookRoom, Any]) -> Outcome:
     """Put our name on the room, unless somebody else's is on it."""
     room, me = f"room:{ctx.input.room}", str(ctx.saga_id)
     try:
-        if await ctx.world.redis.set(room, me, nx=True):
+        if await ctx.services.redis.set(room, me, nx=True):
             return Done()
-        holder = await ctx.world.redis.get(room)
+        holder = await ctx.services.redis.get(room)
     except RedisError:
         return Held("hotel_down", "the hotel's book can't be reached", in_doubt=True)
     return Done() if holder == me.encode() else Rejected("room_taken", "the room is taken")
 
 
-async def release(ctx: StepContext) -> Outcome:
+async def release(ctx: StepContext[BookRoom, Any]) -> Outcome:
     """Take our name off the room: the undo of ``reserve``. Never a stranger's."""
     room, me = f"room:{ctx.input.room}", str(ctx.saga_id)
-    if await ctx.world.redis.get(room) == me.encode():
-        await ctx.world.redis.delete(room)
+    if await ctx.services.redis.get(room) == me.encode():
+        await ctx.services.redis.delete(room)
     return Done()
 
 
-async def charge(ctx: StepContext) -> Outcome:
+async def charge(ctx: StepContext[BookRoom, Any]) -> Outcome:
     """Take the money, once a saga. After this there is no way back, only forward."""
-    redis, me = ctx.world.redis, str(ctx.saga_id)
+    redis, me = ctx.services.redis, str(ctx.saga_id)
     if ctx.in_doubt and await redis.hexists("charges", me):
         return Done({"found": True})
     if ctx.input.euros > int(await redis.get(f"balance:{ctx.input.guest}") or 0):
@@ -117,9 +117,9 @@ async def charge(ctx: StepContext) -> Outcome:
     return Done()
 
 
-async def send_key(ctx: StepContext) -> Outcome:
+async def send_key(ctx: StepContext[BookRoom, Any]) -> Outcome:
     """Send the key to the door that admission found. Tried until it works."""
-    await ctx.world.redis.hset("keys", ctx.input.guest, ctx.facts["door"])
+    await ctx.services.redis.hset("keys", ctx.input.guest, ctx.facts["door"])
     return Done()
 
 

@@ -186,7 +186,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     now = await here.pool.fetchval("SELECT now()")
     definition = here.registry.find(view.saga, view.version)
     ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
-    server, servers = server_of(told), here.world.servers
+    server, servers = server_of(told), here.services.servers
     breaker, several = breaker_of(servers, server), len(servers) > 1
     workers = await living(here.pool)
     known = SagaFacts(view, definition, told, workers, now, ahead, breaker, server, several)

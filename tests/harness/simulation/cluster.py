@@ -116,7 +116,7 @@ class Cluster:
         if command.type in STEERING:
             log: Any = DirectLog(worker)
             with suppress(BadCommand):  # it is too late, mostly
-                said = await apply_control(log, worker.world, CATALOGUE, command, worker.engine)
+                said = await apply_control(log, worker.services, CATALOGUE, command, worker.engine)
                 if isinstance(said, Restart):
                     await self._take(worker, said.command)
             return
@@ -157,7 +157,7 @@ class Cluster:
     def _admit_removal(self, worker: Worker, saga_id: UUID, data: Any) -> Admission | Refusal:
         in_use = {row.instance_name for row in self.database.integrations.values()}
         over = {s.saga_id for s in self.database.sagas.values() if not s.open}
-        return admission._removal(worker.world, saga_id, data, in_use, over)
+        return admission._removal(worker.services, saga_id, data, in_use, over)
 
     def steer(self, what: str, saga_id: UUID, worker: Worker) -> None:
         """A person cancels or replays, by way of this worker."""
