@@ -27,7 +27,8 @@ from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.maintenance import redis_owner
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from evosaga.orchestrator.maintenance.scheduler import Scheduler, jobs_of
+from evosaga.orchestrator.maintenance.scheduler import Scheduler
+from evosaga.orchestrator.whatsapp.jobs import jobs_of
 from evosaga.orchestrator.whatsapp.secret_keys import CURE, unknown_keys
 from evosaga.orchestrator.whatsapp.webhooks.processor import InboxProcessor
 from evosaga.sagas import registry

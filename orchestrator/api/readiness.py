@@ -14,8 +14,8 @@ from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.maintenance import redis_checks
-from evosaga.orchestrator.queries.attention import problems, situation
 from evosaga.orchestrator.queries.sagas import living_workers
+from evosaga.orchestrator.whatsapp.attention import problems, situation
 
 _PATIENCE: Final = 3.0
 

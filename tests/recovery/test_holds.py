@@ -17,6 +17,7 @@ from evosaga.orchestrator.engine.state import replay
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.outcome import Done, Held, Outcome
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from evosaga.sagas.whatsapp.services import Context
@@ -81,7 +82,7 @@ async def test_a_saga_that_is_held_again_and_again_writes_three_events_and_goes_
         id_ = await publish(redis, create())
         view = await held(pool, id_, 4)
         events = await history(pool, view.saga_id)
-        told = await why_of(pool, known, view)
+        told = await why_of(pool, known, view, explainer())
         differs = (await rebuild(pool, known, check=True)).wrong
         dependency.open = True
         done = await outcome(pool, id_, 60)

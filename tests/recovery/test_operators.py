@@ -20,6 +20,7 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.definition import Retry
 from evosaga.sagas.outcome import Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
@@ -62,7 +63,7 @@ async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they
     with capture_logs() as logged:
         async with running_worker(wrong):
             await eventually(held, 60)
-            told = await why_of(pool, discover(), found[0])
+            told = await why_of(pool, discover(), found[0], explainer())
             findings = [one async for one in check_secret_keys(pool, wrong)]
             async with running_worker(settings):
                 done = await outcome(pool, command["id"], 60)

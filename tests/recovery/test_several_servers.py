@@ -22,6 +22,7 @@ from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, find_saga, list_sagas
 from evosaga.orchestrator.queries.why import Diagnosis, why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
@@ -77,7 +78,7 @@ async def why_says(
     async def so() -> bool:
         view = await find_saga(pool, id_)
         assert view
-        told = await why_of(pool, discover(), view, servers)
+        told = await why_of(pool, discover(), view, explainer(servers))
         heard[:] = [told]
         named = all(any(words in one for one in told.details) for words in details)
         return named and headline in told.headline and cure in (told.cure or "")

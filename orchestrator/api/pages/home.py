@@ -19,7 +19,8 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Minute, Server
 from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
-from evosaga.orchestrator.queries.attention import LATE, Problem, Situation, problems, situation
+from evosaga.orchestrator.queries.attention import LATE, Problem
+from evosaga.orchestrator.whatsapp.attention import Situation, problems, situation
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 router: Final = page_router()

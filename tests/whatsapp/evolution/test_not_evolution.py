@@ -22,6 +22,7 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from tests.conftest import API_KEY
@@ -92,7 +93,8 @@ async def test_a_create_is_held_with_the_cure_and_goes_on_when_that_is_mended(
             saga = await held(pool, id_)
             assert saga.status == "running", what
             assert cure in str(saga.message), what
-            assert cure in str(await why_of(pool, discover(), saga, worker.services.servers)), what
+            explain = explainer(worker.services.servers)
+            assert cure in str(await why_of(pool, discover(), saga, explain)), what
         told = await commandline(tmp_path, settings)("why", asked[-1])
         cure = BEFORE_IT[-1][2]
         assert f"What you can do: {cure}" in told.out or cure in told.lines[-1]

@@ -17,11 +17,12 @@ from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.evolution_servers import read_servers
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.scheduler import Scheduler, jobs_of
+from evosaga.orchestrator.maintenance.scheduler import Scheduler
 from evosaga.orchestrator.whatsapp.health import monitor
 from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.integrations.connection import integrations, observe
 from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
+from evosaga.orchestrator.whatsapp.jobs import jobs_of
 from evosaga.orchestrator.whatsapp.reconciliation.drift import implausibility, reconcile_plan
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed, OneList, merge
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, find, run_once
