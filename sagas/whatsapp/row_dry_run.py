@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Admission, AdmissionHeld, Refusal
 from evosaga.sagas.outcome import Held, Rejected
 from evosaga.sagas.whatsapp.services import Context, Services
@@ -112,7 +113,7 @@ async def tried(
     if await services.table.plain(connection):
         return list(verdicts)
     contexts = {
-        saga_id: Context(saga_id, data, services, facts=verdict.facts)
+        saga_id: StepContext(saga_id, data, services, facts=verdict.facts)
         for (saga_id, data), verdict in zip(commands, verdicts, strict=True)
         if isinstance(verdict, Admission) and "behind" not in verdict.facts
     }

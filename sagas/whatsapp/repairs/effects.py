@@ -12,6 +12,8 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from evosaga.sagas.outcome import Done, FollowUp, Outcome, Rejected
+from evosaga.sagas.whatsapp import integration_events
+from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.ownership import stored
 from evosaga.sagas.whatsapp.services import Context
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -123,25 +125,20 @@ async def _tell(connection: Any, contexts: Sequence[Context]) -> None:
     """The notice that follows whenever a row's status changes, whoever found out."""
     news = [c for c in contexts if c.facts.get("status") != _status(c)]
     told = [
-        {
-            "status": _status(c),
-            "state": _STATES.get(c.input.seen, c.input.seen),
-            "before": c.facts.get("status"),
-        }
+        Notice(
+            UUID(c.facts["integration_id"]),
+            UUID(c.facts["organization_id"]),
+            c.facts["instance_name"],
+            f"integration.{_status(c)}",
+            {
+                "status": _status(c),
+                "state": _STATES.get(c.input.seen, c.input.seen),
+                "before": c.facts.get("status"),
+            },
+        )
         for c in news
     ]
-    await connection.execute(
-        """
-        INSERT INTO evosaga.notices (integration_id, organization_id, instance_name, type, data)
-        SELECT id, organization_id, name, 'integration.' || (data::jsonb ->> 'status'), data::jsonb
-        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
-            AS new (id, organization_id, name, data)
-        """,
-        [UUID(c.facts["integration_id"]) for c in news],
-        [UUID(c.facts["organization_id"]) for c in news],
-        [c.facts["instance_name"] for c in news],
-        [json.dumps(one) for one in told],
-    )
+    await integration_events.record(connection, told)
 
 
 async def drop_key(ctx: Context) -> Outcome:

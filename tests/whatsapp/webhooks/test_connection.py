@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from evosaga.events import notices
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.integrations.connection import (
     ConnectionObservation,
@@ -17,6 +16,7 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
     status_after,
 )
 from evosaga.orchestrator.whatsapp.webhooks import throttle
+from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.evolution.instance_list import phone_of
 from tests.support.driving import delete, entries, outcome, publish
 from tests.support.waiting import eventually
@@ -304,7 +304,7 @@ async def test_a_qr_code_is_told_without_itself(house: House) -> None:
     assert "2@" not in json.dumps(event)
     shown = json.loads(await house.redis.get(f"evosaga:qr:{name}") or b"")
     assert shown["code"].startswith("2@")
-    story = await notices.story(house.pool, (await house.row(name))["id"])
+    story = await integration_events.story(house.pool, (await house.row(name))["id"])
     assert {it.notice.type for it in story} == {"integration.qr_updated"}
 
 
