@@ -17,6 +17,7 @@ from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from evosaga.orchestrator.whatsapp.services import open_services
 from evosaga.sagas import registry
 
@@ -105,7 +106,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(worker.stores(settings))
         outside = await stack.enter_async_context(open_services(settings, pool, redis))
-        log, known = EventLog(pool), registry.discover()
+        log, known = EventLog(pool), WHATSAPP.sagas
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
         tasks = worker.start_parts(failed, log=log.run(), owner=owner)
