@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,3 +219,13 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value := float(digits)):
         raise BadCommand("number_out_of_range", "a number too large for a double")
     return value
+
+
+def no_control_characters(text: str) -> str:
+    """The text. It ends up on people's terminals, where an escape sequence would be obeyed.
+
+    Raises ``ValueError``.
+    """
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must not contain control characters")
+    return text

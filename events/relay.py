@@ -14,24 +14,33 @@ was, and publishes nothing.
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import notices, relay_position, streams, syncpoints
+from evosaga.events import relay_position, streams, syncpoints
 from evosaga.events.cancellation import obey_cancel
 from evosaga.events.clock import LEEWAY
 from evosaga.events.cloudevents import read_batch
-from evosaga.events.database import TRANSIENT, Pool
+from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.redis_errors import cause
 from evosaga.events.relay_position import RelayPosition
 
 KEEP_SECONDS: Final = 7 * 86400.0
 """How long events stay on the stream, and how much a Redis that lost everything is told again."""
+OnRewind: TypeAlias = Callable[[Queryable, datetime], Awaitable[None]]
+"""``async (pool, since)``: what else was published from then on is published once more."""
+
+
+async def nothing_else(_pool: Queryable, _since: datetime) -> None:
+    """Of a domain that publishes nothing on ``evosaga:events`` beside its sagas."""
+
+
 _BATCH: Final = 1000
 _LEASE_SECONDS: Final = 5.0
 _IDLE_POLL: Final = 0.5
@@ -46,10 +55,13 @@ _logger = structlog.get_logger("evosaga.relay")
 class Relay:
     """One candidate for leadership; run one in every worker."""
 
-    def __init__(self, pool: Pool, redis: Redis, me: str) -> None:
+    def __init__(
+        self, pool: Pool, redis: Redis, me: str, on_rewind: OnRewind = nothing_else
+    ) -> None:
         self._pool = pool
         self._redis = redis
         self._me = me
+        self._on_rewind = on_rewind
         self._nudge = asyncio.Event()
         self._leads = False
 
@@ -126,7 +138,7 @@ class Relay:
             _logger.warning("redis lost events, telling them again", after=has, up_to=cursor)
             lost_at = await self._pool.fetchval(_RECORDED_AFTER, has)
             if lost_at is not None:
-                await notices.tell_again(self._pool, lost_at)
+                await self._on_rewind(self._pool, lost_at)
             await self._pool.execute(_GO_BACK, streams.EVENTS, self._me, has)
         if told.up_to is None:
             await relay_position.replace(self._redis, told, min(has, cursor))

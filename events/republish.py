@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 
 from redis.asyncio import Redis
 
-from evosaga.events import notices, relay_position, streams
+from evosaga.events import relay_position, streams
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import Pool
-from evosaga.events.relay import Relay, position_at
+from evosaga.events.relay import OnRewind, Relay, nothing_else, position_at
 
 _BATCH: Final = 1000
 _POLL: Final = 0.1
@@ -24,7 +24,12 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 
 
 async def republish_from(
-    pool: Pool, redis: Redis, me: str, since: datetime, progress: OnProgress
+    pool: Pool,
+    redis: Redis,
+    me: str,
+    since: datetime,
+    progress: OnProgress,
+    on_rewind: OnRewind = nothing_else,
 ) -> int:
     """Publish everything since then again, each saga's events in order; returns how many.
 
@@ -37,7 +42,7 @@ async def republish_from(
         return 0
     total = int(await pool.fetchval(_COUNT, start, target))
     await relay_position.go_back(redis, start)
-    relay = Relay(pool, redis, me)
+    relay = Relay(pool, redis, me, on_rewind)
     try:
         while (told := (await relay_position.read(redis)).up_to or start) < target:
             done = int(await pool.fetchval(_COUNT, start, told))
@@ -51,7 +56,12 @@ async def republish_from(
 
 
 async def republish_between(
-    pool: Pool, redis: Redis, since: datetime, until: datetime, progress: OnProgress
+    pool: Pool,
+    redis: Redis,
+    since: datetime,
+    until: datetime,
+    progress: OnProgress,
+    on_rewind: OnRewind = nothing_else,
 ) -> int:
     """Publish again what was recorded from ``since`` to ``until``, to within a minute.
 
@@ -62,7 +72,7 @@ async def republish_between(
     cursor = int(await pool.fetchval(_CURSOR, streams.EVENTS))
     end = min(cursor, await position_at(pool, until + timedelta(minutes=2)))
     total, done = int(await pool.fetchval(_COUNT, position, end)), 0
-    await notices.tell_again(pool, since)
+    await on_rewind(pool, since)
     while done < total and (batch := await read_batch(pool, position, min(_BATCH, total - done))):
         await streams.publish_events(redis, batch.events, batch.commands)
         position, done = batch.last, done + len(batch.events)

@@ -16,8 +16,6 @@ from evosaga.events.redis_clients import connect as connect
 COMMANDS: Final = "evosaga:commands"
 DEAD_COMMANDS: Final = "evosaga:commands:dead"
 EVENTS: Final = "evosaga:events"
-WHATSAPP_EVENTS: Final = "wa:events"
-"""What Evolution's webhooks tell that is not ours to apply, messages above all."""
 GROUP: Final = "orchestrator"
 
 FIELD: Final = b"data"
@@ -75,27 +73,6 @@ async def newest_ids(redis: "Redis", count: int = 100) -> list[str]:
     found: Any = await redis.xrevrange(EVENTS, count=count)
     told = [json.loads(fields[FIELD]) for _, fields in found if FIELD in fields]
     return [str(event["id"]) for event in told if isinstance(event, dict) and "id" in event]
-
-
-async def publish_wa_event(
-    redis: "Redis", digest: str, fields: Mapping[str, str], remember_seconds: int
-) -> bool:
-    """XADD what a webhook told to ``wa:events``; False when it was told before.
-
-    ``digest`` is the same for the same webhook. It is looked at and noted in one script with the
-    XADD, which comes first: what fails in between is told twice rather than never.
-    """
-    arguments = [item for pair in fields.items() for item in pair]
-    keys = (WHATSAPP_EVENTS, f"evosaga:told:{digest}")
-    return bool(await redis.eval(_TELL_ONCE, len(keys), *keys, str(remember_seconds), *arguments))
-
-
-_TELL_ONCE: Final = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
-redis.call('SET', KEYS[2], '', 'EX', ARGV[1])
-return 1
-"""
 
 
 async def acknowledge(redis: "Redis", message_ids: Sequence[bytes]) -> None:

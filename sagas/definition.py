@@ -164,7 +164,7 @@ class Refusal:
 Admit: TypeAlias = Callable[
     [Any, Any, Sequence[tuple[UUID, Any]]], Awaitable[Sequence[Admission | Refusal]]
 ]
-"""``async (connection, world, [(saga id, input)]) -> [Admission | Refusal]``, in order.
+"""``async (connection, services, [(saga id, input)]) -> [Admission | Refusal]``, in order.
 
 Called inside the accepting transaction, before the business key is claimed and once more after,
 so that what another worker committed in between is seen. It reads and never writes.
@@ -174,11 +174,16 @@ Rehearse: TypeAlias = Callable[
     [Any, Any, Sequence[tuple[UUID, Any]], Sequence[Admission | Refusal]],
     Awaitable[Sequence[Admission | Refusal]],
 ]
-"""``async (connection, world, [(saga id, input)], verdicts) -> verdicts``, in order.
+"""``async (connection, services, [(saga id, input)], verdicts) -> verdicts``, in order.
 
 Called inside the accepting transaction, once, for what was admitted: whatever it tries for there it
 takes back, and what would not work is refused before anything is done outside.
 """
+
+
+class AdmissionHeld(Exception):
+    """An admission or a rehearsal may raise it together with an error that the engine waits for:
+    its text, without secrets, says what an operator must mend, and is logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,8 @@ class Saga:
     """We start it ourselves, to keep things true; nobody else is told of its command, and from
     outside it is obeyed only when the log has it as the follow-up of an event."""
     rehearse: Rehearse | None = None
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    """What the patterns of ``input`` ask for, in words for people."""
 
     def __post_init__(self) -> None:
         _refuse_wrong_order(self)

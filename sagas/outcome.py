@@ -7,7 +7,7 @@ undone the step looks at the world again (``StepContext.in_doubt`` tells it to).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,20 @@ class Held:
 
 
 Outcome: TypeAlias = Done | Rejected | Unknown | Held
+
+
+class NotOnThisWorker(Exception):
+    """A step may raise it: this process can't go on with the saga, and another one may.
+
+    The attempt is held under ``code``, and the saga is left to other workers for a minute.
+    """
+
+    code: ClassVar[str] = "not_on_this_worker"
+
+    @property
+    def reason(self) -> str:
+        """The sentence that the history keeps: for people, without secrets."""
+        return str(self)
 
 
 class Sighting(StrEnum):

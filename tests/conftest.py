@@ -21,10 +21,10 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.orchestrator.local.postgres import local_postgres
 from evosaga.orchestrator.local.valkey import local_valkey
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 from tests.support.databases import Databases, another
 from tests.support.databases import databases as make_databases
 
@@ -170,11 +170,11 @@ def settings(
 
 
 @pytest.fixture
-async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[World]:
+async def services(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[Services]:
     """What steps may touch, for tests that call them without a worker."""
     api = EvolutionApi(evolution.url, API_KEY, timeout=0.3)
     async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
-        yield World({"default": api}, redis, http, KeyRing([SECRET]), quiet_seconds=0.3)
+        yield Services({"default": api}, redis, http, KeyRing([SECRET]), quiet_seconds=0.3)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from evosaga.orchestrator.api import schemas, static_documents
 from evosaga.orchestrator.api.commands import EXAMPLE, SCHEMA
 from evosaga.orchestrator.api.openapi import plain
 from evosaga.orchestrator.commands.control import STEERING, ControlCommand
+from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.steps.notify_workers import ADDED, REMOVED
 
@@ -73,9 +74,7 @@ def document(registry: SagaRegistry, prefix: str = "") -> dict[str, Any]:
                 "What happened: at least once, in order for each saga.",
                 events,
             ),
-            "whatsapp": _channel(
-                prefix + streams.WHATSAPP_EVENTS, _WHATSAPP_SAID, ["whatsappEvent"]
-            ),
+            "whatsapp": _channel(prefix + wa_events.STREAM, _WHATSAPP_SAID, ["whatsappEvent"]),
             "added": _channel(prefix + ADDED, "Pub/sub: an instance is there.", ["instance"]),
             "removed": _channel(prefix + REMOVED, "Pub/sub: an instance is gone.", ["instance"]),
         },

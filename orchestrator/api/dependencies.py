@@ -14,8 +14,8 @@ from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import SagaRegistry
+from evosaga.sagas.whatsapp.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class AppContext:
     pool: Pool
     redis: Redis
     log: EventLog
-    world: World
+    services: Services
     registry: SagaRegistry
     gate: CommandHandler
     engine: Engine | None = None

@@ -121,7 +121,7 @@ def _breaker(parts: AppContext) -> Metric:
     """The circuit breaker's state for each Evolution server in this process."""
     said = "1 for the state of the circuit breaker to an Evolution server"
     family = GaugeMetricFamily("evosaga_evolution_breaker", said, labels=["server", "state"])
-    for name, server in parts.world.servers.items():
+    for name, server in parts.services.servers.items():
         now = server.state.state
         for state in ("closed", "half-open", "open"):
             family.add_metric([name, state], int(state == now))

@@ -33,12 +33,12 @@ async def qr(
     again until it is paired.
     """
     await find(here, who, instance_name)
-    world = here.world
+    services = here.services
     found = await current_qr(
         here.pool,
         here.redis,
-        world.servers,
-        world.keys,
+        services.servers,
+        services.keys,
         instance_name,
         number=number,
         again=again,

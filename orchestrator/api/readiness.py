@@ -14,8 +14,9 @@ from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.maintenance import redis_checks
-from evosaga.orchestrator.queries.attention import problems, situation
 from evosaga.orchestrator.queries.sagas import living_workers
+from evosaga.orchestrator.whatsapp.attention import problems, situation
+from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 
 _PATIENCE: Final = 3.0
 
@@ -91,7 +92,7 @@ async def _redis(parts: AppContext) -> Check:
         async with asyncio.timeout(_PATIENCE):
             await parts.redis.ping()
             role: redis_checks.Role = "worker" if parts.reader is not None else "api"
-            wrong = await redis_checks.trouble_of(parts.redis, role)
+            wrong = await redis_checks.trouble_of(parts.redis, role, WHATSAPP.redis)
     except (RedisError, OSError, TimeoutError) as error:
         return Check(False, f"does not answer ({cause(error)})")
     return Check(wrong is None, wrong or "answers")

@@ -10,13 +10,15 @@ import structlog
 import uvicorn
 
 from evosaga.events.event_log import EventLog
-from evosaga.orchestrator import app
+from evosaga.orchestrator import app, worker
 from evosaga.orchestrator.api.application import create_app
 from evosaga.orchestrator.api.connection_limits import connections_of, rate_limited_log
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.whatsapp.domain import WHATSAPP
+from evosaga.orchestrator.whatsapp.services import open_services
 from evosaga.sagas import registry
 
 _logger = structlog.get_logger("evosaga.api")
@@ -102,12 +104,12 @@ async def listening(
 async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts except a worker: commands accepted here are carried out by workers elsewhere."""
     async with contextlib.AsyncExitStack() as stack:
-        pool, redis = await stack.enter_async_context(app.stores(settings))
-        outside = await stack.enter_async_context(app.world(settings, redis, pool=pool))
-        log, known = EventLog(pool), registry.discover()
+        pool, redis = await stack.enter_async_context(worker.stores(settings))
+        outside = await stack.enter_async_context(open_services(settings, pool, redis))
+        log, known = EventLog(pool), WHATSAPP.sagas
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
-        tasks = app.start_parts(failed, log=log.run(), owner=owner)
+        tasks = worker.start_parts(failed, log=log.run(), owner=owner)
         try:
             gate = CommandHandler(pool, log, outside, known)
             yield AppContext(settings, pool, redis, log, outside, known, gate, failed=failed)
@@ -123,20 +125,20 @@ async def parts_with_worker(
     settings: Settings, sagas: registry.SagaRegistry | None = None
 ) -> AsyncIterator[AppContext]:
     """All parts, with a worker."""
-    async with app.running_worker(settings, sagas) as worker:
+    async with app.running_worker(settings, sagas) as running:
         yield AppContext(
             settings,
-            worker.pool,
-            worker.redis,
-            worker.log,
-            worker.world,
-            worker.engine.registry,
+            running.pool,
+            running.redis,
+            running.log,
+            running.services,
+            running.engine.registry,
             CommandHandler(
-                worker.pool, worker.log, worker.world, worker.engine.registry, worker.engine
+                running.pool, running.log, running.services, running.engine.registry, running.engine
             ),
-            worker.engine,
-            worker.reader,
-            worker.failed,
+            running.engine,
+            running.reader,
+            running.failed,
         )
 
 

@@ -22,7 +22,7 @@ class Receiver:
 
     def __init__(self, parts: AppContext) -> None:
         secrets = [one.api_key.get_secret_value() for one in servers_of(parts.settings).values()]
-        self.credentials = WebhookAuthenticator(parts.pool, parts.world.keys)
+        self.credentials = WebhookAuthenticator(parts.pool, parts.services.keys)
         self.bodies = BodyReader(parts.settings.webhook_max_bytes)
         self.inbox = Inbox(parts.pool, parts.redis, secrets)
         self.strangers = RateLimitedLog()

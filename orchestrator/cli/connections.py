@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli.errors import reaching_postgres, reaching_redis
 from evosaga.orchestrator.cli.output import Output
+from evosaga.sagas import whatsapp  # noqa: F401  # so old histories are read in today's words
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

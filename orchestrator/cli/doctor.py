@@ -134,7 +134,7 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
     """The same list as the first page has; a warning each, since the servers are well."""
-    from evosaga.orchestrator.queries.attention import problems, situation
+    from evosaga.orchestrator.whatsapp.attention import problems, situation
 
     now = await situation(pool)
     found = {one.code: one for one in problems(now)}

@@ -46,10 +46,10 @@ async def _examined(settings: Settings) -> HealthReport | None:
     import asyncpg
 
     from evosaga.events import streams
-    from evosaga.orchestrator.app import world
     from evosaga.orchestrator.config.settings import SettingsError
     from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
+    from evosaga.orchestrator.whatsapp.services import open_services
 
     assert settings.redis_url is not None
     redis = streams.connect(settings.redis_url)  # which is not used, and so need not answer
@@ -59,7 +59,7 @@ async def _examined(settings: Settings) -> HealthReport | None:
         ):
             async with (
                 connections.postgres(settings) as pool,
-                world(settings, redis, None, pool) as outside,
+                open_services(settings, pool, redis) as outside,
             ):
                 return await examine(HealthMonitor(pool, outside), eager=True, webhooks=_MOST)
     finally:

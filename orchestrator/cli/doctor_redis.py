@@ -23,9 +23,10 @@ _LATE: Final = 1000
 async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
     """What is wrong with it, whose it is, and what waits there."""
     from evosaga.orchestrator.maintenance import redis_checks
+    from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 
     async with connections.redis(settings) as redis:
-        known = await redis_checks.look(redis)
+        known = await redis_checks.look(redis, use=REDIS_USE)
         if known.info is None:
             yield Finding("redis", "ok", "answers")
         else:

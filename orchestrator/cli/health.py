@@ -37,14 +37,14 @@ def health(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _health(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
-    from evosaga.orchestrator.app import world
     from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine, run_once
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
+    from evosaga.orchestrator.whatsapp.services import open_services
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-        outside = await stack.enter_async_context(world(settings, redis, None, pool))
+        outside = await stack.enter_async_context(open_services(settings, pool, redis))
         doctor = HealthMonitor(pool, outside, settings.alert_after)
         try:
             if arguments.fix:

@@ -114,7 +114,8 @@ async def _republish(
     settings: Settings, since: datetime, until: datetime | None, out: Output
 ) -> int:
     from evosaga.events.republish import republish_between, republish_from
-    from evosaga.orchestrator.app import worker_name
+    from evosaga.orchestrator.worker import worker_name
+    from evosaga.sagas.whatsapp import integration_events
 
     async with (
         connections.postgres(settings) as pool,
@@ -123,9 +124,13 @@ async def _republish(
         began = time.monotonic()
         with _progress("telling again", out) as progress:
             if until is None:
-                count = await republish_from(pool, redis, worker_name(), since, progress)
+                count = await republish_from(
+                    pool, redis, worker_name(), since, progress, integration_events.tell_again
+                )
             else:
-                count = await republish_between(pool, redis, since, until, progress)
+                count = await republish_between(
+                    pool, redis, since, until, progress, integration_events.tell_again
+                )
     seconds = time.monotonic() - began
     if out.json:
         out.data({"events": count, "seconds": round(seconds, 3)})

@@ -83,8 +83,8 @@ async def _evolution(
     if not (settings.evolution_url and settings.evolution_api_key and settings.secret_key):
         yield None, None
         return
-    from evosaga.orchestrator.app import evolution_servers
     from evosaga.orchestrator.config.settings import split_secrets
+    from evosaga.orchestrator.whatsapp.services import evolution_servers
     from evosaga.sagas.whatsapp.ownership import KeyRing
 
     async with contextlib.AsyncExitStack() as stack:

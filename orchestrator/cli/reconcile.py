@@ -53,16 +53,16 @@ def quiet(settings: Settings, out: Output) -> None:
 
 async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
     from evosaga.events.event_log import EventLog
-    from evosaga.orchestrator.app import world
     from evosaga.orchestrator.commands.handler import CommandHandler
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
     from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, UnknownChoice
+    from evosaga.orchestrator.whatsapp.services import open_services
     from evosaga.sagas import registry
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-        outside = await stack.enter_async_context(world(settings, redis, None, pool))
+        outside = await stack.enter_async_context(open_services(settings, pool, redis))
         gate = CommandHandler(pool, EventLog(pool), outside, registry.discover())
         keeper = Reconciler(pool, outside, gate, settings.older_names, quiet=0.0)
         try:

@@ -15,6 +15,7 @@ from evosaga.orchestrator.queries.timeline import (
     event_line,
     steps_of,
 )
+from evosaga.orchestrator.whatsapp.explain import note
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,14 +78,14 @@ def timeline(out: Output, names: Sequence[str] = ()) -> Iterator[Watch]:
 
             def draw(seen: Seen, _: Sequence[Recorded]) -> None:
                 ahead = names if seen.view and seen.view.status == "running" else ()
-                live.update(steps_table(steps_of(seen.history, ahead)))
+                live.update(steps_table(steps_of(seen.history, ahead, note)))
 
             yield draw
 
 
 def _tell(out: Output, fresh: Sequence[Recorded]) -> None:
     for recorded in fresh:
-        out.line(event_line(recorded))
+        out.line(event_line(recorded, note))
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
@@ -103,8 +104,8 @@ def draw_event(recorded: Recorded, out: Output) -> None:
     """One event; what it has to say goes on the next line where the window is narrow."""
     from rich.text import Text
 
-    line = event_line(recorded)
-    said = detail(recorded.event)
+    line = event_line(recorded, note)
+    said = detail(recorded.event, note)
     held = getattr(recorded.event, "outcome", None) == "held"
     kind = "held" if held else recorded.event.type.rpartition(".")[2]
     style = _EVENT_COLOURS.get(kind, "")

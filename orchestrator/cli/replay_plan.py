@@ -37,15 +37,15 @@ def show_plans(arguments: argparse.Namespace, out: Output) -> int:
 
 
 async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
-    from evosaga.orchestrator.app import world
     from evosaga.orchestrator.commands.replay import plan_of
+    from evosaga.orchestrator.whatsapp.services import open_services
     from evosaga.sagas import registry
 
     known = registry.discover()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-        outside = await stack.enter_async_context(world(settings, redis, pool=pool))
+        outside = await stack.enter_async_context(open_services(settings, pool, redis))
         sagas = await bulk.chosen(pool, arguments)
         gate = asyncio.Semaphore(_AT_ONCE)
 

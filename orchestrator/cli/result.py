@@ -9,6 +9,7 @@ from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import document
 from evosaga.orchestrator.queries.timeline import steps_of, undone
+from evosaga.orchestrator.whatsapp.explain import note
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -37,7 +38,7 @@ async def tell_outcome(
                 "success": done,
                 "seconds": round(seconds, 3),
                 "qr_code": code,
-                "steps": [step.as_dict() for step in steps_of(seen.history)],
+                "steps": [step.as_dict() for step in steps_of(seen.history, note=note)],
                 "undone": undone(seen.history),
             }
         )

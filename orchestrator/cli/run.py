@@ -149,11 +149,12 @@ async def _redis(
 ) -> Redis | None:
     """A Redis that can be used. None when it is not needed and not there, or not there for now."""
     from evosaga.orchestrator.maintenance import redis_checks
+    from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 
     try:
         async with asyncio.timeout(None if needed else _SOON):
             client = await stack.enter_async_context(connections.redis(settings))
-            await redis_checks.require(client, "worker" if needed else "api")
+            await redis_checks.require(client, "worker" if needed else "api", REDIS_USE)
     except TimeoutError:
         return None
     except CliError as trouble:

@@ -74,11 +74,12 @@ async def _status(settings: Settings, reference: str, out: Output) -> int:
     from evosaga.orchestrator.engine.repeated_holds import with_hold
     from evosaga.orchestrator.queries.sagas import history
     from evosaga.orchestrator.queries.timeline import steps_of
+    from evosaga.orchestrator.whatsapp.explain import note
 
     async with connections.postgres(settings) as pool:
         view = await find(pool, reference)
         told = await history(pool, view.saga_id)
-    steps = steps_of(with_hold(view, told))
+    steps = steps_of(with_hold(view, told), note=note)
     if out.json:
         out.data(document(view) | {"steps": [step.as_dict() for step in steps]})
         return DONE
@@ -223,6 +224,7 @@ async def _events(settings: Settings, arguments: argparse.Namespace, out: Output
     from evosaga.orchestrator.cli.follow import Seen, follow
     from evosaga.orchestrator.cli.render import draw_event
     from evosaga.orchestrator.queries.timeline import event_line
+    from evosaga.orchestrator.whatsapp.explain import note
 
     def tell(seen: Seen, fresh: Sequence[Recorded]) -> None:
         for recorded in fresh:
@@ -232,7 +234,7 @@ async def _events(settings: Settings, arguments: argparse.Namespace, out: Output
             elif out.terminal:
                 draw_event(recorded, out)
             else:
-                out.line(event_line(recorded))
+                out.line(event_line(recorded, note))
 
     async with connections.postgres(settings) as pool:
         view = await find(pool, arguments.reference)

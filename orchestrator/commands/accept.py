@@ -9,8 +9,9 @@ sender has an answer to look up.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -36,10 +37,8 @@ from evosaga.orchestrator.commands.results import (
 from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import State
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.types import SHAPES
 
 _TRIES: Final = 5
 _CONTENDED: Final = (asyncpg.TransactionRollbackError, asyncpg.UniqueViolationError)
@@ -53,7 +52,7 @@ def parse_request(registry: SagaRegistry, command: Command, *, doubtful: bool = 
     saga = registry.by_command.get(command.type)
     if saga is None:
         raise unknown_type(registry, command.type)
-    return Request(command, saga, checked(saga.input, command), doubtful)
+    return Request(command, saga, checked(saga.input, command, saga.patterns), doubtful)
 
 
 def unknown_type(registry: SagaRegistry, type_: str) -> BadCommand:
@@ -62,26 +61,31 @@ def unknown_type(registry: SagaRegistry, type_: str) -> BadCommand:
     return BadCommand("unknown_type", f"there is no command {type_[:80]!r}; known: {known}")
 
 
-def checked(model: type[Any], command: Command) -> Any:
-    """The command's data as ``model``. Raises ``BadCommand`` naming the field, never its value."""
+def checked(
+    model: type[Any], command: Command, patterns: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """The command's data as ``model``. Raises ``BadCommand`` naming the field, never its value.
+
+    ``patterns``: what a pattern of the model asks for, in words.
+    """
     try:
         return model.model_validate_json(json.dumps(command.data))
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e)}"
+            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e, patterns)}"
             for e in error.errors(include_input=False, include_url=False)
         ]
         raise BadCommand("invalid_data", "; ".join(problems)[:500]) from None
 
 
-def _said(problem: ErrorDetails) -> str:
+def _said(problem: ErrorDetails, patterns: Mapping[str, str]) -> str:
     if problem["type"] == "string_pattern_mismatch":
-        return SHAPES.get(problem["ctx"]["pattern"], problem["msg"])
+        return patterns.get(problem["ctx"]["pattern"], problem["msg"])
     return problem["msg"].removeprefix("Value error, ")
 
 
 async def accept(
-    pool: Pool, world: World, worker: str | None, requests: Sequence[Request]
+    pool: Pool, services: object, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted | Conflict]:
     """Accept a batch; the answers are in its order. Committed when this returns.
 
@@ -91,7 +95,7 @@ async def accept(
     for attempt in range(_TRIES):
         try:
             async with pool.acquire() as connection, connection.transaction():
-                answers = await _accept(connection, world, worker, requests)
+                answers = await _accept(connection, services, worker, requests)
                 await syncpoints.reach("acc.pre")
             return answers
         except _CONTENDED:
@@ -100,7 +104,7 @@ async def accept(
     raise AssertionError("unreachable")
 
 
-async def dry_run(pool: Pool, world: World, request: Request) -> State:
+async def dry_run(pool: Pool, services: object, request: Request) -> State:
     """What a new command would begin with, found out by accepting it and taking that back."""
     for _ in range(_TRIES):
         try:
@@ -108,7 +112,7 @@ async def dry_run(pool: Pool, world: World, request: Request) -> State:
                 transaction = connection.transaction()
                 await transaction.start()
                 try:
-                    (answer,) = await _accept(connection, world, None, [request])
+                    (answer,) = await _accept(connection, services, None, [request])
                 finally:
                     await transaction.rollback()
         except _CONTENDED:
@@ -119,7 +123,7 @@ async def dry_run(pool: Pool, world: World, request: Request) -> State:
 
 
 async def _accept(
-    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
+    connection: Connection, services: object, worker: str | None, requests: Sequence[Request]
 ) -> list[Accepted | Conflict]:
     first: dict[UUID, Request] = {}
     for request in requests:
@@ -128,12 +132,12 @@ async def _accept(
     fresh = [r for saga_id, r in first.items() if saga_id not in hashes]
     late = await _expired(connection, fresh)
     claims = await claim_keys(
-        connection, world, worker, [r for r in fresh if r.saga_id not in late]
+        connection, services, worker, [r for r in fresh if r.saga_id not in late]
     )
     hashes |= claims.known
     states = await _record(
         connection,
-        world,
+        services,
         worker,
         [r for r in fresh if r.saga_id not in hashes],
         {**late, **claims.verdicts},
@@ -182,7 +186,7 @@ def _answer(
 
 async def _record(
     connection: Connection,
-    world: World,
+    services: object,
     worker: str | None,
     requests: Sequence[Request],
     verdicts: dict[UUID, Admission | Refusal],
@@ -191,13 +195,13 @@ async def _record(
     """Write rejections and beginnings."""
     refused = [r for r in requests if r.saga_id not in claimed]
     await insert_rows(connection, refused, verdicts, status="rejected")
-    appends = [_first_commit(world, r, verdicts[r.saga_id], worker) for r in requests]
+    appends = [_first_commit(services, r, verdicts[r.saga_id], worker) for r in requests]
     await write(connection, appends)
     return {append.saga_id: append.state for append in appends}
 
 
 def _first_commit(
-    world: World, request: Request, verdict: Admission | Refusal, worker: str | None
+    services: object, request: Request, verdict: Admission | Refusal, worker: str | None
 ) -> Append[State]:
     """The first events: a rejection, or the start and the intent of the first step."""
     command, now = request.command, time.monotonic()
@@ -211,7 +215,9 @@ def _first_commit(
         started_at=now,
         last_at=now,
     )
-    terms = WorkerTerms(worker or "", lambda: worker is not None, math.inf, world, accepting=True)
+    terms = WorkerTerms(
+        worker or "", lambda: worker is not None, math.inf, services, accepting=True
+    )
     append = next_commit(live, _beginning(request, verdict), None, terms)
     assert append is not None
     return append

@@ -17,7 +17,6 @@ from asyncpg.pgproto.pgproto import UUID as QuickUUID
 
 from evosaga.events.commands import Command
 from evosaga.events.database import Connection
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Refusal, Saga
 
 
@@ -68,24 +67,24 @@ class Claims:
 
 
 async def claim_keys(
-    connection: Connection, world: World, worker: str | None, requests: Sequence[Request]
+    connection: Connection, services: object, worker: str | None, requests: Sequence[Request]
 ) -> Claims:
     """Admit a batch and claim its keys, inside the caller's transaction.
 
     Raises ``AdmissionChanged``, and ``TooSoon``.
     """
-    verdicts = await _admit(connection, world, requests)
+    verdicts = await _admit(connection, services, requests)
     wanted = [r for r in requests if isinstance(verdicts[r.saga_id], Admission)]
     claimed = await insert_rows(connection, wanted, verdicts, status="running", owner=worker)
     held = [r for r in wanted if r.saga_id in claimed]
     await _lock_predecessors(connection, held, verdicts)
-    for saga_id, second in (await _admit(connection, world, held)).items():
+    for saga_id, second in (await _admit(connection, services, held)).items():
         verdicts[saga_id] = _confirmed(verdicts[saga_id], second)
-    verdicts |= await _rehearse(connection, world, held, verdicts)
+    verdicts |= await _rehearse(connection, services, held, verdicts)
     others = [r.saga_id for r in requests if r.saga_id not in claimed]
     known = await known_hashes(connection, others)
     lost = [r for r in wanted if r.saga_id not in claimed and r.saga_id not in known]
-    verdicts |= await _explain(connection, world, lost, verdicts)
+    verdicts |= await _explain(connection, services, lost, verdicts)
     doubtful = [r.saga_id for r in requests if r.doubtful and r.saga_id not in known]
     refused = {id_: v for id_ in doubtful if isinstance(v := verdicts[id_], Refusal)}
     if refused:
@@ -102,7 +101,7 @@ async def known_hashes(connection: Connection, saga_ids: Sequence[UUID]) -> dict
 
 
 async def _admit(
-    connection: Connection, world: World, requests: Sequence[Request]
+    connection: Connection, services: object, requests: Sequence[Request]
 ) -> dict[UUID, Admission | Refusal]:
     """Ask each admission once; sagas that share one are weighed together, in their order."""
     groups: dict[Any, list[Request]] = {}
@@ -110,14 +109,14 @@ async def _admit(
         groups.setdefault(request.saga.admit, []).append(request)
     verdicts: dict[UUID, Admission | Refusal] = {}
     for admit, group in groups.items():
-        said = await admit(connection, world, [(r.saga_id, r.input) for r in group])
+        said = await admit(connection, services, [(r.saga_id, r.input) for r in group])
         verdicts |= dict(zip([r.saga_id for r in group], said, strict=True))
     return verdicts
 
 
 async def _rehearse(
     connection: Connection,
-    world: World,
+    services: object,
     held: Sequence[Request],
     verdicts: dict[UUID, Admission | Refusal],
 ) -> dict[UUID, Admission | Refusal]:
@@ -130,7 +129,7 @@ async def _rehearse(
     for rehearse, group in groups.items():
         ids = [r.saga_id for r in group]
         commands = [(r.saga_id, r.input) for r in group]
-        said = await rehearse(connection, world, commands, [verdicts[id_] for id_ in ids])
+        said = await rehearse(connection, services, commands, [verdicts[id_] for id_ in ids])
         found |= dict(zip(ids, said, strict=True))
     return found
 
@@ -178,7 +177,7 @@ def _confirmed(first: Admission | Refusal, second: Admission | Refusal) -> Admis
 
 async def _explain(
     connection: Connection,
-    world: World,
+    services: object,
     lost: Sequence[Request],
     verdicts: dict[UUID, Admission | Refusal],
 ) -> dict[UUID, Admission | Refusal]:
@@ -186,7 +185,7 @@ async def _explain(
     if not lost:
         return {}
     # An admission that looks at open sagas sees the holder by now, and has its own words for it.
-    explained = await _admit(connection, world, lost)
+    explained = await _admit(connection, services, lost)
     blind = {id_: v for id_, v in explained.items() if isinstance(v, Admission)}
     if any(_key(verdict) != _key(verdicts[saga_id]) for saga_id, verdict in blind.items()):
         raise AdmissionChanged("another place in the queue")

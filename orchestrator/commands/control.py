@@ -7,14 +7,14 @@ again, and what belongs to others by now stops it.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 from evosaga.events.append import Append
 from evosaga.events.commands import STEERING as STEERING
-from evosaga.events.commands import BadCommand, Command
+from evosaga.events.commands import BadCommand, Command, no_control_characters
 from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.model import Recorded, SagaCancelRequested, SagaEvent, SagaResumed
 from evosaga.orchestrator.commands.accept import checked, too_late
@@ -25,9 +25,7 @@ from evosaga.orchestrator.engine.decider import can_compensate, decide
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import OPEN, State, evolve, replay
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.types import Remark
 
 
 class ControlCommand(BaseModel):
@@ -40,7 +38,10 @@ class ControlCommand(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", title="Steering")
 
     saga_id: UUID
-    reason: Remark | None = None
+    reason: (
+        Annotated[str, StringConstraints(max_length=500), AfterValidator(no_control_characters)]
+        | None
+    ) = None
     if_possible: bool = False
 
 
@@ -61,7 +62,7 @@ class Restart:
 
 async def apply_control(
     log: EventLog,
-    world: World,
+    services: object,
     registry: SagaRegistry,
     command: Command,
     engine: Engine | None,
@@ -75,10 +76,10 @@ async def apply_control(
     """
     wish: ControlCommand = checked(ControlCommand, command)
     try:
-        return await _apply(log, world, registry, command, wish, engine)
+        return await _apply(log, services, registry, command, wish, engine)
     except BadCommand as refusal:
         if too_soon is not None and refusal.code in REFUSALS and await too_soon():
-            return await apply_control(log, world, registry, command, engine, too_soon)
+            return await apply_control(log, services, registry, command, engine, too_soon)
         if wish.if_possible and refusal.code not in ("conflicting_duplicate", UNKNOWN_VERSION):
             return Duplicate(wish.saga_id)
         raise
@@ -86,7 +87,7 @@ async def apply_control(
 
 async def _apply(
     log: EventLog,
-    world: World,
+    services: object,
     registry: SagaRegistry,
     command: Command,
     wish: ControlCommand,
@@ -107,7 +108,7 @@ async def _apply(
             raise _conflict(command)
         event: SagaEvent
         if command.type == "saga.replay":
-            event = await _resumed(log, world, registry, command, wish, history, state)
+            event = await _resumed(log, services, registry, command, wish, history, state)
         else:
             event = _cancelled(registry, command, wish, state)
         try:
@@ -140,7 +141,7 @@ def _conflict(command: Command) -> BadCommand:
 
 async def _resumed(
     log: EventLog,
-    world: World,
+    services: object,
     registry: SagaRegistry,
     command: Command,
     wish: ControlCommand,
@@ -149,7 +150,7 @@ async def _resumed(
 ) -> SagaResumed:
     """The replay as an event, after a look at what is still there of what the saga did."""
     check_allowed(registry, command.type, state)
-    plan = await plan_parked(registry, history, state, world, await log.now())
+    plan = await plan_parked(registry, history, state, services, await log.now())
     if not plan.allowed:
         raise BadCommand(plan.code or "blocked", plan.headline.removeprefix("refused: "))
     return SagaResumed(by=command.id, reason=wish.reason, redo=plan.redo or None)

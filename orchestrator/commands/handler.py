@@ -32,9 +32,8 @@ from evosaga.orchestrator.commands.results import (
     Started,
 )
 from evosaga.orchestrator.engine.engine import Engine
-from evosaga.sagas.context import World
+from evosaga.sagas.definition import AdmissionHeld
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.row_dry_run import ConstraintsUnknown
 
 _logger = structlog.get_logger("evosaga.worker")
 _BATCH: Final = 100
@@ -55,7 +54,7 @@ class CommandHandler:
 
     pool: Pool
     log: EventLog
-    world: World
+    services: object
     registry: SagaRegistry
     engine: Engine | None = None
     batcher: Batcher[Request, Accepted | Conflict] = field(
@@ -103,7 +102,7 @@ class CommandHandler:
             if from_stream:
                 command = await as_told(self.pool, command)
             answer = await apply_control(
-                self.log, self.world, self.registry, command, self.engine, too_soon
+                self.log, self.services, self.registry, command, self.engine, too_soon
             )
             if isinstance(answer, Restart):
                 return parse_request(self.registry, answer.command, doubtful=from_stream)
@@ -140,7 +139,7 @@ class CommandHandler:
                 if rivals > _RIVALS:
                     raise
                 doubtful = True
-                sentence = isinstance(trouble, ConstraintsUnknown)
+                sentence = isinstance(trouble, AdmissionHeld)
                 reason = str(trouble) if sentence else type(trouble).__name__
                 _logger.warning("accepting_retrying", reason=reason)
                 await asyncio.sleep(pause)
@@ -158,7 +157,7 @@ class CommandHandler:
         if engine is not None:
             engine.bind_lease()
         worker = engine.worker if engine is not None else None
-        answers = await accept(self.pool, self.world, worker, requests)
+        answers = await accept(self.pool, self.services, worker, requests)
         await syncpoints.reach(point)
         if engine is None:
             return answers

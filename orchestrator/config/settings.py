@@ -22,13 +22,13 @@ from evosaga.events.redis_url import usable
 from evosaga.orchestrator.config.api_keys import read_api_keys
 from evosaga.orchestrator.config.dotenv import DOTENV, DotenvError, dotenv, said_in
 from evosaga.orchestrator.config.evolution_servers import (
+    DEFAULT_SERVER,
     EvolutionServer,
     check_key,
     read_servers,
     refuse_twins,
 )
 from evosaga.orchestrator.config.legacy_names import PLACEHOLDERS_ANYWHERE, compiled
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 _REDIS: Final = ("redis", "rediss", "unix")
 _HTTP: Final = ("http", "https")

@@ -23,7 +23,6 @@ from evosaga.orchestrator.engine.execution import context, from_exception, outco
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.projection import lease_seconds, status_row
 from evosaga.orchestrator.engine.state import DEADLINE, State, evolve
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import InCommit
 from evosaga.sagas.outcome import Outcome
 
@@ -39,7 +38,7 @@ class WorkerTerms:
     worker: str
     begins: Callable[[], bool]
     max_in_memory_wait: float
-    world: World
+    services: object
     accepting: bool = False
     """Set for the commit that accepts a command, which many share: code of a saga that could raise
     there, a joined effect or ``skip_when``, is left to the engine."""
@@ -184,7 +183,7 @@ def _join(
         events, last, _, row = _decide_all(live, state, [fact], terms)
         return Written(events, row, last)
 
-    return TransactionalEffect(effect.run, context(live, flight, terms.world, state), then)
+    return TransactionalEffect(effect.run, context(live, flight, terms.services, state), then)
 
 
 def _hold_again(live: SagaInstance, after: State, terms: WorkerTerms) -> Written[State]:

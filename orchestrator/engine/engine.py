@@ -39,19 +39,18 @@ from evosaga.orchestrator.engine.decider import (
     deadline_seconds,
     decide,
 )
-from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN, execute, where
+from evosaga.orchestrator.engine.execution import execute, from_exception, outcome_event, where
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
+from evosaga.orchestrator.engine.left_to_others import LeftToOthers
 from evosaga.orchestrator.engine.overload import Concurrency
 from evosaga.orchestrator.engine.parking import tell_parked
 from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, hold_of, interrupted, resume
 from evosaga.orchestrator.engine.state import State
 from evosaga.orchestrator.engine.transient_errors import is_transient, retry_while_transient
-from evosaga.orchestrator.whatsapp.secret_keys import LeftToOthers
-from evosaga.sagas.context import World
+from evosaga.sagas.outcome import NotOnThisWorker
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.ownership import UnknownKey
 
 _logger = structlog.get_logger("evosaga.engine")
 _CLAIMS: Final = (StepStarted, CompensationStarted)
@@ -64,11 +63,17 @@ class Engine:
     """Drives the sagas of one worker."""
 
     def __init__(
-        self, registry: SagaRegistry, log: EventLog, world: World, lease: Lease, *, capacity: int
+        self,
+        registry: SagaRegistry,
+        log: EventLog,
+        services: object,
+        lease: Lease,
+        *,
+        capacity: int,
     ) -> None:
         self.registry = registry
         self._log = log
-        self._world = world
+        self._services = services
         self._lease = lease
         self._quarantine = Quarantine(log, lease.worker)
         self._others = LeftToOthers()
@@ -94,7 +99,7 @@ class Engine:
 
     @property
     def left_alone(self) -> frozenset[UUID]:
-        """The sagas that this worker does not take: it drives them, or has not the key for them."""
+        """The sagas that this worker does not take: it drives them, or can't go on with them."""
         return self.driving | self._others.now
 
     @property
@@ -221,12 +226,12 @@ class Engine:
         except LeaseLost:
             return await self._without_lease(live, attempt_not_started)
         try:
-            fact = await execute(live, flight, self._world)
+            return await execute(live, flight, self._services)
+        except NotOnThisWorker as error:
+            self._others.note(live.saga_id)
+            return outcome_event(flight, from_exception(live, flight, error))
         except LeaseLost:
             return await self._without_lease(live, attempt_lost)
-        if getattr(fact, "code", None) == SECRET_KEY_UNKNOWN:
-            self._others.note(live.saga_id)
-        return fact
 
     async def _without_lease(
         self, live: SagaInstance, outcome: Callable[[State], SagaEvent]
@@ -283,7 +288,7 @@ class Engine:
                 if append.join is None:
                     raise
                 # The joined effect took its own commit down, and what happened before with it.
-                if isinstance(error, UnknownKey):
+                if isinstance(error, NotOnThisWorker):
                     self._others.note(live.saga_id)
                 raised = error
                 continue
@@ -305,7 +310,7 @@ class Engine:
         self, live: SagaInstance, fact: SagaEvent | None, raised: Exception | None = None
     ) -> Append[State] | None:
         terms = WorkerTerms(
-            self._lease.worker, lambda: not self._stopping, self._max_in_memory_wait, self._world
+            self._lease.worker, lambda: not self._stopping, self._max_in_memory_wait, self._services
         )
         return next_commit(live, fact, raised, terms)
 

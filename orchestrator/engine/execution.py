@@ -23,20 +23,20 @@ from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.state import InFlight, State
 from evosaga.orchestrator.engine.transient_errors import is_transient_for_step
-from evosaga.sagas.context import StepContext, World
+from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import InCommit
-from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
-from evosaga.sagas.whatsapp.ownership import UnknownKey
+from evosaga.sagas.outcome import Done, Held, NotOnThisWorker, Outcome, Rejected, Unknown
 
 _logger = structlog.get_logger("evosaga.attempt")
 _LONGEST_MESSAGE: Final = 500
-SECRET_KEY_UNKNOWN: Final = "secret_key_unknown"  # noqa: S105  # a code
-"""The code of an attempt whose worker has not the secret key under which the saga began."""
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-async def execute(live: SagaInstance, flight: InFlight, world: World) -> SagaEvent:
-    """Call the step; whatever happens becomes an outcome. Raises only ``LeaseLost``."""
+async def execute(live: SagaInstance, flight: InFlight, services: object) -> SagaEvent:
+    """Call the step; whatever happens becomes an outcome.
+
+    Raises only ``LeaseLost`` and ``NotOnThisWorker``.
+    """
     step = live.saga.step(flight.step)
     effect = step.do if flight.direction == "forward" else step.undo
     assert effect is not None, "only compensatable steps are compensated"
@@ -45,13 +45,13 @@ async def execute(live: SagaInstance, flight: InFlight, world: World) -> SagaEve
     try:
         async with asyncio.timeout(step.timeout):
             await syncpoints.reach("start.post", step.name, undoing=undoing)
-            outcome = await effect(context(live, flight, world))
+            outcome = await effect(context(live, flight, services))
             await syncpoints.reach("eff.post", step.name, undoing=undoing)
             if not isinstance(outcome, Done | Rejected | Unknown | Held):
                 raise TypeError("a step must return an Outcome")
     except TimeoutError:
         outcome = Unknown("timeout", f"no outcome within {step.timeout:g} s")
-    except LeaseLost:
+    except (LeaseLost, NotOnThisWorker):
         raise
     except Exception as error:
         outcome = from_exception(live, flight, error)
@@ -79,8 +79,8 @@ def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Un
     An operator's mistake and an outage are held. Whether the outage came before the effect or after
     it is unknown.
     """
-    if isinstance(error, UnknownKey):
-        return Held(SECRET_KEY_UNKNOWN, f"the saga was {error}")
+    if isinstance(error, NotOnThisWorker):
+        return Held(error.code, error.reason)
     if is_transient_for_step(error):
         said = f"something that the step needs could not be reached ({type(error).__name__})"
         return Held("dependency_unreachable", said, in_doubt=True)
@@ -89,8 +89,8 @@ def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Un
 
 
 def context(
-    live: SagaInstance, flight: InFlight, world: World, state: State | None = None
-) -> StepContext:
+    live: SagaInstance, flight: InFlight, services: object, state: State | None = None
+) -> StepContext[Any, Any]:
     """The context of an attempt. An undo is in doubt only about earlier tries of the undo itself.
 
     ``state``: what will be so at that moment, where more has happened than is committed yet.
@@ -104,7 +104,7 @@ def context(
     return StepContext(
         saga_id=live.saga_id,
         input=live.input,
-        world=world,
+        services=services,
         attempt=flight.attempt,
         in_doubt=(progress.in_doubt if flight.direction == "forward" else progress.undo_in_doubt),
         last_code=state.failure.code if state.failure else None,

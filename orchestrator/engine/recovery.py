@@ -7,6 +7,7 @@ follows.
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
@@ -101,14 +102,17 @@ def _taken(row: asyncpg.Record) -> ClaimedRow:
     )
 
 
-async def tidy(redis: Redis, every: float = 60.0) -> None:
-    """Now and then trim the streams and forget silent consumers; cancel it to stop."""
+async def tidy(redis: Redis, others: Sequence[str] = (), every: float = 60.0) -> None:
+    """Now and then trim the streams and forget silent consumers; cancel it to stop.
+
+    ``others``: the domain's streams, which are kept as long as the events are.
+    """
     while True:
         await asyncio.sleep(every)
         try:
             await trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
-            await trim(redis, streams.EVENTS, _KEEP_EVENTS)
-            await trim(redis, streams.WHATSAPP_EVENTS, _KEEP_EVENTS)
+            for stream in (streams.EVENTS, *others):
+                await trim(redis, stream, _KEEP_EVENTS)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("retention_retrying", reason=type(trouble).__name__)

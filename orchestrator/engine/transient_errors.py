@@ -2,7 +2,7 @@
 
 Code that catches every exception asks here first, so that an outage is waited out and never
 reported as a bug. The lists are those of ``evosaga.events.database`` for Postgres
-and of ``evosaga.sagas.whatsapp.steps.routing_key`` for Redis; httpx has its own name for a call
+and of ``evosaga.events.redis_errors`` for Redis; httpx has its own name for a call
 that did not get through.
 """
 
@@ -15,9 +15,8 @@ import httpx
 import structlog
 from redis.exceptions import RedisError
 
+from evosaga.events import redis_errors
 from evosaga.events.database import TRANSIENT
-from evosaga.sagas.outcome import Held
-from evosaga.sagas.whatsapp.steps.routing_key import trouble
 
 _Answer = TypeVar("_Answer")
 _logger = structlog.get_logger("evosaga.outages")
@@ -34,7 +33,7 @@ _NETWORK: Final = (ConnectionError, TimeoutError, socket.gaierror, socket.herror
 def is_transient(error: BaseException) -> bool:
     """Whether this is an outage, whichever server it is of."""
     if isinstance(error, RedisError):
-        return isinstance(trouble(error), Held)
+        return redis_errors.misconfigured(error) is not None or redis_errors.passing(error)
     return isinstance(error, (*TRANSIENT, *_HTTP))
 
 

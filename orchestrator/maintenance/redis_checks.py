@@ -18,14 +18,35 @@ from evosaga.events.key_prefix import prefixed
 from evosaga.events.redis_clients import prefix_of
 from evosaga.orchestrator.config.settings import SettingsError
 from evosaga.orchestrator.maintenance.redis_owner import OWNER
-from evosaga.sagas.whatsapp.steps import notify_workers, routing_key
 
-_NAMES: Final = ("~{}evosaga:*", "~{}whatsapp:instance:*", "~{}wa:*", "&{}wa:instances:*")
+_OURS: Final = "~{}evosaga:*"
 _SHOWN: Final = 5
 
 _FRESH: Final = 1.0
 
 Role: TypeAlias = Literal["worker", "api"]
+
+
+RedisCommand: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUse:
+    """What a domain needs of Redis beyond what the engine does.
+
+    ``names``: its keys and channels as an access list has them, ``{}`` for the prefix. ``always``
+    and ``of_worker``: its commands, as every process sends them and as only workers do; an
+    instance, tenant or the like that a key is named after is ``NOBODY``.
+    """
+
+    names: tuple[str, ...] = ()
+    always: tuple[RedisCommand, ...] = ()
+    of_worker: tuple[RedisCommand, ...] = ()
+
+
+NOTHING_MORE: Final = RedisUse()
+NOBODY: Final = "-"
+"""Nothing has such a short name."""
 
 
 class RedisUnfit(SettingsError):
@@ -54,14 +75,15 @@ class Known:
     info: dict[str, Any] | None
 
 
-def rights(prefix: str = "") -> str:
+def rights(use: RedisUse = NOTHING_MORE, prefix: str = "") -> str:
     """An access list's rules under which everything works."""
-    return " ".join([*(name.format(prefix) for name in _NAMES), "+@all", "-@dangerous"])
+    names = (name.format(prefix) for name in (_OURS, *use.names))
+    return " ".join([*names, "+@all", "-@dangerous"])
 
 
-async def require(redis: Redis, role: Role = "worker") -> None:
+async def require(redis: Redis, role: Role = "worker", use: RedisUse = NOTHING_MORE) -> None:
     """Raise ``RedisUnfit`` with the first reason not to start. Raises what Redis raises."""
-    for fault in (await look(redis, role)).faults:
+    for fault in (await look(redis, role, use)).faults:
         if fault.fatal:
             raise RedisUnfit(_sentence(fault))
 
@@ -78,19 +100,19 @@ _REPLICA: Final = Fault(
 )
 
 
-async def look(redis: Redis, role: Role = "worker") -> Known:
+async def look(redis: Redis, role: Role = "worker", use: RedisUse = NOTHING_MORE) -> Known:
     """Everything that is wrong, the worst first. Raises what Redis raises while it is away."""
     mode, role_there = await _mode_and_role(redis)
     if mode == "sentinel":
         cure = "set EVOSAGA_REDIS_URL to the server, not to the Sentinel that watches it"
         return Known([Fault("mode", "it is a Sentinel", cure)], None)
-    refused = [] if mode == "cluster" else await _refused(redis, role)
+    refused = [] if mode == "cluster" else await _refused(redis, role, use)
     if mode == "cluster" or None in refused:
         said, _, cure = redis_errors.CLUSTER.partition(": ")
         return Known([Fault("mode", said, cure)], None)
     named = list(dict.fromkeys(name for name in refused if name))
     faults = [_REPLICA] if role_there in ("replica", "slave") else []
-    faults += [_forbidden(named, prefix_of(redis))] if named else []
+    faults += [_forbidden(named, rights(use, prefix_of(redis)))] if named else []
     info = await _info(redis)
     if info is None:
         said = "its access list forbids INFO, so version, eviction and persistence are not known"
@@ -102,10 +124,10 @@ async def look(redis: Redis, role: Role = "worker") -> Known:
     return Known(faults, info)
 
 
-def _forbidden(named: Sequence[str], prefix: str) -> Fault:
+def _forbidden(named: Sequence[str], needed: str) -> Fault:
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     said = f"its access list forbids {', '.join(named[:_SHOWN])}{more}"
-    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {rights(prefix)}")
+    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {needed}")
 
 
 async def _mode_and_role(redis: Redis) -> tuple[str, str]:
@@ -129,7 +151,7 @@ async def _info(redis: Redis) -> dict[str, Any] | None:
     return found
 
 
-async def _refused(redis: Redis, role: Role) -> list[str | None]:
+async def _refused(redis: Redis, role: Role, use: RedisUse) -> list[str | None]:
     """What the user may not do, as ``XADD on evosaga:events``; None stands for a cluster's word."""
     connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
     prefix, over = prefix_of(redis), False
@@ -137,7 +159,7 @@ async def _refused(redis: Redis, role: Role) -> list[str | None]:
         alone = [("PING",), ("TIME",), ("MULTI",), ("EXEC",), ("MULTI",)]
         if found := await _asked(connection, alone, prefix):
             return found  # without MULTI what follows would be done
-        found = await _asked(connection, [*_needed(role), ("DISCARD",)], prefix)
+        found = await _asked(connection, [*_needed(role, use), ("DISCARD",)], prefix)
         over = "DISCARD" not in found
         return found
     finally:
@@ -173,40 +195,17 @@ def _refusal(command: Sequence[str], error: ResponseError) -> list[str | None]:
 
 def _named(command: Sequence[str]) -> str:
     """The command with the key or channel that it was tried on."""
-    on = next((word for word in command if word.startswith(("evosaga:", "wa:", "whatsapp:"))), "")
-    return f"{command[0]} on {on.replace(_NOBODY, '*')}"
+    on = next((word for word in command[1:] if ":" in word), "")
+    return f"{command[0]} on {on.replace(NOBODY, '*')}"
 
 
-_NOBODY: Final = "-"
-"""No instance has such a short name."""
-_DIGEST: Final = f"evosaga:told:{_NOBODY}"
-_CACHED: Final = (
-    routing_key.key(_NOBODY),
-    routing_key.filled_key(_NOBODY),
-    routing_key.qr_key(_NOBODY),
-    routing_key.qr_limit_key(_NOBODY),
-    f"evosaga:removed:{_NOBODY}",
-    f"evosaga:qr-time:{_NOBODY}",
-    f"evosaga:pairing:{_NOBODY}",
-)
-
-
-def _needed(role: Role) -> list[tuple[str, ...]]:
+def _needed(role: Role, use: RedisUse) -> list[RedisCommand]:
     """Every command that we send or call in a script, on every key it is for."""
-    kept = (*_CACHED, _DIGEST, relay_position.TOLD, relay_position.PROOF, OWNER)
-    texts = kept if role == "worker" else (*_CACHED, _DIGEST)
-    whatsapp = streams.WHATSAPP_EVENTS
-    needed: list[tuple[str, ...]] = [
-        ("EVAL", "return 1", str(len(_CACHED)), *_CACHED),
-        ("EVAL", "return 1", "2", whatsapp, _DIGEST),
-        ("MGET", *_CACHED),
-        ("DEL", *_CACHED),
-        ("SCAN", "0", "MATCH", routing_key.key("*")),
-        ("XADD", whatsapp, "*", "data", ""),
-    ]
-    for key in texts:
-        needed += [("GET", key), ("SET", key, "", "EX", "1"), ("EXISTS", key), ("PTTL", key)]
-    return needed + _of_a_worker() if role == "worker" else needed
+    if role != "worker":
+        return [*use.always]
+    texts = (relay_position.TOLD, relay_position.PROOF, OWNER)
+    ours = [command for key in texts for command in text(key)]
+    return [*use.always, *ours, *_of_a_worker(), *use.of_worker]
 
 
 def _of_a_worker() -> list[tuple[str, ...]]:
@@ -227,20 +226,28 @@ def _of_a_worker() -> list[tuple[str, ...]]:
         ("XRANGE", events, "0-0", "0-0"),
         ("XREVRANGE", events, "+", "-", "COUNT", "1"),
         ("XDEL", dead, "0-0"),
-        ("PUBLISH", notify_workers.ADDED, ""),
-        ("PUBLISH", notify_workers.REMOVED, ""),
     ]
     for stream in (commands, events, dead):
         needed += [("XADD", stream, "*", "data", ""), ("XLEN", stream)]
-    for stream in (commands, events, streams.WHATSAPP_EVENTS):
-        needed += [("XTRIM", stream, "MINID", "0"), ("XINFO", "GROUPS", stream)]
+    for stream in (commands, events):
+        needed += trimming(stream)
     return needed
+
+
+def trimming(stream: str) -> list[RedisCommand]:
+    """The commands that keep a stream short."""
+    return [("XTRIM", stream, "MINID", "0"), ("XINFO", "GROUPS", stream)]
+
+
+def text(key: str) -> list[RedisCommand]:
+    """The commands on a key that holds a text for a while."""
+    return [("GET", key), ("SET", key, "", "EX", "1"), ("EXISTS", key), ("PTTL", key)]
 
 
 _told: Final[WeakKeyDictionary[Redis, tuple[Role, float, str | None]]] = WeakKeyDictionary()
 
 
-async def trouble_of(redis: Redis, role: Role) -> str | None:
+async def trouble_of(redis: Redis, role: Role, use: RedisUse = NOTHING_MORE) -> str | None:
     """The first reason not to rely on it, in a sentence; None when all is well.
 
     Asked anew after a second: readiness is open to strangers. Raises what Redis raises while it
@@ -249,14 +256,14 @@ async def trouble_of(redis: Redis, role: Role) -> str | None:
     known = _told.get(redis)
     if known is not None and known[0] == role and time.monotonic() - known[1] < _FRESH:
         return known[2]
-    said = await _trouble_of(redis, role)
+    said = await _trouble_of(redis, role, use)
     _told[redis] = (role, time.monotonic(), said)
     return said
 
 
-async def _trouble_of(redis: Redis, role: Role) -> str | None:
+async def _trouble_of(redis: Redis, role: Role, use: RedisUse) -> str | None:
     try:
-        for fault in (await look(redis, role)).faults:
+        for fault in (await look(redis, role, use)).faults:
             if not fault.harmless:
                 return _sentence(fault)
     except RedisError as error:

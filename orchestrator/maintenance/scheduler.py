@@ -20,16 +20,8 @@ import structlog
 from evosaga.events.cancellation import obey_cancel
 from evosaga.events.clock import LEEWAY
 from evosaga.events.database import TRANSIENT, Pool
-from evosaga.orchestrator.commands.handler import CommandHandler
-from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.transient_errors import is_transient
-from evosaga.orchestrator.whatsapp.health import monitor
-from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
-from evosaga.orchestrator.whatsapp.reconciliation import reconciler
-from evosaga.orchestrator.whatsapp.reconciliation.inventory import may_come_back
-from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
-from evosaga.sagas.context import World
 
 _logger = structlog.get_logger("evosaga.chores")
 _LEASE: Final = 30.0
@@ -160,41 +152,6 @@ class _Term:
 
     def holds(self) -> bool:
         return time.monotonic() < self.until
-
-
-def jobs_of(settings: Settings, pool: Pool, world: World, gate: CommandHandler) -> list[Job]:
-    """What a worker does every now and then, as far as the settings have not turned it off."""
-    alert_url = settings.alert_url.get_secret_value() if settings.alert_url else None
-    keeper = Reconciler(pool, world, gate, settings.older_names, settings.quiet_seconds)
-    doctor = HealthMonitor(pool, world, settings.alert_after, alert_url)
-
-    async def reconcile_all(may_go_on: StillLeader) -> JobResult:
-        return _reconciled(keeper, await reconciler.run_once(keeper, may_go_on=may_go_on))
-
-    async def look_for_orphans(may_go_on: StillLeader) -> JobResult:
-        done = await reconciler.run_once(keeper, kinds=reconciler.OFTEN, may_go_on=may_go_on)
-        return _reconciled(keeper, done)
-
-    async def check_health(may_go_on: StillLeader) -> JobResult:
-        done = await monitor.run_once(doctor, may_go_on=may_go_on)
-        return JobResult(done.summary())
-
-    wanted = [
-        Job("reconcile", settings.reconcile_every, reconcile_all),
-        Job("orphans", settings.orphans_every, look_for_orphans),
-        Job("health", settings.health_every, check_health),
-    ]
-    return [chore for chore in wanted if chore.every > 0]
-
-
-def _reconciled(keeper: Reconciler, done: reconciler.ReconcileReport) -> JobResult:
-    """A drift that was seen once is looked at again soon, not after a whole period.
-
-    That has nothing to do with a server that is away meanwhile; the comparison with that one is
-    due again after growing pauses.
-    """
-    blind = done.aborted is not None or bool(may_come_back(done.unseen))
-    return JobResult(done.summary(), keeper.quiet + 1.0 if done.waiting else None, blind)
 
 
 _KNOW: Final = """

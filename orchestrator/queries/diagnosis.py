@@ -8,8 +8,7 @@ from typing import Any
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.sagas.definition import Saga
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import BreakerState
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+from evosaga.sagas.explainer import NOTHING, PLAIN, Explainer, Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +57,12 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
-class Phone:
-    """How the connection of the integration is that a saga made, as the last check found it."""
-
-    state: str
-    since: datetime
-    reason: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class SagaFacts:
     """All that is known of one saga.
 
     ``saga``: its definition, None when this release has none. ``history``: None when this release
-    can't read it. ``ahead``: the saga it waits behind, if any. ``breaker``: how this process finds
-    the saga's Evolution server to be doing, and ``server`` the name of that one. ``several``:
-    whether this process knows more than one. ``phone``: None when nobody has looked yet.
+    can't read it. ``ahead``: the saga it waits behind, if any. ``explain``: what its domain can
+    add, and ``after`` what that has said of a completed one.
     """
 
     view: SagaView
@@ -82,10 +71,8 @@ class SagaFacts:
     company: Workers
     now: datetime
     ahead: SagaView | None = None
-    breaker: BreakerState | None = None
-    server: str = DEFAULT_SERVER
-    several: bool = False
-    phone: Phone | None = None
+    explain: Explainer = PLAIN
+    after: Explanation = NOTHING
 
 
 def who_could(case: SagaFacts) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
+from evosaga.sagas.explainer import Note, no_note
 
 StepState: TypeAlias = Literal[
     "waiting", "running", "done", "held", "failed", "undoing", "undone", "undo failed"
@@ -55,55 +56,41 @@ class StepTimeline:
         }
 
 
-def steps_of(history: Iterable[Recorded], names: Sequence[str] = ()) -> list[StepTimeline]:
-    """The steps in the order they began; ``names`` adds those that are still to come."""
+def steps_of(
+    history: Iterable[Recorded], names: Sequence[str] = (), note: Note = no_note
+) -> list[StepTimeline]:
+    """The steps in the order they began; ``names`` adds those that are still to come.
+
+    ``note``: what the saga's domain says of a result, here and below.
+    """
     steps = {name: StepTimeline(name) for name in names}
     for recorded in history:
         event = recorded.event
         name = getattr(event, "step", None)
         if name is not None and not isinstance(event, CompensationBegan):
             before = steps.get(name, StepTimeline(name))
-            steps[name] = _after(before, event, recorded.recorded_at)
+            steps[name] = _after(before, event, recorded.recorded_at, note)
     return list(steps.values())
 
 
-def _after(step: StepTimeline, event: SagaEvent, at: datetime) -> StepTimeline:
+def _after(step: StepTimeline, event: SagaEvent, at: datetime, note: Note) -> StepTimeline:
     match event:
         case StepStarted(attempt=attempt):
             began = step.began_at or at
-            note = step.note if step.state in ("failed", "held") else ""
-            return replace(step, state="running", attempts=attempt, began_at=began, note=note)
+            kept = step.note if step.state in ("failed", "held") else ""
+            return replace(step, state="running", attempts=attempt, began_at=began, note=kept)
         case StepSucceeded():
-            return replace(step, state="done", ended_at=at, note=_result(event.result))
+            return replace(step, state="done", ended_at=at, note=note(event.result))
         case StepFailed(outcome=outcome):
             state: StepState = "held" if outcome == "held" else "failed"
             return replace(step, state=state, ended_at=at, note=event.message)
         case CompensationStarted(attempt=attempt):
             return replace(step, state="undoing", undo_attempts=attempt)
         case CompensationSucceeded():
-            return replace(step, state="undone", ended_at=at, note=_result(event.result))
+            return replace(step, state="undone", ended_at=at, note=note(event.result))
         case CompensationFailed():
             return replace(step, state="undo failed", ended_at=at, note=event.message)
     return step
-
-
-_NOTES = {
-    "removed": "the instance was removed, and seen to be gone",
-    "no_effect": "it had never happened",
-    "already_absent": "it was gone already",
-    "not_ours": "what is there is not ours, so it was left alone",
-}
-_QR = {
-    "ready": "the QR code is ready",
-    "not_yet": "no QR code yet; it can be asked for",
-    "not_needed": "needs no QR code",
-}
-
-
-def _result(result: dict[str, Any]) -> str:
-    if result.get("adopted"):
-        return "it had happened already: found, recognised and kept"
-    return _NOTES.get(result.get("note", ""), "") or _QR.get(result.get("qr", ""), "")
 
 
 def undone(history: Iterable[Recorded]) -> list[str]:
@@ -111,22 +98,23 @@ def undone(history: Iterable[Recorded]) -> list[str]:
     return [r.event.step for r in history if isinstance(r.event, CompensationSucceeded)]
 
 
-def event_line(recorded: Recorded) -> str:
+def event_line(recorded: Recorded, note: Note = no_note) -> str:
     """One event on one line: when, what, where, and why."""
     event = recorded.event
     at = recorded.recorded_at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     step = getattr(event, "step", None) or ""
-    return f"{recorded.sequence:>3}  {at}  {event.type:<22}  {step:<10}  {detail(event)}".rstrip()
+    said = detail(event, note)
+    return f"{recorded.sequence:>3}  {at}  {event.type:<22}  {step:<10}  {said}".rstrip()
 
 
-def detail(event: SagaEvent) -> str:
+def detail(event: SagaEvent, note: Note = no_note) -> str:
     """What an event has to say beyond its type and step."""
     match event:
         case StepStarted() | CompensationStarted():
             again = f"attempt {event.attempt}, " if event.attempt > 1 else ""
             return f"{again}worker {event.worker}"
         case StepSucceeded() | CompensationSucceeded():
-            return _result(event.result)
+            return note(event.result)
         case StepFailed() | CompensationFailed():
             return f"{event.outcome}: {event.message}"
         case CompensationBegan():

@@ -7,16 +7,11 @@ from typing import Final
 
 from evosaga.events.model import Direction, Recorded
 from evosaga.orchestrator.engine.decider import Idle, Run, advance, can_compensate, deadline_seconds
-from evosaga.orchestrator.engine.execution import SECRET_KEY_UNKNOWN
 from evosaga.orchestrator.engine.state import OPEN, State
 from evosaga.orchestrator.queries.diagnosis import Diagnosis, SagaFacts, ago, span, who_could
 from evosaga.orchestrator.queries.sagas import SagaView
-from evosaga.orchestrator.whatsapp.secret_keys import CURE
 from evosaga.sagas.definition import Kind, Saga, Step
-from evosaga.sagas.whatsapp.admission_rules import CREATE_SAGA
-from evosaga.sagas.whatsapp.evolution.answer_origin import cure_in
-from evosaga.sagas.whatsapp.evolution.answers import MISCONFIGURED, SERVER_UNKNOWN
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+from evosaga.sagas.explainer import HeldStep
 
 _LATE: Final = timedelta(seconds=10)
 """Overdue for so long, a saga is not merely next in the queue."""
@@ -116,7 +111,7 @@ def _waiting(
     if failure is None:
         told = Diagnosis(f"It is about to go on with {what}.", next_at=due)
     elif failure.outcome == "held":
-        since = _held_since(history)
+        since, more = _held_since(history), case.explain.held(held_step(case, state, action))
         told = Diagnosis(
             f"It waits: {failure.message}.",
             (
@@ -124,11 +119,10 @@ def _waiting(
                 f"{_times(max(state.holds, case.view.holds or 0))}. That costs no attempt: it "
                 "goes on by itself when the cause is gone.",
                 *_again_now(case),
-                *_server(case),
-                *_stranded(case, state, action),
+                *more.details,
             ),
             next_at=due,
-            cure=_held_cure(failure.code, failure.message),
+            cure=more.cure or _CURES.get(failure.code),
         )
     else:
         told = Diagnosis(
@@ -219,50 +213,24 @@ def _held_since(history: Sequence[Recorded]) -> datetime:
     return since
 
 
-def _server(case: SagaFacts) -> tuple[str, ...]:
-    breaker = case.breaker
-    if breaker is None or breaker.reason is None:
-        return ()
-    name = f" {case.server}" if case.several or case.server != DEFAULT_SERVER else ""
-    return (
-        f"The Evolution server{name} has been in trouble for {span(breaker.since_seconds)}: "
-        f"{breaker.reason}.",
-    )
-
-
-def _held_cure(code: str, message: str) -> str | None:
-    if code == MISCONFIGURED and (cure := cure_in(message)) is not None:
-        return f"{cure}; is it well now: evosaga doctor"
-    return _HELD_CURES.get(code)
-
-
-def _stranded(case: SagaFacts, state: State, action: Run) -> tuple[str, ...]:
-    """What it means that nobody here can look at the server where something may be."""
+def held_step(case: SagaFacts, state: State, action: Run) -> HeldStep:
+    """The held step that ``action`` tries again, as a domain is asked about it."""
     assert state.failure is not None
-    if state.failure.code != SERVER_UNKNOWN or case.view.saga != CREATE_SAGA:
-        return ()
-    if action.direction == "forward" and state.progress("evolution").done:
-        return ()  # the instance is there, and only its QR code is waited for
-    if action.direction == "forward" and not state.progress(action.step.name).in_doubt:
-        return ("Nothing was sent to that server, so it can be rolled back without it.",)
-    return (
-        "A create was sent to that server and only a look there tells what became of it, so an "
-        "undo waits for it as well; until then the organization can have no other integration.",
+    started = case.history[0].event if case.history else None
+    return HeldStep(
+        saga=case.view.saga,
+        step=action.step.name,
+        undo=action.direction == "compensation",
+        code=state.failure.code,
+        message=state.failure.message,
+        in_doubt=state.progress(action.step.name).in_doubt,
+        done=frozenset(name for name, progress in state.steps.items() if progress.done),
+        facts=getattr(started, "facts", {}),
     )
 
 
-_HELD_CURES: Final = {
-    "evolution_misconfigured": "check EVOSAGA_EVOLUTION_URL, EVOSAGA_EVOLUTION_API_KEY (of a "
-    "further server, EVOSAGA_EVOLUTION_SERVERS) and the server's licence: evosaga doctor",
-    SERVER_UNKNOWN: "start the workers with that server in EVOSAGA_EVOLUTION_SERVERS, or if it is "
-    "gone for good, with an empty one under its name; what else is on it: evosaga doctor",
-    "evolution_unreachable": "is the Evolution server up? evosaga doctor",
-    "evolution_unavailable": "is the Evolution server up? evosaga doctor",
-    SECRET_KEY_UNKNOWN: f"{CURE}: evosaga doctor; a worker that has the key goes on with it",
+_CURES: Final = {
     "dependency_unreachable": "is what the step calls up? evosaga doctor",
-    "token_hidden": "remove the instance by hand on Evolution; this goes on by itself then",
-    "list_unreadable": "look at what Evolution lists, and at its version: evosaga doctor",
-    "half_there": "restart Evolution; this goes on by itself then",
     "redis_misconfigured": "Redis forbids what evosaga needs, or is not the kind that it needs; "
     "what and the cure: evosaga doctor",
     "redis_unavailable": "is Redis up, and does it take writes? evosaga doctor",

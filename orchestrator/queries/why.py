@@ -5,7 +5,6 @@ workers, to what it waits for, since when, what happens next and when, and what 
 ``why_of`` looks all that up. Both answer for every saga, one that no release can read included.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,27 +17,19 @@ from evosaga.orchestrator.engine.repeated_holds import with_hold
 from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
 from evosaga.orchestrator.queries import sagas
 from evosaga.orchestrator.queries.diagnosis import Diagnosis as Diagnosis
-from evosaga.orchestrator.queries.diagnosis import Phone as Phone
 from evosaga.orchestrator.queries.diagnosis import SagaFacts as SagaFacts
 from evosaga.orchestrator.queries.diagnosis import Workers as Workers
 from evosaga.orchestrator.queries.diagnosis import ago, who_could
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.queries.waiting import waiting_for
-from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+from evosaga.sagas.explainer import NOTHING, PLAIN, Explainer
 from evosaga.sagas.registry import SagaRegistry
-from evosaga.sagas.whatsapp.admission_rules import CREATE_SAGA
-from evosaga.sagas.whatsapp.evolution.circuit_breaker import BreakerState
-from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 
 async def why_of(
-    pool: Pool,
-    registry: SagaRegistry,
-    view: SagaView,
-    servers: Mapping[str, EvolutionApi] | None = None,
+    pool: Pool, registry: SagaRegistry, view: SagaView, explain: Explainer = PLAIN
 ) -> Diagnosis:
-    """Why this saga is where it is right now; ``servers``: Evolution's, as far as it is known."""
+    """Why this saga is where it is right now; ``explain``: what its domain can add."""
     try:
         history: list[Recorded] | None = await sagas.history(pool, view.saga_id)
     except sagas.Unreadable:
@@ -46,35 +37,10 @@ async def why_of(
     ahead = await sagas.find_saga(pool, str(view.behind)) if view.behind else None
     now: datetime = await pool.fetchval("SELECT now()")
     saga = registry.find(view.saga, view.version)
-    server = server_of(history)
-    known = servers or {}
-    breaker, several = breaker_of(known, server), len(known) > 1
-    phone = await _phone_of(pool, view)
+    done = view.status == "completed"
+    after = await explain.completed(pool, view.saga, view.saga_id, now) if done else NOTHING
     workers = await living(pool)
-    return why(SagaFacts(view, saga, history, workers, now, ahead, breaker, server, several, phone))
-
-
-async def _phone_of(pool: Pool, view: SagaView) -> Phone | None:
-    """Of an integration that a create has made, and that is still there."""
-    if view.status != "completed" or view.saga != CREATE_SAGA:
-        return None
-    row = await pool.fetchrow(
-        "SELECT state, since, reason FROM evosaga.connections WHERE integration_id = $1",
-        view.saga_id,
-    )
-    return Phone(**dict(row)) if row is not None else None
-
-
-def server_of(history: Sequence[Recorded] | None) -> str:
-    """The Evolution server that a saga is pinned to."""
-    facts = getattr(history[0].event, "facts", {}) if history else {}
-    return str(facts.get("server", DEFAULT_SERVER))
-
-
-def breaker_of(servers: Mapping[str, EvolutionApi], server: str) -> BreakerState | None:
-    """How that server is doing; None of one that this process does not know."""
-    known = servers.get(server)
-    return known.state if known is not None else None
+    return why(SagaFacts(view, saga, history, workers, now, ahead, explain, after))
 
 
 async def living(pool: Pool) -> Workers:
@@ -123,13 +89,8 @@ def why(case: SagaFacts) -> Diagnosis:
 
 
 def _completed(case: SagaFacts) -> Diagnosis:
-    told = Diagnosis(f"It is completed, {ago(case.view.updated_at, case)} ago: every step is done.")
-    phone = case.phone
-    if phone is None or phone.state in WELL:
-        return told
-    reason = f", for WhatsApp's reason {phone.reason}" if phone.reason is not None else ""
-    said = f"Its integration has been {phone.state} for {ago(phone.since, case)}{reason}."
-    return replace(told, details=(said,), cure=CURES.get(phone.state) or None)
+    said = f"It is completed, {ago(case.view.updated_at, case)} ago: every step is done."
+    return Diagnosis(said, case.after.details, cure=case.after.cure)
 
 
 def _rejected(view: SagaView) -> Diagnosis:

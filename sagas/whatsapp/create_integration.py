@@ -15,6 +15,7 @@ from evosaga.sagas.whatsapp.steps import (
     routing_key,
 )
 from evosaga.sagas.whatsapp.types import (
+    SHAPES,
     ClinicName,
     InstanceName,
     PhoneNumber,
@@ -45,6 +46,7 @@ CREATE_INTEGRATION: Final = Saga(
     version=1,
     command="integration.create",
     input=CreateIntegration,
+    patterns=SHAPES,
     admit=admission.admit,
     rehearse=row_dry_run.tried,
     steps=(

@@ -13,19 +13,30 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+from evosaga.sagas.outcome import NotOnThisWorker
+
 _SHORTEST: Final = 32
 BIRTHMARK: Final = re.compile(r"[0-9a-f]{64}")
 """What a birthmark looks like, whoever made it and under whichever key."""
+SECRET_KEY_UNKNOWN: Final = "secret_key_unknown"  # noqa: S105  # a code
+"""The code of an attempt whose worker has not the secret key under which the saga began."""
 HASHED: Final = "sha256:"
 """How a row says that it keeps no token but the hash of one."""
 
 
-class UnknownKey(Exception):
+class UnknownKey(NotOnThisWorker):
     """Something was made under a secret key that is no longer configured.
 
     The operator must put the old key back into EVOSAGA_SECRET_KEY, behind the new one, or has
     given this process another one than the others.
     """
+
+    code = SECRET_KEY_UNKNOWN
+
+    @property
+    def reason(self) -> str:
+        """Said of the saga that the key is needed for."""
+        return f"the saga was {self}"
 
 
 class KeyRing:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, StringConstraints
 
+from evosaga.events.commands import no_control_characters
+
 DEFAULT_SERVER: Final = "default"
 """The Evolution server of EVOSAGA_EVOLUTION_URL, which is meant wherever none is named."""
 CANT_BE_HANDLED: Final = (
@@ -91,13 +93,6 @@ def _safe_url(url: str) -> str:
     return url
 
 
-def _no_control_characters(text: str) -> str:
-    """A name ends up on people's terminals, where an escape sequence would be obeyed."""
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise ValueError("must not contain control characters")
-    return text
-
-
 _NAME: Final = r"\A[a-z0-9][a-z0-9-]{2,62}\z"
 _SERVER: Final = r"\A[a-z0-9][a-z0-9-]{0,30}\z"
 _NUMBER: Final = r"\A[0-9]{6,20}\z"
@@ -119,9 +114,7 @@ ServerName = Annotated[str, StringConstraints(pattern=_SERVER)]
 ClinicName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120),
-    AfterValidator(_no_control_characters),
+    AfterValidator(no_control_characters),
 ]
-Remark = Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_control_characters)]
-"""Why somebody wants something, in his own words."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=_NUMBER)]
 WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

@@ -108,13 +108,13 @@ async def hasty_parts(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts, with a worker that tries twice and gives up."""
     async with app.running_worker(settings, impatient()) as worker:
         known = worker.engine.registry
-        gate = CommandHandler(worker.pool, worker.log, worker.world, known, worker.engine)
+        gate = CommandHandler(worker.pool, worker.log, worker.services, known, worker.engine)
         yield AppContext(
             settings,
             worker.pool,
             worker.redis,
             worker.log,
-            worker.world,
+            worker.services,
             known,
             gate,
             worker.engine,

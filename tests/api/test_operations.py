@@ -18,6 +18,7 @@ from evosaga.orchestrator.api.problems import TITLES
 from evosaga.orchestrator.api.server import parts_alone
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.sagas.registry import discover
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.support.driving import create, entries, outcome, publish
@@ -274,7 +275,7 @@ async def test_every_reference_of_the_asyncapi_document_leads_somewhere(
         streams.COMMANDS,
         streams.DEAD_COMMANDS,
         streams.EVENTS,
-        streams.WHATSAPP_EVENTS,
+        wa_events.STREAM,
         "wa:instances:added",
         "wa:instances:removed",
     }

@@ -19,7 +19,7 @@ from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages.reconciliation import Drifted, headline
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.queries.attention import Situation, problems, situation
+from evosaga.orchestrator.whatsapp.attention import Situation, problems, situation
 from tests.api.conftest import OPERATOR, OUR_KEY, OURS
 from tests.api.pages import hasty_parts, look, made, parked, signed_in
 from tests.support.commandline import commandline

@@ -71,7 +71,7 @@ async def test_each_server_is_shown_with_its_own_state_and_what_waits_for_it(
     berlin.arm("401", times=None)
     stuck = await operator.post(f"{CREATE}?wait=0", json=asked(server="berlin"))
     saga = stuck.json()["saga_id"]
-    servers = parts.world.servers
+    servers = parts.services.servers
     await eventually(lambda: servers["berlin"].state.state == "open")
     metrics = (await operator.get("/metrics")).text
     assert 'evosaga_evolution_breaker{server="default",state="closed"} 1.0' in metrics

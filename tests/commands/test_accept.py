@@ -21,8 +21,8 @@ from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
+from evosaga.sagas.whatsapp.services import Services
 from tests.support.driving import contradictions, count, create, delete, nothing_pending, publish
 from tests.support.waiting import eventually
 
@@ -34,9 +34,9 @@ def request(command: dict[str, Any]) -> Request:
 
 
 async def accepted(
-    pool: Pool, world: World, *commands: dict[str, Any]
+    pool: Pool, services: Services, *commands: dict[str, Any]
 ) -> list[Accepted | Conflict]:
-    return await accept(pool, world, "w", [request(command) for command in commands])
+    return await accept(pool, services, "w", [request(command) for command in commands])
 
 
 async def view(pool: Pool, command: dict[str, Any]) -> SagaView:
@@ -52,9 +52,11 @@ async def events_of(pool: Pool, saga_id: UUID) -> list[str]:
     return [row["type"] for row in rows]
 
 
-async def test_the_start_and_the_first_intent_are_one_commit(pool: Pool, world: World) -> None:
+async def test_the_start_and_the_first_intent_are_one_commit(
+    pool: Pool, services: Services
+) -> None:
     command = create()
-    [answer] = await accepted(pool, world, command)
+    [answer] = await accepted(pool, services, command)
     assert answer.kind == "started"
     rows = await pool.fetch("SELECT type, recorded_at, xmin FROM evosaga.saga_events")
     assert [row["type"] for row in rows] == ["saga.started", "step.started"]
@@ -65,25 +67,27 @@ async def test_the_start_and_the_first_intent_are_one_commit(pool: Pool, world: 
     assert await contradictions(pool) == []
 
 
-async def test_a3_a7_a_redelivered_command_is_known_for_ever(pool: Pool, world: World) -> None:
+async def test_a3_a7_a_redelivered_command_is_known_for_ever(
+    pool: Pool, services: Services
+) -> None:
     command = create()
     kinds = []
     for _ in range(3):
-        kinds += [a.kind for a in await accepted(pool, world, command, command)]
+        kinds += [a.kind for a in await accepted(pool, services, command, command)]
     other_order = command | {"data": dict(reversed(command["data"].items())), "time": "later"}
-    kinds += [a.kind for a in await accepted(pool, world, other_order)]
+    kinds += [a.kind for a in await accepted(pool, services, other_order)]
     assert kinds == ["started"] + ["duplicate"] * 6
     assert await pool.fetchval("SELECT count(*) FROM evosaga.saga_events") == 2
 
 
 async def test_a10_the_same_id_with_another_body_conflicts_and_leaves_the_first_alone(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     command = create()
     another = command | {"data": command["data"] | {"name": "Another"}}
     third = delete("some-name") | {"id": command["id"]}
-    answers = await accepted(pool, world, command, another, third)
-    answers += await accepted(pool, world, third, command, another)
+    answers = await accepted(pool, services, command, another, third)
+    answers += await accepted(pool, services, third, command, another)
     assert [a.kind for a in answers] == [
         "started", "conflict", "conflict", "conflict", "duplicate", "conflict"
     ]  # fmt: skip
@@ -93,28 +97,32 @@ async def test_a10_the_same_id_with_another_body_conflicts_and_leaves_the_first_
 
 
 @pytest.mark.parametrize("id_", ["order-1", "é" * 200, "0197a3c45d2e7c108a515f0a6f3b2c11", "{x}"])
-async def test_an_id_that_is_no_uuid_becomes_its_uuid5(pool: Pool, world: World, id_: str) -> None:
+async def test_an_id_that_is_no_uuid_becomes_its_uuid5(
+    pool: Pool, services: Services, id_: str
+) -> None:
     command = create() | {"id": id_}
-    [answer] = await accepted(pool, world, command)
+    [answer] = await accepted(pool, services, command)
     assert answer.saga_id == uuid5(NAMESPACE_URL, id_)
     assert (await view(pool, command)).command_id == id_
-    assert [a.kind for a in await accepted(pool, world, command)] == ["duplicate"]
+    assert [a.kind for a in await accepted(pool, services, command)] == ["duplicate"]
 
 
-async def test_an_id_in_capitals_is_the_same_id(pool: Pool, world: World) -> None:
+async def test_an_id_in_capitals_is_the_same_id(pool: Pool, services: Services) -> None:
     command = create()
     capitals = command | {"id": command["id"].upper()}
-    assert [a.kind for a in await accepted(pool, world, command, capitals)] == [
+    assert [a.kind for a in await accepted(pool, services, command, capitals)] == [
         "started",
         "duplicate",
     ]
 
 
-async def test_duplicates_within_a_batch_get_one_winner_each(pool: Pool, world: World) -> None:
+async def test_duplicates_within_a_batch_get_one_winner_each(
+    pool: Pool, services: Services
+) -> None:
     organization = str(uuid.uuid4())
     first, second, third = (create(organization_id=organization) for _ in range(3))
     stranger = create()
-    answers = await accepted(pool, world, first, second, first, stranger, third)
+    answers = await accepted(pool, services, first, second, first, stranger, third)
     assert [a.kind for a in answers] == ["started", "rejected", "duplicate", "started", "rejected"]
     for loser in (second, third):
         saga = await view(pool, loser)
@@ -125,22 +133,22 @@ async def test_duplicates_within_a_batch_get_one_winner_each(pool: Pool, world: 
 
 
 async def test_a_duplicate_of_a_finished_integration_names_the_existing_instance(
-    pool: Pool, world: World, evolution: SimulatedEvolution
+    pool: Pool, services: Services, evolution: SimulatedEvolution
 ) -> None:
     command = create()
     await pool.execute(
         "SELECT healthcare.save_evolution_integration($1, 'the-old-one')",
         UUID(command["data"]["organization_id"]),
     )
-    assert [a.kind for a in await accepted(pool, world, command)] == ["rejected"]
+    assert [a.kind for a in await accepted(pool, services, command)] == ["rejected"]
     saga = await view(pool, command)
     assert (saga.code, saga.existing_instance) == ("integration_exists", "the-old-one")
     assert list(evolution.journal) == []
 
 
-async def test_a11_one_name_from_two_organizations(pool: Pool, world: World) -> None:
+async def test_a11_one_name_from_two_organizations(pool: Pool, services: Services) -> None:
     first, second = (create(instance_name="same-name") for _ in range(2))
-    answers = await accepted(pool, world, first, second)
+    answers = await accepted(pool, services, first, second)
     assert sorted(a.kind for a in answers) == ["started", "rejected"]
     loser = first if answers[0].kind == "rejected" else second
     assert (await view(pool, loser)).code == "name_taken"
@@ -150,13 +158,13 @@ async def test_a11_one_name_from_two_organizations(pool: Pool, world: World) -> 
         'VALUES (gen_random_uuid(), false, \'{"instance_name": "row-name"}\')'
     )
     third = create(instance_name="row-name")
-    await accepted(pool, world, third)
+    await accepted(pool, services, third)
     assert (await view(pool, third)).code == "name_taken"
 
 
 @pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.long)])
 async def test_a9_two_workers_race_for_commands_and_organizations(
-    pool: Pool, world: World, database_url: str, evolution: SimulatedEvolution, rounds: int
+    pool: Pool, services: Services, database_url: str, evolution: SimulatedEvolution, rounds: int
 ) -> None:
     """In each round one command at both, two creates of one organization, one name for two."""
     another = await open_pool(database_url)
@@ -167,7 +175,7 @@ async def test_a9_two_workers_race_for_commands_and_organizations(
         namesakes = [create(instance_name=f"name-{number}") for _ in range(2)]
         batches = [[same, rivals[0], namesakes[0]], [namesakes[1], rivals[1], same]]
         one, two = await asyncio.gather(
-            accepted(pool, world, *batches[0]), accepted(another, world, *batches[1])
+            accepted(pool, services, *batches[0]), accepted(another, services, *batches[1])
         )
         assert sorted((one[0].kind, two[2].kind)) == ["duplicate", "started"]
         for pair, answers in ((rivals, (one[1], two[1])), (namesakes, (one[2], two[0]))):
@@ -183,7 +191,7 @@ async def test_a9_two_workers_race_for_commands_and_organizations(
 
 @pytest.mark.parametrize("left", ["an integration", "nothing"])
 async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
-    pool: Pool, world: World, monkeypatch: pytest.MonkeyPatch, left: str
+    pool: Pool, services: Services, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
     """It took the key after the look, and is gone when asked for its name."""
     organization = str(uuid.uuid4())
@@ -195,7 +203,7 @@ async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
 
     async def claimed_first(*given: Any, **more: Any) -> Any:
         monkeypatch.setattr(evosaga.orchestrator.commands.claims, "insert_rows", claim)
-        await accepted(pool, world, first)
+        await accepted(pool, services, first)
         monkeypatch.setattr(evosaga.orchestrator.commands.claims, "known_hashes", gone)
         return await claim(*given, **more)
 
@@ -212,7 +220,7 @@ async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
         return await known(*given)
 
     monkeypatch.setattr(evosaga.orchestrator.commands.claims, "insert_rows", claimed_first)
-    kinds = [a.kind for a in await accepted(pool, world, second)]
+    kinds = [a.kind for a in await accepted(pool, services, second)]
     saga = await view(pool, second)
     if left == "nothing":
         assert (kinds, saga.status) == (["started"], "running")
@@ -221,14 +229,14 @@ async def test_a_rival_that_comes_and_goes_just_then_is_looked_at_again(
         assert (saga.code, saga.existing_instance) == ("integration_exists", "the-winner")
 
 
-async def test_a_delete_is_known_by_its_row(pool: Pool, world: World) -> None:
+async def test_a_delete_is_known_by_its_row(pool: Pool, services: Services) -> None:
     organization, other = uuid.uuid4(), uuid.uuid4()
     await pool.execute("SELECT healthcare.save_evolution_integration($1, 'inst-one')", organization)
     strange = delete("inst-one", organization_id=str(other))
     nobody = delete("inst-two", organization_id=str(other))
     mine = delete("inst-one", organization_id=str(organization))
     second = delete("inst-one")
-    answers = await accepted(pool, world, strange, nobody, mine, second)
+    answers = await accepted(pool, services, strange, nobody, mine, second)
     assert [a.kind for a in answers] == ["rejected", "rejected", "started", "started"]
     one, two = await view(pool, strange), await view(pool, nobody)
     assert one.code == two.code == "not_found"
@@ -239,7 +247,7 @@ async def test_a_delete_is_known_by_its_row(pool: Pool, world: World) -> None:
 
 @pytest.mark.parametrize("number", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_many_commands_with_five_percent_duplicates_make_one_saga_an_id(
-    pool: Pool, world: World, number: int
+    pool: Pool, services: Services, number: int
 ) -> None:
     different = number - number // 20
     commands = [create() for _ in range(different)]
@@ -247,7 +255,7 @@ async def test_many_commands_with_five_percent_duplicates_make_one_saga_an_id(
     requests = [request(command) for command in batch]
     began, kinds = time.perf_counter(), Counter[str]()
     for i in range(0, len(requests), 100):
-        kinds.update(a.kind for a in await accept(pool, world, "w", requests[i : i + 100]))
+        kinds.update(a.kind for a in await accept(pool, services, "w", requests[i : i + 100]))
     speed = len(requests) / (time.perf_counter() - began)
     print(f"accepted {speed:.0f} commands/s")
     assert kinds == {"started": different, "duplicate": number // 20}

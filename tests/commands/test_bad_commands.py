@@ -205,10 +205,10 @@ async def test_j3_a_message_that_makes_us_stumble_is_dead_after_three_deliveries
     monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "_RECLAIM_AFTER", 0.3)
     poison, real = create(name="poison"), evosaga.orchestrator.commands.accept.accept
 
-    async def stumble(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+    async def stumble(pool: Any, services: Any, worker: str, requests: list[Request]) -> Any:
         if any(request.input.name == "poison" for request in requests):
             raise RuntimeError("a bug")
-        return await real(pool, world, worker, requests)
+        return await real(pool, services, worker, requests)
 
     monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", stumble)
     neighbours = [create() for _ in range(3)]

@@ -30,9 +30,9 @@ async def test_a_command_that_was_committed_before_we_stumbled_is_no_dead_letter
 ) -> None:
     real, tries = evosaga.orchestrator.commands.accept.accept, 0
 
-    async def stumble(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+    async def stumble(pool: Any, services: Any, worker: str, requests: list[Request]) -> Any:
         nonlocal tries
-        await real(pool, world, None, requests)
+        await real(pool, services, None, requests)
         tries += 1
         raise RuntimeError("a bug, after the commit")
 
@@ -82,12 +82,12 @@ async def test_who_keeps_losing_against_others_is_no_poison(
 ) -> None:
     real, tries = evosaga.orchestrator.commands.accept.accept, 0
 
-    async def lose(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+    async def lose(pool: Any, services: Any, worker: str, requests: list[Request]) -> Any:
         nonlocal tries
         tries += 1
         if tries <= 4:
             raise asyncpg.UniqueViolationError("somebody else was quicker")
-        return await real(pool, world, worker, requests)
+        return await real(pool, services, worker, requests)
 
     monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", lose)
     command = create()

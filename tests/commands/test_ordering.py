@@ -49,10 +49,10 @@ def slow_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who accepts creates is held for a moment before its commit."""
     real = evosaga.orchestrator.commands.accept.accept
 
-    async def held(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+    async def held(pool: Any, services: Any, worker: str, requests: list[Request]) -> Any:
         if any(request.command.type == "integration.create" for request in requests):
             await asyncio.sleep(random.uniform(0.0, 0.15))  # the hold itself
-        return await real(pool, world, worker, requests)
+        return await real(pool, services, worker, requests)
 
     monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", held)
 
@@ -236,9 +236,9 @@ async def test_what_is_accepted_is_not_looked_at_twice(
     accepted: list[int] = []
     real = evosaga.orchestrator.commands.accept.accept
 
-    async def counted(pool: Any, world: Any, worker: str, requests: list[Request]) -> Any:
+    async def counted(pool: Any, services: Any, worker: str, requests: list[Request]) -> Any:
         accepted.append(len(requests))
-        return await real(pool, world, worker, requests)
+        return await real(pool, services, worker, requests)
 
     monkeypatch.setattr(evosaga.orchestrator.commands.handler, "accept", counted)
     commands = [create() for _ in range(20)]

@@ -4,10 +4,13 @@ import json
 import re
 
 import pytest
+from pydantic import TypeAdapter
 
-from evosaga.orchestrator.app import evolution_servers
+from evosaga.orchestrator.config import evolution_servers
 from evosaga.orchestrator.config.log_config import Redaction, _secrets
 from evosaga.orchestrator.config.settings import SettingsError, load_settings, servers_of
+from evosaga.orchestrator.whatsapp import services
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, ServerName
 
 KEY = "an-api-key-that-nobody-may-read"
 GOOD = {"url": "https://berlin.example/", "api_key": KEY}
@@ -90,7 +93,7 @@ def test_every_server_leaves_room_for_the_others(further: int, most: int) -> Non
         evolution_concurrency=1000,
         capacity=1000,
     )
-    made = evolution_servers(settings)
+    made = services.evolution_servers(settings)
     assert list(made) == ["default", *servers]
     assert len({id(api._breaker) for api in made.values()}) == 1 + further
     for api in made.values():
@@ -109,3 +112,9 @@ def test_a_key_that_no_header_can_carry_is_refused_at_the_start() -> None:
 def test_a_query_in_the_url_of_a_server_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(SettingsError, match="EVOSAGA_EVOLUTION_URL: must not have a query"):
         load_settings(_env_file=None, evolution_url=url, evolution_api_key="key")
+
+
+def test_a_server_is_named_alike_in_settings_and_in_commands() -> None:
+    pattern = TypeAdapter(ServerName).json_schema()["pattern"]
+    assert pattern == rf"\A{evolution_servers.NAME.pattern}\z"
+    assert evolution_servers.DEFAULT_SERVER == DEFAULT_SERVER

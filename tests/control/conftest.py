@@ -14,10 +14,10 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import Worker, running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.queries.sagas import SagaView
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import InCommit, Retry, Step
 from evosaga.sagas.outcome import Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
+from evosaga.sagas.whatsapp.services import Context
 from tests.support.commandline import Evosaga, commandline
 from tests.support.driving import create, outcome, publish
 
@@ -32,7 +32,7 @@ class Gossip:
     """Of every step of a create."""
 
     def of(self, step: Step) -> Step:
-        async def tell(ctx: StepContext) -> Outcome:
+        async def tell(ctx: Context) -> Outcome:
             if self.refuses:
                 return Rejected("no_voice", "nobody can be told")
             assert not isinstance(step.do, InCommit)

@@ -17,8 +17,8 @@ from evosaga.orchestrator.commands.control import apply_control
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.rebuild import rebuild
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover, registry_of
+from evosaga.sagas.whatsapp.services import Services
 from tests.conftest import API_KEY, Servers
 from tests.control.conftest import Gossip, parked, send
 from tests.support.commandline import Evosaga
@@ -323,7 +323,7 @@ async def test_a_saga_parked_on_its_way_back_and_cancelled_is_rebuilt_as_well(
 async def test_a_saga_that_goes_on_between_the_look_and_the_repair_is_read_once_more(
     sagas: list[dict[str, Any]],
     pool: Pool,
-    world: World,
+    services: Services,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await pool.execute("UPDATE evosaga.sagas SET code = 'x' WHERE status = 'failed'")
@@ -333,7 +333,7 @@ async def test_a_saga_that_goes_on_between_the_look_and_the_repair_is_read_once_
     async def replay_first(*arguments: Any) -> None:
         async with running_log(pool) as log:
             wish = Command(id="r", type="saga.replay", data={"saga_id": str(stuck)})
-            await apply_control(log, world, discover(), wish, None)
+            await apply_control(log, services, discover(), wish, None)
         await repair_now(*arguments)
 
     monkeypatch.setattr(evosaga.orchestrator.maintenance.rebuild, "_repair", replay_first)

@@ -17,17 +17,18 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.deploy_check import check_deploy
 from evosaga.orchestrator.queries.sagas import SagaView, Unreadable, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.sagas.context import StepContext
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.definition import Step, retryable
 from evosaga.sagas.outcome import Done, Outcome
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
+from evosaga.sagas.whatsapp.services import Context
 from tests.control.conftest import Gossip, parked
 from tests.support.commandline import Evosaga
 from tests.support.driving import count, create, outcome, publish, story
 from tests.support.waiting import eventually
 
 
-async def thank(_: StepContext) -> Outcome:
+async def thank(_: Context) -> Outcome:
     return Done()
 
 
@@ -194,7 +195,7 @@ async def test_b15_m8_an_event_of_an_unknown_type_sets_its_saga_aside_and_no_oth
     view = await find_saga(pool, str(saga.saga_id))
     assert view is not None
     assert view.status == "running"
-    told = await why_of(pool, discover(), view)
+    told = await why_of(pool, discover(), view, explainer())
     assert told.headline.startswith("It is set aside: its history has an event of a type")
     with pytest.raises(Unreadable):
         await history(pool, saga.saga_id)

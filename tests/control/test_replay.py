@@ -108,7 +108,7 @@ async def is_done_again(
         await redis.delete(routing_key.key(name))
     expected = tuple(step for step, is_gone in gone.items() if is_gone)
 
-    plan = await plan_of(pool, worker.world, gossip.registry(), saga.saga_id)
+    plan = await plan_of(pool, worker.services, gossip.registry(), saga.saga_id)
     assert plan.allowed
     assert plan.redo == expected
     told = {line.step: line.action for line in plan.lines}
@@ -150,7 +150,7 @@ async def test_m1_what_is_somebody_elses_by_now_stops_the_replay_and_is_left_alo
     ((code, message),) = await refusals(redis)
     assert code == "blocked"
     assert f"step {where} is blocked" in message
-    plan = await plan_of(pool, worker.world, gossip.registry(), saga.saga_id)
+    plan = await plan_of(pool, worker.services, gossip.registry(), saga.saga_id)
     assert (plan.allowed, plan.headline) == (False, f"refused: {message}")
     assert {line.step: line.action for line in plan.lines}[where] == "blocked"
     still = await outcome(pool, str(saga.saga_id))
@@ -164,7 +164,7 @@ async def test_m1_a_server_that_does_not_answer_is_no_reason_to_do_anything_agai
 ) -> None:
     saga = await parked(pool, redis)
     await evolution.stop()
-    plan = await plan_of(pool, worker.world, gossip.registry(), saga.saga_id)
+    plan = await plan_of(pool, worker.services, gossip.registry(), saga.saga_id)
     told = {line.step: line for line in plan.lines}
     assert (told["evolution"].action, told["postgres"].action) == ("blocked", "reuse")
     assert told["evolution"].evidence
@@ -193,7 +193,7 @@ async def test_a_plan_changes_nothing(
     before = await pool.fetchval(everything), sorted(await redis.keys("*"))
     seen = len(evolution.journal.requests())
     for saga in (stuck, undone):
-        assert (await plan_of(pool, worker.world, gossip.registry(), saga.saga_id)).allowed
+        assert (await plan_of(pool, worker.services, gossip.registry(), saga.saga_id)).allowed
     assert (await pool.fetchval(everything), sorted(await redis.keys("*"))) == before
     asked = evolution.journal.requests()[seen:]
     assert asked, "it looked"
@@ -209,12 +209,12 @@ async def test_a_plan_for_a_rolled_back_create_asks_whether_it_would_be_accepted
     undone = await outcome(pool, await publish(redis, wish))
     assert undone.status == "compensated"
 
-    free = await plan_of(pool, worker.world, discover(), undone.saga_id)
+    free = await plan_of(pool, worker.services, discover(), undone.saga_id)
     assert (free.allowed, free.anew) == (True, True)
     assert {line.action for line in free.lines} == {"redo"}
 
     evolution.foreign("clinic-of-the-sun")
-    taken = await plan_of(pool, worker.world, discover(), undone.saga_id)
+    taken = await plan_of(pool, worker.services, discover(), undone.saga_id)
     assert (taken.allowed, taken.code) == (False, "blocked")
     assert "step evolution is blocked" in taken.headline
     evolution.drop("clinic-of-the-sun")
@@ -222,7 +222,7 @@ async def test_a_plan_for_a_rolled_back_create_asks_whether_it_would_be_accepted
     organization = wish["data"]["organization_id"]
     other = await outcome(pool, await publish(redis, create(organization_id=organization)))
     assert other.status == "completed"
-    exists = await plan_of(pool, worker.world, discover(), undone.saga_id)
+    exists = await plan_of(pool, worker.services, discover(), undone.saga_id)
     assert (exists.allowed, exists.code) == (False, "integration_exists")
     assert "already exists" in exists.headline
     assert await count(pool, "SELECT count(*) FROM evosaga.sagas") == 2, "only asked, not recorded"
@@ -234,14 +234,14 @@ async def test_what_is_over_or_on_its_way_has_a_plan_that_refuses(
     gossip.refuses = False
     wish = create()
     done = await outcome(pool, await publish(redis, wish))
-    plan = await plan_of(pool, worker.world, discover(), done.saga_id)
+    plan = await plan_of(pool, worker.services, discover(), done.saga_id)
     assert plan.headline == "refused: the saga is completed; there is nothing left to do"
     same = create(organization_id=wish["data"]["organization_id"])
     rejected = await outcome(pool, await publish(redis, same))
-    plan = await plan_of(pool, worker.world, discover(), rejected.saga_id)
+    plan = await plan_of(pool, worker.services, discover(), rejected.saga_id)
     assert plan.headline.startswith("refused: the saga was rejected")
     with pytest.raises(BadCommand, match="there is no saga"):
-        await plan_of(pool, worker.world, discover(), uuid.uuid4())
+        await plan_of(pool, worker.services, discover(), uuid.uuid4())
 
 
 async def test_m2_of_many_replays_at_once_one_wins_and_the_others_are_told_why_not(
@@ -249,7 +249,7 @@ async def test_m2_of_many_replays_at_once_one_wins_and_the_others_are_told_why_n
 ) -> None:
     saga = await parked(pool, redis)
     gossip.refuses = False
-    gate = CommandHandler(pool, worker.log, worker.world, gossip.registry(), worker.engine)
+    gate = CommandHandler(pool, worker.log, worker.services, gossip.registry(), worker.engine)
     same = command("saga.replay", saga)
     wishes = [same, same, *(command("saga.replay", saga) for _ in range(8))]
     answers = await asyncio.gather(*map(gate.submit, wishes), return_exceptions=True)
@@ -270,7 +270,7 @@ async def test_m3_a_replay_that_nobody_was_there_to_drive_is_taken_up_by_the_nex
     gossip.refuses = False
     async with running_worker(settings, gossip.registry()) as worker:
         await worker.engine.stop(0)  # from here on it drives nothing, and dies
-        gate = CommandHandler(pool, worker.log, worker.world, gossip.registry(), None)
+        gate = CommandHandler(pool, worker.log, worker.services, gossip.registry(), None)
         assert (await gate.submit(command("saga.replay", saga))).kind == "applied"
     async with running_worker(settings, gossip.registry()):
         again = await outcome(pool, str(saga.saga_id))

@@ -19,7 +19,7 @@ from evosaga.sagas.registry import registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION, CreateIntegration
 
 PLAIN: dict[str, Any] = {"organization_id": str(uuid4()), "clinic_id": str(uuid4()), "name": "Sol"}
-TERMS = WorkerTerms("worker-7", begins=lambda: True, max_in_memory_wait=5.0, world=None)  # type: ignore[arg-type]
+TERMS = WorkerTerms("worker-7", begins=lambda: True, max_in_memory_wait=5.0, services=None)
 NOTIFIED = StepSucceeded(step="notify", attempt=1)
 
 
@@ -97,7 +97,7 @@ def test_what_it_amounts_to_is_recorded_like_any_outcome() -> None:
 
 @pytest.mark.parametrize("channel", ["EVOLUTION", "WHATSAPP-BAILEYS"])
 def test_a_worker_that_is_stopping_begins_neither(channel: str) -> None:
-    leaving = WorkerTerms("worker-7", begins=lambda: False, max_in_memory_wait=5.0, world=None)  # type: ignore[arg-type]
+    leaving = WorkerTerms("worker-7", begins=lambda: False, max_in_memory_wait=5.0, services=None)
     live = told_to_notify(CREATE_INTEGRATION, channel)
     assert composed(live, NOTIFIED, leaving) == [("step.succeeded", "notify")]
 
@@ -106,7 +106,7 @@ async def test_a_worker_told_to_stop_while_its_append_waits_claims_nothing_more(
     going = True
     live = told_to_notify(CREATE_INTEGRATION, "EVOLUTION")
     live.state = replay([created(live), started("evolution")])
-    terms = WorkerTerms("worker-7", begins=lambda: going, max_in_memory_wait=5.0, world=None)  # type: ignore[arg-type]
+    terms = WorkerTerms("worker-7", begins=lambda: going, max_in_memory_wait=5.0, services=None)
     append = next_commit(live, StepSucceeded(step="evolution", attempt=1), None, terms)
     assert append is not None
     assert append.join is not None
@@ -121,7 +121,7 @@ def test_a_first_step_that_may_be_spared_is_not_claimed_where_the_command_is_acc
     alone = replace(CREATE_INTEGRATION, steps=(pair,))
     command = Command(str(uuid4()), alone.command, PLAIN | {"channel": "EVOLUTION"})
     asked = parse_request(registry_of([alone]), command)
-    first = _first_commit(TERMS.world, asked, Admission("key"), "worker-7")
+    first = _first_commit(TERMS.services, asked, Admission("key"), "worker-7")
     assert [event.type for event in first.events] == ["saga.started"]
     live = SagaInstance.started(registry_of([alone]), asked.saga_id, first.state, "c")
     assert composed(live, None) == [

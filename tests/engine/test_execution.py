@@ -106,10 +106,10 @@ def test_the_first_undo_is_not_in_doubt_and_the_second_is() -> None:
     assert undoing_context(*BACKWARD[:-1], undo.lost("hotel"), undo.out("hotel", 2)).in_doubt
 
 
-def undoing_context(*told: Told) -> StepContext:
+def undoing_context(*told: Told) -> StepContext[Any, Any]:
     """What the undo that is out is told."""
     state = replay(events_of(told))
     assert state.in_flight is not None
     live = SagaInstance(UUID(int=1), TRIP, None, state, "correlation", None, 0.0, 0.0)
-    world: Any = None
-    return context(live, state.in_flight, world)
+    services: Any = None
+    return context(live, state.in_flight, services)

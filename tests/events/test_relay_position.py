@@ -16,9 +16,10 @@ from evosaga.events import relay_position, streams
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
-from evosaga.events.notices import Notice, publish, record, unpublished
 from evosaga.events.relay import Relay
 from evosaga.events.retention import trim
+from evosaga.orchestrator.whatsapp.webhooks import wa_events
+from evosaga.sagas.whatsapp.integration_events import Notice, cloud_event, record, unpublished
 from tests.events.test_relay import committed, new_saga, running, tell, told
 from tests.support.driving import entries, running_log
 
@@ -122,7 +123,7 @@ async def test_a_stream_that_was_evicted_without_its_note_is_told_again(
     await redis.delete(streams.EVENTS)
     notice = Notice(uuid.uuid4(), uuid.uuid4(), "wa-x", "integration.connected")
     await record(pool, [notice] * since)
-    await publish(pool, redis, await unpublished(pool))
+    await streams.publish_events(redis, [cloud_event(one) for one in await unpublished(pool)])
     with capture_logs() as lines:
         await pumped(relay)
     ids = [event["id"] for event in await told(redis)]
@@ -203,7 +204,7 @@ async def test_a_worker_whose_clock_is_days_ahead_trims_nothing_that_is_young(
     await pumped(Relay(pool, redis, "me"))
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 8 * 86400)
-    for stream in (streams.EVENTS, streams.COMMANDS, streams.WHATSAPP_EVENTS):
+    for stream in (streams.EVENTS, streams.COMMANDS, wa_events.STREAM):
         assert await trim(redis, stream, 7 * 86400) == 0
     assert len(await entries(redis, streams.EVENTS)) == 900
 

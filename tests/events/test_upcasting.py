@@ -2,11 +2,14 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evosaga.events import upcasting
 from evosaga.events.model import data_json, event_from
 from evosaga.events.upcasting import UPCASTS, upcast
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
@@ -84,3 +87,19 @@ def test_a_create_that_names_no_server_is_recorded_as_it_always_was() -> None:
 def test_a_type_that_no_release_has_ever_written_is_none_of_its_business() -> None:
     data = {"saga": "create-integration", "facts": {}}
     assert upcast("saga.foreseen", data) is data
+
+
+def test_a_verb_that_only_reads_histories_reads_them_in_todays_words() -> None:
+    code = (
+        "import evosaga.orchestrator.cli.connections; from evosaga.events import upcasting; "
+        "print(*upcasting.UPCASTS)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["saga.started"]
+
+
+def test_a_domains_upcasts_are_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upcasting, "UPCASTS", {})
+    for _ in range(2):
+        upcasting.register({"step.failed": (dict,)})
+    assert {"step.failed": (dict,)} == upcasting.UPCASTS

@@ -10,7 +10,8 @@ Read it from top to bottom.
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeAlias
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,12 +20,14 @@ from redis.exceptions import RedisError
 
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationBegan, SagaCompleted, SagaEvent, SagaStarted
-from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.domain import Domain
 from evosaga.orchestrator.engine.decider import Idle, Record, Run, decide, intent
 from evosaga.orchestrator.engine.execution import outcome_event
+from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.state import State, evolve, replay
 from evosaga.orchestrator.queries.sagas import SagaView
+from evosaga.orchestrator.worker import running_worker
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import (
     Admission,
@@ -57,7 +60,7 @@ class BookRoom(BaseModel):
 
 
 async def admit(
-    connection: Any, world: Any, bookings: Sequence[tuple[uuid.UUID, BookRoom]]
+    connection: Any, hotel: Redis, bookings: Sequence[tuple[uuid.UUID, BookRoom]]
 ) -> list[Admission | Refusal]:
     """Called inside the accepting transaction, with a batch. Looks, and changes nothing.
 
@@ -84,31 +87,36 @@ async def admit(
 #
 # A step may run twice (a worker can die after the effect and before saying so), so it is written
 # to be repeated. Here every effect is filed under the saga's id, so a second try finds the first.
+#
+# What it needs for that, clients say, comes with every call as ``ctx.services``. Here one Redis
+# plays the hotel's book, the bank and the door.
+
+Booking: TypeAlias = StepContext[BookRoom, Redis]
 
 
-async def reserve(ctx: StepContext) -> Outcome:
+async def reserve(ctx: Booking) -> Outcome:
     """Put our name on the room, unless somebody else's is on it."""
     room, me = f"room:{ctx.input.room}", str(ctx.saga_id)
     try:
-        if await ctx.world.redis.set(room, me, nx=True):
+        if await ctx.services.set(room, me, nx=True):
             return Done()
-        holder = await ctx.world.redis.get(room)
+        holder = await ctx.services.get(room)
     except RedisError:
         return Held("hotel_down", "the hotel's book can't be reached", in_doubt=True)
     return Done() if holder == me.encode() else Rejected("room_taken", "the room is taken")
 
 
-async def release(ctx: StepContext) -> Outcome:
+async def release(ctx: Booking) -> Outcome:
     """Take our name off the room: the undo of ``reserve``. Never a stranger's."""
     room, me = f"room:{ctx.input.room}", str(ctx.saga_id)
-    if await ctx.world.redis.get(room) == me.encode():
-        await ctx.world.redis.delete(room)
+    if await ctx.services.get(room) == me.encode():
+        await ctx.services.delete(room)
     return Done()
 
 
-async def charge(ctx: StepContext) -> Outcome:
+async def charge(ctx: Booking) -> Outcome:
     """Take the money, once a saga. After this there is no way back, only forward."""
-    redis, me = ctx.world.redis, str(ctx.saga_id)
+    redis, me = ctx.services, str(ctx.saga_id)
     if ctx.in_doubt and await redis.hexists("charges", me):
         return Done({"found": True})
     if ctx.input.euros > int(await redis.get(f"balance:{ctx.input.guest}") or 0):
@@ -117,9 +125,9 @@ async def charge(ctx: StepContext) -> Outcome:
     return Done()
 
 
-async def send_key(ctx: StepContext) -> Outcome:
+async def send_key(ctx: Booking) -> Outcome:
     """Send the key to the door that admission found. Tried until it works."""
-    await ctx.world.redis.hset("keys", ctx.input.guest, ctx.facts["door"])
+    await ctx.services.hset("keys", ctx.input.guest, ctx.facts["door"])
     return Done()
 
 
@@ -250,15 +258,27 @@ def test_a_saga_that_could_not_be_undone_is_refused_when_it_is_imported() -> Non
 
 # --- 6. And really -----------------------------------------------------------------------------
 #
-# A worker that knows this one saga, on real Postgres and real Valkey. A saga that lies in
-# ``sagas/`` needs nothing of this: every worker finds it.
+# A *domain* is what a worker is given to run: sagas, and how to open what their steps need. This
+# one shares the worker's own Redis. The product's is ``evosaga.orchestrator.whatsapp.domain``; a
+# saga that lies in ``sagas/`` is found and run with it.
+
+
+@asynccontextmanager
+async def open_hotel(
+    settings: Settings, pool: Pool, redis: Redis, lease: Lease
+) -> AsyncIterator[Redis]:
+    """Called once by each worker; what it yields is the ``ctx.services`` of every step."""
+    yield redis
+
+
+HOTEL = Domain(sagas=registry_of([BOOK_A_ROOM]), open_services=open_hotel)
 
 
 @pytest.fixture
 async def hotel(settings: Settings, redis: Redis) -> AsyncIterator[Redis]:
     """A hotel in which Ada has a hundred euros and Bob has none, and a worker."""
     await redis.set("balance:ada", 100)
-    async with running_worker(settings, sagas=registry_of([BOOK_A_ROOM])):
+    async with running_worker(settings, HOTEL):
         yield redis
 
 

@@ -11,7 +11,7 @@ from evosaga.events.relay import Relay
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings, load_settings
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.services import Services
 from tests.commands.test_accept import accepted
 from tests.support.driving import count, dead_letters, delete, nothing_pending, publish
 from tests.support.waiting import eventually
@@ -20,11 +20,11 @@ ROWS = "SELECT count(*) FROM evosaga.sagas WHERE status = 'rejected'"
 EVENTS = "SELECT count(*) FROM evosaga.saga_events"
 
 
-async def refuse(pool: Pool, world: World, redis: Redis, many: int) -> list[dict[str, Any]]:
+async def refuse(pool: Pool, services: Services, redis: Redis, many: int) -> list[dict[str, Any]]:
     """So many deletes of nothing, rejected and told."""
     organization = str(uuid.uuid4())
     commands = [delete(f"nothing-{n:03}", organization_id=organization) for n in range(many)]
-    answers = await accepted(pool, world, *commands)
+    answers = await accepted(pool, services, *commands)
     assert {answer.kind for answer in answers} == {"rejected"}
     relay = Relay(pool, redis, "relay")
     while await relay.pump():
@@ -32,9 +32,11 @@ async def refuse(pool: Pool, world: World, redis: Redis, many: int) -> list[dict
     return commands
 
 
-async def test_of_a_flood_only_the_newest_are_kept(pool: Pool, world: World, redis: Redis) -> None:
-    await refuse(pool, world, redis, 12)
-    others = await refuse(pool, world, redis, 3)
+async def test_of_a_flood_only_the_newest_are_kept(
+    pool: Pool, services: Services, redis: Redis
+) -> None:
+    await refuse(pool, services, redis, 12)
+    others = await refuse(pool, services, redis, 3)
     archive = RejectedSagaArchive(pool, "w", keep=0.0, most=5)
     assert await archive.archive() == 7
     assert await archive.archive() == 0
@@ -43,9 +45,9 @@ async def test_of_a_flood_only_the_newest_are_kept(pool: Pool, world: World, red
 
 
 async def test_what_is_older_than_it_is_kept_goes_and_what_is_not_stays(
-    pool: Pool, world: World, redis: Redis
+    pool: Pool, services: Services, redis: Redis
 ) -> None:
-    await refuse(pool, world, redis, 4)
+    await refuse(pool, services, redis, 4)
     old = (
         "UPDATE evosaga.sagas SET created_at = now() - interval '2 hours' WHERE instance_name < $1"
     )
@@ -58,27 +60,27 @@ async def test_what_is_older_than_it_is_kept_goes_and_what_is_not_stays(
 
 
 async def test_the_same_command_still_changes_nothing_and_its_id_is_still_taken(
-    pool: Pool, world: World, redis: Redis
+    pool: Pool, services: Services, redis: Redis
 ) -> None:
-    commands = await refuse(pool, world, redis, 3)
+    commands = await refuse(pool, services, redis, 3)
     assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 2
-    [again] = await accepted(pool, world, commands[0])
+    [again] = await accepted(pool, services, commands[0])
     assert again.kind == "duplicate"
     another = commands[0] | {"data": commands[0]["data"] | {"instance_name": "something-else"}}
-    [conflict] = await accepted(pool, world, another)
+    [conflict] = await accepted(pool, services, another)
     assert conflict.kind == "conflict"
     assert await count(pool, ROWS) == 1
 
 
-async def test_what_nobody_was_told_of_yet_is_kept(pool: Pool, world: World) -> None:
-    await accepted(pool, world, *(delete(f"nothing-{n:03}") for n in range(3)))
+async def test_what_nobody_was_told_of_yet_is_kept(pool: Pool, services: Services) -> None:
+    await accepted(pool, services, *(delete(f"nothing-{n:03}") for n in range(3)))
     assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 0
 
 
 async def test_no_other_saga_is_ever_taken_away(
-    settings: Settings, pool: Pool, world: World, redis: Redis
+    settings: Settings, pool: Pool, services: Services, redis: Redis
 ) -> None:
-    await refuse(pool, world, redis, 2)
+    await refuse(pool, services, redis, 2)
     await pool.execute("UPDATE evosaga.sagas SET status = 'completed'")
     assert await RejectedSagaArchive(pool, "w", keep=0.0, most=1).archive() == 0
 

@@ -14,13 +14,8 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.scheduler import (
-    Job,
-    JobResult,
-    Scheduler,
-    StillLeader,
-    jobs_of,
-)
+from evosaga.orchestrator.maintenance.scheduler import Job, JobResult, Scheduler, StillLeader
+from evosaga.orchestrator.whatsapp.jobs import jobs_of
 from tests.support.waiting import eventually
 from tests.whatsapp.reconciliation.conftest import Rows
 

@@ -13,8 +13,9 @@ from evosaga.orchestrator.engine.decider import Run, advance
 from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import replay as fold
 from evosaga.orchestrator.queries.sagas import SagaView
-from evosaga.orchestrator.queries.waiting import _stranded
+from evosaga.orchestrator.queries.waiting import held_step
 from evosaga.orchestrator.queries.why import Diagnosis, SagaFacts, Workers, why
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.definition import Saga
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.evolution.answers import SERVER_UNKNOWN
@@ -156,7 +157,8 @@ def test_a_held_step_is_due_when_the_server_asked_for() -> None:
 
 def test_what_the_breaker_says_of_the_server_is_said_too() -> None:
     shut = BreakerState("open", 90.0, "no answer", 4.0)
-    answer = why(case(begun(), step.held("hotel"), breaker=shut))
+    servers: Any = {"default": SimpleNamespace(state=shut)}
+    answer = why(case(begun(), step.held("hotel"), explain=explainer(servers)))
     assert "in trouble for 90 s: no answer." in said(answer)
 
 
@@ -334,6 +336,6 @@ def test_a_server_that_was_taken_away_is_said_to_have_nothing_only_where_nothing
     told = [begun(CREATE_INTEGRATION), *(e for name in before for e in step.succeeded(name))]
     _, state, action = advance(CREATE_INTEGRATION, fold([*told, out, held]))
     assert isinstance(action, Run)
-    case: Any = SimpleNamespace(view=SimpleNamespace(saga=CREATE_INTEGRATION.name))
-    said = _stranded(case, state, action)
+    case: Any = SimpleNamespace(view=SimpleNamespace(saga=CREATE_INTEGRATION.name), history=None)
+    said = explainer().held(held_step(case, state, action)).details
     assert any("Nothing was sent" in sentence for sentence in said) is rolled_back

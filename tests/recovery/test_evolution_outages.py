@@ -22,10 +22,10 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Admission, Saga, retryable
 from evosaga.sagas.outcome import Done, Outcome
 from evosaga.sagas.registry import discover, registry_of
+from evosaga.sagas.whatsapp.services import Context
 from tests.support.driving import contradictions, count, create, delete, outcome, publish
 from tests.support.waiting import eventually
 
@@ -120,7 +120,7 @@ async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation
                 evolution.arm(mode, times=None)
                 ids = [await publish(redis, create()) for _ in range(40)]
                 await held(pool, before - 5 + 40)
-                state = worker.engine._world.servers["default"].state
+                state = worker.services.servers["default"].state
                 assert state.state in ("open", "half-open"), mode
                 asked = len(evolution.journal.requests("create")) - asked_before
                 assert asked < 32, f"{mode}: {asked} creates were sent to one that refuses them all"
@@ -175,11 +175,11 @@ class Note(BaseModel):
     text: str
 
 
-async def _admit(connection: Any, world: Any, notes: Sequence[tuple[UUID, Note]]) -> list[Any]:
+async def _admit(connection: Any, services: Any, notes: Sequence[tuple[UUID, Note]]) -> list[Any]:
     return [Admission(f"note/{id_}") for id_, _ in notes]
 
 
-async def _write(ctx: StepContext) -> Outcome:
+async def _write(ctx: Context) -> Outcome:
     return Done()
 
 
@@ -200,7 +200,7 @@ async def test_o6_l10_a_hanging_evolution_does_not_slow_a_saga_that_does_not_use
             note = {"id": f"note-{n}", "type": "note.write", "data": {"text": "hello"}}
             saga = await outcome(pool, await publish(redis, note), 25)
             assert saga.status == "completed"
-        assert worker.engine._world.servers["default"].state.state == "closed", "it still hangs"
+        assert worker.services.servers["default"].state.state == "closed", "it still hangs"
         assert len(evolution.journal.requests("create")) == 6, "half of the room, and no more"
         evolution.disarm()
         await evolution.restart()

@@ -17,9 +17,10 @@ from evosaga.orchestrator.engine.state import replay
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.sagas.context import StepContext
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.outcome import Done, Held, Outcome
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
+from evosaga.sagas.whatsapp.services import Context
 from tests.support.driving import create, outcome, publish, story
 from tests.support.laws import chronicle
 from tests.support.waiting import eventually
@@ -34,7 +35,7 @@ class Dependency:
         self.in_doubt = False
         self.attempts: set[int] = set()
 
-    async def do(self, ctx: StepContext) -> Outcome:
+    async def do(self, ctx: Context) -> Outcome:
         self.tries += 1
         self.attempts.add(ctx.attempt)
         if self.open:
@@ -81,7 +82,7 @@ async def test_a_saga_that_is_held_again_and_again_writes_three_events_and_goes_
         id_ = await publish(redis, create())
         view = await held(pool, id_, 4)
         events = await history(pool, view.saga_id)
-        told = await why_of(pool, known, view)
+        told = await why_of(pool, known, view, explainer())
         differs = (await rebuild(pool, known, check=True)).wrong
         dependency.open = True
         done = await outcome(pool, id_, 60)
@@ -158,7 +159,7 @@ async def test_a_try_under_a_claim_that_was_held_counts_as_lost_when_its_worker_
     hanging, let_go = asyncio.Event(), asyncio.Event()
     genuine = dependency.do
 
-    async def hang(ctx: StepContext) -> Outcome:
+    async def hang(ctx: Context) -> Outcome:
         if dependency.tries >= 3 and not hanging.is_set():
             hanging.set()
             await let_go.wait()

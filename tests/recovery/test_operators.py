@@ -20,10 +20,11 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.sagas.context import StepContext, World
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.definition import Retry
 from evosaga.sagas.outcome import Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, discover, registry_of
+from evosaga.sagas.whatsapp.services import Context, Services
 from tests.support.driving import create, outcome, publish
 from tests.support.waiting import eventually
 
@@ -46,11 +47,11 @@ def with_notify(do: Any) -> SagaRegistry:
 
 
 async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they_finish_it(
-    settings: Settings, pool: Pool, world: World
+    settings: Settings, pool: Pool, services: Services
 ) -> None:
     command = create()
     request = parse_request(discover(), read_command(json.dumps(command).encode()))
-    await accept(pool, world, None, [request])
+    await accept(pool, services, None, [request])
     wrong = settings.model_copy(update={"secret_key": ANOTHER_KEY})
     found: list[SagaView] = []
 
@@ -62,14 +63,14 @@ async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they
     with capture_logs() as logged:
         async with running_worker(wrong):
             await eventually(held, 60)
-            told = await why_of(pool, discover(), found[0])
+            told = await why_of(pool, discover(), found[0], explainer())
             findings = [one async for one in check_secret_keys(pool, wrong)]
             async with running_worker(settings):
                 done = await outcome(pool, command["id"], 60)
     assert done.status == "completed"
     events = [r.event for r in await history(pool, done.saga_id)]
     assert {e.attempt for e in events if hasattr(e, "attempt")} == {1}, "no attempt was burned"
-    key = world.keys.current
+    key = services.keys.current
     assert f"made under secret key {key}" in told.headline
     assert told.cure is not None
     assert "EVOSAGA_SECRET_KEY" in told.cure
@@ -84,7 +85,7 @@ async def test_a_worker_with_another_secret_key_holds_what_others_began_and_they
 async def test_a_saga_that_is_parked_writes_an_error_to_the_log_and_an_event(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
-    async def refuse(_: StepContext) -> Outcome:
+    async def refuse(_: Context) -> Outcome:
         return Rejected("no_such_number", "nobody takes such notices")
 
     command = create()
@@ -112,7 +113,7 @@ async def test_a_saga_that_is_parked_when_it_is_taken_over_says_so_as_well(
 ) -> None:
     monkeypatch.setattr(decider, "LOSSES", 1)
 
-    async def deadly(_: StepContext) -> Outcome:
+    async def deadly(_: Context) -> Outcome:
         await pool.execute("UPDATE evosaga.sagas SET owner = 'somebody who is dead'")
         await eventually(parked, 60)
         return Rejected("too_late", "it was taken over")
@@ -142,7 +143,7 @@ async def test_an_outage_while_a_saga_reads_its_history_is_waited_out_and_no_stu
             raise ConnectionRefusedError
         return await genuine(self, saga_id)
 
-    async def conflict(_: StepContext) -> Outcome:
+    async def conflict(_: Context) -> Outcome:
         # A cancel that comes too late makes the append that follows look at the history anew.
         if not refused:
             monkeypatch.setattr(EventLog, "read", read)
@@ -165,7 +166,7 @@ async def test_a_step_that_raises_because_something_is_away_burns_no_attempt(
 ) -> None:
     away = [ConnectionRefusedError(), OSError("Multiple exceptions")]
 
-    async def reach(_: StepContext) -> Outcome:
+    async def reach(_: Context) -> Outcome:
         if away:
             raise away.pop()
         return Rejected("over", "that was all")
@@ -181,7 +182,7 @@ async def test_a_step_that_raises_because_something_is_away_burns_no_attempt(
 async def test_a_step_that_raises_for_a_missing_file_is_still_a_fault(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
-    async def stumble(_: StepContext) -> Outcome:
+    async def stumble(_: Context) -> Outcome:
         raise FileNotFoundError("nothing passes here")
 
     async with running_worker(settings, with_notify(stumble)):

@@ -13,10 +13,10 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Effect, InCommit, Step
 from evosaga.sagas.outcome import Outcome, Rejected, Unknown
 from evosaga.sagas.registry import SagaRegistry, registry_of
+from evosaga.sagas.whatsapp.services import Context
 from tests.support.driving import (
     contradictions,
     create,
@@ -62,7 +62,7 @@ class Trouble:
         if isinstance(genuine, InCommit):
             joined = genuine
 
-            async def batch(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+            async def batch(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
                 said = {c.saga_id: self.said(c, place) for c in contexts}
                 well = [c for c in contexts if said[c.saga_id] is None]
                 done = iter(await joined.run(connection, well) if well else [])
@@ -71,12 +71,12 @@ class Trouble:
             return InCommit(batch)
         alone = genuine
 
-        async def one(ctx: StepContext) -> Outcome:
+        async def one(ctx: Context) -> Outcome:
             return self.said(ctx, place) or await alone(ctx)
 
         return one
 
-    def said(self, ctx: StepContext, place: str) -> Outcome | None:
+    def said(self, ctx: Context, place: str) -> Outcome | None:
         return self.says.get(ctx.saga_id, {}).get(place)
 
 

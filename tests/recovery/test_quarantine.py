@@ -20,6 +20,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.definition import Saga
 from evosaga.sagas.registry import discover
 from tests.support.driving import contradictions, count, create, outcome, publish, story
@@ -63,7 +64,7 @@ async def test_b15_a_bug_of_ours_quarantines_its_saga_which_goes_on_once_it_is_m
         for other in others:
             assert (await outcome(pool, other)).status == "completed"
         await eventually(said_so, message="the row to say that it is stumbled over")
-        told = await why_of(pool, discover(), found[0])
+        told = await why_of(pool, discover(), found[0], explainer())
         assert (await rebuild(pool, discover(), check=True)).different == 0
         broken.clear()
         assert (await outcome(pool, command["id"])).status == "completed"

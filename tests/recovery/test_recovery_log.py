@@ -10,8 +10,8 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
+from evosaga.sagas.whatsapp.services import Services
 from tests.support.driving import create, outcome
 
 
@@ -20,11 +20,11 @@ from tests.support.driving import create, outcome
     [(None, "resumed", "taken_over"), ("a-worker-that-died", "taken_over", "resumed")],
 )
 async def test_a_take_over_is_told_apart_from_what_was_merely_due(
-    settings: Settings, pool: Pool, world: World, owner: str | None, event: str, other: str
+    settings: Settings, pool: Pool, services: Services, owner: str | None, event: str, other: str
 ) -> None:
     given = create()
     command = Command(given["id"], given["type"], given["data"])
-    await accept(pool, world, owner, [parse_request(discover(), command)])
+    await accept(pool, services, owner, [parse_request(discover(), command)])
     with capture_logs() as logs:
         async with running_worker(settings):
             assert (await outcome(pool, str(uuid.UUID(given["id"])))).status == "completed"

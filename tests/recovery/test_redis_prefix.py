@@ -18,6 +18,7 @@ from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.orchestrator.maintenance import redis_checks
 from evosaga.orchestrator.routing import ClinicCache, follow
 from evosaga.orchestrator.whatsapp.reconciliation.observe import _keys
+from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 from tests.support.databases import Databases
 from tests.support.driving import create, delete, outcome, publish
 from tests.support.waiting import eventually
@@ -86,12 +87,12 @@ async def test_routing_workers_find_and_follow_what_has_a_prefix(
 
 async def test_rights_are_named_with_the_prefix(own_valkey: LocalServer, own_redis: Redis) -> None:
     rules = ["ACL", "SETUSER", "default", "resetkeys", "resetchannels"]
-    await own_redis.execute_command(*rules, *redis_checks.rights("p.").split(), "+@all")  # type: ignore[no-untyped-call]
+    await own_redis.execute_command(*rules, *redis_checks.rights(REDIS_USE, "p.").split(), "+@all")  # type: ignore[no-untyped-call]
     async with connect(own_valkey.url, "p.") as behind:
-        await redis_checks.require(behind)
+        await redis_checks.require(behind, use=REDIS_USE)
     async with connect(own_valkey.url, "q.") as other:
         with pytest.raises(redis_checks.RedisUnfit, match=r"~q\.evosaga:\*"):
-            await redis_checks.require(other)
+            await redis_checks.require(other, use=REDIS_USE)
 
 
 def test_a_command_whose_keys_nobody_knows_is_not_sent_without_a_prefix() -> None:

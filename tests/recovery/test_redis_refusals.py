@@ -30,6 +30,7 @@ from evosaga.orchestrator.local.valkey import local_valkey
 from evosaga.orchestrator.maintenance import redis_checks
 from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
 from evosaga.orchestrator.routing import ClinicCache, Route
+from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 from evosaga.sagas.outcome import Held
 from evosaga.sagas.whatsapp.steps.routing_key import trouble
 from tests.harness.chaos.proxy import Proxy, through, upstream_of
@@ -148,20 +149,20 @@ async def test_a_worker_is_refused_on_a_redis_that_forbids_something_and_nothing
         await rule(admin, user, "on", f">{user}", *rules.split())
         async with streams.connect(named(own_valkey.url, user)) as limited:
             with pytest.raises(RedisUnfit) as refused:
-                await redis_checks.require(limited)
+                await redis_checks.require(limited, use=REDIS_USE)
             assert words in str(refused.value), rules
-            assert redis_checks.rights() in str(refused.value), rules
+            assert redis_checks.rights(REDIS_USE) in str(refused.value), rules
         assert await admin.dbsize() == 0, rules
 
 
 async def test_the_rights_that_are_named_are_enough_for_everything(
     settings: Settings, own_valkey: LocalServer, admin: Redis, pool: Pool
 ) -> None:
-    await rule(admin, "limited", "on", ">limited", *redis_checks.rights().split())
+    await rule(admin, "limited", "on", ">limited", *redis_checks.rights(REDIS_USE).split())
     limited = settings.model_copy(update={"redis_url": named(own_valkey.url, "limited")})
     async with streams.connect(str(limited.redis_url)) as client:
-        await redis_checks.require(client)
-        [warning] = (await redis_checks.look(client)).faults
+        await redis_checks.require(client, use=REDIS_USE)
+        [warning] = (await redis_checks.look(client, use=REDIS_USE)).faults
         assert (warning.check, warning.fatal) == ("info", False)
     async with running_worker(limited) as worker:
         made = await outcome(pool, await publish(admin, create()))
@@ -173,24 +174,24 @@ async def test_the_rights_that_are_named_are_enough_for_everything(
 
 
 async def test_an_evicting_redis_is_refused(own_redis: Redis) -> None:
-    await redis_checks.require(own_redis)
+    await redis_checks.require(own_redis, use=REDIS_USE)
     await own_redis.config_set("maxmemory-policy", "allkeys-lfu")
     with pytest.raises(RedisUnfit, match="set maxmemory-policy to noeviction"):
-        await redis_checks.require(own_redis)
+        await redis_checks.require(own_redis, use=REDIS_USE)
 
 
 async def test_a_replica_is_told_and_no_reason_to_refuse_since_it_may_become_a_master(
     own_redis: Redis,
 ) -> None:
     await own_redis.replicaof("127.0.0.1", "1")
-    await redis_checks.require(own_redis)
+    await redis_checks.require(own_redis, use=REDIS_USE)
     assert "set EVOSAGA_REDIS_URL to the master" in str(
-        await redis_checks.trouble_of(own_redis, "worker")
+        await redis_checks.trouble_of(own_redis, "worker", REDIS_USE)
     )
     await own_redis.replicaof("NO", "ONE")
 
     async def well() -> bool:
-        return await redis_checks.trouble_of(own_redis, "worker") is None
+        return await redis_checks.trouble_of(own_redis, "worker", REDIS_USE) is None
 
     await eventually(well)
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from redis.asyncio import Redis
 
-import evosaga.orchestrator.app
+import evosaga.orchestrator.worker
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
@@ -70,7 +70,7 @@ async def test_e13_with_few_connections_sagas_wait_for_one_and_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One is the relay's, which holds its leader's lock; all the rest share the other."""
-    monkeypatch.setattr(evosaga.orchestrator.app, "open_pool", partial(open_pool, size=2))
+    monkeypatch.setattr(evosaga.orchestrator.worker, "open_pool", partial(open_pool, size=2))
     async with running_worker(settings):
         ids = [await publish(redis, create()) for _ in range(20)]
         for id_ in ids:

@@ -22,6 +22,7 @@ from evosaga.orchestrator.engine import decider
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, find_saga, list_sagas
 from evosaga.orchestrator.queries.why import Diagnosis, why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.conftest import SECRET
@@ -77,7 +78,7 @@ async def why_says(
     async def so() -> bool:
         view = await find_saga(pool, id_)
         assert view
-        told = await why_of(pool, discover(), view, servers)
+        told = await why_of(pool, discover(), view, explainer(servers))
         heard[:] = [told]
         named = all(any(words in one for one in told.details) for words in details)
         return named and headline in told.headline and cure in (told.cure or "")
@@ -189,7 +190,7 @@ async def test_o6_l10_one_hanging_server_never_slows_the_sagas_of_another(
         assert await count(pool, waiting) == 36, "all of Berlin's wait while they were done"
         assert len(evolution.rows()) == 9
         assert len(berlin.journal.requests("create")) == 3, "a quarter of the room, and no more"
-        states = {name: api.state.state for name, api in worker.world.servers.items()}
+        states = {name: api.state.state for name, api in worker.services.servers.items()}
         assert states == {"default": "closed", "berlin": "closed"}, "it still hangs"
         berlin.disarm()
         await berlin.restart()
@@ -203,7 +204,7 @@ async def test_each_server_has_a_breaker_of_its_own(
 ) -> None:
     berlin.arm("5xx_before", times=None, status=502)
     async with running_worker(both) as worker:
-        servers = worker.world.servers
+        servers = worker.services.servers
         stuck = [await publish(redis, create(server="berlin")) for _ in range(20)]
         await eventually(lambda: servers["berlin"].state.state == "open", 30)
         for _ in range(5):
@@ -234,7 +235,7 @@ async def test_a_saga_that_is_held_says_which_of_the_servers_it_waits_for(
         for _ in range(7):
             await publish(redis, create(server=away))
         await held(pool, stuck, "evolution_unavailable")
-        servers = worker.world.servers
+        servers = worker.services.servers
         await eventually(lambda: servers[away].state.state == "open", 30)
         view = await find_saga(pool, stuck)
         assert view
@@ -279,7 +280,7 @@ async def test_c19_a_saga_whose_server_is_no_longer_configured_is_held_until_it_
         assert view is not None
         assert view.status == "running"
         await why_says(
-            *(pool, id_, worker.world.servers),
+            *(pool, id_, worker.services.servers),
             headline="no Evolution server named berlin",
             cure="EVOSAGA_EVOLUTION_SERVERS",
         )
@@ -350,7 +351,7 @@ async def test_c19_a_create_of_which_nothing_was_sent_is_rolled_back_without_its
         await held(pool, id_, "evolution_busy")
     async with running_worker(alone) as worker:
         await held(pool, id_, "server_unknown")
-        await why_says(pool, id_, worker.world.servers, "Nothing was sent to that server")
+        await why_says(pool, id_, worker.services.servers, "Nothing was sent to that server")
         saga = await outcome(pool, id_, 20)
     assert (saga.status, saga.code) == ("compensated", "deadline_exceeded")
     assert names(berlin) == set()

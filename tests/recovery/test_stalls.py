@@ -12,10 +12,10 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Outcome
 from evosaga.sagas.registry import discover, registry_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
+from evosaga.sagas.whatsapp.services import Context
 from evosaga.sagas.whatsapp.steps import evolution_instance as steps
 from tests.harness.chaos.proxy import Cut, Proxy, through, upstream_of
 from tests.support.driving import contradictions, count, create, delete, outcome, publish
@@ -31,7 +31,7 @@ async def test_i4_a_worker_whose_event_loop_was_blocked_sends_nothing_on_its_old
     quick = settings.model_copy(update={"lease_seconds": 0.6})
     sent_before: list[int] = []
 
-    async def block(ctx: StepContext) -> Outcome:
+    async def block(ctx: Context) -> Outcome:
         if not sent_before:
             sent_before.append(len(evolution.journal.entries))
             time.sleep(0.8)  # noqa: ASYNC251  # that is the fault

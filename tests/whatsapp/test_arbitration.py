@@ -20,11 +20,11 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Saga, retryable
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, registry_of
 from evosaga.sagas.whatsapp.arbitration import business_key
+from evosaga.sagas.whatsapp.services import Services
 from tests.support.driving import (
     contradictions,
     count,
@@ -110,7 +110,7 @@ class Scene:
 
 
 def registry(mending: Mending) -> SagaRegistry:
-    async def admit(_c: Any, _w: World, commands: Sequence[Any]) -> list[Admission]:
+    async def admit(_c: Any, _w: Services, commands: Sequence[Any]) -> list[Admission]:
         return [
             Admission(business_key(d.organization_id), d.organization_id, d.instance_name)
             for _, d in commands

@@ -18,8 +18,8 @@ from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
+from evosaga.sagas.whatsapp.services import Services
 from tests.support.driving import (
     contradictions,
     create,
@@ -152,11 +152,11 @@ async def test_past_the_point_of_no_return_a_create_has_all_the_time_in_the_worl
 
 @pytest.mark.usefixtures("checked")
 async def test_a_create_that_no_worker_took_up_in_time_touches_nothing(
-    settings: Settings, pool: Pool, redis: Redis, world: World, evolution: SimulatedEvolution
+    settings: Settings, pool: Pool, redis: Redis, services: Services, evolution: SimulatedEvolution
 ) -> None:
     command = create()
     request = parse_request(CATALOGUE, read_command(json.dumps(command).encode()))
-    hasty = World(world.servers, redis, world.http, world.keys, create_deadline=0.01)
+    hasty = Services(services.servers, redis, services.http, services.keys, create_deadline=0.01)
     await accept(pool, hasty, None, [request])
     await seen(pool, command["id"], status="running")
     async with running_worker(settings):
@@ -226,7 +226,7 @@ async def test_a14_a_command_that_comes_too_late_is_rejected_and_touches_nothing
 
 
 async def test_a14_a_command_that_was_accepted_in_time_stays_accepted(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     """It is delivered again after its time, and it is the database's clock that counts."""
     command = create()
@@ -235,7 +235,7 @@ async def test_a14_a_command_that_was_accepted_in_time_stays_accepted(
     kinds = []
     for one in (soon, past):
         request = parse_request(CATALOGUE, read_command(json.dumps(one).encode()))
-        [answer] = await accept(pool, world, "w", [request])
+        [answer] = await accept(pool, services, "w", [request])
         kinds.append(answer.kind)
     assert kinds == ["started", "duplicate"]
 

@@ -153,7 +153,7 @@ async def test_an_instance_whose_row_was_lost_by_hand_is_not_watched_away(
             "created_by": str(made.saga_id),
             "key_id": KeyRing([SECRET]).current,
         }
-        gate = CommandHandler(pool, worker.log, worker.world, QUICK)
+        gate = CommandHandler(pool, worker.log, worker.services, QUICK)
         await gate.submit(Command("watch", "instance.watch", data))
         watch = await outcome(pool, "watch")
     assert (watch.status, watch.code) == ("rejected", "not_undone")

@@ -26,8 +26,8 @@ from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
+from evosaga.sagas.whatsapp.services import Services
 from tests.support.driving import (
     contradictions,
     count,
@@ -56,11 +56,11 @@ def cancel(saga_id: str, **fields: Any) -> dict[str, Any]:
 
 
 async def accepted(
-    pool: Pool, world: World, *commands: dict[str, Any]
+    pool: Pool, services: Services, *commands: dict[str, Any]
 ) -> list[Accepted | Conflict]:
     """In one batch, by a worker that never runs them."""
     requests = [parse_request(CATALOGUE, read_command(json.dumps(c).encode())) for c in commands]
-    return await accept(pool, world, "w", requests)
+    return await accept(pool, services, "w", requests)
 
 
 async def view(pool: Pool, command: dict[str, Any]) -> SagaView:
@@ -153,21 +153,21 @@ async def test_a12_a_delete_before_its_create_finds_nothing_and_the_create_stand
 
 
 async def test_a_create_whose_place_in_the_batch_is_lost_takes_its_delete_with_it(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     organization = str(uuid.uuid4())
     first, second = (create(organization_id=organization) for _ in range(2))
     gone = delete(f"wa-{second['id']}")
-    kinds = [a.kind for a in await accepted(pool, world, first, second, gone)]
+    kinds = [a.kind for a in await accepted(pool, services, first, second, gone)]
     assert kinds == ["started", "rejected", "rejected"]
     assert (await view(pool, gone)).code == "not_found"
 
 
 async def test_facts_of_a_create_in_the_same_batch_are_known_to_its_delete(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     made = create(instance_name="the-name")
-    await accepted(pool, world, made, gone := delete("the-name"))
+    await accepted(pool, services, made, gone := delete("the-name"))
     start = (await history(pool, UUID(gone["id"])))[0].event
     assert getattr(start, "facts", None) == {
         "instance_name": "the-name",
@@ -176,7 +176,7 @@ async def test_facts_of_a_create_in_the_same_batch_are_known_to_its_delete(
         "status": "pending",
         "clinic_id": made["data"]["clinic_id"],
         "organization_id": made["data"]["organization_id"],
-        "key_id": world.keys.current,
+        "key_id": services.keys.current,
         "server": "default",
         "behind": made["id"],
     }
@@ -205,17 +205,17 @@ async def test_who_stands_behind_one_that_is_called_off_does_the_delete_itself(
 
 
 async def test_those_of_one_batch_are_in_the_queue_in_their_order_though_they_came_at_one_moment(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     for n in range(8):  # the ids are random, and would be right by chance in every second try
         name = f"the-name-{n}"
         made, *deletes = create(instance_name=name), *(delete(name) for _ in range(3))
-        await accepted(pool, world, made, *deletes)
+        await accepted(pool, services, made, *deletes)
         await pool.execute(
             "UPDATE evosaga.sagas SET status = 'compensated' WHERE saga_id = $1",
             UUID(deletes[1]["id"]),
         )
-        await accepted(pool, world, late := delete(name))
+        await accepted(pool, services, late := delete(name))
         assert (await view(pool, late)).behind == UUID(deletes[2]["id"])
 
 
@@ -324,7 +324,7 @@ async def test_a_delete_that_has_waited_keeps_creates_out_until_it_is_over(
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(40, marks=pytest.mark.long)])
 async def test_a9_a12_two_workers_that_accept_at_once_make_one_queue(
-    pool: Pool, world: World, database_url: str, rounds: int
+    pool: Pool, services: Services, database_url: str, rounds: int
 ) -> None:
     """In each round a create and five deletes of it, all of them at once and twice over."""
     another = await open_pool(database_url)
@@ -333,11 +333,11 @@ async def test_a9_a12_two_workers_that_accept_at_once_make_one_queue(
         made = create(instance_name=f"name-{number}")
         deletes = [delete(f"name-{number}") for _ in range(5)]
         if number % 2:
-            await accepted(pool, world, made)
+            await accepted(pool, services, made)
         batches: list[list[dict[str, Any]]] = [[made, *deletes], [*deletes, made]]
         rng.shuffle(batches[1])
         await asyncio.gather(
-            *(accepted(p, world, *b) for p, b in zip((pool, another), batches, strict=True))
+            *(accepted(p, services, *b) for p, b in zip((pool, another), batches, strict=True))
         )
         rows = await pool.fetch(
             "SELECT saga_id, status, behind FROM evosaga.sagas WHERE instance_name = $1",
@@ -356,10 +356,10 @@ async def test_a9_a12_two_workers_that_accept_at_once_make_one_queue(
 
 
 async def test_whoever_is_ahead_cannot_end_while_somebody_gets_in_line_behind_it(
-    pool: Pool, world: World, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a create that came just then would see neither of the two."""
-    await accepted(pool, world, made := create(instance_name="the-name"))
+    await accepted(pool, services, made := create(instance_name="the-name"))
     record, had_to_wait = evosaga.orchestrator.commands.accept._record, False
 
     async def recording(*given: Any) -> Any:
@@ -374,7 +374,7 @@ async def test_whoever_is_ahead_cannot_end_while_somebody_gets_in_line_behind_it
         return await record(*given)
 
     monkeypatch.setattr(evosaga.orchestrator.commands.accept, "_record", recording)
-    [answer] = await accepted(pool, world, gone := delete("the-name"))
+    [answer] = await accepted(pool, services, gone := delete("the-name"))
     assert answer.kind == "started"
     assert had_to_wait
     assert (await view(pool, gone)).behind == UUID(made["id"])

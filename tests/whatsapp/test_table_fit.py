@@ -354,7 +354,7 @@ async def test_our_own_table_is_looked_at_once_a_minute_and_no_row_is_tried_for(
     await pool.execute("CREATE SEQUENCE tries")
     async with running_worker(settings) as worker:
         async with pool.acquire() as connection:
-            assert await worker.world.table.plain(connection)
+            assert await worker.services.table.plain(connection)
         # Seen only a minute later, so only the row itself sets it off.
         await pool.execute(
             "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS "

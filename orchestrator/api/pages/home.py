@@ -19,7 +19,8 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Minute, Server
 from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
-from evosaga.orchestrator.queries.attention import LATE, Problem, Situation, problems, situation
+from evosaga.orchestrator.queries.attention import LATE, Problem
+from evosaga.orchestrator.whatsapp.attention import Situation, problems, situation
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 router: Final = page_router()
@@ -118,16 +119,16 @@ def _evolution(here: AppContext, work: Activity | None, now: Situation | None) -
     """The Evolution servers as this process's breakers know them, and what all sagas wait for."""
     calm = "not called, since no worker is alive" if now and now.workers == 0 else _THROUGH
     held = {h.server: h for h in reversed(work.holdings) if h.server} if work else {}
-    names = [*here.world.servers, *sorted(held.keys() - here.world.servers.keys())]
+    names = [*here.services.servers, *sorted(held.keys() - here.services.servers.keys())]
     return [_one_evolution(here, name, held.get(name), calm) for name in names]
 
 
 def _one_evolution(here: AppContext, server: str, held: Holding | None, calm: str) -> Server:
     name = "Evolution" if server == DEFAULT_SERVER else f"Evolution {server}"
-    if server not in here.world.servers:
+    if server not in here.services.servers:
         cure = "Put it back into EVOSAGA_EVOLUTION_SERVERS: its sagas are held until then."
         return Server(name, "bad", "it is not configured here", cure)
-    known = here.world.servers[server].state
+    known = here.services.servers[server].state
     if known.state != "closed":
         said = f"its breaker is {known.state}: {known.reason}"
         cure = f"Sagas are held; the next call in {duration(known.retry_in or 0)}."

@@ -103,8 +103,8 @@ def _form(request: Request, who: Caller, given: Form, wrong: str) -> Response:
         **frame(request, who, "integrations"),
         given=given,
         wrong=wrong,
-        webhooks=bool(parts(request).world.webhook_hosts),
-        servers=list(parts(request).world.servers),
+        webhooks=bool(parts(request).services.webhook_hosts),
+        servers=list(parts(request).services.servers),
     )
 
 
@@ -229,14 +229,14 @@ async def _pairing(
     """The state of pairing. A server that does not answer must not delay the page."""
     if row.instance_name is None or row.status == "deleting":
         return {"pairing": None, "qr": None}
-    world = here.world
+    services = here.services
     try:
         async with asyncio.timeout(_PATIENCE):
             found = await current_qr(
                 here.pool,
                 here.redis,
-                world.servers,
-                world.keys,
+                services.servers,
+                services.keys,
                 row.instance_name,
                 again=again,
                 watching=True,

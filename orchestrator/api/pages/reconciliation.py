@@ -14,7 +14,7 @@ from starlette.responses import Response
 from evosaga.events.database import Queryable
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
 from evosaga.orchestrator.api.pages.rendering import ROOT, ago, respond
-from evosaga.orchestrator.queries.attention import reason_of
+from evosaga.orchestrator.whatsapp.attention import reason_of
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
 

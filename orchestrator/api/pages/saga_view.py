@@ -16,6 +16,7 @@ from evosaga.orchestrator.engine.state import OPEN, State
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.orchestrator.queries.timeline import detail, steps_of
 from evosaga.sagas.definition import Saga
+from evosaga.sagas.explainer import Note
 
 KINDS: Final = {
     "compensatable": "can be undone",
@@ -61,13 +62,17 @@ def saga_view(
     history: Sequence[Recorded],
     definition: Saga | None,
     now: datetime,
+    note: Note,
     *,
     everything: bool = False,
 ) -> SagaPageView:
-    """``definition`` is None when this release no longer knows the saga's version."""
+    """``definition`` is None when this release no longer knows the saga's version.
+
+    ``note``: what the saga's domain says of a step's result.
+    """
     steps = definition.steps if definition else ()
     shown = with_hold(view, history)
-    stories = steps_of(shown, [step.name for step in steps])
+    stories = steps_of(shown, [step.name for step in steps], note)
     told = attempt_history(shown)
     listed = history if everything else history[-_NEWEST:]
     return SagaPageView(
@@ -81,7 +86,7 @@ def saga_view(
             next_at=view.next_at,
         ),
         chronicle=told,
-        lines=_dated([_line(recorded) for recorded in reversed(listed)]),
+        lines=_dated([_line(recorded, note) for recorded in reversed(listed)]),
         earlier=len(history) - len(listed),
         asked=_asked(history),
     )
@@ -132,7 +137,7 @@ def _dated(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-def _line(recorded: Recorded) -> Line:
+def _line(recorded: Recorded, note: Note) -> Line:
     event = recorded.event
     data = json.dumps(public_data(event), ensure_ascii=False, indent=1, sort_keys=True)
     backward = event.type.startswith("compensation.")
@@ -142,7 +147,7 @@ def _line(recorded: Recorded) -> Line:
         type=event.type,
         step=getattr(event, "step", None) or "",
         direction="compensation" if backward else "forward",
-        said=detail(event),
+        said=detail(event, note),
         data=data,
         tone=_tone(event.type, getattr(event, "outcome", None)),
     )

@@ -32,8 +32,9 @@ from evosaga.orchestrator.queries.sagas import (
     history,
     list_sagas,
 )
-from evosaga.orchestrator.queries.why import SagaFacts, breaker_of, living, server_of, why
+from evosaga.orchestrator.queries.why import SagaFacts, living, why
 from evosaga.orchestrator.timeparse import moment
+from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 
 router: Final = page_router()
@@ -186,16 +187,15 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     now = await here.pool.fetchval("SELECT now()")
     definition = here.registry.find(view.saga, view.version)
     ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
-    server, servers = server_of(told), here.world.servers
-    breaker, several = breaker_of(servers, server), len(servers) > 1
+    explain = WHATSAPP.explain(here.services)
     workers = await living(here.pool)
-    known = SagaFacts(view, definition, told, workers, now, ahead, breaker, server, several)
+    known = SagaFacts(view, definition, told, workers, now, ahead, explain)
     state = fold(told)
     everything = request.query_params.get("all") == "1"
     return {
         "saga": view,
         "now": now,
-        "told": saga_view(view, told or [], definition, now, everything=everything),
+        "told": saga_view(view, told or [], definition, now, explain.note, everything=everything),
         "why": why(known) if view.status != "completed" else None,
         "tone": _tone(view, state),
         "can_replay": view.status in ("failed", "compensated"),

@@ -8,13 +8,13 @@ from uuid import UUID
 
 import asyncpg
 
-from evosaga.events import notices
 from evosaga.events.database import Connection, Pool
-from evosaga.events.notices import Notice
 from evosaga.orchestrator.whatsapp.health.connection_state import Judgement, Record
 from evosaga.orchestrator.whatsapp.integrations.paging import pages
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
+from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.arbitration import business_key
+from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 
 ALERT: Final = "integration.alert"
@@ -69,7 +69,7 @@ async def _follow(connection: Connection, page: Sequence[tuple[Row, Judgement]])
     else:
         written = []
     if told:
-        await notices.record(connection, told)
+        await integration_events.record(connection, told)
     return len(written)
 
 

@@ -14,13 +14,13 @@ from uuid import UUID
 
 import asyncpg
 
-from evosaga.events import notices
 from evosaga.events.database import Pool, Queryable
-from evosaga.events.notices import Notice
 from evosaga.orchestrator.whatsapp.health.connection_state import FINAL_CODES, ended
+from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
+from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
@@ -166,7 +166,7 @@ async def apply_observation(
         )
         if written is None:
             return "lost"
-        await notices.record(connection, [_notice(integration, status, seen)])
+        await integration_events.record(connection, [_notice(integration, status, seen)])
     return "changed"
 
 

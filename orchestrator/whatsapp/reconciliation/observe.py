@@ -42,9 +42,9 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Row,
     Snapshot,
 )
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.arbitration import business_key
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.steps import routing_key
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -58,7 +58,7 @@ _ASKED: Final = 1000
 
 async def observe(
     pool: Pool,
-    world: World,
+    services: Services,
     *,
     patterns: Sequence[str] = (),
     keys: bool = True,
@@ -68,16 +68,16 @@ async def observe(
 
     ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
     """
-    lists = await listed(world)
+    lists = await listed(services)
     rows = await rows_of(pool)
     listing = await asyncio.to_thread(merge, lists, rows)
-    snapshot = await attribute_owners(pool, world.keys, listing, rows)
+    snapshot = await attribute_owners(pool, services.keys, listing, rows)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
     snapshot = _given(snapshot, keep)
     if keys:
-        snapshot = replace(snapshot, keys=await _keys(world.redis))
+        snapshot = replace(snapshot, keys=await _keys(services.redis))
     snapshot = await with_busy(pool, replace(snapshot, keep=keep))
     # Thousands of names take a while, and a worker's other tasks should not notice.
     names = await asyncio.to_thread(needs_probe, snapshot)
@@ -87,13 +87,17 @@ async def observe(
         names = sorted({*names, *filter(can_be_sent, every)})
     elif keys:
         well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
-    asked = snapshot.asked(await ask(pool, world, snapshot, listing.tokens, names))
-    asked = asked.asked(await _halves(pool, world, asked, listing.tokens, well))
-    return without_implausible(world, asked)
+    asked = snapshot.asked(await ask(pool, services, snapshot, listing.tokens, names))
+    asked = asked.asked(await _halves(pool, services, asked, listing.tokens, well))
+    return without_implausible(services, asked)
 
 
 async def _halves(
-    pool: Pool, world: World, snapshot: Snapshot, tokens: Mapping[str, str], names: Sequence[str]
+    pool: Pool,
+    services: Services,
+    snapshot: Snapshot,
+    tokens: Mapping[str, str],
+    names: Sequence[str],
 ) -> dict[str, Memory]:
     """Of those that look well, what is lost to memory: how they are connected is for the health
     check to follow.
@@ -101,12 +105,12 @@ async def _halves(
     A server that has just started has its rows and loads their instances one by one. So they are
     asked for again for a while, and where one comes back, nothing is concluded of the others.
     """
-    left = await ask(pool, world, snapshot, tokens, names) if names else {}
+    left = await ask(pool, services, snapshot, tokens, names) if names else {}
     loading: set[str] = set()
     for pause in (0.0, *_LOADING):
         await asyncio.sleep(pause)
         if pause:
-            again = await ask(pool, world, snapshot, tokens, list(left))
+            again = await ask(pool, services, snapshot, tokens, list(left))
             back = {name for name in left if again.get(name) not in _LOST}
             loading |= {snapshot.instances[name].server for name in back}
         left = {
@@ -151,11 +155,13 @@ def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
     return snapshot
 
 
-def without_implausible(world: World, snapshot: Snapshot) -> Snapshot:
+def without_implausible(services: Services, snapshot: Snapshot) -> Snapshot:
     """The same without the servers whose lists are not to be believed. Raises
     ``ObservationFailed``."""
-    doubts = {name: reason for name in world.servers if (reason := implausibility(snapshot, name))}
-    refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
+    doubts = {
+        name: reason for name in services.servers if (reason := implausibility(snapshot, name))
+    }
+    refuse_blindness(services.servers, {**snapshot.unseen, **doubts})
     return snapshot.without(doubts)
 
 

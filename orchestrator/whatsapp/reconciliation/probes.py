@@ -8,12 +8,12 @@ from uuid import UUID
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.reconciliation.drift import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Memory, Snapshot
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN
 from evosaga.sagas.whatsapp.ownership import UnknownKey
 from evosaga.sagas.whatsapp.repairs.verification import state_of
+from evosaga.sagas.whatsapp.services import Services
 
 _AT_ONCE: Final = 16
 _PAGE: Final = 64
@@ -31,7 +31,7 @@ _SIGHTS: Final[dict[Presence, Memory]] = {
 
 async def ask(
     pool: Pool,
-    world: World,
+    services: Services,
     snapshot: Snapshot,
     tokens: Mapping[str, str],
     names: Sequence[str],
@@ -41,14 +41,14 @@ async def ask(
     ``names`` that a list lacks should come first: when many are missing and the first of them
     turn out to be there, the list is not to be believed, and the rest is not asked.
     """
-    own = await _own_tokens(pool, world, snapshot, [n for n in names if not tokens.get(n)])
+    own = await _own_tokens(pool, services, snapshot, [n for n in names if not tokens.get(n)])
     rows = snapshot.named()
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(snapshot.server_of(name, rows), []).append(name)
     found = await asyncio.gather(
         *(
-            _ask_server(world.server(server), server, snapshot, tokens, own, group)
+            _ask_server(services.server(server), server, snapshot, tokens, own, group)
             for server, group in groups.items()
         )
     )
@@ -109,7 +109,7 @@ async def _one(
 
 
 async def _own_tokens(
-    pool: Pool, world: World, snapshot: Snapshot, names: Sequence[str]
+    pool: Pool, services: Services, snapshot: Snapshot, names: Sequence[str]
 ) -> dict[str, str]:
     """The birthmarks that instances should carry which the list does not show."""
     wanted = set(names)
@@ -118,7 +118,7 @@ async def _own_tokens(
     found: dict[str, str] = {}
     for row in await pool.fetch(_KEY_IDS, list(ids)) if ids else ():
         try:
-            token = world.keys.instance_token(row["saga_id"], row["key_id"] or "")
+            token = services.keys.instance_token(row["saga_id"], row["key_id"] or "")
         except UnknownKey:
             continue
         found[ids[row["saga_id"]]] = token

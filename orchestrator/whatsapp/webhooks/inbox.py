@@ -17,10 +17,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import streams, syncpoints
+from evosaga.events import syncpoints
 from evosaga.events.batching import Batcher
 from evosaga.events.database import Pool
 from evosaga.orchestrator.routing import ClinicCache
+from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.orchestrator.whatsapp.webhooks.payloads import ConnectionHint, Message
 from evosaga.orchestrator.whatsapp.webhooks.stream_entry import entry
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -117,7 +118,7 @@ class Inbox:
                 fields = await asyncio.to_thread(entry, message, route, self._secrets)
             else:
                 fields = entry(message, route, self._secrets)
-            new = await streams.publish_wa_event(self._redis, message.digest, fields, _REMEMBER)
+            new = await wa_events.publish(self._redis, message.digest, fields, _REMEMBER)
         return Taken.QUEUED if new else Taken.REPEATED
 
     async def _insert(self, batch: Sequence[_Stored]) -> list[bool]:

@@ -21,11 +21,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import notices
+from evosaga.events import streams
 from evosaga.events.cancellation import obey_cancel
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
-from evosaga.events.notices import Notice
 from evosaga.orchestrator import routing
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.transient_errors import is_transient
@@ -37,7 +36,9 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
 )
 from evosaga.orchestrator.whatsapp.webhooks.payloads import QR, ConnectionHint, MergedHint, merge
 from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST, Throttle, again_in
-from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp import integration_events
+from evosaga.sagas.whatsapp.integration_events import Notice
+from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.steps import routing_key
 
 _logger = structlog.get_logger("evosaga.webhooks")
@@ -71,7 +72,7 @@ class InboxProcessor:
 
     pool: Pool
     redis: Redis
-    world: World
+    services: Services
     me: str
     _nudge: asyncio.Event = field(default_factory=asyncio.Event)
     _paces: dict[UUID, Throttle] = field(default_factory=dict)
@@ -153,7 +154,7 @@ class InboxProcessor:
         if codes:
             told = [_qr_notice(integration, it.hint) for it in codes]
             async with self.pool.acquire() as connection, connection.transaction():
-                await notices.record(connection, told)
+                await integration_events.record(connection, told)
                 await connection.execute(_DONE, [it.id for it in codes])
         rest = [it for it in group if it.hint.event != QR]
         heard = reduce(merge, (it.hint for it in rest), MergedHint())
@@ -179,8 +180,8 @@ class InboxProcessor:
         tries = max(it.tries for it in group)
         try:
             async with self._places[integration.server], asyncio.timeout(_LOOK_SECONDS):
-                evolution = self.world.server(integration.server)
-                seen = await observe(evolution, self.world.keys, integration)
+                evolution = self.services.server(integration.server)
+                seen = await observe(evolution, self.services.keys, integration)
                 said = await apply_observation(self.pool, integration, seen)
             pace.at, pace.state = time.monotonic(), seen.state
             pace.idle = 0 if said == "changed" else pace.idle + 1
@@ -203,7 +204,7 @@ class InboxProcessor:
 
     async def publish(self) -> bool:
         """Bring the routing keys up to date and publish the notices; True if there may be more."""
-        recorded = await notices.unpublished(self.pool)
+        recorded = await integration_events.unpublished(self.pool)
         if not recorded:
             return False
         changed = [it.notice for it in recorded if it.notice.type != "integration.qr_updated"]
@@ -213,8 +214,10 @@ class InboxProcessor:
         connected = [it.instance_name for it in changed if it.type == "integration.connected"]
         if connected:  # nobody should scan it any more
             await self.redis.delete(*map(routing_key.qr_key, connected))
-        await notices.publish(self.pool, self.redis, recorded)
-        return len(recorded) == notices.BATCH
+        events = [integration_events.cloud_event(one) for one in recorded]
+        await streams.publish_events(self.redis, events)
+        await integration_events.note_published(self.pool, recorded)
+        return len(recorded) == integration_events.BATCH
 
     async def _tidy(self) -> None:
         """Once a minute, drop what nobody needs any more."""
@@ -223,7 +226,7 @@ class InboxProcessor:
             return
         self._tidy_at = now + _TIDY
         await self.pool.execute(_FORGET, _KEEP_HINTS)
-        await notices.forget(self.pool, _KEEP_NOTICES)
+        await integration_events.forget(self.pool, _KEEP_NOTICES)
         for id_ in [id_ for id_, pace in self._paces.items() if pace.at < now - 10 * SELDOMEST]:
             del self._paces[id_]
 

@@ -13,7 +13,13 @@ from evosaga.sagas.definition import InCommit, Saga, compensatable, pivot, retry
 from evosaga.sagas.whatsapp import row_dry_run
 from evosaga.sagas.whatsapp.repairs import admission, effects, verification
 from evosaga.sagas.whatsapp.steps import notify_workers
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, ExistingName, PhoneNumber, ServerName
+from evosaga.sagas.whatsapp.types import (
+    DEFAULT_SERVER,
+    SHAPES,
+    ExistingName,
+    PhoneNumber,
+    ServerName,
+)
 
 
 def _absent(value: object) -> bool:
@@ -46,6 +52,7 @@ ADOPT_INSTANCE: Final = Saga(
     command="instance.adopt",
     internal=True,
     input=AdoptInstance,
+    patterns=SHAPES,
     admit=admission.admit_adoption,
     steps=(
         compensatable("look", do=verification.see_to_adopt, undo=verification.nothing_to_undo),

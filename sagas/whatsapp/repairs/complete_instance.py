@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evosaga.sagas.definition import Retry, Saga, compensatable
 from evosaga.sagas.whatsapp.repairs import completeness, verification
-from evosaga.sagas.whatsapp.types import InstanceName
+from evosaga.sagas.whatsapp.types import SHAPES, InstanceName
 
 
 class CompleteInstance(BaseModel):
@@ -25,6 +25,7 @@ COMPLETE_INSTANCE: Final = Saga(
     command="instance.complete",
     internal=True,
     input=CompleteInstance,
+    patterns=SHAPES,
     admit=completeness.admit_completion,
     # What it sets is what there should have been, so there is nothing to take back; and a repair
     # that does not work ends, and keeps nobody from deleting the integration.

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from evosaga.sagas.definition import InCommit, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp import row_dry_run
 from evosaga.sagas.whatsapp.repairs import admission, effects, verification
-from evosaga.sagas.whatsapp.types import ExistingName, PhoneNumber
+from evosaga.sagas.whatsapp.types import SHAPES, ExistingName, PhoneNumber
 
 
 class CorrectIntegration(BaseModel):
@@ -28,6 +28,7 @@ CORRECT_INTEGRATION: Final = Saga(
     command="integration.correct",
     internal=True,
     input=CorrectIntegration,
+    patterns=SHAPES,
     admit=admission.admit_correction,
     steps=(
         compensatable("look", do=verification.see_again, undo=verification.nothing_to_undo),

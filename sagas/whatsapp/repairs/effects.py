@@ -11,9 +11,11 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, FollowUp, Outcome, Rejected
+from evosaga.sagas.whatsapp import integration_events
+from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.ownership import stored
+from evosaga.sagas.whatsapp.services import Context
 from evosaga.sagas.whatsapp.steps import routing_key
 from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 from evosaga.sagas.whatsapp.types import server_entry
@@ -21,7 +23,7 @@ from evosaga.sagas.whatsapp.types import server_entry
 _STATES: Final = {"open": "connected", "closed": "down"}
 
 
-async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def correct_rows(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Let the rows say what was seen, unless somebody else has changed them meanwhile."""
     changed = await connection.fetch(
         f"""
@@ -41,7 +43,7 @@ async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list
     return await _noted(connection, contexts, ids)
 
 
-async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def adopt_rows(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Let the rows name the instances, or make the rows again that the log remembers."""
     again = [c for c in contexts if "config" in c.facts]
     named = [c for c in contexts if "config" not in c.facts]
@@ -60,7 +62,9 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         [_status(c) for c in again],
         [json.dumps(c.facts["config"], ensure_ascii=False) for c in again],
         [
-            stored(c.world.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"]))
+            stored(
+                c.services.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"])
+            )
             for c in again
         ],
         [c.input.whatsapp_number for c in again],
@@ -85,7 +89,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
     return [_looked_at(one, c) for c, one in zip(contexts, said, strict=True)]
 
 
-def _looked_at(said: Outcome, ctx: StepContext) -> Outcome:
+def _looked_at(said: Outcome, ctx: Context) -> Outcome:
     """Where the row of one of ours is made again, its webhook and settings are looked at, too."""
     if not isinstance(said, Done) or "config" not in ctx.facts:
         return said
@@ -93,7 +97,7 @@ def _looked_at(said: Outcome, ctx: StepContext) -> Outcome:
     return replace(said, follow_up=FollowUp("instance.complete", about))
 
 
-async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]) -> list[Outcome]:
+async def _noted(connection: Any, contexts: Sequence[Context], ids: set[str]) -> list[Outcome]:
     """Note what was seen beside the row, for the health check and for the next look."""
     done = [c for c in contexts if c.facts["integration_id"] in ids]
     await connection.execute(
@@ -117,50 +121,45 @@ async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]
     ]
 
 
-async def _tell(connection: Any, contexts: Sequence[StepContext]) -> None:
+async def _tell(connection: Any, contexts: Sequence[Context]) -> None:
     """The notice that follows whenever a row's status changes, whoever found out."""
     news = [c for c in contexts if c.facts.get("status") != _status(c)]
     told = [
-        {
-            "status": _status(c),
-            "state": _STATES.get(c.input.seen, c.input.seen),
-            "before": c.facts.get("status"),
-        }
+        Notice(
+            UUID(c.facts["integration_id"]),
+            UUID(c.facts["organization_id"]),
+            c.facts["instance_name"],
+            f"integration.{_status(c)}",
+            {
+                "status": _status(c),
+                "state": _STATES.get(c.input.seen, c.input.seen),
+                "before": c.facts.get("status"),
+            },
+        )
         for c in news
     ]
-    await connection.execute(
-        """
-        INSERT INTO evosaga.notices (integration_id, organization_id, instance_name, type, data)
-        SELECT id, organization_id, name, 'integration.' || (data::jsonb ->> 'status'), data::jsonb
-        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
-            AS new (id, organization_id, name, data)
-        """,
-        [UUID(c.facts["integration_id"]) for c in news],
-        [UUID(c.facts["organization_id"]) for c in news],
-        [c.facts["instance_name"] for c in news],
-        [json.dumps(one) for one in told],
-    )
+    await integration_events.record(connection, told)
 
 
-async def drop_key(ctx: StepContext) -> Outcome:
+async def drop_key(ctx: Context) -> Outcome:
     """Drop the routing key; whoever misses it fills it again, from the row as it is now."""
     names = {ctx.facts["instance_name"], ctx.facts.get("before", ctx.facts["instance_name"])}
     try:
         keys = [
             key for name in names for key in (routing_key.key(name), routing_key.filled_key(name))
         ]
-        await ctx.world.redis.delete(*keys)
+        await ctx.services.redis.delete(*keys)
     except RedisError as error:
         return routing_key.trouble(error)
     return Done()
 
 
-def _named(ctx: StepContext) -> dict[str, str]:
+def _named(ctx: Context) -> dict[str, str]:
     """What a row says of which instance it means."""
     name = {"instance_name": str(ctx.facts["instance_name"])}
     return name | server_entry(ctx.facts.get("server"))
 
 
-def _status(ctx: StepContext) -> str:
+def _status(ctx: Context) -> str:
     """What a row says of what was seen; whatever is ill is disconnected, too."""
     return "connected" if ctx.input.seen == "open" else "disconnected"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from evosaga.sagas.definition import Retry, Saga, pivot, retryable
 from evosaga.sagas.whatsapp.repairs import admission
 from evosaga.sagas.whatsapp.steps import evolution_instance, notify_workers, routing_key
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, ExistingName, ServerName
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, SHAPES, ExistingName, ServerName
 
 
 class RemoveOrphan(BaseModel):
@@ -41,6 +41,7 @@ REMOVE_ORPHAN: Final = Saga(
     command="instance.remove",
     internal=True,
     input=RemoveOrphan,
+    patterns=SHAPES,
     admit=admission.admit_removal,
     steps=(
         pivot(

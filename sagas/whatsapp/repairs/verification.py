@@ -3,16 +3,16 @@
 from typing import Any
 from uuid import UUID
 
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
 from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Presence
 from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unknown, no_list
 from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN, UNREADABLE
 from evosaga.sagas.whatsapp.ownership import fingerprint
+from evosaga.sagas.whatsapp.services import Context, evolution_of
 
 
-async def see_again(ctx: StepContext) -> Outcome:
+async def see_again(ctx: Context) -> Outcome:
     """Whether what the row is to say is still what there is to see."""
     seen = await _seen(ctx)
     if isinstance(seen, Held):
@@ -22,7 +22,7 @@ async def see_again(ctx: StepContext) -> Outcome:
     return Done({"seen": seen})
 
 
-async def see_to_adopt(ctx: StepContext) -> Outcome:
+async def see_to_adopt(ctx: Context) -> Outcome:
     """Whether the instance that is to be named is the one that was seen, and how it is."""
     listed = await _listed(ctx)
     if isinstance(listed, Held):
@@ -38,14 +38,14 @@ async def see_to_adopt(ctx: StepContext) -> Outcome:
     return Done({"seen": seen})
 
 
-async def nothing_to_undo(_: StepContext) -> Outcome:
+async def nothing_to_undo(_: Context) -> Outcome:
     """A look changes nothing."""
     return Done()
 
 
-async def _seen(ctx: StepContext) -> str | Held:
+async def _seen(ctx: Context) -> str | Held:
     if key_id := ctx.facts.get("key_id"):
-        token = ctx.world.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
+        token = ctx.services.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
         return await _look(ctx, token)
     listed = await _listed(ctx)
     if isinstance(listed, Held):
@@ -55,8 +55,8 @@ async def _seen(ctx: StepContext) -> str | Held:
     return await _look(ctx, listed.token if listed and listed.token else NO_TOKEN)
 
 
-async def _look(ctx: StepContext, token: str) -> str | Held:
-    seen = await ctx.evolution.see(ctx.facts["instance_name"], token)
+async def _look(ctx: Context, token: str) -> str | Held:
+    seen = await evolution_of(ctx).see(ctx.facts["instance_name"], token)
     match seen.sight:
         case Presence.ABSENT:
             return "missing"
@@ -77,9 +77,9 @@ def state_of(body: Any) -> str | None:
     return state if isinstance(state, str) else None
 
 
-async def _listed(ctx: StepContext) -> Listed | Held | None:
+async def _listed(ctx: Context) -> Listed | Held | None:
     """What Evolution lists under the name: only it can say, of what older code made."""
-    listed = await ctx.evolution.instances()
+    listed = await evolution_of(ctx).instances()
     if listed.status != 200 or listed.body is None:
         return no_list(ctx, listed)
     try:
@@ -88,10 +88,10 @@ async def _listed(ctx: StepContext) -> Listed | Held | None:
         return hold(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
 
 
-async def _without_token(ctx: StepContext) -> str | Held:
+async def _without_token(ctx: Context) -> str | Held:
     """How an instance is whose token the list hides: our row names it, and the name is enough to
     look, though not to remove."""
-    answer = await ctx.evolution.memory(ctx.facts["instance_name"], None)
+    answer = await evolution_of(ctx).memory(ctx.facts["instance_name"], None)
     if answer.status == 200 and (state := state_of(answer.body)) is not None:
         return "open" if state == "open" else "closed"
     if answer.status in (200, 404):

@@ -11,10 +11,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Refusal, Saga, retryable
+from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.steps.evolution_instance import look_again
-from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, InstanceName, ServerName
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, SHAPES, InstanceName, ServerName
 
 
 class WatchInstance(BaseModel):
@@ -29,7 +29,7 @@ class WatchInstance(BaseModel):
 
 
 async def _admit(
-    connection: Any, _world: World, commands: Sequence[tuple[UUID, WatchInstance]]
+    connection: Any, _world: Services, commands: Sequence[tuple[UUID, WatchInstance]]
 ) -> list[Admission | Refusal]:
     """Only what may be left of a create that was rolled back, or of an integration that a delete
     has removed: never somebody's working instance.
@@ -70,6 +70,7 @@ WATCH_INSTANCE: Final = Saga(
     command="instance.watch",
     internal=True,
     input=WatchInstance,
+    patterns=SHAPES,
     admit=_admit,
     steps=(
         retryable("look", do=look_again(0)),

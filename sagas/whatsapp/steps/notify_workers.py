@@ -10,29 +10,29 @@ from evosaga.sagas.outcome import Done, Outcome
 from evosaga.sagas.whatsapp.steps.routing_key import trouble
 
 if TYPE_CHECKING:
-    from evosaga.sagas.context import StepContext
+    from evosaga.sagas.whatsapp.services import Context
 
 ADDED: Final = "wa:instances:added"
 REMOVED: Final = "wa:instances:removed"
 
 
-async def announce_added(ctx: "StepContext") -> Outcome:
+async def announce_added(ctx: "Context") -> Outcome:
     """Tell the routing workers that an instance is there."""
     return await _publish(ctx, ADDED, str(ctx.input.organization_id), str(ctx.input.clinic_id))
 
 
-async def announce_adopted(ctx: "StepContext") -> Outcome:
+async def announce_adopted(ctx: "Context") -> Outcome:
     """The same for an instance that was there already, and that a row names now."""
     return await _publish(ctx, ADDED, ctx.facts["organization_id"], ctx.facts.get("clinic_id"))
 
 
-async def announce_removed(ctx: "StepContext") -> Outcome:
+async def announce_removed(ctx: "Context") -> Outcome:
     """Tell the routing workers that an instance is gone."""
     return await _publish(ctx, REMOVED, ctx.facts["organization_id"], ctx.facts.get("clinic_id"))
 
 
 async def _publish(
-    ctx: "StepContext", channel: str, organization_id: str | None, clinic_id: str | None
+    ctx: "Context", channel: str, organization_id: str | None, clinic_id: str | None
 ) -> Outcome:
     message = {
         "instance_name": ctx.facts["instance_name"],
@@ -42,7 +42,7 @@ async def _publish(
         "at": datetime.now(UTC).isoformat(),
     }
     try:
-        await ctx.world.redis.publish(channel, json.dumps(message))
+        await ctx.services.redis.publish(channel, json.dumps(message))
     except RedisError as error:
         return trouble(error)
     return Done()

@@ -116,7 +116,7 @@ class Cluster:
         if command.type in STEERING:
             log: Any = DirectLog(worker)
             with suppress(BadCommand):  # it is too late, mostly
-                said = await apply_control(log, worker.world, CATALOGUE, command, worker.engine)
+                said = await apply_control(log, worker.services, CATALOGUE, command, worker.engine)
                 if isinstance(said, Restart):
                     await self._take(worker, said.command)
             return
@@ -140,7 +140,7 @@ class Cluster:
             policy = Policy(KEYS.current, deadline_seconds=self.deadline)
             asked = [(command.saga_id, request.input)]
             [verdict] = arbitrate(self.database.found(), asked, policy)
-        append = accept._first_commit(worker.world, request, verdict, worker.name)
+        append = accept._first_commit(worker.services, request, verdict, worker.name)
         start: Any = append.events[0]
         status = Status(command.saga_id, start, self.loop.now, str(command.saga_id))
         self.database.sagas[command.saga_id] = status
@@ -157,7 +157,7 @@ class Cluster:
     def _admit_removal(self, worker: Worker, saga_id: UUID, data: Any) -> Admission | Refusal:
         in_use = {row.instance_name for row in self.database.integrations.values()}
         over = {s.saga_id for s in self.database.sagas.values() if not s.open}
-        return admission._removal(worker.world, saga_id, data, in_use, over)
+        return admission._removal(worker.services, saga_id, data, in_use, over)
 
     def steer(self, what: str, saga_id: UUID, worker: Worker) -> None:
         """A person cancels or replays, by way of this worker."""

@@ -16,7 +16,6 @@ from evosaga.events.append import Append, Appended, StatusRow, Written
 from evosaga.events.event_log import Hold, VersionConflict
 from evosaga.events.model import Recorded, SagaEvent, SagaRejected, SagaStarted
 from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import InCommit, Retry, Saga, Step
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, registry_of
@@ -25,6 +24,7 @@ from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 from evosaga.sagas.whatsapp.repairs.remove_orphan import REMOVE_ORPHAN
 from evosaga.sagas.whatsapp.repairs.watch_instance import WATCH_INSTANCE
+from evosaga.sagas.whatsapp.services import Context
 
 OPEN: Final = ("running", "compensating", "failed")
 
@@ -182,7 +182,7 @@ def at_once(coroutine: Any) -> Any:
     raise AssertionError("it waits for something")
 
 
-async def save(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def save(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
     [ctx] = contexts
     if any(r.organization_id == ctx.input.organization_id for r in db.integrations.values()):
         return [Rejected("integration_exists", "another row is there")]
@@ -191,13 +191,13 @@ async def save(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
     return [Done({"integration_id": str(ctx.saga_id)})]
 
 
-async def unsave(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def unsave(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
     return [
         Done({"deleted": db.integrations.pop(ctx.saga_id, None) is not None}) for ctx in contexts
     ]
 
 
-async def mark(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def mark(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
     [ctx] = contexts
     if "behind" in ctx.facts and (ahead := _ahead(db, ctx)):
         if any(saga.row.status == "failed" for saga in ahead):
@@ -211,22 +211,22 @@ async def mark(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
     return [Done({"status": before})]
 
 
-async def unmark(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def unmark(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
     [ctx] = contexts
     if row := db.integrations.get(_row_id(ctx)):
         row.status = ctx.results.get("mark", {}).get("status") or ctx.facts["status"]
     return [Done()]
 
 
-async def delete(db: Database, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def delete(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
     return [Done({"deleted": db.integrations.pop(_row_id(c), None) is not None}) for c in contexts]
 
 
-def _row_id(ctx: StepContext) -> UUID:
+def _row_id(ctx: Context) -> UUID:
     return UUID(ctx.facts["integration_id"])
 
 
-def _ahead(db: Database, ctx: StepContext) -> list[Status]:
+def _ahead(db: Database, ctx: Context) -> list[Status]:
     """The open sagas that this one waits for."""
     behind: UUID | None = UUID(ctx.facts["behind"])
     while behind is not None and db.sagas[behind].row.status in ("compensated", "rejected"):

@@ -141,7 +141,7 @@ def takes_an_interrupted_attempt_for_one_that_never_began(patch: pytest.MonkeyPa
             return None
         try:
             self._lease.check()
-            return await evosaga.orchestrator.engine.execution.execute(live, flight, self._world)
+            return await evosaga.orchestrator.engine.execution.execute(live, flight, self._services)
         except LeaseLost:
             await self._lease.regained()
             return evosaga.orchestrator.engine.decider.attempt_not_started(live.state)
@@ -170,8 +170,8 @@ def forgets_what_is_to_follow(patch: pytest.MonkeyPatch) -> None:
 
 
 def counts_the_age_of_a_doubt_from_the_beginning(patch: pytest.MonkeyPatch) -> None:
-    def context(live: SagaInstance, flight: Any, world: Any) -> Any:
-        return replace(honest(live, flight, world), doubt_age=1e9)
+    def context(live: SagaInstance, flight: Any, services: Any) -> Any:
+        return replace(honest(live, flight, services), doubt_age=1e9)
 
     honest = evosaga.orchestrator.engine.execution.context
     patch.setattr(evosaga.orchestrator.engine.execution, "context", context)

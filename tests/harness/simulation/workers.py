@@ -21,11 +21,11 @@ from evosaga.events.model import Recorded
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.state import State
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CircuitBreaker
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 from tests.harness.simulation.database import CATALOGUE, at_once
 from tests.harness.simulation.loop import ACTOR, Actor, Loop
@@ -101,7 +101,7 @@ class Worker(Actor):
         if not cluster.fenced:
             self.lease.check = fence  # type: ignore[method-assign]
         self.api = _Api(self, fence)
-        self.world = World(
+        self.services = Services(
             servers={DEFAULT_SERVER: self.api},
             redis=cast(Any, _Redis(self)),
             http=cast(Any, None),
@@ -109,7 +109,7 @@ class Worker(Actor):
             create_deadline=cluster.deadline,
         )
         log = cast(EventLog, Log(self))
-        self.engine = Engine(CATALOGUE, log, self.world, self.lease, capacity=100)
+        self.engine = Engine(CATALOGUE, log, self.services, self.lease, capacity=100)
         self.context: Context = copy_context()
         self.context.run(ACTOR.set, self)
 

@@ -22,6 +22,7 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
+from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from tests.conftest import API_KEY
@@ -87,12 +88,13 @@ async def test_a_create_is_held_with_the_cure_and_goes_on_when_that_is_mended(
         worker = await stack.enter_async_context(running_worker(several))
         asked = [await publish(redis, create(server=name)) for name in known]
         for (mode, parameters, cure), name, id_ in zip(BEFORE_IT, known, asked, strict=True):
-            what, breaker = named(mode, parameters), worker.world.servers[name]
+            what, breaker = named(mode, parameters), worker.services.servers[name]
             await eventually(partial(is_open, breaker), message=f"{what} to be noticed")
             saga = await held(pool, id_)
             assert saga.status == "running", what
             assert cure in str(saga.message), what
-            assert cure in str(await why_of(pool, discover(), saga, worker.world.servers)), what
+            explain = explainer(worker.services.servers)
+            assert cure in str(await why_of(pool, discover(), saga, explain)), what
         told = await commandline(tmp_path, settings)("why", asked[-1])
         cure = BEFORE_IT[-1][2]
         assert f"What you can do: {cure}" in told.out or cure in told.lines[-1]
@@ -114,7 +116,7 @@ async def test_who_comes_while_the_breaker_is_open_is_held_before_anything_is_se
     evolution.arm("proxy", times=None)
     async with running_worker(settings) as worker:
         await publish(redis, create())
-        await eventually(lambda: worker.world.servers["default"].state.state == "open")
+        await eventually(lambda: worker.services.servers["default"].state.state == "open")
         await held(pool, await publish(redis, create()))
         assert len(evolution.journal.requests("create")) <= 2, "a probe now and then, no more"
 
@@ -124,7 +126,7 @@ async def test_at_its_deadline_a_create_that_was_refused_by_a_proxy_frees_its_or
 ) -> None:
     soon = settings.model_copy(update={"create_deadline": 0.8})
     async with running_worker(soon) as worker:
-        server = worker.world.servers["default"]
+        server = worker.services.servers["default"]
 
         for status in (403, 404, 407):
             evolution.arm("proxy", times=None, status=status)
@@ -142,7 +144,7 @@ async def test_a_name_in_use_stays_what_it_is(
     evolution.foreign("taken-name")
     async with running_worker(settings) as worker:
         saga = await outcome(pool, await publish(redis, create(instance_name="taken-name")), 30)
-        assert worker.world.servers["default"].state.state == "closed"
+        assert worker.services.servers["default"].state.state == "closed"
     assert (saga.status, saga.code) == ("compensated", "name_taken")
     assert "taken-name" in evolution.rows()
 

@@ -17,11 +17,11 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 from tests.conftest import API_KEY, SECRET
 from tests.support.commandline import Evosaga
 
@@ -29,22 +29,26 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-async def outside(redis: Redis, evolution: SimulatedEvolution, pool: Pool) -> AsyncIterator[World]:
+async def outside(
+    redis: Redis, evolution: SimulatedEvolution, pool: Pool
+) -> AsyncIterator[Services]:
     """What a look may touch."""
     api = EvolutionApi(evolution.url, API_KEY, timeout=5.0)
     async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
-        yield World({"default": api}, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
+        yield Services(
+            {"default": api}, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool
+        )
 
 
 @pytest.fixture
-async def keeper(pool: Pool, outside: World) -> Reconciler:
+async def keeper(pool: Pool, outside: Services) -> Reconciler:
     """Reconciles without waiting between two looks; workers carry out what it asks for."""
     gate = CommandHandler(pool, EventLog(pool), outside, discover())
     return Reconciler(pool, outside, gate, ("*{organization_id}*", "*{clinic_id}*"), quiet=0.0)
 
 
 @pytest.fixture
-async def doctor(pool: Pool, outside: World) -> HealthMonitor:
+async def doctor(pool: Pool, outside: Services) -> HealthMonitor:
     return HealthMonitor(pool, outside, alert_after=900.0)
 
 

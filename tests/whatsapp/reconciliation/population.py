@@ -33,11 +33,11 @@ from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     find,
     run_once,
 )
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.payload import own_webhook
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.steps import routing_key
 
 PHONE: Final = "5511900000000"
@@ -173,12 +173,12 @@ async def _measure(number: int) -> None:
             api = await stack.enter_async_context(EvolutionApi(evolution.url, "a-global-key"))
             http = await stack.enter_async_context(httpx.AsyncClient())
             keys = KeyRing([secret])
-            world = World({"default": api}, redis, http, keys, pool=pool)
+            services = Services({"default": api}, redis, http, keys, pool=pool)
             made = people(number)
             for at in range(0, number, 1000):
                 await settle(made[at : at + 1000], pool, redis, evolution, keys)
             keeper = Reconciler(
-                pool, world, CommandHandler(pool, EventLog(pool), world, discover()), (), 0.0
+                pool, services, CommandHandler(pool, EventLog(pool), services, discover()), (), 0.0
             )
             await _report("settled", len(made))
             await _timed("reconcile, nothing wrong", find(keeper, kinds=EVERYTHING))
@@ -190,14 +190,14 @@ async def _measure(number: int) -> None:
             await _timed("orphans, nothing wrong", find(keeper, kinds=OFTEN, share=SHARE))
             asked = len(evolution.journal.requests("webhook_find")) - asked
             print(f"webhooks asked for: {asked}")
-            await _timed("health, first round", monitor.run_once(HealthMonitor(pool, world)))
-            await _timed("health, nothing wrong", monitor.run_once(HealthMonitor(pool, world)))
+            await _timed("health, first round", monitor.run_once(HealthMonitor(pool, services)))
+            await _timed("health, nothing wrong", monitor.run_once(HealthMonitor(pool, services)))
             print(await disturb(made, pool, redis, evolution))
             await _timed("reconcile, 2 % wrong", find(keeper, kinds=EVERYTHING))
             await _timed("reconcile, first look", run_once(keeper))
             done = await _timed("reconcile, asking for repairs", run_once(keeper))
             print(f"repairs asked for: {len(done.repairs)}")
-            await _timed("health, 2 % wrong", monitor.run_once(HealthMonitor(pool, world)))
+            await _timed("health, 2 % wrong", monitor.run_once(HealthMonitor(pool, services)))
         await redis.aclose()
         await pool.close()
 

@@ -20,7 +20,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     find,
     run_once,
 )
-from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.services import Services
 from tests.conftest import API_KEY
 from tests.support.commandline import Evosaga
 from tests.support.driving import create, outcome, publish
@@ -245,7 +245,7 @@ async def test_a_row_stays_connected_while_its_webhook_is_lost_and_somebody_is_t
     pool: Pool,
     redis: Redis,
     rows: Rows,
-    outside: World,
+    outside: Services,
     evolution: SimulatedEvolution,
 ) -> None:
     doctor = HealthMonitor(pool, outside, alert_after=0.001)

@@ -26,9 +26,9 @@ from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     run_once,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.steps import routing_key
 from tests.conftest import API_KEY, SECRET
 from tests.support.driving import count, create, delete, outcome, publish, story
@@ -341,7 +341,7 @@ async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
 
 async def test_n4_without_a_list_nothing_is_concluded(
     keeper: Reconciler,
-    outside: World,
+    outside: Services,
     evolution: SimulatedEvolution,
     rows: Rows,
     subtests: pytest.Subtests,
@@ -356,7 +356,7 @@ async def test_n4_without_a_list_nothing_is_concluded(
         async with EvolutionApi(evolution.url, API_KEY, timeout=seconds) as api:
             with subtests.test(mode):
                 evolution.arm(mode, operation="fetch", times=None, **more.get(mode, {}))
-                looking = replace(keeper, world=replace(outside, servers={"default": api}))
+                looking = replace(keeper, services=replace(outside, servers={"default": api}))
                 done = await asyncio.wait_for(run_once(looking), 60)
                 assert done.aborted
                 assert not done.drifts

@@ -12,13 +12,13 @@ from redis.asyncio import Redis
 import evosaga.sagas.whatsapp.steps.evolution_instance
 from evosaga.orchestrator.config.settings import load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION, CreateIntegration
 from evosaga.sagas.whatsapp.evolution.client import Answer, EvolutionApi
 from evosaga.sagas.whatsapp.evolution.partial import provoke_clean_up
 from evosaga.sagas.whatsapp.evolution.payload import payload
 from evosaga.sagas.whatsapp.ownership import fingerprint
+from evosaga.sagas.whatsapp.services import Context, Services
 from evosaga.sagas.whatsapp.steps.evolution_instance import (
     create_instance,
     delete_instance,
@@ -37,25 +37,25 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ctx(world: World) -> StepContext:
+def ctx(services: Services) -> Context:
     """The first attempt at an instance ``ours``."""
     saga_id = uuid.uuid4()
-    return StepContext(
+    return Context(
         saga_id=saga_id,
         input=CreateIntegration(
             organization_id=uuid.uuid4(), clinic_id=uuid.uuid4(), name="Sol", channel="EVOLUTION"
         ),
-        world=world,
+        services=services,
         facts={
             "instance_name": "ours",
             "created_by": str(saga_id),
-            "key_id": world.keys.current,
+            "key_id": services.keys.current,
         },
     )
 
 
-def token(ctx: StepContext) -> str:
-    return ctx.world.keys.instance_token(ctx.saga_id, ctx.world.keys.current)
+def token(ctx: Context) -> str:
+    return ctx.services.keys.instance_token(ctx.saga_id, ctx.services.keys.current)
 
 
 def kind(outcome: Outcome) -> str:
@@ -131,7 +131,7 @@ CREATES: list[tuple[str, dict[str, Any], str, bool]] = [
     ids=[f"{mode}-{'-'.join(map(str, p.values()))[:20]}" for mode, p, *_ in CREATES],
 )
 async def test_create_says_what_is_known_and_no_more(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
     parameters: dict[str, Any],
@@ -163,22 +163,22 @@ async def test_create_says_what_is_known_and_no_more(
     ],
 )
 async def test_a_201_is_believed_only_when_a_look_confirms_it(
-    ctx: StepContext, evolution: SimulatedEvolution, look: str, says: str
+    ctx: Context, evolution: SimulatedEvolution, look: str, says: str
 ) -> None:
     evolution.arm("5xx_before", operation=look)
     assert kind(await create_instance(ctx)) == says
 
 
-async def test_c1_a_closed_door_proves_that_nothing_was_sent(ctx: StepContext) -> None:
+async def test_c1_a_closed_door_proves_that_nothing_was_sent(ctx: Context) -> None:
     async with EvolutionApi("http://127.0.0.1:9", API_KEY, timeout=1) as nobody:
-        nowhere = replace(ctx, world=replace(ctx.world, servers={"default": nobody}))
+        nowhere = replace(ctx, services=replace(ctx.services, servers={"default": nobody}))
         for step in (create_instance, delete_instance, remove_instance):
             outcome = await step(nowhere)
             assert isinstance(outcome, Held), outcome
             assert not outcome.in_doubt
 
 
-async def in_doubt(ctx: StepContext, evolution: SimulatedEvolution, there: str) -> StepContext:
+async def in_doubt(ctx: Context, evolution: SimulatedEvolution, there: str) -> Context:
     """A second attempt, when this is what the first has left behind."""
     if there != "nothing":
         await create_instance(ctx)
@@ -207,7 +207,7 @@ async def in_doubt(ctx: StepContext, evolution: SimulatedEvolution, there: str) 
     ],
 )
 async def test_c3_c8_an_attempt_in_doubt_looks_before_it_acts(
-    ctx: StepContext, evolution: SimulatedEvolution, there: str, says: str, creates: int
+    ctx: Context, evolution: SimulatedEvolution, there: str, says: str, creates: int
 ) -> None:
     outcome = await create_instance(await in_doubt(ctx, evolution, there))
     assert kind(outcome) == says
@@ -232,7 +232,7 @@ async def test_c3_c8_an_attempt_in_doubt_looks_before_it_acts(
     ],
 )
 async def test_a_removal_touches_only_what_is_ours(
-    ctx: StepContext, evolution: SimulatedEvolution, step: Any, there: str, says: str, left: bool
+    ctx: Context, evolution: SimulatedEvolution, step: Any, there: str, says: str, left: bool
 ) -> None:
     await in_doubt(ctx, evolution, there)
     assert kind(await step(replace(ctx, was_done=True))) == says
@@ -260,7 +260,7 @@ async def test_a_removal_touches_only_what_is_ours(
     ],
 )
 async def test_d1_d3_d4_a_delete_is_done_when_the_instance_is_seen_to_be_gone(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
     parameters: dict[str, Any],
@@ -282,12 +282,12 @@ async def test_d1_d3_d4_a_delete_is_done_when_the_instance_is_seen_to_be_gone(
 
 @pytest.mark.parametrize("doubtful", [True, False], ids=["sent twice", "sent once"])
 async def test_c6_a_201_is_looked_at_twice_when_an_earlier_try_may_land_beside_it(
-    ctx: StepContext, evolution: SimulatedEvolution, doubtful: bool
+    ctx: Context, evolution: SimulatedEvolution, doubtful: bool
 ) -> None:
     """The first POST lands now, can't insert its row, and its clean-up removes ours by name."""
-    world = evolution._world
+    services = evolution._world
     if not doubtful:  # there the one look comes first, on however busy a machine
-        world.settings = replace(world.settings, pace=5.0)
+        services.settings = replace(services.settings, pace=5.0)
     evolution.arm("create_race", operation="create", winner="ours")
     outcome = await create_instance(replace(ctx, in_doubt=doubtful))
     assert isinstance(outcome, Done) is not doubtful
@@ -299,7 +299,7 @@ async def test_c6_a_201_is_looked_at_twice_when_an_earlier_try_may_land_beside_i
 
 
 async def test_c12_a_half_that_is_left_of_a_race_is_neither_adopted_nor_deleted(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("create_race", operation="create", winner="half")
     outcome = await create_instance(replace(ctx, in_doubt=True))
@@ -312,7 +312,7 @@ async def test_c12_a_half_that_is_left_of_a_race_is_neither_adopted_nor_deleted(
 
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
 async def test_d5_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that_must_fail(
-    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+    ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     """With SAVE_INSTANCES Evolution's DELETE says 404 to it for ever."""
     await in_doubt(ctx, evolution, "row")
@@ -326,7 +326,7 @@ async def test_d5_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that
 
 
 async def test_what_evolution_says_is_told_without_what_a_terminal_would_obey(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("reject", operation="create", message="token is required\x1b[2J\n\u2028\x9b31m")
     outcome = await create_instance(ctx)
@@ -339,7 +339,7 @@ async def test_what_evolution_says_is_told_without_what_a_terminal_would_obey(
 def gone_by_then(monkeypatch: pytest.MonkeyPatch, evolution: SimulatedEvolution) -> None:
     """The row goes by itself in the moment before the create that should have removed it."""
 
-    async def late(ctx: StepContext, name: str, token: str) -> Answer:
+    async def late(ctx: Context, name: str, token: str) -> Answer:
         evolution.drop(name)
         return await provoke_clean_up(ctx, name, token)
 
@@ -349,7 +349,7 @@ def gone_by_then(monkeypatch: pytest.MonkeyPatch, evolution: SimulatedEvolution)
 @pytest.mark.usefixtures("gone_by_then")
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
 async def test_d5_a_create_that_should_have_failed_and_lands_is_removed_in_the_same_attempt(
-    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+    ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     await in_doubt(ctx, evolution, "row")
     outcome = await step(replace(ctx, attempt=9, was_done=True))
@@ -363,13 +363,13 @@ async def test_d5_a_create_that_should_have_failed_and_lands_is_removed_in_the_s
 @pytest.mark.usefixtures("gone_by_then")
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
 async def test_d5_a_create_that_should_have_failed_and_says_nothing_is_given_a_quiet_time(
-    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+    ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     await in_doubt(ctx, evolution, "row")
     evolution.arm("late", operation="create", seconds=0.5)
     outcome = await step(replace(ctx, attempt=9, was_done=True))
     assert kind(outcome) == "Held quiet_time"
-    assert outcome.retry_after == ctx.world.quiet_seconds
+    assert outcome.retry_after == ctx.services.quiet_seconds
     await eventually(lambda: bool(evolution.live()), message="it to land")
     assert kind(await step(replace(ctx, attempt=9, was_done=True))) == "Done removed"
     assert not evolution.rows()
@@ -387,7 +387,7 @@ async def test_d5_a_create_that_should_have_failed_and_says_nothing_is_given_a_q
     ],
 )
 async def test_d5_what_the_create_that_should_clean_up_answers_is_believed(
-    ctx: StepContext, evolution: SimulatedEvolution, mode: str, parameters: Any, says: str
+    ctx: Context, evolution: SimulatedEvolution, mode: str, parameters: Any, says: str
 ) -> None:
     await in_doubt(ctx, evolution, "row")
     evolution.arm(mode, operation="create", **parameters)
@@ -398,7 +398,7 @@ async def test_d5_what_the_create_that_should_clean_up_answers_is_believed(
 
 @pytest.mark.parametrize("there", ["memory", "foreign row"])
 async def test_half_an_instance_that_nobody_can_prove_to_be_ours_is_left_to_a_person(
-    ctx: StepContext, evolution: SimulatedEvolution, there: str
+    ctx: Context, evolution: SimulatedEvolution, there: str
 ) -> None:
     await create_instance(ctx)
     if there == "foreign row":
@@ -413,7 +413,7 @@ async def test_half_an_instance_that_nobody_can_prove_to_be_ours_is_left_to_a_pe
 
 
 async def test_a_row_that_is_gone_at_the_last_moment_leaves_an_instance_of_ours_to_remove(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     await provoke_clean_up(ctx, "ours", token(ctx))
     assert evolution.live()["ours"].token_hash == fingerprint(token(ctx))
@@ -422,7 +422,7 @@ async def test_a_row_that_is_gone_at_the_last_moment_leaves_an_instance_of_ours_
 
 
 async def test_d2_d11_what_was_never_seen_to_land_is_watched_for_a_quiet_time(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     """The undo of a create in doubt waits; what lands meanwhile is removed."""
     young = replace(ctx, doubt_age=0.1)
@@ -447,7 +447,7 @@ async def test_d2_d11_what_was_never_seen_to_land_is_watched_for_a_quiet_time(
     ],
 )
 async def test_an_instance_of_older_code_is_deleted_with_the_token_that_the_list_shows(
-    ctx: StepContext, evolution: SimulatedEvolution, listing: Any, says: str
+    ctx: Context, evolution: SimulatedEvolution, listing: Any, says: str
 ) -> None:
     evolution.foreign("ours")
     legacy = replace(ctx, facts={"instance_name": "ours", "created_by": str(uuid.uuid4())})
@@ -457,7 +457,7 @@ async def test_an_instance_of_older_code_is_deleted_with_the_token_that_the_list
     assert deletes_by_key(evolution) == ({"instance"} if says == "Done removed" else set())
 
 
-async def test_an_instance_of_older_code_that_no_list_shows_is_gone(ctx: StepContext) -> None:
+async def test_an_instance_of_older_code_that_no_list_shows_is_gone(ctx: Context) -> None:
     nobody = replace(ctx, facts={"instance_name": "nobody", "created_by": str(uuid.uuid4())})
     assert kind(await delete_instance(nobody)) == "Done already_absent"
 
@@ -471,7 +471,7 @@ async def test_an_instance_of_older_code_that_no_list_shows_is_gone(ctx: StepCon
     ],
 )
 async def test_an_instance_of_older_code_is_never_gone_while_a_list_of_any_shape_has_it(
-    ctx: StepContext, evolution: SimulatedEvolution, shape: str, says: str
+    ctx: Context, evolution: SimulatedEvolution, shape: str, says: str
 ) -> None:
     evolution.put("older", phone="5511999990000")
     older = replace(ctx, facts={"instance_name": "older", "created_by": str(uuid.uuid4())})
@@ -491,7 +491,7 @@ async def test_an_instance_of_older_code_is_never_gone_while_a_list_of_any_shape
 
 
 async def test_a_list_that_hides_a_name_proves_no_absence_of_what_is_ours_either(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     await create_instance(ctx)
     evolution.half_delete("ours")
@@ -502,7 +502,7 @@ async def test_a_list_that_hides_a_name_proves_no_absence_of_what_is_ours_either
 
 
 async def test_what_is_left_of_an_older_instance_in_memory_alone_is_not_gone(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.put("older")
     evolution.half_delete("older", keep="memory")
@@ -523,14 +523,14 @@ async def test_what_is_left_of_an_older_instance_in_memory_alone_is_not_gone(
 
 
 @pytest.fixture
-async def baileys(ctx: StepContext) -> StepContext:
+async def baileys(ctx: Context) -> Context:
     given = replace(ctx, input=ctx.input.model_copy(update={"channel": "WHATSAPP-BAILEYS"}))
     assert isinstance(await create_instance(given), Done)
     return given
 
 
 async def test_the_qr_code_is_kept_for_a_minute_and_nowhere_else(
-    baileys: StepContext, redis: Redis
+    baileys: Context, redis: Redis
 ) -> None:
     outcome = await ask_for_qr(baileys)
     assert outcome == Done({"qr": "ready"})
@@ -540,7 +540,7 @@ async def test_the_qr_code_is_kept_for_a_minute_and_nowhere_else(
     assert 0 < await redis.ttl("evosaga:qr:ours") <= 60
 
 
-async def test_a_number_asks_for_a_pairing_code_too(baileys: StepContext, redis: Redis) -> None:
+async def test_a_number_asks_for_a_pairing_code_too(baileys: Context, redis: Redis) -> None:
     given = replace(baileys, input=baileys.input.model_copy(update={"number": "5511987654321"}))
     assert await ask_for_qr(given) == Done({"qr": "ready"})
     assert json.loads(await redis.get("evosaga:qr:ours") or b"")["pairing_code"]
@@ -562,7 +562,7 @@ async def test_a_number_asks_for_a_pairing_code_too(baileys: StepContext, redis:
     ],
 )
 async def test_a_qr_code_that_does_not_come_is_no_failure(
-    baileys: StepContext,
+    baileys: Context,
     redis: Redis,
     evolution: SimulatedEvolution,
     mode: str,
@@ -574,18 +574,20 @@ async def test_a_qr_code_that_does_not_come_is_no_failure(
 
 
 async def test_a_passive_channel_needs_no_qr_code(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     assert await ask_for_qr(ctx) == Done({"qr": "not_needed"})
     assert list(evolution.journal) == []
 
 
 async def test_f1_a_redis_that_is_away_holds_the_qr_code_and_burns_no_attempt(
-    baileys: StepContext, own_redis: Redis, own_valkey: Any
+    baileys: Context, own_redis: Redis, own_valkey: Any
 ) -> None:
     await own_redis.ping()
     await asyncio.to_thread(own_valkey.stop)
-    outcome = await ask_for_qr(replace(baileys, world=replace(baileys.world, redis=own_redis)))
+    outcome = await ask_for_qr(
+        replace(baileys, services=replace(baileys.services, redis=own_redis))
+    )
     assert kind(outcome) == "Held redis_unavailable"
 
 
@@ -593,7 +595,7 @@ async def test_f1_a_redis_that_is_away_holds_the_qr_code_and_burns_no_attempt(
 
 
 async def test_c16_a_slow_answer_is_no_timeout_and_no_create_waits_for_a_qr_code(
-    ctx: StepContext,
+    ctx: Context,
 ) -> None:
     """With a QR code the answer takes five and a half seconds, and more on a busy server."""
     waits = load_settings(_env_file=None).evolution_timeout
@@ -604,10 +606,10 @@ async def test_c16_a_slow_answer_is_no_timeout_and_no_create_waits_for_a_qr_code
 
 
 async def test_c20_the_payload_is_an_allow_list_and_a_webhook_always_names_its_events(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
-    public = replace(ctx.world, public_url="https://evosaga.example")
-    asked = payload(replace(ctx, world=public), "ours", token(ctx))
+    public = replace(ctx.services, public_url="https://evosaga.example")
+    asked = payload(replace(ctx, services=public), "ours", token(ctx))
     assert set(asked) == {"instanceName", "integration", "token", "qrcode", "webhook"}
     webhook = asked["webhook"]
     assert webhook["url"] == "https://evosaga.example/webhooks/evolution/ours"
@@ -622,17 +624,17 @@ async def test_c20_the_payload_is_an_allow_list_and_a_webhook_always_names_its_e
     assert isinstance(await create_instance(replace(ctx, input=given)), Done)
 
 
-async def test_no_error_is_ever_a_reason_to_call_unknown_a_failure(ctx: StepContext) -> None:
+async def test_no_error_is_ever_a_reason_to_call_unknown_a_failure(ctx: Context) -> None:
     """A worker that may not act any more raises; it says nothing about the instance."""
 
     def stop() -> None:
         raise RuntimeError("not in charge")
 
-    api = EvolutionApi(ctx.world.servers["default"].url, API_KEY, before_send=stop)
+    api = EvolutionApi(ctx.services.servers["default"].url, API_KEY, before_send=stop)
     async with api:
         for step in (create_instance, remove_instance, delete_instance):
             with pytest.raises(RuntimeError, match="not in charge"):
-                await step(replace(ctx, world=replace(ctx.world, servers={"default": api})))
+                await step(replace(ctx, services=replace(ctx.services, servers={"default": api})))
 
 
 def test_the_kinds_of_outcome_are_these_four() -> None:
@@ -640,7 +642,7 @@ def test_the_kinds_of_outcome_are_these_four() -> None:
 
 
 async def test_c17_a_chosen_name_is_looked_for_before_a_create_that_could_kill_its_owner(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     """A starting Evolution lets the create of a name pass whose instance it has not loaded yet."""
     evolution.foreign("chosen")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from evosaga.events.database import Pool
-from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.definition import BatchEffect
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION, CreateIntegration
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION, DeleteIntegration
+from evosaga.sagas.whatsapp.services import Context, Services
 from evosaga.sagas.whatsapp.steps import integration_row, routing_key
 
 NAME = "the-name"
@@ -20,18 +20,18 @@ ORGANIZATION, CLINIC, MAKER = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
 
 
 @pytest.fixture
-def looking(world: World, pool: Pool) -> World:
+def looking(services: Services, pool: Pool) -> Services:
     """A world with eyes for Postgres."""
-    return replace(world, pool=pool)
+    return replace(services, pool=pool)
 
 
-def creating(world: World) -> StepContext:
+def creating(services: Services) -> Context:
     data = {"organization_id": ORGANIZATION, "clinic_id": CLINIC, "name": "Clínica Sol"}
-    facts = {"instance_name": NAME, "created_by": str(MAKER), "key_id": world.keys.current}
-    return StepContext(MAKER, CreateIntegration.model_validate(data), world, facts=facts)
+    facts = {"instance_name": NAME, "created_by": str(MAKER), "key_id": services.keys.current}
+    return Context(MAKER, CreateIntegration.model_validate(data), services, facts=facts)
 
 
-def deleting(world: World, **more: Any) -> StepContext:
+def deleting(services: Services, **more: Any) -> Context:
     facts = {
         "instance_name": NAME,
         "integration_id": str(MAKER),
@@ -39,13 +39,13 @@ def deleting(world: World, **more: Any) -> StepContext:
         "status": "connected",
         "clinic_id": str(CLINIC),
         "organization_id": str(ORGANIZATION),
-        "key_id": world.keys.current,
+        "key_id": services.keys.current,
     }
     data = DeleteIntegration(instance_name=NAME)
-    return StepContext(uuid.uuid4(), data, world, facts=facts | more)
+    return Context(uuid.uuid4(), data, services, facts=facts | more)
 
 
-async def run(pool: Pool, effect: BatchEffect, *contexts: StepContext) -> list[Outcome]:
+async def run(pool: Pool, effect: BatchEffect, *contexts: Context) -> list[Outcome]:
     async with pool.acquire() as connection, connection.transaction():
         return list(await effect(connection, contexts))
 
@@ -80,21 +80,21 @@ async def begun(pool: Pool, status: str) -> uuid.UUID:
 
 
 async def test_e7_a_second_row_of_an_organization_is_refused_for_good(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     await pool.execute("SELECT healthcare.save_evolution_integration($1, 'by-hand')", ORGANIZATION)
-    [said] = await run(pool, integration_row.save_integrations, creating(world))
+    [said] = await run(pool, integration_row.save_integrations, creating(services))
     assert isinstance(said, Rejected)
     assert said.code == "integration_exists"
 
 
 async def test_e8_a_row_that_names_another_instance_by_now_is_not_marked(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
-    await run(pool, integration_row.save_integrations, creating(world))
+    await run(pool, integration_row.save_integrations, creating(services))
     await repointed(pool)
     before = await row(pool)
-    [said] = await run(pool, integration_row.mark_deleting, deleting(world))
+    [said] = await run(pool, integration_row.mark_deleting, deleting(services))
     assert isinstance(said, Rejected)
     assert said.code == "not_found"
     assert await row(pool) == before
@@ -104,37 +104,37 @@ async def test_e8_a_row_that_names_another_instance_by_now_is_not_marked(
     "effect", [integration_row.delete_integrations, integration_row.unsave_integrations]
 )
 async def test_e8_a_row_that_names_another_instance_by_now_is_not_deleted(
-    pool: Pool, world: World, effect: BatchEffect
+    pool: Pool, services: Services, effect: BatchEffect
 ) -> None:
-    await run(pool, integration_row.save_integrations, creating(world))
+    await run(pool, integration_row.save_integrations, creating(services))
     await repointed(pool)
     before = await row(pool)
     undo = effect is integration_row.unsave_integrations
-    [said] = await run(pool, effect, creating(world) if undo else deleting(world))
+    [said] = await run(pool, effect, creating(services) if undo else deleting(services))
     assert said == Done({"deleted": False})
     assert await row(pool) == before
 
 
 async def test_e8_what_others_changed_in_the_row_is_still_the_sagas_to_delete(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
-    await run(pool, integration_row.save_integrations, creating(world))
+    await run(pool, integration_row.save_integrations, creating(services))
     await pool.execute("UPDATE healthcare.integrations SET whatsapp_number = '5511'")
-    assert await run(pool, integration_row.delete_integrations, deleting(world)) == [
+    assert await run(pool, integration_row.delete_integrations, deleting(services)) == [
         Done({"deleted": True})
     ]
-    assert await run(pool, integration_row.delete_integrations, deleting(world)) == [
+    assert await run(pool, integration_row.delete_integrations, deleting(services)) == [
         Done({"deleted": False})
     ]
 
 
 async def test_a_delete_that_is_called_off_gives_the_row_back_as_it_found_it(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     """Not as admission saw it: a delete that waited saw another saga's mark."""
-    await run(pool, integration_row.save_integrations, creating(world))
+    await run(pool, integration_row.save_integrations, creating(services))
     await pool.execute("UPDATE healthcare.integrations SET status = 'disconnected'")
-    ctx = deleting(world, status="deleting")
+    ctx = deleting(services, status="deleting")
     [said] = await run(pool, integration_row.mark_deleting, ctx)
     assert said == Done({"status": "disconnected"})
     assert ((await row(pool)) or {})["status"] == "deleting"
@@ -143,25 +143,27 @@ async def test_a_delete_that_is_called_off_gives_the_row_back_as_it_found_it(
     assert ((await row(pool)) or {})["status"] == "disconnected"
 
 
-async def test_e8_a_mark_that_others_have_wiped_is_not_restored(pool: Pool, world: World) -> None:
-    await run(pool, integration_row.save_integrations, creating(world))
-    await run(pool, integration_row.mark_deleting, deleting(world))
+async def test_e8_a_mark_that_others_have_wiped_is_not_restored(
+    pool: Pool, services: Services
+) -> None:
+    await run(pool, integration_row.save_integrations, creating(services))
+    await run(pool, integration_row.mark_deleting, deleting(services))
     await pool.execute("UPDATE healthcare.integrations SET status = 'connected'")
-    await run(pool, integration_row.unmark_deleting, deleting(world, status="pending"))
+    await run(pool, integration_row.unmark_deleting, deleting(services, status="pending"))
     assert ((await row(pool)) or {})["status"] == "connected"
 
 
 async def test_of_a_batch_only_those_wait_that_have_somebody_ahead(
-    pool: Pool, world: World
+    pool: Pool, services: Services
 ) -> None:
     ahead, over = await begun(pool, "running"), await begun(pool, "completed")
-    await run(pool, integration_row.save_integrations, creating(world))
+    await run(pool, integration_row.save_integrations, creating(services))
     first, second, third = await run(
         pool,
         integration_row.mark_deleting,
-        deleting(world, behind=str(ahead)),
-        deleting(world, integration_id=str(uuid.uuid4()), behind=str(over)),
-        deleting(world),
+        deleting(services, behind=str(ahead)),
+        deleting(services, integration_id=str(uuid.uuid4()), behind=str(over)),
+        deleting(services),
     )
     assert isinstance(first, Held)
     assert (first.code, first.retry_after) == ("waiting", 0.2)
@@ -172,10 +174,10 @@ async def test_of_a_batch_only_those_wait_that_have_somebody_ahead(
 
 @pytest.mark.parametrize(("age", "pause"), [(0.0, 0.2), (2.0, 0.5), (60.0, 15.0), (9e9, 30.0)])
 async def test_whoever_waits_long_looks_seldom(
-    pool: Pool, world: World, age: float, pause: float
+    pool: Pool, services: Services, age: float, pause: float
 ) -> None:
     ahead = await begun(pool, "compensating")
-    waiting = replace(deleting(world, behind=str(ahead)), age=age)
+    waiting = replace(deleting(services, behind=str(ahead)), age=age)
     [said] = await run(pool, integration_row.mark_deleting, waiting)
     assert isinstance(said, Held)
     assert said.retry_after == pause
@@ -184,17 +186,17 @@ async def test_whoever_waits_long_looks_seldom(
 # --- probes -----------------------------------------------------------------------------------
 
 
-async def sight(saga: Any, step: str, ctx: StepContext) -> Sighting:
+async def sight(saga: Any, step: str, ctx: Context) -> Sighting:
     probe = saga.step(step).probe
     assert probe is not None
     found = await probe(ctx)
     assert found.evidence
-    assert ctx.world.keys.webhook_token(MAKER, ctx.world.keys.current) not in found.evidence
+    assert ctx.services.keys.webhook_token(MAKER, ctx.services.keys.current) not in found.evidence
     return Sighting(found.sighting)
 
 
 async def test_the_row_of_a_create_is_there_absent_or_somebody_elses(
-    pool: Pool, looking: World
+    pool: Pool, looking: Services
 ) -> None:
     ctx = creating(looking)
     assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.ABSENT
@@ -209,7 +211,7 @@ async def test_the_row_of_a_create_is_there_absent_or_somebody_elses(
     assert await sight(CREATE_INTEGRATION, "postgres", ctx) is Sighting.ABSENT
 
 
-async def test_the_mark_and_the_removal_of_a_row_can_be_seen(pool: Pool, looking: World) -> None:
+async def test_the_mark_and_the_removal_of_a_row_can_be_seen(pool: Pool, looking: Services) -> None:
     ctx = deleting(looking)
 
     async def seen() -> tuple[Sighting, Sighting]:
@@ -226,13 +228,13 @@ async def test_the_mark_and_the_removal_of_a_row_can_be_seen(pool: Pool, looking
     assert await seen() == (Sighting.THERE, Sighting.THERE)
 
 
-async def test_without_a_connection_nothing_is_concluded(world: World) -> None:
-    assert await sight(CREATE_INTEGRATION, "postgres", creating(world)) is Sighting.UNKNOWN
+async def test_without_a_connection_nothing_is_concluded(services: Services) -> None:
+    assert await sight(CREATE_INTEGRATION, "postgres", creating(services)) is Sighting.UNKNOWN
     for step in ("mark", "postgres"):
-        assert await sight(DELETE_INTEGRATION, step, deleting(world)) is Sighting.UNKNOWN
+        assert await sight(DELETE_INTEGRATION, step, deleting(services)) is Sighting.UNKNOWN
 
 
-async def test_the_routing_key_is_looked_for(looking: World) -> None:
+async def test_the_routing_key_is_looked_for(looking: Services) -> None:
     create, delete = creating(looking), deleting(looking)
 
     async def seen() -> tuple[Sighting, Sighting]:

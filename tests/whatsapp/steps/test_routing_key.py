@@ -9,15 +9,15 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.definition import Effect
 from evosaga.sagas.outcome import Done, Held, Rejected
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
+from evosaga.sagas.whatsapp.services import Context, Services
 from evosaga.sagas.whatsapp.steps import notify_workers, routing_key
 
 
 @pytest.fixture
-def ctx(world: World) -> StepContext:
+def ctx(services: Services) -> Context:
     saga_id = uuid.uuid4()
     data = CreateIntegration(
         organization_id=uuid.uuid4(), clinic_id=uuid.uuid4(), name="Clínica Sol"
@@ -28,10 +28,10 @@ def ctx(world: World) -> StepContext:
         "organization_id": str(data.organization_id),
         "clinic_id": str(data.clinic_id),
     }
-    return StepContext(saga_id=saga_id, input=data, world=world, facts=facts)
+    return Context(saga_id=saga_id, input=data, services=services, facts=facts)
 
 
-async def test_filling_twice_is_filling_once(ctx: StepContext, redis: Redis) -> None:
+async def test_filling_twice_is_filling_once(ctx: Context, redis: Redis) -> None:
     for _ in range(2):
         assert await routing_key.fill(ctx) == Done()
     assert json.loads(await redis.get("whatsapp:instance:ours") or b"") == {
@@ -44,7 +44,7 @@ async def test_filling_twice_is_filling_once(ctx: StepContext, redis: Redis) -> 
 
 
 async def test_f3_a_zombie_can_not_fill_what_was_removed_meanwhile(
-    ctx: StepContext, redis: Redis
+    ctx: Context, redis: Redis
 ) -> None:
     await routing_key.fill(ctx)
     await redis.set("evosaga:qr:ours", "{}")
@@ -57,7 +57,7 @@ async def test_f3_a_zombie_can_not_fill_what_was_removed_meanwhile(
 
 
 async def test_another_integration_may_have_the_name_of_one_that_was_removed(
-    ctx: StepContext, redis: Redis
+    ctx: Context, redis: Redis
 ) -> None:
     await routing_key.invalidate(ctx)
     assert await routing_key.fill(replace(ctx, saga_id=uuid.uuid4())) == Done()
@@ -75,9 +75,9 @@ async def test_another_integration_may_have_the_name_of_one_that_was_removed(
     ],
 )
 async def test_f1_a_redis_that_is_away_is_waited_for(
-    ctx: StepContext, own_redis: Redis, own_valkey: LocalServer, step: Effect
+    ctx: Context, own_redis: Redis, own_valkey: LocalServer, step: Effect
 ) -> None:
-    away = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    away = replace(ctx, services=replace(ctx.services, redis=own_redis))
     await own_redis.ping()
     await asyncio.to_thread(own_valkey.stop)
     outcome = await step(away)
@@ -89,9 +89,9 @@ async def test_f1_a_redis_that_is_away_is_waited_for(
 
 @pytest.mark.parametrize("step", [routing_key.fill, routing_key.invalidate])
 async def test_h6_a_read_only_redis_is_waited_for(
-    ctx: StepContext, own_redis: Redis, step: Effect
+    ctx: Context, own_redis: Redis, step: Effect
 ) -> None:
-    given = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    given = replace(ctx, services=replace(ctx.services, redis=own_redis))
     await own_redis.replicaof("127.0.0.1", 1)
     outcome = await step(given)
     assert isinstance(outcome, Held), outcome
@@ -100,9 +100,9 @@ async def test_h6_a_read_only_redis_is_waited_for(
 
 
 async def test_h6_a_full_redis_is_waited_for_by_what_fills_it_and_not_by_what_frees_it(
-    ctx: StepContext, own_redis: Redis
+    ctx: Context, own_redis: Redis
 ) -> None:
-    given = replace(ctx, world=replace(ctx.world, redis=own_redis))
+    given = replace(ctx, services=replace(ctx.services, redis=own_redis))
     await own_redis.config_set("maxmemory", 1)
     outcome = await routing_key.fill(given)
     assert isinstance(outcome, Held), outcome

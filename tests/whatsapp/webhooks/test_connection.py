@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from evosaga.events import notices
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.integrations.connection import (
     ConnectionObservation,
@@ -17,6 +16,7 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
     status_after,
 )
 from evosaga.orchestrator.whatsapp.webhooks import throttle
+from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.evolution.instance_list import phone_of
 from tests.support.driving import delete, entries, outcome, publish
 from tests.support.waiting import eventually
@@ -92,8 +92,8 @@ async def test_a_log_out_makes_it_disconnected_and_another_phone_connected_again
     await eventually(lambda: told(house, "integration.disconnected"))
     (event,) = await told(house, "integration.disconnected")
     assert event["data"]["reason"] == 401
-    token = house.parts.world.keys.instance_token(row["id"], house.parts.world.keys.current)
-    await house.parts.world.servers["default"].connect(name, token, None)
+    token = house.parts.services.keys.instance_token(row["id"], house.parts.services.keys.current)
+    await house.parts.services.servers["default"].connect(name, token, None)
     await eventually(lambda: house.evolution.live()[name].state == "connecting")
     await eventually(lambda: house.evolution._world.memory[name].code)
     house.evolution.pair(name, "5511922222222")
@@ -198,11 +198,11 @@ async def test_w13_a_look_finds_out_what_no_webhook_has_told(house: House) -> No
     name = await house.integration()
     house.evolution.arm("webhook_lost", times=None)
     house.evolution.pair(name, "5511966665555")
-    world = house.parts.world
+    services = house.parts.services
 
     async def looked() -> bool:
         integration = await one(house, name)
-        seen = await observe(world.servers["default"], world.keys, integration)
+        seen = await observe(services.servers["default"], services.keys, integration)
         return await apply_observation(house.pool, integration, seen) == "changed"
 
     await eventually(looked)
@@ -304,7 +304,7 @@ async def test_a_qr_code_is_told_without_itself(house: House) -> None:
     assert "2@" not in json.dumps(event)
     shown = json.loads(await house.redis.get(f"evosaga:qr:{name}") or b"")
     assert shown["code"].startswith("2@")
-    story = await notices.story(house.pool, (await house.row(name))["id"])
+    story = await integration_events.story(house.pool, (await house.row(name))["id"])
     assert {it.notice.type for it in story} == {"integration.qr_updated"}
 
 

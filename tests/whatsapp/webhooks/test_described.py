@@ -7,10 +7,12 @@ from uuid import uuid4
 
 from jsonschema_rs import Draft202012Validator
 
-from evosaga.events import notices, streams
+from evosaga.events import streams
 from evosaga.orchestrator.api.asyncapi import document
 from evosaga.orchestrator.whatsapp.health.store import ALERT
+from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.sagas.registry import discover
+from evosaga.sagas.whatsapp import integration_events
 from tests.support.driving import entries
 from tests.support.waiting import eventually
 from tests.whatsapp.webhooks.conftest import House
@@ -41,15 +43,19 @@ async def test_notices_and_messages_are_as_described(house: House) -> None:
         check(said, "events", event)
         seen.add(event["type"])
     assert {"integration.connected", "integration.disconnected", "integration.qr_updated"} <= seen
-    await eventually(lambda: house.redis.xlen(streams.WHATSAPP_EVENTS))
-    for _, fields in await entries(house.redis, streams.WHATSAPP_EVENTS):
+    await eventually(lambda: house.redis.xlen(wa_events.STREAM))
+    for _, fields in await entries(house.redis, wa_events.STREAM):
         check(said, "whatsapp", json.loads(fields[b"data"]))
 
 
 def test_an_alert_is_as_described() -> None:
     data = {"status": "disconnected", "state": "logged_out", "since": "2026-01-07T09:30:00Z"}
-    notice = notices.Notice(uuid4(), uuid4(), "wa-sol", ALERT, data)
-    event = json.loads(notices.cloud_event(notices.RecordedNotice(1, datetime.now(UTC), notice)))
+    notice = integration_events.Notice(uuid4(), uuid4(), "wa-sol", ALERT, data)
+    event = json.loads(
+        integration_events.cloud_event(
+            integration_events.RecordedNotice(1, datetime.now(UTC), notice)
+        )
+    )
     check(document(discover()), "events", event)
     del event["data"]["since"]
     payload = document(discover())["components"]["messages"]["integrationAlert"]["payload"]

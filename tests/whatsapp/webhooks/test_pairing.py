@@ -26,8 +26,8 @@ def house(shared_house: House) -> House:
 
 
 async def ask(house: House, name: str, **how: Any) -> Pairing:
-    world = house.parts.world
-    return await current_qr(house.pool, house.redis, world.servers, world.keys, name, **how)
+    services = house.parts.services
+    return await current_qr(house.pool, house.redis, services.servers, services.keys, name, **how)
 
 
 def connects(evolution: SimulatedEvolution) -> int:

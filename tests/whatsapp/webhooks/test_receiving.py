@@ -245,7 +245,7 @@ class TestW14Rotation:
         name = await house.integration()
         new = "a-new-secret-key-of-thirty-two-bytes-or-more"
         ring = KeyRing([new, SECRET])
-        house.parts = replace(house.parts, world=replace(house.parts.world, keys=ring))
+        house.parts = replace(house.parts, services=replace(house.parts.services, keys=ring))
         old_token = webhook_token(name)
         saga_id = uuid.UUID(name.removeprefix("wa-"))
         tokens = {old_token, ring.webhook_token(saga_id, ring.current)}
@@ -386,10 +386,10 @@ async def test_the_simulated_global_webhook_is_understood(
     """A phone is paired on an instance that delivers to somebody else."""
     name = await house.integration()
     await house.pool.execute("UPDATE healthcare.integrations SET config = config - 'webhook_url'")
-    world = house.evolution._world
-    world.rows[name].webhook = None
+    services = house.evolution._world
+    services.rows[name].webhook = None
     path = f"{house.url}/webhooks/evolution?token={GLOBAL}"
-    monkeypatch.setattr(world, "settings", replace(world.settings, global_webhook=path))
+    monkeypatch.setattr(services, "settings", replace(services.settings, global_webhook=path))
     house.evolution.pair(name, "5511977776666")
     row = await house.becomes(name, "connected")
     assert row["whatsapp_number"] == "5511977776666"

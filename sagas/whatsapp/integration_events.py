@@ -2,9 +2,9 @@
 
 Such a thing is no part of a saga's history: the saga that made the integration is long closed, and
 a closed history must not grow. Nor is it worth a saga of its own: there is nothing to undo. So it
-is a *notice*, written in the transaction that changes the row and published on ``evosaga:events``
-from there, in order for each integration, at least once. The table keeps what was published for a
-while, as the story of the integration's connection.
+is a *notice*, written in the transaction that changes the row; the webhooks' processor publishes it
+on ``evosaga:events``, in order for each integration, at least once. The table keeps what was
+published for a while, as the story of the integration's connection.
 """
 
 import json
@@ -15,9 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from redis.asyncio import Redis
 
-from evosaga.events import streams
 from evosaga.events.database import Pool, Queryable
 
 BATCH: Final = 500
@@ -65,11 +63,9 @@ async def story(pool: Queryable, integration_id: UUID, *, limit: int = 100) -> l
     return [_recorded(row) for row in await pool.fetch(_STORY, integration_id, limit)]
 
 
-async def publish(pool: Pool, redis: Redis, recorded: Sequence[RecordedNotice]) -> None:
-    """Publish them on ``evosaga:events`` and note that. Raises what the two servers raise."""
-    if recorded:
-        await streams.publish_events(redis, [cloud_event(one) for one in recorded])
-        await pool.execute(_PUBLISHED, [one.id for one in recorded])
+async def note_published(pool: Queryable, recorded: Sequence[RecordedNotice]) -> None:
+    """They are on the stream."""
+    await pool.execute(_PUBLISHED, [one.id for one in recorded])
 
 
 async def tell_again(pool: Queryable, since: datetime) -> None:

@@ -1,0 +1,190 @@
+"""A worker: every part that runs in one process, around a domain's sagas."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Generic
+
+import structlog
+from redis.asyncio import Redis
+
+from evosaga import migrations
+from evosaga.events import cancellation, streams, upcasting
+from evosaga.events.database import Pool, open_pool
+from evosaga.events.event_log import EventLog
+from evosaga.events.relay import Relay
+from evosaga.orchestrator.commands.consumer import CommandConsumer
+from evosaga.orchestrator.commands.handler import CommandHandler
+from evosaga.orchestrator.commands.handover import announced
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.domain import Domain, ServicesT
+from evosaga.orchestrator.engine.engine import Engine
+from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.recovery import Recovery, tidy
+from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
+from evosaga.orchestrator.maintenance.scheduler import Scheduler
+
+_logger = structlog.get_logger("evosaga.app")
+_PATIENCE: Final = 25.0
+"""Seconds that a stopping worker gives the attempts that are out."""
+
+
+class Broken(Exception):
+    """A part of the worker ended that never should. Ours to mend; the supervisor restarts us."""
+
+
+@dataclass(frozen=True)
+class Worker(Generic[ServicesT]):
+    """A running worker's parts, for those who look after it."""
+
+    name: str
+    engine: Engine
+    reader: CommandConsumer
+    relay: Relay
+    log: EventLog
+    services: ServicesT
+    pool: Pool
+    redis: Redis
+    failed: asyncio.Future[None]
+    """Fails when a part ends that never should."""
+
+
+def worker_name() -> str:
+    """Unique for ever: a restarted worker must never be taken for the one before."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.asynccontextmanager
+async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
+    """Postgres, with its schema checked, and Redis."""
+    assert settings.database_url is not None
+    assert settings.redis_url is not None
+    pool = await open_pool(settings.database_url)
+    redis = streams.connect(settings.redis_url, settings.redis_prefix)
+    try:
+        async with pool.acquire() as connection:
+            await migrations.require_current(connection)
+        yield pool, redis
+    finally:
+        await redis.aclose()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pool.close(), 5)
+
+
+@contextlib.asynccontextmanager
+async def running_worker(
+    settings: Settings, domain: Domain[ServicesT]
+) -> AsyncIterator[Worker[ServicesT]]:
+    """A worker that reads commands, drives sagas, relays events and recovers what is due.
+
+    On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
+    """
+    known = domain.sagas
+    upcasting.register(domain.upcasts)
+    name = worker_name()
+    async with contextlib.AsyncExitStack() as stack:
+        pool, redis = await stack.enter_async_context(stores(settings))
+        lease = Lease(
+            pool,
+            name,
+            ttl=settings.lease_seconds,
+            beat=settings.lease_seconds / 5,
+            knows=announced(known),
+        )
+        services = await stack.enter_async_context(
+            domain.open_services(settings, pool, redis, lease)
+        )
+        relay = Relay(pool, redis, name, domain.on_rewind)
+        log = EventLog(pool, relay.nudge)
+        engine = Engine(known, log, services, lease, capacity=settings.capacity)
+        assert settings.redis_url is not None
+        gate = CommandHandler(pool, log, services, known, engine)
+        patience = settings.unknown_command_seconds
+        reader = CommandConsumer(settings.redis_url, redis, gate, engine, patience)
+        await lease.beat()
+        database = await redis_owner.identity(pool)
+        await redis_owner.claim(redis, database)
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        parts = start_parts(
+            failed,
+            log=log.run(),
+            heartbeat=lease.run(),
+            recovery=Recovery(pool, log, engine, lease).run(),
+            relay=relay.run(),
+            watchdog=reader.watch(),
+            tidy=tidy(redis, domain.streams),
+            owner=redis_owner.watch(redis, database),
+            rejected=RejectedSagaArchive(
+                pool, name, settings.rejected_keep, settings.rejected_most
+            ).run(),
+            chores=Scheduler(pool, name, domain.jobs(settings, pool, services, gate)).run(),
+            **domain.parts(pool, redis, services, name),
+        )
+        try:
+            await reader.start()
+            _logger.info("worker is up", worker=name)
+            yield Worker(name, engine, reader, relay, log, services, pool, redis, failed)
+        finally:
+            await _stop(reader, engine, relay, lease, parts)
+            failed.cancel()
+
+
+def start_parts(
+    failed: asyncio.Future[None], **parts: Coroutine[Any, Any, None]
+) -> list[asyncio.Task[None]]:
+    """Run the parts; one that ends by itself is a failure of the whole."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not failed.done():
+            reason = task.exception() or "it returned"
+            failed.set_exception(Broken(f"{task.get_name()} ended: {reason!r}"))
+
+    tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+    for task in tasks:
+        task.add_done_callback(ended)
+    return tasks
+
+
+async def _stop(
+    reader: CommandConsumer,
+    engine: Engine,
+    relay: Relay,
+    lease: Lease,
+    parts: list[asyncio.Task[None]],
+) -> None:
+    by_name = {task.get_name(): task for task in parts}
+    by_name["watchdog"].cancel()
+    by_name["chores"].cancel()
+    by_name["recovery"].cancel()
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(reader.stop(), 15)
+    await engine.stop(_PATIENCE)
+    by_name["relay"].cancel()
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(_relay_the_rest(relay), 3)
+    await cancellation.end(parts)
+    for leave in (relay.resign(), lease.release()):
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(leave, 3)
+    _logger.info("worker is down", worker=lease.worker)
+
+
+async def _relay_the_rest(relay: Relay) -> None:
+    while await relay.pump():
+        pass
+
+
+async def serve_until(stop: asyncio.Event, settings: Settings, domain: Domain[ServicesT]) -> None:
+    """Run a worker until ``stop`` is set. Raises ``Broken`` when one of its parts dies."""
+    async with running_worker(settings, domain) as worker:
+        stopping = asyncio.create_task(stop.wait())
+        worker.failed.add_done_callback(lambda _: stopping.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        if worker.failed.done():
+            worker.failed.result()

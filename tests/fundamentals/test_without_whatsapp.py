@@ -1,0 +1,132 @@
+"""The deletion test: what is not WhatsApp's runs any domain, in a process that has no WhatsApp.
+
+The hotel of ``test_your_first_saga`` is run by worker processes in which every import of
+``evosaga.sagas.whatsapp`` and ``evosaga.orchestrator.whatsapp`` raises, and whose environment names
+a Postgres and a Redis and nothing else.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from redis.asyncio import Redis
+
+from evosaga.events.database import Pool
+from evosaga.orchestrator.config.settings import Settings
+from tests.fundamentals.hotel_worker import BLOCKED
+from tests.support.driving import outcome, publish, story
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+Spawn: TypeAlias = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def spawn(settings: Settings, tmp_path: Path) -> Iterator[Spawn]:
+    """Starts a worker of the hotel, with sync points armed."""
+    started: list[subprocess.Popen[str]] = []
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("EVOSAGA_")}
+    environment = kept | {
+        "EVOSAGA_DATABASE_URL": str(settings.database_url),
+        "EVOSAGA_REDIS_URL": str(settings.redis_url),
+        "EVOSAGA_LEASE_SECONDS": str(settings.lease_seconds),
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def start(*armed: dict[str, Any]) -> "subprocess.Popen[str]":
+        with (tmp_path / f"worker-{len(started)}.log").open("w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "tests.fundamentals.hotel_worker"],
+                cwd=ROOT,
+                env=environment | {"EVOSAGA_SYNC_POINTS": json.dumps(armed)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.wait()
+
+
+def book(room: int, guest: str) -> dict[str, Any]:
+    data = {"room": room, "guest": guest, "euros": 80}
+    return {"id": str(uuid.uuid4()), "type": "room.book", "data": data}
+
+
+@pytest.mark.parametrize("module", [*BLOCKED, f"{BLOCKED[0]}.types", f"{BLOCKED[1]}.domain"])
+def test_in_such_a_process_there_is_no_whatsapp(module: str) -> None:
+    code = (
+        "import sys; from tests.fundamentals.hotel_worker import Deleted; "
+        f"sys.meta_path.insert(0, Deleted()); import {module}"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1
+    assert "was deleted" in told.stderr
+
+
+async def test_a_saga_completes_and_its_worker_leaves_in_order(
+    spawn: Spawn, pool: Pool, redis: Redis
+) -> None:
+    await redis.set("balance:ada", 100)
+    worker = spawn()
+    saga = await outcome(pool, await publish(redis, book(101, "ada")), 30)
+    assert saga.status == "completed"
+    assert await redis.hget("keys", "ada") == b"door-101"
+    worker.send_signal(signal.SIGTERM)
+    await eventually(lambda: worker.poll() == 0, 20)
+
+
+async def test_a_saga_whose_worker_is_killed_is_taken_over_and_charges_once(
+    spawn: Spawn, pool: Pool, redis: Redis
+) -> None:
+    await redis.set("balance:ada", 100)
+    victim = spawn({"at": "eff.post:charge", "do": "kill"})
+    id_ = await publish(redis, book(102, "ada"))
+    await eventually(lambda: victim.poll() == -signal.SIGKILL, 30)
+    assert await redis.hlen("charges") == 1
+    spawn()
+    saga = await outcome(pool, id_, 30)
+    assert saga.status == "completed"
+    assert await redis.hlen("charges") == 1
+    assert (await story(pool, saga)).count("step.started charge") == 2
+
+
+async def test_a_saga_that_fails_is_compensated_and_a_replay_starts_it_anew(
+    spawn: Spawn, pool: Pool, redis: Redis
+) -> None:
+    spawn()
+    saga = await outcome(pool, await publish(redis, book(103, "bob")), 30)
+    assert (saga.status, saga.code) == ("compensated", "card_declined")
+    assert not await redis.exists("room:103")
+
+    await redis.set("balance:bob", 100)
+    wish = {"id": str(uuid.uuid4()), "type": "saga.replay", "data": {"saga_id": str(saga.saga_id)}}
+    again = await outcome(pool, await publish(redis, wish), 30)
+    assert (again.saga, again.status) == ("book-a-room", "completed")
+    assert await redis.get("room:103") == str(again.saga_id).encode()
+
+
+async def test_a_booking_that_is_refused_is_a_saga_too(
+    spawn: Spawn, pool: Pool, redis: Redis
+) -> None:
+    spawn()
+    saga = await outcome(pool, await publish(redis, book(113, "ada")), 30)
+    assert (saga.status, saga.code) == ("rejected", "no_such_room")
