@@ -25,6 +25,7 @@ from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.redis_clients import prefix_of
 from evosaga.events.redis_errors import cause
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.commands import ordering
 from evosaga.orchestrator.commands.accept import Accepted, Request, TooSoon, accept, parse_request
 from evosaga.orchestrator.commands.control import STEERING, ControlCommand, Restart, apply_control
@@ -402,7 +403,7 @@ _STEERED: Final = """
 SELECT EXISTS (SELECT FROM evosaga.saga_events WHERE saga_id = $1 AND causation_id = $2)
     OR EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $3 AND command_id = $2)
 """
-_MINE: Final = """
+_MINE: Final = f"""
 SELECT saga_id, now() AS now FROM evosaga.sagas
-WHERE saga_id = ANY($1) AND owner = $2 AND status IN ('running', 'compensating')
-"""
+WHERE saga_id = ANY($1) AND owner = $2 AND {ACTIVE_STATUSES}
+"""  # noqa: S608  # constants only
