@@ -13,8 +13,9 @@ from evosaga.events import streams
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.api.dependencies import AppContext
-from evosaga.orchestrator.maintenance import redis_checks
+from evosaga.orchestrator.maintenance.redis_checks import Role
 from evosaga.orchestrator.queries.sagas import living_workers
+from evosaga.orchestrator.whatsapp import redis_checks
 from evosaga.orchestrator.whatsapp.attention import problems, situation
 
 _PATIENCE: Final = 3.0
@@ -90,7 +91,7 @@ async def _redis(parts: AppContext) -> Check:
     try:
         async with asyncio.timeout(_PATIENCE):
             await parts.redis.ping()
-            role: redis_checks.Role = "worker" if parts.reader is not None else "api"
+            role: Role = "worker" if parts.reader is not None else "api"
             wrong = await redis_checks.trouble_of(parts.redis, role)
     except (RedisError, OSError, TimeoutError) as error:
         return Check(False, f"does not answer ({cause(error)})")

@@ -22,7 +22,7 @@ _LATE: Final = 1000
 
 async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
     """What is wrong with it, whose it is, and what waits there."""
-    from evosaga.orchestrator.maintenance import redis_checks
+    from evosaga.orchestrator.whatsapp import redis_checks
 
     async with connections.redis(settings) as redis:
         known = await redis_checks.look(redis)

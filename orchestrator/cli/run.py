@@ -148,7 +148,7 @@ async def _redis(
     settings: Settings, stack: contextlib.AsyncExitStack, *, needed: bool
 ) -> Redis | None:
     """A Redis that can be used. None when it is not needed and not there, or not there for now."""
-    from evosaga.orchestrator.maintenance import redis_checks
+    from evosaga.orchestrator.whatsapp import redis_checks
 
     try:
         async with asyncio.timeout(None if needed else _SOON):

@@ -18,14 +18,28 @@ from evosaga.events.key_prefix import prefixed
 from evosaga.events.redis_clients import prefix_of
 from evosaga.orchestrator.config.settings import SettingsError
 from evosaga.orchestrator.maintenance.redis_owner import OWNER
-from evosaga.sagas.whatsapp.steps import notify_workers, routing_key
 
-_NAMES: Final = ("~{}evosaga:*", "~{}whatsapp:instance:*", "~{}wa:*", "&{}wa:instances:*")
+_NAMES: Final = ("~{}evosaga:*",)
 _SHOWN: Final = 5
 
 _FRESH: Final = 1.0
 
 Role: TypeAlias = Literal["worker", "api"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a domain does with Redis, beside the engine.
+
+    ``names``: the keys (``~``) and channels (``&``) of an access list, with ``{}`` for the prefix.
+    ``keys``: texts that every process reads and writes. ``commands``: what else it sends, and
+    ``of_a_worker``: what only a worker does. ``NOBODY`` stands for the name in a key.
+    """
+
+    names: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    commands: tuple[tuple[str, ...], ...] = ()
+    of_a_worker: tuple[tuple[str, ...], ...] = ()
 
 
 class RedisUnfit(SettingsError):
@@ -54,14 +68,15 @@ class Known:
     info: dict[str, Any] | None
 
 
-def rights(prefix: str = "") -> str:
+def rights(needs: Needs, prefix: str = "") -> str:
     """An access list's rules under which everything works."""
-    return " ".join([*(name.format(prefix) for name in _NAMES), "+@all", "-@dangerous"])
+    names = (name.format(prefix) for name in (*_NAMES, *needs.names))
+    return " ".join([*names, "+@all", "-@dangerous"])
 
 
-async def require(redis: Redis, role: Role = "worker") -> None:
+async def require(needs: Needs, redis: Redis, role: Role = "worker") -> None:
     """Raise ``RedisUnfit`` with the first reason not to start. Raises what Redis raises."""
-    for fault in (await look(redis, role)).faults:
+    for fault in (await look(needs, redis, role)).faults:
         if fault.fatal:
             raise RedisUnfit(_sentence(fault))
 
@@ -78,19 +93,19 @@ _REPLICA: Final = Fault(
 )
 
 
-async def look(redis: Redis, role: Role = "worker") -> Known:
+async def look(needs: Needs, redis: Redis, role: Role = "worker") -> Known:
     """Everything that is wrong, the worst first. Raises what Redis raises while it is away."""
     mode, role_there = await _mode_and_role(redis)
     if mode == "sentinel":
         cure = "set EVOSAGA_REDIS_URL to the server, not to the Sentinel that watches it"
         return Known([Fault("mode", "it is a Sentinel", cure)], None)
-    refused = [] if mode == "cluster" else await _refused(redis, role)
+    refused = [] if mode == "cluster" else await _refused(needs, redis, role)
     if mode == "cluster" or None in refused:
         said, _, cure = redis_errors.CLUSTER.partition(": ")
         return Known([Fault("mode", said, cure)], None)
     named = list(dict.fromkeys(name for name in refused if name))
     faults = [_REPLICA] if role_there in ("replica", "slave") else []
-    faults += [_forbidden(named, prefix_of(redis))] if named else []
+    faults += [_forbidden(named, rights(needs, prefix_of(redis)))] if named else []
     info = await _info(redis)
     if info is None:
         said = "its access list forbids INFO, so version, eviction and persistence are not known"
@@ -102,10 +117,10 @@ async def look(redis: Redis, role: Role = "worker") -> Known:
     return Known(faults, info)
 
 
-def _forbidden(named: Sequence[str], prefix: str) -> Fault:
+def _forbidden(named: Sequence[str], needed: str) -> Fault:
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     said = f"its access list forbids {', '.join(named[:_SHOWN])}{more}"
-    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {rights(prefix)}")
+    return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {needed}")
 
 
 async def _mode_and_role(redis: Redis) -> tuple[str, str]:
@@ -129,7 +144,7 @@ async def _info(redis: Redis) -> dict[str, Any] | None:
     return found
 
 
-async def _refused(redis: Redis, role: Role) -> list[str | None]:
+async def _refused(needs: Needs, redis: Redis, role: Role) -> list[str | None]:
     """What the user may not do, as ``XADD on evosaga:events``; None stands for a cluster's word."""
     connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
     prefix, over = prefix_of(redis), False
@@ -137,7 +152,7 @@ async def _refused(redis: Redis, role: Role) -> list[str | None]:
         alone = [("PING",), ("TIME",), ("MULTI",), ("EXEC",), ("MULTI",)]
         if found := await _asked(connection, alone, prefix):
             return found  # without MULTI what follows would be done
-        found = await _asked(connection, [*_needed(role), ("DISCARD",)], prefix)
+        found = await _asked(connection, [*_needed(role, needs), ("DISCARD",)], prefix)
         over = "DISCARD" not in found
         return found
     finally:
@@ -173,43 +188,24 @@ def _refusal(command: Sequence[str], error: ResponseError) -> list[str | None]:
 
 def _named(command: Sequence[str]) -> str:
     """The command with the key or channel that it was tried on."""
-    on = next((word for word in command if word.startswith(("evosaga:", "wa:", "whatsapp:"))), "")
-    return f"{command[0]} on {on.replace(_NOBODY, '*')}"
+    on = next((word for word in command[1:] if ":" in word), "")
+    return f"{command[0]} on {on.replace(NOBODY, '*')}"
 
 
-_NOBODY: Final = "-"
-"""No instance has such a short name."""
-_DIGEST: Final = f"evosaga:told:{_NOBODY}"
-_CACHED: Final = (
-    routing_key.key(_NOBODY),
-    routing_key.filled_key(_NOBODY),
-    routing_key.qr_key(_NOBODY),
-    routing_key.qr_limit_key(_NOBODY),
-    f"evosaga:removed:{_NOBODY}",
-    f"evosaga:qr-time:{_NOBODY}",
-    f"evosaga:pairing:{_NOBODY}",
-)
+NOBODY: Final = "-"
+"""Stands for whatever a key is about, and is too short to be anything's name."""
 
 
-def _needed(role: Role) -> list[tuple[str, ...]]:
+def _needed(role: Role, needs: Needs) -> list[tuple[str, ...]]:
     """Every command that we send or call in a script, on every key it is for."""
-    kept = (*_CACHED, _DIGEST, relay_position.TOLD, relay_position.PROOF, OWNER)
-    texts = kept if role == "worker" else (*_CACHED, _DIGEST)
-    whatsapp = streams.WHATSAPP_EVENTS
-    needed: list[tuple[str, ...]] = [
-        ("EVAL", "return 1", str(len(_CACHED)), *_CACHED),
-        ("EVAL", "return 1", "2", whatsapp, _DIGEST),
-        ("MGET", *_CACHED),
-        ("DEL", *_CACHED),
-        ("SCAN", "0", "MATCH", routing_key.key("*")),
-        ("XADD", whatsapp, "*", "data", ""),
-    ]
-    for key in texts:
+    ours = (relay_position.TOLD, relay_position.PROOF, OWNER) if role == "worker" else ()
+    needed = list(needs.commands)
+    for key in (*needs.keys, *ours):
         needed += [("GET", key), ("SET", key, "", "EX", "1"), ("EXISTS", key), ("PTTL", key)]
-    return needed + _of_a_worker() if role == "worker" else needed
+    return needed + _of_a_worker(needs) if role == "worker" else needed
 
 
-def _of_a_worker() -> list[tuple[str, ...]]:
+def _of_a_worker(needs: Needs) -> list[tuple[str, ...]]:
     commands, group, events = streams.COMMANDS, streams.GROUP, streams.EVENTS
     dead = streams.DEAD_COMMANDS
     needed: list[tuple[str, ...]] = [
@@ -227,20 +223,24 @@ def _of_a_worker() -> list[tuple[str, ...]]:
         ("XRANGE", events, "0-0", "0-0"),
         ("XREVRANGE", events, "+", "-", "COUNT", "1"),
         ("XDEL", dead, "0-0"),
-        ("PUBLISH", notify_workers.ADDED, ""),
-        ("PUBLISH", notify_workers.REMOVED, ""),
+        *needs.of_a_worker,
     ]
     for stream in (commands, events, dead):
         needed += [("XADD", stream, "*", "data", ""), ("XLEN", stream)]
-    for stream in (commands, events, streams.WHATSAPP_EVENTS):
-        needed += [("XTRIM", stream, "MINID", "0"), ("XINFO", "GROUPS", stream)]
+    for stream in (commands, events):
+        needed += trimming(stream)
     return needed
+
+
+def trimming(stream: str) -> list[tuple[str, ...]]:
+    """What it takes to keep a stream short."""
+    return [("XTRIM", stream, "MINID", "0"), ("XINFO", "GROUPS", stream)]
 
 
 _told: Final[WeakKeyDictionary[Redis, tuple[Role, float, str | None]]] = WeakKeyDictionary()
 
 
-async def trouble_of(redis: Redis, role: Role) -> str | None:
+async def trouble_of(needs: Needs, redis: Redis, role: Role) -> str | None:
     """The first reason not to rely on it, in a sentence; None when all is well.
 
     Asked anew after a second: readiness is open to strangers. Raises what Redis raises while it
@@ -249,14 +249,14 @@ async def trouble_of(redis: Redis, role: Role) -> str | None:
     known = _told.get(redis)
     if known is not None and known[0] == role and time.monotonic() - known[1] < _FRESH:
         return known[2]
-    said = await _trouble_of(redis, role)
+    said = await _trouble_of(needs, redis, role)
     _told[redis] = (role, time.monotonic(), said)
     return said
 
 
-async def _trouble_of(redis: Redis, role: Role) -> str | None:
+async def _trouble_of(needs: Needs, redis: Redis, role: Role) -> str | None:
     try:
-        for fault in (await look(redis, role)).faults:
+        for fault in (await look(needs, redis, role)).faults:
             if not fault.harmless:
                 return _sentence(fault)
     except RedisError as error:

@@ -15,8 +15,9 @@ from evosaga.events.redis_clients import connect
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.orchestrator.maintenance import redis_checks
+from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
 from evosaga.orchestrator.routing import ClinicCache, follow
+from evosaga.orchestrator.whatsapp import redis_checks
 from evosaga.orchestrator.whatsapp.reconciliation.observe import _keys
 from tests.support.databases import Databases
 from tests.support.driving import create, delete, outcome, publish
@@ -90,7 +91,7 @@ async def test_rights_are_named_with_the_prefix(own_valkey: LocalServer, own_red
     async with connect(own_valkey.url, "p.") as behind:
         await redis_checks.require(behind)
     async with connect(own_valkey.url, "q.") as other:
-        with pytest.raises(redis_checks.RedisUnfit, match=r"~q\.evosaga:\*"):
+        with pytest.raises(RedisUnfit, match=r"~q\.evosaga:\*"):
             await redis_checks.require(other)
 
 

@@ -27,9 +27,9 @@ from evosaga.orchestrator.local.binaries import find_valkey
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.orchestrator.local.valkey import local_valkey
-from evosaga.orchestrator.maintenance import redis_checks
 from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
 from evosaga.orchestrator.routing import ClinicCache, Route
+from evosaga.orchestrator.whatsapp import redis_checks
 from evosaga.sagas.outcome import Held
 from evosaga.sagas.whatsapp.steps.routing_key import trouble
 from tests.harness.chaos.proxy import Proxy, through, upstream_of
