@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from evosaga.events.append import Append, Appended, StateT, write
 from evosaga.events.database import TRANSIENT, Connection, Pool
 from evosaga.events.model import Recorded, data_json, event_from
+from evosaga.events.statuses import ACTIVE_STATUSES
 
 _Waiting: TypeAlias = "tuple[Append[Any], asyncio.Future[Appended[Any]]]"
 
@@ -253,19 +254,19 @@ _COLUMNS: Final = "saga_id, sequence, recorded_at, correlation_id, causation_id,
 _READ: Final = f"""
 SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = ANY($1) ORDER BY saga_id, sequence
 """  # noqa: S608  # constants only
-_SET_ASIDE: Final = """
+_SET_ASIDE: Final = f"""
 UPDATE evosaga.sagas SET owner = NULL, next_at = now() + make_interval(secs => $4), code = $5,
     message = $6, scheduled_at = now(), held_claim = NULL, holds = NULL, doubted_at = NULL
 WHERE saga_id = $1 AND next_sequence = $2 AND coalesce(owner, $3) = $3
-  AND status IN ('running', 'compensating')
-"""
-_HOLD: Final = """
+  AND {ACTIVE_STATUSES}
+"""  # noqa: S608  # constants only
+_HOLD: Final = f"""
 UPDATE evosaga.sagas SET owner = NULL, held_claim = $4, holds = $5, code = $6, message = $7,
     next_at = least(now() + make_interval(secs => $8), created_at + make_interval(secs => $9)),
     scheduled_at = now(), doubted_at = CASE WHEN $10 THEN now() ELSE doubted_at END
-WHERE saga_id = $1 AND next_sequence = $2 AND owner = $3 AND status IN ('running', 'compensating')
+WHERE saga_id = $1 AND next_sequence = $2 AND owner = $3 AND {ACTIVE_STATUSES}
 RETURNING true
-"""
+"""  # noqa: S608
 _OWNER: Final = "SELECT owner FROM evosaga.sagas WHERE saga_id = $1"
 _READ_FROM: Final = f"""
 SELECT {_COLUMNS} FROM evosaga.saga_events WHERE saga_id = $1 AND sequence >= $2 ORDER BY sequence

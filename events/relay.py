@@ -212,6 +212,9 @@ _NEWEST: Final = "SELECT coalesce(max(position), 0) FROM evosaga.saga_events"
 _RECORDED_AFTER: Final = """
 SELECT recorded_at FROM evosaga.saga_events WHERE position > $1 ORDER BY position LIMIT 1
 """
+UNRELAYED: Final = f"""greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
+    - coalesce((SELECT position FROM evosaga.relay WHERE stream = '{streams.EVENTS}'), 0))"""  # noqa: S608  # constants only
+"""How many events are not on the stream yet; at most, since transactions that failed leave gaps."""
 _AGO: Final = "SELECT now() - $1::interval"
 _RESIGN: Final = """
 UPDATE evosaga.relay SET leader = NULL, lease_until = NULL WHERE stream = $1 AND leader = $2

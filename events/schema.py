@@ -4,7 +4,8 @@
 projection of it, written in the same transaction. Not in the log are only ``owner`` and ``next_at``
 while a saga is being taken over, since who happens to run a saga is no part of its history, and
 that one which is held is held again (``held_claim``, ``holds``, ``doubted_at``, and what it says).
-SQL is kept to what Postgres 15 knows.
+SQL is kept to what Postgres 15 knows. What a domain reads of the engine are two views beside them,
+``evosaga.open_sagas`` and ``evosaga.saga_starts`` (sequence 0), of revision 0009.
 """
 
 from typing import Final
@@ -29,9 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-OPEN_STATUSES: Final = "status IN ('running', 'compensating', 'failed')"
-"""A parked saga may still own something, so it keeps its key until replay or cancel frees it."""
-ACTIVE_STATUSES: Final = "status IN ('running', 'compensating')"
+from evosaga.events.statuses import ACTIVE_STATUSES, OPEN_STATUSES
+
 WAITING: Final = f"{OPEN_STATUSES} AND behind IS NOT NULL"
 """Behind another saga, and no two behind the same: those that wait form a queue."""
 

@@ -200,6 +200,8 @@ class Saga:
     internal: bool = False
     """We start it ourselves, to keep things true; nobody else is told of its command, and from
     outside it is obeyed only when the log has it as the follow-up of an event."""
+    background: bool = False
+    """It waits for time to pass and does little else, so one that is old is no sign of trouble."""
     rehearse: Rehearse | None = None
     patterns: Mapping[str, str] = field(default_factory=dict)
     """What the patterns of ``input`` ask for, in words for people."""

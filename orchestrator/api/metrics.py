@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 from evosaga.events import streams
 from evosaga.events.clock import LIVING
 from evosaga.events.database import TRANSIENT
+from evosaga.events.relay import UNRELAYED
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.api.dependencies import AppContext
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -169,10 +171,8 @@ WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY 2
 _WORK: Final = f"""
 SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
        coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM evosaga.sagas
-           WHERE status IN ('running', 'compensating'))), 0) AS oldest,
+           WHERE {ACTIVE_STATUSES})), 0) AS oldest,
        greatest(0, coalesce(extract(epoch FROM now() - (SELECT min(next_at) FROM evosaga.sagas
-           WHERE status IN ('running', 'compensating'))), 0)) AS due,
-       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
-           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
-           AS lag
+           WHERE {ACTIVE_STATUSES})), 0)) AS due,
+       {UNRELAYED} AS lag
 """  # noqa: S608  # constants only

@@ -15,6 +15,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from evosaga.events.database import TRANSIENT, Pool
+from evosaga.events.statuses import ACTIVE_STATUSES
 
 _QUICK, _SLOW, _OUTAGE = 0.02, 0.25, 1.0
 _YOUNG: Final = 3.0
@@ -99,7 +100,7 @@ def watcher_of(connection: HTTPConnection) -> SagaWatcher:
 Watching = Annotated[SagaWatcher, Depends(watcher_of)]
 """Route dependency: ``async def route(watch: Watching)``."""
 
-_LOOK: Final = """
-SELECT saga_id, next_sequence AS next, status NOT IN ('running', 'compensating') AS over
+_LOOK: Final = f"""
+SELECT saga_id, next_sequence AS next, NOT {ACTIVE_STATUSES} AS over
 FROM evosaga.sagas WHERE saga_id = ANY($1)
-"""
+"""  # noqa: S608  # constants only

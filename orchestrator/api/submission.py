@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from evosaga.events.commands import BadCommand, Command, checked_text, read_json, saga_id_of
 from evosaga.events.database import Pool
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.api.auth import Caller, CurrentCaller
 from evosaga.orchestrator.api.concurrency import WAITS, held
 from evosaga.orchestrator.api.dependencies import AppContext
@@ -210,10 +211,10 @@ _DERIVED: Final = re.compile("wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _STORED: Final = """
 SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $1 AND organization_id = $2)
 """
-_ROOM: Final = """
+_ROOM: Final = f"""
 SELECT EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $2) AS known,
        (SELECT count(*) FROM (
             SELECT FROM evosaga.sagas
-            WHERE organization_id = $1 AND status IN ('running', 'compensating') LIMIT $3
+            WHERE organization_id = $1 AND {ACTIVE_STATUSES} LIMIT $3
         ) AS open_ones) AS active
-"""
+"""  # noqa: S608  # constants only

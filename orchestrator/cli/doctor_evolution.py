@@ -104,9 +104,8 @@ SELECT server, count(*) FILTER (WHERE what = 'row') AS integrations,
 FROM (SELECT 'row' AS what, config ->> 'server' AS server FROM healthcare.integrations
       WHERE type = 'whatsapp' AND provider = 'evolution'
       UNION ALL
-      SELECT status, born.data -> 'facts' ->> 'server' FROM evosaga.sagas
-      JOIN evosaga.saga_events AS born USING (saga_id)
-      WHERE sagas.status IN ('running', 'compensating', 'failed') AND born.sequence = 0) AS found
+      SELECT status, facts ->> 'server' FROM evosaga.open_sagas
+      JOIN evosaga.saga_starts USING (saga_id)) AS found
 WHERE server <> 'default' AND server <> ALL($1) GROUP BY server ORDER BY server LIMIT 20
 """
 

@@ -195,7 +195,7 @@ class _Visit:
         return [answer for answer in answers if answer is not None]
 
     async def _over(self, asked: Sequence[Asked]) -> bool:
-        open_ = await self.keeper.pool.fetchval(_OPEN, [one.saga_id for one in asked])
+        open_ = await self.keeper.pool.fetchval(_ACTIVE, [one.saga_id for one in asked])
         return not open_
 
     async def _outcomes(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
@@ -295,9 +295,8 @@ def _now() -> Any:
     return datetime.now(UTC)
 
 
-_OPEN: Final = """
-SELECT count(*) FROM evosaga.sagas
-WHERE saga_id = ANY($1) AND status IN ('running', 'compensating')
+_ACTIVE: Final = """
+SELECT count(*) FROM evosaga.open_sagas WHERE saga_id = ANY($1) AND status <> 'failed'
 """
 _OUTCOMES: Final = """
 SELECT saga_id, status, message FROM evosaga.sagas WHERE saga_id = ANY($1)

@@ -191,9 +191,8 @@ async def _explain(
         raise AdmissionChanged("another place in the queue")
     rows = await connection.fetch(
         """
-        SELECT saga, business_key, instance_name FROM evosaga.sagas
-        WHERE status IN ('running', 'compensating', 'failed')
-          AND (business_key = ANY($1) OR (instance_name = ANY($2) AND behind IS NULL))
+        SELECT saga, business_key, instance_name FROM evosaga.open_sagas
+        WHERE business_key = ANY($1) OR (instance_name = ANY($2) AND behind IS NULL)
         """,
         [verdict.business_key for verdict in blind.values()],
         [verdict.instance_name for verdict in blind.values()],

@@ -20,6 +20,7 @@ from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import KEEP_SECONDS
 from evosaga.events.retention import trim
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
@@ -127,7 +128,7 @@ _TAKE: Final = f"""
 WITH due AS (
     SELECT saga_id, owner, {PUT_BACK} AND next_at > now() AS put_back FROM evosaga.sagas AS saga
     JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
-    WHERE status IN ('running', 'compensating') AND saga_id <> ALL($4)
+    WHERE {ACTIVE_STATUSES} AND saga_id <> ALL($4)
       AND CASE
           WHEN owner IS NULL THEN next_at <= now() OR {PUT_BACK}
           WHEN NOT EXISTS (SELECT FROM evosaga.workers WHERE worker_id = saga.owner) THEN true

@@ -125,6 +125,5 @@ def _input(saga: Saga, history: Sequence[Recorded]) -> str | None:
 
 
 _OPEN: Final = """
-SELECT saga_id FROM evosaga.sagas
-WHERE saga_id >= $1 AND status IN ('running', 'compensating', 'failed') ORDER BY saga_id LIMIT $2
+SELECT saga_id FROM evosaga.open_sagas WHERE saga_id >= $1 ORDER BY saga_id LIMIT $2
 """

@@ -12,6 +12,7 @@ from uuid import UUID
 from evosaga import migrations
 from evosaga.events.clock import LIVING
 from evosaga.events.database import Queryable
+from evosaga.events.relay import UNRELAYED
 from evosaga.events.streams import Backlog
 
 LATE: Final = 1000
@@ -134,17 +135,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-# The newest position is an upper bound: rolled back transactions leave gaps.
 _PRESENT: Final = f"""
 SELECT count(*) FILTER (WHERE status = 'failed') AS parked,
        count(*) FILTER (WHERE status <> 'failed') AS active,
        count(*) FILTER (WHERE status <> 'failed' AND next_at < now() - interval '10 s') AS overdue,
        (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
-       greatest(0, coalesce((SELECT max(position) FROM evosaga.saga_events), 0)
-           - coalesce((SELECT position FROM evosaga.relay WHERE stream = 'evosaga:events'), 0))
-           AS unrelayed,
+       {UNRELAYED} AS unrelayed,
        (SELECT version_num FROM evosaga.alembic_version LIMIT 1) AS revision
-FROM evosaga.sagas
-WHERE status IN ('running', 'compensating', 'failed')
-  AND ($1::uuid IS NULL OR organization_id = $1)
+FROM evosaga.open_sagas WHERE $1::uuid IS NULL OR organization_id = $1
 """  # noqa: S608  # constants only

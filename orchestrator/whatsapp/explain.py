@@ -56,6 +56,10 @@ _QR: Final = {
 }
 
 
+SERVER_CODES: Final = ("evolution%", SERVER_UNKNOWN)
+"""Codes, as patterns of LIKE, of what is held because of the saga's Evolution server."""
+
+
 def _trouble(breaker: "BreakerState", name: str) -> tuple[str, ...]:
     if breaker.reason is None:
         return ()

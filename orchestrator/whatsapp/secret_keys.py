@@ -27,13 +27,12 @@ async def unknown_keys(pool: Queryable, keys: KeyRing) -> list[str]:
 
 
 _UNKNOWN: Final = """
-SELECT left(born.data -> 'facts' ->> 'key_id', 20) AS key_id, count(*) AS sagas
-FROM ((SELECT saga_id FROM evosaga.sagas
-       WHERE status IN ('running', 'compensating', 'failed') LIMIT 1000)
+SELECT left(born.facts ->> 'key_id', 20) AS key_id, count(*) AS sagas
+FROM ((SELECT saga_id FROM evosaga.open_sagas LIMIT 1000)
       UNION
       (SELECT saga_id FROM evosaga.sagas ORDER BY created_at DESC, saga_id DESC LIMIT 1000)
      ) AS looked_at
-JOIN evosaga.saga_events AS born USING (saga_id)
-WHERE born.sequence = 0 AND born.data -> 'facts' ->> 'key_id' <> ALL($1)
+JOIN evosaga.saga_starts AS born USING (saga_id)
+WHERE born.facts ->> 'key_id' <> ALL($1)
 GROUP BY 1 ORDER BY 1 LIMIT 20
 """

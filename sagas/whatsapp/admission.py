@@ -100,7 +100,6 @@ def _facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 _SEEN: Final = "sighting"
-_OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _OURS: Final = "row.type = 'whatsapp' AND row.provider = 'evolution'"
 # What one batch has begun has one moment, so the place in the log says which of it came first.
 # Three questions instead of one with OR: each of them has a partial index of its own. A row that
@@ -112,42 +111,41 @@ WITH org AS (
     SELECT organization_id FROM healthcare.integrations AS row
     WHERE {_OURS} AND config ->> 'instance_name' = ANY($2)
     UNION
-    SELECT organization_id FROM evosaga.sagas
-    WHERE {_OPEN} AND behind IS NULL AND instance_name = ANY($2)
+    SELECT organization_id FROM evosaga.open_sagas
+    WHERE behind IS NULL AND instance_name = ANY($2)
     UNION
-    SELECT organization_id FROM evosaga.sagas
-    WHERE {_OPEN} AND behind IS NOT NULL AND instance_name = ANY($2)
+    SELECT organization_id FROM evosaga.open_sagas
+    WHERE behind IS NOT NULL AND instance_name = ANY($2)
 ), saga AS (
-    SELECT saga_id FROM evosaga.sagas
-    WHERE {_OPEN} AND business_key IN (SELECT 'whatsapp/evolution/' || id FROM org)
+    SELECT saga_id FROM evosaga.open_sagas
+    WHERE business_key IN (SELECT 'whatsapp/evolution/' || id FROM org)
     UNION
-    SELECT saga_id FROM evosaga.sagas
-    WHERE {_OPEN} AND behind IS NULL AND instance_name = ANY($2)
+    SELECT saga_id FROM evosaga.open_sagas
+    WHERE behind IS NULL AND instance_name = ANY($2)
     UNION
-    SELECT saga_id FROM evosaga.sagas
-    WHERE {_OPEN} AND behind IS NOT NULL AND organization_id IN (SELECT id FROM org)
+    SELECT saga_id FROM evosaga.open_sagas
+    WHERE behind IS NOT NULL AND organization_id IN (SELECT id FROM org)
 )
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
        coalesce(row.status::text, 'pending') AS status, coalesce(row.enabled, false) AS enabled,
        row.config ->> 'clinic_id' AS clinic_id,
-       born.data -> 'facts' ->> 'key_id' AS key_id, row.updated_at AS at,
+       born.facts ->> 'key_id' AS key_id, row.updated_at AS at,
        NULL AS saga, NULL AS business_key, NULL AS step, NULL::uuid AS behind, NULL AS facts,
        coalesce(nullif(row.config ->> 'server', ''), '{DEFAULT_SERVER}') AS server,
        born.position AS place
 FROM healthcare.integrations AS row
-LEFT JOIN evosaga.saga_events AS born
-    ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
-   AND born.data ->> 'instance_name' = row.config ->> 'instance_name'
+LEFT JOIN evosaga.saga_starts AS born
+    ON born.saga_id = row.id AND born.instance_name = row.config ->> 'instance_name'
 WHERE {_OURS} AND ((row.organization_id = ANY($1) AND row.enabled)
                    OR row.config ->> 'instance_name' = ANY($2))
 UNION ALL
 SELECT saga.saga_id, saga.organization_id, saga.instance_name, saga.status,
-       NULL, born.data -> 'input' ->> 'clinic_id', NULL, saga.created_at,
-       saga.saga, saga.business_key, saga.step, saga.behind, (born.data -> 'facts')::text, NULL,
+       NULL, born.input ->> 'clinic_id', NULL, saga.created_at,
+       saga.saga, saga.business_key, saga.step, saga.behind, born.facts::text, NULL,
        born.position
 FROM evosaga.sagas AS saga
 JOIN (SELECT saga_id FROM saga EXCEPT SELECT unnest($3::uuid[])) AS concerned USING (saga_id)
-LEFT JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
+LEFT JOIN evosaga.saga_starts AS born ON born.saga_id = saga.saga_id
 UNION ALL
 SELECT NULL::uuid, organization_id, instance_name, what, NULL, NULL, NULL, first_seen,
        '{_SEEN}', NULL, NULL, NULL, NULL,

@@ -58,7 +58,7 @@ async def test_calm_is_only_what_needs_no_second_look(
     pool: Pool, columns: dict[str, Any], said: str
 ) -> None:
     await saga(pool, **columns)
-    assert headline(await home_queries.activity(pool, None), FINE) == said
+    assert headline(await home_queries.activity(pool, None, ["watch-instance"]), FINE) == said
 
 
 async def test_a_saga_that_is_held_is_counted_once(pool: Pool) -> None:
@@ -67,16 +67,17 @@ async def test_a_saga_that_is_held_is_counted_once(pool: Pool) -> None:
         "INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id) "
         "SELECT saga_id, 0, 'step.failed', '{\"outcome\": \"held\"}', 'c' FROM evosaga.sagas"
     )
-    work = await home_queries.activity(pool, None)
+    work = await home_queries.activity(pool, None, ["watch-instance"])
     assert headline(work, FINE) == "1 saga under way: 1 held."
 
 
 async def test_a_server_that_is_away_is_no_calm(pool: Pool) -> None:
     away = [*FINE, Server("Redis", "bad", "no answer")]
     assert (
-        headline(await home_queries.activity(pool, None), away)
+        headline(await home_queries.activity(pool, None, ["watch-instance"]), away)
         == "Trouble with Redis; nothing moves."
     )
     assert (
-        headline(await home_queries.activity(pool, None), FINE) == "All is calm, and nothing moves."
+        headline(await home_queries.activity(pool, None, ["watch-instance"]), FINE)
+        == "All is calm, and nothing moves."
     )

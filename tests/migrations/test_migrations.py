@@ -1,8 +1,10 @@
 """Migrations: from nothing, from the old system's table, twice at once, and back."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from evosaga.events.schema import metadata
 from evosaga.migrations.upgrade import alembic_config
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.engine.state import OPEN
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import find_saga
 from evosaga.orchestrator.whatsapp.webhooks.authentication import Presented, WebhookAuthenticator
@@ -81,10 +84,10 @@ async def on(url: str, work: Any) -> Any:
     return answer
 
 
-def downgrade(connection: Connection) -> None:
+def downgrade(connection: Connection, revision: str = "base") -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
-    command.downgrade(config, "base")
+    command.downgrade(config, revision)
 
 
 def drift(connection: Connection) -> list[Any]:
@@ -226,6 +229,42 @@ async def test_down_and_up_again_keeps_the_integrations(
     await migrations.require_current(database)
     assert await on(empty, drift) == []
     assert await database.fetchval("SELECT count(*) FROM healthcare.integrations") == 1
+
+
+async def test_the_views_show_what_is_open_and_how_it_began_and_go_with_their_revision(
+    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await migrations.migrate(empty, "0008")
+    for status in ("running", "compensating", "completed", "compensated", "failed", "rejected"):
+        kind = "saga.rejected" if status == "rejected" else "saga.started"
+        data = json.dumps({"instance_name": status, "input": {"a": 1}, "facts": {"b": status}})
+        await database.execute(_SAGA, status)
+        await database.execute(_EVENT, status, 0, kind, data)
+        await database.execute(_EVENT, status, 1, "step.started", data)
+    await migrations.migrate(empty)
+    rows = await database.fetch("SELECT status FROM evosaga.open_sagas")
+    assert {row["status"] for row in rows} == OPEN
+    rows = await database.fetch("SELECT instance_name, facts ->> 'b' FROM evosaga.saga_starts")
+    assert {tuple(row) for row in rows} == {
+        (status, status)
+        for status in ("running", "compensating", "completed", "compensated", "failed")
+    }
+    await on(empty, partial(downgrade, revision="0008"))
+    assert await migrations.current(database) == "0008"
+    assert await database.fetchval("SELECT to_regclass('evosaga.open_sagas')") is None
+    await migrations.migrate(empty)
+    await migrations.require_current(database)
+
+
+_SAGA = """
+INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id, command_hash,
+    correlation_id, next_sequence)
+VALUES (md5($1)::uuid, 'trip', 1, $1, $1, $1, 'h', 'c', 2)
+"""
+_EVENT = """
+INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id)
+VALUES (md5($1)::uuid, $2, $3, $4, 'c')
+"""
 
 
 async def test_no_index_of_sagas_has_a_column_that_every_step_changes(

@@ -72,8 +72,9 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
 
 
 async def _work(here: AppContext, who: Caller) -> Activity | None:
+    background = {saga.name for saga in here.registry.versions.values() if saga.background}
     try:
-        return await home_queries.activity(here.pool, who.organization_id)
+        return await home_queries.activity(here.pool, who.organization_id, sorted(background))
     except (asyncpg.PostgresError, *TRANSIENT):
         return None
 

@@ -14,7 +14,10 @@ from redis.exceptions import RedisError
 
 from evosaga.events import streams
 from evosaga.events.database import TRANSIENT, Queryable
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, list_sagas
+from evosaga.orchestrator.whatsapp.explain import SERVER_CODES
+from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 _SHOWN: Final = 12
 _RECENT: Final = 20_000
@@ -102,10 +105,12 @@ class Server:
     cure: str = ""
 
 
-async def activity(pool: Queryable, organization_id: UUID | None) -> Activity:
-    """Counts of the sagas that the caller may see."""
-    numbers = await pool.fetchrow(_NUMBERS, organization_id)
-    holdings = await pool.fetch(_HOLDINGS, organization_id)
+async def activity(
+    pool: Queryable, organization_id: UUID | None, background: Sequence[str] = ()
+) -> Activity:
+    """Counts of the sagas that the caller may see, those named ``background`` left out of news."""
+    numbers = await pool.fetchrow(_NUMBERS, organization_id, background)
+    holdings = await pool.fetch(_HOLDINGS, organization_id, background, SERVER_CODES)
     recent = await pool.fetch(_HOUR, organization_id, _RECENT)
     wanted = Filter(status="failed", organization_id=organization_id)
     needs, _ = await list_sagas(pool, wanted, limit=_SHOWN)
@@ -174,31 +179,29 @@ SELECT now() AS now,
        count(*) FILTER (WHERE status = 'running') AS running,
        count(*) FILTER (WHERE status = 'compensating') AS compensating,
        count(*) FILTER (WHERE status = 'failed') AS failed,
-       min(created_at) FILTER (WHERE status <> 'failed' AND saga <> 'watch-instance') AS oldest,
+       min(created_at) FILTER (WHERE status <> 'failed' AND saga <> ALL($2)) AS oldest,
        count(*) FILTER (WHERE status <> 'failed' AND next_at < now() - interval '10 s') AS overdue,
-       count(*) FILTER (WHERE status <> 'failed' AND saga <> 'watch-instance' AND (
+       count(*) FILTER (WHERE status <> 'failed' AND saga <> ALL($2) AND (
            attempt > 1 OR status = 'running' AND code IS NOT NULL)) AS stumbled
-FROM evosaga.sagas
-WHERE status IN ('running', 'compensating', 'failed')
-  AND ($1::uuid IS NULL OR organization_id = $1)
+FROM evosaga.open_sagas WHERE $1::uuid IS NULL OR organization_id = $1
 """
 
-# The event says whether the last attempt was held, the row does not; only waiting sagas are read. A
-# watch always waits for time to pass, so it is left out.
-_HOLDINGS: Final = """
+# The event says whether the last attempt was held, the row does not; only waiting sagas are
+# read.
+_HOLDINGS: Final = f"""
 SELECT s.code, min(s.message) AS message, count(*) AS count, min(s.next_at) AS next_at,
-       CASE WHEN s.code LIKE 'evolution%' OR s.code = 'server_unknown'
-            THEN coalesce(b.data -> 'facts' ->> 'server', 'default') END AS server
+       CASE WHEN s.code LIKE ANY($3)
+            THEN coalesce(b.facts ->> 'server', '{DEFAULT_SERVER}') END AS server
 FROM evosaga.sagas AS s
-LEFT JOIN evosaga.saga_events AS b ON b.saga_id = s.saga_id AND b.sequence = 0
+LEFT JOIN evosaga.saga_starts AS b ON b.saga_id = s.saga_id
 JOIN evosaga.saga_events AS e ON e.saga_id = s.saga_id AND e.sequence = s.next_sequence - 1
-WHERE s.status IN ('running', 'compensating') AND s.next_at IS NOT NULL AND s.code IS NOT NULL
+WHERE s.{ACTIVE_STATUSES} AND s.next_at IS NOT NULL AND s.code IS NOT NULL
   AND ($1::uuid IS NULL OR s.organization_id = $1)
-  AND s.saga <> 'watch-instance'
+  AND s.saga <> ALL($2)
   AND (s.held_claim IS NOT NULL
        OR e.type IN ('step.failed', 'compensation.failed') AND e.data ->> 'outcome' = 'held')
 GROUP BY s.code, 5 ORDER BY count DESC, s.code, 5 LIMIT 10
-"""
+"""  # noqa: S608  # constants only
 
 _HOUR: Final = """
 SELECT date_trunc('minute', created_at) AS minute, status, count(*) AS count

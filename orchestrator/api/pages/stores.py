@@ -156,8 +156,6 @@ def _facts(raw: bytes) -> list[tuple[str, str]]:
 
 
 _MADE: Final = """
-SELECT data -> 'facts' ->> 'key_id' AS key_id,
-       coalesce(data -> 'facts' ->> 'server', 'default') AS server
-FROM evosaga.saga_events
-WHERE saga_id = $1 AND sequence = 0 AND type = 'saga.started' AND data ->> 'instance_name' = $2
+SELECT facts ->> 'key_id' AS key_id, coalesce(facts ->> 'server', 'default') AS server
+FROM evosaga.saga_starts WHERE saga_id = $1 AND instance_name = $2
 """

@@ -125,7 +125,6 @@ FROM evosaga.connections WHERE $1::uuid IS NULL OR integration_id > $1
 ORDER BY integration_id LIMIT $2
 """
 _REMEMBERED: Final = tuple(field.name for field in fields(Record))
-_OPEN: Final = "status IN ('running', 'compensating', 'failed')"
 _FOLLOW: Final = f"""
 UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
     updated_at = now(), whatsapp_number = coalesce(new.number, row.whatsapp_number)
@@ -133,9 +132,9 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $
     AS new (id, status, number, updated_at, instance_name, business_key)
 WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
   AND coalesce(row.status::text, 'pending') <> 'deleting'
-  AND NOT EXISTS (SELECT FROM evosaga.sagas AS saga WHERE saga.{_OPEN}
-                  AND (saga.instance_name = new.instance_name
-                       OR saga.business_key = new.business_key))
+  AND NOT EXISTS (SELECT FROM evosaga.open_sagas AS saga
+                  WHERE saga.instance_name = new.instance_name
+                     OR saga.business_key = new.business_key)
 RETURNING row.id
 """  # noqa: S608  # constants only
 _REMEMBER: Final = """
@@ -156,13 +155,13 @@ ON CONFLICT (integration_id) DO UPDATE SET state = excluded.state, since = exclu
 _TRIED: Final = """
 UPDATE evosaga.connections SET reconnects = $2, next_reconnect_at = $3 WHERE integration_id = $1
 """
-_FREE: Final = f"""
+_FREE: Final = """
 SELECT EXISTS (SELECT FROM healthcare.integrations
                WHERE id = $1 AND enabled AND coalesce(status::text, 'pending') <> 'deleting'
                  AND config ->> 'instance_name' = $2)
-   AND NOT EXISTS (SELECT FROM evosaga.sagas
-                   WHERE {_OPEN} AND (instance_name = $2 OR business_key = $3))
-"""  # noqa: S608
+   AND NOT EXISTS (SELECT FROM evosaga.open_sagas
+                   WHERE instance_name = $2 OR business_key = $3)
+"""
 _FORGET: Final = """
 DELETE FROM evosaga.connections AS known
 WHERE NOT EXISTS (SELECT FROM healthcare.integrations AS row WHERE row.id = known.integration_id)

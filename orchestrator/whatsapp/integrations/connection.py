@@ -5,7 +5,6 @@ neither is asked about an instance that is not ours. What is written is written 
 still as it was when the look began, so a slow look never overwrites what a later one found.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -199,10 +198,6 @@ def _own_row(body: Any, name: str) -> Listed | None:
 
 
 def _integration(row: asyncpg.Record) -> Integration:
-    # A row that has adopted an older instance keeps the id of the saga that made another one.
-    born = json.loads(row["born"]) if row["born"] else {}
-    ours = born.get("instance_name") == row["instance_name"]
-    facts = born.get("facts", {}) if ours else {}
     return Integration(
         id=row["id"],
         organization_id=row["organization_id"],
@@ -211,19 +206,20 @@ def _integration(row: asyncpg.Record) -> Integration:
         status=row["status"],
         whatsapp_number=row["whatsapp_number"],
         updated_at=row["updated_at"],
-        key_id=facts.get("key_id"),
+        key_id=row["key_id"],
         server=row["server"] or DEFAULT_SERVER,
     )
 
 
+# A row that has adopted an older instance keeps the id of the saga that made another one.
 _SELECT: Final = """
 SELECT row.id, row.organization_id, row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'channel' AS channel, coalesce(row.status::text, 'pending') AS status,
        row.whatsapp_number, row.updated_at,
-       row.config ->> 'server' AS server, born.data AS born
+       row.config ->> 'server' AS server, born.facts ->> 'key_id' AS key_id
 FROM healthcare.integrations AS row
-LEFT JOIN evosaga.saga_events AS born
-    ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
+LEFT JOIN evosaga.saga_starts AS born
+    ON born.saga_id = row.id AND born.instance_name = row.config ->> 'instance_name'
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution'
   AND row.config ->> 'instance_name' IS NOT NULL AND row.organization_id IS NOT NULL
   AND (row.id = ANY($1) OR (row.enabled AND row.config ->> 'instance_name' = ANY($2)))

@@ -289,8 +289,7 @@ def _key(key: bytes | str, value: Any, life: Any) -> Key:
 
 
 _BUSY: Final = """
-SELECT instance_name, organization_id, business_key FROM evosaga.sagas
-WHERE status IN ('running', 'compensating', 'failed')
+SELECT instance_name, organization_id, business_key FROM evosaga.open_sagas
 """
 _MAKERS: Final = """
 SELECT saga_id, instance_name, organization_id, status FROM evosaga.sagas
@@ -299,8 +298,8 @@ WHERE saga = 'create-integration' AND status <> 'rejected'
 """
 # By the create that they undo: the name alone may be another one's, on another server.
 _ENDED: Final = """
-SELECT born.data -> 'facts' ->> 'created_by' AS created_by FROM evosaga.sagas AS saga
-JOIN evosaga.saga_events AS born ON born.saga_id = saga.saga_id AND born.sequence = 0
+SELECT born.facts ->> 'created_by' AS created_by FROM evosaga.sagas AS saga
+JOIN evosaga.saga_starts AS born USING (saga_id)
 WHERE saga.saga IN ('delete-integration', 'remove-orphan') AND saga.status = 'completed'
   AND saga.instance_name = ANY($1)
 """

@@ -126,6 +126,5 @@ async def _own_tokens(
 
 
 _KEY_IDS: Final = """
-SELECT saga_id, data -> 'facts' ->> 'key_id' AS key_id FROM evosaga.saga_events
-WHERE saga_id = ANY($1) AND sequence = 0
+SELECT saga_id, facts ->> 'key_id' AS key_id FROM evosaga.saga_starts WHERE saga_id = ANY($1)
 """

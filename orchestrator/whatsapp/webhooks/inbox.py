@@ -156,8 +156,6 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[],
 ON CONFLICT (digest) DO NOTHING RETURNING digest
 """
 _BEING_MADE: Final = """
-SELECT true FROM evosaga.sagas
-WHERE instance_name = $1 AND saga = 'create-integration'
-  AND status IN ('running', 'compensating', 'failed')
-LIMIT 1
+SELECT true FROM evosaga.open_sagas
+WHERE instance_name = $1 AND saga = 'create-integration' LIMIT 1
 """

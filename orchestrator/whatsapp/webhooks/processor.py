@@ -263,9 +263,8 @@ WHERE applied_at IS NULL AND (due_at <= now() OR due_at > now() + make_interval(
 ORDER BY due_at, id LIMIT $1
 """
 _BEING_MADE: Final = """
-SELECT saga_id, instance_name FROM evosaga.sagas
+SELECT saga_id, instance_name FROM evosaga.open_sagas
 WHERE (saga_id = ANY($1) OR instance_name = ANY($2)) AND saga = 'create-integration'
-  AND status IN ('running', 'compensating', 'failed')
 """
 _DONE: Final = "UPDATE evosaga.webhooks SET applied_at = now() WHERE id = ANY($1)"
 _LATER: Final = """

@@ -110,12 +110,14 @@ async def admit_adoption(
         [data.instance_name for _, data in commands],
     )
     born = await connection.fetch(
-        "SELECT saga_id, data FROM evosaga.saga_events "
-        "WHERE saga_id = ANY($1) AND sequence = 0 AND type = 'saga.started'",
+        "SELECT saga_id, input, facts FROM evosaga.saga_starts WHERE saga_id = ANY($1)",
         ids,
     )
     owners = {row["name"]: row["id"] for row in taken}
-    beginnings = {row["saga_id"]: json.loads(row["data"]) for row in born}
+    beginnings = {
+        row["saga_id"]: {name: json.loads(row[name] or "{}") for name in ("input", "facts")}
+        for row in born
+    }
     return [
         _adoption(
             services,
@@ -230,11 +232,10 @@ async def _rows(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Mapping[str,
                row.config ->> 'instance_name' AS instance_name,
                row.config ->> 'clinic_id' AS clinic_id,
                coalesce(nullif(row.config ->> 'server', ''), $2) AS server,
-               born.data -> 'facts' ->> 'key_id' AS key_id
+               born.facts ->> 'key_id' AS key_id
         FROM healthcare.integrations AS row
-        LEFT JOIN evosaga.saga_events AS born
-            ON born.saga_id = row.id AND born.sequence = 0 AND born.type = 'saga.started'
-           AND born.data ->> 'instance_name' = row.config ->> 'instance_name'
+        LEFT JOIN evosaga.saga_starts AS born
+            ON born.saga_id = row.id AND born.instance_name = row.config ->> 'instance_name'
         WHERE row.id = ANY($1) AND row.organization_id IS NOT NULL
           AND row.type = 'whatsapp' AND row.provider = 'evolution'
         """,

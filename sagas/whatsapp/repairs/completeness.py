@@ -113,12 +113,11 @@ SELECT row.id, row.organization_id, row.status::text AS status, row.enabled,
        row.config ->> 'instance_name' AS instance_name,
        row.config ->> 'webhook_url' AS webhook_url,
        coalesce(nullif(row.config ->> 'server', ''), $2) AS server,
-       began.data -> 'facts' ->> 'key_id' AS key_id,
-       began.data -> 'input' ->> 'webhook_url' IS NOT NULL AS foreign
+       began.facts ->> 'key_id' AS key_id,
+       began.input ->> 'webhook_url' IS NOT NULL AS foreign
 FROM healthcare.integrations AS row
-JOIN evosaga.saga_events AS began
-    ON began.saga_id = row.id AND began.sequence = 0 AND began.type = 'saga.started'
-   AND began.data ->> 'instance_name' = row.config ->> 'instance_name'
+JOIN evosaga.saga_starts AS began
+    ON began.saga_id = row.id AND began.instance_name = row.config ->> 'instance_name'
 WHERE row.id = ANY($1) AND row.type = 'whatsapp' AND row.provider = 'evolution'
-  AND began.data -> 'facts' ->> 'key_id' <> ''
+  AND began.facts ->> 'key_id' <> ''
 """

@@ -54,10 +54,10 @@ WHERE saga_id = ANY($1) AND saga = 'create-integration'
   AND (status IN ('compensating', 'compensated', 'failed') AND direction IS DISTINCT FROM 'forward'
        OR status = 'completed' AND EXISTS (
            SELECT FROM evosaga.sagas AS deletion
-           JOIN evosaga.saga_events AS born ON born.saga_id = deletion.saga_id AND sequence = 0
+           JOIN evosaga.saga_starts AS born ON born.saga_id = deletion.saga_id
            WHERE deletion.instance_name = made.instance_name
              AND deletion.created_at >= made.created_at AND deletion.saga = 'delete-integration'
-             AND born.data -> 'facts' ->> 'created_by' = made.saga_id::text
+             AND born.facts ->> 'created_by' = made.saga_id::text
              AND EXISTS (SELECT FROM evosaga.saga_events AS told
                          WHERE told.saga_id = deletion.saga_id AND told.type = 'step.succeeded'
                            AND told.data ->> 'step' = 'postgres')))
@@ -69,6 +69,7 @@ WATCH_INSTANCE: Final = Saga(
     version=1,
     command="instance.watch",
     internal=True,
+    background=True,
     input=WatchInstance,
     patterns=SHAPES,
     admit=_admit,

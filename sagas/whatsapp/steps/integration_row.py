@@ -208,18 +208,16 @@ WITH RECURSIVE waiting AS (
     FROM ahead JOIN evosaga.sagas AS saga ON saga.saga_id = ahead.behind
     WHERE ahead.status IN ('compensated', 'rejected')
 ), open AS (
-    SELECT me, saga_id FROM ahead WHERE status IN ('running', 'compensating', 'failed')
+    SELECT me, saga_id FROM ahead
     UNION
-    SELECT me, saga_id FROM waiting JOIN evosaga.sagas AS saga
+    SELECT me, saga_id FROM waiting JOIN evosaga.open_sagas AS saga
         ON saga.business_key = 'whatsapp/evolution/' || waiting.organization_id
-       AND saga.status IN ('running', 'compensating', 'failed')
     UNION
-    SELECT me, saga_id FROM waiting JOIN evosaga.sagas AS saga
+    SELECT me, saga_id FROM waiting JOIN evosaga.open_sagas AS saga
         ON saga.instance_name = waiting.instance_name AND saga.behind IS NULL
-       AND saga.status IN ('running', 'compensating', 'failed')
 )
 SELECT me, saga.saga_id, saga.saga, saga.status, saga.step
-FROM open JOIN evosaga.sagas AS saga USING (saga_id)
+FROM open JOIN evosaga.open_sagas AS saga USING (saga_id)
 """
 
 
