@@ -32,7 +32,7 @@ class ControlCommand(BaseModel):
     """The ``data`` of ``saga.replay`` and ``saga.cancel``.
 
     ``if_possible``: when it can't be, because the saga is over or past its point of no return,
-    say, then nothing is done and it counts as done.
+    say, then nothing is done and nobody is told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Steering")

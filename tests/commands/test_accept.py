@@ -149,7 +149,7 @@ async def test_a_duplicate_of_a_finished_integration_names_the_existing_instance
 async def test_a11_one_name_from_two_organizations(pool: Pool, services: Services) -> None:
     first, second = (create(instance_name="same-name") for _ in range(2))
     answers = await accepted(pool, services, first, second)
-    assert sorted(a.kind for a in answers) == ["started", "rejected"]
+    assert sorted(a.kind for a in answers) == ["rejected", "started"]
     loser = first if answers[0].kind == "rejected" else second
     assert (await view(pool, loser)).code == "name_taken"
     # And with a row of somebody else's, enabled or not, that bears the name:
@@ -179,7 +179,7 @@ async def test_a9_two_workers_race_for_commands_and_organizations(
         )
         assert sorted((one[0].kind, two[2].kind)) == ["duplicate", "started"]
         for pair, answers in ((rivals, (one[1], two[1])), (namesakes, (one[2], two[0]))):
-            assert sorted(a.kind for a in answers) == ["started", "rejected"]
+            assert sorted(a.kind for a in answers) == ["rejected", "started"]
             winner, loser = pair if answers[0].kind == "started" else reversed(pair)
             saga = await view(pool, loser)
             assert saga.status == "rejected"

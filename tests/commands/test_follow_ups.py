@@ -18,6 +18,7 @@ from evosaga.events.model import FollowUp, StepSucceeded
 from evosaga.orchestrator.api.commands import _understood
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.follow_ups import resolve_all
+from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, list_sagas
@@ -123,7 +124,8 @@ async def test_over_http_too_it_is_obeyed_as_the_log_has_it(
         id_ = await brought(log, made.saga_id, made.sequence, data)
     late = datetime(2020, 1, 1, tzinfo=UTC)
     copy = Command(id_, "instance.watch", data, "theirs", expires_at=late)
-    here: Any = SimpleNamespace(pool=pool, registry=discover())
+    nothing: Any = None
+    here: Any = SimpleNamespace(gate=CommandHandler(pool, EventLog(pool), nothing, discover()))
     _, obeyed = await _understood(here, copy)
     assert (obeyed.expires_at, obeyed.correlation_id) == (None, str(made.saga_id))
 
