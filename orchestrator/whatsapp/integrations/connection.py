@@ -20,7 +20,7 @@ from evosaga.events.notices import Notice
 from evosaga.orchestrator.whatsapp.health.connection_state import FINAL_CODES, ended
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
+from evosaga.sagas.whatsapp.evolution.models import ListedInstance, UnreadableList
 from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
@@ -94,25 +94,27 @@ async def observe(
     Raises only what keeps a worker from acting that is not in charge any more.
     """
     token, name = integration.token(keys), integration.instance_name
-    row: Listed | None = None
+    row: ListedInstance | None = None
     if token is None:
         listed = await evolution.instances()
+        if listed.status != 200:
+            return ConnectionObservation("unknown")
         try:
-            row = find(listed.body, name) if listed.status == 200 else None
+            row = listed.listed(name)
         except UnreadableList:
             return ConnectionObservation("unknown")
         if row is None or row.token is None:
-            gone = listed.status == 200 and row is None
-            return ConnectionObservation("absent" if gone else "unknown")
+            return ConnectionObservation("absent" if row is None else "unknown")
         token = row.token
     seen = await evolution.see(name, token)
     if seen.sight in (Presence.ABSENT, Presence.FOREIGN):
         return ConnectionObservation("absent")
-    state = _state(seen.answer.body)
+    state = seen.answer.instance.state if seen.answer.instance else None
     if seen.sight is not Presence.MINE or state is None:
         return ConnectionObservation("unknown")
     if row is None:
-        row = _own_row((await evolution.own_rows(token)).body, name)
+        own = (await evolution.own_rows(token)).instances
+        row = own.get(name) if own else None
     if row is None:
         return ConnectionObservation(state, token=token)
     return ConnectionObservation(
@@ -183,19 +185,6 @@ def _notice(integration: Integration, status: str, seen: ConnectionObservation) 
         f"integration.{status}",
         data,
     )
-
-
-def _state(body: Any) -> Literal["open", "connecting", "close"] | None:
-    instance = body.get("instance") if isinstance(body, dict) else None
-    state = instance.get("state") if isinstance(instance, dict) else None
-    return state if state in ("open", "connecting", "close") else None
-
-
-def _own_row(body: Any, name: str) -> Listed | None:
-    try:
-        return find(body, name)
-    except UnreadableList:
-        return None
 
 
 def _integration(row: asyncpg.Record) -> Integration:

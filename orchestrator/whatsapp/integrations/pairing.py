@@ -26,8 +26,8 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
     integrations,
     observe,
 )
-from evosaga.orchestrator.whatsapp.webhooks.payloads import qr_code
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.models import QrCode
 from evosaga.sagas.whatsapp.evolution.unconfigured import server_named
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -42,9 +42,6 @@ State: TypeAlias = Literal[
     "absent",
     "unavailable",
 ]
-Code: TypeAlias = dict[str, str | None]
-"""``base64`` (a data URL of a picture), ``code`` (what the picture says), ``pairing_code``."""
-
 _FRESH_SECONDS: Final = 20.0
 """A code that has been in Redis longer than that is worth asking Evolution for a newer one."""
 _ASK_EVERY: Final = 3.0
@@ -69,7 +66,7 @@ class Pairing:
 
     state: State
     message: str
-    qr: Code | None = field(default=None, repr=False)
+    qr: QrCode | None = field(default=None, repr=False)
 
 
 async def current_qr(
@@ -144,7 +141,7 @@ async def _ask(
     integration: Integration,
     seen: ConnectionObservation,
     number: str | None,
-    held: Code | None,
+    held: QrCode | None,
 ) -> Pairing:
     """Ask Evolution, unless somebody just did: then what they get is for all."""
     name = integration.instance_name
@@ -152,13 +149,11 @@ async def _ask(
         return _show(held) if held else await _wait(redis, name)
     assert seen.token is not None
     answer = await evolution.connect(name, seen.token, number)
-    body = answer.body if isinstance(answer.body, dict) else {}
-    code = qr_code(body) if answer.status == 200 else None
+    code = answer.qr_code if answer.status == 200 else None
     if code is None:
-        failed = answer.status != 200 or body.get("error") is True
-        return _say("unavailable" if failed else "not_yet")
+        return _say("unavailable" if answer.failed else "not_yet")
     try:
-        await routing_key.keep_qr(redis, name, str(integration.id), dict(code))
+        await routing_key.keep_qr(redis, name, str(integration.id), code)
         await redis.delete(routing_key.qr_limit_key(name))
     except RedisError:
         pass  # nobody else will see it, but whoever asked does
@@ -187,7 +182,7 @@ async def _wait(redis: Redis, instance_name: str) -> Pairing:
     return _say("not_yet")
 
 
-async def _kept(redis: Redis, instance_name: str) -> tuple[Code | None, float]:
+async def _kept(redis: Redis, instance_name: str) -> tuple[QrCode | None, float]:
     """The code in Redis and how many seconds it has been there."""
     key = routing_key.qr_key(instance_name)
     try:
@@ -201,7 +196,9 @@ async def _kept(redis: Redis, instance_name: str) -> tuple[Code | None, float]:
         told = None
     if not isinstance(told, dict) or not told.get("code"):
         return None, 0.0
-    code = {name: told.get(name) for name in ("base64", "code", "pairing_code")}
+    code = QrCode(
+        base64=told.get("base64"), code=told["code"], pairing_code=told.get("pairing_code")
+    )
     return code, routing_key.QR_TTL - left
 
 
@@ -215,7 +212,7 @@ async def _limit_reached(redis: Redis, instance_name: str, again: bool) -> bool:
         return False
 
 
-def _without_evolution(integration: Integration, code: Code | None) -> Pairing:
+def _without_evolution(integration: Integration, code: QrCode | None) -> Pairing:
     if integration.status == "connected":
         return _say("paired")
     if code is not None:
@@ -228,5 +225,5 @@ def _say(state: State, message: str | None = None) -> Pairing:
     return Pairing(state, message or _SAYS[state])
 
 
-def _show(code: Code | None, message: str | None = None) -> Pairing:
+def _show(code: QrCode | None, message: str | None = None) -> Pairing:
     return Pairing("qr", message or _SAYS["qr"], code)

@@ -13,15 +13,9 @@ from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN
 from evosaga.sagas.whatsapp.ownership import UnknownKey
-from evosaga.sagas.whatsapp.repairs.verification import state_of
 
 _AT_ONCE: Final = 16
 _PAGE: Final = 64
-_STATES: Final[dict[str, Memory]] = {
-    "open": "open",
-    "connecting": "connecting",
-    "close": "close",
-}
 _SIGHTS: Final[dict[Presence, Memory]] = {
     Presence.ABSENT: "absent",
     Presence.HALF: "half",
@@ -97,8 +91,8 @@ async def _one(
             return "unanswered"  # a proxy's 404 is no absence
         match answer.status:
             case 200:
-                state = state_of(answer.body)
-                return _STATES.get(state, "unanswered") if state else "half"
+                about = answer.instance
+                return about.state or "unanswered" if about and about.said else "half"
             case 404:
                 return "absent"
             case 401 if not token and own is not None:

@@ -95,7 +95,7 @@ class Inbox:
             async with asyncio.timeout(_QR_DEADLINE):
                 if hint.code is not None:
                     at, owner = hint.at.isoformat(), str(integration_id or "-")
-                    await routing_key.keep_qr(self._redis, name, owner, dict(hint.code), at)
+                    await routing_key.keep_qr(self._redis, name, owner, hint.code, at)
                     await self._redis.delete(routing_key.qr_limit_key(name))
                 else:
                     await self._redis.set(routing_key.qr_limit_key(name), "", ex=routing_key.TTL)

@@ -9,10 +9,25 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
-from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
+from evosaga.sagas.whatsapp.evolution.models import (
+    CreatedInstance,
+    InstanceList,
+    InstanceState,
+    ListedInstance,
+    QrCode,
+    UnreadableList,
+    Webhook,
+    created_instance,
+    error_message,
+    instance_list,
+    instance_state,
+    qr_code,
+    says_error,
+    webhook,
+)
 
 UNREACHABLE: Final = "evolution_unreachable"
 UNAVAILABLE: Final = "evolution_unavailable"
@@ -25,33 +40,71 @@ SERVER_UNKNOWN: Final = "server_unknown"
 class Answer:
     """What came back, or (status 0) what went wrong instead. ``text`` never holds a body.
 
-    ``sent`` False proves that nothing left us. ``code`` names trouble that is not the caller's:
-    of the connection, of the set-up, or that the server is left in peace for a while. ``alien``:
-    it is nothing that an Evolution server ever says, but a proxy's page, say. ``meaning``: what
-    that says of the set-up, with the cure.
+    ``body`` is the parsed JSON, for this package alone: other code reads the properties. ``sent``
+    False proves that nothing was sent. ``code`` names trouble that is not the caller's: of the
+    connection, of the set-up, or an open circuit breaker. ``alien``: not an answer of Evolution
+    but, say, a proxy's page. ``meaning``: what that says of the set-up, with the cure. ``null``:
+    the body is ``null``, so what was asked for does not exist.
     """
 
     status: int
-    body: Any
+    body: object
     text: str
     sent: bool = True
     retry_after: float | None = None
     code: str = ""
     alien: bool = False
     meaning: str = ""
+    null: bool = False
 
     @property
     def told(self) -> str:
         """What came back, and what it means where a person must mend something."""
         return f"{self.text}: {self.meaning}" if self.meaning else self.text
 
-    null: bool = False
-    """It said ``null``, which is an answer: there is nothing of the kind that was asked for."""
-
     @property
     def tried(self) -> bool:
-        """False when the server was left in peace."""
+        """False when the circuit breaker kept the call from being sent."""
         return self.sent or self.code == UNREACHABLE
+
+    @property
+    def instance(self) -> InstanceState | None:
+        return instance_state(self.body)
+
+    @property
+    def created(self) -> CreatedInstance | None:
+        return created_instance(self.body)
+
+    @property
+    def instances(self) -> InstanceList | None:
+        return instance_list(self.body)
+
+    @property
+    def qr_code(self) -> QrCode | None:
+        return qr_code(self.body)
+
+    @property
+    def webhook(self) -> Webhook | None:
+        return webhook(self.body)
+
+    @property
+    def message(self) -> str | None:
+        """Evolution's words for what went wrong."""
+        return error_message(self.body)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it reports a failure, which may come as a 200."""
+        return self.status != 200 or says_error(self.body)
+
+    def listed(self, name: str) -> ListedInstance | None:
+        """The listed instance of that name; None proves that there is none.
+
+        Raises ``UnreadableList``.
+        """
+        if (found := self.instances) is None:
+            raise UnreadableList("Evolution's answer is no list")
+        return found.find(name)
 
 
 class Operation(StrEnum):
@@ -284,7 +337,7 @@ def read_look(
     asked: Operation, answer: Answer, name: str, token: str
 ) -> tuple[Presence | Operation, str]:
     """What an answer to a look proves, with the evidence, or what has to be asked next."""
-    shown = _shows(answer.body, name, token)
+    shown = _shows(answer, name, token)
     looks = () if answer.alien else PRESENCE_RULES
     for question, status, shows, result, evidence in looks:
         if question is asked and status == answer.status and shown in shows:
@@ -315,15 +368,15 @@ def _first(rows: Iterable[tuple[Status, str, _Found]], answer: Answer) -> _Found
     return None
 
 
-def words_in(body: Any, words: str) -> bool:
+def words_in(body: object, words: str) -> bool:
     """Whether the body says these words, which are in small letters, anywhere."""
     return not words or (body is not None and words in json.dumps(body).lower())
 
 
-def _shows(body: Any, name: str, token: str) -> Evidence:
-    if isinstance(body, list):
+def _shows(answer: Answer, name: str, token: str) -> Evidence:
+    if answer.instances is not None:
         try:
-            listed = find(body, name)
+            listed = answer.listed(name)
         except UnreadableList:
             return Evidence.UNREADABLE
         if listed is None:
@@ -331,7 +384,6 @@ def _shows(body: Any, name: str, token: str) -> Evidence:
         if listed.token is None:
             return Evidence.ROW
         return Evidence.OUR_ROW if listed.token == token else Evidence.THEIR_ROW
-    instance = body.get("instance") if isinstance(body, dict) else None
-    if isinstance(instance, dict) and isinstance(instance.get("state"), str) and instance["state"]:
+    if answer.instance is not None and answer.instance.said:
         return Evidence.STATE
-    return Evidence.NAME if name in json.dumps(body) else Evidence.NOTHING
+    return Evidence.NAME if name in json.dumps(answer.body) else Evidence.NOTHING

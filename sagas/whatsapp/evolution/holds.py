@@ -78,12 +78,7 @@ def _trouble(code: str, answer: Answer) -> str:
 
 def error_text(ctx: StepContext, answer: Answer, token: str) -> str:
     """Evolution's own words on what was wrong, shortened, without what we told it in confidence."""
-    body = answer.body if isinstance(answer.body, dict) else {}
-    response = body.get("response")
-    message = response.get("message") if isinstance(response, dict) else body.get("error")
-    while isinstance(message, list) and message:
-        message = message[0]
-    text = str(message) if message else answer.text
+    text = answer.message or answer.text
     webhook = ctx.world.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
     for secret in (token, webhook, ctx.input.number):
         text = text.replace(secret, "[redacted]") if secret else text

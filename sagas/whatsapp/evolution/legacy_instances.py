@@ -6,7 +6,7 @@ from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Held
 from evosaga.sagas.whatsapp.evolution.answers import Presence, Verdict
 from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unsent, no_list
-from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
+from evosaga.sagas.whatsapp.evolution.models import ListedInstance, UnreadableList
 
 NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
 HIDDEN: Final = "token_hidden"
@@ -14,20 +14,27 @@ UNREADABLE: Final = "list_unreadable"
 HALF: Final = "half_there"
 
 
-async def listed_token(ctx: StepContext, name: str) -> str | Held | None:
-    """The token that Evolution lists for the name; None when the whole list has no such name.
-
-    Held where the list proves neither: its token is not shown, or not all of it can be read.
-    """
+async def listed_instance(ctx: StepContext, name: str) -> ListedInstance | Held | None:
+    """What Evolution lists under the name; None proves that it lists no such instance."""
     listed = await ctx.evolution.instances()
     if listed.code:
         return hold_unsent(ctx, listed, Verdict.NOT_SENT)
     if listed.status != 200 or listed.body is None:
         return no_list(ctx, listed)
     try:
-        found = find(listed.body, name)
+        return listed.listed(name)
     except UnreadableList as reason:
         return hold(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+
+
+async def listed_token(ctx: StepContext, name: str) -> str | Held | None:
+    """The token that Evolution lists for the name; None when the whole list has no such name.
+
+    Held where the list proves neither: its token is not shown, or not all of it can be read.
+    """
+    found = await listed_instance(ctx, name)
+    if isinstance(found, Held):
+        return found
     if found is None or found.token is not None:
         return found.token if found else None
     return hold(

@@ -32,6 +32,7 @@ from typing import Final
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
 from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
+from evosaga.sagas.whatsapp.evolution.models import UnreadableList
 
 PATIENCE: Final = 4
 """The attempt that does it. While Evolution starts, what is not loaded yet looks the same, and a
@@ -54,9 +55,10 @@ async def delete(ctx: StepContext, name: str, token: str, seen: InstanceSighting
 
 async def _without_a_row(ctx: StepContext, name: str) -> bool:
     listed = await ctx.evolution.instances()
-    if listed.status != 200 or not isinstance(listed.body, list):
+    try:
+        return listed.status == 200 and listed.listed(name) is None
+    except UnreadableList:
         return False
-    return all(isinstance(row, dict) and row.get("name") != name for row in listed.body)
 
 
 async def provoke_clean_up(ctx: StepContext, name: str, token: str) -> Answer:

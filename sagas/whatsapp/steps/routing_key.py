@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # routing workers read the key with this module, and need not
     from redis.asyncio import Redis
 
     from evosaga.sagas.context import StepContext
+    from evosaga.sagas.whatsapp.evolution.models import QrCode
 
 MISCONFIGURED: Final = "redis_misconfigured"
 """An operator has to change Redis, or where we look for it; no attempt is burned meanwhile."""
@@ -135,7 +136,7 @@ async def forget(redis: "Redis", instance_name: str, value: bytes) -> bool:
 
 
 async def keep_qr(
-    redis: "Redis", instance_name: str, integration_id: str, code: dict[str, Any], at: str = ""
+    redis: "Redis", instance_name: str, integration_id: str, code: "QrCode", at: str = ""
 ) -> bool:
     """Keep a QR code for a minute, unless the integration is gone or a later one is there.
 

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find, linked, read
+from evosaga.sagas.whatsapp.evolution.answers import Answer
+from evosaga.sagas.whatsapp.evolution.models import (
+    ListedInstance,
+    UnreadableList,
+    linked,
+    listed_instance,
+)
 
 TODAY = {
     "name": "x",
@@ -25,9 +31,13 @@ BEFORE = {
 }
 
 
+def find(body: object, name: str) -> ListedInstance | None:
+    return Answer(200, body, "HTTP 200").listed(name)
+
+
 @pytest.mark.parametrize("element", [TODAY, BEFORE])
 def test_old_and_new_elements_say_the_same(element: dict[str, Any]) -> None:
-    one = read(element)
+    one = listed_instance(element)
     assert one is not None
     assert (one.name, one.token, one.status) == ("x", "T", "open")
     assert (one.phone, one.linked, one.channel) == ("5511999990000", True, "WHATSAPP-BAILEYS")
@@ -62,7 +72,7 @@ def test_what_is_no_list_proves_nothing(body: object) -> None:
 
 
 def test_a_lid_is_somebody_without_a_number() -> None:
-    one = read(TODAY | {"ownerJid": "998877665544332211@lid"})
+    one = listed_instance(TODAY | {"ownerJid": "998877665544332211@lid"})
     assert one is not None
     assert (one.phone, one.linked) == (None, True)
     assert not linked("")
