@@ -17,11 +17,11 @@ import asyncpg
 from evosaga.events import notices
 from evosaga.events.database import Pool, Queryable
 from evosaga.events.notices import Notice
-from evosaga.orchestrator.whatsapp.health.connection_state import FINAL_CODES, ended
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.models import ListedInstance, UnreadableList
 from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
+from evosaga.sagas.whatsapp.row_status import FINAL_CODES, after_observation, ended
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 PASSIVE: Final = "EVOLUTION"
@@ -130,20 +130,13 @@ async def observe(
 def status_after(integration: Integration, seen: ConnectionObservation) -> tuple[str, str | None]:
     """Status and number that the row should have. Pure.
 
-    A connection that breaks is taken up again by Evolution itself most of the time; meanwhile its
-    memory flickers and its database goes on saying "open". Whether that takes too long is for the
-    health check to say. An instance that was never paired goes on waiting for its phone.
+    While Evolution reconnects, its memory flickers and its database goes on saying "open".
     """
-    before = integration.status, integration.whatsapp_number
-    if integration.status == "deleting":
-        return before
-    if seen.paired(integration.channel):
-        return "connected", seen.number or integration.whatsapp_number
-    passive = integration.channel == PASSIVE
-    over = seen.state == "close" and (passive or not seen.recorded)
-    if over and integration.status == "connected":
-        return "disconnected", integration.whatsapp_number
-    return before
+    paired = seen.paired(integration.channel)
+    over = seen.state == "close" and (integration.channel == PASSIVE or not seen.recorded)
+    status = after_observation(integration.status, paired=paired, over=over)
+    known = integration.whatsapp_number
+    return status, seen.number or known if paired and status == "connected" else known
 
 
 async def apply_observation(

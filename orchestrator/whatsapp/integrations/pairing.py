@@ -89,17 +89,12 @@ async def current_qr(
     is seen of the connection is written to the row. Raises what Postgres raises; Redis may be
     down.
     """
-    found = await integrations(pool, names=[instance_name])
-    if not found:
-        return _say("absent", f"no integration has the instance {instance_name}")
-    integration = found[0]
-    if integration.status == "deleting":
-        return _say("absent", f"{instance_name} is being deleted")
-    if integration.channel == PASSIVE:
-        return _say("not_needed")
+    integration = await _integration(pool, instance_name)
+    if isinstance(integration, Pairing):
+        return integration
     code, age = await _kept(redis, instance_name)
-    wanted = code is not None and (number is None or bool(code.get("pairing_code")))
-    fresh = wanted and age < _FRESH_SECONDS
+    complete = code is not None and (number is None or bool(code["pairing_code"]))
+    fresh = complete and age < _FRESH_SECONDS
     if integration.status != "connected" and fresh and not watching:
         return _show(code)
     if servers is None or keys is None:
@@ -108,17 +103,34 @@ async def current_qr(
     try:
         seen = await observe(evolution, keys, integration)
         await apply_observation(pool, integration, seen)
-        if (said := _seen(integration, seen)) is not None:
-            return said
-        if seen.state == "unknown":
-            return _show(code) if code else _say("unavailable")
-        if fresh:
-            return _show(code)
+        if (settled := _settled(integration, seen, code, fresh=fresh)) is not None:
+            return settled
         if await _limit_reached(redis, instance_name, again):
             return _say("limit_reached")
         return await _ask(redis, evolution, integration, seen, number, code)
     except LeaseLost:  # the worker of this process was cut off from Postgres a moment ago
         return _show(code) if code else _say("unavailable")
+
+
+async def _integration(pool: Pool, instance_name: str) -> Integration | Pairing:
+    """The integration whose phone is to be paired, or why there is nothing to pair."""
+    found = await integrations(pool, names=[instance_name])
+    if not found:
+        return _say("absent", f"no integration has the instance {instance_name}")
+    if found[0].status == "deleting":
+        return _say("absent", f"{instance_name} is being deleted")
+    return _say("not_needed") if found[0].channel == PASSIVE else found[0]
+
+
+def _settled(
+    integration: Integration, seen: ConnectionObservation, code: QrCode | None, *, fresh: bool
+) -> Pairing | None:
+    """What the look and the code in Redis settle; None when Evolution must be asked for a code."""
+    if (settled := _seen(integration, seen)) is not None:
+        return settled
+    if seen.state == "unknown":
+        return _show(code) if code else _say("unavailable")
+    return _show(code) if fresh else None
 
 
 def _seen(integration: Integration, seen: ConnectionObservation) -> Pairing | None:

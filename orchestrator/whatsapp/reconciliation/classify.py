@@ -17,6 +17,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     RowSays,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
+from evosaga.sagas.whatsapp.row_status import number_to_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,7 @@ def row_says(row: Row | None, instance: Instance | None) -> RowSays:
             return "deleting"
         case "connected":
             phone = instance.phone if instance else None
-            known = "".join(filter(str.isdigit, row.number or ""))
-            return "unnumbered" if phone and phone != known else "connected"
+            return "unnumbered" if number_to_write(row.number, phone) else "connected"
         case "disconnected":
             return "flagged" if row.flag in ("missing", "half", "foreign") else "disconnected"
         case "pending" if row.fresh and instance is not None and instance.passive:
@@ -153,25 +153,24 @@ def belongs(one: Name) -> bool:
 def _choose(group: Sequence[Name], choice: str) -> dict[str, Place]:
     if choice == "none":
         return {one.name: "clear" for one in group}
-    named = next((one for one in group if one.row is not None), None)
-    if choice != "connected" and any(one.name == choice for one in group):
-        return {one.name: "keep" if one.name == choice else "spare" for one in group}
-    connected = [one for one in group if _connected(one)]
-    chosen: str | None = named.name if named else None
+    chosen: str | None = choice
     contested: set[str] = set()
-    if named not in connected:
-        if len(connected) == 1 and _can_be_named(connected[0], named):
-            chosen = connected[0].name
-        else:
-            contested = {one.name for one in connected}
-    return {
-        one.name: "keep"
-        if one.name == chosen
-        else "contested"
-        if one.name in contested
-        else "spare"
-        for one in group
-    }
+    if choice == "connected" or all(one.name != choice for one in group):
+        chosen, contested = _by_connection(group)
+    places: dict[str, Place] = {one.name: "spare" for one in group}
+    places |= dict.fromkeys(contested, "contested")
+    return places | {chosen: "keep"} if chosen is not None else places
+
+
+def _by_connection(group: Sequence[Name]) -> tuple[str | None, set[str]]:
+    """What the row names, unless another one alone is connected; and those a person must choose
+    from."""
+    named = next((one for one in group if one.row is not None), None)
+    connected = [one for one in group if _connected(one)]
+    if named not in connected and len(connected) == 1 and _can_be_named(connected[0], named):
+        return connected[0].name, set()
+    contested = set() if named in connected else {one.name for one in connected}
+    return named.name if named else None, contested
 
 
 def _connected(one: Name) -> bool:

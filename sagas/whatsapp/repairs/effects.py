@@ -6,7 +6,7 @@ The rows' effects join the commit of their event and are set-based, as all of Po
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from redis.exceptions import RedisError
@@ -14,11 +14,10 @@ from redis.exceptions import RedisError
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, FollowUp, Outcome, Rejected
 from evosaga.sagas.whatsapp.ownership import stored
+from evosaga.sagas.whatsapp.row_status import after_repair, health_after_repair
 from evosaga.sagas.whatsapp.steps import routing_key
 from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 from evosaga.sagas.whatsapp.types import server_entry
-
-_STATES: Final = {"open": "connected", "closed": "down"}
 
 
 async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
@@ -34,7 +33,7 @@ async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list
         """,  # noqa: S608  # constants only
         [UUID(c.facts["integration_id"]) for c in contexts],
         [c.facts["status"] for c in contexts],
-        [_status(c) for c in contexts],
+        [after_repair(c.input.seen) for c in contexts],
         [c.input.whatsapp_number for c in contexts],
     )
     ids = {str(row["id"]) for row in changed}
@@ -57,7 +56,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         """,  # noqa: S608
         [UUID(c.facts["integration_id"]) for c in again],
         [c.input.organization_id for c in again],
-        [_status(c) for c in again],
+        [after_repair(c.input.seen) for c in again],
         [json.dumps(c.facts["config"], ensure_ascii=False) for c in again],
         [
             stored(c.world.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"]))
@@ -78,7 +77,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         [UUID(c.facts["integration_id"]) for c in named],
         [c.facts["before"] for c in named],
         [json.dumps(_named(c)) for c in named],
-        [_status(c) for c in named],
+        [after_repair(c.input.seen) for c in named],
         [c.input.whatsapp_number for c in named],
     )
     said = await _noted(connection, contexts, {str(row["id"]) for row in (*made, *told)})
@@ -106,11 +105,11 @@ async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]
             connected_at = coalesce(excluded.connected_at, known.connected_at)
         """,
         [UUID(c.facts["integration_id"]) for c in done],
-        [_STATES.get(c.input.seen, c.input.seen) for c in done],
+        [health_after_repair(c.input.seen) for c in done],
     )
     await _tell(connection, done)
     return [
-        Done({"status": _status(c), "seen": c.input.seen})
+        Done({"status": after_repair(c.input.seen), "seen": c.input.seen})
         if c.facts["integration_id"] in ids
         else Rejected("changed_meanwhile", "the row was changed since it was looked at")
         for c in contexts
@@ -119,11 +118,11 @@ async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]
 
 async def _tell(connection: Any, contexts: Sequence[StepContext]) -> None:
     """The notice that follows whenever a row's status changes, whoever found out."""
-    news = [c for c in contexts if c.facts.get("status") != _status(c)]
+    news = [c for c in contexts if c.facts.get("status") != after_repair(c.input.seen)]
     told = [
         {
-            "status": _status(c),
-            "state": _STATES.get(c.input.seen, c.input.seen),
+            "status": after_repair(c.input.seen),
+            "state": health_after_repair(c.input.seen),
             "before": c.facts.get("status"),
         }
         for c in news
@@ -159,8 +158,3 @@ def _named(ctx: StepContext) -> dict[str, str]:
     """What a row says of which instance it means."""
     name = {"instance_name": str(ctx.facts["instance_name"])}
     return name | server_entry(ctx.facts.get("server"))
-
-
-def _status(ctx: StepContext) -> str:
-    """What a row says of what was seen; whatever is ill is disconnected, too."""
-    return "connected" if ctx.input.seen == "open" else "disconnected"
