@@ -1,4 +1,4 @@
-"""What is true of each instance name, in the words of the truth table. Pure.
+"""What is true of each instance name, in the terms of the truth table. Pure.
 
 An organization that has several instances is looked at as a whole, since which of them is to be
 kept decides what the others are.
@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from evosaga.orchestrator.whatsapp.reconciliation.rules import (
+    AGREE,
+    BUSY,
+    Cell,
     LogSays,
     Ownership,
     Place,
     Presence,
     RowSays,
+    verdict_of,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
 from evosaga.sagas.whatsapp.row_status import number_to_write
+from evosaga.sagas.whatsapp.types import unaddressable
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,75 @@ class Name:
     log: LogSays
     organization_id: UUID | None
     memory: Memory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Every name that any store knows, and the verdict of the truth table on it."""
+
+    names: Mapping[str, Name]
+    kept: Mapping[UUID, str | None]
+    """The instance that each organization keeps."""
+    verdicts: Mapping[str, str]
+    """By name, of those that drifted: where the stores agree or a saga is at work there is none."""
+
+
+def classify(snapshot: Snapshot) -> Classification:
+    """Third stage of a reconcile run: one cell of the truth table (``rules``) for every name."""
+    rows = snapshot.named()
+    names = {name: found(snapshot, name, rows.get(name)) for name in {*snapshot.instances, *rows}}
+    places, kept = places_of(snapshot, names)
+    verdicts = {
+        name: code
+        for name, one in names.items()
+        if (code := _verdict(snapshot, one, places.get(name, "spare"))) not in (AGREE, BUSY)
+    }
+    return Classification(names, kept, verdicts)
+
+
+def _verdict(snapshot: Snapshot, one: Name, place: Place) -> str:
+    says = row_says(one.row, one.instance)
+    busy = is_busy(snapshot, one)
+    return verdict_of(Cell("busy" if busy else "free", one.sight, one.whose, says, place, one.log))
+
+
+def is_busy(snapshot: Snapshot, one: Name) -> bool:
+    """Whether an open saga decides. What the log says is over holds up no repair."""
+    over = one.row is None and one.whose == "ours" and one.log == "ended"
+    return one.name in snapshot.busy_names or (
+        not over and one.organization_id in snapshot.busy_organizations
+    )
+
+
+def can_be_sent(name: str) -> bool:
+    """Whether the name can be part of an address without meaning something else there."""
+    return unaddressable(name) is None
+
+
+def strangers(snapshot: Snapshot) -> list[str]:
+    """The instances that neither a row, a birthmark, a saga nor their name says to be ours."""
+    rows = snapshot.named()
+    return sorted(
+        name
+        for name in snapshot.instances
+        if name not in rows and found(snapshot, name, None).whose == "stranger"
+    )
+
+
+def names_of(snapshot: Snapshot, organization_id: UUID) -> list[str]:
+    """The instances that an organization has, by row, by birthmark or by name."""
+    return [one.name for one in _names_of(snapshot, organization_id)]
+
+
+def choices(snapshot: Snapshot, organization_id: UUID) -> list[str]:
+    """Those of them that it may keep."""
+    return [one.name for one in _names_of(snapshot, organization_id) if belongs(one)]
+
+
+def _names_of(snapshot: Snapshot, organization_id: UUID) -> list[Name]:
+    rows = snapshot.named()
+    names = (found(snapshot, n, rows.get(n)) for n in sorted({*snapshot.instances, *rows}))
+    return [one for one in names if one.organization_id == organization_id]
 
 
 def found(snapshot: Snapshot, name: str, row: Row | None) -> Name:

@@ -1,4 +1,4 @@
-"""What was seen to be wrong, and since when: one look is not enough to repair anything.
+"""Confirmation of drifts: one look is not enough to repair anything.
 
 A drift is *ripe* when it was seen in two looks, a quiet time apart: what a saga, a restart or a
 late effect does in between makes drifts that pass. One that was repaired and is there again (its

@@ -1,7 +1,7 @@
-"""Evolution's lists, one a server, and what they come to together.
+"""Evolution's lists, one a server, merged into one inventory.
 
-The servers are asked at the same time, and one that gives no list that can be believed keeps
-nobody from looking at the others: what is on it is just not spoken of. Tokens stay here.
+The servers are asked at the same time. One that gives no list that can be believed does not hold up
+the others: nothing is concluded about what is on it. Tokens stay here.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
 def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
     """One instance a name: that on the server which the name's row says, else the first found.
 
-    What a row means is on its own server or nowhere, whoever bears the name on another one.
+    What a row means is on its own server or nowhere, whatever has the name on another one.
     """
     home: dict[str, str] = {}
     for row in sorted(rows, key=lambda row: not row.enabled):

@@ -1,4 +1,4 @@
-"""What a look found, as plain data: all that the plan and the health check are told.
+"""A snapshot of all stores as plain data: the input of the plan and of the health check.
 
 No token is kept here, only its fingerprint; whose instance it is has been proved by then.
 """
@@ -90,7 +90,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A routing key in Redis. What it says is None when nobody can read it."""
+    """A routing key in Redis. What it says is None when it is unreadable."""
 
     instance_name: str
     organization_id: str | None
