@@ -1,4 +1,4 @@
-"""The look that goes before a create or a delete: which integrations and open sagas are there.
+"""Admission of creates and deletes: reads which integrations and open sagas there are.
 
 One query for a whole batch, inside the accepting transaction; what follows from it is decided in
 ``evosaga.sagas.whatsapp.admission_rules``.

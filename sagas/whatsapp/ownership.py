@@ -1,8 +1,8 @@
-"""What proves that something on the outside is ours.
+"""Ownership tokens: what proves that an instance or a webhook is ours.
 
-An instance's ``token`` is ours to choose, so it is a birthmark: an HMAC of the id of the saga that
-creates it. A later look can prove "mine" without the secret being stored anywhere, and nobody
-else can make one.
+The creator chooses an instance's ``token``, so ours is an HMAC of the id of the saga that creates
+it (a *birthmark*). A later look can prove ownership although the token is stored nowhere, and
+without the secret key it can't be made.
 """
 
 import base64
@@ -15,7 +15,7 @@ from uuid import UUID
 
 _SHORTEST: Final = 32
 BIRTHMARK: Final = re.compile(r"[0-9a-f]{64}")
-"""What a birthmark looks like, whoever made it and under whichever key."""
+"""The shape of a birthmark, under whichever key it was made."""
 HASHED: Final = "sha256:"
 """How a row says that it keeps no token but the hash of one."""
 

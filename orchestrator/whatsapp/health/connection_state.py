@@ -1,20 +1,20 @@
-"""What a look says about one integration's connection, and what should be done. Pure.
+"""The state machine of one integration's connection. Pure.
 
 States, and whether Evolution can be asked to connect again:
 
     connected    a phone is connected (or the channel needs none)
-    pending      it waits for its first phone: somebody must scan the QR code
-    incomplete   one of these two, but what it hears is told to nobody, or it has no settings
+    pending      it waits for its first phone: a person must scan the QR code
+    incomplete   one of these two, but its events go nowhere, or it has no settings
     connecting   Evolution is at it by itself
     down         the connection broke, the phone is still linked               yes, patiently
     needs_qr     logged out (401, 406): a person must scan again
     banned       WhatsApp bans or forbids the number (402, 403): a new QR code alone mends nothing
     missing      Evolution has no such instance; it is not made again
     half         only half of it is there
-    foreign      somebody else's instance bears its name
+    foreign      an instance of another owner has its name
 
 A row follows a lost connection after two looks, so that one that comes and goes leaves it alone;
-one that is there again is believed at once. Whoever was connected again only for a moment waits
+one that is there again is believed at once. One that was connected again only for a moment waits
 longer for each further try.
 """
 
@@ -89,7 +89,7 @@ class Judgement:
 
 
 def state_of(one: Name, record: Record | None) -> ConnectionHealth | None:
-    """How the connection is; None when nobody can say."""
+    """How the connection is; None when that is unknown."""
     match one.sight:
         case "unclear":
             return None
@@ -118,10 +118,10 @@ def next_state(
     eager: bool = False,
     whole: bool | None = None,
 ) -> Judgement | None:
-    """None when nobody can say how the connection is; then everything stays as it was.
+    """None when the connection's state is unknown; then everything stays as it was.
 
     ``eager``: a person asks for it, so one look is enough and nothing waits. ``whole``: whether
-    webhook and settings are as they should be; None: nobody asked this time.
+    webhook and settings are as they should be; None: not looked at this time.
     """
     state = state_of(one, record)
     if state is None or one.row is None:
@@ -194,7 +194,7 @@ def _of_this_clock(record: Record, now: datetime) -> Record:
 
 
 def _shown(state: ConnectionHealth, record: Record | None, whole: bool | None) -> ConnectionHealth:
-    """The same, or ``incomplete``; until somebody asks again it is what it was."""
+    """The same, or ``incomplete``; until the next look at them it is what it was."""
     if state not in WELL:
         return state
     if whole is None:

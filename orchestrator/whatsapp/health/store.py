@@ -1,4 +1,4 @@
-"""What is remembered of connections in Postgres, and the rows that follow what was seen."""
+"""Connection records in Postgres, and the rows of ``healthcare.integrations`` that follow them."""
 
 from collections.abc import Sequence
 from dataclasses import fields

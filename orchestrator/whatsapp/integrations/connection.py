@@ -1,7 +1,7 @@
-"""An integration's connection to WhatsApp: look at it, and let its row say what was seen.
+"""An integration's connection to WhatsApp: observe it, and update its row.
 
 Evolution's memory knows the state at once, its database the phone number a moment later, and
-neither is asked about an instance that is not ours. What is written is written only if the row is
+neither is asked about an instance that is not ours. The row is written only if the row is
 still as it was when the look began, so a slow look never overwrites what a later one found.
 """
 

@@ -1,7 +1,7 @@
-"""Pairing a phone: the QR code of the moment, from Redis or from Evolution.
+"""Pairing a phone: the current QR code, from Redis or from Evolution.
 
-Webhooks keep the code in Redis up to date. Without them Evolution is asked, by one of those who
-look and not more often than makes sense: on a closed instance its ``connect`` takes two seconds
+Webhooks keep the code in Redis up to date. Without them Evolution is asked, by one caller at a time
+and at most every few seconds: on a closed instance its ``connect`` takes two seconds
 and begins a new series of codes, on one that is pairing it shows the current code. A code lasts
 45 seconds.
 """
@@ -45,7 +45,7 @@ State: TypeAlias = Literal[
 _FRESH_SECONDS: Final = 20.0
 """A code that has been in Redis longer than that is worth asking Evolution for a newer one."""
 _ASK_EVERY: Final = 3.0
-"""Seconds between two requests to Evolution for one instance, whoever asks."""
+"""Seconds between two requests to Evolution for one instance, from all callers together."""
 _POLL: Final = 0.1
 
 _SAYS: Final[dict[State, str]] = {
@@ -155,7 +155,7 @@ async def _ask(
     number: str | None,
     held: QrCode | None,
 ) -> Pairing:
-    """Ask Evolution, unless somebody just did: then what they get is for all."""
+    """Ask Evolution, unless another caller just did: its code serves all."""
     name = integration.instance_name
     if not await _my_turn(redis, name):
         return _show(held) if held else await _wait(redis, name)
@@ -168,7 +168,7 @@ async def _ask(
         await routing_key.keep_qr(redis, name, str(integration.id), code)
         await redis.delete(routing_key.qr_limit_key(name))
     except RedisError:
-        pass  # nobody else will see it, but whoever asked does
+        pass  # no other caller will see it, but this one does
     if number and not code["pairing_code"]:
         late = "; Evolution gives a pairing code only when pairing begins, and it had begun"
         return _show(code, _SAYS["qr"] + late)
@@ -184,7 +184,7 @@ async def _my_turn(redis: Redis, instance_name: str) -> bool:
 
 
 async def _wait(redis: Redis, instance_name: str) -> Pairing:
-    """Somebody else has asked a moment ago; their code is ours."""
+    """Another caller asked a moment ago: wait for its code."""
     deadline = time.monotonic() + _ASK_EVERY
     while time.monotonic() < deadline:
         await asyncio.sleep(_POLL)

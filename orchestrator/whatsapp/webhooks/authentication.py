@@ -1,9 +1,9 @@
-"""Who may deliver events of an instance: whoever shows the token that we gave Evolution for it.
+"""Authentication of webhooks by the token that Evolution was given for the instance.
 
 A token is derived from the saga that creates the instance, so it can be checked before there is
 any row: during the create, when Evolution is quickest. It also says *which* integration an event
 is about when a name has been used more than once. Rows of older code had a token of their own, and
-keep the hash of it; one that somebody writes there by hand is good as it stands.
+keep the hash of it; one that a person writes there by hand is good as it stands.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Taking webhooks in: stored and answered at once; what they mean is found out afterwards.
+"""The webhook inbox: events are stored and answered at once, and processed afterwards.
 
 Postgres must have an event before it is answered, or Redis, for what the routing workers get;
 without them the answer is a 503, and Evolution comes again, for twenty minutes. A QR code goes to
@@ -29,7 +29,7 @@ _DEADLINE: Final = 4.0
 """Seconds for all of it, so that a server that hangs is a 503 and not a hanging answer."""
 _QR_DEADLINE: Final = 1.0
 _REPEATS_SECONDS: Final = 5.0
-"""While WhatsApp is unreachable Evolution tells "connecting" sixty times a second for each
+"""While WhatsApp is unreachable Evolution sends "connecting" sixty times a second for each
 instance. One in so many seconds says as much, since it is a hint to look and nothing more."""
 _KEPT: Final = 10_000
 _BATCH: Final = 500
@@ -136,7 +136,7 @@ class Inbox:
                         committed.set_exception(trouble)
                 continue
             for hint, _, committed in batch:
-                if not committed.done():  # whoever waited for it may have lost patience
+                if not committed.done():  # the caller may have given up
                     committed.set_result(hint.digest in new)
                 new.discard(hint.digest)  # the same twice in one batch is new once
 

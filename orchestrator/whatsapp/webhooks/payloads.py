@@ -1,4 +1,4 @@
-"""What a webhook says, as far as it is worth anything.
+"""Parsing of webhook bodies into hints and messages.
 
 A webhook has no id and no signature, comes twice, late or out of order, and its ``date_time`` is
 local time under a false ``Z``. So it is a *hint*: it says that something is worth a look, and the
@@ -35,7 +35,7 @@ QR: Final = "qrcode.updated"
 _IGNORED: Final = frozenset(
     {"application.startup", "instance.create", "instance.delete", "remove.instance"}
 )
-"""The global webhook tells these too. What we made or removed ourselves we know better."""
+"""The global webhook sends these too; they say nothing that our log does not know."""
 
 
 class BadWebhook(Exception):
@@ -77,12 +77,12 @@ class Message:
     omitted: int = 0
     """How many of its texts were too long to be handed on."""
     large: bool = False
-    """Whether writing it takes so long that everybody else would notice."""
+    """Whether writing it takes so long that the event loop would stall."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """An event that nobody needs."""
+    """An event that is not processed."""
 
     instance_name: str
     event: str

@@ -2,10 +2,10 @@
 
 In front of Evolution stand proxies, firewalls, tunnels and login pages, and they answer in its
 name: with a page, or with JSON of their own. What they say is no verdict on an instance or a saga,
-and it goes on until somebody mends the set-up, as with a wrong key. Evolution itself says
+and it goes on until a person mends the set-up, as with a wrong key. Evolution itself says
 ``{"status", "error", "response": {"message"}}`` with every error (as seen on 1.8 to 2.4).
 
-What only means that nobody is home right now (408, 425, 429, 502, 503, 504) is not judged here.
+What only means that the server is away right now (408, 425, 429, 502, 503, 504) is not judged here.
 """
 
 from dataclasses import dataclass, replace

@@ -135,7 +135,7 @@ class Verdict(StrEnum):
     AMBIGUOUS = "ambiguous"
     """It may have happened, or may happen yet: look."""
     OUTAGE = "outage"
-    """Nobody was home (503): wait, but look first, since a proxy may have answered."""
+    """Unavailable (503): wait, but look first, since a proxy may have answered."""
     MISCONFIGURED = "misconfigured"
     """A person must mend the set-up (wrong key, no licence, wrong URL, a proxy that forbids the
     call); sagas wait meanwhile."""
@@ -198,7 +198,7 @@ DELETE_RULES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
 
 # A 401 or 404 to an instance's own token is about the instance. To the global key, or on a route
 # that always exists, it is about the server: the wrong key, the wrong URL. A 403 is Evolution's
-# word for a name in use, and else nobody's but a proxy's or a missing key's.
+# word for a name in use, and else only a proxy's or a missing key's.
 HEALTH: Final[tuple[tuple[frozenset[Operation], Status, str, CallOutcome], ...]] = (
     (frozenset(Operation), 0, "", CallOutcome.SICK),
     (frozenset(Operation), 408, "", CallOutcome.SICK),
@@ -353,7 +353,7 @@ def _verdict(table: Iterable[tuple[Status, str, Verdict]], answer: Answer) -> Ve
     if not answer.sent:
         return Verdict.NOT_SENT
     if answer.alien:
-        # Whoever refuses in Evolution's place has not handed it on; who says "done" may have.
+        # A proxy that refuses has not handed the call on; one that says "done" may have.
         well = 200 <= answer.status < 300
         return Verdict.AMBIGUOUS if well else Verdict.MISCONFIGURED
     return _first(table, answer) or Verdict.AMBIGUOUS

@@ -1,8 +1,8 @@
-"""The whole of an instance: its own row, and those of its webhook and its settings.
+"""Completeness of an instance: its own row, and those of its webhook and its settings.
 
 Evolution's create writes them in this order and without a transaction. Killed in between, or
 without its Postgres for a while, it leaves an instance that carries our token, works, and delivers
-nothing to anybody (seen on 2.3.6 and 2.3.7: up to 35 of 80 without a webhook). So a look that
+no webhook (seen on 2.3.6 and 2.3.7: up to 35 of 80 without a webhook). So a look that
 finds our token vouches for the first row alone.
 
 What vouches for all of them is the 201 to a first create: it is sent after the last of the rows,
@@ -60,7 +60,7 @@ def webhook_lacks(
     """What is wrong with a webhook's row, next to what was asked for; None: nothing.
 
     ``tokens``: any of these may be in the header, where one of ours has to be. More events than
-    ours harm nobody, but for the one that holds up removals.
+    ours do no harm, except the one that holds up removals.
     """
     if found is None:
         return "it has no webhook"
@@ -129,7 +129,7 @@ def wanted_configuration(ctx: StepContext, name: str, token: str) -> WantedConfi
 
 
 def vouches_for_all(ctx: StepContext, name: str, token: str, answer: Answer) -> bool:
-    """Whether nobody need ask for webhook and settings: a first create's own 201."""
+    """Whether webhook and settings need no look: a first create's own 201 proves them."""
     first = not ctx.in_doubt and not ctx.input.instance_name
     return first and answer.status == 201 and answer.created == CreatedInstance(name, token)
 

@@ -1,4 +1,4 @@
-"""Instances without a birthmark of ours: a row names them, and only Evolution knows their token."""
+"""Instances of older code: a row names them, and only Evolution knows their token."""
 
 from typing import Final
 
@@ -54,5 +54,5 @@ async def gone(ctx: StepContext, name: str) -> Held | None:
         case Presence.HALF:
             why = f"{name} is there by half ({seen.evidence}): restart Evolution, and this goes on"
             return hold(ctx, HALF, f"{why} by itself")
-    # It came into the list meanwhile, or nobody can say.
+    # It came into the list meanwhile, or the answers prove nothing.
     return hold(ctx, UNREADABLE, f"{name} is in no list, but: {seen.evidence}")

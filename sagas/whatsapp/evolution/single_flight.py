@@ -1,4 +1,4 @@
-"""One answer for all who ask the same at the same time."""
+"""Single-flight: concurrent callers share one request and its answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

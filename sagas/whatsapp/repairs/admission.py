@@ -1,6 +1,6 @@
-"""Whether a repair may begin: only while what it wants to mend is still so in Postgres.
+"""Admission of repairs: only while what a repair mends is still so in Postgres.
 
-Whoever asks for a repair looked some time ago. Admission looks again, inside the accepting
+The look that a repair rests on is some time ago. Admission looks again, inside the accepting
 transaction, and from then on the saga holds the instance's name (and the organization's key, if it
 is about a row), so no create or delete can come in between.
 """

@@ -1,4 +1,4 @@
-"""Putting one thing right: a row that says something else than there is, or a routing key.
+"""Effects of repairs: a row that differs from what there is, or a routing key.
 
 The rows' effects join the commit of their event and are set-based, as all of Postgres's.
 """
@@ -21,7 +21,7 @@ from evosaga.sagas.whatsapp.types import server_entry
 
 
 async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
-    """Let the rows say what was seen, unless somebody else has changed them meanwhile."""
+    """Let the rows say what was seen, unless they have changed meanwhile."""
     changed = await connection.fetch(
         f"""
         UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
@@ -117,7 +117,7 @@ async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]
 
 
 async def _tell(connection: Any, contexts: Sequence[StepContext]) -> None:
-    """The notice that follows whenever a row's status changes, whoever found out."""
+    """The notice that follows every change of a row's status."""
     news = [c for c in contexts if c.facts.get("status") != after_repair(c.input.seen)]
     told = [
         {
@@ -142,7 +142,7 @@ async def _tell(connection: Any, contexts: Sequence[StepContext]) -> None:
 
 
 async def drop_key(ctx: StepContext) -> Outcome:
-    """Drop the routing key; whoever misses it fills it again, from the row as it is now."""
+    """Drop the routing key; the next reader fills it again, from the row as it is now."""
     names = {ctx.facts["instance_name"], ctx.facts.get("before", ctx.facts["instance_name"])}
     try:
         keys = [

@@ -1,4 +1,4 @@
-"""Looking once more, right before a repair changes anything."""
+"""Verification: a second look, right before a repair changes anything."""
 
 from uuid import UUID
 

@@ -1,7 +1,7 @@
-"""Instances on the Evolution server: make one, remove one.
+"""Steps that make and remove an instance on the Evolution server.
 
-Before anything is tried again or undone the instance is looked at (``EvolutionApi.look``), and a
-stranger's instance is never touched, whatever its name.
+Before anything is tried again or undone the instance is looked at (``EvolutionApi.see``), and an
+instance of another owner is never touched, whatever its name.
 """
 
 import asyncio

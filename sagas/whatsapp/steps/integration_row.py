@@ -18,7 +18,7 @@ from evosaga.sagas.whatsapp.ownership import stored
 from evosaga.sagas.whatsapp.types import server_entry
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
-# Somebody's table may want its times from whoever writes, so they are given.
+# The table may have no defaults for its times, so they are given.
 INSERT: Final = """
 INSERT INTO healthcare.integrations (id, organization_id, type, provider, status, enabled, config,
     webhook_token, created_at, updated_at)
@@ -33,7 +33,7 @@ AS_STATUS: Final = (
     "(jsonb_populate_record(NULL::healthcare.integrations, "
     "jsonb_build_object('status', {}))).status"
 )
-"""A text as whatever type the column ``status`` has, which may be an enum of somebody's."""
+"""A text as whatever type the column ``status`` has, which may be an enum."""
 _LONGEST_WAIT: Final = 30.0
 
 
@@ -127,7 +127,7 @@ async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> l
 async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
     """Delete the rows; one that is gone already is as good.
 
-    Where a create of the instance may land yet, somebody watches the place from this commit on.
+    Where a create of the instance may land yet, a watch begins with this commit.
     """
     done = await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
     if forgotten := [c.facts["instance_name"] for c in contexts if "forgotten" in c.facts]:
@@ -195,7 +195,7 @@ async def _ahead(connection: Any, contexts: Sequence[StepContext]) -> Mapping[UU
 
 
 # One that was called off while it waited itself leaves its place: then the one before it counts.
-# Whoever holds the key or the name without having looked at the queue is waited for as well.
+# A saga that holds the key or the name without having looked at the queue is waited for as well.
 _AHEAD: Final = """
 WITH RECURSIVE waiting AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])

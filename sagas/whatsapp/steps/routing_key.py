@@ -1,10 +1,10 @@
-"""The key in Redis that lets webhook workers route without a query.
+"""Routing keys in Redis: webhook workers route with them, without a query.
 
 Three keys belong to an instance's name. ``whatsapp:instance:…`` is what workers read. Beside it
 ``evosaga:filled:…`` says which integration it was filled for, from which version of its row, and
-what exactly was written, so that a reader tells what we wrote from what anybody else put there.
-``evosaga:removed:…`` is the mark that a removal leaves: it names the integration, and whoever
-slept meanwhile and fills the key for that integration late is refused.
+what exactly was written, so that a reader tells what we wrote from what others put there.
+``evosaga:removed:…`` is the mark that a removal leaves: it names the integration, and a
+process that fills the key for that integration late is refused.
 """
 
 import hashlib
