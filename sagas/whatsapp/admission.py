@@ -49,7 +49,7 @@ async def look(
     instance_names: Sequence[str],
     but: Sequence[UUID] = (),
 ) -> Found:
-    """The integrations and open sagas of these organizations and of whoever has these names.
+    """The integrations and open sagas of these organizations and of the owners of these names.
 
     ``but`` are sagas that ask for themselves.
     """

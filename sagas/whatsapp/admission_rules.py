@@ -264,7 +264,7 @@ def _forgotten(left: Left | None, saga_id: UUID) -> dict[str, Any] | None:
         return None
     return {
         "instance_name": left.instance_name,
-        "integration_id": str(saga_id),  # nobody's: there is no row to mark or to delete
+        "integration_id": str(saga_id),  # without an owner: there is no row to mark or to delete
         "created_by": str(saga_id),
         "status": "disconnected",
         "clinic_id": None,

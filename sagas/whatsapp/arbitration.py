@@ -25,7 +25,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 LONGEST_QUEUE: Final = 10
-"""Sagas of one organization that may wait: a caller who repeats himself must find an end."""
+"""Sagas of one organization that may wait; a caller that repeats itself meets this limit."""
 
 
 def business_key(organization_id: UUID) -> str:

@@ -65,7 +65,7 @@ class HealthMonitor:
 
 @dataclass(frozen=True, slots=True)
 class CheckedIntegration:
-    """One integration and what was made of it; None when nobody can say, or a saga is at it."""
+    """One integration and its judgement; None when it is unknown, or a saga is at work for it."""
 
     row: Row
     judgement: Judgement | None
@@ -117,7 +117,7 @@ class _Look:
     """What instances lack whose webhook was asked for."""
 
     def whole(self, name: str) -> bool | None:
-        """Whether webhook and settings are as they should be; None: nobody can say."""
+        """Whether webhook and settings are as they should be; None: unknown."""
         if incomplete_instances.settings_missing(self.snapshot, name):
             return False
         lacks = self.lacks.get(name)
@@ -147,7 +147,7 @@ async def examine(
 async def run_once(
     doctor: HealthMonitor, *, eager: bool = False, may_go_on: Callable[[], bool] = lambda: True
 ) -> HealthReport:
-    """One round: rows follow, what may be reconnected is, and what lasts is told."""
+    """One round: rows follow, what may be reconnected is, and what lasts is reported."""
     began = time.monotonic()
     try:
         look = await _look(doctor, in_turn=_IN_TURN, webhooks=None if eager else 0)

@@ -35,7 +35,7 @@ class ObservedDrift:
 
     @property
     def command_id(self) -> str:
-        """The same for everybody who repairs this sighting, so that it is repaired once."""
+        """The same for all processes that repair this drift, so that it is repaired once."""
         drift = self.drift
         since = int(self.first_seen.timestamp() * 1_000_000)
         return f"repair:{drift.what}:{drift.where}:{since}:{self.repairs}"

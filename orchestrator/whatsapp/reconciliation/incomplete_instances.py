@@ -92,7 +92,7 @@ def _settings(snapshot: Snapshot, row: Row) -> str | None:
 
 
 def _candidates(snapshot: Snapshot, organization_id: UUID | None = None) -> list[Row]:
-    """Rows whose instance is ours and there, and that nobody is at work for."""
+    """Rows whose instance is ours and there, and that no saga is at work for."""
     found = []
     for name, row in snapshot.named().items():
         instance = snapshot.instances.get(name)
@@ -108,7 +108,7 @@ def _candidates(snapshot: Snapshot, organization_id: UUID | None = None) -> list
 
 
 async def _in_turn(pool: Pool, rows: Sequence[Row], *, only_suspects: bool) -> list[Row]:
-    """Who was seen to lack something first, then the longest unasked."""
+    """What was seen to lack something first, then the longest unasked."""
     seen = {row["instance_name"] for row in await pool.fetch(_SEEN, list(KINDS))}
     suspects = [row for row in rows if row.flag == STATE or row.instance_name in seen]
     if only_suspects:

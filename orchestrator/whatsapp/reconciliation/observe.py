@@ -155,7 +155,7 @@ def _recognised(
 async def _older(
     pool: Pool, snapshot: Snapshot, patterns: Sequence[str], wanted: UUID | None
 ) -> dict[str, UUID]:
-    """Instances of older code by their names, and of whom they speak.
+    """Instances of older code by their names, with the organization in each name.
 
     An id that neither rows nor sagas know is taken for an organization's whose row is gone: that
     is what half deletes leave.

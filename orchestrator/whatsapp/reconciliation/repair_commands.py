@@ -28,7 +28,7 @@ class RepairCommand:
 
 
 def command_for(code: str, one: Name, names: Mapping[str, Name]) -> RepairCommand | None:
-    """The command that repairs it; None for what is only told."""
+    """The command that repairs it; None for what is only reported."""
     match VERDICTS[code].action:
         case "remove":
             return _removal(one)

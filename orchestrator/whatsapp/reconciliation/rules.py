@@ -7,7 +7,7 @@ it speaks of names that no saga is at work for. ``KEY_RULES`` does the same for 
 
 ``auto`` is repaired by the schedule and by ``--fix``; ``ask`` only by ``--fix`` for a named
 organization or instance, since something that cannot be had back might be lost; ``never`` is only
-told.
+reported.
 """
 
 from collections.abc import Iterator, Mapping

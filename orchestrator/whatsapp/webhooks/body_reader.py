@@ -58,7 +58,7 @@ class Body:
 
     @property
     def large(self) -> bool:
-        """Whether looking at it takes so long that everybody else would notice."""
+        """Whether looking at it takes so long that the event loop would stall."""
         return self.size > WHOLE
 
 

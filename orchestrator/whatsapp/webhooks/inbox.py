@@ -50,7 +50,7 @@ class Taken(StrEnum):
 
 
 class RetryLater(Exception):
-    """It can't be taken now, and Evolution should come again: nobody's fault, or a server's."""
+    """It can't be taken now, and Evolution should deliver it again."""
 
 
 class Inbox:

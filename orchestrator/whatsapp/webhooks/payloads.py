@@ -28,7 +28,7 @@ _RANK: Final[dict[State | None, int]] = {
     "refused": 2,
     "close": 3,
 }
-"""Who wins at the same millisecond: what ends something over what begins it."""
+"""The order of events of one millisecond: what ends something wins over what begins it."""
 
 OURS: Final = frozenset({"connection.update", "status.instance", "logout.instance"})
 QR: Final = "qrcode.updated"

@@ -217,7 +217,7 @@ class InboxProcessor:
         return len(recorded) == notices.BATCH
 
     async def _tidy(self) -> None:
-        """Once a minute, drop what nobody needs any more."""
+        """Once a minute, drop what is not needed any more."""
         now = time.monotonic()
         if now < self._tidy_at:
             return

@@ -8,7 +8,7 @@ from evosaga.sagas.whatsapp.evolution.answers import Presence, Verdict
 from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unsent, no_list
 from evosaga.sagas.whatsapp.evolution.models import ListedInstance, UnreadableList
 
-NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing, and existence is told all the same
+NO_TOKEN: Final = "none"  # noqa: S105  # opens nothing; existence is answered all the same
 HIDDEN: Final = "token_hidden"
 UNREADABLE: Final = "list_unreadable"
 HALF: Final = "half_there"

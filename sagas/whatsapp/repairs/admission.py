@@ -82,7 +82,7 @@ def _known(world: World, data: Any) -> bool:
 async def admit_correction(
     connection: Any, _world: World, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
-    """Only a row that still names the instance, and that nobody is deleting."""
+    """Only a row that still names the instance and is not being deleted."""
     rows = await _rows(connection, [data.integration_id for _, data in commands])
     return [_correction(data, rows.get(data.integration_id)) for _, data in commands]
 
@@ -207,7 +207,7 @@ def _keeps(world: World, data: Any, facts: Mapping[str, Any]) -> bool:
 async def admit_dropping(
     _connection: Any, _world: World, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
-    """Always: whoever misses the key fills it again from Postgres."""
+    """Always: the next reader fills the key again from Postgres."""
     return [
         Admission(
             f"whatsapp/evolution/key/{data.instance_name}",

@@ -65,11 +65,10 @@ async def unsave_integrations(connection: Any, contexts: Sequence[StepContext]) 
 
 
 async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
-    """From now on everybody can see that the integration is going away.
+    """Mark the rows: from now on the integration is seen to be going away.
 
     A saga that is behind another waits here until that one is over. It may have left nothing to
-    mark, and then there is little left to do; but whoever was told that this delete is accepted
-    shall see it done.
+    mark, and then there is little left to do; but a delete that was accepted is carried out.
     """
     ahead = await _ahead(connection, [c for c in contexts if "behind" in c.facts])
     turn = [c for c in contexts if c.saga_id not in ahead]
@@ -131,7 +130,7 @@ async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) 
     """
     done = await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
     if forgotten := [c.facts["instance_name"] for c in contexts if "forgotten" in c.facts]:
-        # Or a create would be told of it until upkeep looks again.
+        # Or a create would be refused for it until upkeep looks again.
         await connection.execute(
             "DELETE FROM evosaga.sightings WHERE instance_name = ANY($1)", forgotten
         )
@@ -164,7 +163,7 @@ async def _delete_rows(
 
 
 async def _ahead(connection: Any, contexts: Sequence[StepContext]) -> Mapping[UUID, Outcome]:
-    """What those must be told that have to go on waiting, or wait in vain."""
+    """The outcomes of those that go on waiting, or wait in vain."""
     if not contexts:
         return {}
     rows = await connection.fetch(

@@ -101,7 +101,7 @@ def key(instance_name: str) -> str:
 
 
 def filled_key(instance_name: str) -> str:
-    """Where it stands what we put under the routing key."""
+    """The key that records what we wrote under the routing key."""
     return f"evosaga:filled:{instance_name}"
 
 
@@ -111,12 +111,12 @@ def qr_key(instance_name: str) -> str:
 
 
 def qr_limit_key(instance_name: str) -> str:
-    """There while Evolution shows no more QR codes until somebody asks for pairing again."""
+    """There while Evolution shows no more QR codes until pairing is asked for again."""
     return f"evosaga:qr-limit:{instance_name}"
 
 
 async def put(redis: "Redis", route: Route) -> Literal["filled", "newer", "removed"]:
-    """Set the routing key for an hour, unless the integration was removed or a newer row told.
+    """Set the routing key for an hour, unless the integration is removed or a newer row is there.
 
     Raises ``RedisError``.
     """
