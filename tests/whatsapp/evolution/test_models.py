@@ -77,3 +77,35 @@ def test_a_lid_is_somebody_without_a_number() -> None:
     assert (one.phone, one.linked) == (None, True)
     assert not linked("")
     assert not linked(None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, 5, "x", [], {}, {"instance": None}, {"instance": []}, {"instance": {"state": 5}}],
+)
+def test_odd_shapes_have_no_state_no_code_no_message_and_raise_nothing(body: object) -> None:
+    answer = Answer(200, body, "HTTP 200")
+    assert answer.instance is None or answer.instance.said is None
+    assert answer.qr_code is None
+    assert answer.message is None
+    assert not answer.failed
+    assert answer.created is None or answer.created.token is None
+
+
+def test_a_state_of_a_later_release_is_said_and_not_known() -> None:
+    told = Answer(200, {"instance": {"instanceName": "x", "state": "paused"}}, "HTTP 200").instance
+    assert told is not None
+    assert (told.name, told.said, told.state) == ("x", "paused", None)
+
+
+@pytest.mark.parametrize("message", ["no", ["no"], [["no"]]])
+def test_an_error_says_the_same_in_each_of_its_shapes(message: object) -> None:
+    assert Answer(400, {"response": {"message": message}}, "HTTP 400").message == "no"
+    assert Answer(503, {"error": "no"}, "HTTP 503").message == "no"
+
+
+def test_a_webhook_keeps_of_its_headers_what_is_text() -> None:
+    row = {"enabled": True, "url": "u", "events": ["A", 5], "headers": {"a": "x", "b": ["y"]}}
+    found = Answer(200, row, "HTTP 200").webhook
+    assert found is not None
+    assert (found.enabled, found.events, found.headers) == (True, ("A",), {"a": "x"})
