@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from evosaga.sagas.whatsapp.services import Services
+
 from evosaga.events.upcasting import upcast
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.whatsapp.admission_rules import (
     LEFT,
@@ -26,7 +27,7 @@ from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 
 async def admit(
-    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
+    connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """Weigh creates and deletes against what is there, and against each other."""
     organizations = {data.organization_id for _, data in commands if data.organization_id}
@@ -35,10 +36,10 @@ async def admit(
     mine = [saga_id for saga_id, _ in commands]
     found = await look(connection, sorted(organizations), sorted(names), mine)
     policy = Policy(
-        world.keys.current,
-        world.webhook_hosts,
-        world.create_deadline,
-        frozenset(world.servers),
+        services.keys.current,
+        services.webhook_hosts,
+        services.create_deadline,
+        frozenset(services.servers),
     )
     return arbitrate(found, commands, policy)
 

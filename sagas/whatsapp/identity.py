@@ -2,15 +2,15 @@
 
 from uuid import UUID
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context
 
 
-def name_of(ctx: StepContext) -> str:
+def name_of(ctx: Context) -> str:
     """The instance's name on Evolution."""
     return str(ctx.facts["instance_name"])
 
 
-def token_of(ctx: StepContext) -> str:
+def token_of(ctx: Context) -> str:
     """Its birthmark. Raises ``UnknownKey`` when the key that it was made under is gone."""
     creator = UUID(ctx.facts["created_by"])
-    return ctx.world.keys.instance_token(creator, ctx.facts["key_id"])
+    return ctx.services.keys.instance_token(creator, ctx.facts["key_id"])

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
+from evosaga.sagas.whatsapp.services import Context, Services
 
-from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.outcome import Held, Rejected
 from evosaga.sagas.whatsapp.steps import integration_row
@@ -24,7 +24,7 @@ REFUSED: Final = "row_refused"
 FORBIDDEN: Final = "postgres_forbids"
 UNFIT: Final = "table_unfit"
 _Verdicts: TypeAlias = Sequence[Admission | Refusal]
-_Try: TypeAlias = Callable[[Any, Sequence[StepContext]], Awaitable[None]]
+_Try: TypeAlias = Callable[[Any, Sequence[Context]], Awaitable[None]]
 _LONGEST: Final = 200
 _FOREIGN_KEYS: Final = 5
 """So many on the organization alone are looked through."""
@@ -103,16 +103,16 @@ def _said(error: asyncpg.PostgresError) -> str:
 
 
 async def tried(
-    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]], verdicts: _Verdicts
+    connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]], verdicts: _Verdicts
 ) -> list[Admission | Refusal]:
     """The verdicts, with a refusal where the table would not take the row, or not let it go.
 
     Raises ``ConstraintsUnknown`` for what an operator must mend.
     """
-    if await world.table.plain(connection):
+    if await services.table.plain(connection):
         return list(verdicts)
     contexts = {
-        saga_id: StepContext(saga_id, data, world, facts=verdict.facts)
+        saga_id: Context(saga_id, data, services, facts=verdict.facts)
         for (saga_id, data), verdict in zip(commands, verdicts, strict=True)
         if isinstance(verdict, Admission) and "behind" not in verdict.facts
     }
@@ -134,7 +134,7 @@ def _refusal(why: Rejected, verdict: Admission) -> Refusal:
 
 
 async def _try_for(
-    connection: Any, contexts: Sequence[StepContext], attempt: _Try
+    connection: Any, contexts: Sequence[Context], attempt: _Try
 ) -> dict[UUID, Rejected]:
     if not contexts:
         return {}
@@ -169,7 +169,7 @@ async def _outcome(connection: Any, attempt: Callable[[], Awaitable[None]]) -> E
     return None
 
 
-async def _insert(connection: Any, contexts: Sequence[StepContext]) -> None:
+async def _insert(connection: Any, contexts: Sequence[Context]) -> None:
     made = await connection.fetch(
         f"{integration_row.INSERT} RETURNING id", *integration_row.rows_of(contexts)
     )
@@ -177,7 +177,7 @@ async def _insert(connection: Any, contexts: Sequence[StepContext]) -> None:
         raise _Swallowed
 
 
-async def _remove(connection: Any, contexts: Sequence[StepContext]) -> None:
+async def _remove(connection: Any, contexts: Sequence[Context]) -> None:
     ids = [UUID(c.facts["integration_id"]) for c in contexts]
     there = await connection.fetchval(_THERE, ids)
     for change in (_MARK, _DELETE):

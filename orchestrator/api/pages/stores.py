@@ -68,9 +68,9 @@ async def _evolution(
             made = await here.pool.fetchrow(_MADE, born, instance_name) if born else None
             if born is None or made is None or made["key_id"] is None:
                 return await _older(here, instance_name)
-            token = here.world.keys.instance_token(born, made["key_id"])
+            token = here.services.keys.instance_token(born, made["key_id"])
             server = row.server if row else made["server"]
-            seen = await here.world.server(server).see(instance_name, token)
+            seen = await here.services.server(server).see(instance_name, token)
     except TimeoutError:
         return _instance("unknown", "No answer in time")
     except UnknownKey as error:
@@ -85,7 +85,9 @@ async def _older(here: AppContext, instance_name: str) -> Store:
     found = await connection.integrations(here.pool, names=[instance_name])
     if not found:
         return _instance("unknown", "Nothing tells which instance was meant")
-    seen = await connection.observe(here.world.server(found[0].server), here.world.keys, found[0])
+    seen = await connection.observe(
+        here.services.server(found[0].server), here.services.keys, found[0]
+    )
     match seen.state:
         case "absent":
             return _instance("absent", "It is not there")

@@ -15,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
+from evosaga.sagas.whatsapp.services import Services
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.health import alerts, store
@@ -40,7 +41,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.observe import (
 )
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask, without_implausible
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.completeness import Missing
 
@@ -58,7 +58,7 @@ class HealthMonitor:
     """What the health check needs. ``alert_url`` may be a secret; seconds."""
 
     pool: Pool
-    world: World
+    services: Services
     alert_after: float = 900.0
     alert_url: str | None = None
 
@@ -182,21 +182,21 @@ async def run_once(
 
 async def _look(doctor: HealthMonitor, *, in_turn: int, webhooks: int | None) -> _Look:
     """``webhooks``: of so many who are not asked by name, too; None: of all."""
-    lists = await listed(doctor.world)
+    lists = await listed(doctor.services)
     every = await rows_of(doctor.pool)
     listing = await asyncio.to_thread(merge, lists, every)
     rows = [row for row in every if row.enabled and row.status != "deleting"]
-    snapshot = await attribute_owners(doctor.pool, doctor.world.keys, listing, rows)
+    snapshot = await attribute_owners(doctor.pool, doctor.services.keys, listing, rows)
     snapshot = await with_busy(doctor.pool, snapshot)
     now, known = await store.read(doctor.pool)
     look = _Look(now, snapshot, listing.tokens, known)
     names = await asyncio.to_thread(_suspects, doctor, look, in_turn)
-    memory = await ask(doctor.pool, doctor.world, snapshot, listing.tokens, names)
-    look.snapshot = without_implausible(doctor.world, snapshot.asked(memory))
+    memory = await ask(doctor.pool, doctor.services, snapshot, listing.tokens, names)
+    look.snapshot = without_implausible(doctor.services, snapshot.asked(memory))
     look.asked = frozenset(memory)
     others = [row.instance_name for row in _free(look.snapshot)][:webhooks]
     look.lacks = await incomplete_instances.look(
-        doctor.pool, doctor.world, look.snapshot, {*names, *others}
+        doctor.pool, doctor.services, look.snapshot, {*names, *others}
     )
     return look
 
@@ -288,7 +288,7 @@ async def _reconnect(
         groups.setdefault(patient.row.server, []).append(patient)
     sent = await asyncio.gather(
         *(
-            _reconnect_on(doctor.world.server(server), doctor, look, group, may_go_on)
+            _reconnect_on(doctor.services.server(server), doctor, look, group, may_go_on)
             for server, group in groups.items()
         )
     )

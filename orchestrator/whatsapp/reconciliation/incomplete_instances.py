@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from evosaga.sagas.whatsapp.services import Services
+
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.reconciliation.classify import can_be_sent
 from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
 from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import RepairCommand
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.completeness import Missing, webhook_of
 from evosaga.sagas.whatsapp.ownership import UnknownKey
@@ -47,7 +48,7 @@ class Scope:
     share: int | None = None
 
 
-async def drifts(pool: Pool, world: World, snapshot: Snapshot, scope: Scope) -> list[Drift]:
+async def drifts(pool: Pool, services: Services, snapshot: Snapshot, scope: Scope) -> list[Drift]:
     """What is incomplete, each with its repair."""
     ours = _candidates(snapshot, scope.organization_id)
     rows = ours
@@ -56,13 +57,13 @@ async def drifts(pool: Pool, world: World, snapshot: Snapshot, scope: Scope) -> 
     lacks = {
         row.id: Missing(settings=_settings(snapshot, row)) for row in ours
     }  # so much is listed
-    found = await look(pool, world, snapshot, [row.instance_name for row in rows])
+    found = await look(pool, services, snapshot, [row.instance_name for row in rows])
     lacks |= {row.id: found[row.instance_name] for row in rows if row.instance_name in found}
     return [_drift(row, lacks[row.id]) for row in ours if lacks[row.id].said]
 
 
 async def look(
-    pool: Pool, world: World, snapshot: Snapshot, names: Collection[str]
+    pool: Pool, services: Services, snapshot: Snapshot, names: Collection[str]
 ) -> dict[str, Missing]:
     """What these lack, as far as they are ours and give an answer."""
     wanted = set(names)
@@ -72,7 +73,7 @@ async def look(
     for one in known.values():
         groups.setdefault(one.server, []).append(one)
     answers = await asyncio.gather(
-        *(_ask_server(world, server, group) for server, group in groups.items())
+        *(_ask_server(services, server, group) for server, group in groups.items())
     )
     found: dict[str, Missing] = {}
     for id_, webhook in (pair for group in answers for pair in group.items()):
@@ -120,13 +121,13 @@ async def _in_turn(pool: Pool, rows: Sequence[Row], *, only_suspects: bool) -> l
 
 
 async def _ask_server(
-    world: World, server: str, group: Sequence[CreateFacts]
+    services: Services, server: str, group: Sequence[CreateFacts]
 ) -> dict[UUID, str | None]:
     """What their webhooks lack; of those that give no clear answer, nothing.
 
     A server that is in trouble is asked no further: the next round will tell.
     """
-    evolution, limit = world.server(server), asyncio.Semaphore(_AT_ONCE)
+    evolution, limit = services.server(server), asyncio.Semaphore(_AT_ONCE)
     stop = asyncio.Event()
 
     async def one(about: CreateFacts) -> tuple[str | None, Answer | None] | None:
@@ -134,7 +135,7 @@ async def _ask_server(
             if stop.is_set():
                 return None
             try:
-                wish = about.wish(world.keys)
+                wish = about.wish(services.keys)
             except UnknownKey:
                 return None
             if wish.webhook is None:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from evosaga.sagas.whatsapp.services import Services
+
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.models import InstanceList, ListedInstance
 from evosaga.sagas.whatsapp.ownership import BIRTHMARK, fingerprint
@@ -50,11 +51,11 @@ Lists = Mapping[str, OneList | str]
 """By server; a text is the reason why there is no list."""
 
 
-async def listed(world: World) -> Lists:
+async def listed(services: Services) -> Lists:
     """Every server's list, without what we don't need. Raises ``ObservationFailed`` if there is
     none."""
-    names = list(world.servers)
-    found = await asyncio.gather(*(_list_of(name, world.servers[name]) for name in names))
+    names = list(services.servers)
+    found = await asyncio.gather(*(_list_of(name, services.servers[name]) for name in names))
     lists = dict(zip(names, found, strict=True))
     refuse_blindness(lists, {name: told for name, told in lists.items() if isinstance(told, str)})
     return lists

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
+from evosaga.sagas.whatsapp.services import Services
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -33,7 +34,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Row,
     Snapshot,
 )
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.arbitration import business_key
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -52,7 +52,7 @@ class Observation:
 
 async def observe(
     pool: Pool,
-    world: World,
+    services: Services,
     *,
     patterns: Sequence[str] = (),
     keys: bool = True,
@@ -62,16 +62,16 @@ async def observe(
 
     ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
     """
-    lists = await listed(world)
+    lists = await listed(services)
     rows = await rows_of(pool)
     listing = await asyncio.to_thread(merge, lists, rows)
-    snapshot = await attribute_owners(pool, world.keys, listing, rows)
+    snapshot = await attribute_owners(pool, services.keys, listing, rows)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
     snapshot = _given(snapshot, keep)
     if keys:
-        snapshot = replace(snapshot, keys=await _keys(world.redis))
+        snapshot = replace(snapshot, keys=await _keys(services.redis))
     return Observation(await with_busy(pool, replace(snapshot, keep=keep)), listing.tokens)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+from evosaga.sagas.whatsapp.services import Services
+
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.reconciliation.classify import can_be_sent, classify, names_of
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import refuse_blindness
@@ -16,7 +18,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.observe import Observation
 from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import command_for
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Memory, Snapshot
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN
@@ -36,7 +37,7 @@ _ASKED: Final = 1000
 """Instances that look well and are asked by name all the same, a comparison of everything."""
 
 
-async def probe(pool: Pool, world: World, seen: Observation, *, everything: bool) -> Snapshot:
+async def probe(pool: Pool, services: Services, seen: Observation, *, everything: bool) -> Snapshot:
     """The snapshot with memory's answers about what looks wrong in it.
 
     ``everything``: also about what looks well. With ``Keep`` all instances of that organization are
@@ -51,9 +52,9 @@ async def probe(pool: Pool, world: World, seen: Observation, *, everything: bool
         names = sorted({*names, *filter(can_be_sent, every)})
     elif everything:
         well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
-    asked = snapshot.asked(await ask(pool, world, snapshot, seen.tokens, names))
-    asked = asked.asked(await _halves(pool, world, asked, seen.tokens, well))
-    return without_implausible(world, asked)
+    asked = snapshot.asked(await ask(pool, services, snapshot, seen.tokens, names))
+    asked = asked.asked(await _halves(pool, services, asked, seen.tokens, well))
+    return without_implausible(services, asked)
 
 
 def needs_probe(snapshot: Snapshot) -> list[str]:
@@ -68,7 +69,11 @@ def needs_probe(snapshot: Snapshot) -> list[str]:
 
 
 async def _halves(
-    pool: Pool, world: World, snapshot: Snapshot, tokens: Mapping[str, str], names: Sequence[str]
+    pool: Pool,
+    services: Services,
+    snapshot: Snapshot,
+    tokens: Mapping[str, str],
+    names: Sequence[str],
 ) -> dict[str, Memory]:
     """Of those that look well, what is lost to memory: how they are connected is for the health
     check to follow.
@@ -76,12 +81,12 @@ async def _halves(
     A server that has just started has its rows and loads their instances one by one. So they are
     asked for again for a while, and where one comes back, nothing is concluded of the others.
     """
-    left = await ask(pool, world, snapshot, tokens, names) if names else {}
+    left = await ask(pool, services, snapshot, tokens, names) if names else {}
     loading: set[str] = set()
     for pause in (0.0, *_LOADING):
         await asyncio.sleep(pause)
         if pause:
-            again = await ask(pool, world, snapshot, tokens, list(left))
+            again = await ask(pool, services, snapshot, tokens, list(left))
             back = {name for name in left if again.get(name) not in _LOST}
             loading |= {snapshot.instances[name].server for name in back}
         left = {
@@ -110,17 +115,19 @@ def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
     return [row.instance_name for row in rows[:_ASKED]]
 
 
-def without_implausible(world: World, snapshot: Snapshot) -> Snapshot:
+def without_implausible(services: Services, snapshot: Snapshot) -> Snapshot:
     """The same without the servers whose lists are not to be believed. Raises
     ``ObservationFailed``."""
-    doubts = {name: reason for name in world.servers if (reason := implausibility(snapshot, name))}
-    refuse_blindness(world.servers, {**snapshot.unseen, **doubts})
+    doubts = {
+        name: reason for name in services.servers if (reason := implausibility(snapshot, name))
+    }
+    refuse_blindness(services.servers, {**snapshot.unseen, **doubts})
     return snapshot.without(doubts)
 
 
 async def ask(
     pool: Pool,
-    world: World,
+    services: Services,
     snapshot: Snapshot,
     tokens: Mapping[str, str],
     names: Sequence[str],
@@ -130,14 +137,14 @@ async def ask(
     ``names`` that a list lacks should come first: when many are missing and the first of them
     turn out to be there, the list is not to be believed, and the rest is not asked.
     """
-    own = await _own_tokens(pool, world, snapshot, [n for n in names if not tokens.get(n)])
+    own = await _own_tokens(pool, services, snapshot, [n for n in names if not tokens.get(n)])
     rows = snapshot.named()
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(snapshot.server_of(name, rows), []).append(name)
     found = await asyncio.gather(
         *(
-            _ask_server(world.server(server), server, snapshot, tokens, own, group)
+            _ask_server(services.server(server), server, snapshot, tokens, own, group)
             for server, group in groups.items()
         )
     )
@@ -198,7 +205,7 @@ async def _one(
 
 
 async def _own_tokens(
-    pool: Pool, world: World, snapshot: Snapshot, names: Sequence[str]
+    pool: Pool, services: Services, snapshot: Snapshot, names: Sequence[str]
 ) -> dict[str, str]:
     """The birthmarks that instances should carry which the list does not show."""
     wanted = set(names)
@@ -207,7 +214,7 @@ async def _own_tokens(
     found: dict[str, str] = {}
     for row in await pool.fetch(_KEY_IDS, list(ids)) if ids else ():
         try:
-            token = world.keys.instance_token(row["saga_id"], row["key_id"] or "")
+            token = services.keys.instance_token(row["saga_id"], row["key_id"] or "")
         except UnknownKey:
             continue
         found[ids[row["saga_id"]]] = token

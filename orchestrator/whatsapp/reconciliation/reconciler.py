@@ -16,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
+from evosaga.sagas.whatsapp.services import Services
 
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
@@ -33,7 +34,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.probes import probe
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Policy
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
-from evosaga.sagas.context import World
 
 _logger = structlog.get_logger("evosaga.reconcile")
 EVERYTHING: Final = tuple(VERDICTS)
@@ -55,7 +55,7 @@ class Reconciler:
     """What keeping the stores true needs. ``quiet`` is the least time between two looks."""
 
     pool: Pool
-    world: World
+    services: Services
     gate: CommandHandler
     patterns: Sequence[str] = ()
     quiet: float = 10.0
@@ -135,8 +135,10 @@ async def find(
     """
     everything = set(kinds) >= set(EVERYTHING)
     patterns = keeper.patterns if everything else ()
-    seen = await observe(keeper.pool, keeper.world, patterns=patterns, keys=everything, keep=keep)
-    snapshot = await probe(keeper.pool, keeper.world, seen, everything=everything)
+    seen = await observe(
+        keeper.pool, keeper.services, patterns=patterns, keys=everything, keep=keep
+    )
+    snapshot = await probe(keeper.pool, keeper.services, seen, everything=everything)
     if keep is not None and keep.choice not in ("connected", "none"):
         names = choices(snapshot, keep.organization_id)
         if keep.choice not in names:
@@ -146,7 +148,7 @@ async def find(
     if not set(kinds).isdisjoint(incomplete_instances.KINDS):
         whose = keep.organization_id if keep else None
         scope = incomplete_instances.Scope(whose, suspects=not everything, share=share)
-        every += await incomplete_instances.drifts(keeper.pool, keeper.world, snapshot, scope)
+        every += await incomplete_instances.drifts(keeper.pool, keeper.services, snapshot, scope)
     drifts = [
         drift
         for drift in every

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from evosaga.sagas.whatsapp.services import Services
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -37,7 +38,6 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
 )
 from evosaga.orchestrator.whatsapp.webhooks.payloads import QR, ConnectionHint, MergedHint, merge
 from evosaga.orchestrator.whatsapp.webhooks.throttle import SELDOMEST, Throttle, again_in
-from evosaga.sagas.context import World
 from evosaga.sagas.whatsapp.steps import routing_key
 
 _logger = structlog.get_logger("evosaga.webhooks")
@@ -71,7 +71,7 @@ class InboxProcessor:
 
     pool: Pool
     redis: Redis
-    world: World
+    services: Services
     me: str
     _nudge: asyncio.Event = field(default_factory=asyncio.Event)
     _paces: dict[UUID, Throttle] = field(default_factory=dict)
@@ -179,8 +179,8 @@ class InboxProcessor:
         tries = max(it.tries for it in group)
         try:
             async with self._places[integration.server], asyncio.timeout(_LOOK_SECONDS):
-                evolution = self.world.server(integration.server)
-                seen = await observe(evolution, self.world.keys, integration)
+                evolution = self.services.server(integration.server)
+                seen = await observe(evolution, self.services.keys, integration)
                 said = await apply_observation(self.pool, integration, seen)
             pace.at, pace.state = time.monotonic(), seen.state
             pace.idle = 0 if said == "changed" else pace.idle + 1

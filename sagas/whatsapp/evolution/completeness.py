@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context, evolution_of
+
 from evosaga.sagas.outcome import Done, Held, Outcome, Unknown
 from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Answer, Verdict
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -122,43 +123,43 @@ class WantedConfiguration:
     tokens: Collection[str] = field(default=())
 
 
-def wanted_configuration(ctx: StepContext, name: str, token: str) -> WantedConfiguration:
+def wanted_configuration(ctx: Context, name: str, token: str) -> WantedConfiguration:
     """What a create asks for."""
-    tokens = ctx.world.keys.webhook_tokens(ctx.saga_id)
+    tokens = ctx.services.keys.webhook_tokens(ctx.saga_id)
     return WantedConfiguration(name, token, wanted_webhook(ctx, name), tokens)
 
 
-def vouches_for_all(ctx: StepContext, name: str, token: str, answer: Answer) -> bool:
+def vouches_for_all(ctx: Context, name: str, token: str, answer: Answer) -> bool:
     """Whether webhook and settings need no look: a first create's own 201 proves them."""
     first = not ctx.in_doubt and not ctx.input.instance_name
     return first and answer.status == 201 and answer.created == CreatedInstance(name, token)
 
 
-async def lacks(ctx: StepContext, wish: WantedConfiguration) -> str | None:
+async def lacks(ctx: Context, wish: WantedConfiguration) -> str | None:
     """For a probe: what can be said to be lacking."""
-    return (await look(ctx.evolution, wish.name, wish.token, wish.webhook, wish.tokens)).said
+    return (await look(evolution_of(ctx), wish.name, wish.token, wish.webhook, wish.tokens)).said
 
 
-async def completed(
-    ctx: StepContext, wish: WantedConfiguration, result: Mapping[str, Any]
-) -> Outcome:
+async def completed(ctx: Context, wish: WantedConfiguration, result: Mapping[str, Any]) -> Outcome:
     """``Done(result)`` once the instance is whole; what it lacks is set again before that."""
-    found = await look(ctx.evolution, wish.name, wish.token, wish.webhook, wish.tokens)
+    found = await look(evolution_of(ctx), wish.name, wish.token, wish.webhook, wish.tokens)
     if found.unclear is not None:
         return _unclear(ctx, found.unclear, "to a look at the instance's webhook and settings")
     if found.webhook is not None:
         assert wish.webhook is not None
         again = {k: v for k, v in wish.webhook.items() if k != "headers" or v}
-        answer = await ctx.evolution.set_webhook(wish.name, wish.token, {"enabled": True, **again})
+        answer = await evolution_of(ctx).set_webhook(
+            wish.name, wish.token, {"enabled": True, **again}
+        )
         if answer.status not in (200, 201):
             return _unclear(ctx, answer, "when its webhook was set again")
     if found.settings is not None:
-        answer = await ctx.evolution.set_settings(wish.name, wish.token, dict(SETTINGS))
+        answer = await evolution_of(ctx).set_settings(wish.name, wish.token, dict(SETTINGS))
         if answer.status not in (200, 201):
             return _unclear(ctx, answer, "when its settings were set again")
     if found.said is None:
         return Done(result)
-    left = await look(ctx.evolution, wish.name, wish.token, wish.webhook, wish.tokens)
+    left = await look(evolution_of(ctx), wish.name, wish.token, wish.webhook, wish.tokens)
     if left.unclear is not None:
         return _unclear(ctx, left.unclear, "to a look at what was set again")
     if left.said is not None:
@@ -166,7 +167,7 @@ async def completed(
     return Done({**result, "mended": found.said})
 
 
-def _unclear(ctx: StepContext, answer: Answer, asked: str) -> Held | Unknown:
+def _unclear(ctx: Context, answer: Answer, asked: str) -> Held | Unknown:
     """Without its database Evolution refuses even the instance's own token: that is an outage.
 
     The instance is there meanwhile, so a create that waits is in doubt.

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Final
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context, server_name
+
 from evosaga.sagas.outcome import Held
 from evosaga.sagas.whatsapp.evolution.answers import (
     BUSY,
@@ -23,7 +24,7 @@ _CURE: Final = (
 _SOONEST: Final = 0.1
 
 
-def hold_unsent(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
+def hold_unsent(ctx: Context, answer: Answer, verdict: Verdict) -> Held:
     """Nothing was done, and it is not this saga's fault: wait."""
     if verdict is Verdict.BUSY:
         later = _in_bounds(answer.retry_after)
@@ -32,7 +33,7 @@ def hold_unsent(ctx: StepContext, answer: Answer, verdict: Verdict) -> Held:
     return hold(ctx, code, _trouble(code, answer), answer.retry_after)
 
 
-def hold_unknown(ctx: StepContext, seen: InstanceSighting) -> Held:
+def hold_unknown(ctx: Context, seen: InstanceSighting) -> Held:
     """A look that proves nothing: look again."""
     answer = seen.answer
     if answer.status == 429:
@@ -41,13 +42,13 @@ def hold_unknown(ctx: StepContext, seen: InstanceSighting) -> Held:
     return hold(ctx, answer.code or UNAVAILABLE, words, answer.retry_after)
 
 
-def no_list(ctx: StepContext, answer: Answer) -> Held:
+def no_list(ctx: Context, answer: Answer) -> Held:
     """Evolution does not give its list, which can't be replaced by other questions."""
     code = answer.code or UNAVAILABLE
     return hold(ctx, code, f"Evolution's list: {answer.told}", answer.retry_after)
 
 
-def out_of_service(ctx: StepContext, retry_after: float | None) -> Held:
+def out_of_service(ctx: Context, retry_after: float | None) -> Held:
     """Evolution or a proxy answered 503: what was asked may have happened all the same."""
     later = _in_bounds(retry_after)
     held = hold(ctx, UNAVAILABLE, "Evolution is unavailable (503)", later)
@@ -59,10 +60,10 @@ def _in_bounds(retry_after: float | None) -> float | None:
     return retry_after if retry_after is not None and retry_after >= _SOONEST else None
 
 
-def hold(ctx: StepContext, code: str, why: str, retry_after: float | None = None) -> Held:
+def hold(ctx: Context, code: str, why: str, retry_after: float | None = None) -> Held:
     """Held, naming the server that is waited for where there are several."""
-    several = len(ctx.world.servers) > 1 and code != SERVER_UNKNOWN  # which names it itself
-    return Held(code, f"{why} (server {ctx.server})" if several else why, retry_after)
+    several = len(ctx.services.servers) > 1 and code != SERVER_UNKNOWN  # which names it itself
+    return Held(code, f"{why} (server {server_name(ctx)})" if several else why, retry_after)
 
 
 def _trouble(code: str, answer: Answer) -> str:
@@ -76,10 +77,10 @@ def _trouble(code: str, answer: Answer) -> str:
     return answer.text
 
 
-def error_text(ctx: StepContext, answer: Answer, token: str) -> str:
+def error_text(ctx: Context, answer: Answer, token: str) -> str:
     """Evolution's own words on what was wrong, shortened, without our secrets."""
     text = answer.message or answer.text
-    webhook = ctx.world.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
+    webhook = ctx.services.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
     for secret in (token, webhook, ctx.input.number):
         text = text.replace(secret, "[redacted]") if secret else text
     # It is shown in terminals, where an escape sequence would be obeyed.

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context, evolution_of
+
 from evosaga.sagas.outcome import Held
 from evosaga.sagas.whatsapp.evolution.answers import Presence, Verdict
 from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unsent, no_list
@@ -14,9 +15,9 @@ UNREADABLE: Final = "list_unreadable"
 HALF: Final = "half_there"
 
 
-async def listed_instance(ctx: StepContext, name: str) -> ListedInstance | Held | None:
+async def listed_instance(ctx: Context, name: str) -> ListedInstance | Held | None:
     """What Evolution lists under the name; None proves that it lists no such instance."""
-    listed = await ctx.evolution.instances()
+    listed = await evolution_of(ctx).instances()
     if listed.code:
         return hold_unsent(ctx, listed, Verdict.NOT_SENT)
     if listed.status != 200 or listed.body is None:
@@ -27,7 +28,7 @@ async def listed_instance(ctx: StepContext, name: str) -> ListedInstance | Held 
         return hold(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
 
 
-async def listed_token(ctx: StepContext, name: str) -> str | Held | None:
+async def listed_token(ctx: Context, name: str) -> str | Held | None:
     """The token that Evolution lists for the name; None when the whole list has no such name.
 
     Held where the list proves neither: its token is not shown, or not all of it can be read.
@@ -45,9 +46,9 @@ async def listed_token(ctx: StepContext, name: str) -> str | Held | None:
     )
 
 
-async def gone(ctx: StepContext, name: str) -> Held | None:
+async def gone(ctx: Context, name: str) -> Held | None:
     """None when what the list lacks is not in Evolution's memory either."""
-    seen = await ctx.evolution.see(name, NO_TOKEN)
+    seen = await evolution_of(ctx).see(name, NO_TOKEN)
     match seen.sight:
         case Presence.ABSENT:
             return None

@@ -29,7 +29,8 @@ removal of the one before, so a create waits out the quiet time first.
 
 from typing import Final
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context, evolution_of
+
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
 from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
 from evosaga.sagas.whatsapp.evolution.models import UnreadableList
@@ -39,35 +40,35 @@ PATIENCE: Final = 4
 moment after a DELETE what is about to go does, too."""
 
 
-def only_ours(ctx: StepContext, name: str) -> bool:
+def only_ours(ctx: Context, name: str) -> bool:
     """Whether the name can only be ours: derived from the saga's id, not chosen."""
     chosen = getattr(ctx.input, "asks", "") == "create" and ctx.input.instance_name is not None
     derived = name == f"wa-{ctx.facts.get('created_by')}" and bool(ctx.facts.get("key_id"))
     return derived and not chosen
 
 
-async def delete(ctx: StepContext, name: str, token: str, seen: InstanceSighting) -> Answer:
+async def delete(ctx: Context, name: str, token: str, seen: InstanceSighting) -> Answer:
     """DELETE with the instance's own token, or what no token opens, if it can only be ours."""
     if seen.rowless and only_ours(ctx, name) and await _without_a_row(ctx, name):
-        return await ctx.evolution.delete_rowless(name)
-    return await ctx.evolution.delete(name, token)
+        return await evolution_of(ctx).delete_rowless(name)
+    return await evolution_of(ctx).delete(name, token)
 
 
-async def _without_a_row(ctx: StepContext, name: str) -> bool:
-    listed = await ctx.evolution.instances()
+async def _without_a_row(ctx: Context, name: str) -> bool:
+    listed = await evolution_of(ctx).instances()
     try:
         return listed.status == 200 and listed.listed(name) is None
     except UnreadableList:
         return False
 
 
-async def provoke_clean_up(ctx: StepContext, name: str, token: str) -> Answer:
+async def provoke_clean_up(ctx: Context, name: str, token: str) -> Answer:
     """Have Evolution remove a row whose token was just seen to be ours.
 
     What it answers counts: should the row have gone meanwhile, an instance of ours is made (201).
     """
     wish = {"instanceName": name, "integration": "EVOLUTION", "token": token, "qrcode": False}
-    return await ctx.evolution.create(wish)
+    return await evolution_of(ctx).create(wish)
 
 
 def remains(asked: str, name: str, answer: Answer, seen: InstanceSighting) -> str:

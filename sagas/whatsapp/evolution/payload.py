@@ -3,7 +3,8 @@
 from typing import Any, Final
 from uuid import UUID
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context
+
 from evosaga.sagas.whatsapp.ownership import KeyRing
 
 STATE_EVENTS: Final = (
@@ -19,7 +20,7 @@ MESSAGE_EVENTS: Final = ("MESSAGES_UPSERT", "MESSAGES_UPDATE", "SEND_MESSAGE")
 TOKEN_HEADER: Final = "X-Webhook-Token"  # noqa: S105  # where it stands, not the token
 
 
-def payload(ctx: StepContext, name: str, token: str) -> dict[str, Any]:
+def payload(ctx: Context, name: str, token: str) -> dict[str, Any]:
     """An allow-list: nothing of a command reaches Evolution unless it is named here."""
     wanted: dict[str, Any] = {
         "instanceName": name,
@@ -34,14 +35,14 @@ def payload(ctx: StepContext, name: str, token: str) -> dict[str, Any]:
     return wanted
 
 
-def wanted_webhook(ctx: StepContext, name: str) -> dict[str, Any] | None:
+def wanted_webhook(ctx: Context, name: str) -> dict[str, Any] | None:
     """The webhook that a create asks for: the command's, else ours; None: webhooks are off."""
     if ctx.input.webhook_url:
         return foreign_webhook(ctx.input.webhook_url)
-    if not ctx.world.public_url:
+    if not ctx.services.public_url:
         return None
-    url = f"{ctx.world.public_url}/webhooks/evolution/{name}"
-    return own_webhook(url, ctx.world.keys, ctx.saga_id, ctx.facts["key_id"])
+    url = f"{ctx.services.public_url}/webhooks/evolution/{name}"
+    return own_webhook(url, ctx.services.keys, ctx.saga_id, ctx.facts["key_id"])
 
 
 def foreign_webhook(url: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from evosaga.sagas.context import World
+from evosaga.sagas.whatsapp.services import Services
+
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.whatsapp.arbitration import business_key
 from evosaga.sagas.whatsapp.ownership import UnknownKey
@@ -23,7 +24,7 @@ def name_key(instance_name: str) -> str:
 
 
 async def admit_removal(
-    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
+    connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """Only an instance that no row names, and only a saga that is over can have left it."""
     named = await connection.fetch(
@@ -38,11 +39,11 @@ async def admit_removal(
     )
     in_use = {row["name"] for row in named}
     makers = {row["saga_id"] for row in over}
-    return [_removal(world, *command, in_use, makers) for command in commands]
+    return [_removal(services, *command, in_use, makers) for command in commands]
 
 
 def _removal(
-    world: World, saga_id: UUID, data: Any, in_use: set[str], makers: set[UUID]
+    services: Services, saga_id: UUID, data: Any, in_use: set[str], makers: set[UUID]
 ) -> Admission | Refusal:
     name, organization = data.instance_name, data.organization_id
     refused = {
@@ -51,7 +52,7 @@ def _removal(
             data.created_by is not None and data.created_by not in makers,
             "no create of that id is over",
         ),
-        "unknown_key": (not _known(world, data), "its secret key is not configured any more"),
+        "unknown_key": (not _known(services, data), "its secret key is not configured any more"),
     }
     for code, (so, message) in refused.items():
         if so:
@@ -69,18 +70,18 @@ def _removal(
     return Admission(name_key(name), organization, name, facts)
 
 
-def _known(world: World, data: Any) -> bool:
+def _known(services: Services, data: Any) -> bool:
     if data.created_by is None:
         return True
     try:
-        world.keys.instance_token(data.created_by, data.key_id)
+        services.keys.instance_token(data.created_by, data.key_id)
     except UnknownKey:
         return False
     return True
 
 
 async def admit_correction(
-    connection: Any, _world: World, commands: Sequence[tuple[UUID, Any]]
+    connection: Any, _world: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """Only a row that still names the instance and is not being deleted."""
     rows = await _rows(connection, [data.integration_id for _, data in commands])
@@ -99,7 +100,7 @@ def _correction(data: Any, row: Mapping[str, Any] | None) -> Admission | Refusal
 
 
 async def admit_adoption(
-    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
+    connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """A row of the organization that may name another instance, or one that the log remembers."""
     ids = [data.integration_id for _, data in commands]
@@ -118,7 +119,7 @@ async def admit_adoption(
     beginnings = {row["saga_id"]: json.loads(row["data"]) for row in born}
     return [
         _adoption(
-            world,
+            services,
             data,
             rows.get(data.integration_id),
             owners.get(data.instance_name, data.integration_id),
@@ -129,7 +130,11 @@ async def admit_adoption(
 
 
 def _adoption(
-    world: World, data: Any, row: Mapping[str, Any] | None, owner: UUID, born: Mapping[str, Any]
+    services: Services,
+    data: Any,
+    row: Mapping[str, Any] | None,
+    owner: UUID,
+    born: Mapping[str, Any],
 ) -> Admission | Refusal:
     name, organization = data.instance_name, data.organization_id
     key = business_key(organization)
@@ -143,11 +148,11 @@ def _adoption(
         return Admission(key, organization, name, facts)
     wanted, facts = born.get("input", {}), born.get("facts", {})
     if not born and data.channel is not None:
-        return _forgotten(world, data)
+        return _forgotten(services, data)
     mine = wanted.get("organization_id") == str(organization)
     there = facts.get("server", DEFAULT_SERVER) == data.server
     same = there and facts.get("instance_name") == name
-    if not mine or not same or not _keeps(world, data, facts):
+    if not mine or not same or not _keeps(services, data, facts):
         return refusal
     config = {
         "instance_name": name,
@@ -157,8 +162,8 @@ def _adoption(
     }
     if wanted.get("webhook_url"):
         config["webhook_url"] = wanted["webhook_url"]
-    elif world.public_url:
-        config["webhook_url"] = f"{world.public_url}/webhooks/evolution/{name}"
+    elif services.public_url:
+        config["webhook_url"] = f"{services.public_url}/webhooks/evolution/{name}"
     config |= server_entry(data.server)
     return Admission(
         key,
@@ -177,7 +182,7 @@ def _adoption(
     )
 
 
-def _forgotten(world: World, data: Any) -> Admission | Refusal:
+def _forgotten(services: Services, data: Any) -> Admission | Refusal:
     """An instance that a person gave to an organization, and of which nothing else is known."""
     name, organization, key = data.instance_name, data.organization_id, data.key_id
     facts = {
@@ -185,27 +190,27 @@ def _forgotten(world: World, data: Any) -> Admission | Refusal:
         "integration_id": str(data.integration_id),
         "created_by": str(data.integration_id),
         "organization_id": str(organization),
-        "key_id": key or world.keys.current,
+        "key_id": key or services.keys.current,
         "server": data.server,
         "config": {"instance_name": name, "channel": data.channel, **server_entry(data.server)},
     }
-    if not _keeps(world, data, facts):
+    if not _keeps(services, data, facts):
         message = "its secret key is not configured any more"
         return Refusal("unknown_key", message, business_key(organization), organization, name)
     return Admission(business_key(organization), organization, name, facts)
 
 
-def _keeps(world: World, data: Any, facts: Mapping[str, Any]) -> bool:
+def _keeps(services: Services, data: Any, facts: Mapping[str, Any]) -> bool:
     """Whether the webhook token of the row can be had again."""
     try:
-        world.keys.webhook_token(data.integration_id, facts.get("key_id", ""))
+        services.keys.webhook_token(data.integration_id, facts.get("key_id", ""))
     except UnknownKey:
         return False
     return True
 
 
 async def admit_dropping(
-    _connection: Any, _world: World, commands: Sequence[tuple[UUID, Any]]
+    _connection: Any, _world: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """Always: the next reader fills the key again from Postgres."""
     return [

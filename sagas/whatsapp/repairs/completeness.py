@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from evosaga.sagas.context import StepContext, World
+from evosaga.sagas.whatsapp.services import Context, Services, evolution_of
+
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.outcome import Outcome, Rejected
 from evosaga.sagas.whatsapp.evolution.answers import Presence
@@ -58,14 +59,14 @@ async def create_facts(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Creat
 
 
 async def admit_completion(
-    connection: Any, world: World, commands: Sequence[tuple[UUID, Any]]
+    connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
     """Only an instance of ours that its row names and no saga is deleting."""
     known = await create_facts(connection, [data.integration_id for _, data in commands])
-    return [_completion(world, data, known.get(data.integration_id)) for _, data in commands]
+    return [_completion(services, data, known.get(data.integration_id)) for _, data in commands]
 
 
-def _completion(world: World, data: Any, one: CreateFacts | None) -> Admission | Refusal:
+def _completion(services: Services, data: Any, one: CreateFacts | None) -> Admission | Refusal:
     name = data.instance_name
     if one is None or one.instance_name != name or not one.enabled:
         said = f"no row names the instance {name} as one that a saga has made"
@@ -76,7 +77,7 @@ def _completion(world: World, data: Any, one: CreateFacts | None) -> Admission |
     if one.status == "deleting":
         return Refusal("deleting", "the integration is being deleted", key, organization, name)
     try:
-        one.wish(world.keys)
+        one.wish(services.keys)
     except UnknownKey as gone:
         return Refusal("unknown_key", str(gone), key, organization, name)
     facts = {
@@ -92,15 +93,15 @@ def _completion(world: World, data: Any, one: CreateFacts | None) -> Admission |
     return Admission(key, organization, name, facts)
 
 
-async def complete(ctx: StepContext) -> Outcome:
+async def complete(ctx: Context) -> Outcome:
     """Set again what the instance lacks, if it is ours and there."""
     name, token = name_of(ctx), token_of(ctx)
-    seen = await ctx.evolution.see(name, token)
+    seen = await evolution_of(ctx).see(name, token)
     if seen.sight is Presence.UNKNOWN:
         return hold_unknown(ctx, seen)
     if seen.sight is not Presence.MINE:
         return Rejected("no_longer_so", f"{name} can't be set right: {seen.evidence}")
-    id_, keys = UUID(ctx.facts["created_by"]), ctx.world.keys
+    id_, keys = UUID(ctx.facts["created_by"]), ctx.services.keys
     url, key_id = ctx.facts["webhook_url"], ctx.facts["key_id"]
     webhook = _webhook(url, id_, key_id, keys, foreign=ctx.facts["foreign"])
     return await completed(

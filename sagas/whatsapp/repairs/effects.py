@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from evosaga.sagas.whatsapp.services import Context
 from redis.exceptions import RedisError
 
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Done, FollowUp, Outcome, Rejected
 from evosaga.sagas.whatsapp.ownership import stored
 from evosaga.sagas.whatsapp.row_status import after_repair, health_after_repair
@@ -20,7 +20,7 @@ from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 from evosaga.sagas.whatsapp.types import server_entry
 
 
-async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def correct_rows(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Let the rows say what was seen, unless they have changed meanwhile."""
     changed = await connection.fetch(
         f"""
@@ -40,7 +40,7 @@ async def correct_rows(connection: Any, contexts: Sequence[StepContext]) -> list
     return await _noted(connection, contexts, ids)
 
 
-async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def adopt_rows(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Let the rows name the instances, or make the rows again that the log remembers."""
     again = [c for c in contexts if "config" in c.facts]
     named = [c for c in contexts if "config" not in c.facts]
@@ -59,7 +59,9 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
         [after_repair(c.input.seen) for c in again],
         [json.dumps(c.facts["config"], ensure_ascii=False) for c in again],
         [
-            stored(c.world.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"]))
+            stored(
+                c.services.keys.webhook_token(UUID(c.facts["integration_id"]), c.facts["key_id"])
+            )
             for c in again
         ],
         [c.input.whatsapp_number for c in again],
@@ -84,7 +86,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[StepContext]) -> list[O
     return [_looked_at(one, c) for c, one in zip(contexts, said, strict=True)]
 
 
-def _looked_at(said: Outcome, ctx: StepContext) -> Outcome:
+def _looked_at(said: Outcome, ctx: Context) -> Outcome:
     """Where the row of one of ours is made again, its webhook and settings are looked at, too."""
     if not isinstance(said, Done) or "config" not in ctx.facts:
         return said
@@ -92,7 +94,7 @@ def _looked_at(said: Outcome, ctx: StepContext) -> Outcome:
     return replace(said, follow_up=FollowUp("instance.complete", about))
 
 
-async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]) -> list[Outcome]:
+async def _noted(connection: Any, contexts: Sequence[Context], ids: set[str]) -> list[Outcome]:
     """Note what was seen beside the row, for the health check and for the next look."""
     done = [c for c in contexts if c.facts["integration_id"] in ids]
     await connection.execute(
@@ -116,7 +118,7 @@ async def _noted(connection: Any, contexts: Sequence[StepContext], ids: set[str]
     ]
 
 
-async def _tell(connection: Any, contexts: Sequence[StepContext]) -> None:
+async def _tell(connection: Any, contexts: Sequence[Context]) -> None:
     """The notice that follows every change of a row's status."""
     news = [c for c in contexts if c.facts.get("status") != after_repair(c.input.seen)]
     told = [
@@ -141,20 +143,20 @@ async def _tell(connection: Any, contexts: Sequence[StepContext]) -> None:
     )
 
 
-async def drop_key(ctx: StepContext) -> Outcome:
+async def drop_key(ctx: Context) -> Outcome:
     """Drop the routing key; the next reader fills it again, from the row as it is now."""
     names = {ctx.facts["instance_name"], ctx.facts.get("before", ctx.facts["instance_name"])}
     try:
         keys = [
             key for name in names for key in (routing_key.key(name), routing_key.filled_key(name))
         ]
-        await ctx.world.redis.delete(*keys)
+        await ctx.services.redis.delete(*keys)
     except RedisError as error:
         return routing_key.trouble(error)
     return Done()
 
 
-def _named(ctx: StepContext) -> dict[str, str]:
+def _named(ctx: Context) -> dict[str, str]:
     """What a row says of which instance it means."""
     name = {"instance_name": str(ctx.facts["instance_name"])}
     return name | server_entry(ctx.facts.get("server"))

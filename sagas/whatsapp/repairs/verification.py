@@ -2,7 +2,8 @@
 
 from uuid import UUID
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context, evolution_of
+
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
 from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Answer, Presence
 from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unknown
@@ -10,7 +11,7 @@ from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN, listed_i
 from evosaga.sagas.whatsapp.ownership import fingerprint
 
 
-async def see_again(ctx: StepContext) -> Outcome:
+async def see_again(ctx: Context) -> Outcome:
     """Whether what the row is to say is still what there is to see."""
     seen = await _seen(ctx)
     if isinstance(seen, Held):
@@ -20,7 +21,7 @@ async def see_again(ctx: StepContext) -> Outcome:
     return Done({"seen": seen})
 
 
-async def see_to_adopt(ctx: StepContext) -> Outcome:
+async def see_to_adopt(ctx: Context) -> Outcome:
     """Whether the instance that is to be named is the one that was seen, and how it is."""
     listed = await listed_instance(ctx, ctx.facts["instance_name"])
     if isinstance(listed, Held):
@@ -36,14 +37,14 @@ async def see_to_adopt(ctx: StepContext) -> Outcome:
     return Done({"seen": seen})
 
 
-async def nothing_to_undo(_: StepContext) -> Outcome:
+async def nothing_to_undo(_: Context) -> Outcome:
     """A look changes nothing."""
     return Done()
 
 
-async def _seen(ctx: StepContext) -> str | Held:
+async def _seen(ctx: Context) -> str | Held:
     if key_id := ctx.facts.get("key_id"):
-        token = ctx.world.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
+        token = ctx.services.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
         return await _look(ctx, token)
     listed = await listed_instance(ctx, ctx.facts["instance_name"])
     if isinstance(listed, Held):
@@ -53,8 +54,8 @@ async def _seen(ctx: StepContext) -> str | Held:
     return await _look(ctx, listed.token if listed and listed.token else NO_TOKEN)
 
 
-async def _look(ctx: StepContext, token: str) -> str | Held:
-    seen = await ctx.evolution.see(ctx.facts["instance_name"], token)
+async def _look(ctx: Context, token: str) -> str | Held:
+    seen = await evolution_of(ctx).see(ctx.facts["instance_name"], token)
     match seen.sight:
         case Presence.ABSENT:
             return "missing"
@@ -68,10 +69,10 @@ async def _look(ctx: StepContext, token: str) -> str | Held:
             return _open_or_closed(seen.answer)
 
 
-async def _without_token(ctx: StepContext) -> str | Held:
+async def _without_token(ctx: Context) -> str | Held:
     """How an instance is whose token the list hides: our row names it, and the name is enough to
     look, though not to remove."""
-    answer = await ctx.evolution.memory(ctx.facts["instance_name"], None)
+    answer = await evolution_of(ctx).memory(ctx.facts["instance_name"], None)
     if answer.status == 200 and answer.instance is not None and answer.instance.said:
         return _open_or_closed(answer)
     if answer.status in (200, 404):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from evosaga.sagas.whatsapp.services import Services
 from pydantic import BaseModel, ConfigDict, Field
 
-from evosaga.sagas.context import World
 from evosaga.sagas.definition import Admission, Refusal, Saga, retryable
 from evosaga.sagas.whatsapp.steps.evolution_instance import look_again
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, InstanceName, ServerName
@@ -29,7 +29,7 @@ class WatchInstance(BaseModel):
 
 
 async def _admit(
-    connection: Any, _world: World, commands: Sequence[tuple[UUID, WatchInstance]]
+    connection: Any, _world: Services, commands: Sequence[tuple[UUID, WatchInstance]]
 ) -> list[Admission | Refusal]:
     """Only what may be left of a create that was rolled back, or of an integration that a delete
     has removed: never a working instance of another.

@@ -9,7 +9,8 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context, doubt_is_young, evolution_of, quiet_left
+
 from evosaga.sagas.definition import Effect
 from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting, Unknown
 from evosaga.sagas.whatsapp.evolution import completeness, partial
@@ -60,15 +61,15 @@ _SIGHTINGS: Final = {
 }
 
 
-async def create_instance(ctx: StepContext) -> Outcome:
+async def create_instance(ctx: Context) -> Outcome:
     """Make the instance under our name and birthmark, and see it there before saying so."""
     name, token = name_of(ctx), token_of(ctx)
     # A chosen name may be a stranger's, whose instance a starting Evolution has not loaded yet:
     # then it lets the create pass, fails, and cleans up by name.
     if ctx.in_doubt or ctx.input.instance_name:
-        if (why := _BEING_REMOVED.get(ctx.last_code or "")) and (left := ctx.quiet_left) > 0:
+        if (why := _BEING_REMOVED.get(ctx.last_code or "")) and (left := quiet_left(ctx)) > 0:
             return Held(str(ctx.last_code), why, left)
-        seen = await ctx.evolution.see(name, token)
+        seen = await evolution_of(ctx).see(name, token)
         match seen.sight:
             case Presence.MINE:
                 found = {"token_hash": fingerprint(token), "adopted": True}
@@ -77,7 +78,7 @@ async def create_instance(ctx: StepContext) -> Outcome:
                 return _taken(name)
             case Presence.HALF if ctx.in_doubt and seen.rowless and only_ours(ctx, name):
                 return await _remove_rowless(ctx, name, token, seen)
-            case Presence.HALF if not seen.rowless and ctx.doubt_is_young:
+            case Presence.HALF if not seen.rowless and doubt_is_young(ctx):
                 return Held("instance_half_made", f"{name} is not loaded yet", 5.0)
             case Presence.HALF if ctx.in_doubt:
                 return Unknown("instance_half_made", f"only half of instance {name} is there")
@@ -87,7 +88,7 @@ async def create_instance(ctx: StepContext) -> Outcome:
                 return hold_unknown(ctx, seen)
             case Presence.ABSENT:
                 pass
-    answer = await ctx.evolution.create(payload(ctx, name, token))
+    answer = await evolution_of(ctx).create(payload(ctx, name, token))
     verdict = classify_create(answer)
     match verdict:
         case Verdict.NOT_SENT | Verdict.MISCONFIGURED | Verdict.BUSY:
@@ -99,21 +100,19 @@ async def create_instance(ctx: StepContext) -> Outcome:
             return await _verify(ctx, name, token, answer, verdict)
 
 
-async def _verify(
-    ctx: StepContext, name: str, token: str, answer: Answer, verdict: Verdict
-) -> Outcome:
+async def _verify(ctx: Context, name: str, token: str, answer: Answer, verdict: Verdict) -> Outcome:
     """An answer is only evidence: a 201 can be false, an error can come after the effect."""
     if answer.status == 400:
         # Whatever went wrong, Evolution removes by name in a moment, so what is there now proves
         # nothing; the next attempt waits until that is over and looks then.
         return Unknown(_CLEANING_UP, f"Evolution answered 400: {error_text(ctx, answer, token)}")
-    seen = await ctx.evolution.see(name, token)
+    seen = await evolution_of(ctx).see(name, token)
     if seen.sight is Presence.MINE and (ctx.in_doubt or ctx.input.instance_name):
         # A name that people choose may be wanted twice at once, and an earlier try of our own may
         # land now: then the loser's clean-up takes the winner's instance with it.
-        settle = ctx.world.settle_seconds
+        settle = ctx.services.settle_seconds
         await asyncio.sleep(settle if ctx.input.instance_name else min(settle, _RACE_SECONDS))
-        seen = await ctx.evolution.see(name, token)
+        seen = await evolution_of(ctx).see(name, token)
     if seen.sight is Presence.MINE:
         made = {"token_hash": fingerprint(token)}
         if vouches_for_all(ctx, name, token, answer):
@@ -134,9 +133,7 @@ async def _verify(
     )
 
 
-async def _remove_rowless(
-    ctx: StepContext, name: str, token: str, seen: InstanceSighting
-) -> Outcome:
+async def _remove_rowless(ctx: Context, name: str, token: str, seen: InstanceSighting) -> Outcome:
     """What an earlier try left in memory alone goes before the next one, which waits until
     Evolution can't be at it any more. Where it does not go, each further DELETE costs an attempt.
     """
@@ -146,23 +143,23 @@ async def _remove_rowless(
     if verdict in _NOT_DONE:
         return hold_unsent(ctx, answer, verdict)
     if verdict is Verdict.LANDED and not again:
-        quiet = ctx.world.quiet_seconds
+        quiet = ctx.services.quiet_seconds
         return Held(_HALF_REMOVED, _BEING_REMOVED[_HALF_REMOVED], quiet, in_doubt=True)
     return Unknown("instance_half_made", remains("delete", name, answer, seen))
 
 
-async def remove_instance(ctx: StepContext) -> Outcome:
+async def remove_instance(ctx: Context) -> Outcome:
     """Remove what ``create_instance`` made or may have made; done when it is seen to be gone."""
     name, token = name_of(ctx), token_of(ctx)
-    seen = await ctx.evolution.see(name, token)
+    seen = await evolution_of(ctx).see(name, token)
     if seen.sight is Presence.ABSENT and not ctx.was_done:
         # Its create was never seen to land, and may land yet.
-        if (left := ctx.quiet_left) > 0:
+        if (left := quiet_left(ctx)) > 0:
             return Held("quiet_time", f"instance {name} is absent; looking again", left)
         return Done({"note": "no_effect"}, watch(ctx))
     outcome = await _remove(ctx, name, token, seen)
     age = ctx.doubt_age
-    if isinstance(outcome, Done) and age is not None and age < ctx.world.watch_after[-1]:
+    if isinstance(outcome, Done) and age is not None and age < ctx.services.watch_after[-1]:
         # A create went without an answer, and what is gone now may have been another one's.
         return replace(outcome, follow_up=watch(ctx))
     return outcome
@@ -171,11 +168,11 @@ async def remove_instance(ctx: StepContext) -> Outcome:
 def look_again(nth: int) -> Effect:
     """The nth look at a place that should be empty: what landed late is removed late."""
 
-    async def look(ctx: StepContext) -> Outcome:
-        if (left := ctx.world.watch_after[nth] - ctx.age) > 0:
+    async def look(ctx: Context) -> Outcome:
+        if (left := ctx.services.watch_after[nth] - ctx.age) > 0:
             return Held("watching", "looking again later", left)
         name, token = name_of(ctx), token_of(ctx)
-        seen = await ctx.evolution.see(name, token)
+        seen = await evolution_of(ctx).see(name, token)
         outcome = await _remove(ctx, name, token, seen)
         if isinstance(outcome, Done) and outcome.result["note"] == "removed":
             return Done({"note": "landed_late_and_removed"})
@@ -184,7 +181,7 @@ def look_again(nth: int) -> Effect:
     return look
 
 
-async def delete_instance(ctx: StepContext) -> Outcome:
+async def delete_instance(ctx: Context) -> Outcome:
     """The delete saga's pivot: remove the instance that the row names."""
     name = name_of(ctx)
     token = token_of(ctx) if ctx.facts.get("key_id") else await listed_token(ctx, name)
@@ -194,10 +191,10 @@ async def delete_instance(ctx: StepContext) -> Outcome:
         return await gone(ctx, name) or Done({"note": "already_absent"})
     if ctx.facts.get("token_hash") not in (None, fingerprint(token)):
         return Done({"note": "not_ours"})  # another one bears the name by now
-    return await _remove(ctx, name, token, await ctx.evolution.see(name, token))
+    return await _remove(ctx, name, token, await evolution_of(ctx).see(name, token))
 
 
-async def _remove(ctx: StepContext, name: str, token: str, seen: InstanceSighting) -> Outcome:
+async def _remove(ctx: Context, name: str, token: str, seen: InstanceSighting) -> Outcome:
     if (settled := _settled(ctx, seen, "already_absent")) is not None:
         return settled
     if ctx.in_doubt:
@@ -223,7 +220,7 @@ async def _remove(ctx: StepContext, name: str, token: str, seen: InstanceSightin
     return _after_removal(ctx, "delete", replace(answer, retry_after=pause), verdict, seen)
 
 
-def _settled(ctx: StepContext, seen: InstanceSighting, absent: str) -> Outcome | None:
+def _settled(ctx: Context, seen: InstanceSighting, absent: str) -> Outcome | None:
     """What a look before a DELETE settles; None: there is something of ours to remove."""
     match seen.sight:
         case Presence.ABSENT:
@@ -237,7 +234,7 @@ def _settled(ctx: StepContext, seen: InstanceSighting, absent: str) -> Outcome |
 
 
 def _after_removal(
-    ctx: StepContext, asked: str, answer: Answer, verdict: Verdict, seen: InstanceSighting
+    ctx: Context, asked: str, answer: Answer, verdict: Verdict, seen: InstanceSighting
 ) -> Outcome:
     """What a look means after a removal was asked for."""
     match seen.sight, seen.answer.tried, verdict:
@@ -253,7 +250,7 @@ def _after_removal(
             return Unknown("instance_remains", remains(asked, name_of(ctx), answer, seen))
 
 
-async def _remove_by_create(ctx: StepContext, name: str, token: str) -> Outcome:
+async def _remove_by_create(ctx: Context, name: str, token: str) -> Outcome:
     """A row that no delete can reach goes with the clean-up after a create that has to fail."""
     answer = await provoke_clean_up(ctx, name, token)
     verdict = classify_create(answer)
@@ -261,30 +258,30 @@ async def _remove_by_create(ctx: StepContext, name: str, token: str) -> Outcome:
         return hold_unsent(ctx, answer, verdict)
     if verdict is Verdict.LANDED:
         # The row had gone meanwhile, so what is there now is what we have just made.
-        seen = await ctx.evolution.see(name, token)
+        seen = await evolution_of(ctx).see(name, token)
         return await _remove(replace(ctx, attempt=1, in_doubt=False), name, token, seen)
     seen = await _vanishes(ctx, name, token, _VANISH_SECONDS)
     if seen.sight is Presence.ABSENT and answer.status != 400:
         # The create may be under way still, and find nothing in its way by now.
-        return Held("quiet_time", f"{name} is absent; looking again", ctx.world.quiet_seconds)
+        return Held("quiet_time", f"{name} is absent; looking again", ctx.services.quiet_seconds)
     return _after_removal(ctx, "create that cleans up", answer, verdict, seen)
 
 
-async def _vanishes(ctx: StepContext, name: str, token: str, seconds: float) -> InstanceSighting:
+async def _vanishes(ctx: Context, name: str, token: str, seconds: float) -> InstanceSighting:
     """Evolution answers a delete before it deletes: wait until neither view has the instance."""
     deadline, pause = time.monotonic() + seconds, 0.03
     while True:
-        seen = await ctx.evolution.see(name, token)
+        seen = await evolution_of(ctx).see(name, token)
         if seen.sight is Presence.ABSENT or not seen.answer.tried or time.monotonic() >= deadline:
             return seen
         await asyncio.sleep(pause)
         pause = min(1.0, pause * 1.6)
 
 
-async def probe_instance(ctx: StepContext) -> Finding:
+async def probe_instance(ctx: Context) -> Finding:
     """Whether the instance that ``create_instance`` made is there."""
     name, token = name_of(ctx), token_of(ctx)
-    seen = await ctx.evolution.see(name, token)
+    seen = await evolution_of(ctx).see(name, token)
     if seen.sight is not Presence.MINE:
         return Finding(_SIGHTINGS[seen.sight], seen.evidence)
     if (lacks := await completeness.lacks(ctx, wanted_configuration(ctx, name, token))) is not None:
@@ -292,7 +289,7 @@ async def probe_instance(ctx: StepContext) -> Finding:
     return Finding(Sighting.THERE, seen.evidence)
 
 
-async def probe_removal(ctx: StepContext) -> Finding:
+async def probe_removal(ctx: Context) -> Finding:
     """Whether what ``delete_instance`` does is there: the absence of our instance."""
     name = name_of(ctx)
     token = token_of(ctx) if ctx.facts.get("key_id") else await listed_token(ctx, name)
@@ -303,7 +300,7 @@ async def probe_removal(ctx: StepContext) -> Finding:
         if left is not None:
             return Finding(Sighting.UNKNOWN, left.message)
         return Finding(Sighting.THERE, "Evolution's list does not have it")
-    seen = await ctx.evolution.see(name, token)
+    seen = await evolution_of(ctx).see(name, token)
     match seen.sight:
         case Presence.ABSENT | Presence.FOREIGN:  # under a stranger's instance ours can't be
             return Finding(Sighting.THERE, seen.evidence)

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from evosaga.sagas.context import StepContext
+from evosaga.sagas.whatsapp.services import Context
+
 from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting
 from evosaga.sagas.whatsapp.follow_ups import watch
 from evosaga.sagas.whatsapp.ownership import stored
@@ -37,7 +38,7 @@ AS_STATUS: Final = (
 _LONGEST_WAIT: Final = 30.0
 
 
-async def save_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def save_integrations(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Insert the rows. The partial unique index, not a look beforehand, refuses a second one."""
     saved = await connection.fetch(_SAVE, *rows_of(contexts))
     ids = {row["id"] for row in saved}
@@ -49,22 +50,22 @@ async def save_integrations(connection: Any, contexts: Sequence[StepContext]) ->
     ]
 
 
-def rows_of(contexts: Sequence[StepContext]) -> list[list[Any]]:
+def rows_of(contexts: Sequence[Context]) -> list[list[Any]]:
     """What ``INSERT`` is given, column by column; of a webhook token, what recognises it."""
     return [
         [c.saga_id for c in contexts],
         [c.input.organization_id for c in contexts],
         [_encode(_config(c)) for c in contexts],
-        [stored(c.world.keys.webhook_token(c.saga_id, c.facts["key_id"])) for c in contexts],
+        [stored(c.services.keys.webhook_token(c.saga_id, c.facts["key_id"])) for c in contexts],
     ]
 
 
-async def unsave_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def unsave_integrations(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Take back the rows that ``save_integrations`` made; only the saga's own."""
     return [*await _delete_rows(connection, contexts, [c.saga_id for c in contexts])]
 
 
-async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def mark_deleting(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Mark the rows: from now on the integration is seen to be going away.
 
     A saga that is behind another waits here until that one is over. It may have left nothing to
@@ -93,13 +94,13 @@ async def mark_deleting(connection: Any, contexts: Sequence[StepContext]) -> lis
         """,
         [_integration_id(c) for c in turn],
         [c.facts["instance_name"] for c in turn],
-        max((c.world.watch_after[-1] for c in turn), default=0.0),
+        max((c.services.watch_after[-1] for c in turn), default=0.0),
     )
     found = {row["id"]: row for row in marked}
     return [ahead.get(c.saga_id) or _marked(c, found.get(_integration_id(c))) for c in contexts]
 
 
-def _marked(ctx: StepContext, row: Mapping[str, Any] | None) -> Outcome:
+def _marked(ctx: Context, row: Mapping[str, Any] | None) -> Outcome:
     if row is not None:
         doubt = {"may_land_late": True} if row["may_land_late"] and "key_id" in ctx.facts else {}
         return Done({"status": row["status"], **doubt})
@@ -108,7 +109,7 @@ def _marked(ctx: StepContext, row: Mapping[str, Any] | None) -> Outcome:
     return Rejected("not_found", "the integration's row is gone already, or names another instance")
 
 
-async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def unmark_deleting(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """The deletion was called off: back to what the row said before."""
     await connection.execute(
         f"""
@@ -123,7 +124,7 @@ async def unmark_deleting(connection: Any, contexts: Sequence[StepContext]) -> l
     return [Done() for _ in contexts]
 
 
-async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) -> list[Outcome]:
+async def delete_integrations(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Delete the rows; one that is gone already is as good.
 
     Where a create of the instance may land yet, a watch begins with this commit.
@@ -143,7 +144,7 @@ async def delete_integrations(connection: Any, contexts: Sequence[StepContext]) 
 
 
 async def _delete_rows(
-    connection: Any, contexts: Sequence[StepContext], ids: Sequence[UUID]
+    connection: Any, contexts: Sequence[Context], ids: Sequence[UUID]
 ) -> list[Done]:
     deleted = await connection.fetch(
         """
@@ -162,7 +163,7 @@ async def _delete_rows(
 # --- waiting for one's turn -------------------------------------------------------------------
 
 
-async def _ahead(connection: Any, contexts: Sequence[StepContext]) -> Mapping[UUID, Outcome]:
+async def _ahead(connection: Any, contexts: Sequence[Context]) -> Mapping[UUID, Outcome]:
     """The outcomes of those that go on waiting, or wait in vain."""
     if not contexts:
         return {}
@@ -225,7 +226,7 @@ FROM open JOIN evosaga.sagas AS saga USING (saga_id)
 # --- looking, without touching ----------------------------------------------------------------
 
 
-async def probe_saved(ctx: StepContext) -> Finding:
+async def probe_saved(ctx: Context) -> Finding:
     """Whether the row that a create saves is there."""
     rows = await _rows(ctx, ctx.saga_id, ctx.input.organization_id)
     if rows is None:
@@ -242,19 +243,17 @@ async def probe_saved(ctx: StepContext) -> Finding:
     )
 
 
-async def probe_marked(ctx: StepContext) -> Finding:
+async def probe_marked(ctx: Context) -> Finding:
     """Whether the row of a delete is marked. One that is gone needs no mark any more."""
     return await _probe_row(ctx, gone=Sighting.THERE, marked=Sighting.THERE, left=Sighting.ABSENT)
 
 
-async def probe_deleted(ctx: StepContext) -> Finding:
+async def probe_deleted(ctx: Context) -> Finding:
     """Whether the row of a delete is gone."""
     return await _probe_row(ctx, gone=Sighting.THERE, marked=Sighting.ABSENT, left=Sighting.ABSENT)
 
 
-async def _probe_row(
-    ctx: StepContext, *, gone: Sighting, marked: Sighting, left: Sighting
-) -> Finding:
+async def _probe_row(ctx: Context, *, gone: Sighting, marked: Sighting, left: Sighting) -> Finding:
     rows = await _rows(ctx, _integration_id(ctx), None)
     if rows is None:
         return _NO_LOOK
@@ -266,10 +265,10 @@ async def _probe_row(
     return Finding(marked if status == "deleting" else left, f"the row is there ({status})")
 
 
-async def _rows(ctx: StepContext, id_: UUID, organization_id: UUID | None) -> list[Any] | None:
-    if ctx.world.pool is None:
+async def _rows(ctx: Context, id_: UUID, organization_id: UUID | None) -> list[Any] | None:
+    if ctx.services.pool is None:
         return None
-    rows = await ctx.world.pool.fetch(
+    rows = await ctx.services.pool.fetch(
         """
         SELECT id, status, config ->> 'instance_name' AS instance_name
         FROM healthcare.integrations
@@ -285,11 +284,11 @@ async def _rows(ctx: StepContext, id_: UUID, organization_id: UUID | None) -> li
 _NO_LOOK: Final = Finding(Sighting.UNKNOWN, "there is no connection to Postgres to look with")
 
 
-def _integration_id(ctx: StepContext) -> UUID:
+def _integration_id(ctx: Context) -> UUID:
     return UUID(ctx.facts["integration_id"])
 
 
-def _config(ctx: StepContext) -> dict[str, Any]:
+def _config(ctx: Context) -> dict[str, Any]:
     config = {
         "instance_name": ctx.facts["instance_name"],
         "clinic_id": str(ctx.input.clinic_id),
@@ -297,8 +296,8 @@ def _config(ctx: StepContext) -> dict[str, Any]:
         "channel": ctx.input.channel,
     }
     url = ctx.input.webhook_url or (
-        f"{ctx.world.public_url}/webhooks/evolution/{ctx.facts['instance_name']}"
-        if ctx.world.public_url
+        f"{ctx.services.public_url}/webhooks/evolution/{ctx.facts['instance_name']}"
+        if ctx.services.public_url
         else None
     )
     return config | ({"webhook_url": url} if url else {}) | server_entry(ctx.facts.get("server"))

@@ -19,9 +19,9 @@ from evosaga.events import redis_errors
 from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting, Unknown
 
 if TYPE_CHECKING:  # routing workers read the key with this module, and need nothing else of ours
+    from evosaga.sagas.whatsapp.services import Context
     from redis.asyncio import Redis
 
-    from evosaga.sagas.context import StepContext
     from evosaga.sagas.whatsapp.evolution.models import QrCode
 
 MISCONFIGURED: Final = "redis_misconfigured"
@@ -147,7 +147,7 @@ async def keep_qr(
     return bool(await _script(redis, _KEEP_QR, keys, *arguments))
 
 
-async def fill(ctx: "StepContext") -> Outcome:
+async def fill(ctx: "Context") -> Outcome:
     """Set the routing key for an hour."""
     route = Route(
         integration_id=ctx.saga_id,
@@ -157,7 +157,7 @@ async def fill(ctx: "StepContext") -> Outcome:
         name=ctx.input.name,
     )
     try:
-        said = await put(ctx.world.redis, route)
+        said = await put(ctx.services.redis, route)
     except RedisError as error:
         return trouble(error)
     if said == "removed":
@@ -165,7 +165,7 @@ async def fill(ctx: "StepContext") -> Outcome:
     return Done()
 
 
-async def invalidate(ctx: "StepContext") -> Outcome:
+async def invalidate(ctx: "Context") -> Outcome:
     """Drop the routing key and the QR code, and leave the mark."""
     name = ctx.facts["instance_name"]
     keys = (
@@ -177,17 +177,17 @@ async def invalidate(ctx: "StepContext") -> Outcome:
         _qr_time_key(name),
     )
     try:
-        await _script(ctx.world.redis, _REMOVE, keys, ctx.facts["created_by"], str(_MARK_TTL))
+        await _script(ctx.services.redis, _REMOVE, keys, ctx.facts["created_by"], str(_MARK_TTL))
     except RedisError as error:
         return trouble(error)
     return Done()
 
 
-async def probe_filled(ctx: "StepContext") -> Finding:
+async def probe_filled(ctx: "Context") -> Finding:
     """Whether the routing key is there and is ours. Anything else under it is to be overwritten."""
     try:
         name = ctx.facts["instance_name"]
-        value, seal = await ctx.world.redis.mget(key(name), filled_key(name))
+        value, seal = await ctx.services.redis.mget(key(name), filled_key(name))
     except RedisError as error:
         return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {type(error).__name__}")
     if value is None:
@@ -197,10 +197,10 @@ async def probe_filled(ctx: "StepContext") -> Finding:
     return Finding(Sighting.ABSENT, "what is under the routing key is not this integration's")
 
 
-async def probe_invalidated(ctx: "StepContext") -> Finding:
+async def probe_invalidated(ctx: "Context") -> Finding:
     """Whether the routing key is gone."""
     try:
-        there = await ctx.world.redis.exists(key(ctx.facts["instance_name"]))
+        there = await ctx.services.redis.exists(key(ctx.facts["instance_name"]))
     except RedisError as error:
         return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {type(error).__name__}")
     if there:

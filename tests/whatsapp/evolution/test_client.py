@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from evosaga.sagas.whatsapp.services import Context, Services
 
 import evosaga.sagas.whatsapp.evolution.circuit_breaker
 import evosaga.sagas.whatsapp.evolution.client
 import evosaga.sagas.whatsapp.steps.evolution_instance
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.outcome import Done, Finding, Held, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from evosaga.sagas.whatsapp.evolution.answer_origin import cure_in
@@ -34,19 +34,19 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-async def api(world: World) -> EvolutionApi:
-    return world.servers["default"]
+async def api(services: Services) -> EvolutionApi:
+    return services.servers["default"]
 
 
 @pytest.fixture
-def ctx(world: World) -> StepContext:
+def ctx(services: Services) -> Context:
     """The first attempt at an instance ``ours``."""
     saga_id = uuid.uuid4()
     wanted = CreateIntegration(
         organization_id=uuid.uuid4(), clinic_id=uuid.uuid4(), name="Sol", channel="EVOLUTION"
     )
-    facts = {"instance_name": "ours", "created_by": str(saga_id), "key_id": world.keys.current}
-    return StepContext(saga_id=saga_id, input=wanted, world=world, facts=facts)
+    facts = {"instance_name": "ours", "created_by": str(saga_id), "key_id": services.keys.current}
+    return Context(saga_id=saga_id, input=wanted, services=services, facts=facts)
 
 
 async def failures(api: EvolutionApi, evolution: SimulatedEvolution, many: int) -> None:
@@ -81,14 +81,14 @@ TROUBLE: list[tuple[str, dict[str, Any], str, str]] = [
     ids=[f"{mode}{p.get('status', '')}{p.get('body', '')}" for mode, p, *_ in TROUBLE],
 )
 async def test_c10_a_server_in_trouble_is_left_in_peace_and_no_step_has_an_effect_then(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
     parameters: dict[str, Any],
     code: str,
     reason: str,
 ) -> None:
-    api = ctx.world.servers["default"]
+    api = ctx.services.servers["default"]
     evolution.arm(mode, times=None, **parameters)
     for _ in range(FAILURES):
         await create_instance(ctx)
@@ -117,10 +117,10 @@ async def test_c10_a_server_in_trouble_is_left_in_peace_and_no_step_has_an_effec
 
 
 async def test_c1_who_finds_out_that_the_server_is_down_is_told_how_long_to_stay_away(
-    ctx: StepContext,
+    ctx: Context,
 ) -> None:
     async with EvolutionApi("http://127.0.0.1:9", API_KEY, timeout=1) as nobody:
-        nowhere = replace(ctx, world=replace(ctx.world, servers={"default": nobody}))
+        nowhere = replace(ctx, services=replace(ctx.services, servers={"default": nobody}))
         waits = []
         for _ in range(FAILURES):
             outcome = await create_instance(nowhere)
@@ -133,7 +133,7 @@ async def test_c1_who_finds_out_that_the_server_is_down_is_told_how_long_to_stay
 
 
 async def test_one_failure_in_a_row_of_successes_is_no_outage(
-    ctx: StepContext, evolution: SimulatedEvolution, api: EvolutionApi
+    ctx: Context, evolution: SimulatedEvolution, api: EvolutionApi
 ) -> None:
     for _ in range(3):
         await failures(api, evolution, FAILURES - 1)
@@ -155,7 +155,7 @@ async def test_one_failure_in_a_row_of_successes_is_no_outage(
     ],
 )
 async def test_what_is_wrong_with_one_instance_is_not_wrong_with_the_server(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
     operation: str | None,
@@ -168,13 +168,13 @@ async def test_what_is_wrong_with_one_instance_is_not_wrong_with_the_server(
         if operation == "create":
             await create_instance(ctx)
         else:
-            await ctx.world.servers["default"].delete("ours", "a-wrong-token")
-            await ctx.world.servers["default"].look("ours", "a-wrong-token")
-    assert ctx.world.servers["default"].state.state == "closed"
+            await ctx.services.servers["default"].delete("ours", "a-wrong-token")
+            await ctx.services.servers["default"].look("ours", "a-wrong-token")
+    assert ctx.services.servers["default"].state.state == "closed"
 
 
 async def test_it_goes_on_by_itself_drip_by_drip(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -198,14 +198,14 @@ async def test_it_goes_on_by_itself_drip_by_drip(
 
 
 @pytest.fixture
-async def patient(ctx: StepContext, evolution: SimulatedEvolution) -> AsyncIterator[StepContext]:
+async def patient(ctx: Context, evolution: SimulatedEvolution) -> AsyncIterator[Context]:
     """The same with time enough for others to find out meanwhile that the server is down."""
     async with EvolutionApi(evolution.url, API_KEY, timeout=2.0) as api:
-        yield replace(ctx, world=replace(ctx.world, servers={"default": api}))
+        yield replace(ctx, services=replace(ctx.services, servers={"default": api}))
 
 
 async def test_a_create_whose_look_is_not_sent_any_more_is_in_doubt_and_costs_no_attempt(
-    ctx: StepContext, evolution: SimulatedEvolution, api: EvolutionApi
+    ctx: Context, evolution: SimulatedEvolution, api: EvolutionApi
 ) -> None:
     """It was sent, and it did land; that nobody looks now must not be taken for "not sent"."""
     await failures(api, evolution, FAILURES - 1)
@@ -223,13 +223,13 @@ async def test_a_create_whose_look_is_not_sent_any_more_is_in_doubt_and_costs_no
 
 
 async def test_a_201_that_nobody_can_confirm_is_in_doubt_as_well(
-    patient: StepContext, evolution: SimulatedEvolution
+    patient: Context, evolution: SimulatedEvolution
 ) -> None:
     """The server answers the create, and is found to be down by others before the look."""
     evolution.arm("slow_after", operation="create", seconds=1.0)
     creating = asyncio.create_task(create_instance(patient))
     await eventually(lambda: "ours" in evolution.rows())
-    await failures(patient.world.servers["default"], evolution, FAILURES)
+    await failures(patient.services.servers["default"], evolution, FAILURES)
     outcome = await creating
     assert isinstance(outcome, Held)
     assert outcome.in_doubt
@@ -238,9 +238,9 @@ async def test_a_201_that_nobody_can_confirm_is_in_doubt_as_well(
 
 @pytest.mark.parametrize("mode", ["html502", "hang_after", "5xx_after", "cut"])
 async def test_a_delete_that_nobody_can_confirm_is_in_doubt_and_given_time(
-    patient: StepContext, evolution: SimulatedEvolution, mode: str
+    patient: Context, evolution: SimulatedEvolution, mode: str
 ) -> None:
-    api, undo = patient.world.servers["default"], replace(patient, was_done=True)
+    api, undo = patient.services.servers["default"], replace(patient, was_done=True)
     await create_instance(patient)
     evolution.arm("slow", operation="delete", seconds=1.0)
     evolution.arm(mode, operation="delete")
@@ -258,7 +258,7 @@ async def test_a_delete_that_nobody_can_confirm_is_in_doubt_and_given_time(
 
 
 async def test_a_503_to_a_delete_costs_no_attempt(
-    ctx: StepContext, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
+    ctx: Context, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create_instance(ctx)
     evolution.arm("5xx_before", operation="delete", status=503)
@@ -271,7 +271,7 @@ async def test_a_503_to_a_delete_costs_no_attempt(
 
 
 async def test_without_an_outage_an_unclear_look_costs_an_attempt(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("5xx_before", operation="connectionState")
     assert isinstance(await create_instance(ctx), Unknown)
@@ -287,16 +287,16 @@ async def narrow(evolution: SimulatedEvolution) -> AsyncIterator[EvolutionApi]:
 
 
 async def test_o6_so_many_calls_are_out_at_once_and_the_others_are_told_to_come_back(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     narrow: EvolutionApi,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.client, "_PATIENCE", 0.1)
     evolution.arm("slow", operation="create", times=None, seconds=1.0)
-    world = replace(ctx.world, servers={"default": narrow})
+    world = replace(ctx.services, servers={"default": narrow})
     many = [
-        replace(ctx, world=world, facts={**ctx.facts, "instance_name": f"ours-{n}"})
+        replace(ctx, services=services, facts={**ctx.facts, "instance_name": f"ours-{n}"})
         for n in range(10)
     ]
     outcomes = await asyncio.gather(*(create_instance(one) for one in many))
@@ -312,7 +312,7 @@ async def test_o6_so_many_calls_are_out_at_once_and_the_others_are_told_to_come_
 
 
 async def test_a_qr_code_is_waited_for_while_the_server_is_busy(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     narrow: EvolutionApi,
     monkeypatch: pytest.MonkeyPatch,
@@ -323,7 +323,7 @@ async def test_a_qr_code_is_waited_for_while_the_server_is_busy(
     await asyncio.sleep(0)
     baileys = replace(
         ctx,
-        world=replace(ctx.world, servers={"default": narrow}),
+        services=replace(ctx.services, servers={"default": narrow}),
         input=ctx.input.model_copy(update={"channel": "WHATSAPP-BAILEYS"}),
     )
     outcome = await ask_for_qr(baileys)
@@ -431,7 +431,7 @@ async def test_a_shared_list_is_not_the_business_of_one_worker_that_lost_its_lea
     ],
 )
 async def test_a_probe_says_what_is_there_with_evidence_and_changes_nothing(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     there: str,
     made: Sighting,
@@ -451,7 +451,7 @@ async def test_a_probe_says_what_is_there_with_evidence_and_changes_nothing(
         finding = await probe(ctx)
         assert finding.sighting is sighting
         assert finding.evidence
-        assert ctx.world.keys.instance_token(ctx.saga_id, ctx.world.keys.current) not in repr(
+        assert ctx.services.keys.instance_token(ctx.saga_id, ctx.services.keys.current) not in repr(
             finding
         )
     assert (evolution.rows(), evolution.live()) == before

@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+from evosaga.sagas.whatsapp.services import Context, Services
 from redis.asyncio import Redis
 
 import evosaga.sagas.whatsapp.steps.evolution_instance
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.sagas.context import StepContext, World
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -49,38 +49,38 @@ async def evolution() -> AsyncIterator[SimulatedEvolution]:
 
 
 @pytest.fixture
-async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[World]:
+async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[Services]:
     api = EvolutionApi(evolution.url, API_KEY, timeout=0.5)
     async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
-        yield World({"default": api}, redis, http, KEYS, public_url=PUBLIC, quiet_seconds=0.2)
+        yield Services({"default": api}, redis, http, KEYS, public_url=PUBLIC, quiet_seconds=0.2)
 
 
-def attempt(world: World, **chosen: Any) -> StepContext:
+def attempt(services: Services, **chosen: Any) -> Context:
     """The first attempt of a create; its name is derived unless one is chosen."""
     saga_id = uuid.uuid4()
     wanted = {"organization_id": uuid.uuid4(), "clinic_id": uuid.uuid4(), "name": "Sol"}
-    return StepContext(
+    return Context(
         saga_id=saga_id,
         input=CreateIntegration(**wanted, channel="EVOLUTION", **chosen),
-        world=world,
+        services=services,
         facts={
             "instance_name": chosen.get("instance_name", f"wa-{saga_id}"),
             "created_by": str(saga_id),
-            "key_id": world.keys.current,
+            "key_id": services.keys.current,
         },
     )
 
 
 @pytest.fixture
-def ctx(world: World) -> StepContext:
-    return attempt(world)
+def ctx(services: Services) -> Context:
+    return attempt(services)
 
 
-def name(ctx: StepContext) -> str:
+def name(ctx: Context) -> str:
     return str(ctx.facts["instance_name"])
 
 
-def again(ctx: StepContext, number: int = 2, code: str | None = None) -> StepContext:
+def again(ctx: Context, number: int = 2, code: str | None = None) -> Context:
     return replace(ctx, in_doubt=True, attempt=number, last_code=code)
 
 
@@ -136,7 +136,7 @@ def test_only_a_list_that_shows_settings_can_lack_them() -> None:
 
 
 async def test_a_first_create_of_a_derived_name_is_looked_at_once(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     assert isinstance(await create_instance(ctx), Done)
     assert operations(evolution) == ["create", "connectionState"]
@@ -156,14 +156,14 @@ async def test_a_first_create_of_a_derived_name_is_looked_at_once(
     ],
 )
 async def test_any_other_answer_vouches_for_nothing_but_the_instances_own_row(
-    ctx: StepContext, evolution: SimulatedEvolution, mode: str, parameters: dict[str, Any]
+    ctx: Context, evolution: SimulatedEvolution, mode: str, parameters: dict[str, Any]
 ) -> None:
     evolution.arm(mode, operation="create", **parameters)
     assert isinstance(await create_instance(ctx), Done)
     assert "webhook_find" in operations(evolution)
 
 
-async def lost(ctx: StepContext, evolution: SimulatedEvolution, *rows: str) -> StepContext:
+async def lost(ctx: Context, evolution: SimulatedEvolution, *rows: str) -> Context:
     """A create whose answer was lost, and these rows with it; the attempt that follows."""
     await create_instance(ctx)
     for row in rows:
@@ -181,7 +181,7 @@ async def lost(ctx: StepContext, evolution: SimulatedEvolution, *rows: str) -> S
     ],
 )
 async def test_what_is_adopted_is_made_whole_first(
-    ctx: StepContext, evolution: SimulatedEvolution, rows: tuple[str, ...], mended: str | None
+    ctx: Context, evolution: SimulatedEvolution, rows: tuple[str, ...], mended: str | None
 ) -> None:
     outcome = await create_instance(await lost(ctx, evolution, *rows))
     assert isinstance(outcome, Done)
@@ -216,7 +216,7 @@ async def test_what_is_adopted_is_made_whole_first(
     ],
 )
 async def test_a_create_says_that_it_is_done_only_when_it_knows_that_all_is_there(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
     parameters: dict[str, Any],
@@ -232,7 +232,7 @@ async def test_a_create_says_that_it_is_done_only_when_it_knows_that_all_is_ther
 
 
 async def test_a_set_that_is_answered_and_not_done_is_noticed(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     second = await lost(ctx, evolution, "webhook")
     evolution.arm("ok200_error", operation="webhook_set")
@@ -243,7 +243,7 @@ async def test_a_set_that_is_answered_and_not_done_is_noticed(
 
 @pytest.mark.parametrize("row", ["webhook", "settings"])
 async def test_a_probe_finds_only_half_of_it_where_a_row_is_missing(
-    ctx: StepContext, evolution: SimulatedEvolution, row: str
+    ctx: Context, evolution: SimulatedEvolution, row: str
 ) -> None:
     await create_instance(ctx)
     assert (await probe_instance(ctx)).sighting is Sighting.THERE
@@ -268,7 +268,7 @@ def kind(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
 async def test_what_is_in_memory_alone_under_a_derived_name_is_removed_with_the_global_key(
-    ctx: StepContext, evolution: SimulatedEvolution, step: Any
+    ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     await create_instance(ctx)
     evolution.half_delete(name(ctx), keep="memory")
@@ -279,9 +279,9 @@ async def test_what_is_in_memory_alone_under_a_derived_name_is_removed_with_the_
 
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
 async def test_under_a_chosen_name_it_is_left_to_a_person(
-    world: World, evolution: SimulatedEvolution, step: Any
+    services: Services, evolution: SimulatedEvolution, step: Any
 ) -> None:
-    ctx = attempt(world, instance_name="clinica-sol")
+    ctx = attempt(services, instance_name="clinica-sol")
     await create_instance(ctx)
     evolution.half_delete("clinica-sol", keep="memory")
     outcome = await step(replace(ctx, was_done=True))
@@ -292,9 +292,9 @@ async def test_under_a_chosen_name_it_is_left_to_a_person(
 
 
 async def test_a_name_that_was_chosen_is_chosen_even_if_it_looks_derived(
-    world: World, evolution: SimulatedEvolution
+    services: Services, evolution: SimulatedEvolution
 ) -> None:
-    ctx = attempt(world)
+    ctx = attempt(services)
     chosen = ctx.input.model_copy(update={"instance_name": name(ctx)})
     await create_instance(ctx)
     evolution.half_delete(name(ctx), keep="memory")
@@ -305,14 +305,17 @@ async def test_a_name_that_was_chosen_is_chosen_even_if_it_looks_derived(
 
 @pytest.mark.parametrize("there", ["a stranger", "a row that comes back"])
 async def test_as_long_as_there_is_a_row_of_that_name_the_global_key_is_not_used(
-    ctx: StepContext,
+    ctx: Context,
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
     there: str,
 ) -> None:
     await create_instance(ctx)
     evolution.half_delete(name(ctx), keep="memory")
-    honest, mine = EvolutionApi.instances, ctx.world.keys.instance_token(ctx.saga_id, KEYS.current)
+    honest, mine = (
+        EvolutionApi.instances,
+        ctx.services.keys.instance_token(ctx.saga_id, KEYS.current),
+    )
     to_come = [there]
 
     async def first(self: EvolutionApi) -> Any:
@@ -332,7 +335,7 @@ async def test_as_long_as_there_is_a_row_of_that_name_the_global_key_is_not_used
 
 
 async def test_what_was_in_memory_before_a_first_create_is_not_ours(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.foreign(name(ctx))
     evolution.half_delete(name(ctx), keep="memory")
@@ -344,7 +347,7 @@ async def test_what_was_in_memory_before_a_first_create_is_not_ours(
 
 
 async def test_a_create_removes_what_its_earlier_try_left_in_memory_and_waits_before_the_next(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("db_lost", after="nothing")
     assert kind(await create_instance(ctx)) == "Unknown refused_and_cleaning_up"
@@ -363,7 +366,7 @@ async def test_a_create_removes_what_its_earlier_try_left_in_memory_and_waits_be
 
 
 async def test_a_half_that_does_not_go_costs_attempts_in_the_end(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     await create_instance(ctx)
     evolution.half_delete(name(ctx), keep="memory")
@@ -374,7 +377,7 @@ async def test_a_half_that_does_not_go_costs_attempts_in_the_end(
 
 
 async def test_a_row_that_a_starting_server_has_not_loaded_is_waited_for(
-    ctx: StepContext, evolution: SimulatedEvolution
+    ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     await create_instance(ctx)
     evolution.half_delete(name(ctx), keep="row")

@@ -33,23 +33,23 @@ def test_a_row_that_lost_its_phone_number_gets_it_again() -> None:
     row = Row(MAKER, ORGANIZATION, NAME, "connected", born=True)
     instance = Instance(NAME, "open", "0" * 16, phone=PHONE, made_by=MAKER, key_id="0a1b2c3d")
     world = Snapshot(instances={NAME: instance}, rows=[row])
-    [drift] = reconcile_plan(world)
+    [drift] = reconcile_plan(services)
     assert drift.what == "wrong_status"
     assert drift.command is not None
     assert drift.command.data["whatsapp_number"] == PHONE
     rows = [replace(row, number="+55 (11) 98765-4321")]
-    assert reconcile_plan(replace(world, rows=rows)) == []
+    assert reconcile_plan(replace(services, rows=rows)) == []
 
 
 def test_an_integration_without_a_phone_may_be_pending_until_the_next_health_check() -> None:
     row = Row(MAKER, ORGANIZATION, NAME, "pending", born=True, fresh=True)
     instance = Instance(NAME, "open", "0" * 16, passive=True, made_by=MAKER, key_id="0a1b2c3d")
     world = Snapshot(instances={NAME: instance}, rows=[row])
-    assert reconcile_plan(world) == []
-    later = replace(world, rows=[replace(row, fresh=False)])
+    assert reconcile_plan(services) == []
+    later = replace(services, rows=[replace(row, fresh=False)])
     assert [drift.what for drift in reconcile_plan(later)] == ["wrong_status"]
     paired = {NAME: replace(instance, passive=False, phone=PHONE)}
-    drifts = reconcile_plan(replace(world, instances=paired))
+    drifts = reconcile_plan(replace(services, instances=paired))
     assert [drift.what for drift in drifts] == ["wrong_status"]
 
 
@@ -58,11 +58,11 @@ def test_a_connected_instance_is_contested_when_there_is_another_and_no_row_choo
         name: Instance(name, "open", "0" * 16, phone=PHONE) for name in (OTHER, f"{OTHER}0")
     }
     world = Snapshot(instances=instances, older=dict.fromkeys(instances, ORGANIZATION))
-    assert [drift.what for drift in reconcile_plan(world)] == ["contested", "contested"]
-    chosen = reconcile_plan(replace(world, keep=Keep(ORGANIZATION, OTHER)))
+    assert [drift.what for drift in reconcile_plan(services)] == ["contested", "contested"]
+    chosen = reconcile_plan(replace(services, keep=Keep(ORGANIZATION, OTHER)))
     assert {d.where: d.what for d in chosen} == {OTHER: "unnamed", f"{OTHER}0": "older_orphan"}
     row = Row(uuid.uuid4(), ORGANIZATION, OTHER, "connected", number=PHONE)
-    named = reconcile_plan(replace(world, rows=[row]))
+    named = reconcile_plan(replace(services, rows=[row]))
     assert {d.where: d.what for d in named} == {f"{OTHER}0": "older_orphan"}
 
 
@@ -73,7 +73,7 @@ def test_the_connected_one_is_kept_and_the_one_the_row_names_goes_after_it() -> 
     }
     row = Row(uuid.uuid4(), ORGANIZATION, f"{OTHER}0", "pending")
     world = Snapshot(instances=instances, rows=[row], older={OTHER: ORGANIZATION})
-    drifts = {drift.where: drift for drift in reconcile_plan(world)}
+    drifts = {drift.where: drift for drift in reconcile_plan(services)}
     assert drifts[OTHER].what == "unnamed"
     assert drifts[f"{OTHER}0"].what == "superseded"
     assert OTHER in drifts[f"{OTHER}0"].cause
@@ -103,7 +103,7 @@ def test_a_name_that_only_has_to_be_encoded_is_mended_as_any_other(name: str) ->
 def test_a_name_that_is_not_safe_in_an_address_is_left_to_people(name: str) -> None:
     instance = Instance(name, "close", "0" * 16)
     world = Snapshot(instances={name: instance}, older={name: ORGANIZATION})
-    [drift] = reconcile_plan(world)
+    [drift] = reconcile_plan(services)
     assert (drift.policy, drift.command) == ("never", None)
     assert "by hand" in drift.repair
 
@@ -131,10 +131,10 @@ class TestKeys:
             keys=[key],
             origins={MAKER: Origin("alive", ORGANIZATION)},
         )
-        drifts = reconcile_plan(world)
+        drifts = reconcile_plan(services)
         assert [drift.what for drift in drifts] == ([what] if what else [])
         assert all(drift.command and drift.command.type == "key.drop" for drift in drifts)
-        busy = replace(world, busy_names=frozenset({key.instance_name}))
+        busy = replace(services, busy_names=frozenset({key.instance_name}))
         assert reconcile_plan(busy) == []
 
     def test_the_key_of_a_disabled_row_leads_nowhere(self) -> None:
@@ -184,10 +184,10 @@ class TestHaste:
         self,
     ) -> None:
         world = self.world(10, 6)
-        missing = [row.instance_name for row in world.rows[6:]]
-        assert implausibility(replace(world, busy_names=frozenset(missing))) is None
-        flagged = [*world.rows[:6], *(replace(row, flag="missing") for row in world.rows[6:])]
-        assert implausibility(replace(world, rows=flagged)) is None
+        missing = [row.instance_name for row in services.rows[6:]]
+        assert implausibility(replace(services, busy_names=frozenset(missing))) is None
+        flagged = [*services.rows[:6], *(replace(row, flag="missing") for row in services.rows[6:])]
+        assert implausibility(replace(services, rows=flagged)) is None
 
     def test_rows_that_vanish_by_the_dozen_are_not_taken_for_deleted(self) -> None:
         def world(rowless: int, ours: int) -> Snapshot:

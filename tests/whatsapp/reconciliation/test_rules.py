@@ -133,7 +133,7 @@ KEEPS = (None, "connected", "none", NAME, OTHER)
 
 
 class Words(NamedTuple):
-    """One world, in words."""
+    """One services, in words."""
 
     listed: str
     token: str
@@ -222,7 +222,7 @@ def planned(request: pytest.FixtureRequest) -> Iterator[list[World]]:
     try:
         some = islice(every_world(), 0, None, request.param)
         snapshots = ((words, snapshot_of(words)) for words in some)
-        yield [(*world, reconcile_plan(world[1])) for world in snapshots]
+        yield [(*services, reconcile_plan(world[1])) for world in snapshots]
     finally:
         gc.enable()
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from evosaga.sagas.whatsapp.services import Services
 from redis.asyncio import Redis
 
 from evosaga.events.commands import Command
@@ -27,7 +28,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFa
 from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, find, run_once
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Keep, Row, Snapshot
-from evosaga.sagas.context import World
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -50,7 +50,7 @@ class House:
     settings: Settings
     here: SimulatedEvolution
     berlin: SimulatedEvolution
-    world: World
+    services: Services
     keeper: Reconciler
     doctor: HealthMonitor
 
@@ -66,13 +66,17 @@ async def house(
         httpx.AsyncClient(trust_env=False) as http,
     ):
         servers = {"default": one, "berlin": other}
-        world = World(servers, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
+        world = Services(servers, redis, http, KeyRing([SECRET]), quiet_seconds=0.3, pool=pool)
         keeper = Reconciler(
-            pool, world, CommandHandler(pool, EventLog(pool), world, discover()), (), quiet=0.0
+            pool,
+            services,
+            CommandHandler(pool, EventLog(pool), services, discover()),
+            (),
+            quiet=0.0,
         )
         known = read_servers({"berlin": {"url": berlin.url, "api_key": BERLIN_KEY}})
         given = settings.model_copy(update={"evolution_servers": known, "lease_seconds": 10.0})
-        yield House(given, evolution, berlin, world, keeper, HealthMonitor(pool, world))
+        yield House(given, evolution, berlin, services, keeper, HealthMonitor(pool, services))
 
 
 async def found(house: House) -> list[tuple[str, str]]:
@@ -104,12 +108,15 @@ async def test_a_row_gets_its_connection_and_its_qr_code_from_its_own_server(
         saga = await made(pool, redis, server="berlin", channel="WHATSAPP-BAILEYS")
     name, world = str(saga.instance_name), house.world
     (known,) = await integrations(pool, names=[name])
-    assert (known.server, (await observe(world.server(known.server), world.keys, known)).state) == (
+    assert (
+        known.server,
+        (await observe(services.server(known.server), services.keys, known)).state,
+    ) == (
         "berlin",
         "connecting",
     )
     shown = await current_qr(
-        pool, redis, world.servers, world.keys, name, watching=True, again=True
+        pool, redis, services.servers, services.keys, name, watching=True, again=True
     )
     assert shown.state == "qr"
     house.berlin.pair(name, PHONE)
@@ -132,13 +139,13 @@ async def test_a_server_without_a_list_that_can_be_believed_makes_nothing_missin
         for mode in ("list_empty", "5xx_before", "hang_before"):
             async with EvolutionApi(house.berlin.url, BERLIN_KEY, timeout=0.5) as hasty:
                 with subtests.test(mode):
-                    servers = {**house.world.servers, "berlin": hasty}
-                    world = replace(house.world, servers=servers)
+                    servers = {**house.services.servers, "berlin": hasty}
+                    world = replace(house.services, servers=servers)
                     operation = "fetch" if mode == "list_empty" else None
                     house.berlin.arm(mode, operation=operation, times=None)
                     await makes_nothing_missing(
-                        replace(house.keeper, world=world),
-                        replace(house.doctor, world=world),
+                        replace(house.keeper, services=services),
+                        replace(house.doctor, services=services),
                         str(lost.instance_name),
                     )
             house.berlin.disarm()
@@ -172,7 +179,7 @@ async def test_what_was_seen_on_a_server_is_not_forgotten_while_it_can_not_be_lo
     assert await count(pool, known) == 1
     house.berlin.disarm()
     house.berlin.drop(str(orphan.instance_name))
-    await eventually(lambda: house.world.servers["berlin"].state.state != "open")
+    await eventually(lambda: house.services.servers["berlin"].state.state != "open")
     assert (await run_once(house.keeper)).unseen == {}
     assert await count(pool, known) == 0
 
@@ -211,7 +218,7 @@ async def test_of_an_organization_that_has_something_on_a_server_that_is_away_al
     await run_once(house.keeper)
     assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 1
     house.berlin.disarm()
-    await eventually(lambda: house.world.servers["berlin"].state.state != "open")
+    await eventually(lambda: house.services.servers["berlin"].state.state != "open")
     await run_once(house.keeper)
     assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 0
 
@@ -222,7 +229,7 @@ async def test_while_a_server_is_away_the_comparison_comes_again_after_growing_p
     """And what was seen once where one can look is looked at a second time as soon as ever."""
     house.berlin.arm("5xx_before", times=None)
     gate = house.keeper.gate
-    everything = jobs_of(house.settings, pool, house.world, gate)[0]
+    everything = jobs_of(house.settings, pool, house.services, gate)[0]
     chores = Scheduler(pool, "me", [everything])
 
     async def due() -> int:
@@ -242,7 +249,7 @@ async def test_while_a_server_is_away_the_comparison_comes_again_after_growing_p
     await redis.delete(routing_key.key("no-such-instance"))
     assert await due() == 3600, "the pauses go on where they were"
     house.berlin.disarm()
-    await eventually(lambda: house.world.servers["berlin"].state.state != "open")
+    await eventually(lambda: house.services.servers["berlin"].state.state != "open")
     assert await due() == 86400
     house.berlin.arm("5xx_before", times=None)
     assert await due() == 60
@@ -261,11 +268,11 @@ async def test_rows_on_a_server_that_is_not_configured_are_left_alone_and_told_o
 ) -> None:
     async with running_worker(house.settings):
         saga = await made(pool, redis, server="berlin")
-    alone = replace(house.world, servers={"default": house.world.servers["default"]})
-    seen = await find(replace(house.keeper, world=alone))
+    alone = replace(house.services, servers={"default": house.services.servers["default"]})
+    seen = await find(replace(house.keeper, services=alone))
     assert seen.drifts == []
     assert "EVOSAGA_EVOLUTION_SERVERS" in seen.unseen["berlin"]
-    checked = await monitor.run_once(replace(house.doctor, world=alone))
+    checked = await monitor.run_once(replace(house.doctor, services=alone))
     assert checked.summary()["states"] == {"unknown": 1}
     (known,) = await integrations(pool, names=[str(saga.instance_name)])
     assert (await observe(alone.server(known.server), alone.keys, known)).state == "unknown"

@@ -92,8 +92,8 @@ async def test_a_log_out_makes_it_disconnected_and_another_phone_connected_again
     await eventually(lambda: told(house, "integration.disconnected"))
     (event,) = await told(house, "integration.disconnected")
     assert event["data"]["reason"] == 401
-    token = house.parts.world.keys.instance_token(row["id"], house.parts.world.keys.current)
-    await house.parts.world.servers["default"].connect(name, token, None)
+    token = house.parts.services.keys.instance_token(row["id"], house.parts.services.keys.current)
+    await house.parts.services.servers["default"].connect(name, token, None)
     await eventually(lambda: house.evolution.live()[name].state == "connecting")
     await eventually(lambda: house.evolution._world.memory[name].code)
     house.evolution.pair(name, "5511922222222")
@@ -202,7 +202,7 @@ async def test_w13_a_look_finds_out_what_no_webhook_has_told(house: House) -> No
 
     async def looked() -> bool:
         integration = await one(house, name)
-        seen = await observe(world.servers["default"], world.keys, integration)
+        seen = await observe(services.servers["default"], services.keys, integration)
         return await apply_observation(house.pool, integration, seen) == "changed"
 
     await eventually(looked)
