@@ -5,20 +5,19 @@ number of keys can be had from how long an answer takes. A key with an organizat
 steers only that one; somebody else's looks exactly like nothing at all.
 """
 
-import base64
 import hashlib
 import hmac
-import json
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
+from itsdangerous import BadData, Signer, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
 
 from evosaga.events.database import TRANSIENT
@@ -47,17 +46,18 @@ class Caller:
 class Authenticator:
     """Knows the keys, and signs the sessions that the dashboard opens with them.
 
-    A session is nothing but a signed value: it names a key and ends with it, when the key is
-    removed or changed, and after twelve hours; or when it is signed out, which is remembered
-    (``sessions``). ``secrets_`` are those of ``EVOSAGA_SECRET_KEY``: the first signs, all are
-    recognised. Sessions and forms are signed with keys of their own, so that neither can be shown
-    as the other.
+    A session is a signed value without a server-side record: it names a key and ends with that
+    key, when it is removed or changed; after twelve hours; or when it is signed out, which is
+    recorded (``sessions``). ``secrets_`` are those of ``EVOSAGA_SECRET_KEY``: the first signs, all
+    are recognised. Sessions and forms have salts of their own, so that neither passes as the other.
     """
 
     def __init__(self, keys: Sequence[ApiKey], secrets_: Sequence[str]) -> None:
         self._keys = tuple(keys)
-        self._signing = tuple(_derived(secret, "session") for secret in secrets_)
-        self._forms = tuple(_derived(secret, "csrf") for secret in secrets_)
+        oldest_first = list(reversed(secrets_))
+        how: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        self._sessions = URLSafeTimedSerializer(oldest_first, "evosaga/session", signer_kwargs=how)
+        self._forms = Signer(oldest_first, "evosaga/csrf", **how)
 
     def caller_for_key(self, key: str) -> Caller | None:
         """Whose key that is."""
@@ -69,48 +69,41 @@ class Authenticator:
         holder = self._holder(digest(key))
         if holder is None:
             return None
-        claims = {
-            "name": holder.name,
-            "key": _mark(holder),
-            "until": int(time.time()) + SESSION_SECONDS,
-            "nonce": secrets.token_hex(8),
-        }
-        body = _encode(json.dumps(claims).encode())
-        return f"{body}.{_sign(self._signing[0], body)}"
+        claims = {"name": holder.name, "key": _mark(holder), "nonce": secrets.token_hex(8)}
+        return str(self._sessions.dumps(claims))
 
     def end_of_session(self, value: str) -> datetime | None:
         """When that session ends by itself, None when it is none of ours."""
-        claims = self._claims(value)
-        return datetime.fromtimestamp(claims["until"], UTC) if claims else None
+        found = self._read_session(value)
+        return found[1] if found else None
 
     def caller_for_session(self, value: str) -> Caller | None:
         """Whose session that is; None when it is forged, over, or its key is gone."""
-        claims = self._claims(value)
-        if claims is None or claims["until"] < time.time():
+        found = self._read_session(value)
+        if found is None or found[1].timestamp() < time.time():
             return None
+        claims, _ = found
         for key in self._keys:
             if key.name == claims["name"] and hmac.compare_digest(_mark(key), claims["key"]):
                 return Caller(key.name, key.organization_id)
         return None
 
-    def _claims(self, value: str) -> dict[str, Any] | None:
-        """What a session of ours says, None when it is none."""
-        body, _, signature = value.partition(".")
-        told = signature.encode("ascii", "replace")
-        if not sum(hmac.compare_digest(_sign(k, body).encode(), told) for k in self._signing):
+    def _read_session(self, value: str) -> tuple[dict[str, str], datetime] | None:
+        """The claims of a session of ours and when it ends, None when it is none."""
+        try:
+            # Without max_age, which refuses a session of a process whose clock is a second ahead.
+            claims, since = self._sessions.loads(_bytes(value), return_timestamp=True)
+        except BadData:
             return None
-        claims: dict[str, Any] = json.loads(_decode(body))
-        return claims
+        return claims, since + timedelta(seconds=SESSION_SECONDS)
 
     def csrf_token(self, session: str) -> str:
         """What a form of that session must carry, to prove that it is a form of ours."""
-        return _sign(self._forms[0], session)
+        return self._forms.get_signature(_bytes(session)).decode()
 
     def csrf_holds(self, session: str, token: str) -> bool:
         """Whether a form with that token was made for that session."""
-        told = token.encode("ascii", "replace")
-        made = [_sign(k, session).encode() for k in self._forms]
-        return sum(hmac.compare_digest(one, told) for one in made) > 0
+        return self._forms.verify_signature(_bytes(session), _bytes(token))
 
     def _holder(self, wanted: bytes) -> ApiKey | None:
         found = None
@@ -225,18 +218,6 @@ def _mark(key: ApiKey) -> str:
     return hashlib.sha256(b"evosaga/session/" + key.digest).hexdigest()[:32]
 
 
-def _derived(secret: str, purpose: str) -> bytes:
-    return hmac.new(secret.encode(), f"evosaga/{purpose}".encode(), hashlib.sha256).digest()
-
-
-def _sign(key: bytes, text: str) -> str:
-    signature = hmac.new(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256)
-    return signature.hexdigest()
-
-
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+def _bytes(text: str) -> bytes:
+    """Text of a request, which may hold what is no character."""
+    return text.encode("utf-8", "surrogateescape")

@@ -1,4 +1,8 @@
-"""Sessions that were signed out: a copied cookie must not work after its owner signed out."""
+"""Sessions that were signed out: a copied cookie must not work after its owner signed out.
+
+A session is identified by the signed part of its cookie alone: several spellings of one base64
+signature decode to the same bytes.
+"""
 
 import hashlib
 from datetime import UTC, datetime
@@ -41,7 +45,8 @@ def ended_of(connection: HTTPConnection) -> EndedSessions:
 
 
 def _digest(session: str) -> bytes:
-    return hashlib.sha256(session.encode("utf-8", "surrogateescape")).digest()
+    signed = session.rpartition(".")[0]
+    return hashlib.sha256(signed.encode("utf-8", "surrogateescape")).digest()
 
 
 _ENDED: Final = "SELECT true FROM evosaga.ended_sessions WHERE session = $1"

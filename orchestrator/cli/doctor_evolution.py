@@ -74,9 +74,9 @@ def _key_finding(
 ) -> Finding:
     if answer.status == 401:
         return Finding(check, "bad", "refused", f"check {variables[1]}")
-    if answer.status != 200 or not isinstance(answer.body, list):
+    if answer.status != 200 or answer.instances is None:
         return _misfit(check, answer, where, variables[0])
-    number = len(answer.body)
+    number = len(answer.instances)
     if not number and version is None:
         said = f"{where} lists no instance, and does not say that it is an Evolution server"
         return Finding(check, "warn", said, f"is {variables[0]} right?")

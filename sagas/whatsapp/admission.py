@@ -1,4 +1,4 @@
-"""The look that goes before a create or a delete: which integrations and open sagas are there.
+"""Admission of creates and deletes: reads which integrations and open sagas there are.
 
 One query for a whole batch, inside the accepting transaction; what follows from it is decided in
 ``evosaga.sagas.whatsapp.admission_rules``.
@@ -49,7 +49,7 @@ async def look(
     instance_names: Sequence[str],
     but: Sequence[UUID] = (),
 ) -> Found:
-    """The integrations and open sagas of these organizations and of whoever has these names.
+    """The integrations and open sagas of these organizations and of the owners of these names.
 
     ``but`` are sagas that ask for themselves.
     """

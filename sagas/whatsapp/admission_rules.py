@@ -1,4 +1,4 @@
-"""Which line of the table of arbitration applies to a command, and what it is told. Pure."""
+"""Which line of the arbitration table applies to a command, and the refusal's sentence. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +119,7 @@ def arbitrate(
     found: Found, commands: Sequence[tuple[UUID, Any]], policy: Policy
 ) -> list[Admission | Refusal]:
     """What becomes of each command, in order; the later ones see what the earlier ones start."""
-    # The look leaves them out to save work; that nobody stands in his own way is a rule of ours.
+    # The query leaves them out to save work; that no saga blocks itself is a rule.
     mine = {saga_id for saga_id, _ in commands}
     sight = _Index(found, (saga for saga in found.sagas if saga.saga_id not in mine))
     verdicts: list[Admission | Refusal] = []
@@ -177,13 +177,13 @@ def _admit_create(sight: _Index, saga_id: UUID, data: Any, policy: Policy) -> Ad
 def _admit_delete(sight: _Index, saga_id: UUID, data: Any) -> Admission | Refusal:
     name: str = data.instance_name
     facts = _facts(sight, name) or _forgotten(sight.left.get(name), saga_id)
-    # Somebody else's integration looks exactly like none at all.
+    # An integration of another organization looks exactly like none.
     wanted = str(data.organization_id) if data.organization_id else None
     if facts is None or wanted not in (None, facts["organization_id"]):
         rule = RULES[Existing.NOTHING, Incoming.DELETE]
         key = f"whatsapp/evolution/instance/{name}"
         return _refusal(rule, key, data.organization_id, name, None, None)
-    # A row of older code may belong to nobody; then its name is all there is to hold.
+    # A row of older code may have no organization; then its name is all there is to hold.
     organization = UUID(facts["organization_id"]) if facts["organization_id"] else None
     key = business_key(organization) if organization else f"whatsapp/evolution/instance/{name}"
     queue = list(sight.by_key.get(key, ()))
@@ -264,7 +264,7 @@ def _forgotten(left: Left | None, saga_id: UUID) -> dict[str, Any] | None:
         return None
     return {
         "instance_name": left.instance_name,
-        "integration_id": str(saga_id),  # nobody's: there is no row to mark or to delete
+        "integration_id": str(saga_id),  # without an owner: there is no row to mark or to delete
         "created_by": str(saga_id),
         "status": "disconnected",
         "clinic_id": None,

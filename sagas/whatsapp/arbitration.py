@@ -1,4 +1,4 @@
-"""Who comes first, when several commands want the same integration. Pure.
+"""Arbitration: which of several commands for one integration goes first. Pure.
 
 An organization has one integration and an instance's name has one owner, so each command is
 weighed against what is there and against every saga that is still open. With several Evolution
@@ -10,8 +10,8 @@ what becomes of a command; ``evosaga.sagas.whatsapp.admission_rules`` finds out 
     wait     the saga starts *behind* an open one, and does nothing until that is over
     refuse   nothing starts; the code is for programs, the sentence for people
 
-A delete waits, a create does not. Whoever asks for a delete wants nothing to be there in the end,
-and that can be promised whatever the saga ahead does. A create that waited would hold nothing
+A delete waits, a create does not. The aim of a delete is that nothing is there in the end, and
+that can be promised whatever the saga ahead does. A create that waited would hold nothing
 meanwhile, and what it was asked for may be long out of date by then.
 
 Those that wait form a queue: each is behind the last one before it, and no two are behind the
@@ -25,7 +25,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 LONGEST_QUEUE: Final = 10
-"""Sagas of one organization that may wait: a caller who repeats himself must find an end."""
+"""Sagas of one organization that may wait; a caller that repeats itself meets this limit."""
 
 
 def business_key(organization_id: UUID) -> str:

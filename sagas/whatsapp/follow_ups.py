@@ -1,4 +1,4 @@
-"""The wish to look for an instance again, where none should be."""
+"""Follow-up command: watch for an instance where none should be."""
 
 from evosaga.sagas.outcome import FollowUp
 from evosaga.sagas.whatsapp.services import Context

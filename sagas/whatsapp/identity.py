@@ -1,4 +1,4 @@
-"""Which instance a saga is about, and the token that proves it to be ours."""
+"""A saga's instance: its name, and the token that proves it to be ours."""
 
 from uuid import UUID
 

@@ -1,8 +1,8 @@
-"""What proves that something on the outside is ours.
+"""Ownership tokens: what proves that an instance or a webhook is ours.
 
-An instance's ``token`` is ours to choose, so it is a birthmark: an HMAC of the id of the saga that
-creates it. A later look can prove "mine" without the secret being stored anywhere, and nobody
-else can make one.
+The creator chooses an instance's ``token``, so ours is an HMAC of the id of the saga that creates
+it (a *birthmark*). A later look can prove ownership although the token is stored nowhere, and
+without the secret key it can't be made.
 """
 
 import base64
@@ -17,7 +17,7 @@ from evosaga.sagas.outcome import NotOnThisWorker
 
 _SHORTEST: Final = 32
 BIRTHMARK: Final = re.compile(r"[0-9a-f]{64}")
-"""What a birthmark looks like, whoever made it and under whichever key."""
+"""The shape of a birthmark, under whichever key it was made."""
 SECRET_KEY_UNKNOWN: Final = "secret_key_unknown"  # noqa: S105  # a code
 """The code of an attempt whose worker has not the secret key under which the saga began."""
 HASHED: Final = "sha256:"

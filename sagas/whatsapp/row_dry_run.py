@@ -1,4 +1,4 @@
-"""A row tried for before anything is done about it, inside a savepoint that is always rolled back.
+"""Dry run of a row: an insert inside a savepoint that is always rolled back.
 
 Only where ``healthcare.integrations`` has rules that are not ours (``Table.plain``): a foreign key,
 a check, a trigger. What they refuse is refused before Evolution is asked for anything.
@@ -13,7 +13,6 @@ from uuid import UUID
 
 import asyncpg
 
-from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Admission, AdmissionHeld, Refusal
 from evosaga.sagas.outcome import Held, Rejected
 from evosaga.sagas.whatsapp.services import Context, Services
@@ -21,7 +20,7 @@ from evosaga.sagas.whatsapp.steps import integration_row
 from evosaga.sagas.whatsapp.table_fit import ONE_ENABLED, TABLE, Misfit
 
 REFUSED: Final = "row_refused"
-"""The table has a rule that keeps this very row out; it stays out until somebody changes either."""
+"""The table has a rule that keeps this very row out; it stays out until a person changes either."""
 FORBIDDEN: Final = "postgres_forbids"
 UNFIT: Final = "table_unfit"
 _Verdicts: TypeAlias = Sequence[Admission | Refusal]
@@ -113,7 +112,7 @@ async def tried(
     if await services.table.plain(connection):
         return list(verdicts)
     contexts = {
-        saga_id: StepContext(saga_id, data, services, facts=verdict.facts)
+        saga_id: Context(saga_id, data, services, facts=verdict.facts)
         for (saga_id, data), verdict in zip(commands, verdicts, strict=True)
         if isinstance(verdict, Admission) and "behind" not in verdict.facts
     }
@@ -141,7 +140,7 @@ async def _try_for(
         return {}
     error = await _outcome(connection, lambda: attempt(connection, contexts))
     if error is None or isinstance(error, asyncpg.LockNotAvailableError):
-        return {}  # whoever holds the row will be waited for when its time has come
+        return {}  # the row's own step waits for the transaction that holds it
     if len(contexts) > 1:  # find the one, and let its neighbours through
         refused: dict[UUID, Rejected] = {}
         for one in contexts:

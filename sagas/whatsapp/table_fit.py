@@ -1,4 +1,4 @@
-"""Whether rows of ours fit into ``healthcare.integrations`` as somebody else has made it.
+"""Whether our rows fit into a ``healthcare.integrations`` that another product has made.
 
 The table may be older than evosaga, with columns, types and rules of its own. What it must have is
 said here; whatever else it demands, a row tried for once finds out

@@ -1,8 +1,8 @@
-"""Words that commands share, and what they may look like.
+"""Types that commands share, with their limits.
 
 An instance name becomes part of a URL, a Redis key and a plain JavaScript object on Evolution's
 side, so a new one is held to a narrow alphabet and kept off the names that mean something there.
-What exists has the name that somebody gave it, and is refused only where no request can mean it.
+An existing name is refused only where no request can address it.
 """
 
 import unicodedata
@@ -79,7 +79,7 @@ def _addressable(name: str) -> str:
 
 
 def _safe_url(url: str) -> str:
-    # urlsplit drops tabs and newlines before it looks; whoever reads the URL next may not.
+    # urlsplit drops tabs and newlines before it looks; the next reader of the URL may not.
     if not url.isprintable() or " " in url:
         raise ValueError("must not contain spaces or control characters")
     try:
@@ -116,5 +116,7 @@ ClinicName = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120),
     AfterValidator(no_control_characters),
 ]
+Remark = Annotated[str, StringConstraints(max_length=500), AfterValidator(no_control_characters)]
+"""The reason for a command, as its sender gives it."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=_NUMBER)]
 WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

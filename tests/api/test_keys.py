@@ -109,16 +109,17 @@ def test_a_session_is_its_keys_and_ends_with_it(
 def test_a_session_can_not_be_made_up(doorkeeper: Authenticator) -> None:
     session = doorkeeper.open_session(OUR_KEY)
     assert session is not None
-    body, _, signature = session.partition(".")
-    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
-    forged = base64.urlsafe_b64encode(json.dumps(claims | {"name": "operator"}).encode())
+    body, _, signature = session.rpartition(".")
+    claims, _, since = body.rpartition(".")
+    forged = base64.urlsafe_b64encode(json.dumps({"name": "operator", "key": ""}).encode())
     for wrong in (
         "",
         ".",
         body,
         f"{body}.",
-        f"{body}.{signature[:-1]}{'1' if signature[-1] == '0' else '0'}",
-        f"{forged.decode().rstrip('=')}.{signature}",
+        f"{body}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}",
+        f"{forged.decode().rstrip('=')}.{since}.{signature}",
+        f"{claims}.{since[:-1]}A.{signature}",
         f".{signature}",
         "é.é",
         "\udcff.\udcff",

@@ -75,10 +75,8 @@ async def _evolution(
         return _instance("unknown", "No answer in time")
     except UnknownKey as error:
         return _instance("unknown", f"It was {error}")
-    body = seen.answer.body
-    told = body.get("instance") if isinstance(body, dict) else None
-    state = told.get("state") if isinstance(told, dict) else None
-    facts = [("connection", state)] if seen.sight is Sight.MINE and isinstance(state, str) else []
+    state = seen.answer.instance.said if seen.answer.instance else None
+    facts = [("connection", state)] if seen.sight is Sight.MINE and state else []
     return _instance(*_SIGHTS[seen.sight], facts)
 
 

@@ -1,4 +1,4 @@
-"""Telling somebody that an integration has been disconnected for long."""
+"""Alerts by HTTP about integrations that have been disconnected for long."""
 
 import asyncio
 from collections.abc import Sequence
@@ -58,5 +58,5 @@ async def _post(url: str, body: dict[str, Any]) -> None:
             trouble = type(error).__name__
         if left:
             await asyncio.sleep(1.0)
-    # The URL stays out of the log: whoever has it can post there.
+    # The URL stays out of the log: it is enough to post there.
     _logger.warning("the alert could not be delivered", reason=trouble, alerts=body["count"])

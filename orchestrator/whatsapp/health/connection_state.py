@@ -1,45 +1,38 @@
-"""What a look says about one integration's connection, and what should be done. Pure.
+"""The state machine of one integration's connection. Pure.
 
 States, and whether Evolution can be asked to connect again:
 
     connected    a phone is connected (or the channel needs none)
-    pending      it waits for its first phone: somebody must scan the QR code
-    incomplete   one of these two, but what it hears is told to nobody, or it has no settings
+    pending      it waits for its first phone: a person must scan the QR code
+    incomplete   one of these two, but its events go nowhere, or it has no settings
     connecting   Evolution is at it by itself
     down         the connection broke, the phone is still linked               yes, patiently
     needs_qr     logged out (401, 406): a person must scan again
     banned       WhatsApp bans or forbids the number (402, 403): a new QR code alone mends nothing
     missing      Evolution has no such instance; it is not made again
     half         only half of it is there
-    foreign      somebody else's instance bears its name
+    foreign      an instance of another owner has its name
 
 A row follows a lost connection after two looks, so that one that comes and goes leaves it alone;
-one that is there again is believed at once. Whoever was connected again only for a moment waits
+one that is there again is believed at once. One that was connected again only for a moment waits
 longer for each further try.
 """
 
 import random
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name
+from evosaga.sagas.whatsapp.row_status import (
+    FINAL_CODES,
+    ConnectionHealth,
+    RowStatus,
+    after_check,
+    ended,
+    number_to_write,
+)
 
-State: TypeAlias = Literal[
-    "connected",
-    "pending",
-    "connecting",
-    "down",
-    "needs_qr",
-    "banned",
-    "missing",
-    "half",
-    "foreign",
-    "incomplete",
-]
-FINAL_CODES: Final = frozenset({401, 402, 403, 406})
-BANS: Final = frozenset({402, 403})
-"""Of these, a ban: 402 for a time, 403 for good or until the number's owner has settled it."""
 WELL: Final = frozenset({"connected", "pending"})
 CURES: Final[dict[str, str]] = {
     "connected": "",
@@ -54,7 +47,6 @@ CURES: Final[dict[str, str]] = {
     "half": "delete it and create it anew; a restart of Evolution may bring it back",
     "foreign": "delete it: the name is somebody else's now",
 }
-_FINAL: Final = ("needs_qr", "banned")
 _SURE: Final = 2
 """Looks in a row that must agree before a lost connection is believed."""
 _STEADY: Final = 3
@@ -90,14 +82,14 @@ class Judgement:
     """What to remember, and what the row should say (None: as it does)."""
 
     record: Record
-    status: Literal["connected", "disconnected"] | None = None
+    status: RowStatus | None = None
     number: str | None = None
     reconnect: bool = False
     alert: bool = False
 
 
-def state_of(one: Name, record: Record | None) -> State | None:
-    """How the connection is; None when nobody can say."""
+def state_of(one: Name, record: Record | None) -> ConnectionHealth | None:
+    """How the connection is; None when that is unknown."""
     match one.sight:
         case "unclear":
             return None
@@ -117,11 +109,6 @@ def state_of(one: Name, record: Record | None) -> State | None:
     return ended(instance.reason) if _ended_for_good(one, record) else "down"
 
 
-def ended(reason: int | None) -> Literal["needs_qr", "banned"]:
-    """How a connection is that ended for good: with a ban, or because somebody logged out."""
-    return "banned" if reason in BANS else "needs_qr"
-
-
 def next_state(
     one: Name,
     record: Record | None,
@@ -131,51 +118,69 @@ def next_state(
     eager: bool = False,
     whole: bool | None = None,
 ) -> Judgement | None:
-    """None when nobody can say how the connection is; then everything stays as it was.
+    """None when the connection's state is unknown; then everything stays as it was.
 
     ``eager``: a person asks for it, so one look is enough and nothing waits. ``whole``: whether
-    webhook and settings are as they should be; None: nobody asked this time.
+    webhook and settings are as they should be; None: not looked at this time.
     """
     state = state_of(one, record)
     if state is None or one.row is None:
         return None
-    told = _told(state, record, whole)
-    well = told in WELL
+    new = _remembered(one, record, state, _shown(state, record, whole), now)
+    sure = eager or new.looks >= _SURE
+    reconnect = state == "down" and sure and not _passive(one)
+    if reconnect:
+        new = _scheduled(new, now)
+    due = eager or (new.next_reconnect_at is not None and new.next_reconnect_at <= now)
+    alert = _alert_is_due(new, now, alert_after)
+    number = _number(one, state)
+    return Judgement(
+        record=replace(new, alerted_at=now) if alert else new,
+        status=after_check(one.row.status, state, sure=sure, new_number=number is not None),
+        number=number,
+        reconnect=reconnect and due,
+        alert=alert,
+    )
+
+
+def _remembered(
+    one: Name,
+    record: Record | None,
+    state: ConnectionHealth,
+    shown: ConnectionHealth,
+    now: datetime,
+) -> Record:
+    """The record after this look. Time and looks go on counting while well stays well, ill ill."""
+    well = shown in WELL
     same = record is not None and (record.state in WELL) == well
-    base = _of_this_clock(record, now) if record is not None else Record(told, now, looks=0)
+    base = _of_this_clock(record, now) if record is not None else Record(shown, now, looks=0)
     new = replace(
         base,
-        state=told,
+        state=shown,
         reason=one.instance.reason if one.instance and not well else None,
         since=base.since if same else now,
         looks=base.looks + 1 if same else 1,
         connected_at=now if state == "connected" else base.connected_at,
         checked_at=now if one.memory else base.checked_at,
     )
-    if well:
-        lasts = new.looks >= _STEADY
-        new = replace(
-            new,
-            reconnects=0 if lasts else new.reconnects,
-            next_reconnect_at=None if lasts else new.next_reconnect_at,
-            alerted_at=None,
-        )
-    sure = eager or new.looks >= _SURE
-    reconnect = state == "down" and sure and not _passive(one)
-    if reconnect and new.next_reconnect_at is None:
-        # All of them may have gone down at the same moment, with their server.
-        wait = random.uniform(0, _SPREAD)  # noqa: S311  # not a secret
-        new = replace(new, next_reconnect_at=now + timedelta(seconds=wait))
-    due = eager or (new.next_reconnect_at is not None and new.next_reconnect_at <= now)
-    long = alert_after > 0 and (now - new.since).total_seconds() >= alert_after
-    alert = not well and long and new.alerted_at is None
-    return Judgement(
-        record=replace(new, alerted_at=now) if alert else new,
-        status=_status(one, state, sure),
-        number=_number(one, state),
-        reconnect=reconnect and due,
-        alert=alert,
-    )
+    if not well:
+        return new
+    if new.looks < _STEADY:
+        return replace(new, alerted_at=None)
+    return replace(new, alerted_at=None, reconnects=0, next_reconnect_at=None)
+
+
+def _scheduled(record: Record, now: datetime) -> Record:
+    """With the time of a first reconnect, spread: a whole server's may have gone down at once."""
+    if record.next_reconnect_at is not None:
+        return record
+    wait = random.uniform(0, _SPREAD)  # noqa: S311  # not a secret
+    return replace(record, next_reconnect_at=now + timedelta(seconds=wait))
+
+
+def _alert_is_due(record: Record, now: datetime, alert_after: float) -> bool:
+    long = alert_after > 0 and (now - record.since).total_seconds() >= alert_after
+    return record.state not in WELL and long and record.alerted_at is None
 
 
 def _of_this_clock(record: Record, now: datetime) -> Record:
@@ -188,8 +193,8 @@ def _of_this_clock(record: Record, now: datetime) -> Record:
     )
 
 
-def _told(state: State, record: Record | None, whole: bool | None) -> State:
-    """The same, or ``incomplete``; until somebody asks again it is what it was."""
+def _shown(state: ConnectionHealth, record: Record | None, whole: bool | None) -> ConnectionHealth:
+    """The same, or ``incomplete``; until the next look at them it is what it was."""
     if state not in WELL:
         return state
     if whole is None:
@@ -208,23 +213,11 @@ def after_reconnect(record: Record, now: datetime) -> Record:
     )
 
 
-def _status(one: Name, state: State, sure: bool) -> Literal["connected", "disconnected"] | None:
-    assert one.row is not None
-    says = one.row.status
-    if state == "connected":
-        return "connected" if says != "connected" or _number(one, state) is not None else None
-    if says == "disconnected" or (state == "pending" and says != "connected"):
-        return None
-    waiting = says != "connected" and state in ("connecting", "down", *_FINAL)
-    return "disconnected" if (sure or state in _FINAL) and not waiting else None
-
-
-def _number(one: Name, state: State) -> str | None:
+def _number(one: Name, state: ConnectionHealth) -> str | None:
     """The phone's number, when the row has another one or none."""
-    if state != "connected" or one.instance is None or one.instance.phone is None:
+    if state != "connected" or one.instance is None or one.row is None:
         return None
-    known = "".join(filter(str.isdigit, one.row.number or "")) if one.row else ""
-    return one.instance.phone if one.instance.phone != known else None
+    return number_to_write(one.row.number, one.instance.phone)
 
 
 def _ended_for_good(one: Name, record: Record | None) -> bool:

@@ -1,8 +1,8 @@
-"""Health: how each integration is connected, found out with one list call a round.
+"""Health check: how each integration is connected, with one list call a round.
 
 Only what looks wrong in the list is asked about by name, and a few of the others in turn, since
 the list is Evolution's database and may believe in a connection that its memory has lost. Rows
-follow, what may be reconnected is, a few at a time, and nobody's saga is disturbed.
+follow, what may be reconnected is, a few at a time, and no saga is disturbed.
 """
 
 import asyncio
@@ -27,8 +27,7 @@ from evosaga.orchestrator.whatsapp.health.connection_state import (
 )
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
 from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
-from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, found
-from evosaga.orchestrator.whatsapp.reconciliation.drift import can_be_sent
+from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, can_be_sent, found
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     ObservationFailed,
     listed,
@@ -38,9 +37,8 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
 from evosaga.orchestrator.whatsapp.reconciliation.observe import (
     attribute_owners,
     with_busy,
-    without_implausible,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
+from evosaga.orchestrator.whatsapp.reconciliation.probes import ask, without_implausible
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.completeness import Missing
@@ -67,7 +65,7 @@ class HealthMonitor:
 
 @dataclass(frozen=True, slots=True)
 class CheckedIntegration:
-    """One integration and what was made of it; None when nobody can say, or a saga is at it."""
+    """One integration and its judgement; None when it is unknown, or a saga is at work for it."""
 
     row: Row
     judgement: Judgement | None
@@ -119,7 +117,7 @@ class _Look:
     """What instances lack whose webhook was asked for."""
 
     def whole(self, name: str) -> bool | None:
-        """Whether webhook and settings are as they should be; None: nobody can say."""
+        """Whether webhook and settings are as they should be; None: unknown."""
         if incomplete_instances.settings_missing(self.snapshot, name):
             return False
         lacks = self.lacks.get(name)
@@ -149,7 +147,7 @@ async def examine(
 async def run_once(
     doctor: HealthMonitor, *, eager: bool = False, may_go_on: Callable[[], bool] = lambda: True
 ) -> HealthReport:
-    """One round: rows follow, what may be reconnected is, and what lasts is told."""
+    """One round: rows follow, what may be reconnected is, and what lasts is reported."""
     began = time.monotonic()
     try:
         look = await _look(doctor, in_turn=_IN_TURN, webhooks=None if eager else 0)
@@ -204,7 +202,7 @@ async def _look(doctor: HealthMonitor, *, in_turn: int, webhooks: int | None) ->
 
 
 def _suspects(doctor: HealthMonitor, look: _Look, in_turn: int) -> list[str]:
-    """Whom to ask by name: missing ones first, then who looks ill, then some of the others."""
+    """The names to ask about: missing ones first, then what looks ill, then some of the others."""
     ill: list[Row] = []
     well: list[Row] = []
     for row in _free(look.snapshot):
@@ -214,7 +212,7 @@ def _suspects(doctor: HealthMonitor, look: _Look, in_turn: int) -> list[str]:
         judgement = next_state(one, record, look.now, alert_after=doctor.alert_after, whole=whole)
         quiet = judgement is not None and _quiet(judgement, record)
         (well if quiet else ill).append(row)
-    # The longest unasked first, so that a limit leaves nobody out for ever.
+    # The longest unasked first, so that a limit leaves none out for ever.
     shown = look.snapshot.instances
     ill.sort(key=lambda row: (row.instance_name in shown, _checked(look, row)))
     well.sort(key=lambda row: _checked(look, row))

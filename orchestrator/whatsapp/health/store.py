@@ -1,4 +1,4 @@
-"""What is remembered of connections in Postgres, and the rows that follow what was seen."""
+"""Connection records in Postgres, and the rows of ``healthcare.integrations`` that follow them."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -108,7 +108,7 @@ async def note_try(pool: Pool, integration_id: UUID, record: Record) -> None:
 
 
 async def still_free(pool: Pool, row: Row) -> bool:
-    """Whether the row is as it was, nobody deletes it, and no saga is at work for it."""
+    """Whether the row is as it was, is not being deleted, and no saga is at work for it."""
     free = await pool.fetchval(_FREE, row.id, row.instance_name, business_key(row.organization_id))
     return bool(free)
 

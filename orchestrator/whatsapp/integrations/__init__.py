@@ -1,1 +1,1 @@
-"""An integration once it is there: listed, looked at, paired with a phone."""
+"""Integrations that exist: list them, observe their connection, pair a phone."""

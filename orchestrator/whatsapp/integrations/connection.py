@@ -1,7 +1,7 @@
-"""An integration's connection to WhatsApp: look at it, and let its row say what was seen.
+"""An integration's connection to WhatsApp: observe it, and update its row.
 
 Evolution's memory knows the state at once, its database the phone number a moment later, and
-neither is asked about an instance that is not ours. What is written is written only if the row is
+neither is asked about an instance that is not ours. The row is written only if the row is
 still as it was when the look began, so a slow look never overwrites what a later one found.
 """
 
@@ -14,13 +14,13 @@ from uuid import UUID
 import asyncpg
 
 from evosaga.events.database import Pool, Queryable
-from evosaga.orchestrator.whatsapp.health.connection_state import FINAL_CODES, ended
 from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
+from evosaga.sagas.whatsapp.evolution.models import ListedInstance, UnreadableList
 from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.ownership import KeyRing, UnknownKey
+from evosaga.sagas.whatsapp.row_status import FINAL_CODES, after_observation, ended
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 PASSIVE: Final = "EVOLUTION"
@@ -93,25 +93,27 @@ async def observe(
     Raises only what keeps a worker from acting that is not in charge any more.
     """
     token, name = integration.token(keys), integration.instance_name
-    row: Listed | None = None
+    row: ListedInstance | None = None
     if token is None:
         listed = await evolution.instances()
+        if listed.status != 200:
+            return ConnectionObservation("unknown")
         try:
-            row = find(listed.body, name) if listed.status == 200 else None
+            row = listed.listed(name)
         except UnreadableList:
             return ConnectionObservation("unknown")
         if row is None or row.token is None:
-            gone = listed.status == 200 and row is None
-            return ConnectionObservation("absent" if gone else "unknown")
+            return ConnectionObservation("absent" if row is None else "unknown")
         token = row.token
     seen = await evolution.see(name, token)
     if seen.sight in (Presence.ABSENT, Presence.FOREIGN):
         return ConnectionObservation("absent")
-    state = _state(seen.answer.body)
+    state = seen.answer.instance.state if seen.answer.instance else None
     if seen.sight is not Presence.MINE or state is None:
         return ConnectionObservation("unknown")
     if row is None:
-        row = _own_row((await evolution.own_rows(token)).body, name)
+        own = (await evolution.own_rows(token)).instances
+        row = own.get(name) if own else None
     if row is None:
         return ConnectionObservation(state, token=token)
     return ConnectionObservation(
@@ -127,20 +129,13 @@ async def observe(
 def status_after(integration: Integration, seen: ConnectionObservation) -> tuple[str, str | None]:
     """Status and number that the row should have. Pure.
 
-    A connection that breaks is taken up again by Evolution itself most of the time; meanwhile its
-    memory flickers and its database goes on saying "open". Whether that takes too long is for the
-    health check to say. An instance that was never paired goes on waiting for its phone.
+    While Evolution reconnects, its memory flickers and its database goes on saying "open".
     """
-    before = integration.status, integration.whatsapp_number
-    if integration.status == "deleting":
-        return before
-    if seen.paired(integration.channel):
-        return "connected", seen.number or integration.whatsapp_number
-    passive = integration.channel == PASSIVE
-    over = seen.state == "close" and (passive or not seen.recorded)
-    if over and integration.status == "connected":
-        return "disconnected", integration.whatsapp_number
-    return before
+    paired = seen.paired(integration.channel)
+    over = seen.state == "close" and (integration.channel == PASSIVE or not seen.recorded)
+    status = after_observation(integration.status, paired=paired, over=over)
+    known = integration.whatsapp_number
+    return status, seen.number or known if paired and status == "connected" else known
 
 
 async def apply_observation(
@@ -182,19 +177,6 @@ def _notice(integration: Integration, status: str, seen: ConnectionObservation) 
         f"integration.{status}",
         data,
     )
-
-
-def _state(body: Any) -> Literal["open", "connecting", "close"] | None:
-    instance = body.get("instance") if isinstance(body, dict) else None
-    state = instance.get("state") if isinstance(instance, dict) else None
-    return state if state in ("open", "connecting", "close") else None
-
-
-def _own_row(body: Any, name: str) -> Listed | None:
-    try:
-        return find(body, name)
-    except UnreadableList:
-        return None
 
 
 def _integration(row: asyncpg.Record) -> Integration:

@@ -1,7 +1,7 @@
-"""Pairing a phone: the QR code of the moment, from Redis or from Evolution.
+"""Pairing a phone: the current QR code, from Redis or from Evolution.
 
-Webhooks keep the code in Redis up to date. Without them Evolution is asked, by one of those who
-look and not more often than makes sense: on a closed instance its ``connect`` takes two seconds
+Webhooks keep the code in Redis up to date. Without them Evolution is asked, by one caller at a time
+and at most every few seconds: on a closed instance its ``connect`` takes two seconds
 and begins a new series of codes, on one that is pairing it shows the current code. A code lasts
 45 seconds.
 """
@@ -26,8 +26,8 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
     integrations,
     observe,
 )
-from evosaga.orchestrator.whatsapp.webhooks.payloads import qr_code
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.models import QrCode
 from evosaga.sagas.whatsapp.evolution.unconfigured import server_named
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -42,13 +42,10 @@ State: TypeAlias = Literal[
     "absent",
     "unavailable",
 ]
-Code: TypeAlias = dict[str, str | None]
-"""``base64`` (a data URL of a picture), ``code`` (what the picture says), ``pairing_code``."""
-
 _FRESH_SECONDS: Final = 20.0
 """A code that has been in Redis longer than that is worth asking Evolution for a newer one."""
 _ASK_EVERY: Final = 3.0
-"""Seconds between two requests to Evolution for one instance, whoever asks."""
+"""Seconds between two requests to Evolution for one instance, from all callers together."""
 _POLL: Final = 0.1
 
 _SAYS: Final[dict[State, str]] = {
@@ -69,7 +66,7 @@ class Pairing:
 
     state: State
     message: str
-    qr: Code | None = field(default=None, repr=False)
+    qr: QrCode | None = field(default=None, repr=False)
 
 
 async def current_qr(
@@ -92,17 +89,12 @@ async def current_qr(
     is seen of the connection is written to the row. Raises what Postgres raises; Redis may be
     down.
     """
-    found = await integrations(pool, names=[instance_name])
-    if not found:
-        return _say("absent", f"no integration has the instance {instance_name}")
-    integration = found[0]
-    if integration.status == "deleting":
-        return _say("absent", f"{instance_name} is being deleted")
-    if integration.channel == PASSIVE:
-        return _say("not_needed")
+    integration = await _integration(pool, instance_name)
+    if isinstance(integration, Pairing):
+        return integration
     code, age = await _kept(redis, instance_name)
-    wanted = code is not None and (number is None or bool(code.get("pairing_code")))
-    fresh = wanted and age < _FRESH_SECONDS
+    complete = code is not None and (number is None or bool(code["pairing_code"]))
+    fresh = complete and age < _FRESH_SECONDS
     if integration.status != "connected" and fresh and not watching:
         return _show(code)
     if servers is None or keys is None:
@@ -111,17 +103,34 @@ async def current_qr(
     try:
         seen = await observe(evolution, keys, integration)
         await apply_observation(pool, integration, seen)
-        if (said := _seen(integration, seen)) is not None:
-            return said
-        if seen.state == "unknown":
-            return _show(code) if code else _say("unavailable")
-        if fresh:
-            return _show(code)
+        if (settled := _settled(integration, seen, code, fresh=fresh)) is not None:
+            return settled
         if await _limit_reached(redis, instance_name, again):
             return _say("limit_reached")
         return await _ask(redis, evolution, integration, seen, number, code)
     except LeaseLost:  # the worker of this process was cut off from Postgres a moment ago
         return _show(code) if code else _say("unavailable")
+
+
+async def _integration(pool: Pool, instance_name: str) -> Integration | Pairing:
+    """The integration whose phone is to be paired, or why there is nothing to pair."""
+    found = await integrations(pool, names=[instance_name])
+    if not found:
+        return _say("absent", f"no integration has the instance {instance_name}")
+    if found[0].status == "deleting":
+        return _say("absent", f"{instance_name} is being deleted")
+    return _say("not_needed") if found[0].channel == PASSIVE else found[0]
+
+
+def _settled(
+    integration: Integration, seen: ConnectionObservation, code: QrCode | None, *, fresh: bool
+) -> Pairing | None:
+    """What the look and the code in Redis settle; None when Evolution must be asked for a code."""
+    if (settled := _seen(integration, seen)) is not None:
+        return settled
+    if seen.state == "unknown":
+        return _show(code) if code else _say("unavailable")
+    return _show(code) if fresh else None
 
 
 def _seen(integration: Integration, seen: ConnectionObservation) -> Pairing | None:
@@ -144,24 +153,22 @@ async def _ask(
     integration: Integration,
     seen: ConnectionObservation,
     number: str | None,
-    held: Code | None,
+    held: QrCode | None,
 ) -> Pairing:
-    """Ask Evolution, unless somebody just did: then what they get is for all."""
+    """Ask Evolution, unless another caller just did: its code serves all."""
     name = integration.instance_name
     if not await _my_turn(redis, name):
         return _show(held) if held else await _wait(redis, name)
     assert seen.token is not None
     answer = await evolution.connect(name, seen.token, number)
-    body = answer.body if isinstance(answer.body, dict) else {}
-    code = qr_code(body) if answer.status == 200 else None
+    code = answer.qr_code if answer.status == 200 else None
     if code is None:
-        failed = answer.status != 200 or body.get("error") is True
-        return _say("unavailable" if failed else "not_yet")
+        return _say("unavailable" if answer.failed else "not_yet")
     try:
-        await routing_key.keep_qr(redis, name, str(integration.id), dict(code))
+        await routing_key.keep_qr(redis, name, str(integration.id), code)
         await redis.delete(routing_key.qr_limit_key(name))
     except RedisError:
-        pass  # nobody else will see it, but whoever asked does
+        pass  # no other caller will see it, but this one does
     if number and not code["pairing_code"]:
         late = "; Evolution gives a pairing code only when pairing begins, and it had begun"
         return _show(code, _SAYS["qr"] + late)
@@ -177,7 +184,7 @@ async def _my_turn(redis: Redis, instance_name: str) -> bool:
 
 
 async def _wait(redis: Redis, instance_name: str) -> Pairing:
-    """Somebody else has asked a moment ago; their code is ours."""
+    """Another caller asked a moment ago: wait for its code."""
     deadline = time.monotonic() + _ASK_EVERY
     while time.monotonic() < deadline:
         await asyncio.sleep(_POLL)
@@ -187,7 +194,7 @@ async def _wait(redis: Redis, instance_name: str) -> Pairing:
     return _say("not_yet")
 
 
-async def _kept(redis: Redis, instance_name: str) -> tuple[Code | None, float]:
+async def _kept(redis: Redis, instance_name: str) -> tuple[QrCode | None, float]:
     """The code in Redis and how many seconds it has been there."""
     key = routing_key.qr_key(instance_name)
     try:
@@ -201,7 +208,9 @@ async def _kept(redis: Redis, instance_name: str) -> tuple[Code | None, float]:
         told = None
     if not isinstance(told, dict) or not told.get("code"):
         return None, 0.0
-    code = {name: told.get(name) for name in ("base64", "code", "pairing_code")}
+    code = QrCode(
+        base64=told.get("base64"), code=told["code"], pairing_code=told.get("pairing_code")
+    )
     return code, routing_key.QR_TTL - left
 
 
@@ -215,7 +224,7 @@ async def _limit_reached(redis: Redis, instance_name: str, again: bool) -> bool:
         return False
 
 
-def _without_evolution(integration: Integration, code: Code | None) -> Pairing:
+def _without_evolution(integration: Integration, code: QrCode | None) -> Pairing:
     if integration.status == "connected":
         return _say("paired")
     if code is not None:
@@ -228,5 +237,5 @@ def _say(state: State, message: str | None = None) -> Pairing:
     return Pairing(state, message or _SAYS[state])
 
 
-def _show(code: Code | None, message: str | None = None) -> Pairing:
+def _show(code: QrCode | None, message: str | None = None) -> Pairing:
     return Pairing("qr", message or _SAYS["qr"], code)

@@ -11,7 +11,7 @@ from evosaga.orchestrator.queries.sagas import cursor_after, read_cursor
 
 @dataclass(frozen=True, slots=True)
 class IntegrationView:
-    """A row of ``healthcare.integrations`` without its secret, as everybody may see it.
+    """A row of ``healthcare.integrations`` without its secret.
 
     ``last_*`` tell of the newest saga about its instance that was not refused; None where the
     integration is older than evosaga. Rows of a table that is older may have no organization and no

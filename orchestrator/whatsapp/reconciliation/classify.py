@@ -1,4 +1,4 @@
-"""What is true of each instance name, in the words of the truth table. Pure.
+"""What is true of each instance name, in the terms of the truth table. Pure.
 
 An organization that has several instances is looked at as a whole, since which of them is to be
 kept decides what the others are.
@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from evosaga.orchestrator.whatsapp.reconciliation.rules import (
+    AGREE,
+    BUSY,
+    Cell,
     LogSays,
     Ownership,
     Place,
     Presence,
     RowSays,
+    verdict_of,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
+from evosaga.sagas.whatsapp.row_status import number_to_write
+from evosaga.sagas.whatsapp.types import unaddressable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,75 @@ class Name:
     log: LogSays
     organization_id: UUID | None
     memory: Memory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Every name that any store knows, and the verdict of the truth table on it."""
+
+    names: Mapping[str, Name]
+    kept: Mapping[UUID, str | None]
+    """The instance that each organization keeps."""
+    verdicts: Mapping[str, str]
+    """By name, of those that drifted: where the stores agree or a saga is at work there is none."""
+
+
+def classify(snapshot: Snapshot) -> Classification:
+    """Third stage of a reconcile run: one cell of the truth table (``rules``) for every name."""
+    rows = snapshot.named()
+    names = {name: found(snapshot, name, rows.get(name)) for name in {*snapshot.instances, *rows}}
+    places, kept = places_of(snapshot, names)
+    verdicts = {
+        name: code
+        for name, one in names.items()
+        if (code := _verdict(snapshot, one, places.get(name, "spare"))) not in (AGREE, BUSY)
+    }
+    return Classification(names, kept, verdicts)
+
+
+def _verdict(snapshot: Snapshot, one: Name, place: Place) -> str:
+    says = row_says(one.row, one.instance)
+    busy = is_busy(snapshot, one)
+    return verdict_of(Cell("busy" if busy else "free", one.sight, one.whose, says, place, one.log))
+
+
+def is_busy(snapshot: Snapshot, one: Name) -> bool:
+    """Whether an open saga decides. What the log says is over holds up no repair."""
+    over = one.row is None and one.whose == "ours" and one.log == "ended"
+    return one.name in snapshot.busy_names or (
+        not over and one.organization_id in snapshot.busy_organizations
+    )
+
+
+def can_be_sent(name: str) -> bool:
+    """Whether the name can be part of an address without meaning something else there."""
+    return unaddressable(name) is None
+
+
+def strangers(snapshot: Snapshot) -> list[str]:
+    """The instances that neither a row, a birthmark, a saga nor their name says to be ours."""
+    rows = snapshot.named()
+    return sorted(
+        name
+        for name in snapshot.instances
+        if name not in rows and found(snapshot, name, None).whose == "stranger"
+    )
+
+
+def names_of(snapshot: Snapshot, organization_id: UUID) -> list[str]:
+    """The instances that an organization has, by row, by birthmark or by name."""
+    return [one.name for one in _names_of(snapshot, organization_id)]
+
+
+def choices(snapshot: Snapshot, organization_id: UUID) -> list[str]:
+    """Those of them that it may keep."""
+    return [one.name for one in _names_of(snapshot, organization_id) if belongs(one)]
+
+
+def _names_of(snapshot: Snapshot, organization_id: UUID) -> list[Name]:
+    rows = snapshot.named()
+    names = (found(snapshot, n, rows.get(n)) for n in sorted({*snapshot.instances, *rows}))
+    return [one for one in names if one.organization_id == organization_id]
 
 
 def found(snapshot: Snapshot, name: str, row: Row | None) -> Name:
@@ -112,8 +187,7 @@ def row_says(row: Row | None, instance: Instance | None) -> RowSays:
             return "deleting"
         case "connected":
             phone = instance.phone if instance else None
-            known = "".join(filter(str.isdigit, row.number or ""))
-            return "unnumbered" if phone and phone != known else "connected"
+            return "unnumbered" if number_to_write(row.number, phone) else "connected"
         case "disconnected":
             return "flagged" if row.flag in ("missing", "half", "foreign") else "disconnected"
         case "pending" if row.fresh and instance is not None and instance.passive:
@@ -153,25 +227,24 @@ def belongs(one: Name) -> bool:
 def _choose(group: Sequence[Name], choice: str) -> dict[str, Place]:
     if choice == "none":
         return {one.name: "clear" for one in group}
-    named = next((one for one in group if one.row is not None), None)
-    if choice != "connected" and any(one.name == choice for one in group):
-        return {one.name: "keep" if one.name == choice else "spare" for one in group}
-    connected = [one for one in group if _connected(one)]
-    chosen: str | None = named.name if named else None
+    chosen: str | None = choice
     contested: set[str] = set()
-    if named not in connected:
-        if len(connected) == 1 and _can_be_named(connected[0], named):
-            chosen = connected[0].name
-        else:
-            contested = {one.name for one in connected}
-    return {
-        one.name: "keep"
-        if one.name == chosen
-        else "contested"
-        if one.name in contested
-        else "spare"
-        for one in group
-    }
+    if choice == "connected" or all(one.name != choice for one in group):
+        chosen, contested = _by_connection(group)
+    places: dict[str, Place] = {one.name: "spare" for one in group}
+    places |= dict.fromkeys(contested, "contested")
+    return places | {chosen: "keep"} if chosen is not None else places
+
+
+def _by_connection(group: Sequence[Name]) -> tuple[str | None, set[str]]:
+    """What the row names, unless another one alone is connected; and those a person must choose
+    from."""
+    named = next((one for one in group if one.row is not None), None)
+    connected = [one for one in group if _connected(one)]
+    if named not in connected and len(connected) == 1 and _can_be_named(connected[0], named):
+        return connected[0].name, set()
+    contested = set() if named in connected else {one.name for one in connected}
+    return named.name if named else None, contested
 
 
 def _connected(one: Name) -> bool:

@@ -1,4 +1,4 @@
-"""What was seen to be wrong, and since when: one look is not enough to repair anything.
+"""Confirmation of drifts: one look is not enough to repair anything.
 
 A drift is *ripe* when it was seen in two looks, a quiet time apart: what a saga, a restart or a
 late effect does in between makes drifts that pass. One that was repaired and is there again (its
@@ -35,7 +35,7 @@ class ObservedDrift:
 
     @property
     def command_id(self) -> str:
-        """The same for everybody who repairs this sighting, so that it is repaired once."""
+        """The same for all processes that repair this drift, so that it is repaired once."""
         drift = self.drift
         since = int(self.first_seen.timestamp() * 1_000_000)
         return f"repair:{drift.what}:{drift.where}:{since}:{self.repairs}"

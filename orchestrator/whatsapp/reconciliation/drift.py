@@ -1,8 +1,7 @@
-"""From what was found to what is wrong, why, and what would mend it. Pure: no clock, no I/O.
+"""The plan of a reconcile run: what is wrong, why, and what would mend it. Pure: no clock, no I/O.
 
-Every name that any of the stores knows becomes a cell of the truth table (``table``); an
-organization that has several instances is looked at as a whole first, since which of them is to
-be kept decides what the others are.
+Fourth stage, after ``observe``, ``probes`` and ``classify``; ``confirmations`` and ``reconciler``
+follow.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,12 +10,14 @@ from typing import Final
 from uuid import UUID
 
 from evosaga.orchestrator.whatsapp.reconciliation.classify import (
+    Classification,
     Name,
-    belongs,
-    found,
-    places_of,
+    can_be_sent,
+    classify,
+    is_busy,
     row_says,
 )
+from evosaga.orchestrator.whatsapp.reconciliation.plausibility import too_many
 from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import (
     SEEN,
     RepairCommand,
@@ -26,26 +27,13 @@ from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     AGREE,
     BUSY,
     VERDICTS,
-    Cell,
     KeyCell,
     KeySays,
-    Place,
     Policy,
     judge_key,
-    verdict_of,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
-    Instance,
-    Key,
-    Memory,
-    Row,
-    Snapshot,
-)
-from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, DEFAULT_SERVER, unaddressable
-
-_FEW: Final = 3
-_SHARE: Final = 0.2
-"""More than so many, or such a share, at once is no drift but a look that went wrong."""
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Key, Row, Snapshot
+from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +58,9 @@ class Drift:
 
 def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
     """Everything that drifted, by organization and name; empty when the stores agree."""
-    rows = snapshot.named()
-    names = {name: found(snapshot, name, rows.get(name)) for name in {*snapshot.instances, *rows}}
-    places, kept = places_of(snapshot, names)
-    drifts = [
-        drift
-        for one in names.values()
-        if (drift := _drift(snapshot, one, places.get(one.name, "spare"), kept, names)) is not None
-    ]
+    rows, found = snapshot.named(), classify(snapshot)
+    names = found.names
+    drifts = [_drift(names[name], code, found) for name, code in found.verdicts.items()]
     drifts += _key_drifts(snapshot, rows, names)
     drifts += [
         _told(
@@ -98,7 +81,7 @@ def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
             servers={server, *_servers_of(one.row, one.instance)},
         )
         for name, server in snapshot.elsewhere.items()
-        if (one := names.get(name)) and one.whose != "stranger" and not _busy(snapshot, one)
+        if (one := names.get(name)) and one.whose != "stranger" and not is_busy(snapshot, one)
     ]
     return sorted(
         _without_haste(snapshot, drifts),
@@ -106,96 +89,24 @@ def reconcile_plan(snapshot: Snapshot) -> list[Drift]:
     )
 
 
-def strangers(snapshot: Snapshot) -> list[str]:
-    """The instances that neither a row, a birthmark, a saga nor their name says to be ours."""
-    rows = snapshot.named()
-    return sorted(
-        name
-        for name in snapshot.instances
-        if name not in rows and found(snapshot, name, None).whose == "stranger"
-    )
-
-
-def implausibility(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | None:
-    """Why nothing may be concluded from a look at this server; None when it can be believed.
-
-    A list that came back empty or in part makes healthy integrations look lost. When many are
-    missing at once, each of them must have been asked for by name and be gone there, too.
-    """
-    here = (row for row in snapshot.rows if row.server == server)
-    expected = [row for row in here if _expected(snapshot, row)]
-    missing = [row for row in expected if row.instance_name not in snapshot.instances]
-    if not too_many(len(missing), len(expected)):
-        return None
-    gone: tuple[Memory, ...] = ("absent", "half", "foreign")
-    if all(snapshot.memory.get(row.instance_name) in gone for row in missing):
-        return None
-    return (
-        f"{len(missing)} of {len(expected)} integrations are not in Evolution's list, and asked "
-        "for by name not all of them are gone: the list is not to be believed"
-    )
-
-
-def too_many(missing: int, of: int) -> bool:
-    """Whether that many can hardly have vanished one by one."""
-    return missing > max(_FEW, _SHARE * of)
-
-
-def needs_probe(snapshot: Snapshot) -> list[str]:
-    """The names about which Evolution's memory should be asked, missing ones first."""
-    drifts = (d for d in reconcile_plan(snapshot) if d.command and d.what not in _ABOUT_KEYS)
-    names = dict.fromkeys(d.where for d in drifts)
-    return sorted(names, key=lambda name: (name in snapshot.instances, name))
-
-
-def names_of(snapshot: Snapshot, organization_id: UUID) -> list[str]:
-    """The instances that an organization has, by row, by birthmark or by name."""
-    return [one.name for one in _names_of(snapshot, organization_id)]
-
-
-def choices(snapshot: Snapshot, organization_id: UUID) -> list[str]:
-    """Those of them that it may keep."""
-    return [one.name for one in _names_of(snapshot, organization_id) if belongs(one)]
-
-
-def _names_of(snapshot: Snapshot, organization_id: UUID) -> list[Name]:
-    rows = snapshot.named()
-    names = (found(snapshot, n, rows.get(n)) for n in sorted({*snapshot.instances, *rows}))
-    return [one for one in names if one.organization_id == organization_id]
-
-
 _HIDDEN: Final = "by hand: Evolution lists it without its token, which would show whose it is"
-_ABOUT_KEYS: Final = frozenset({"key_left", "key_wrong", "key_unreadable", "key_eternal"})
-
 
 # --- what is wrong, and its repair ------------------------------------------------------------
 
 
-def _drift(
-    snapshot: Snapshot,
-    one: Name,
-    place: Place,
-    kept: Mapping[UUID, str | None],
-    names: Mapping[str, Name],
-) -> Drift | None:
-    says = row_says(one.row, one.instance)
-    busy = _busy(snapshot, one)
-    cell = Cell("busy" if busy else "free", one.sight, one.whose, says, place, one.log)
-    code = verdict_of(cell)
-    if code in (AGREE, BUSY):
-        return None
-    keeps = kept.get(one.organization_id) if one.organization_id else None
-    row_says_so = one.row.status if one.row else ""
+def _drift(one: Name, code: str, found: Classification) -> Drift:
+    keeps = found.kept.get(one.organization_id) if one.organization_id else None
+    says = one.row.status if one.row else ""
+    unnumbered = row_says(one.row, one.instance) == "unnumbered"
     blanks = {
         "kept": keeps or "none of them",
-        "says": f"{row_says_so} with another number" if says == "unnumbered" else row_says_so,
+        "says": f"{says} with another number" if unnumbered else says,
         "seen": SEEN.get(one.sight, ""),
         "name": one.name,
     }
-    told = _told(
-        *(code, one.name, one.organization_id, blanks, command_for(code, one, names)),
-        servers=_servers_of(one.row, one.instance),
-    )
+    command = command_for(code, one, found.names)
+    servers = _servers_of(one.row, one.instance)
+    told = _told(code, one.name, one.organization_id, blanks, command, servers)
     if told.command is None and one.instance is not None and one.instance.hidden:
         return replace(told, repair=_HIDDEN)
     return told
@@ -223,19 +134,6 @@ def _told(
     cause = verdict.cause.format(**blanks)
     return Drift(
         code, name, organization_id, cause, repair, policy, command, tuple(sorted(servers))
-    )
-
-
-def can_be_sent(name: str) -> bool:
-    """Whether the name can be part of an address without meaning something else there."""
-    return unaddressable(name) is None
-
-
-def _busy(snapshot: Snapshot, one: Name) -> bool:
-    """An open saga decides. What the log says is over is nobody's business any more."""
-    over = one.row is None and one.whose == "ours" and one.log == "ended"
-    return one.name in snapshot.busy_names or (
-        not over and one.organization_id in snapshot.busy_organizations
     )
 
 
@@ -280,17 +178,6 @@ def _organization_of(key: Key, one: Name | None) -> UUID | None:
 
 
 # --- no haste ---------------------------------------------------------------------------------
-
-
-def _expected(snapshot: Snapshot, row: Row) -> bool:
-    """Whether Evolution should have an instance for this row."""
-    return (
-        row.enabled
-        and row.status != "deleting"
-        and row.flag not in ("missing", "foreign")
-        and row.instance_name not in snapshot.busy_names
-        and row.organization_id not in snapshot.busy_organizations
-    )
 
 
 def _without_haste(snapshot: Snapshot, drifts: Sequence[Drift]) -> list[Drift]:

@@ -1,10 +1,10 @@
 """Instances that are there and not whole: without their webhook, with another one, or without
-settings. Nobody notices by himself: such an instance works, and what it hears is told to nobody.
+settings. That goes unnoticed otherwise: such an instance works and delivers no event.
 
 Settings stand in Evolution's list. A webhook has to be asked for, one call an instance: a few at a
 time on each server, and by the schedule only a share of them a round, those first that were seen to
 lack something, then those that the health check has not asked about for longest. It asks for the
-webhooks of all whom it asks about by name, so with it running each has its turn.
+webhooks of all that it asks about by name, so with it running each has its turn.
 
 Only what is ours by birthmark is looked at, next to what its row and its create's command say.
 """
@@ -16,7 +16,8 @@ from typing import Final
 from uuid import UUID
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, can_be_sent
+from evosaga.orchestrator.whatsapp.reconciliation.classify import can_be_sent
+from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
 from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import RepairCommand
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
@@ -91,7 +92,7 @@ def _settings(snapshot: Snapshot, row: Row) -> str | None:
 
 
 def _candidates(snapshot: Snapshot, organization_id: UUID | None = None) -> list[Row]:
-    """Rows whose instance is ours and there, and that nobody is at work for."""
+    """Rows whose instance is ours and there, and that no saga is at work for."""
     found = []
     for name, row in snapshot.named().items():
         instance = snapshot.instances.get(name)
@@ -107,7 +108,7 @@ def _candidates(snapshot: Snapshot, organization_id: UUID | None = None) -> list
 
 
 async def _in_turn(pool: Pool, rows: Sequence[Row], *, only_suspects: bool) -> list[Row]:
-    """Who was seen to lack something first, then the longest unasked."""
+    """What was seen to lack something first, then the longest unasked."""
     seen = {row["instance_name"] for row in await pool.fetch(_SEEN, list(KINDS))}
     suspects = [row for row in rows if row.flag == STATE or row.instance_name in seen]
     if only_suspects:

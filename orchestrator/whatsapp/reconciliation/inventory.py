@@ -1,20 +1,18 @@
-"""Evolution's lists, one a server, and what they come to together.
+"""Evolution's lists, one a server, merged into one inventory.
 
-The servers are asked at the same time, and one that gives no list that can be believed keeps
-nobody from looking at the others: what is on it is just not spoken of. Tokens stay here.
+The servers are asked at the same time. One that gives no list that can be believed does not hold up
+the others: nothing is concluded about what is on it. Tokens stay here.
 """
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
 
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.completeness import settings_lack
-from evosaga.sagas.whatsapp.evolution.instance_list import Listed, read
+from evosaga.sagas.whatsapp.evolution.models import InstanceList, ListedInstance
 from evosaga.sagas.whatsapp.ownership import BIRTHMARK, fingerprint
 from evosaga.sagas.whatsapp.services import Services
 
@@ -86,15 +84,15 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
     answer = await server.instances()
     if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
         answer = await server.instances()  # a connection that was kept open was dead
-    if answer.status != 200 or not isinstance(answer.body, list):
+    if answer.status != 200 or answer.instances is None:
         return f"Evolution does not give its list: {answer.told}"
-    return await asyncio.to_thread(_read, answer.body, name)
+    return await asyncio.to_thread(_read, answer.instances, name)
 
 
 def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
     """One instance a name: that on the server which the name's row says, else the first found.
 
-    What a row means is on its own server or nowhere, whoever bears the name on another one.
+    What a row means is on its own server or nowhere, whatever has the name on another one.
     """
     home: dict[str, str] = {}
     for row in sorted(rows, key=lambda row: not row.enabled):
@@ -117,24 +115,18 @@ def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
     return Listing(instances, tokens, elsewhere, unseen)
 
 
-def _read(body: Sequence[Any], server: str) -> OneList | str:
-    instances: dict[str, Instance] = {}
-    tokens: dict[str, str] = {}
-    unreadable = 0
-    for element in body:
-        one = read(element)
-        if one is None:
-            unreadable += 1
-        else:
-            tokens[one.name] = one.token or ""
-            instances[one.name] = _instance(one, server)
+def _read(listed: InstanceList, server: str) -> OneList | str:
+    found, unreadable = listed.read()
     if unreadable:
         # Any of them may be the one that some row names, so nothing can be said to be missing.
-        return f"{unreadable} of {len(body)} elements of Evolution's list have no readable name"
-    return OneList(instances, tokens)
+        return f"{unreadable} of {len(listed)} elements of Evolution's list have no readable name"
+    return OneList(
+        {one.name: _instance(one, server) for one in found},
+        {one.name: one.token or "" for one in found},
+    )
 
 
-def _instance(one: Listed, server: str) -> Instance:
+def _instance(one: ListedInstance, server: str) -> Instance:
     return Instance(
         name=one.name,
         status=one.status or "close",
@@ -145,15 +137,7 @@ def _instance(one: Listed, server: str) -> Instance:
         hidden=one.token is None,
         like_ours=BIRTHMARK.fullmatch(one.token or "") is not None,
         reason=one.reason,
-        closed_at=_moment(one.fields.get("disconnectionAt")),
+        closed_at=one.closed_at,
         server=server,
-        settings=settings_lack(one.fields) is None,
+        settings=one.has_settings,
     )
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.tzinfo else None

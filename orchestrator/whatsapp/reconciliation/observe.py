@@ -1,14 +1,14 @@
 """Looking at all the stores at once: Evolution's lists, Postgres, Redis and the open sagas.
 
-A list is one call however many instances there are; only what looks wrong is asked about by
-name. Tokens are used here and stay here.
+A list is one call however many instances there are; what looks wrong in it is asked about by name
+in the next stage (``probes``).
 """
 
 import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,25 +18,16 @@ from redis.exceptions import RedisError
 from evosaga.events.database import Pool
 from evosaga.orchestrator.config import legacy_names
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
-from evosaga.orchestrator.whatsapp.reconciliation.drift import (
-    can_be_sent,
-    implausibility,
-    names_of,
-    needs_probe,
-)
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     Listing,
     ObservationFailed,
     listed,
     merge,
-    refuse_blindness,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Instance,
     Keep,
     Key,
-    Memory,
     Origin,
     RecordedState,
     Row,
@@ -49,11 +40,14 @@ from evosaga.sagas.whatsapp.steps import routing_key
 
 _OURS: Final = re.compile(r"wa-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _PAGE: Final = 1000
-_LOST: Final[tuple[Memory, ...]] = ("absent", "half")
-_LOADING: Final = (0.5, 0.75, 1.0, 1.0)
-"""Seconds to wait before each further question to what may just be loading."""
-_ASKED: Final = 1000
-"""Instances that look well and are asked by name all the same, a comparison of everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the stores say. ``tokens`` are the instances' own, for the next stage alone."""
+
+    snapshot: Snapshot
+    tokens: Mapping[str, str] = field(repr=False)
 
 
 async def observe(
@@ -63,8 +57,8 @@ async def observe(
     patterns: Sequence[str] = (),
     keys: bool = True,
     keep: Keep | None = None,
-) -> Snapshot:
-    """Everything that is needed for a plan. Raises ``ObservationFailed`` when that can't be had.
+) -> Observation:
+    """First stage of a reconcile run. Raises ``ObservationFailed`` when a store can't be read.
 
     ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
     """
@@ -78,65 +72,7 @@ async def observe(
     snapshot = _given(snapshot, keep)
     if keys:
         snapshot = replace(snapshot, keys=await _keys(services.redis))
-    snapshot = await with_busy(pool, replace(snapshot, keep=keep))
-    # Thousands of names take a while, and a worker's other tasks should not notice.
-    names = await asyncio.to_thread(needs_probe, snapshot)
-    well: list[str] = []
-    if keep is not None:  # a few, so all of them are asked
-        every = names_of(snapshot, keep.organization_id)
-        names = sorted({*names, *filter(can_be_sent, every)})
-    elif keys:
-        well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
-    asked = snapshot.asked(await ask(pool, services, snapshot, listing.tokens, names))
-    asked = asked.asked(await _halves(pool, services, asked, listing.tokens, well))
-    return without_implausible(services, asked)
-
-
-async def _halves(
-    pool: Pool,
-    services: Services,
-    snapshot: Snapshot,
-    tokens: Mapping[str, str],
-    names: Sequence[str],
-) -> dict[str, Memory]:
-    """Of those that look well, what is lost to memory: how they are connected is for the health
-    check to follow.
-
-    A server that has just started has its rows and loads their instances one by one. So they are
-    asked for again for a while, and where one comes back, nothing is concluded of the others.
-    """
-    left = await ask(pool, services, snapshot, tokens, names) if names else {}
-    loading: set[str] = set()
-    for pause in (0.0, *_LOADING):
-        await asyncio.sleep(pause)
-        if pause:
-            again = await ask(pool, services, snapshot, tokens, list(left))
-            back = {name for name in left if again.get(name) not in _LOST}
-            loading |= {snapshot.instances[name].server for name in back}
-        left = {
-            name: told
-            for name, told in left.items()
-            if told in _LOST and snapshot.instances[name].server not in loading
-        }
-        if not left:
-            break
-    return left
-
-
-def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
-    """Those that may be half deleted, which the list does not show: not connected ones first."""
-    rows = [
-        row
-        for name, row in snapshot.named().items()
-        if row.enabled
-        and name in snapshot.instances
-        and name not in but
-        and name not in snapshot.busy_names
-        and row.organization_id not in snapshot.busy_organizations
-        and can_be_sent(name)
-    ]
-    rows.sort(key=lambda row: row.status == "connected")
-    return [row.instance_name for row in rows[:_ASKED]]
+    return Observation(await with_busy(pool, replace(snapshot, keep=keep)), listing.tokens)
 
 
 def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
@@ -153,16 +89,6 @@ def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
     if chosen.like_ours:
         return replace(snapshot, older={chosen.name: keep.organization_id, **snapshot.older})
     return snapshot
-
-
-def without_implausible(services: Services, snapshot: Snapshot) -> Snapshot:
-    """The same without the servers whose lists are not to be believed. Raises
-    ``ObservationFailed``."""
-    doubts = {
-        name: reason for name in services.servers if (reason := implausibility(snapshot, name))
-    }
-    refuse_blindness(services.servers, {**snapshot.unseen, **doubts})
-    return snapshot.without(doubts)
 
 
 async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
@@ -229,7 +155,7 @@ def _recognised(
 async def _older(
     pool: Pool, snapshot: Snapshot, patterns: Sequence[str], wanted: UUID | None
 ) -> dict[str, UUID]:
-    """Instances of older code by their names, and of whom they speak.
+    """Instances of older code by their names, with the organization in each name.
 
     An id that neither rows nor sagas know is taken for an organization's whose row is gone: that
     is what half deletes leave.

@@ -1,4 +1,8 @@
-"""Asking Evolution's memory about single instances, each with the instance's own token."""
+"""Asking Evolution's memory about single instances, each with the instance's own token.
+
+Second stage of a reconcile run: the list lags behind memory, so what looks wrong in it is asked
+about by name.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,27 +10,118 @@ from typing import Final
 from uuid import UUID
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.whatsapp.reconciliation.drift import implausibility
+from evosaga.orchestrator.whatsapp.reconciliation.classify import can_be_sent, classify, names_of
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import refuse_blindness
+from evosaga.orchestrator.whatsapp.reconciliation.observe import Observation
+from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
+from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import command_for
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Memory, Snapshot
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN
 from evosaga.sagas.whatsapp.ownership import UnknownKey
-from evosaga.sagas.whatsapp.repairs.verification import state_of
 from evosaga.sagas.whatsapp.services import Services
 
 _AT_ONCE: Final = 16
 _PAGE: Final = 64
-_STATES: Final[dict[str, Memory]] = {
-    "open": "open",
-    "connecting": "connecting",
-    "close": "close",
-}
 _SIGHTS: Final[dict[Presence, Memory]] = {
     Presence.ABSENT: "absent",
     Presence.HALF: "half",
     Presence.FOREIGN: "foreign",
 }
+_LOST: Final[tuple[Memory, ...]] = ("absent", "half")
+_LOADING: Final = (0.5, 0.75, 1.0, 1.0)
+"""Seconds to wait before each further question to what may just be loading."""
+_ASKED: Final = 1000
+"""Instances that look well and are asked by name all the same, a comparison of everything."""
+
+
+async def probe(pool: Pool, services: Services, seen: Observation, *, everything: bool) -> Snapshot:
+    """The snapshot with memory's answers about what looks wrong in it.
+
+    ``everything``: also about what looks well. With ``Keep`` all instances of that organization are
+    asked about. Raises ``ObservationFailed`` when no server can be believed.
+    """
+    snapshot, keep = seen.snapshot, seen.snapshot.keep
+    # Thousands of names take a while, and a worker's other tasks should not notice.
+    names = await asyncio.to_thread(needs_probe, snapshot)
+    well: list[str] = []
+    if keep is not None:  # a few, so all of them are asked
+        every = names_of(snapshot, keep.organization_id)
+        names = sorted({*names, *filter(can_be_sent, every)})
+    elif everything:
+        well = await asyncio.to_thread(_well_looking, snapshot, frozenset(names))
+    asked = snapshot.asked(await ask(pool, services, snapshot, seen.tokens, names))
+    asked = asked.asked(await _halves(pool, services, asked, seen.tokens, well))
+    return without_implausible(services, asked)
+
+
+def needs_probe(snapshot: Snapshot) -> list[str]:
+    """The names whose drift a command would mend, those that the list lacks first."""
+    found = classify(snapshot)
+    names = [
+        name
+        for name, code in found.verdicts.items()
+        if can_be_sent(name) and command_for(code, found.names[name], found.names) is not None
+    ]
+    return sorted(names, key=lambda name: (name in snapshot.instances, name))
+
+
+async def _halves(
+    pool: Pool,
+    services: Services,
+    snapshot: Snapshot,
+    tokens: Mapping[str, str],
+    names: Sequence[str],
+) -> dict[str, Memory]:
+    """Of those that look well, what is lost to memory: how they are connected is for the health
+    check to follow.
+
+    A server that has just started has its rows and loads their instances one by one. So they are
+    asked for again for a while, and where one comes back, nothing is concluded of the others.
+    """
+    left = await ask(pool, services, snapshot, tokens, names) if names else {}
+    loading: set[str] = set()
+    for pause in (0.0, *_LOADING):
+        await asyncio.sleep(pause)
+        if pause:
+            again = await ask(pool, services, snapshot, tokens, list(left))
+            back = {name for name in left if again.get(name) not in _LOST}
+            loading |= {snapshot.instances[name].server for name in back}
+        left = {
+            name: told
+            for name, told in left.items()
+            if told in _LOST and snapshot.instances[name].server not in loading
+        }
+        if not left:
+            break
+    return left
+
+
+def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
+    """Those that may be half deleted, which the list does not show: not connected ones first."""
+    rows = [
+        row
+        for name, row in snapshot.named().items()
+        if row.enabled
+        and name in snapshot.instances
+        and name not in but
+        and name not in snapshot.busy_names
+        and row.organization_id not in snapshot.busy_organizations
+        and can_be_sent(name)
+    ]
+    rows.sort(key=lambda row: row.status == "connected")
+    return [row.instance_name for row in rows[:_ASKED]]
+
+
+def without_implausible(services: Services, snapshot: Snapshot) -> Snapshot:
+    """The same without the servers whose lists are not to be believed. Raises
+    ``ObservationFailed``."""
+    doubts = {
+        name: reason for name in services.servers if (reason := implausibility(snapshot, name))
+    }
+    refuse_blindness(services.servers, {**snapshot.unseen, **doubts})
+    return snapshot.without(doubts)
 
 
 async def ask(
@@ -97,8 +192,8 @@ async def _one(
             return "unanswered"  # a proxy's 404 is no absence
         match answer.status:
             case 200:
-                state = state_of(answer.body)
-                return _STATES.get(state, "unanswered") if state else "half"
+                about = answer.instance
+                return about.state or "unanswered" if about and about.said else "half"
             case 404:
                 return "absent"
             case 401 if not token and own is not None:

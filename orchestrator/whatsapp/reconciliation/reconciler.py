@@ -1,8 +1,10 @@
-"""Reconciling: look, compare, and let sagas repair what was seen twice.
+"""Reconciling: compare the stores, and let sagas repair what was seen twice.
 
-Nothing is changed here. Each repair is a command like any other, accepted at the gate under an id
-that follows from the sighting, so two who reconcile at once, or one who was killed and begins
-anew, repair a thing once. The saga then holds the name, looks again and only then acts.
+Six stages: ``observe`` and ``probe`` make a ``Snapshot``, ``classify`` gives each name its verdict,
+``drift`` makes the plan, ``confirmations`` keeps what was seen in two runs, and ``repair`` asks for
+sagas. Nothing is changed here. The id of a repair's command follows from what was seen, so two
+processes that reconcile at once, or one that was killed and begins anew, repair a thing once. The
+saga then holds the name, looks again and only then acts.
 """
 
 import asyncio
@@ -19,19 +21,16 @@ from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.whatsapp.reconciliation import confirmations, incomplete_instances
+from evosaga.orchestrator.whatsapp.reconciliation.classify import choices, strangers
 from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift, Unobserved
-from evosaga.orchestrator.whatsapp.reconciliation.drift import (
-    Drift,
-    choices,
-    reconcile_plan,
-    strangers,
-)
+from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, reconcile_plan
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     ObservationFailed,
     may_come_back,
     unreachable,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
+from evosaga.orchestrator.whatsapp.reconciliation.probes import probe
 from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Policy
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 from evosaga.sagas.whatsapp.services import Services
@@ -84,7 +83,7 @@ class ReconcileReport:
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Evolution servers that could not be looked at, and why."""
     strangers: int = 0
-    """Instances that are nobody's we know."""
+    """Instances of unknown owners."""
 
     def summary(self) -> dict[str, Any]:
         """As the table of chores keeps it."""
@@ -110,14 +109,14 @@ def described(drift: Drift) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is wrong, and of which Evolution servers nobody can say."""
+    """What is wrong, and the Evolution servers that could not be looked at."""
 
     drifts: list[Drift]
     unseen: Mapping[str, str]
     blind: Unobserved
     """What of it may be there all the same, and must not be forgotten."""
     strangers: Sequence[str] = ()
-    """Instances that are nobody's we know."""
+    """Instances of unknown owners."""
     busy: int = 0
     """Instances that sagas are at work for, and that were not compared therefore."""
 
@@ -136,9 +135,10 @@ async def find(
     """
     everything = set(kinds) >= set(EVERYTHING)
     patterns = keeper.patterns if everything else ()
-    snapshot = await observe(
+    seen = await observe(
         keeper.pool, keeper.services, patterns=patterns, keys=everything, keep=keep
     )
+    snapshot = await probe(keeper.pool, keeper.services, seen, everything=everything)
     if keep is not None and keep.choice not in ("connected", "none"):
         names = choices(snapshot, keep.organization_id)
         if keep.choice not in names:
@@ -171,9 +171,9 @@ async def run_once(
     kinds: Collection[str] = EVERYTHING,
     may_go_on: Callable[[], bool] = lambda: True,
 ) -> ReconcileReport:
-    """One round by itself: what policy ``auto`` allows is repaired, the rest is only told.
+    """One round by itself: what policy ``auto`` allows is repaired, the rest is only reported.
 
-    ``may_go_on`` is asked before each repair: who is not in charge any more stops there.
+    ``may_go_on`` is asked before each repair: a process that is not in charge any more stops there.
     """
     began = time.monotonic()
     try:
@@ -224,7 +224,7 @@ async def repair(keeper: Reconciler, sighting: ObservedDrift) -> Asked | None:
 
 
 def allowed(drift: Drift, policies: Collection[Policy], remove: Collection[str] = ()) -> bool:
-    """Whether there is a repair, and whoever asks may have it.
+    """Whether there is a repair that the caller may have.
 
     ``remove``: instances that a person named one by one. What our log never heard of may be
     another deployment's, so no choice for an organization or for all is enough.

@@ -28,7 +28,7 @@ class RepairCommand:
 
 
 def command_for(code: str, one: Name, names: Mapping[str, Name]) -> RepairCommand | None:
-    """The command that repairs it; None for what is only told."""
+    """The command that repairs it; None for what is only reported."""
     match VERDICTS[code].action:
         case "remove":
             return _removal(one)
@@ -97,7 +97,7 @@ def _adoption(one: Name, names: Mapping[str, Name]) -> RepairCommand | None:
         integration = one.instance.made_by
         anew = {"channel": _channel(one.instance), "key_id": one.instance.key_id}
     else:
-        # The same for everybody who asks, so that it is made once.
+        # The same for every caller, so that it is made once.
         integration = uuid5(NAMESPACE_URL, f"evosaga/adopted/{one.organization_id}/{one.name}")
         anew = {"channel": _channel(one.instance)}
     data = _about(one) | {

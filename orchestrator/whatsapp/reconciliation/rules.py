@@ -3,11 +3,11 @@
 A *cell* is what is true of one instance name, in a few words a store. ``RULES`` gives every cell
 exactly one verdict: no cell is forgotten and no two rules claim one, which a test proves for all
 of them. Whatever a rule does not mention may be anything, except that, unless it says otherwise,
-it speaks of names that nobody is busy with. ``KEY_RULES`` does the same for the key in Redis.
+it speaks of names that no saga is at work for. ``KEY_RULES`` does the same for the key in Redis.
 
 ``auto`` is repaired by the schedule and by ``--fix``; ``ask`` only by ``--fix`` for a named
 organization or instance, since something that cannot be had back might be lost; ``never`` is only
-told.
+reported.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ Busy: TypeAlias = Literal["free", "busy"]
 Presence: TypeAlias = Literal["absent", "half", "idle", "open", "paired", "unclear"]
 """``idle``: there and not connected; ``open``: connected, of a channel that has no phone."""
 Ownership: TypeAlias = Literal["ours", "older", "posing", "stranger"]
-"""``posing``: under a name of ours with somebody else's token."""
+"""``posing``: under a name of ours with a token that is not ours."""
 RowSays: TypeAlias = Literal[
     "none", "pending", "connected", "unnumbered", "disconnected", "flagged", "deleting", "disabled"
 ]
@@ -209,7 +209,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "key_unreadable": Verdict("auto", "drop", "nobody can read the routing key", "drop the key"),
     "key_eternal": Verdict("auto", "drop", "the routing key never expires", "drop the key"),
 }
-"""Every drift there is, by its code. A dropped key is filled again by whoever misses it."""
+"""Every drift there is, by its code. A dropped key is filled again by the next reader."""
 
 AGREE: Final = "agree"
 BUSY: Final = "busy"
@@ -242,7 +242,7 @@ _SETTLED = "keep contested"
 """A row keeps its instance unless another is kept, or none is."""
 
 RULES: Final = (
-    # Somebody is at work on it, or nobody can say what is there.
+    # A saga is at work on it, or what is there is unknown.
     _rule("busy", busy="busy"),
     _rule("unanswered", sight="unclear"),
     # Disabled by a person: left alone, instance and all.
@@ -289,7 +289,7 @@ RULES: Final = (
     _rule("older_orphan", sight="half", row="none", whose="older", place="keep"),
     _rule("older_orphan", sight=_THERE, row="none", whose="older", place="spare"),
     _rule("contested", sight=_THERE, row="none", whose="older", place="contested"),
-    # A deletion that nobody carries out.
+    # A deletion without a saga.
     _rule("deletion_left", sight="absent", row="deleting", place=f"{_SETTLED} spare"),
     _rule("deletion_stopped", sight=_THERE, row="deleting", place=f"{_SETTLED} spare"),
     # A row whose organization keeps another instance: the row will name that one.

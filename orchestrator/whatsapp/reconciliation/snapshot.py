@@ -1,4 +1,4 @@
-"""What a look found, as plain data: all that the plan and the health check are told.
+"""A snapshot of all stores as plain data: the input of the plan and of the health check.
 
 No token is kept here, only its fingerprint; whose instance it is has been proved by then.
 """
@@ -90,7 +90,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A routing key in Redis. What it says is None when nobody can read it."""
+    """A routing key in Redis. What it says is None when it is unreadable."""
 
     instance_name: str
     organization_id: str | None
@@ -134,7 +134,7 @@ class Snapshot:
     """Evolution servers of which nothing can be said now, and why."""
 
     def without(self, servers: Mapping[str, str]) -> "Snapshot":
-        """The same, saying nothing of what is on these servers, or of whom it belongs to.
+        """The same without what is on these servers, and without its organizations.
 
         As if a saga were at work there: an organization that has one instance on a server that
         can't be seen may have its only good one there.
@@ -152,7 +152,7 @@ class Snapshot:
         )
 
     def server_of(self, name: str, rows: Mapping[str, Row]) -> str:
-        """Whom to ask about that name; ``rows`` are those of ``named``."""
+        """The server to ask about that name; ``rows`` are those of ``named``."""
         known = self.instances.get(name) or rows.get(name)
         return known.server if known else DEFAULT_SERVER
 

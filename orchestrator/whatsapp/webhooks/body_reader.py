@@ -1,6 +1,6 @@
 """Reading a webhook's body while it comes in, however large: what is kept of it stays small.
 
-Evolution sends media as base64 in the middle of a message when it is told to, up to 136 MB. A
+Evolution sends media as base64 in the middle of a message when configured so, up to 136 MB. A
 routing worker has no use for that in a stream that is kept for a week, and can ask Evolution for
 the media itself; losing the message with them would be the worse thing. So up to ``WHOLE`` bytes a
 body is kept as it is, and of a larger one every text longer than ``LONGEST_TEXT`` is left out: in
@@ -58,7 +58,7 @@ class Body:
 
     @property
     def large(self) -> bool:
-        """Whether looking at it takes so long that everybody else would notice."""
+        """Whether looking at it takes so long that the event loop would stall."""
         return self.size > WHOLE
 
 

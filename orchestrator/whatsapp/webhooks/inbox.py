@@ -1,4 +1,4 @@
-"""Taking webhooks in: stored and answered at once; what they mean is found out afterwards.
+"""The webhook inbox: events are stored and answered at once, and processed afterwards.
 
 Postgres must have an event before it is answered, or Redis, for what the routing workers get;
 without them the answer is a 503, and Evolution comes again, for twenty minutes. A QR code goes to
@@ -31,7 +31,7 @@ _DEADLINE: Final = 4.0
 """Seconds for all of it, so that a server that hangs is a 503 and not a hanging answer."""
 _QR_DEADLINE: Final = 1.0
 _REPEATS_SECONDS: Final = 5.0
-"""While WhatsApp is unreachable Evolution tells "connecting" sixty times a second for each
+"""While WhatsApp is unreachable Evolution sends "connecting" sixty times a second for each
 instance. One in so many seconds says as much, since it is a hint to look and nothing more."""
 _KEPT: Final = 10_000
 _BATCH: Final = 500
@@ -52,7 +52,7 @@ class Taken(StrEnum):
 
 
 class RetryLater(Exception):
-    """It can't be taken now, and Evolution should come again: nobody's fault, or a server's."""
+    """It can't be taken now, and Evolution should deliver it again."""
 
 
 class Inbox:
@@ -92,7 +92,7 @@ class Inbox:
             async with asyncio.timeout(_QR_DEADLINE):
                 if hint.code is not None:
                     at, owner = hint.at.isoformat(), str(integration_id or "-")
-                    await routing_key.keep_qr(self._redis, name, owner, dict(hint.code), at)
+                    await routing_key.keep_qr(self._redis, name, owner, hint.code, at)
                     await self._redis.delete(routing_key.qr_limit_key(name))
                 else:
                     await self._redis.set(routing_key.qr_limit_key(name), "", ex=routing_key.TTL)

@@ -1,4 +1,4 @@
-"""What a webhook says, as far as it is worth anything.
+"""Parsing of webhook bodies into hints and messages.
 
 A webhook has no id and no signature, comes twice, late or out of order, and its ``date_time`` is
 local time under a false ``Z``. So it is a *hint*: it says that something is worth a look, and the
@@ -13,11 +13,12 @@ from datetime import datetime
 from math import isinf
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
+from evosaga.sagas.whatsapp.evolution.models import QrCode, qr_code
+
 LARGEST: Final = 8 * 1024 * 1024
 """Bytes. What comes in may be larger, and is made smaller before (``bodies``)."""
 DEEPEST: Final = 32
 _LONGEST_WORD: Final = 100
-_LONGEST_CODE: Final = 64 * 1024
 
 State: TypeAlias = Literal["connecting", "open", "refused", "close"]
 _RANK: Final[dict[State | None, int]] = {
@@ -27,14 +28,14 @@ _RANK: Final[dict[State | None, int]] = {
     "refused": 2,
     "close": 3,
 }
-"""Who wins at the same millisecond: what ends something over what begins it."""
+"""The order of events of one millisecond: what ends something wins over what begins it."""
 
 OURS: Final = frozenset({"connection.update", "status.instance", "logout.instance"})
 QR: Final = "qrcode.updated"
 _IGNORED: Final = frozenset(
     {"application.startup", "instance.create", "instance.delete", "remove.instance"}
 )
-"""The global webhook tells these too. What we made or removed ourselves we know better."""
+"""The global webhook sends these too; they say nothing that our log does not know."""
 
 
 class BadWebhook(Exception):
@@ -56,7 +57,7 @@ class ConnectionHint:
     digest: str
     state: State | None = None
     reason: int | None = None
-    code: Mapping[str, str | None] | None = field(default=None, repr=False)
+    code: QrCode | None = field(default=None, repr=False)
     """The QR code: for Redis alone, and only for a minute."""
 
     @property
@@ -76,12 +77,12 @@ class Message:
     omitted: int = 0
     """How many of its texts were too long to be handed on."""
     large: bool = False
-    """Whether writing it takes so long that everybody else would notice."""
+    """Whether writing it takes so long that the event loop would stall."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """An event that nobody needs."""
+    """An event that is not processed."""
 
     instance_name: str
     event: str
@@ -162,7 +163,7 @@ def _hint(
 ) -> ConnectionHint:
     at = _time(body.get("date_time"))
     if event == QR:
-        code = _qr_code(data.get("qrcode"))
+        code = qr_code(data.get("qrcode"))
         # Without a code it is the news that Evolution has shown as many as it wants to.
         return ConnectionHint(
             name, event, at, digest, None if code else "refused", _reason(data), code
@@ -180,26 +181,6 @@ def _reason(data: Mapping[str, Any]) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10_000:
             return value
     return None
-
-
-def _qr_code(told: Any) -> dict[str, str | None] | None:
-    if not isinstance(told, dict):
-        return None
-    return qr_code(told)
-
-
-def qr_code(told: Mapping[str, Any]) -> dict[str, str | None] | None:
-    """The QR code in what Evolution says, in our words; None when there is none in it."""
-    picture, code, pairing = told.get("base64"), told.get("code"), told.get("pairingCode")
-    if not isinstance(code, str) or not 0 < len(code) <= _LONGEST_WORD * 20:
-        return None
-    if not isinstance(picture, str) or len(picture) > _LONGEST_CODE:
-        picture = None
-    return {
-        "base64": picture if picture and picture.startswith("data:image/") else None,
-        "code": code,
-        "pairing_code": pairing if isinstance(pairing, str) and len(pairing) <= 20 else None,
-    }
 
 
 def _time(said: Any) -> datetime:

@@ -1,7 +1,7 @@
-"""What stored webhooks come to: a look at Evolution, and the row, the key and the events after it.
+"""Processes stored webhooks: looks at Evolution and lets row, key and events follow.
 
-One worker at a time does it. All hints about one integration are taken together; while Evolution
-tells the same over and over, looks become rare, and what can matter at once is looked at at once.
+One worker at a time does it. All hints about one integration are taken together. While Evolution
+repeats itself, looks become rare; a hint that can matter at once is looked into at once.
 Hints of a create that is under way are parked until its row is there, those of an integration
 that is gone are let go.
 """
@@ -212,7 +212,7 @@ class InboxProcessor:
         for route in routes.values():
             await routing_key.put(self.redis, route)
         connected = [it.instance_name for it in changed if it.type == "integration.connected"]
-        if connected:  # nobody should scan it any more
+        if connected:  # it must not be scanned any more
             await self.redis.delete(*map(routing_key.qr_key, connected))
         events = [integration_events.cloud_event(one) for one in recorded]
         await streams.publish_events(self.redis, events)
@@ -220,7 +220,7 @@ class InboxProcessor:
         return len(recorded) == integration_events.BATCH
 
     async def _tidy(self) -> None:
-        """Once a minute, drop what nobody needs any more."""
+        """Once a minute, drop what is not needed any more."""
         now = time.monotonic()
         if now < self._tidy_at:
             return

@@ -1,4 +1,4 @@
-"""How often an integration is looked at, when Evolution has more to say than there is to know.
+"""Throttle: how often an integration is looked at while webhooks pour in.
 
 Pure: monotonic seconds in, seconds out.
 """
@@ -37,7 +37,7 @@ def again_in(
 ) -> float | None:
     """After so many seconds another look is needed; None when this one settled it.
 
-    Evolution tells that a phone is connected a moment before its database knows which.
+    Evolution reports that a phone is connected a moment before its database knows which.
     """
     if said == "lost":
         return 0.1

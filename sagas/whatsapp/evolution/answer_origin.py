@@ -2,14 +2,14 @@
 
 In front of Evolution stand proxies, firewalls, tunnels and login pages, and they answer in its
 name: with a page, or with JSON of their own. What they say is no verdict on an instance or a saga,
-and it goes on until somebody mends the set-up, as with a wrong key. Evolution itself says
+and it goes on until a person mends the set-up, as with a wrong key. Evolution itself says
 ``{"status", "error", "response": {"message"}}`` with every error (as seen on 1.8 to 2.4).
 
-What only means that nobody is home right now (408, 425, 429, 502, 503, 504) is not judged here.
+What only means that the server is away right now (408, 425, 429, 502, 503, 504) is not judged here.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Operation, words_in
@@ -162,12 +162,12 @@ def _not_evolution(asked: Operation, answer: Answer) -> bool:
     return answer.alien or (body is not None and not _is_an_error(body))
 
 
-def _is_an_error(body: Any) -> bool:
+def _is_an_error(body: object) -> bool:
     response = body.get("response") if isinstance(body, dict) else None
     return isinstance(response, dict) and "message" in response
 
 
-def _is_an_answer(asked: Operation, body: Any) -> bool:
+def _is_an_answer(asked: Operation, body: object) -> bool:
     """Whether it has the shape of what a server answers when it goes well, or nearly."""
     match asked:
         case Operation.LIST | Operation.OWN | Operation.NAMED if isinstance(body, list):
@@ -186,11 +186,11 @@ def _is_an_answer(asked: Operation, body: Any) -> bool:
     return known or bool(body.keys() & {"instance", "hash"}) or _is_an_error(body)
 
 
-def _names(row: dict[str, Any]) -> bool:
+def _names(row: dict[object, object]) -> bool:
     return bool(row.keys() & {"name", "instanceName", "instance"})
 
 
-def _register(body: Any) -> str:
+def _register(body: object) -> str:
     """Where a 2.4 wants to be registered, if it says so and that can be shown."""
     url = body.get("register_url") if isinstance(body, dict) else None
     if not isinstance(url, str) or len(url) > 300 or not url.isascii() or not url.isprintable():

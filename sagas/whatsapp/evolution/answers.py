@@ -9,10 +9,25 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
-from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find
+from evosaga.sagas.whatsapp.evolution.models import (
+    CreatedInstance,
+    InstanceList,
+    InstanceState,
+    ListedInstance,
+    QrCode,
+    UnreadableList,
+    Webhook,
+    created_instance,
+    error_message,
+    instance_list,
+    instance_state,
+    qr_code,
+    says_error,
+    webhook,
+)
 
 UNREACHABLE: Final = "evolution_unreachable"
 UNAVAILABLE: Final = "evolution_unavailable"
@@ -25,33 +40,71 @@ SERVER_UNKNOWN: Final = "server_unknown"
 class Answer:
     """What came back, or (status 0) what went wrong instead. ``text`` never holds a body.
 
-    ``sent`` False proves that nothing left us. ``code`` names trouble that is not the caller's:
-    of the connection, of the set-up, or that the server is left in peace for a while. ``alien``:
-    it is nothing that an Evolution server ever says, but a proxy's page, say. ``meaning``: what
-    that says of the set-up, with the cure.
+    ``body`` is the parsed JSON, for this package alone: other code reads the properties. ``sent``
+    False proves that nothing was sent. ``code`` names trouble that is not the caller's: of the
+    connection, of the set-up, or an open circuit breaker. ``alien``: not an answer of Evolution
+    but, say, a proxy's page. ``meaning``: what that says of the set-up, with the cure. ``null``:
+    the body is ``null``, so what was asked for does not exist.
     """
 
     status: int
-    body: Any
+    body: object
     text: str
     sent: bool = True
     retry_after: float | None = None
     code: str = ""
     alien: bool = False
     meaning: str = ""
+    null: bool = False
 
     @property
     def told(self) -> str:
         """What came back, and what it means where a person must mend something."""
         return f"{self.text}: {self.meaning}" if self.meaning else self.text
 
-    null: bool = False
-    """It said ``null``, which is an answer: there is nothing of the kind that was asked for."""
-
     @property
     def tried(self) -> bool:
-        """False when the server was left in peace."""
+        """False when the circuit breaker kept the call from being sent."""
         return self.sent or self.code == UNREACHABLE
+
+    @property
+    def instance(self) -> InstanceState | None:
+        return instance_state(self.body)
+
+    @property
+    def created(self) -> CreatedInstance | None:
+        return created_instance(self.body)
+
+    @property
+    def instances(self) -> InstanceList | None:
+        return instance_list(self.body)
+
+    @property
+    def qr_code(self) -> QrCode | None:
+        return qr_code(self.body)
+
+    @property
+    def webhook(self) -> Webhook | None:
+        return webhook(self.body)
+
+    @property
+    def message(self) -> str | None:
+        """Evolution's words for what went wrong."""
+        return error_message(self.body)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it reports a failure, which may come as a 200."""
+        return self.status != 200 or says_error(self.body)
+
+    def listed(self, name: str) -> ListedInstance | None:
+        """The listed instance of that name; None proves that there is none.
+
+        Raises ``UnreadableList``.
+        """
+        if (found := self.instances) is None:
+            raise UnreadableList("Evolution's answer is no list")
+        return found.find(name)
 
 
 class Operation(StrEnum):
@@ -82,7 +135,7 @@ class Verdict(StrEnum):
     AMBIGUOUS = "ambiguous"
     """It may have happened, or may happen yet: look."""
     OUTAGE = "outage"
-    """Nobody was home (503): wait, but look first, since a proxy may have answered."""
+    """Unavailable (503): wait, but look first, since a proxy may have answered."""
     MISCONFIGURED = "misconfigured"
     """A person must mend the set-up (wrong key, no licence, wrong URL, a proxy that forbids the
     call); sagas wait meanwhile."""
@@ -145,7 +198,7 @@ DELETE_RULES: Final[tuple[tuple[Status, str, Verdict], ...]] = (
 
 # A 401 or 404 to an instance's own token is about the instance. To the global key, or on a route
 # that always exists, it is about the server: the wrong key, the wrong URL. A 403 is Evolution's
-# word for a name in use, and else nobody's but a proxy's or a missing key's.
+# word for a name in use, and else only a proxy's or a missing key's.
 HEALTH: Final[tuple[tuple[frozenset[Operation], Status, str, CallOutcome], ...]] = (
     (frozenset(Operation), 0, "", CallOutcome.SICK),
     (frozenset(Operation), 408, "", CallOutcome.SICK),
@@ -167,101 +220,6 @@ HEALTH: Final[tuple[tuple[frozenset[Operation], Status, str, CallOutcome], ...]]
 )
 
 
-class Evidence(StrEnum):
-    """What the body of an answer to a look shows of the instance that was asked for."""
-
-    STATE = "state"
-    OUR_ROW = "our row"
-    THEIR_ROW = "their row"
-    ROW = "a row without a token"
-    LIST = "a list without it"
-    UNREADABLE = "a list that can't be read to its end"
-    NAME = "its name"
-    NOTHING = "nothing"
-
-
-_ROWS: Final = frozenset({Evidence.OUR_ROW, Evidence.THEIR_ROW, Evidence.ROW})
-_ANYTHING: Final = frozenset(Evidence)
-
-# Where a look begins, what each answer proves, and what is to be asked when it proves nothing yet.
-# Tokens live in Evolution's database: without it even our own is refused. So a 401 is a stranger's
-# instance only if the list says so, and only the whole list makes an absence certain.
-FIRST_LOOK: Final = Operation.STATE
-PRESENCE_RULES: Final[
-    tuple[tuple[Operation, Status, frozenset[Evidence], Presence | Operation, str], ...]
-] = (
-    (
-        Operation.STATE,
-        200,
-        frozenset({Evidence.STATE}),
-        Presence.MINE,
-        "Evolution answers 200 to the instance's own token",
-    ),
-    (
-        Operation.STATE,
-        200,
-        frozenset({Evidence.NAME}),
-        Presence.HALF,
-        "Evolution knows the name, but no live instance is behind it",
-    ),
-    (Operation.STATE, 401, _ANYTHING, Operation.NAMED, ""),
-    (Operation.STATE, 404, _ANYTHING, Operation.OWN, ""),
-    (
-        Operation.NAMED,
-        200,
-        frozenset({Evidence.OUR_ROW}),
-        Presence.MINE,
-        "Evolution lists the instance with our token, though it refuses that token now",
-    ),
-    (
-        Operation.NAMED,
-        200,
-        frozenset({Evidence.THEIR_ROW}),
-        Presence.FOREIGN,
-        "Evolution lists an instance of that name with a token that is not ours",
-    ),
-    (
-        Operation.NAMED,
-        200,
-        frozenset({Evidence.ROW}),
-        Presence.UNKNOWN,
-        "Evolution lists the instance without its token, so nothing shows whose it is",
-    ),
-    (
-        Operation.NAMED,
-        200,
-        frozenset({Evidence.LIST}),
-        Presence.HALF,
-        "the instance is in Evolution's memory, without a row behind it",
-    ),
-    (
-        Operation.OWN,
-        404,
-        frozenset({Evidence.NAME}),
-        Presence.HALF,
-        "our token still opens a row, but Evolution's memory has no such instance",
-    ),
-    (Operation.OWN, 200, _ROWS, Presence.HALF, "a row of that name is left, but no live instance"),
-    (Operation.OWN, 200, _ANYTHING, Operation.LIST, ""),
-    (Operation.OWN, 401, _ANYTHING, Operation.LIST, ""),
-    (Operation.LIST, 200, _ROWS, Presence.HALF, "a row of that name is left, but no live instance"),
-    (
-        Operation.LIST,
-        200,
-        frozenset({Evidence.LIST}),
-        Presence.ABSENT,
-        "Evolution answers 404 to the name, and its whole list does not have it",
-    ),
-    (
-        Operation.LIST,
-        200,
-        frozenset({Evidence.UNREADABLE}),
-        Presence.UNKNOWN,
-        "Evolution's list has elements without a name that can be read: it proves no absence",
-    ),
-)
-
-
 def classify_create(answer: Answer) -> Verdict:
     """What an answer to a create proves."""
     return _verdict(CREATE_RULES, answer)
@@ -280,19 +238,6 @@ def health(asked: Operation, answer: Answer) -> CallOutcome:
     return _first(rows, answer) or CallOutcome.WELL
 
 
-def read_look(
-    asked: Operation, answer: Answer, name: str, token: str
-) -> tuple[Presence | Operation, str]:
-    """What an answer to a look proves, with the evidence, or what has to be asked next."""
-    shown = _shows(answer.body, name, token)
-    looks = () if answer.alien else PRESENCE_RULES
-    for question, status, shows, result, evidence in looks:
-        if question is asked and status == answer.status and shown in shows:
-            return result, evidence
-    told = f"Evolution answers {answer.text}" if answer.sent else answer.text
-    return Presence.UNKNOWN, f"{told}, which proves nothing about the instance"
-
-
 _Found = TypeVar("_Found")
 
 
@@ -300,7 +245,7 @@ def _verdict(table: Iterable[tuple[Status, str, Verdict]], answer: Answer) -> Ve
     if not answer.sent:
         return Verdict.NOT_SENT
     if answer.alien:
-        # Whoever refuses in Evolution's place has not handed it on; who says "done" may have.
+        # A proxy that refuses has not handed the call on; one that says "done" may have.
         well = 200 <= answer.status < 300
         return Verdict.AMBIGUOUS if well else Verdict.MISCONFIGURED
     return _first(table, answer) or Verdict.AMBIGUOUS
@@ -315,23 +260,6 @@ def _first(rows: Iterable[tuple[Status, str, _Found]], answer: Answer) -> _Found
     return None
 
 
-def words_in(body: Any, words: str) -> bool:
+def words_in(body: object, words: str) -> bool:
     """Whether the body says these words, which are in small letters, anywhere."""
     return not words or (body is not None and words in json.dumps(body).lower())
-
-
-def _shows(body: Any, name: str, token: str) -> Evidence:
-    if isinstance(body, list):
-        try:
-            listed = find(body, name)
-        except UnreadableList:
-            return Evidence.UNREADABLE
-        if listed is None:
-            return Evidence.LIST
-        if listed.token is None:
-            return Evidence.ROW
-        return Evidence.OUR_ROW if listed.token == token else Evidence.THEIR_ROW
-    instance = body.get("instance") if isinstance(body, dict) else None
-    if isinstance(instance, dict) and isinstance(instance.get("state"), str) and instance["state"]:
-        return Evidence.STATE
-    return Evidence.NAME if name in json.dumps(body) else Evidence.NOTHING

@@ -1,14 +1,14 @@
-"""A server is asked no more than it can bear: a bulkhead and a circuit breaker in one.
+"""Bulkhead and circuit breaker for one server.
 
-At most so many calls are out at once. When one failure after another says that the server itself
-is in trouble there is no place at all for a while; then one, and one more for each call that goes
-well, until enough have. A failure before that shuts it again, for twice as long.
+The bulkhead limits the calls that are out at once. Failures in a row open the breaker: no call is
+let through for a pause, then one, and one more for each call that goes well, until enough have. A
+failure before that opens it again, for twice as long.
 
     closed ── failures in a row ──► open ── a pause ──► half-open ── went well ──► closed
                                      ▲                      │
                                      └────── a failure ─────┘
 
-Who finds no place has sent nothing, and is told when to come back: never all at the same moment.
+A caller without a permit has sent nothing and gets a time to come back, spread at random.
 """
 
 import asyncio
@@ -116,7 +116,7 @@ class CircuitBreaker:
         """Wait up to ``patience`` seconds for a place, which must be given back by ``leave``."""
         if self._is_open():
             return self._refusal()
-        if self._has_room():  # then nobody is waiting
+        if self._has_room():  # then no caller is waiting
             return self._let_in()
         if self._clock() - self._moved > STUCK or len(self._waiting) == self._queue:
             return self._busy()

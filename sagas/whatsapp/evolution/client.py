@@ -1,10 +1,10 @@
-"""The Evolution API server: the calls, and the look that finds out what really is there.
+"""Client of one Evolution server: its calls, and the look that finds out what really is there.
 
-What an answer proves is written down in ``verdicts``. Ownership is asked in one call: Evolution's
-guards run in the order exists (404), then key (401), so with our own instance token as the key,
-``connectionState`` says absent, not ours, or ours. Deletes carry that token, and so compare before
-they delete; the global key is for the one case that ``evolution_half`` proves to be ours. (All as
-observed on Evolution 2.3.6 and 2.3.7.)
+What an answer proves is written down in ``answers`` and ``evidence``. Ownership is checked in one
+call: Evolution's guards run in the order exists (404), then key (401), so with our own instance
+token as the key, ``connectionState`` says absent, not ours, or ours. Deletes carry that token, and
+so compare before they delete; the global key is for the one case that ``partial`` proves to be
+ours. (All as observed on Evolution 2.3.6 and 2.3.7.)
 """
 
 import asyncio
@@ -24,14 +24,12 @@ from httpx_aiohttp import AiohttpTransport
 
 from evosaga.sagas.whatsapp.evolution.answer_origin import explained, recognised
 from evosaga.sagas.whatsapp.evolution.answers import (
-    FIRST_LOOK,
     MISCONFIGURED,
     UNREACHABLE,
     Answer,
     Operation,
     Presence,
     health,
-    read_look,
 )
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import (
     BreakerState,
@@ -39,6 +37,7 @@ from evosaga.sagas.whatsapp.evolution.circuit_breaker import (
     CallOutcome,
     CircuitBreaker,
 )
+from evosaga.sagas.whatsapp.evolution.evidence import FIRST_LOOK, read_look
 from evosaga.sagas.whatsapp.evolution.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.single_flight import SingleFlight
 from evosaga.sagas.whatsapp.evolution.tls import trusted
@@ -146,7 +145,7 @@ class EvolutionApi:
         )
 
     async def delete_rowless(self, name: str) -> Answer:
-        """DELETE whatever bears the name, with the global key: see ``evolution_half``."""
+        """DELETE whatever bears the name, with the global key: see ``partial``."""
         return await self._call(
             Operation.DELETE, "DELETE", f"/instance/delete/{_part(name)}", self._api_key
         )
@@ -202,8 +201,8 @@ class EvolutionApi:
     async def memory(self, name: str, token: str | None) -> Answer:
         """The first question of a look alone: what Evolution's memory says of the instance.
 
-        Without a token it is asked with the global key, which opens everybody's and proves nothing
-        of whose it is: for what a row of ours names and the list shows no token of.
+        Without a token it is asked with the global key, which opens every instance and does not
+        prove whose it is: for what a row of ours names and the list shows no token of.
         """
         return await self._ask(Operation.STATE, name, self._api_key if token is None else token)
 

@@ -1,8 +1,8 @@
-"""The whole of an instance: its own row, and those of its webhook and its settings.
+"""Completeness of an instance: its own row, and those of its webhook and its settings.
 
 Evolution's create writes them in this order and without a transaction. Killed in between, or
 without its Postgres for a while, it leaves an instance that carries our token, works, and delivers
-nothing to anybody (seen on 2.3.6 and 2.3.7: up to 35 of 80 without a webhook). So a look that
+no webhook (seen on 2.3.6 and 2.3.7: up to 35 of 80 without a webhook). So a look that
 finds our token vouches for the first row alone.
 
 What vouches for all of them is the 201 to a first create: it is sent after the last of the rows,
@@ -19,6 +19,7 @@ from evosaga.sagas.outcome import Done, Held, Outcome, Unknown
 from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Answer, Verdict
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unsent
+from evosaga.sagas.whatsapp.evolution.models import CreatedInstance, Webhook
 from evosaga.sagas.whatsapp.evolution.payload import TOKEN_HEADER, wanted_webhook
 from evosaga.sagas.whatsapp.services import Context, evolution_of
 
@@ -54,36 +55,27 @@ class Missing:
 
 
 def webhook_lacks(
-    found: Any, wanted: Mapping[str, Any], tokens: Collection[str] = ()
+    found: Webhook | None, wanted: Mapping[str, Any], tokens: Collection[str] = ()
 ) -> str | None:
     """What is wrong with a webhook's row, next to what was asked for; None: nothing.
 
     ``tokens``: any of these may be in the header, where one of ours has to be. More events than
-    ours harm nobody, but for the one that holds up removals.
+    ours do no harm, except the one that holds up removals.
     """
-    if not isinstance(found, Mapping):
+    if found is None:
         return "it has no webhook"
-    if found.get("enabled") is not True:
+    if not found.enabled:
         return "its webhook is switched off"
-    if found.get("url") != wanted["url"]:
+    if found.url != wanted["url"]:
         return "its webhook leads elsewhere"
-    told = found.get("events")
-    told = told if isinstance(told, list) else []
-    if missing := [event for event in wanted["events"] if event not in told]:
+    if missing := [event for event in wanted["events"] if event not in found.events]:
         return f"its webhook is not told of {', '.join(missing)}"
-    if _STALLS in told:
+    if _STALLS in found.events:
         return f"its webhook is told of {_STALLS}, which holds up its removal"
     ours = wanted["headers"].get(TOKEN_HEADER)
-    headers = found.get("headers")
-    shown = headers.get(TOKEN_HEADER) if isinstance(headers, Mapping) else None
-    if ours is not None and shown not in {ours, *tokens}:
+    if ours is not None and found.headers.get(TOKEN_HEADER) not in {ours, *tokens}:
         return "its webhook shows no token, or another one"
     return None
-
-
-def settings_lack(entry: Mapping[str, Any]) -> str | None:
-    """The same of the settings, in an element of Evolution's list; older servers don't show any."""
-    return "it has no settings" if entry.get("Setting", entry) is None else None
 
 
 async def look(
@@ -100,10 +92,10 @@ async def look(
         if unclear is not None:
             return Missing(unclear=unclear)
     answer = await evolution.own_rows(token)
-    if answer.status != 200 or not isinstance(answer.body, list):
+    if answer.status != 200 or answer.instances is None:
         return Missing(unclear=answer)
-    rows = (row for row in answer.body if isinstance(row, dict) and row.get("name") == name)
-    return Missing(webhook, next(filter(None, map(settings_lack, rows)), None))
+    listed = answer.instances.get(name)
+    return Missing(webhook, None if listed is None or listed.has_settings else "it has no settings")
 
 
 async def webhook_of(
@@ -115,9 +107,9 @@ async def webhook_of(
 ) -> tuple[str | None, Answer | None]:
     """What its webhook lacks, and else the answer that says nothing of it."""
     answer = await evolution.webhook(name, token)
-    if answer.status != 200 or not (answer.null or isinstance(answer.body, dict)):
+    if answer.status != 200 or (answer.webhook is None and not answer.null):
         return None, answer
-    return webhook_lacks(answer.body, wanted, tokens), None
+    return webhook_lacks(answer.webhook, wanted, tokens), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +129,9 @@ def wanted_configuration(ctx: Context, name: str, token: str) -> WantedConfigura
 
 
 def vouches_for_all(ctx: Context, name: str, token: str, answer: Answer) -> bool:
-    """Whether nobody need ask for webhook and settings: a first create's own 201."""
-    body = answer.body if isinstance(answer.body, dict) else {}
-    about = body.get("instance")
-    named = isinstance(about, dict) and about.get("instanceName") == name
+    """Whether webhook and settings need no look: a first create's own 201 proves them."""
     first = not ctx.in_doubt and not ctx.input.instance_name
-    return first and answer.status == 201 and named and body.get("hash") == token
+    return first and answer.status == 201 and answer.created == CreatedInstance(name, token)
 
 
 async def lacks(ctx: Context, wish: WantedConfiguration) -> str | None:

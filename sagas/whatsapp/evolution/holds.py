@@ -1,4 +1,4 @@
-"""How a step says that Evolution is in trouble, or what it said no with."""
+"""The ``Held`` outcomes of steps while Evolution is in trouble, and the text of its refusals."""
 
 from dataclasses import replace
 from typing import Final
@@ -33,7 +33,7 @@ def hold_unsent(ctx: Context, answer: Answer, verdict: Verdict) -> Held:
 
 
 def hold_unknown(ctx: Context, seen: InstanceSighting) -> Held:
-    """A look that found nothing out is no reason for anything but another look."""
+    """A look that proves nothing: look again."""
     answer = seen.answer
     if answer.status == 429:
         return hold_unsent(ctx, answer, Verdict.BUSY)
@@ -42,13 +42,13 @@ def hold_unknown(ctx: Context, seen: InstanceSighting) -> Held:
 
 
 def no_list(ctx: Context, answer: Answer) -> Held:
-    """It does not give its list, and nothing else would do."""
+    """Evolution does not give its list, which can't be replaced by other questions."""
     code = answer.code or UNAVAILABLE
     return hold(ctx, code, f"Evolution's list: {answer.told}", answer.retry_after)
 
 
 def out_of_service(ctx: Context, retry_after: float | None) -> Held:
-    """Nobody was home, or a proxy said so: what was asked may have happened all the same."""
+    """Evolution or a proxy answered 503: what was asked may have happened all the same."""
     later = _in_bounds(retry_after)
     held = hold(ctx, UNAVAILABLE, "Evolution is unavailable (503)", later)
     return replace(held, in_doubt=True)
@@ -77,13 +77,8 @@ def _trouble(code: str, answer: Answer) -> str:
 
 
 def error_text(ctx: Context, answer: Answer, token: str) -> str:
-    """Evolution's own words on what was wrong, shortened, without what we told it in confidence."""
-    body = answer.body if isinstance(answer.body, dict) else {}
-    response = body.get("response")
-    message = response.get("message") if isinstance(response, dict) else body.get("error")
-    while isinstance(message, list) and message:
-        message = message[0]
-    text = str(message) if message else answer.text
+    """Evolution's own words on what was wrong, shortened, without our secrets."""
+    text = answer.message or answer.text
     webhook = ctx.services.keys.webhook_token(ctx.saga_id, ctx.facts["key_id"])
     for secret in (token, webhook, ctx.input.number):
         text = text.replace(secret, "[redacted]") if secret else text

@@ -7,19 +7,19 @@ whatever bears it (seen on 2.3.6 and 2.3.7). So that is how a row of ours is rem
 
 What is only in memory, without a row (Evolution's Postgres was away at the insert, whose failure it
 swallows), shows no token and opens to none but the global key, with which a DELETE goes by name.
-That DELETE is sent only where the instance can be nobody's but ours:
+That DELETE is sent only where the instance can only be ours:
 
-1. Its name is derived from the id of the saga that made it, ``wa-`` and a UUID, and nobody chose
-   it: no program but ours writes it, and only this saga's create does. A name that a command chose
-   may be anybody's, so what is only in memory under such a name is left to a person.
+1. Its name is derived from the id of the saga that made it, ``wa-`` and a UUID, and was not chosen:
+   no program but ours writes it, and only this saga's create does. A name that a command chose may
+   be another owner's, so what is only in memory under such a name is left to a person.
 2. Memory had no such name before our create. Evolution's look at its memory comes before anything
    else of a create and answers 403; a first create that gets that 403 and finds half an instance
-   ends as ``name_taken`` (``create_instance``), and has then nothing to retry or to undo. So
-   whoever comes here later comes from a create that got past that look, or whose answer was lost.
+   ends as ``name_taken`` (``create_instance``), and has then nothing to retry or to undo. So a saga
+   that gets here later has a create that got past that look, or whose answer was lost.
 3. Memory has it now and refuses our token, which it compares with the row of that name; asked by
    name the database says that there is no such row; and the whole list has no row of that name,
-   whatever its token. So there is no row that the removal could take, and nothing that anybody
-   could call his: what has no row opens to no token and ends with the process. (Of another
+   whatever its token. So there is no row that the removal could take, and nothing with another
+   owner: what has no row opens to no token and ends with the process. (Of another
    deployment in the same database the list shows nothing; none of its rows has this name, by 1.)
 
 Each of the three is asked again before each DELETE; in between, the name stays what it is, and a
@@ -31,6 +31,7 @@ from typing import Final
 
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Presence
 from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
+from evosaga.sagas.whatsapp.evolution.models import UnreadableList
 from evosaga.sagas.whatsapp.services import Context, evolution_of
 
 PATIENCE: Final = 4
@@ -39,7 +40,7 @@ moment after a DELETE what is about to go does, too."""
 
 
 def only_ours(ctx: Context, name: str) -> bool:
-    """Whether the name can't be anybody else's: derived from the saga's id, not chosen."""
+    """Whether the name can only be ours: derived from the saga's id, not chosen."""
     chosen = getattr(ctx.input, "asks", "") == "create" and ctx.input.instance_name is not None
     derived = name == f"wa-{ctx.facts.get('created_by')}" and bool(ctx.facts.get("key_id"))
     return derived and not chosen
@@ -54,9 +55,10 @@ async def delete(ctx: Context, name: str, token: str, seen: InstanceSighting) ->
 
 async def _without_a_row(ctx: Context, name: str) -> bool:
     listed = await evolution_of(ctx).instances()
-    if listed.status != 200 or not isinstance(listed.body, list):
+    try:
+        return listed.status == 200 and listed.listed(name) is None
+    except UnreadableList:
         return False
-    return all(isinstance(row, dict) and row.get("name") != name for row in listed.body)
 
 
 async def provoke_clean_up(ctx: Context, name: str, token: str) -> Answer:

@@ -1,4 +1,4 @@
-"""What a create asks Evolution for."""
+"""The JSON that a create sends to Evolution."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -45,7 +45,7 @@ def wanted_webhook(ctx: Context, name: str) -> dict[str, Any] | None:
 
 
 def foreign_webhook(url: str) -> dict[str, Any]:
-    """The webhook of an instance whose events go to somebody else, who gets no token of ours."""
+    """The webhook of an instance whose events go to another receiver: no token of ours."""
     return _webhook(url, {}, STATE_EVENTS + MESSAGE_EVENTS)
 
 

@@ -1,4 +1,4 @@
-"""One answer for all who ask the same at the same time."""
+"""Single-flight: concurrent callers share one request and its answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ class SingleFlight(Generic[_Answer]):
     async def __call__(self) -> _Answer:
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._under_way))
-        # Who gives up does so alone: the others still want to know.
+        # A caller that gives up does so alone: the others still wait.
         return await asyncio.shield(self._next)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Whom we believe when a server speaks TLS."""
+"""The trust store for TLS connections, shared by all of them."""
 
 import functools
 import ssl

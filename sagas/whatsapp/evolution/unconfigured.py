@@ -1,4 +1,4 @@
-"""A server that a saga is pinned to and that this process knows nothing of.
+"""Stand-in for a server that a saga is pinned to and this process has no settings for.
 
 Its settings were taken away, or are missing here. Sagas on it are held, with a word on what to set,
 and go on when it is configured again. Nothing is sent, nothing is concluded and nothing is undone.
@@ -12,7 +12,7 @@ from evosaga.sagas.whatsapp.evolution.circuit_breaker import BreakerState
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 
 _LATER: Final = 15.0
-"""Seconds until somebody looks again; settings change with a restart, which takes some, too."""
+"""Seconds until the next look; settings change with a restart, which takes some, too."""
 
 
 class UnconfiguredServer(EvolutionApi):

@@ -1,6 +1,6 @@
-"""Whether a repair may begin: only while what it wants to mend is still so in Postgres.
+"""Admission of repairs: only while what a repair mends is still so in Postgres.
 
-Whoever asks for a repair looked some time ago. Admission looks again, inside the accepting
+The look that a repair rests on is some time ago. Admission looks again, inside the accepting
 transaction, and from then on the saga holds the instance's name (and the organization's key, if it
 is about a row), so no create or delete can come in between.
 """
@@ -82,7 +82,7 @@ def _known(services: Services, data: Any) -> bool:
 async def admit_correction(
     connection: Any, _world: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
-    """Only a row that still names the instance, and that nobody is deleting."""
+    """Only a row that still names the instance and is not being deleted."""
     rows = await _rows(connection, [data.integration_id for _, data in commands])
     return [_correction(data, rows.get(data.integration_id)) for _, data in commands]
 
@@ -213,7 +213,7 @@ def _keeps(services: Services, data: Any, facts: Mapping[str, Any]) -> bool:
 async def admit_dropping(
     _connection: Any, _world: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
-    """Always: whoever misses the key fills it again from Postgres."""
+    """Always: the next reader fills the key again from Postgres."""
     return [
         Admission(
             f"whatsapp/evolution/key/{data.instance_name}",

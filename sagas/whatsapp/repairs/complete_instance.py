@@ -28,7 +28,7 @@ COMPLETE_INSTANCE: Final = Saga(
     patterns=SHAPES,
     admit=completeness.admit_completion,
     # What it sets is what there should have been, so there is nothing to take back; and a repair
-    # that does not work ends, and keeps nobody from deleting the integration.
+    # that does not work ends, and does not block a delete of the integration.
     steps=(
         compensatable(
             "evolution",

@@ -1,4 +1,4 @@
-"""Making an instance whole again: what its webhook should be, as its row and its create say."""
+"""Completing an instance: its webhook as its row and its create's command want it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class CreateFacts:
     """An integration whose instance a saga of ours has made, and where its events should go.
 
     ``webhook_url`` is the row's; None: webhooks were off. ``foreign``: the create's command named
-    it, so the events are somebody else's and no token of ours is shown there.
+    it, so the events go to another receiver, which gets no token of ours.
     """
 
     id: UUID
@@ -60,7 +60,7 @@ async def create_facts(connection: Any, ids: Sequence[UUID]) -> dict[UUID, Creat
 async def admit_completion(
     connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]]
 ) -> list[Admission | Refusal]:
-    """Only an instance of ours whose row names it, and that nobody is deleting."""
+    """Only an instance of ours that its row names and no saga is deleting."""
     known = await create_facts(connection, [data.integration_id for _, data in commands])
     return [_completion(services, data, known.get(data.integration_id)) for _, data in commands]
 

@@ -1,4 +1,4 @@
-"""Drop a routing key that says what is not so; whoever misses it fills it again."""
+"""Drop a routing key that is wrong; the next reader that misses it fills it again."""
 
 from typing import Final
 

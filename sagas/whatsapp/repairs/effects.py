@@ -1,4 +1,4 @@
-"""Putting one thing right: a row that says something else than there is, or a routing key.
+"""Effects of repairs: a row that differs from what there is, or a routing key.
 
 The rows' effects join the commit of their event and are set-based, as all of Postgres's.
 """
@@ -6,7 +6,7 @@ The rows' effects join the commit of their event and are set-based, as all of Po
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from redis.exceptions import RedisError
@@ -15,16 +15,15 @@ from evosaga.sagas.outcome import Done, FollowUp, Outcome, Rejected
 from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.ownership import stored
+from evosaga.sagas.whatsapp.row_status import after_repair, health_after_repair
 from evosaga.sagas.whatsapp.services import Context
 from evosaga.sagas.whatsapp.steps import routing_key
 from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 from evosaga.sagas.whatsapp.types import server_entry
 
-_STATES: Final = {"open": "connected", "closed": "down"}
-
 
 async def correct_rows(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
-    """Let the rows say what was seen, unless somebody else has changed them meanwhile."""
+    """Let the rows say what was seen, unless they have changed meanwhile."""
     changed = await connection.fetch(
         f"""
         UPDATE healthcare.integrations AS row SET status = {AS_STATUS.format("new.status")},
@@ -36,7 +35,7 @@ async def correct_rows(connection: Any, contexts: Sequence[Context]) -> list[Out
         """,  # noqa: S608  # constants only
         [UUID(c.facts["integration_id"]) for c in contexts],
         [c.facts["status"] for c in contexts],
-        [_status(c) for c in contexts],
+        [after_repair(c.input.seen) for c in contexts],
         [c.input.whatsapp_number for c in contexts],
     )
     ids = {str(row["id"]) for row in changed}
@@ -59,7 +58,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[Context]) -> list[Outco
         """,  # noqa: S608
         [UUID(c.facts["integration_id"]) for c in again],
         [c.input.organization_id for c in again],
-        [_status(c) for c in again],
+        [after_repair(c.input.seen) for c in again],
         [json.dumps(c.facts["config"], ensure_ascii=False) for c in again],
         [
             stored(
@@ -82,7 +81,7 @@ async def adopt_rows(connection: Any, contexts: Sequence[Context]) -> list[Outco
         [UUID(c.facts["integration_id"]) for c in named],
         [c.facts["before"] for c in named],
         [json.dumps(_named(c)) for c in named],
-        [_status(c) for c in named],
+        [after_repair(c.input.seen) for c in named],
         [c.input.whatsapp_number for c in named],
     )
     said = await _noted(connection, contexts, {str(row["id"]) for row in (*made, *told)})
@@ -110,11 +109,11 @@ async def _noted(connection: Any, contexts: Sequence[Context], ids: set[str]) ->
             connected_at = coalesce(excluded.connected_at, known.connected_at)
         """,
         [UUID(c.facts["integration_id"]) for c in done],
-        [_STATES.get(c.input.seen, c.input.seen) for c in done],
+        [health_after_repair(c.input.seen) for c in done],
     )
     await _tell(connection, done)
     return [
-        Done({"status": _status(c), "seen": c.input.seen})
+        Done({"status": after_repair(c.input.seen), "seen": c.input.seen})
         if c.facts["integration_id"] in ids
         else Rejected("changed_meanwhile", "the row was changed since it was looked at")
         for c in contexts
@@ -122,27 +121,27 @@ async def _noted(connection: Any, contexts: Sequence[Context], ids: set[str]) ->
 
 
 async def _tell(connection: Any, contexts: Sequence[Context]) -> None:
-    """The notice that follows whenever a row's status changes, whoever found out."""
-    news = [c for c in contexts if c.facts.get("status") != _status(c)]
-    told = [
+    """The notice that follows every change of a row's status."""
+    news = [c for c in contexts if c.facts.get("status") != after_repair(c.input.seen)]
+    notices = [
         Notice(
             UUID(c.facts["integration_id"]),
             UUID(c.facts["organization_id"]),
             c.facts["instance_name"],
-            f"integration.{_status(c)}",
+            f"integration.{after_repair(c.input.seen)}",
             {
-                "status": _status(c),
-                "state": _STATES.get(c.input.seen, c.input.seen),
+                "status": after_repair(c.input.seen),
+                "state": health_after_repair(c.input.seen),
                 "before": c.facts.get("status"),
             },
         )
         for c in news
     ]
-    await integration_events.record(connection, told)
+    await integration_events.record(connection, notices)
 
 
 async def drop_key(ctx: Context) -> Outcome:
-    """Drop the routing key; whoever misses it fills it again, from the row as it is now."""
+    """Drop the routing key; the next reader fills it again, from the row as it is now."""
     names = {ctx.facts["instance_name"], ctx.facts.get("before", ctx.facts["instance_name"])}
     try:
         keys = [
@@ -158,8 +157,3 @@ def _named(ctx: Context) -> dict[str, str]:
     """What a row says of which instance it means."""
     name = {"instance_name": str(ctx.facts["instance_name"])}
     return name | server_entry(ctx.facts.get("server"))
-
-
-def _status(ctx: Context) -> str:
-    """What a row says of what was seen; whatever is ill is disconnected, too."""
-    return "connected" if ctx.input.seen == "open" else "disconnected"

@@ -1,13 +1,11 @@
-"""Looking once more, right before a repair changes anything."""
+"""Verification: a second look, right before a repair changes anything."""
 
-from typing import Any
 from uuid import UUID
 
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
-from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Presence
-from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unknown, no_list
-from evosaga.sagas.whatsapp.evolution.instance_list import Listed, UnreadableList, find
-from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN, UNREADABLE
+from evosaga.sagas.whatsapp.evolution.answers import UNAVAILABLE, Answer, Presence
+from evosaga.sagas.whatsapp.evolution.holds import hold, hold_unknown
+from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN, listed_instance
 from evosaga.sagas.whatsapp.ownership import fingerprint
 from evosaga.sagas.whatsapp.services import Context, evolution_of
 
@@ -24,7 +22,7 @@ async def see_again(ctx: Context) -> Outcome:
 
 async def see_to_adopt(ctx: Context) -> Outcome:
     """Whether the instance that is to be named is the one that was seen, and how it is."""
-    listed = await _listed(ctx)
+    listed = await listed_instance(ctx, ctx.facts["instance_name"])
     if isinstance(listed, Held):
         return listed
     token = listed.token if listed else None
@@ -47,7 +45,7 @@ async def _seen(ctx: Context) -> str | Held:
     if key_id := ctx.facts.get("key_id"):
         token = ctx.services.keys.instance_token(UUID(ctx.facts["created_by"]), key_id)
         return await _look(ctx, token)
-    listed = await _listed(ctx)
+    listed = await listed_instance(ctx, ctx.facts["instance_name"])
     if isinstance(listed, Held):
         return listed
     if listed is not None and listed.token is None:
@@ -67,33 +65,19 @@ async def _look(ctx: Context, token: str) -> str | Held:
         case Presence.UNKNOWN:
             return hold_unknown(ctx, seen)
         case Presence.MINE:
-            return "open" if state_of(seen.answer.body) == "open" else "closed"
-
-
-def state_of(body: Any) -> str | None:
-    """The state in an answer of ``connectionState``, None when there is none."""
-    instance = body.get("instance") if isinstance(body, dict) else None
-    state = instance.get("state") if isinstance(instance, dict) else None
-    return state if isinstance(state, str) else None
-
-
-async def _listed(ctx: Context) -> Listed | Held | None:
-    """What Evolution lists under the name: only it can say, of what older code made."""
-    listed = await evolution_of(ctx).instances()
-    if listed.status != 200 or listed.body is None:
-        return no_list(ctx, listed)
-    try:
-        return find(listed.body, ctx.facts["instance_name"])
-    except UnreadableList as reason:
-        return hold(ctx, UNREADABLE, f"{reason}: check the version of Evolution")
+            return _open_or_closed(seen.answer)
 
 
 async def _without_token(ctx: Context) -> str | Held:
     """How an instance is whose token the list hides: our row names it, and the name is enough to
     look, though not to remove."""
     answer = await evolution_of(ctx).memory(ctx.facts["instance_name"], None)
-    if answer.status == 200 and (state := state_of(answer.body)) is not None:
-        return "open" if state == "open" else "closed"
+    if answer.status == 200 and answer.instance is not None and answer.instance.said:
+        return _open_or_closed(answer)
     if answer.status in (200, 404):
         return "half"
     return hold(ctx, answer.code or UNAVAILABLE, f"Evolution answers {answer.text}")
+
+
+def _open_or_closed(answer: Answer) -> str:
+    return "open" if answer.instance and answer.instance.state == "open" else "closed"

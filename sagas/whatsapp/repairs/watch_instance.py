@@ -1,8 +1,8 @@
 """Watch a place where an instance may still appear.
 
 A create whose outcome stayed unknown was undone while there was nothing to undo, or it was sent
-again, succeeded, and was deleted. Should the lost one land after all, minutes later, nobody would
-own it; so it is looked for again, four times, and removed.
+again, succeeded, and was deleted. Should the lost one land after all, minutes later, no saga
+would own it; so it is looked for again, four times, and removed.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ async def _admit(
     connection: Any, _world: Services, commands: Sequence[tuple[UUID, WatchInstance]]
 ) -> list[Admission | Refusal]:
     """Only what may be left of a create that was rolled back, or of an integration that a delete
-    has removed: never somebody's working instance.
+    has removed: never a working instance of another.
     """
     rows = await connection.fetch(_GONE, [data.created_by for _, data in commands])
     undone = {row["saga_id"] for row in rows}

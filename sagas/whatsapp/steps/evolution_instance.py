@@ -1,7 +1,7 @@
-"""Instances on the Evolution server: make one, remove one.
+"""Steps that make and remove an instance on the Evolution server.
 
-Before anything is tried again or undone the instance is looked at (``EvolutionApi.look``), and a
-stranger's instance is never touched, whatever its name.
+Before anything is tried again or undone the instance is looked at (``EvolutionApi.see``), and an
+instance of another owner is never touched, whatever its name.
 """
 
 import asyncio
@@ -46,6 +46,8 @@ _BEING_REMOVED: Final = {
     _HALF_REMOVED: "half of an instance was removed; Evolution may still be at it",
 }
 """Codes after which a removal by name may be under way, and so nothing of that name is made."""
+_NOT_DONE: Final = frozenset({Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY})
+"""Nothing has happened, and the cause is not this saga's."""
 _VANISH_SECONDS: Final = 15.0
 _REMOVAL_SECONDS: Final = 3.0
 _RACE_SECONDS: Final = 0.4
@@ -137,7 +139,7 @@ async def _remove_rowless(ctx: Context, name: str, token: str, seen: InstanceSig
     again = ctx.last_code == _HALF_REMOVED
     answer = await partial.delete(ctx, name, token, seen)
     verdict = classify_delete(answer)
-    if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
+    if verdict in _NOT_DONE:
         return hold_unsent(ctx, answer, verdict)
     if verdict is Verdict.LANDED and not again:
         quiet = ctx.services.quiet_seconds
@@ -192,29 +194,20 @@ async def delete_instance(ctx: Context) -> Outcome:
 
 
 async def _remove(ctx: Context, name: str, token: str, seen: InstanceSighting) -> Outcome:
-    match seen.sight:
-        case Presence.ABSENT:
-            return Done({"note": "already_absent"})
-        case Presence.FOREIGN:
-            return Done({"note": "not_ours"})
-        case Presence.UNKNOWN:
-            return hold_unknown(ctx, seen)
-        case Presence.MINE | Presence.HALF:
-            pass
+    if (settled := _settled(ctx, seen, "already_absent")) is not None:
+        return settled
     if ctx.in_doubt:
         # A repeated DELETE is a second removal by name, so first give the one before its time.
         seen = await _vanishes(ctx, name, token, _REMOVAL_SECONDS)
-        if seen.sight is Presence.ABSENT:
-            return Done({"note": "removed"})
-        if seen.sight is Presence.UNKNOWN:
-            return hold_unknown(ctx, seen)
+        if (settled := _settled(ctx, seen, "removed")) is not None:
+            return settled
     answer = await partial.delete(ctx, name, token, seen)
     if classify_delete(answer) is Verdict.REJECTED:
         # 2.3.7 refuses the DELETE of a live instance every third time, having logged it out:
         # nothing is under way then, so asking again is no second removal.
         answer = await partial.delete(ctx, name, token, seen)
     verdict = classify_delete(answer)
-    if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
+    if verdict in _NOT_DONE:
         return hold_unsent(ctx, answer, verdict)
     wait = _VANISH_SECONDS if verdict is Verdict.LANDED else 1.0
     # A 404 sets nothing going: there is only what an earlier delete may have left to do.
@@ -222,21 +215,45 @@ async def _remove(ctx: Context, name: str, token: str, seen: InstanceSighting) -
     stays = seen.sight is Presence.HALF and answer.status == 404 and ctx.attempt >= PATIENCE
     if stays and await listed_token(ctx, name) == token:
         return await _remove_by_create(ctx, name, token)
-    if seen.sight is Presence.ABSENT:
-        return Done({"note": "removed"})
     pause = max(_REMOVAL_SECONDS, seen.answer.retry_after or answer.retry_after or 0.0)
-    if not seen.answer.tried:
-        return replace(hold_unknown(ctx, seen), retry_after=pause, in_doubt=True)
-    if verdict is Verdict.OUTAGE:
-        return out_of_service(ctx, pause)
-    return Unknown("instance_remains", remains("delete", name, answer, seen))
+    return _after_removal(ctx, "delete", replace(answer, retry_after=pause), verdict, seen)
+
+
+def _settled(ctx: Context, seen: InstanceSighting, absent: str) -> Outcome | None:
+    """What a look before a DELETE settles; None: there is something of ours to remove."""
+    match seen.sight:
+        case Presence.ABSENT:
+            return Done({"note": absent})
+        case Presence.FOREIGN:
+            return Done({"note": "not_ours"})
+        case Presence.UNKNOWN:
+            return hold_unknown(ctx, seen)
+        case Presence.MINE | Presence.HALF:
+            return None
+
+
+def _after_removal(
+    ctx: Context, asked: str, answer: Answer, verdict: Verdict, seen: InstanceSighting
+) -> Outcome:
+    """What a look means after a removal was asked for."""
+    match seen.sight, seen.answer.tried, verdict:
+        case Presence.ABSENT, _, _:
+            return Done({"note": "removed"})
+        case _, False, _:
+            held = hold_unknown(ctx, seen)
+            later = max(held.retry_after or 0.0, answer.retry_after or 0.0) or None
+            return replace(held, retry_after=later, in_doubt=True)
+        case _, _, Verdict.OUTAGE:
+            return out_of_service(ctx, answer.retry_after)
+        case _:
+            return Unknown("instance_remains", remains(asked, name_of(ctx), answer, seen))
 
 
 async def _remove_by_create(ctx: Context, name: str, token: str) -> Outcome:
     """A row that no delete can reach goes with the clean-up after a create that has to fail."""
     answer = await provoke_clean_up(ctx, name, token)
     verdict = classify_create(answer)
-    if verdict in (Verdict.NOT_SENT, Verdict.MISCONFIGURED, Verdict.BUSY):
+    if verdict in _NOT_DONE:
         return hold_unsent(ctx, answer, verdict)
     if verdict is Verdict.LANDED:
         # The row had gone meanwhile, so what is there now is what we have just made.
@@ -246,13 +263,7 @@ async def _remove_by_create(ctx: Context, name: str, token: str) -> Outcome:
     if seen.sight is Presence.ABSENT and answer.status != 400:
         # The create may be under way still, and find nothing in its way by now.
         return Held("quiet_time", f"{name} is absent; looking again", ctx.services.quiet_seconds)
-    if seen.sight is Presence.ABSENT:
-        return Done({"note": "removed"})
-    if not seen.answer.tried:
-        return replace(hold_unknown(ctx, seen), in_doubt=True)
-    if verdict is Verdict.OUTAGE:
-        return out_of_service(ctx, answer.retry_after)
-    return Unknown("instance_remains", remains("create that cleans up", name, answer, seen))
+    return _after_removal(ctx, "create that cleans up", answer, verdict, seen)
 
 
 async def _vanishes(ctx: Context, name: str, token: str, seconds: float) -> InstanceSighting:

@@ -18,7 +18,7 @@ from evosaga.sagas.whatsapp.services import Context
 from evosaga.sagas.whatsapp.types import server_entry
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
-# Somebody's table may want its times from whoever writes, so they are given.
+# The table may have no defaults for its times, so they are given.
 INSERT: Final = """
 INSERT INTO healthcare.integrations (id, organization_id, type, provider, status, enabled, config,
     webhook_token, created_at, updated_at)
@@ -33,7 +33,7 @@ AS_STATUS: Final = (
     "(jsonb_populate_record(NULL::healthcare.integrations, "
     "jsonb_build_object('status', {}))).status"
 )
-"""A text as whatever type the column ``status`` has, which may be an enum of somebody's."""
+"""A text as whatever type the column ``status`` has, which may be an enum."""
 _LONGEST_WAIT: Final = 30.0
 
 
@@ -65,11 +65,10 @@ async def unsave_integrations(connection: Any, contexts: Sequence[Context]) -> l
 
 
 async def mark_deleting(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
-    """From now on everybody can see that the integration is going away.
+    """Mark the rows: from now on the integration is seen to be going away.
 
     A saga that is behind another waits here until that one is over. It may have left nothing to
-    mark, and then there is little left to do; but whoever was told that this delete is accepted
-    shall see it done.
+    mark, and then there is little left to do; but a delete that was accepted is carried out.
     """
     ahead = await _ahead(connection, [c for c in contexts if "behind" in c.facts])
     turn = [c for c in contexts if c.saga_id not in ahead]
@@ -127,11 +126,11 @@ async def unmark_deleting(connection: Any, contexts: Sequence[Context]) -> list[
 async def delete_integrations(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Delete the rows; one that is gone already is as good.
 
-    Where a create of the instance may land yet, somebody watches the place from this commit on.
+    Where a create of the instance may land yet, a watch begins with this commit.
     """
     done = await _delete_rows(connection, contexts, [_integration_id(c) for c in contexts])
     if forgotten := [c.facts["instance_name"] for c in contexts if "forgotten" in c.facts]:
-        # Or a create would be told of it until upkeep looks again.
+        # Or a create would be refused for it until upkeep looks again.
         await connection.execute(
             "DELETE FROM evosaga.sightings WHERE instance_name = ANY($1)", forgotten
         )
@@ -164,7 +163,7 @@ async def _delete_rows(
 
 
 async def _ahead(connection: Any, contexts: Sequence[Context]) -> Mapping[UUID, Outcome]:
-    """What those must be told that have to go on waiting, or wait in vain."""
+    """The outcomes of those that go on waiting, or wait in vain."""
     if not contexts:
         return {}
     rows = await connection.fetch(
@@ -195,7 +194,7 @@ async def _ahead(connection: Any, contexts: Sequence[Context]) -> Mapping[UUID, 
 
 
 # One that was called off while it waited itself leaves its place: then the one before it counts.
-# Whoever holds the key or the name without having looked at the queue is waited for as well.
+# A saga that holds the key or the name without having looked at the queue is waited for as well.
 _AHEAD: Final = """
 WITH RECURSIVE waiting AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])

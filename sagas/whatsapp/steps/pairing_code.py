@@ -27,14 +27,9 @@ async def ask_for_qr(ctx: Context) -> Outcome:
     answer = await evolution_of(ctx).connect(name_of(ctx), token_of(ctx), ctx.input.number)
     if answer.code in (BUSY, SERVER_UNKNOWN):
         return hold_unsent(ctx, answer, Verdict.NOT_SENT)
-    body = answer.body if isinstance(answer.body, dict) else {}
-    if answer.status != 200 or not body.get("base64"):
+    code = answer.qr_code
+    if answer.status != 200 or code is None or code["base64"] is None:
         return Done({"qr": "not_yet"})
-    code = {
-        "base64": body["base64"],
-        "code": body.get("code"),
-        "pairing_code": body.get("pairingCode"),
-    }
     try:
         kept = await keep_qr(ctx.services.redis, name_of(ctx), ctx.facts["created_by"], code)
     except RedisError as error:

@@ -1,10 +1,10 @@
-"""The key in Redis that lets webhook workers route without a query.
+"""Routing keys in Redis: webhook workers route with them, without a query.
 
 Three keys belong to an instance's name. ``whatsapp:instance:…`` is what workers read. Beside it
 ``evosaga:filled:…`` says which integration it was filled for, from which version of its row, and
-what exactly was written, so that a reader tells what we wrote from what anybody else put there.
-``evosaga:removed:…`` is the mark that a removal leaves: it names the integration, and whoever
-slept meanwhile and fills the key for that integration late is refused.
+what exactly was written, so that a reader tells what we wrote from what others put there.
+``evosaga:removed:…`` is the mark that a removal leaves: it names the integration, and a
+process that fills the key for that integration late is refused.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighti
 if TYPE_CHECKING:  # routing workers read the key with this module, and need nothing else of ours
     from redis.asyncio import Redis
 
+    from evosaga.sagas.whatsapp.evolution.models import QrCode
     from evosaga.sagas.whatsapp.services import Context
 
 MISCONFIGURED: Final = "redis_misconfigured"
@@ -100,7 +101,7 @@ def key(instance_name: str) -> str:
 
 
 def filled_key(instance_name: str) -> str:
-    """Where it stands what we put under the routing key."""
+    """The key that records what we wrote under the routing key."""
     return f"evosaga:filled:{instance_name}"
 
 
@@ -110,12 +111,12 @@ def qr_key(instance_name: str) -> str:
 
 
 def qr_limit_key(instance_name: str) -> str:
-    """There while Evolution shows no more QR codes until somebody asks for pairing again."""
+    """There while Evolution shows no more QR codes until pairing is asked for again."""
     return f"evosaga:qr-limit:{instance_name}"
 
 
 async def put(redis: "Redis", route: Route) -> Literal["filled", "newer", "removed"]:
-    """Set the routing key for an hour, unless the integration was removed or a newer row told.
+    """Set the routing key for an hour, unless the integration is removed or a newer row is there.
 
     Raises ``RedisError``.
     """
@@ -135,7 +136,7 @@ async def forget(redis: "Redis", instance_name: str, value: bytes) -> bool:
 
 
 async def keep_qr(
-    redis: "Redis", instance_name: str, integration_id: str, code: dict[str, Any], at: str = ""
+    redis: "Redis", instance_name: str, integration_id: str, code: "QrCode", at: str = ""
 ) -> bool:
     """Keep a QR code for a minute, unless the integration is gone or a later one is there.
 

@@ -13,9 +13,9 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     classify_create,
     classify_delete,
     health,
-    read_look,
 )
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
+from evosaga.sagas.whatsapp.evolution.evidence import read_look
 
 ROW = {"name": "x", "token": "T", "connectionStatus": "close"}
 PAGE, HALF = "a page", "half an answer"

@@ -25,7 +25,6 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     CREATE_RULES,
     DELETE_RULES,
     HEALTH,
-    PRESENCE_RULES,
     Answer,
     Operation,
     Presence,
@@ -33,10 +32,10 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     classify_create,
     classify_delete,
     health,
-    read_look,
 )
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
 from evosaga.sagas.whatsapp.evolution.client import _LARGEST_BODY, _may_have_been_sent, _read
+from evosaga.sagas.whatsapp.evolution.evidence import PRESENCE_RULES, read_look
 from tests.support.fuzzing import fuzzed
 
 SECRET = "the-global-key"

@@ -14,7 +14,8 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.completeness import SETTINGS, settings_lack, webhook_lacks
+from evosaga.sagas.whatsapp.evolution.completeness import SETTINGS, webhook_lacks
+from evosaga.sagas.whatsapp.evolution.models import listed_instance, webhook
 from evosaga.sagas.whatsapp.evolution.payload import foreign_webhook, own_webhook
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -48,7 +49,7 @@ async def evolution() -> AsyncIterator[SimulatedEvolution]:
 
 
 @pytest.fixture
-async def services(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[Services]:
+async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[Services]:
     api = EvolutionApi(evolution.url, API_KEY, timeout=0.5)
     async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
         yield Services({"default": api}, redis, http, KEYS, public_url=PUBLIC, quiet_seconds=0.2)
@@ -116,7 +117,7 @@ def right(wanted: Any, **changes: Any) -> dict[str, Any]:
 def test_what_a_webhook_lacks_is_said_without_its_token(
     found: Any, wanted: dict[str, Any], lacks: str | None
 ) -> None:
-    said = webhook_lacks(found, wanted)
+    said = webhook_lacks(webhook(found), wanted)
     assert said == lacks if lacks is None else said is not None and said.startswith(lacks)
     assert OURS["headers"]["X-Webhook-Token"] not in str(said)
 
@@ -124,14 +125,14 @@ def test_what_a_webhook_lacks_is_said_without_its_token(
 def test_a_token_made_under_a_key_of_before_is_as_good() -> None:
     older = KeyRing(["o" * 32])
     found = right(own_webhook(OURS["url"], older, ID, older.current))
-    assert webhook_lacks(found, OURS) is not None
-    assert webhook_lacks(found, OURS, older.webhook_tokens(ID)) is None
+    assert webhook_lacks(webhook(found), OURS) is not None
+    assert webhook_lacks(webhook(found), OURS, older.webhook_tokens(ID)) is None
 
 
 def test_only_a_list_that_shows_settings_can_lack_them() -> None:
-    assert settings_lack({"name": "a", "Setting": None}) == "it has no settings"
-    assert settings_lack({"name": "a", "Setting": dict(SETTINGS)}) is None
-    assert settings_lack({"name": "a"}) is None
+    shown: list[dict[str, Any]] = [{"Setting": None}, {"Setting": dict(SETTINGS)}, {}]
+    listed = [listed_instance({"name": "a", **one}) for one in shown]
+    assert [one and one.has_settings for one in listed] == [False, True, True]
 
 
 async def test_a_first_create_of_a_derived_name_is_looked_at_once(

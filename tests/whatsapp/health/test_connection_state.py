@@ -9,7 +9,6 @@ import pytest
 
 from evosaga.orchestrator.whatsapp.health.connection_state import (
     CURES,
-    FINAL_CODES,
     Judgement,
     Record,
     after_reconnect,
@@ -17,6 +16,7 @@ from evosaga.orchestrator.whatsapp.health.connection_state import (
 )
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, found
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Memory, Row, Snapshot
+from evosaga.sagas.whatsapp.row_status import FINAL_CODES
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = uuid.UUID("0197f3a0-0000-7000-8000-0000000000c1")

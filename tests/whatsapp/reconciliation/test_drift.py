@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from evosaga.orchestrator.whatsapp.reconciliation.drift import (
-    implausibility,
     reconcile_plan,
-    too_many,
 )
+from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility, too_many
 from evosaga.orchestrator.whatsapp.reconciliation.rules import AGREE, KeyCell, judge_key
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Instance,

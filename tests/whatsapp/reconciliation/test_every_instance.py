@@ -10,7 +10,7 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.routing import ClinicCache
-from evosaga.orchestrator.whatsapp.reconciliation import observe
+from evosaga.orchestrator.whatsapp.reconciliation import probes
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, find, run_once
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -176,7 +176,7 @@ async def test_upkeep_that_has_seen_it_makes_a_delete_possible_and_a_second_one_
 @pytest.fixture
 def soon_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of which nobody believes for long that it is just loading its instances."""
-    monkeypatch.setattr(observe, "_LOADING", (0.05, 0.05, 0.1, 0.1))
+    monkeypatch.setattr(probes, "_LOADING", (0.05, 0.05, 0.1, 0.1))
 
 
 @pytest.mark.usefixtures("soon_loaded")

@@ -17,8 +17,9 @@ import pytest
 from evosaga.events.commands import Command
 from evosaga.orchestrator.commands.accept import parse_request
 from evosaga.orchestrator.whatsapp.reconciliation.classify import found, places_of, row_says
-from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, needs_probe, reconcile_plan
+from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift, reconcile_plan
 from evosaga.orchestrator.whatsapp.reconciliation.incomplete_instances import KINDS
+from evosaga.orchestrator.whatsapp.reconciliation.probes import needs_probe
 from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     AGREE,
     BUSY,

@@ -23,8 +23,9 @@ from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.integrations.connection import integrations, observe
 from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
 from evosaga.orchestrator.whatsapp.jobs import jobs_of
-from evosaga.orchestrator.whatsapp.reconciliation.drift import implausibility, reconcile_plan
+from evosaga.orchestrator.whatsapp.reconciliation.drift import reconcile_plan
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed, OneList, merge
+from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, find, run_once
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Keep, Row, Snapshot
 from evosaga.sagas.registry import discover

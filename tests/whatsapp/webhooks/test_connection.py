@@ -17,7 +17,7 @@ from evosaga.orchestrator.whatsapp.integrations.connection import (
 )
 from evosaga.orchestrator.whatsapp.webhooks import throttle
 from evosaga.sagas.whatsapp import integration_events
-from evosaga.sagas.whatsapp.evolution.instance_list import phone_of
+from evosaga.sagas.whatsapp.evolution.models import phone_of
 from tests.support.driving import delete, entries, outcome, publish
 from tests.support.waiting import eventually
 from tests.whatsapp.webhooks.conftest import House

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 from datetime import datetime, timedelta
 from functools import reduce
 from itertools import permutations
@@ -224,6 +225,10 @@ def test_what_json_allows_and_postgres_does_not_is_no_trouble_in_a_message() -> 
     assert read(b'{"data":' + b"[" * (DEEPEST - 1) + b"]" * (DEEPEST - 1) + b"}")
 
 
+NOW = int(time.time())
+DEEP = base64.urlsafe_b64encode(b"[" * 100_000).decode() + ".e30.AAAA"
+
+
 class TestASignedDelivery:
     """Evolution signs with ``jwt_key`` instead of showing the token."""
 
@@ -234,28 +239,54 @@ class TestASignedDelivery:
         return (head + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
 
     def test_is_believed_while_it_is_valid(self) -> None:
-        token = self.jwt("key", {"iat": 1000, "exp": 1600})
-        assert is_signed(token, "key", 1300)
-        assert not is_signed(token, "another key", 1300)
-        assert not is_signed(token[:-3] + "AAA", "key", 1300)
+        token = self.jwt("key", {"iat": NOW - 300, "exp": NOW + 86_400})
+        assert is_signed(token, "key")
+        assert not is_signed(token, "another key")
+        assert not is_signed(token[:-3] + "AAA", "key")
 
     def test_k4_clocks_may_differ_by_a_minute_and_no_more(self) -> None:
-        token = self.jwt("key", {"iat": 1000, "exp": 1600})
-        assert is_signed(token, "key", 1000 - SKEW)
-        assert is_signed(token, "key", 1600 + SKEW)
-        assert not is_signed(token, "key", 1000 - SKEW - 1)
-        assert not is_signed(token, "key", 1600 + SKEW + 1)
+        def valid(since: float, until: float) -> bool:
+            now = time.time()
+            return is_signed(self.jwt("key", {"iat": now + since, "exp": now + until}), "key")
 
-    @pytest.mark.parametrize("claims", [{}, [], "x", {"exp": "soon"}, {"exp": None, "iat": 1}])
+        near, far = SKEW - 30, SKEW + 30
+        assert valid(near, 600)
+        assert valid(-600, -near)
+        assert not valid(far, 600)
+        assert not valid(-600, -far)
+
+    @pytest.mark.parametrize(
+        "claims",
+        [
+            {},
+            [],
+            "x",
+            {"exp": "soon"},
+            {"exp": None, "iat": 1},
+            {"exp": [NOW]},
+            {"exp": -1e400},
+        ],
+    )
     def test_must_say_until_when(self, claims: Any) -> None:
-        assert not is_signed(self.jwt("key", claims), "key", 0)
+        assert not is_signed(self.jwt("key", claims), "key")
+
+    def test_may_say_more_than_anybody_asks(self) -> None:
+        more = {"exp": NOW + 86_400, "aud": "x", "iss": 1, "sub": 2, "jti": 3}
+        assert is_signed(self.jwt("key", more), "key")
 
     def test_must_name_its_algorithm(self) -> None:
-        assert not is_signed(self.jwt("key", {"exp": 10}, alg="none"), "key", 0)
+        assert not is_signed(self.jwt("key", {"exp": NOW + 86_400}, alg="none"), "key")
+        assert not is_signed(self.jwt("key", {"exp": NOW + 86_400}, alg="HS512"), "key")
 
-    @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é.é.é", "a" * 10_000])
+    @pytest.mark.parametrize(
+        "token", ["", ".", "..", "a.b.c", "é.é.é", "\udcff.a.b", "a" * 10_000, DEEP, "1.1.1"]
+    )
     def test_may_be_garbage(self, token: str) -> None:
-        assert not is_signed(token, "key", 0)
+        assert not is_signed(token, "key")
+
+    def test_is_not_believed_under_a_key_of_another_kind(self) -> None:
+        key = "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----"
+        assert not is_signed(self.jwt(key, {"exp": NOW + 86_400}), key)
 
 
 class TestTheTokens:

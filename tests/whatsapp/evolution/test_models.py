@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from evosaga.sagas.whatsapp.evolution.instance_list import UnreadableList, find, linked, read
+from evosaga.sagas.whatsapp.evolution.answers import Answer
+from evosaga.sagas.whatsapp.evolution.models import (
+    ListedInstance,
+    UnreadableList,
+    linked,
+    listed_instance,
+)
 
 TODAY = {
     "name": "x",
@@ -25,9 +31,13 @@ BEFORE = {
 }
 
 
+def find(body: object, name: str) -> ListedInstance | None:
+    return Answer(200, body, "HTTP 200").listed(name)
+
+
 @pytest.mark.parametrize("element", [TODAY, BEFORE])
 def test_old_and_new_elements_say_the_same(element: dict[str, Any]) -> None:
-    one = read(element)
+    one = listed_instance(element)
     assert one is not None
     assert (one.name, one.token, one.status) == ("x", "T", "open")
     assert (one.phone, one.linked, one.channel) == ("5511999990000", True, "WHATSAPP-BAILEYS")
@@ -62,8 +72,40 @@ def test_what_is_no_list_proves_nothing(body: object) -> None:
 
 
 def test_a_lid_is_somebody_without_a_number() -> None:
-    one = read(TODAY | {"ownerJid": "998877665544332211@lid"})
+    one = listed_instance(TODAY | {"ownerJid": "998877665544332211@lid"})
     assert one is not None
     assert (one.phone, one.linked) == (None, True)
     assert not linked("")
     assert not linked(None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, 5, "x", [], {}, {"instance": None}, {"instance": []}, {"instance": {"state": 5}}],
+)
+def test_odd_shapes_have_no_state_no_code_no_message_and_raise_nothing(body: object) -> None:
+    answer = Answer(200, body, "HTTP 200")
+    assert answer.instance is None or answer.instance.said is None
+    assert answer.qr_code is None
+    assert answer.message is None
+    assert not answer.failed
+    assert answer.created is None or answer.created.token is None
+
+
+def test_a_state_of_a_later_release_is_said_and_not_known() -> None:
+    told = Answer(200, {"instance": {"instanceName": "x", "state": "paused"}}, "HTTP 200").instance
+    assert told is not None
+    assert (told.name, told.said, told.state) == ("x", "paused", None)
+
+
+@pytest.mark.parametrize("message", ["no", ["no"], [["no"]]])
+def test_an_error_says_the_same_in_each_of_its_shapes(message: object) -> None:
+    assert Answer(400, {"response": {"message": message}}, "HTTP 400").message == "no"
+    assert Answer(503, {"error": "no"}, "HTTP 503").message == "no"
+
+
+def test_a_webhook_keeps_of_its_headers_what_is_text() -> None:
+    row = {"enabled": True, "url": "u", "events": ["A", 5], "headers": {"a": "x", "b": ["y"]}}
+    found = Answer(200, row, "HTTP 200").webhook
+    assert found is not None
+    assert (found.enabled, found.events, found.headers) == (True, ("A",), {"a": "x"})

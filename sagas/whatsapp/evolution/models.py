@@ -1,0 +1,271 @@
+"""Evolution's JSON as typed values. Pure; only this module knows its field names and odd shapes.
+
+Readers are tolerant: what is missing or of another type is None. ``fetchInstances`` answers with
+flat elements that have a ``name`` from 2.1 on, and with ``{"instance": {"instanceName", "status",
+"owner", "apikey"}}`` before (evolution-api#660). The token may be null or hidden
+(evolution-api#657). So an instance is absent only from a list of which every element can be read,
+and an element without a token does not show who owns it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+
+ConnectionState: TypeAlias = Literal["open", "connecting", "close"]
+
+_JID: Final = re.compile(r"([0-9]{6,20})(?:_[0-9]+)?(?::[0-9]+)?(?:@(?:s\.whatsapp\.net|c\.us))?")
+_LINKED: Final = re.compile(r"[0-9]+(?:_[0-9]+)?(?::[0-9]+)?(?:@[a-z.]+)?")
+_LONGEST_CODE: Final = 2000
+_LONGEST_PICTURE: Final = 64 * 1024
+_LONGEST_PAIRING_CODE: Final = 20
+
+
+class UnreadableList(Exception):
+    """The answer proves no absence: a person must check what this Evolution lists."""
+
+
+class QrCode(TypedDict):
+    """A code to pair a phone with, in the form in which Redis keeps it."""
+
+    base64: str | None
+    """A picture, as a data URL."""
+    code: str
+    """What the picture says."""
+    pairing_code: str | None
+    """Eight characters to type instead; only for a pairing that began with a phone number."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceState:
+    """An instance as an answer's ``instance`` object describes it."""
+
+    name: str | None
+    said: str | None
+    """The connection state in Evolution's own word."""
+
+    @property
+    def state(self) -> ConnectionState | None:
+        """The same, None for a word of a release that we do not know."""
+        return known_state(self.said)
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedInstance:
+    """The answer to a create: the instance's name and the token it got."""
+
+    name: str | None
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """The webhook of one instance, as its row says."""
+
+    enabled: bool
+    url: str | None
+    events: tuple[str, ...]
+    headers: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedInstance:
+    """One element of the list."""
+
+    name: str
+    token: str | None = field(repr=False)
+    """None where the list does not show it."""
+    status: str | None
+    """The database's word on the connection: ``open``, ``connecting`` or ``close``."""
+    channel: str | None
+    owner: str | None
+    """The WhatsApp id of the phone that was linked last."""
+    reason: int | None
+    """Why its connection ended last, as a code of WhatsApp's."""
+    closed_at: datetime | None
+    """When that was."""
+    has_settings: bool
+    """False when its row of settings is missing; older servers do not show any."""
+
+    @property
+    def phone(self) -> str | None:
+        """The digits of the phone that was linked last."""
+        return phone_of(self.owner)
+
+    @property
+    def linked(self) -> bool:
+        """Whether a phone was linked, even one that hides its number."""
+        return linked(self.owner)
+
+
+class InstanceList:
+    """The answer of ``fetchInstances``. Thousands of elements, so each is read when it is needed.
+
+    The answer may be shared by several callers: read only.
+    """
+
+    __slots__ = ("_elements",)
+
+    def __init__(self, elements: Sequence[Any]) -> None:
+        self._elements = elements
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def find(self, name: str) -> ListedInstance | None:
+        """The element of that name; None proves that the instance is not in the list.
+
+        Of two elements of one name, one with a token is preferred. Raises ``UnreadableList``.
+        """
+        found: ListedInstance | None = None
+        unreadable = 0
+        for element in self._elements:
+            # Fast path for elements of today's shape, of which one is looked for.
+            if isinstance(element, dict) and "instance" not in element:
+                said = element.get("instanceName", element.get("name"))
+                if isinstance(said, str) and said != name:
+                    continue
+            one = listed_instance(element)
+            if one is None:
+                unreadable += 1
+            elif one.name == name and (found is None or found.token is None):
+                found = one
+        if found is None and unreadable:
+            some = f"{unreadable} of {len(self)} elements of Evolution's list have no name"
+            raise UnreadableList(f"{some}, so nobody can say what is not in it")
+        return found
+
+    def get(self, name: str) -> ListedInstance | None:
+        """The same, where None proves nothing."""
+        try:
+            return self.find(name)
+        except UnreadableList:
+            return None
+
+    def read(self) -> tuple[list[ListedInstance], int]:
+        """All elements that can be read, and the number of those that can't."""
+        found = [one for one in map(listed_instance, self._elements) if one is not None]
+        return found, len(self) - len(found)
+
+
+def listed_instance(element: object) -> ListedInstance | None:
+    """One element of the list; None when it has no name that can be read."""
+    if not isinstance(element, dict):
+        return None
+    inner = element.get("instance")
+    fields = element | inner if isinstance(inner, dict) else element
+    name = fields.get("instanceName", fields.get("name"))
+    if not isinstance(name, str):
+        return None
+    channel = fields.get("integration")
+    channel = channel.get("integration") if isinstance(channel, dict) else channel
+    reason = fields.get("disconnectionReasonCode")
+    return ListedInstance(
+        name=name,
+        token=_text(fields.get("token") or fields.get("apikey")) or None,
+        status=_text(fields.get("connectionStatus", fields.get("status"))),
+        channel=_text(channel),
+        owner=_text(fields.get("ownerJid", fields.get("owner"))),
+        reason=reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
+        closed_at=_moment(fields.get("disconnectionAt")),
+        has_settings=fields.get("Setting", fields) is not None,
+    )
+
+
+def instance_list(body: object) -> InstanceList | None:
+    """The list in an answer; None when the body is none."""
+    return InstanceList(body) if isinstance(body, list) else None
+
+
+def instance_state(body: object) -> InstanceState | None:
+    """The object ``instance`` in an answer, None when there is none."""
+    about = body.get("instance") if isinstance(body, dict) else None
+    if not isinstance(about, dict):
+        return None
+    return InstanceState(_text(about.get("instanceName")), _text(about.get("state")) or None)
+
+
+def known_state(said: str | None) -> ConnectionState | None:
+    """A connection state, None when it is none that we know."""
+    return next((state for state in get_args(ConnectionState) if state == said), None)
+
+
+def created_instance(body: object) -> CreatedInstance | None:
+    """The answer to a create, None when it has another shape."""
+    about = instance_state(body)
+    token = body.get("hash") if isinstance(body, dict) else None
+    return CreatedInstance(about.name, _text(token)) if about else None
+
+
+def qr_code(body: object) -> QrCode | None:
+    """The QR code in an answer or a webhook; None when there is none in it."""
+    if not isinstance(body, Mapping):
+        return None
+    picture, code, pairing = (_text(body.get(key)) for key in ("base64", "code", "pairingCode"))
+    if not code or len(code) > _LONGEST_CODE:
+        return None
+    shown = picture and picture.startswith("data:image/") and len(picture) <= _LONGEST_PICTURE
+    short = pairing is not None and len(pairing) <= _LONGEST_PAIRING_CODE
+    return {
+        "base64": picture if shown else None,
+        "code": code,
+        "pairing_code": pairing if short else None,
+    }
+
+
+def webhook(body: object) -> Webhook | None:
+    """A webhook's row, None when the body is none."""
+    if not isinstance(body, Mapping):
+        return None
+    events, headers = body.get("events"), body.get("headers")
+    return Webhook(
+        enabled=body.get("enabled") is True,
+        url=_text(body.get("url")),
+        events=tuple(filter(_text, events)) if isinstance(events, list) else (),
+        headers={name: said for name, said in headers.items() if isinstance(said, str)}
+        if isinstance(headers, Mapping)
+        else {},
+    )
+
+
+def error_message(body: object) -> str | None:
+    """What an error says, in whichever of its three shapes; None when it says nothing."""
+    if not isinstance(body, dict):
+        return None
+    response = body.get("response")
+    message = response.get("message") if isinstance(response, dict) else body.get("error")
+    while isinstance(message, list) and message:
+        message = message[0]
+    return str(message) if message else None
+
+
+def says_error(body: object) -> bool:
+    """Whether it is one of the failures that come as a 200 with ``"error": true``."""
+    return isinstance(body, dict) and body.get("error") is True
+
+
+def phone_of(jid: object) -> str | None:
+    """The phone number in a WhatsApp id such as ``5511999990000:12@s.whatsapp.net``, in digits.
+
+    A LID (``…@lid``) stands for a person who hides the number, and is none.
+    """
+    fit = _JID.fullmatch(jid) if isinstance(jid, str) else None
+    return fit[1] if fit else None
+
+
+def linked(jid: object) -> bool:
+    """Whether it is the id of a phone, with a number or as a LID."""
+    return isinstance(jid, str) and _LINKED.fullmatch(jid) is not None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo else None
