@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -13,9 +12,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from evosaga.orchestrator.cli import connections
+from cyclopts import Parameter
+
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import migrated, on_signals
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
 
-def dev(arguments: argparse.Namespace, out: Output) -> int:
+def dev(
+    *,
+    evolution_port: Annotated[
+        params.Port,
+        Parameter(help="port of the simulated Evolution server (default: a free one)"),
+    ] = 0,
+    port: Annotated[
+        params.Port | None,
+        Parameter(
+            help="port of the dashboard and the API (default: 8080, or a free one if that is taken)"
+        ),
+    ] = None,
+    out: params.Out,
+) -> int:
     """Run the servers, the simulated Evolution, a worker and the API until told to stop."""
     from evosaga.orchestrator import app
     from evosaga.orchestrator.config import log_config
@@ -35,7 +49,7 @@ def dev(arguments: argparse.Namespace, out: Output) -> int:
     with _alone(), connections.servers(out) as settings:
         log_config.configure(settings)
         try:
-            asyncio.run(_run(settings, arguments, out))
+            asyncio.run(_run(settings, evolution_port, port, out))
         except app.Broken as error:
             out.problem(f"a part of the worker broke: {error}")
             return UNFINISHED
@@ -43,10 +57,10 @@ def dev(arguments: argparse.Namespace, out: Output) -> int:
     return DONE
 
 
-async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -> None:
+async def _run(settings: Settings, evolution_port: int, port: int | None, out: Output) -> None:
     from evosaga.orchestrator.api.server import address, serve_until
 
-    port, stop = arguments.evolution_port, asyncio.Event()
+    stop = asyncio.Event()
     on_signals(stop.set)
     await migrated(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -56,17 +70,18 @@ async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -
 
             key = settings.evolution_api_key
             api_key = key.get_secret_value() if key else secrets.token_hex(16)
-            simulator = SimulatedEvolution(api_key=api_key, port=port)
+            simulator = SimulatedEvolution(api_key=api_key, port=evolution_port)
             try:
                 await stack.enter_async_context(simulator)
             except OSError as error:
-                raise CliError(WRONG, f"can't use port {port}: {error.strerror}") from error
+                said = f"can't use port {evolution_port}: {error.strerror}"
+                raise CliError(WRONG, said) from error
             given |= {"evolution_url": simulator.url, "evolution_api_key": api_key}
         if settings.secret_key is None:
             given["secret_key"] = kept_secret(_state() / "secret-key")
         if settings.api_keys is None:
             given["api_keys"] = f"dev:{kept_secret(_state() / 'api-key')}"
-        listener = stack.enter_context(_listener(settings, arguments.port))
+        listener = stack.enter_context(_listener(settings, port))
         if settings.evolution_url is None and settings.public_url is None:
             given["public_url"] = address(listener)  # so that pairing is seen at once
         if given:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import printable
 
 _PREFIX: Final = "EVOSAGA_"
 _BESIDE: Final = frozenset({"EVOSAGA_STATE_DIR", "EVOSAGA_LOCAL", "EVOSAGA_SYNC_POINTS"})

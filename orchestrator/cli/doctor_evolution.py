@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli.check import Finding
 from evosaga.orchestrator.cli.errors import place
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import printable
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
