@@ -76,8 +76,10 @@ def _sentence(error: CycloptsError) -> str:
             return f"unknown {'option' if word[:1] == '-' else 'verb'} {word!r}{meant}"
         case UnusedCliTokensError(unused_tokens=[*words]):
             return f"unexpected: {' '.join(map(repr, words))}"
-        case MissingArgumentError(argument=argument) if argument and not argument.tokens:
-            return f"missing: {', '.join(_missing(error))}"
+        case MissingArgumentError(argument=argument) if argument and argument.name in (
+            missing := _missing(error)
+        ):
+            return f"missing: {', '.join(missing)}"
         case CoercionError(argument=argument) if argument and (cause := _cause(error)):
             return f"{argument.name}: {cause}"
     return str(error)

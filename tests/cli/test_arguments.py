@@ -54,7 +54,9 @@ def test_evosaga_alone_shows_every_verb_in_its_group_and_the_exit_codes(
     assert main([]) == 0
     said = capsys.readouterr().out
     for verb in VERBS:
-        group = verbs.app[verb].group
+        groups = verbs.app[verb].group
+        assert isinstance(groups, tuple)
+        (group,) = groups
         assert isinstance(group, Group)
         assert f"\n{group.name}:\n" in said
         assert f"\n  {verb} " in said
@@ -93,7 +95,11 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
             ["create"],
             "missing: --organization-id, --clinic-id, --name (see `evosaga create",
         ),
-        (["create", "--name=Sol", "--clinic-id"], "missing: --organization-id"),
+        (
+            ["create", "--name=Sol", "--clinic-id"],
+            'Command "create" parameter --clinic-id req',
+        ),
+        (["create", "--name=Sol"], "missing: --organization-id, --clinic-id (see"),
         (["status"], "missing: ID"),
         (["events", "republish"], "missing: --since (see `evosaga events republish --help`)"),
         (["create", "--organization-id", "7"], "--organization-id: '7' is not a UUID"),
@@ -119,7 +125,7 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
         (["letters", "--remove", "1-0", "all"], "--remove: 'all' is no letter's id"),
         (
             ["simulate-evolution", "--port", "70000"],
-            "--port: '70000' is not a number from 0 to 65535",
+            "--port: '70000' is not a number from 0 to",
         ),
         (["completion", "tcsh"], 'Invalid value "tcsh" for SHELL. Choose from: "bash", "zsh"'),
     ],

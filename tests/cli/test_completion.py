@@ -99,5 +99,5 @@ def test_every_verb_and_every_option_of_it_is_in_the_script(scripts: Path, shell
     for name in (name for name in app if not name.startswith("-")):
         assert name in text
         for argument in app[name].assemble_argument_collection():
-            for option in argument.names if argument.parse else ():
-                assert option.removeprefix("--") in text
+            if argument.parse and argument.name.startswith("--"):
+                assert argument.name[2:] in text
