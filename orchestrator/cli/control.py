@@ -29,16 +29,17 @@ _NONE: Final = params.Selection()
 
 def replay(
     *references: params.References,
-    plan: Annotated[
-        bool, Parameter(help="show what it would do to the world and why, and change nothing")
-    ] = False,
-    status: Annotated[
-        Literal["failed", "compensated"] | None, Parameter(help="all of these")
-    ] = None,
+    plan: bool = False,
+    status: Literal["failed", "compensated"] | None = None,
     selection: _Options = _NONE,
     out: params.Out,
 ) -> int:
-    """Give sagas another try, or say what that would do."""
+    """Give sagas another try, or say what that would do.
+
+    Args:
+        plan: show what it would do to the world and why, and change nothing
+        status: all of these
+    """
     chosen = replace(selection, references=references, status=status)
     bulk.check_selection("replay", chosen)
     if plan:
@@ -50,13 +51,15 @@ def replay(
 
 def cancel(
     *references: params.References,
-    status: Annotated[
-        Literal["running", "compensating", "failed"] | None, Parameter(help="all of these")
-    ] = None,
+    status: Literal["running", "compensating", "failed"] | None = None,
     selection: _Options = _NONE,
     out: params.Out,
 ) -> int:
-    """Stop sagas and undo them."""
+    """Stop sagas and undo them.
+
+    Args:
+        status: all of these
+    """
     chosen = replace(selection, references=references, status=status)
     bulk.check_selection("cancel", chosen)
     return _steer("saga.cancel", "compensated", chosen, out)

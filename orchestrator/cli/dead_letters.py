@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 def letters(
     *,
     limit: params.Page = 20,
-    remove: Annotated[
-        tuple[params.Letter, ...],
-        Parameter(consume_multiple=True, help="take these away, by the ids that are shown"),
-    ] = (),
+    remove: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=True)] = (),
     out: params.Out,
 ) -> int:
-    """Show the newest, or take some away."""
+    """Show the newest, or take some away.
+
+    Args:
+        remove: take these away, by the ids that are shown
+    """
     with connections.servers(out) as settings:
         return asyncio.run(_letters(settings, limit, remove, out))
 

@@ -12,9 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
@@ -30,19 +28,16 @@ if TYPE_CHECKING:
 
 def dev(
     *,
-    evolution_port: Annotated[
-        params.Port,
-        Parameter(help="port of the simulated Evolution server (default: a free one)"),
-    ] = 0,
-    port: Annotated[
-        params.Port | None,
-        Parameter(
-            help="port of the dashboard and the API (default: 8080, or a free one if that is taken)"
-        ),
-    ] = None,
+    evolution_port: params.Port = 0,
+    port: params.Port | None = None,
     out: params.Out,
 ) -> int:
-    """Run the servers, the simulated Evolution, a worker and the API until told to stop."""
+    """Run the servers, the simulated Evolution, a worker and the API until told to stop.
+
+    Args:
+        evolution_port: port of the simulated Evolution server (default: a free one)
+        port: port of the dashboard and the API (default: 8080, or a free one if that is taken)
+    """
     from evosaga.orchestrator import app
     from evosaga.orchestrator.config import log_config
 

@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Final
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.check import Finding
@@ -32,12 +30,14 @@ _LATE: Final = 1000
 
 def doctor(
     *,
-    show_secrets: Annotated[
-        bool, Parameter(help="show the address of the global webhook whole, with its token")
-    ] = False,
+    show_secrets: bool = False,
     out: params.Out,
 ) -> int:
-    """Look, tell, and answer with the worst that was found."""
+    """Look, tell, and answer with the worst that was found.
+
+    Args:
+        show_secrets: show the address of the global webhook whole, with its token
+    """
     from evosaga.orchestrator.config import log_config
 
     with connections.servers(out) as settings:

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
@@ -34,25 +34,30 @@ def events(
     reference: params.Reference,
     /,
     *,
-    follow: Annotated[bool, Parameter(help="go on until the saga is over")] = False,
+    follow: bool = False,
     out: params.Out,
 ) -> int:
-    """Show the history of a saga, and with ``--follow`` the events to come."""
+    """Show the history of a saga, and with ``--follow`` the events to come.
+
+    Args:
+        follow: go on until the saga is over
+    """
     with connections.servers(out, redis=False) as settings:
         return asyncio.run(_events(settings, reference, follow, out))
 
 
 def republish(
     *,
-    since: Annotated[
-        params.When, Parameter(help="from when on: 2025-12-05T12:00Z, or ago: 30m, 1h, 2d")
-    ],
-    until: Annotated[
-        params.When | None, Parameter(help="up to then; without it, up to now")
-    ] = None,
+    since: params.When,
+    until: params.When | None = None,
     out: params.Out,
 ) -> int:
-    """Publish events to the stream again."""
+    """Publish events to the stream again.
+
+    Args:
+        since: from when on: 2025-12-05T12:00Z, or ago: 30m, 1h, 2d
+        until: up to then; without it, up to now
+    """
     now = datetime.now(UTC)
     first = moment(since, now)
     end = moment(until, now, "--until") if until else None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError
@@ -30,13 +28,14 @@ _COMES_BACK: Final = 15.0
 
 def health(
     *,
-    fix: Annotated[
-        bool,
-        Parameter(help="let rows follow what was seen, and connect again what can be"),
-    ] = False,
+    fix: bool = False,
     out: params.Out,
 ) -> int:
-    """Look at all of them, and with ``--fix`` do what can be done."""
+    """Look at all of them, and with ``--fix`` do what can be done.
+
+    Args:
+        fix: let rows follow what was seen, and connect again what can be
+    """
     require(out)
     with connections.servers(out) as settings:
         quiet(settings, out)

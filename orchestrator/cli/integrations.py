@@ -53,29 +53,29 @@ _DEFAULTS: Final = Asking()
 
 def create(
     *,
-    organization_id: Annotated[params.Uuid, Parameter(help="whose it is")],
-    clinic_id: Annotated[params.Uuid, Parameter(help="which clinic it serves")],
-    name: Annotated[params.Name, Parameter(help="what people call it, 1 to 120 characters")],
-    instance_name: Annotated[
-        params.Name | None, Parameter(help="derived from the id when left out")
-    ] = None,
-    channel: Annotated[
-        Literal["WHATSAPP-BAILEYS", "EVOLUTION"] | None,
-        Parameter(help="WHATSAPP-BAILEYS (the default) is paired by QR code"),
-    ] = None,
-    number: Annotated[
-        params.Text | None, Parameter(help="asks for a pairing code as well", metavar="DIGITS")
-    ] = None,
-    webhook_url: Annotated[
-        params.Url | None, Parameter(help="its host must be in EVOSAGA_WEBHOOK_HOSTS")
-    ] = None,
-    server: Annotated[
-        params.Name | None, Parameter(help="one of EVOSAGA_EVOLUTION_SERVERS")
-    ] = None,
+    organization_id: params.Uuid,
+    clinic_id: params.Uuid,
+    name: params.Name,
+    instance_name: params.Name | None = None,
+    channel: Literal["WHATSAPP-BAILEYS", "EVOLUTION"] | None = None,
+    number: Annotated[params.Text | None, Parameter(metavar="DIGITS")] = None,
+    webhook_url: params.Url | None = None,
+    server: params.Name | None = None,
     asking: _Options = _DEFAULTS,
     out: params.Out,
 ) -> int:
-    """Ask for an integration, and show the QR code once it is there."""
+    """Ask for an integration, and show the QR code once it is there.
+
+    Args:
+        organization_id: whose it is
+        clinic_id: which clinic it serves
+        name: what people call it, 1 to 120 characters
+        instance_name: derived from the id when left out
+        channel: WHATSAPP-BAILEYS (the default) is paired by QR code
+        number: asks for a pairing code as well
+        webhook_url: its host must be in EVOSAGA_WEBHOOK_HOSTS
+        server: one of EVOSAGA_EVOLUTION_SERVERS
+    """
     given = {
         "organization_id": organization_id,
         "clinic_id": clinic_id,
@@ -93,13 +93,15 @@ def delete(
     instance_name: params.InstanceName,
     /,
     *,
-    organization_id: Annotated[
-        params.Uuid | None, Parameter(help="refuse unless it belongs to this organization")
-    ] = None,
+    organization_id: params.Uuid | None = None,
     asking: _Options = _DEFAULTS,
     out: params.Out,
 ) -> int:
-    """Ask for the end of an integration."""
+    """Ask for the end of an integration.
+
+    Args:
+        organization_id: refuse unless it belongs to this organization
+    """
     given = {"instance_name": instance_name, "organization_id": organization_id}
     return _ask("integration.delete", given, asking, out)
 

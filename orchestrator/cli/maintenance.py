@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
@@ -25,10 +23,14 @@ def check_deploy(*, out: params.Out) -> int:
 
 def rebuild(
     *,
-    check: Annotated[bool, Parameter(help="only compare, write nothing")] = False,
+    check: bool = False,
     out: params.Out,
 ) -> int:
-    """Compare the status rows with the log, and repair them."""
+    """Compare the status rows with the log, and repair them.
+
+    Args:
+        check: only compare, write nothing
+    """
     with connections.servers(out, redis=False) as settings:
         return asyncio.run(_rebuild(settings, check, out))
 

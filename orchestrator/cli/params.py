@@ -71,7 +71,7 @@ def _whole(smallest: int, largest: int) -> Callable[[str], int]:
     return read
 
 
-def _read(read: Callable[[str], _T], metavar: str, help_: str = "") -> Parameter:
+def _read(read: Callable[[str], _T], metavar: str, help_: str | None = None) -> Parameter:
     """A parameter whose one value ``read`` understands; the last one when it is repeated."""
 
     def converter(_: object, tokens: Sequence[Token]) -> _T:

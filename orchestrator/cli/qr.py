@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
@@ -37,11 +35,15 @@ def qr(
     instance_name: params.InstanceName,
     /,
     *,
-    follow: Annotated[bool, Parameter(help="renew it until the phone is connected")] = False,
+    follow: bool = False,
     number: params.Digits | None = None,
     out: params.Out,
 ) -> int:
-    """Show it; with ``--follow`` until the phone is connected."""
+    """Show it; with ``--follow`` until the phone is connected.
+
+    Args:
+        follow: renew it until the phone is connected
+    """
     with connections.servers(out) as settings:
         return asyncio.run(_qr(settings, instance_name, follow, number, out))
 

@@ -33,31 +33,22 @@ _SOME: Final = 10
 
 def reconcile(
     *,
-    organization_id: Annotated[
-        params.Uuid | None, Parameter(help="only what concerns this one")
-    ] = None,
-    fix: Annotated[bool, Parameter(help="repair it")] = False,
-    keep: Annotated[
-        params.Text | None,
-        Parameter(
-            help="what the organization keeps: connected (the default), none, or an instance's "
-            "NAME",
-            metavar="WHAT",
-        ),
-    ] = None,
-    remove: Annotated[
-        tuple[params.Name, ...],
-        Parameter(
-            help="with --fix: remove this instance, which no row names; may be given several times"
-        ),
-    ] = (),
-    timeout: Annotated[
-        params.Seconds,
-        Parameter(help="how long to wait for the repairs (default: 120); they go on after that"),
-    ] = 120.0,
+    organization_id: params.Uuid | None = None,
+    fix: bool = False,
+    keep: Annotated[params.Text | None, Parameter(metavar="WHAT")] = None,
+    remove: tuple[params.Name, ...] = (),
+    timeout: params.Seconds = 120.0,
     out: params.Out,
 ) -> int:
-    """Look twice, report, and repair what may be repaired."""
+    """Look twice, report, and repair what may be repaired.
+
+    Args:
+        organization_id: only what concerns this one
+        fix: repair it
+        keep: what the organization keeps: connected (the default), none, or an instance's NAME
+        remove: with --fix: remove this instance, which no row names; may be given several times
+        timeout: how long to wait for the repairs (default: 120); they go on after that
+    """
     if keep and not organization_id:
         raise CliError(WRONG, "--keep decides for one organization: give --organization-id as well")
     if remove and not fix:

@@ -200,28 +200,28 @@ def on_signals(stop: Callable[[], None]) -> None:
 
 def simulate_evolution(
     *,
-    port: Annotated[params.Port, Parameter(help="default: a free one")] = 0,
-    host: Annotated[params.Text, Parameter(help="default: 127.0.0.1")] = "127.0.0.1",
-    journal: Annotated[
-        Path | None, Parameter(help="append every request to it, one JSON a line", metavar="FILE")
-    ] = None,
-    api_key: Annotated[
-        params.Text | None, Parameter(help="the global key; made when left out", metavar="KEY")
-    ] = None,
-    version: Annotated[
-        Literal["2.3.6", "2.3.7"], Parameter(help="of Evolution (default: 2.3.7)")
-    ] = "2.3.7",
-    pace: Annotated[
-        params.Factor,
-        Parameter(help="scale of its waits: 1 as in real life (the default), 0 at once"),
-    ] = 1.0,
-    global_webhook: Annotated[
-        params.Url | None, Parameter(help="where it tells the events of all instances")
-    ] = None,
-    seed: Annotated[int, Parameter(help="what its chances and codes come from", metavar="N")] = 0,
+    port: params.Port = 0,
+    host: params.Text = "127.0.0.1",
+    journal: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    api_key: Annotated[params.Text | None, Parameter(metavar="KEY")] = None,
+    version: Literal["2.3.6", "2.3.7"] = "2.3.7",
+    pace: params.Factor = 1.0,
+    global_webhook: params.Url | None = None,
+    seed: Annotated[int, Parameter(metavar="N")] = 0,
     out: params.Out,
 ) -> int:
-    """Run the simulated Evolution server alone."""
+    """Run the simulated Evolution server alone.
+
+    Args:
+        port: default: a free one
+        host: default: 127.0.0.1
+        journal: append every request to it, one JSON a line
+        api_key: the global key; made when left out
+        version: of Evolution (default: 2.3.7)
+        pace: scale of its waits: 1 as in real life (the default), 0 at once
+        global_webhook: where it tells the events of all instances
+        seed: what its chances and codes come from
+    """
     from evosaga.orchestrator.local.evolution import main_simulate
 
     try:

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-from cyclopts import Parameter
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
@@ -29,21 +27,27 @@ def status(reference: params.Reference, /, *, out: params.Out) -> int:
 
 def list_sagas(
     *,
-    status: Annotated[params.Status | None, Parameter(help="only these")] = None,
-    saga: Annotated[params.Name | None, Parameter(help="such as create-integration")] = None,
-    organization_id: Annotated[params.Uuid | None, Parameter(help="only its sagas")] = None,
-    instance_name: Annotated[params.Name | None, Parameter(help="only its sagas")] = None,
-    code: Annotated[
-        params.Text | None, Parameter(help="only those that stopped for this reason")
-    ] = None,
-    since: Annotated[
-        params.When | None, Parameter(help="2025-12-05T12:00Z, or ago: 30m, 1h, 2d")
-    ] = None,
+    status: params.Status | None = None,
+    saga: params.Name | None = None,
+    organization_id: params.Uuid | None = None,
+    instance_name: params.Name | None = None,
+    code: params.Text | None = None,
+    since: params.When | None = None,
     limit: params.Page = 20,
-    cursor: Annotated[params.Text | None, Parameter(help="where the page before ended")] = None,
+    cursor: params.Text | None = None,
     out: params.Out,
 ) -> int:
-    """Show a page of sagas, newest first."""
+    """Show a page of sagas, newest first.
+
+    Args:
+        status: only these
+        saga: such as create-integration
+        organization_id: only its sagas
+        instance_name: only its sagas
+        code: only those that stopped for this reason
+        since: 2025-12-05T12:00Z, or ago: 30m, 1h, 2d
+        cursor: where the page before ended
+    """
     from evosaga.orchestrator.queries.sagas import Filter
 
     wanted = Filter(
