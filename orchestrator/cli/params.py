@@ -77,6 +77,8 @@ def _read(read: Callable[[str], _T], metavar: str, help_: str | None = None) -> 
     def converter(_: object, tokens: Sequence[Token]) -> _T:
         return read(tokens[-1].value)
 
+    if help_ is None:  # left to the docstring of the verb, which one that is given goes before
+        return Parameter(converter=converter, metavar=metavar)
     return Parameter(converter=converter, metavar=metavar, help=help_)
 
 
