@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.queries.sagas import SagaView
 
 _WINDOW: Final = 200
-"""So many commands that nobody has obeyed yet: others want to get through as well."""
+"""Commands that may wait for a worker at once, so that others get through as well."""
 _POLL: Final = 0.2
 _PAGE: Final = 500
 _FILTERS: Final = ("status", "saga", "since", "code", "organization_id")

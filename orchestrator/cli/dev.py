@@ -1,4 +1,4 @@
-"""``evosaga dev``: everything on this machine, and how to talk to it from another terminal."""
+"""The verb ``dev``: everything on this machine, and how to use it from another terminal."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def _run(settings: Settings, evolution_port: int, port: int | None, out: O
 
 
 def _listener(settings: Settings, port: int | None) -> socket.socket:
-    """The port that was asked for, else the usual one, else any: nobody should have to care."""
+    """Listen on the port that was asked for, else on the usual one, else on any."""
     try:
         return listen(settings, None, port)
     except CliError:
@@ -99,7 +99,7 @@ def _listener(settings: Settings, port: int | None) -> socket.socket:
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in that file, made if there is none; nobody else may read it."""
+    """The secret in that file, made if there is none; only this account may read it."""
     with contextlib.suppress(FileExistsError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(file, f"{secrets.token_hex(32)}\n".encode())
@@ -208,5 +208,5 @@ def _program() -> str:
 
 
 def _embedded(variable: str) -> bool:
-    """An address that was given may hold a password, and whoever gave it knows it."""
+    """Whether the address is ours; one that was given may hold a password."""
     return not (os.environ.get(f"EVOSAGA_{variable}") or os.environ.get(variable))

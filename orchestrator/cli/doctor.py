@@ -1,4 +1,4 @@
-"""``evosaga doctor``: look at everything evosaga depends on, and name the cure."""
+"""The verb ``doctor``: check everything evosaga depends on, and name the cure."""
 
 from __future__ import annotations
 

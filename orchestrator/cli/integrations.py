@@ -178,7 +178,7 @@ def published(command_id: str, saga_id: str, message_id: str, out: Output) -> in
 def _meanwhile(
     redis: Redis, message_id: str, request: Request, company: Callable[[], Awaitable[None]]
 ) -> Callable[[Seen], Awaitable[None]]:
-    """While the watch lasts: is the command refused, and is anybody at work at all?"""
+    """Called while watching: raises when the command was refused, notes that no worker runs."""
     next_look = 0.0
 
     async def look(seen: Seen) -> None:

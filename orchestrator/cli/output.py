@@ -72,7 +72,7 @@ class Output:
         return self._console
 
     def line(self, text: str = "") -> None:
-        """A line of plain text for whoever reads stdout."""
+        """A line of plain text on stdout. Raises ``CliError`` when it can't be written."""
         if not self._open:
             raise CliError(WRONG, "the result can't be written: stdout is closed")
         try:
@@ -176,7 +176,7 @@ class Output:
             self.data(json.loads(document))
 
     def note(self, text: str) -> None:
-        """A remark that is no result; one that nobody reads changes nothing."""
+        """A remark on stderr; a reader that is gone changes nothing."""
         self.settle()
         try:
             sys.stderr.write(f"{text}\n")
@@ -189,7 +189,7 @@ class Output:
         self.note(f"evosaga: {sentence}")
 
     def settle(self) -> OSError | None:
-        """Write what is left to write; why that could not be done, but for nobody's wanting it."""
+        """Flush stdout; the error, unless the reader is gone."""
         try:
             sys.stdout.flush()
         except BrokenPipeError:
@@ -206,7 +206,7 @@ def printable(text: str) -> str:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Nobody reads it any more; keep the interpreter from stumbling over that at its end."""
+    """Point it at nothing, so that the interpreter's last flush does not fail."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, stream.fileno())
     os.close(devnull)

@@ -71,7 +71,7 @@ class _Wanted(NamedTuple):
 
 
 def quiet(settings: Settings, out: Output) -> None:
-    """What would be log lines in a worker is told by the verb itself."""
+    """Log errors only: the verb itself reports the rest."""
     from evosaga.orchestrator.config import log_config
 
     level = settings.log_level if out.debug else "error"
@@ -137,7 +137,7 @@ class _Visit:
         return self._code(left)
 
     def _check(self, drifts: Sequence[Drift]) -> None:
-        """What is to be removed must be there, and be nobody's that a row names."""
+        """Raise unless each instance to be removed is there and no row names it."""
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import removable
 
         known = removable(drifts)

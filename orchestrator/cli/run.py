@@ -1,4 +1,4 @@
-"""The verbs that are processes: migrate, worker, simulate-evolution."""
+"""The verbs ``migrate``, ``worker`` and ``simulate-evolution``."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
 
 
 def worker(*, out: params.Out) -> int:
-    """Carry out sagas until told to stop."""
+    """Carry out sagas until SIGTERM or Ctrl-C."""
     require(out)
     with connections.servers(out) as settings:
         return run_until_signal(settings, out)

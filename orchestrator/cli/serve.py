@@ -1,4 +1,4 @@
-"""The verbs that answer HTTP: serve (with a worker) and api (without one)."""
+"""The verbs ``serve`` (HTTP and a worker) and ``api`` (HTTP alone)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``evosaga why``: what a saga waits for, and what can be done about it."""
+"""The verb ``why``: what a saga waits for, and what can be done about it."""
 
 from __future__ import annotations
 

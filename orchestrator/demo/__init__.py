@@ -1,4 +1,4 @@
-"""``evosaga demo``: the product's promises, kept before your eyes and checked while you watch.
+"""``evosaga demo``: shows on real servers what the product promises, and checks it.
 
 Every scene asserts what it says against Postgres, Valkey and the journal of the simulated
 Evolution server, never against its own words. One claim that does not hold ends the demo.
