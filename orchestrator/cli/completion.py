@@ -1,8 +1,8 @@
-"""``evosaga completion``: what makes a shell complete verbs and options."""
+"""The verb ``completion``: scripts that complete verbs and options, made by cyclopts."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -19,5 +19,16 @@ def completion(
     """Print the script for one shell."""
     from evosaga.orchestrator.cli.verbs import app
 
-    out.line(app.generate_completion(shell=shell).rstrip())
+    script = app.generate_completion(shell=shell).rstrip()
+    if shell == "zsh":  # made to be a file in a folder of $fpath; with this it can be eval'd, too
+        script += _ZSH
+    out.line(script)
     return DONE
+
+
+_ZSH: Final = """
+
+case "$funcstack[1]" in
+  _evosaga|_cyclopts_evosaga) _cyclopts_evosaga "$@" ;;
+  *) compdef _cyclopts_evosaga evosaga ;;
+esac"""

@@ -89,6 +89,11 @@ def test_bash_completes_a_value_that_is_joined_with_an_equals_sign(scripts: Path
     assert in_bash(scripts, "evosaga replay --status = comp") == ["compensated"]
 
 
+def test_in_zsh_the_script_can_be_evaluated_as_the_documentation_says(scripts: Path) -> None:
+    """Cyclopts' own is only good as a file in a folder of ``$fpath``."""
+    assert "compdef _cyclopts_evosaga evosaga" in (scripts / "evosaga.zsh").read_text()
+
+
 def test_zsh_takes_the_script(scripts: Path) -> None:
     ran("zsh", "-f", "-n", str(scripts / "evosaga.zsh"))
 
