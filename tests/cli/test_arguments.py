@@ -71,7 +71,7 @@ def test_the_help_of_every_verb_has_an_example_in_plain_text(
     assert main([*verb.split(), "--help"]) == 0
     said = capsys.readouterr().out
     assert f"example:\n  evosaga {verb}" in said
-    assert not re.search(r"^  \S+( \S+)?$", said, re.MULTILINE), "an option without a word on it"
+    assert not re.search(r"^  --\S+( \S+)?$", said, re.MULTILINE), "an option without a word on it"
     assert not set("╭│╰\x1b") & set(said)
 
 
