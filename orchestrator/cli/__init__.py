@@ -1,22 +1,17 @@
-"""The command line. Start-up is quick: a verb imports what it needs when it is called."""
+"""The command line. It starts quickly: a verb imports what it needs when it is called."""
 
 from collections.abc import Sequence
 
 from evosaga.orchestrator.cli.errors import BUG, DONE, INTERRUPTED, WRONG, CliError, explained
 from evosaga.orchestrator.cli.output import Output, mend_streams
-from evosaga.orchestrator.cli.parser import read_arguments
+from evosaga.orchestrator.cli.usage import read_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit code. Trouble that can be expected is one line on stderr."""
     open_ = mend_streams()
     out = Output(open_=open_)
-    try:
-        code = _run(argv, out, open_)
-    except SystemExit:  # help was shown, or the arguments make no sense
-        if _unwritten(out):
-            return WRONG
-        raise
+    code = _run(argv, out, open_)
     return WRONG if _unwritten(out) and code == DONE else code
 
 
@@ -30,9 +25,9 @@ def _unwritten(out: Output) -> bool:
 
 def _run(argv: Sequence[str] | None, out: Output, open_: bool) -> int:
     try:
-        arguments = read_arguments(argv)
-        out = Output(json=arguments.json, debug=arguments.debug or None, open_=open_)
-        return int(arguments.verb.load()(arguments, out))
+        call = read_words(argv)
+        out = Output(json=call.json, debug=call.debug or None, open_=open_)
+        return call.make(out)
     except KeyboardInterrupt:
         out.problem("interrupted")
         return INTERRUPTED

@@ -1,23 +1,21 @@
-"""Steering many sagas at once: choose them, ask, publish without flooding, watch, and report."""
+"""``replay`` and ``cancel`` of many sagas: choose, confirm, publish in portions, watch, report."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from evosaga.orchestrator.cli import tables
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.integrations import new_id
 from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.params import Selection
 from evosaga.orchestrator.cli.show import find, moment
 
 if TYPE_CHECKING:
@@ -27,10 +25,10 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.queries.sagas import SagaView
 
 _WINDOW: Final = 200
-"""So many commands that nobody has obeyed yet: others want to get through as well."""
+"""Commands that may wait for a worker at once, so that others get through as well."""
 _POLL: Final = 0.2
 _PAGE: Final = 500
-FILTERS: Final = ("status", "saga", "since", "code", "organization_id")
+_FILTERS: Final = ("status", "saga", "since", "code", "organization_id")
 
 
 @dataclass(slots=True)
@@ -57,20 +55,20 @@ class Wish:
         return self.status not in ("waiting", "running", "compensating")
 
 
-async def chosen(pool: Pool, arguments: argparse.Namespace) -> list[SagaView]:
+async def chosen(pool: Pool, selection: Selection) -> list[SagaView]:
     """The sagas that are named or that fit the filter, oldest first. Raises ``CliError``."""
     from evosaga.orchestrator.queries import sagas as queries
 
-    if arguments.references:
-        found = [await find(pool, reference) for reference in arguments.references]
+    if selection.references:
+        found = [await find(pool, reference) for reference in selection.references]
         return list({view.saga_id: view for view in found}.values())
-    organization = arguments.organization_id
+    organization = selection.organization_id
     wanted = queries.Filter(
-        status=arguments.status,
-        saga=arguments.saga,
+        status=selection.status,
+        saga=selection.saga,
         organization_id=UUID(organization) if organization else None,
-        since=moment(arguments.since, datetime.now(UTC)) if arguments.since else None,
-        code=arguments.code,
+        since=moment(selection.since, datetime.now(UTC)) if selection.since else None,
+        code=selection.code,
     )
     sagas: list[SagaView] = []
     cursor: str | None = None
@@ -81,9 +79,9 @@ async def chosen(pool: Pool, arguments: argparse.Namespace) -> list[SagaView]:
             return sagas[::-1]
 
 
-def agreed(question: str, arguments: argparse.Namespace, out: Output) -> bool:
-    """Whether a person at the terminal agrees; without a terminal there is nobody to ask."""
-    if arguments.yes or not out.terminal or not sys.stdin.isatty():
+def confirmed(question: str, out: Output) -> bool:
+    """Whether the person at the terminal agrees; True without a terminal."""
+    if not out.terminal or not sys.stdin.isatty():
         return True
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
@@ -95,32 +93,33 @@ async def steer_all(
     redis: Redis,
     kind: str,
     sagas: Sequence[SagaView],
-    arguments: argparse.Namespace,
+    selection: Selection,
     out: Output,
 ) -> list[Wish]:
     """Publish a command for each saga and watch them, until all are over or the time is."""
     from evosaga.events import streams
+    from evosaga.orchestrator.cli.render import progress_bar
 
     wishes = [Wish(view.saga_id, new_id()) for view in sagas]
-    deadline = time.monotonic() + arguments.timeout
+    deadline = time.monotonic() + selection.patience
     published, letters_after = 0, "0"
-    with _progress(kind, len(wishes), out) as progress:
+    with progress_bar(kind.rpartition(".")[2], out) as progress:
         while True:
             outstanding = sum(not wish.obeyed for wish in wishes[:published])
             batch = wishes[published : published + _WINDOW - outstanding]
             if batch:
-                bodies = [_body(kind, wish, arguments.reason) for wish in batch]
+                bodies = [_body(kind, wish, selection.reason) for wish in batch]
                 ids = await streams.publish_commands(redis, bodies)
                 for wish, id_ in zip(batch, ids, strict=True):
                     wish.message_id = id_
                 if not published:  # both streams take their ids from the same clock
                     letters_after = f"{int(ids[0].partition('-')[0]) - 1}"
                 published += len(batch)
-            if arguments.no_wait and published == len(wishes):
+            if selection.no_wait and published == len(wishes):
                 return wishes
             letters_after = await _look_for_letters(redis, wishes, letters_after)
             await _look(pool, [wish for wish in wishes[:published] if not wish.over])
-            progress(wishes)
+            progress(sum(wish.over for wish in wishes), len(wishes), _sum(wishes))
             if all(wish.over for wish in wishes) or time.monotonic() >= deadline:
                 return wishes
             await asyncio.sleep(_POLL)
@@ -160,34 +159,6 @@ async def _look_for_letters(redis: Redis, wishes: Sequence[Wish], after: str) ->
     return after
 
 
-@contextlib.contextmanager
-def _progress(kind: str, total: int, out: Output) -> Iterator[Callable[[Sequence[Wish]], None]]:
-    """Say how far it is: a bar at a terminal, a line now and then in a pipe, nothing in JSON."""
-    verb = kind.rpartition(".")[2]
-    if out.json:
-        yield lambda wishes: None
-    elif out.terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=out.console, transient=True) as bar:
-            task = bar.add_task(verb, total=total)
-            yield lambda wishes: bar.update(
-                task, completed=sum(w.over for w in wishes), description=f"{verb}: {_sum(wishes)}"
-            )
-    else:
-        said, said_at = "", 0.0
-
-        def line(wishes: Sequence[Wish]) -> None:
-            nonlocal said, said_at
-            now, text = time.monotonic(), _sum(wishes)
-            if now - said_at > 2 and text != said:
-                out.note(f"{verb}: {text}")
-                said, said_at = text, now
-
-        yield line
-
-
 def _sum(wishes: Sequence[Wish]) -> str:
     counts = Counter(_outcome(wish) for wish in wishes)
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
@@ -219,7 +190,7 @@ def report(kind: str, wishes: Sequence[Wish], wanted: str, out: Output) -> int:
     else:
         out.line(f"{len(wishes)} saga{'' if len(wishes) == 1 else 's'}: {_sum(wishes)}")
         if left:
-            tables.draw([_row(wish) for wish in left], out, wrap=("why",))
+            out.table([_row(wish) for wish in left], wrap=("why",))
         if any(wish.status == "waiting" for wish in wishes):
             out.problem("nobody has obeyed some of them; they are kept: is a worker running?")
     return UNFINISHED if left else DONE
@@ -246,13 +217,13 @@ def _row(wish: Wish) -> dict[str, str]:
     }
 
 
-def check_choice(arguments: argparse.Namespace, verb: str) -> None:
+def check_selection(verb: str, selection: Selection) -> None:
     """Sagas are named, or chosen by a filter with a status; never all by accident."""
-    filtered = [name for name in FILTERS if getattr(arguments, name, None)]
-    if arguments.references and filtered:
+    filtered = [name for name in _FILTERS if getattr(selection, name)]
+    if selection.references and filtered:
         option = filtered[0].replace("_", "-")
         raise CliError(WRONG, f"name sagas or choose them by --{option}, not both")
-    if not arguments.references and not getattr(arguments, "status", None):
+    if not selection.references and not selection.status:
         raise CliError(WRONG, f"which sagas? evosaga {verb} ID…, or evosaga {verb} --status …")
 
 

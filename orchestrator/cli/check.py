@@ -1,4 +1,4 @@
-"""What ``evosaga doctor`` says of one thing that it has looked at."""
+"""The result of one check of ``evosaga doctor``."""
 
 from dataclasses import dataclass
 from typing import Literal

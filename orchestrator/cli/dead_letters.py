@@ -1,47 +1,56 @@
-"""The verb ``letters``: what nobody could obey, why, and taking it away once it is read."""
+"""The verb ``letters``: show or delete dead letters."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from evosaga.orchestrator.cli import connections
+from cyclopts import Parameter
+
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock
-from evosaga.orchestrator.cli.tables import draw
 
 if TYPE_CHECKING:
     from evosaga.events.dead_letters import StoredDeadLetter
     from evosaga.orchestrator.config.settings import Settings
 
 
-def letters(arguments: argparse.Namespace, out: Output) -> int:
-    """Show the newest, or take some away."""
+def letters(
+    *,
+    limit: params.Page = 20,
+    remove: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=True)] = (),
+    out: params.Out,
+) -> int:
+    """Show the newest, or take some away.
+
+    Args:
+        remove: take these away, by the ids that are shown
+    """
     with connections.servers(out) as settings:
-        return asyncio.run(_letters(settings, arguments, out))
+        return asyncio.run(_letters(settings, limit, remove, out))
 
 
-async def _letters(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+async def _letters(settings: Settings, limit: int, remove: Sequence[str], out: Output) -> int:
     from evosaga.events import dead_letters as letters
 
     async with AsyncExitStack() as stack:
-        if not arguments.remove:
+        if not remove:
             redis = await stack.enter_async_context(connections.redis(settings))
         else:
             pool = await stack.enter_async_context(connections.postgres(settings))
             redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-            gone = await letters.delete(redis, arguments.remove)
-            if gone < len(set(arguments.remove)):
+            gone = await letters.delete(redis, remove)
+            if gone < len(set(remove)):
                 said = f"{gone} taken away; the others are not there: see `evosaga letters`"
                 raise CliError(WRONG, said)
             return _tell_removed(gone, out)
-        found, more = await letters.newest(redis, arguments.limit)
+        found, more = await letters.newest(redis, limit)
     if out.json:
         out.data({"letters": [_described(letter) for letter in found], "more": more})
         return DONE
@@ -61,7 +70,7 @@ def _draw(found: Sequence[StoredDeadLetter], more: int, out: Output) -> None:
     if not found:
         out.note("there is no dead letter")
         return
-    draw(
+    out.table(
         [
             {
                 "letter": letter.id,
@@ -72,7 +81,6 @@ def _draw(found: Sequence[StoredDeadLetter], more: int, out: Output) -> None:
             }
             for letter in found
         ],
-        out,
         wrap=("command", "why"),
     )
     if more:

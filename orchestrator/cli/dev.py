@@ -1,8 +1,7 @@
-"""``evosaga dev``: everything on this machine, and how to talk to it from another terminal."""
+"""The verb ``dev``: everything on this machine, and how to use it from another terminal."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import migrated, on_signals
@@ -27,15 +26,25 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
 
-def dev(arguments: argparse.Namespace, out: Output) -> int:
-    """Run the servers, the simulated Evolution, a worker and the API until told to stop."""
+def dev(
+    *,
+    evolution_port: params.Port = 0,
+    port: params.Port | None = None,
+    out: params.Out,
+) -> int:
+    """Run the servers, the simulated Evolution, a worker and the API until told to stop.
+
+    Args:
+        evolution_port: port of the simulated Evolution server (default: a free one)
+        port: port of the dashboard and the API (default: 8080, or a free one if that is taken)
+    """
     from evosaga.orchestrator import app
     from evosaga.orchestrator.config import log_config
 
     with _alone(), connections.servers(out) as settings:
         log_config.configure(settings)
         try:
-            asyncio.run(_run(settings, arguments, out))
+            asyncio.run(_run(settings, evolution_port, port, out))
         except app.Broken as error:
             out.problem(f"a part of the worker broke: {error}")
             return UNFINISHED
@@ -43,10 +52,10 @@ def dev(arguments: argparse.Namespace, out: Output) -> int:
     return DONE
 
 
-async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -> None:
+async def _run(settings: Settings, evolution_port: int, port: int | None, out: Output) -> None:
     from evosaga.orchestrator.api.server import address, serve_until
 
-    port, stop = arguments.evolution_port, asyncio.Event()
+    stop = asyncio.Event()
     on_signals(stop.set)
     await migrated(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -56,17 +65,18 @@ async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -
 
             key = settings.evolution_api_key
             api_key = key.get_secret_value() if key else secrets.token_hex(16)
-            simulator = SimulatedEvolution(api_key=api_key, port=port)
+            simulator = SimulatedEvolution(api_key=api_key, port=evolution_port)
             try:
                 await stack.enter_async_context(simulator)
             except OSError as error:
-                raise CliError(WRONG, f"can't use port {port}: {error.strerror}") from error
+                said = f"can't use port {evolution_port}: {error.strerror}"
+                raise CliError(WRONG, said) from error
             given |= {"evolution_url": simulator.url, "evolution_api_key": api_key}
         if settings.secret_key is None:
             given["secret_key"] = kept_secret(_state() / "secret-key")
         if settings.api_keys is None:
             given["api_keys"] = f"dev:{kept_secret(_state() / 'api-key')}"
-        listener = stack.enter_context(_listener(settings, arguments.port))
+        listener = stack.enter_context(_listener(settings, port))
         if settings.evolution_url is None and settings.public_url is None:
             given["public_url"] = address(listener)  # so that pairing is seen at once
         if given:
@@ -79,7 +89,7 @@ async def _run(settings: Settings, arguments: argparse.Namespace, out: Output) -
 
 
 def _listener(settings: Settings, port: int | None) -> socket.socket:
-    """The port that was asked for, else the usual one, else any: nobody should have to care."""
+    """Listen on the port that was asked for, else on the usual one, else on any."""
     try:
         return listen(settings, None, port)
     except CliError:
@@ -89,7 +99,7 @@ def _listener(settings: Settings, port: int | None) -> socket.socket:
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in that file, made if there is none; nobody else may read it."""
+    """The secret in that file, made if there is none; only this account may read it."""
     with contextlib.suppress(FileExistsError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(file, f"{secrets.token_hex(32)}\n".encode())
@@ -198,5 +208,5 @@ def _program() -> str:
 
 
 def _embedded(variable: str) -> bool:
-    """An address that was given may hold a password, and whoever gave it knows it."""
+    """Whether the address is ours; one that was given may hold a password."""
     return not (os.environ.get(f"EVOSAGA_{variable}") or os.environ.get(variable))

@@ -1,15 +1,14 @@
-"""``evosaga doctor``: look at everything evosaga depends on, and name the cure."""
+"""The verb ``doctor``: check everything evosaga depends on, and name the cure."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.check import Finding
 from evosaga.orchestrator.cli.doctor_environment import check_variables
 from evosaga.orchestrator.cli.doctor_evolution import check_evolution, check_stranded
@@ -18,8 +17,7 @@ from evosaga.orchestrator.cli.doctor_postgres import check_database
 from evosaga.orchestrator.cli.doctor_redis import check_redis
 from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError, explained
-from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import Output, printable
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
@@ -30,14 +28,22 @@ _LATE: Final = 1000
 """So many events or commands behind is worth a word."""
 
 
-def doctor(arguments: argparse.Namespace, out: Output) -> int:
-    """Look, tell, and answer with the worst that was found."""
+def doctor(
+    *,
+    show_secrets: bool = False,
+    out: params.Out,
+) -> int:
+    """Look, tell, and answer with the worst that was found.
+
+    Args:
+        show_secrets: show the address of the global webhook whole, with its token
+    """
     from evosaga.orchestrator.config import log_config
 
     with connections.servers(out) as settings:
         if not out.debug:  # what would be log lines elsewhere is told here
             log_config.configure(settings.model_copy(update={"log_level": "critical"}))
-        return asyncio.run(_doctor(settings, arguments.show_secrets, out))
+        return asyncio.run(_doctor(settings, show_secrets, out))
 
 
 async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:

@@ -1,7 +1,7 @@
 """Variables that bear our prefix and that nothing reads, as ``evosaga doctor`` finds them.
 
 What is misspelt is not refused at start, since another release may know it; but it changes
-nothing, and whoever has set it does not notice.
+nothing, which is easy to overlook.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import printable
 
 _PREFIX: Final = "EVOSAGA_"
 _BESIDE: Final = frozenset({"EVOSAGA_STATE_DIR", "EVOSAGA_LOCAL", "EVOSAGA_SYNC_POINTS"})
@@ -20,7 +20,7 @@ _BESIDE: Final = frozenset({"EVOSAGA_STATE_DIR", "EVOSAGA_LOCAL", "EVOSAGA_SYNC_
 
 
 async def check_variables() -> AsyncGenerator[Finding, None]:
-    """One line for each that nobody reads, in the environment or in ``.env``."""
+    """One line for each that nothing reads, in the environment or in ``.env``."""
     from dotenv import dotenv_values
 
     from evosaga.orchestrator.config.dotenv import dotenv

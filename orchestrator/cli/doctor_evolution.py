@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli.check import Finding
 from evosaga.orchestrator.cli.errors import place
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import printable
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
@@ -84,7 +84,7 @@ def _key_finding(
 
 
 async def check_stranded(pool: Pool, known: list[str]) -> AsyncGenerator[Finding, None]:
-    """What is on servers that nobody has configured here: it waits until somebody does."""
+    """Sagas whose Evolution server is not configured here: they wait until it is."""
     for row in await pool.fetch(_STRANDED, known):
         said = f"not configured; {row['integrations']} integrations and {row['sagas']} open sagas"
         said += " are on it"

@@ -1,4 +1,4 @@
-"""The instances, as ``evosaga doctor`` finds them: whether what they hear is told to anybody."""
+"""Checks of ``evosaga doctor``: do instances have the webhook and settings they should have?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST: Final = 500
 async def check_instances(
     settings: Settings, before: Sequence[Finding]
 ) -> AsyncGenerator[Finding, None]:
-    """One line; none where what it takes is not there, which ``before`` has told by then."""
+    """One line; none when a server or key that it needs is missing, which ``before`` holds."""
     if settings.secret_key is None or settings.evolution_api_key is None:
         return
     if any(it.verdict == "bad" and it.check.startswith(_NEEDS) for it in before):

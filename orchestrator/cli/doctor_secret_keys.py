@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from evosaga.orchestrator.cli.check import Finding
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import printable
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool

@@ -68,7 +68,7 @@ def explained(error: BaseException) -> CliError | None:
 
 
 def _of_the_machine(error: OSError) -> CliError | None:
-    """What the machine refuses: a full disk, a folder of somebody else's, no more files."""
+    """What the machine refuses: a full disk, a folder of another account, no more files."""
     if error.errno not in _REFUSALS:
         return None
     what = f"{error.filename!r} can't be used" if error.filename else "the machine refuses"

@@ -1,4 +1,4 @@
-"""Watching a saga until it is over, from Postgres: the one place that tells the truth."""
+"""Watching a saga in Postgres until it is over."""
 
 from __future__ import annotations
 

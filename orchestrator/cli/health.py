@@ -1,19 +1,17 @@
-"""The verb ``health``: how every integration is connected, and connecting again what can be."""
+"""The verb ``health``: how every integration is connected, and reconnecting what can be."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.reconcile import quiet, tell_unseen
 from evosaga.orchestrator.cli.run import require
-from evosaga.orchestrator.cli.tables import draw
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
@@ -28,15 +26,23 @@ _COMES_BACK: Final = 15.0
 """Seconds that a connection may take to come back before it counts as still down."""
 
 
-def health(arguments: argparse.Namespace, out: Output) -> int:
-    """Look at all of them, and with ``--fix`` do what can be done."""
+def health(
+    *,
+    fix: bool = False,
+    out: params.Out,
+) -> int:
+    """Look at all of them, and with ``--fix`` do what can be done.
+
+    Args:
+        fix: let rows follow what was seen, and connect again what can be
+    """
     require(out)
     with connections.servers(out) as settings:
         quiet(settings, out)
-        return asyncio.run(_health(settings, arguments, out))
+        return asyncio.run(_health(settings, fix, out))
 
 
-async def _health(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+async def _health(settings: Settings, fix: bool, out: Output) -> int:
     from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine, run_once
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
     from evosaga.orchestrator.whatsapp.services import open_services
@@ -47,7 +53,7 @@ async def _health(settings: Settings, arguments: argparse.Namespace, out: Output
         outside = await stack.enter_async_context(open_services(settings, pool, redis))
         doctor = HealthMonitor(pool, outside, settings.alert_after)
         try:
-            if arguments.fix:
+            if fix:
                 done = await run_once(doctor, eager=True)
                 if done.aborted is not None:
                     raise ObservationFailed(done.aborted)
@@ -85,9 +91,8 @@ def _tell(done: HealthReport, out: Output) -> int:
     shown = sorted(
         told if len(told) <= _FEW else ill, key=lambda one: (one["well"], one["instance"])
     )
-    draw(
+    out.table(
         [{n: str(v or "") for n, v in one.items() if n not in ("well", "id")} for one in shown],
-        out,
         wrap=("cure",),
     )
     states = done.summary()["states"]

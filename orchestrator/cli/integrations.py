@@ -1,19 +1,20 @@
-"""The verbs that ask for a saga: publish a command, then watch what becomes of it."""
+"""The verbs ``create`` and ``delete``: publish a command, then watch its saga."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from evosaga.orchestrator.cli import connections
+from cyclopts import Parameter
+
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, INTERRUPTED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.result import tell_outcome
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -28,28 +29,81 @@ _WORKERS_EVERY: Final = 3.0
 _HASH: Final = "SELECT command_hash FROM evosaga.sagas WHERE saga_id = $1"
 
 
-def create(arguments: argparse.Namespace, out: Output) -> int:
-    """Ask for an integration, and show the QR code once it is there."""
-    given = {
-        "organization_id": arguments.organization_id,
-        "clinic_id": arguments.clinic_id,
-        "name": arguments.name,
-        "instance_name": arguments.instance_name,
-        "channel": arguments.channel,
-        "number": arguments.number,
-        "webhook_url": arguments.webhook_url,
-        "server": arguments.server,
-    }
-    return _ask("integration.create", given, arguments, out)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """How a command is published and watched."""
+
+    id: Annotated[
+        params.Text | None,
+        Parameter(
+            help="the command's id, which makes it safe to repeat; made when left out",
+            metavar="ID",
+        ),
+    ] = None
+    no_wait: params.NoWait = False
+    timeout: Annotated[
+        params.Seconds,
+        Parameter(help="how long to watch (default: 60); the saga goes on after that"),
+    ] = 60.0
 
 
-def delete(arguments: argparse.Namespace, out: Output) -> int:
-    """Ask for an integration's end."""
+_Options = Annotated[Asking, Parameter(name="*")]
+_DEFAULTS: Final = Asking()
+
+
+def create(
+    *,
+    organization_id: params.Uuid,
+    clinic_id: params.Uuid,
+    name: params.Name,
+    instance_name: params.Name | None = None,
+    channel: Literal["WHATSAPP-BAILEYS", "EVOLUTION"] | None = None,
+    number: Annotated[params.Text | None, Parameter(metavar="DIGITS")] = None,
+    webhook_url: params.Url | None = None,
+    server: params.Name | None = None,
+    asking: _Options = _DEFAULTS,
+    out: params.Out,
+) -> int:
+    """Ask for an integration, and show the QR code once it is there.
+
+    Args:
+        organization_id: whose it is
+        clinic_id: which clinic it serves
+        name: what people call it, 1 to 120 characters
+        instance_name: derived from the id when left out
+        channel: WHATSAPP-BAILEYS (the default) is paired by QR code
+        number: asks for a pairing code as well
+        webhook_url: its host must be in EVOSAGA_WEBHOOK_HOSTS
+        server: one of EVOSAGA_EVOLUTION_SERVERS
+    """
     given = {
-        "instance_name": arguments.instance_name,
-        "organization_id": arguments.organization_id,
+        "organization_id": organization_id,
+        "clinic_id": clinic_id,
+        "name": name,
+        "instance_name": instance_name,
+        "channel": channel,
+        "number": number,
+        "webhook_url": webhook_url,
+        "server": server,
     }
-    return _ask("integration.delete", given, arguments, out)
+    return _ask("integration.create", given, asking, out)
+
+
+def delete(
+    instance_name: params.InstanceName,
+    /,
+    *,
+    organization_id: params.Uuid | None = None,
+    asking: _Options = _DEFAULTS,
+    out: params.Out,
+) -> int:
+    """Ask for the end of an integration.
+
+    Args:
+        organization_id: refuse unless it belongs to this organization
+    """
+    given = {"instance_name": instance_name, "organization_id": organization_id}
+    return _ask("integration.delete", given, asking, out)
 
 
 def new_id() -> str:
@@ -59,18 +113,18 @@ def new_id() -> str:
     return str(uuid7())
 
 
-def _ask(type_: str, given: dict[str, Any], arguments: argparse.Namespace, out: Output) -> int:
+def _ask(type_: str, given: Mapping[str, str | None], asking: Asking, out: Output) -> int:
     from evosaga.events.commands import read_command
     from evosaga.orchestrator.commands.accept import parse_request
     from evosaga.sagas import registry
 
     data = {name: value for name, value in given.items() if value is not None}
-    body = {"id": arguments.id or new_id(), "type": type_, "data": data}
+    body = {"id": asking.id or new_id(), "type": type_, "data": data}
     # As the worker will see it, so that what it would refuse is refused here and now.
     request = parse_request(registry.discover(), read_command(json.dumps(body).encode()))
     with connections.servers(out) as settings:
         try:
-            return asyncio.run(_publish_and_follow(settings, body, request, arguments, out))
+            return asyncio.run(_publish_and_follow(settings, body, request, asking, out))
         except KeyboardInterrupt:
             saga_id = request.command.saga_id
             out.problem(f"stopped watching; the saga goes on: evosaga status {saga_id}")
@@ -81,12 +135,13 @@ async def _publish_and_follow(
     settings: Settings,
     body: dict[str, Any],
     request: Request,
-    arguments: argparse.Namespace,
+    asking: Asking,
     out: Output,
 ) -> int:
     from evosaga.events import streams
     from evosaga.orchestrator.cli.follow import follow
     from evosaga.orchestrator.cli.render import timeline
+    from evosaga.orchestrator.cli.result import tell_outcome
 
     saga_id = request.command.saga_id
     async with AsyncExitStack() as stack:
@@ -97,7 +152,7 @@ async def _publish_and_follow(
             raise CliError(WRONG, conflict(request.command.id))
         company = await workers(pool, out, at_once=known is None)
         message_id = await streams.publish_command(redis, body)
-        if arguments.no_wait:
+        if asking.no_wait:
             return published(request.command.id, str(saga_id), message_id, out)
         began = time.monotonic()
         with timeline(out, [step.name for step in request.saga.steps]) as watch:
@@ -105,7 +160,7 @@ async def _publish_and_follow(
                 pool,
                 saga_id,
                 watch,
-                timeout=arguments.timeout,
+                timeout=asking.timeout,
                 meanwhile=_meanwhile(redis, message_id, request, company),
             )
         return await tell_outcome(seen, redis, time.monotonic() - began, str(saga_id), out)
@@ -123,7 +178,7 @@ def published(command_id: str, saga_id: str, message_id: str, out: Output) -> in
 def _meanwhile(
     redis: Redis, message_id: str, request: Request, company: Callable[[], Awaitable[None]]
 ) -> Callable[[Seen], Awaitable[None]]:
-    """While the watch lasts: is the command refused, and is anybody at work at all?"""
+    """Called while watching: raises when the command was refused, notes that no worker runs."""
     next_look = 0.0
 
     async def look(seen: Seen) -> None:

@@ -1,48 +1,38 @@
-"""The verbs around a release: check-deploy, rebuild, and telling events again."""
+"""The verbs ``check-deploy`` and ``rebuild``."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from evosaga.orchestrator.cli import connections, tables
-from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
+from evosaga.orchestrator.cli import connections, params
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
 from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.show import moment
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
-_SAY_EVERY = 2.0
 
-
-def check_deploy(_: argparse.Namespace, out: Output) -> int:
-    """Hold the sagas under way against this release; 1 when it would strand any."""
+def check_deploy(*, out: params.Out) -> int:
+    """Check the sagas under way against this release; 1 when it would strand any."""
     with connections.servers(out, redis=False) as settings:
         return asyncio.run(_check_deploy(settings, out))
 
 
-def rebuild(arguments: argparse.Namespace, out: Output) -> int:
-    """Compare the status rows with the log, and repair them."""
+def rebuild(
+    *,
+    check: bool = False,
+    out: params.Out,
+) -> int:
+    """Compare the status rows with the log, and repair them.
+
+    Args:
+        check: only compare, write nothing
+    """
     with connections.servers(out, redis=False) as settings:
-        return asyncio.run(_rebuild(settings, arguments.check, out))
-
-
-def republish(arguments: argparse.Namespace, out: Output) -> int:
-    """Tell events once more."""
-    now = datetime.now(UTC)
-    since = moment(arguments.since, now)
-    until = moment(arguments.until, now, "--until") if arguments.until else None
-    if until is not None and until <= since:
-        raise CliError(WRONG, "--until must be later than --since")
-    with connections.servers(out) as settings:
-        return asyncio.run(_republish(settings, since, until, out))
+        return asyncio.run(_rebuild(settings, check, out))
 
 
 async def _check_deploy(settings: Settings, out: Output) -> int:
@@ -65,7 +55,7 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
             }
             for verdict in verdicts
         ]
-        tables.draw(rows, out, wrap=("verdict",))
+        out.table(rows, wrap=("verdict",))
     if not fits:
         out.problem(
             "this release would leave sagas behind: keep workers of the old one running beside it "
@@ -75,6 +65,7 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
 
 
 async def _rebuild(settings: Settings, check: bool, out: Output) -> int:
+    from evosaga.orchestrator.cli.render import progress_bar
     from evosaga.orchestrator.maintenance.rebuild import rebuild
     from evosaga.sagas import registry
 
@@ -82,7 +73,7 @@ async def _rebuild(settings: Settings, check: bool, out: Output) -> int:
     async with connections.postgres(settings) as pool:
         total = await pool.fetchval("SELECT count(*) FROM evosaga.sagas")
         began = time.monotonic()
-        with _progress("comparing" if check else "rebuilding", out) as progress:
+        with progress_bar("comparing" if check else "rebuilding", out) as progress:
             report = await rebuild(
                 pool,
                 known,
@@ -108,55 +99,3 @@ async def _rebuild(settings: Settings, check: bool, out: Output) -> int:
     if report.without_history:
         out.note(f"{report.without_history} rows have no history any more (archived?): left alone")
     return UNFINISHED if report.left else DONE
-
-
-async def _republish(
-    settings: Settings, since: datetime, until: datetime | None, out: Output
-) -> int:
-    from evosaga.events.republish import republish_between, republish_from
-    from evosaga.orchestrator.worker import worker_name
-    from evosaga.sagas.whatsapp import integration_events
-
-    async with (
-        connections.postgres(settings) as pool,
-        connections.own_redis(settings, pool) as redis,
-    ):
-        began = time.monotonic()
-        with _progress("telling again", out) as progress:
-            if until is None:
-                count = await republish_from(
-                    pool, redis, worker_name(), since, progress, integration_events.tell_again
-                )
-            else:
-                count = await republish_between(
-                    pool, redis, since, until, progress, integration_events.tell_again
-                )
-    seconds = time.monotonic() - began
-    if out.json:
-        out.data({"events": count, "seconds": round(seconds, 3)})
-    else:
-        out.line(f"told {count} events again on evosaga:events in {seconds:.1f} s")
-    return DONE
-
-
-@contextlib.contextmanager
-def _progress(what: str, out: Output) -> Iterator[Callable[[int, int], None]]:
-    """How far it is: a bar at a terminal, a line now and then in a pipe, nothing in JSON."""
-    if out.json:
-        yield lambda done, total: None
-    elif out.terminal:
-        from rich.progress import Progress
-
-        with Progress(console=out.console, transient=True) as bar:
-            task = bar.add_task(what)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    else:
-        said_at = time.monotonic()
-
-        def say(done: int, total: int) -> None:
-            nonlocal said_at
-            if time.monotonic() - said_at > _SAY_EVERY:
-                said_at = time.monotonic()
-                out.note(f"{what}: {done} of {total}")
-
-        yield say

@@ -1,4 +1,4 @@
-"""The one way out: results to stdout, remarks to stderr, JSON when a program is listening."""
+"""Where verbs write: results to stdout, remarks to stderr, JSON when a program is listening."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import contextlib
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+import textwrap
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from evosaga.orchestrator.cli.errors import WRONG, CliError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_ENOUGH: Final = 32
+"""Columns of a window that are enough for a text that can be folded or cut."""
+_ENDLESS: Final = 1_000_000
+"""Columns of a line in a pipe."""
 
 
 def mend_streams() -> bool:
@@ -64,7 +72,7 @@ class Output:
         return self._console
 
     def line(self, text: str = "") -> None:
-        """A line of plain text for whoever reads stdout."""
+        """A line of plain text on stdout. Raises ``CliError`` when it can't be written."""
         if not self._open:
             raise CliError(WRONG, "the result can't be written: stdout is closed")
         try:
@@ -75,6 +83,85 @@ class Output:
         except OSError as error:  # a full disk, say
             _abandon(sys.stdout)
             raise CliError(WRONG, f"the result can't be written: {error.strerror}") from error
+
+    def wrapped(self, text: str, *, indent: int = 0, style: str = "") -> None:
+        """A sentence: wrapped to the window at a terminal, one line in a pipe.
+
+        ``indent`` is in columns. Ids and commands are never broken.
+        """
+        safe, blank = printable(text), " " * indent
+        if not self.terminal:
+            self.line(blank + safe)
+            return
+        from rich.text import Text
+
+        lines = textwrap.wrap(
+            safe,
+            self.console.width,
+            initial_indent=blank,
+            subsequent_indent=f"{blank}  ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        for line in lines:
+            self.console.print(Text(line, style), soft_wrap=True)
+
+    def table(
+        self,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        wrap: Collection[str] = (),
+        spare: Sequence[str] = (),
+        styles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Rows that all have the same columns. In a pipe every line is as long as it must be.
+
+        In a narrow window the columns in ``wrap`` are folded, those in ``spare`` left out (the
+        last one first), and the last one is cut. ``styles`` are by value.
+        """
+        if not rows:
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        names, room = self._columns(rows, wrap, spare) if self.terminal else (list(rows[0]), None)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        for name in names:
+            folds = name in wrap and self.terminal
+            last = name == names[-1] and not folds
+            table.add_column(
+                name.upper(),
+                no_wrap=not folds,
+                overflow="fold" if folds else "ellipsis",
+                max_width=room if last else None,
+            )
+        for row in rows:
+            texts = ((printable(row[name]), (styles or {}).get(row[name], "")) for name in names)
+            table.add_row(*(Text(text, style) for text, style in texts))
+        if self.terminal:
+            self.console.print(table)
+            return
+        for line in Console(width=_ENDLESS, color_system=None).render_lines(table, pad=False):
+            self.line("".join(segment.text for segment in line).rstrip())
+
+    def _columns(
+        self, rows: Sequence[Mapping[str, str]], wrap: Collection[str], spare: Sequence[str]
+    ) -> tuple[list[str], int]:
+        """The columns that the window has room for, and how much of it the last one gets."""
+        from rich.cells import cell_len
+
+        window = self.console.width
+        widths = {
+            name: 2 + max(cell_len(row[name]) for row in (*rows, {name: name})) for name in rows[0]
+        }
+        for name in {*wrap, [*widths][-1]}:
+            widths[name] = min(widths[name], _ENOUGH)
+        for name in reversed(spare):
+            if sum(widths.values()) > window:
+                del widths[name]
+        *others, last = widths
+        return [*widths], max(window - sum(widths[name] for name in others), len(last))
 
     def data(self, document: Any) -> None:
         """A JSON document, on one line; in plain ASCII where stdout takes nothing else."""
@@ -89,7 +176,7 @@ class Output:
             self.data(json.loads(document))
 
     def note(self, text: str) -> None:
-        """A remark that is no result; one that nobody reads changes nothing."""
+        """A remark on stderr; a reader that is gone changes nothing."""
         self.settle()
         try:
             sys.stderr.write(f"{text}\n")
@@ -102,7 +189,7 @@ class Output:
         self.note(f"evosaga: {sentence}")
 
     def settle(self) -> OSError | None:
-        """Write what is left to write; why that could not be done, but for nobody's wanting it."""
+        """Flush stdout; the error, unless the reader is gone."""
         try:
             sys.stdout.flush()
         except BrokenPipeError:
@@ -113,8 +200,13 @@ class Output:
         return None
 
 
+def printable(text: str) -> str:
+    """The text without the control characters that a terminal would obey."""
+    return "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
+
+
 def _abandon(stream: TextIO) -> None:
-    """Nobody reads it any more; keep the interpreter from stumbling over that at its end."""
+    """Point it at nothing, so that the interpreter's last flush does not fail."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, stream.fileno())
     os.close(devnull)

@@ -1,15 +1,14 @@
-"""``evosaga qr``: the QR code to scan, in the terminal, renewed while somebody looks."""
+"""The verb ``qr``: the QR code to scan, in the terminal, renewed with ``--follow``."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock
@@ -32,16 +31,26 @@ _OVER: Final = {
 """States in which there is nothing to wait for, and the exit code of each."""
 
 
-def qr(arguments: argparse.Namespace, out: Output) -> int:
-    """Show it; with ``--follow`` until the phone is connected."""
+def qr(
+    instance_name: params.InstanceName,
+    /,
+    *,
+    follow: bool = False,
+    number: params.Digits | None = None,
+    out: params.Out,
+) -> int:
+    """Show it; with ``--follow`` until the phone is connected.
+
+    Args:
+        follow: renew it until the phone is connected
+    """
     with connections.servers(out) as settings:
-        return asyncio.run(_qr(settings, arguments, out))
+        return asyncio.run(_qr(settings, instance_name, follow, number, out))
 
 
-async def _qr(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+async def _qr(settings: Settings, name: str, follow: bool, number: str | None, out: Output) -> int:
     from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
 
-    name, follow = arguments.instance_name, arguments.follow
     loop = asyncio.get_running_loop()
     patience = loop.time() + _PATIENCE
     shown: Pairing | None = None
@@ -57,7 +66,7 @@ async def _qr(settings: Settings, arguments: argparse.Namespace, out: Output) ->
                 servers,
                 keys,
                 name,
-                number=arguments.number,
+                number=number,
                 again=shown is None,  # a person is asking, at the beginning and not after that
                 watching=follow,
             )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 from uuid import UUID
 
-from evosaga.orchestrator.cli import connections
+from cyclopts import Parameter
+
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
-from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.run import require
-from evosaga.orchestrator.cli.tables import draw, printable
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
@@ -31,27 +31,54 @@ _AT_ONCE: Final = 4
 _SOME: Final = 10
 
 
-def reconcile(arguments: argparse.Namespace, out: Output) -> int:
-    """Look twice, tell, and repair what may be repaired."""
-    if arguments.keep and not arguments.organization_id:
+def reconcile(
+    *,
+    organization_id: params.Uuid | None = None,
+    fix: bool = False,
+    keep: Annotated[params.Text | None, Parameter(metavar="WHAT")] = None,
+    remove: tuple[params.Name, ...] = (),
+    timeout: params.Seconds = 120.0,
+    out: params.Out,
+) -> int:
+    """Look twice, report, and repair what may be repaired.
+
+    Args:
+        organization_id: only what concerns this one
+        fix: repair it
+        keep: what the organization keeps: connected (the default), none, or an instance's NAME
+        remove: with --fix: remove this instance, which no row names; may be given several times
+        timeout: how long to wait for the repairs (default: 120); they go on after that
+    """
+    if keep and not organization_id:
         raise CliError(WRONG, "--keep decides for one organization: give --organization-id as well")
-    if arguments.remove and not arguments.fix:
+    if remove and not fix:
         raise CliError(WRONG, "--remove is a repair: give --fix as well")
     require(out)
+    wanted = _Wanted(organization_id, fix, keep, remove, timeout)
     with connections.servers(out) as settings:
         quiet(settings, out)
-        return asyncio.run(_reconcile(settings, arguments, out))
+        return asyncio.run(_reconcile(settings, wanted, out))
+
+
+class _Wanted(NamedTuple):
+    """The options."""
+
+    organization_id: str | None
+    fix: bool
+    keep: str | None
+    remove: Sequence[str]
+    timeout: float
 
 
 def quiet(settings: Settings, out: Output) -> None:
-    """What would be log lines in a worker is told by the verb itself."""
+    """Log errors only: the verb itself reports the rest."""
     from evosaga.orchestrator.config import log_config
 
     level = settings.log_level if out.debug else "error"
     log_config.configure(settings.model_copy(update={"log_level": level}))
 
 
-async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+async def _reconcile(settings: Settings, wanted: _Wanted, out: Output) -> int:
     from evosaga.events.event_log import EventLog
     from evosaga.orchestrator.commands.handler import CommandHandler
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
@@ -66,19 +93,19 @@ async def _reconcile(settings: Settings, arguments: argparse.Namespace, out: Out
         gate = CommandHandler(pool, EventLog(pool), outside, registry.discover())
         keeper = Reconciler(pool, outside, gate, settings.older_names, quiet=0.0)
         try:
-            return await _Visit(keeper, _keep(arguments), arguments, out).pay()
+            return await _Visit(keeper, _keep(wanted), wanted, out).pay()
         except UnknownChoice as wrong:
             raise CliError(WRONG, str(wrong)) from wrong
         except ObservationFailed as reason:
             raise CliError(UNREACHABLE, f"nothing was changed: {reason}") from reason
 
 
-def _keep(arguments: argparse.Namespace) -> Keep | None:
+def _keep(wanted: _Wanted) -> Keep | None:
     from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
 
-    if not arguments.organization_id:
+    if not wanted.organization_id:
         return None
-    return Keep(UUID(arguments.organization_id), arguments.keep or "connected")
+    return Keep(UUID(wanted.organization_id), wanted.keep or "connected")
 
 
 @dataclass(slots=True)
@@ -87,7 +114,7 @@ class _Visit:
 
     keeper: Reconciler
     keep: Keep | None
-    arguments: argparse.Namespace
+    wanted: _Wanted
     out: Output
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Evolution servers that could not be looked at, and why."""
@@ -99,7 +126,7 @@ class _Visit:
         seen = await self._look_twice()
         drifts = [sighting.drift for sighting in seen]
         self._check(drifts)
-        if not self.arguments.fix:
+        if not self.wanted.fix:
             self._tell(drifts, {})
             return self._code(drifts)
         if not self.out.json:
@@ -110,11 +137,11 @@ class _Visit:
         return self._code(left)
 
     def _check(self, drifts: Sequence[Drift]) -> None:
-        """What is to be removed must be there, and be nobody's that a row names."""
+        """Raise unless each instance to be removed is there and no row names it."""
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import removable
 
         known = removable(drifts)
-        for name in self.arguments.remove:
+        for name in self.wanted.remove:
             if name not in known:
                 could = ", ".join(map(printable, known)) or "none"
                 told = f"there is no {printable(name)} to remove; those that no row names: {could}"
@@ -133,14 +160,14 @@ class _Visit:
         self.unseen, self.strangers, self.busy = first.unseen, first.strangers, first.busy
         if not first.drifts:
             return []
-        if self.arguments.fix:
+        if self.wanted.fix:
             await self._note(first)
         await asyncio.sleep(_BETWEEN)
         before = {(drift.what, drift.where) for drift in first.drifts}
         second = await find(self.keeper, keep=self.keep)
         self.unseen = {**first.unseen, **second.unseen}
         self.strangers, self.busy = second.strangers, second.busy
-        if self.arguments.fix:
+        if self.wanted.fix:
             noted = await self._note(second)
         else:
             now = _now()
@@ -166,9 +193,9 @@ class _Visit:
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import allowed
 
         policies: Collection[Any] = {"auto", "ask"} if self.keep else {"auto"}
-        mendable = [one for one in seen if allowed(one.drift, policies, self.arguments.remove)]
+        mendable = [one for one in seen if allowed(one.drift, policies, self.wanted.remove)]
         company = await workers(self.keeper.pool, self.out) if mendable else None
-        deadline = time.monotonic() + self.arguments.timeout
+        deadline = time.monotonic() + self.wanted.timeout
         told: list[dict[str, Any]] = []
         # What a row names is changed before what it no longer names is removed.
         for wave in (False, True):
@@ -251,9 +278,9 @@ class _Visit:
     def _advise(self, drifts: Sequence[Drift]) -> None:
         """How to go on."""
         policies = {drift.policy for drift in drifts}
-        if "auto" in policies and not self.arguments.fix:
+        if "auto" in policies and not self.wanted.fix:
             self.out.note("repair what is marked auto: evosaga reconcile --fix")
-        if "ask" in policies and not (self.arguments.fix and self.keep):
+        if "ask" in policies and not (self.wanted.fix and self.keep):
             one = next((d for d in drifts if d.policy == "ask" and d.organization_id), None)
             if one is not None:
                 asked = f"evosaga reconcile --organization-id {one.organization_id} --fix"
@@ -267,7 +294,7 @@ def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
 
 
 def _draw(drifts: Sequence[Drift], out: Output) -> None:
-    draw(
+    out.table(
         [
             {
                 "what": drift.what,
@@ -278,7 +305,6 @@ def _draw(drifts: Sequence[Drift], out: Output) -> None:
             }
             for drift in drifts
         ],
-        out,
         wrap=("cause", "repair"),
     )
 

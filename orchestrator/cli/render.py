@@ -1,13 +1,13 @@
-"""Pictures for a person at a terminal, and the same told in lines for a pipe."""
+"""Pictures for a terminal, and the same in lines for a pipe."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.wrapping import write_wrapped
 from evosaga.orchestrator.queries.timeline import (
     StepState,
     StepTimeline,
@@ -88,6 +88,44 @@ def _tell(out: Output, fresh: Sequence[Recorded]) -> None:
         out.line(event_line(recorded, note))
 
 
+class Progress(Protocol):
+    """Called with how far it is; ``text`` says it in words."""
+
+    def __call__(self, done: int, total: int, text: str = "") -> None: ...
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, out: Output) -> Iterator[Progress]:
+    """A bar at a terminal, a line now and then in a pipe, nothing in JSON."""
+    if out.terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Bar(*columns, console=out.console, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+
+            def draw(done: int, total: int, text: str = "") -> None:
+                words = f"{what}: {text}" if text else what
+                bar.update(task, completed=done, total=total, description=words)
+
+            yield draw
+        return
+    said, said_at = "", time.monotonic()
+
+    def say(done: int, total: int, text: str = "") -> None:
+        nonlocal said, said_at
+        words = text or f"{done} of {total}"
+        if not out.json and words != said and time.monotonic() - said_at > _SAY_EVERY:
+            said, said_at = words, time.monotonic()
+            out.note(f"{what}: {words}")
+
+    yield say
+
+
+_SAY_EVERY: Final = 2.0
+
+
 def facts_table(facts: Mapping[str, str]) -> Table:
     """Names and values; a long value goes on below itself."""
     from rich.table import Table
@@ -114,7 +152,7 @@ def draw_event(recorded: Recorded, out: Output) -> None:
         return
     head = line[: len(line) - len(said)].rstrip()
     out.console.print(Text(head, style), no_wrap=True, overflow="ignore", crop=False)
-    write_wrapped(said, out, indent=19, style="dim")
+    out.wrapped(said, indent=19, style="dim")
 
 
 _EVENT_COLOURS: Final = {

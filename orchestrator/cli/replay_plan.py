@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from evosaga.orchestrator.cli import bulk, connections, tables
+from evosaga.orchestrator.cli import bulk, connections
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
-from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.wrapping import write_wrapped
+from evosaga.orchestrator.cli.output import Output, printable
+from evosaga.orchestrator.cli.params import Selection
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.commands.replay_plan import ReplayPlan
@@ -27,16 +26,16 @@ _STYLES: Final = {
 }
 
 
-def show_plans(arguments: argparse.Namespace, out: Output) -> int:
+def show_plans(selection: Selection, out: Output) -> int:
     """The plan of each saga; 1 when any of them would be refused."""
     from evosaga.orchestrator.cli.run import require
 
     require(out)  # a look at the world needs Evolution and the keys to what is ours
     with connections.servers(out) as settings:
-        return asyncio.run(_show(settings, arguments, out))
+        return asyncio.run(_show(settings, selection, out))
 
 
-async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
+async def _show(settings: Settings, selection: Selection, out: Output) -> int:
     from evosaga.orchestrator.commands.replay import plan_of
     from evosaga.orchestrator.whatsapp.services import open_services
     from evosaga.sagas import registry
@@ -46,7 +45,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
         outside = await stack.enter_async_context(open_services(settings, pool, redis))
-        sagas = await bulk.chosen(pool, arguments)
+        sagas = await bulk.chosen(pool, selection)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def look(view: SagaView) -> ReplayPlan:
@@ -57,7 +56,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
     told = list(zip(sagas, plans, strict=True))
     if out.json:
         documents = [{"saga_id": view.saga_id, **plan.as_dict()} for view, plan in told]
-        out.data(documents[0] if len(arguments.references) == 1 else {"plans": documents})
+        out.data(documents[0] if len(selection.references) == 1 else {"plans": documents})
     else:
         for view, plan in told:
             _tell(view, plan, out)
@@ -69,7 +68,7 @@ async def _show(settings: Settings, arguments: argparse.Namespace, out: Output) 
 def _tell(view: SagaView, plan: ReplayPlan, out: Output) -> None:
     out.line(f"{view.saga_id}  {view.saga}")
     style = "" if plan.allowed else "bold red"
-    write_wrapped(plan.headline, out, indent=2, style=style)
+    out.wrapped(plan.headline, indent=2, style=style)
     if out.terminal:
         _draw(plan, out)
     else:
@@ -77,7 +76,7 @@ def _tell(view: SagaView, plan: ReplayPlan, out: Output) -> None:
             {"step": line.step, "action": line.action, "evidence": line.evidence}
             for line in plan.lines
         ]
-        tables.draw(rows, out)
+        out.table(rows)
     out.line()
 
 
@@ -88,6 +87,6 @@ def _draw(plan: ReplayPlan, out: Output) -> None:
     table = Table.grid(padding=(0, 2))
     for line in plan.lines:
         style = _STYLES[line.action]
-        evidence = Text(tables.printable(line.evidence), style="dim", overflow="fold")
+        evidence = Text(printable(line.evidence), style="dim", overflow="fold")
         table.add_row("   ", line.step, Text(line.action, style=style, no_wrap=True), evidence)
     out.console.print(table)

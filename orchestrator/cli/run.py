@@ -1,16 +1,18 @@
-"""The verbs that are processes: migrate, worker, simulate-evolution."""
+"""The verbs ``migrate``, ``worker`` and ``simulate-evolution``."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from evosaga.orchestrator.cli import connections
+from cyclopts import Parameter
+
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.doctor_postgres import require_writable, said_of
 from evosaga.orchestrator.cli.errors import (
     DONE,
@@ -37,7 +39,7 @@ _SOON: Final = 3.0
 _API_KEYS: Final = "set EVOSAGA_API_KEYS to name:key, the key from: openssl rand -hex 32"
 
 
-def migrate(_: argparse.Namespace, out: Output) -> int:
+def migrate(*, out: params.Out) -> int:
     """Bring the schema up to date."""
     with connections.servers(out, redis=False) as settings:
         before, after, notes = asyncio.run(migrated(settings))
@@ -87,8 +89,8 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
     return before, migrations.head(), [str(note) for note in notes]
 
 
-def worker(_: argparse.Namespace, out: Output) -> int:
-    """Carry out sagas until told to stop."""
+def worker(*, out: params.Out) -> int:
+    """Carry out sagas until SIGTERM or Ctrl-C."""
     require(out)
     with connections.servers(out) as settings:
         return run_until_signal(settings, out)
@@ -197,23 +199,45 @@ def on_signals(stop: Callable[[], None]) -> None:
         loop.add_signal_handler(number, first)
 
 
-def simulate_evolution(arguments: argparse.Namespace, out: Output) -> int:
-    """The simulated Evolution server alone."""
+def simulate_evolution(
+    *,
+    port: params.Port = 0,
+    host: params.Text = "127.0.0.1",
+    journal: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    api_key: Annotated[params.Text | None, Parameter(metavar="KEY")] = None,
+    version: Literal["2.3.6", "2.3.7"] = "2.3.7",
+    pace: params.Factor = 1.0,
+    global_webhook: params.Url | None = None,
+    seed: Annotated[int, Parameter(metavar="N")] = 0,
+    out: params.Out,
+) -> int:
+    """Run the simulated Evolution server alone.
+
+    Args:
+        port: default: a free one
+        host: default: 127.0.0.1
+        journal: append every request to it, one JSON a line
+        api_key: the global key; made when left out
+        version: of Evolution (default: 2.3.7)
+        pace: scale of its waits: 1 as in real life (the default), 0 at once
+        global_webhook: where it tells the events of all instances
+        seed: what its chances and codes come from
+    """
     from evosaga.orchestrator.local.evolution import main_simulate
 
     try:
         main_simulate(
-            arguments.port,
-            arguments.journal,
-            api_key=arguments.api_key,
+            port,
+            journal,
+            api_key=api_key,
             as_json=out.json,
-            host=arguments.host,
-            version=arguments.evolution_version,
-            pace=arguments.pace,
-            global_webhook=arguments.global_webhook,
-            seed=arguments.seed,
+            host=host,
+            version=version,
+            pace=pace,
+            global_webhook=global_webhook,
+            seed=seed,
         )
     except OSError as error:
-        where = f"port {arguments.port} or the journal {arguments.journal}"
+        where = f"port {port} or the journal {journal}"
         raise CliError(WRONG, f"can't use {where}: {error.strerror or error}") from error
     return DONE

@@ -1,12 +1,13 @@
-"""The verbs that answer HTTP: serve (with a worker) and api (without one)."""
+"""The verbs ``serve`` (HTTP and a worker) and ``api`` (HTTP alone)."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from evosaga.orchestrator.cli import connections
+from cyclopts import Parameter
+
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import look_first, on_signals, require, settle
@@ -17,14 +18,18 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
 
-def serve(arguments: argparse.Namespace, out: Output) -> int:
-    """The API, the dashboard and a worker, in one process."""
-    return _serve(arguments, out, worker=True)
+_Host = Annotated[params.Text | None, Parameter(help="default: EVOSAGA_HOST, else 127.0.0.1")]
+_Port = Annotated[params.Port | None, Parameter(help="default: EVOSAGA_PORT, else 8080; 0: any")]
 
 
-def api(arguments: argparse.Namespace, out: Output) -> int:
-    """The API and the dashboard; what is accepted is carried out by workers elsewhere."""
-    return _serve(arguments, out, worker=False)
+def serve(*, host: _Host = None, port: _Port = None, out: params.Out) -> int:
+    """Run the API, the dashboard and a worker in one process."""
+    return _serve(host, port, out, worker=True)
+
+
+def api(*, host: _Host = None, port: _Port = None, out: params.Out) -> int:
+    """Run the API and the dashboard; workers elsewhere carry out what is accepted."""
+    return _serve(host, port, out, worker=False)
 
 
 def listen(settings: Settings, host: str | None, port: int | None) -> socket.socket:
@@ -39,7 +44,7 @@ def listen(settings: Settings, host: str | None, port: int | None) -> socket.soc
         raise CliError(WRONG, f"{said}; --host and --port choose another address") from error
 
 
-def _serve(arguments: argparse.Namespace, out: Output, *, worker: bool) -> int:
+def _serve(host: str | None, port: int | None, out: Output, *, worker: bool) -> int:
     require(out, http=True)
     with connections.servers(out) as settings:
         # The API alone starts without Redis: it accepts in Postgres.
@@ -51,7 +56,7 @@ def _serve(arguments: argparse.Namespace, out: Output, *, worker: bool) -> int:
         )
 
         log_config.configure(settings)
-        with listen(settings, arguments.host, arguments.port) as listener:
+        with listen(settings, host, port) as listener:
             out.note(f"evosaga: the dashboard and the API are at {address(listener)}")
             try:
                 asyncio.run(_run(settings, listener, worker=worker))

@@ -1,8 +1,7 @@
-"""The verbs that only read: status, list, events. Postgres is all they need."""
+"""The verbs ``status`` and ``list``, which need nothing but Postgres."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,34 +9,57 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
-    from evosaga.events.model import Recorded
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.queries.sagas import SagaView
+    from evosaga.orchestrator.queries.sagas import Filter, SagaView
 
 
-def status(arguments: argparse.Namespace, out: Output) -> int:
-    """One saga at a glance."""
+def status(reference: params.Reference, /, *, out: params.Out) -> int:
+    """Show one saga at a glance."""
     with connections.servers(out, redis=False) as settings:
-        return asyncio.run(_status(settings, arguments.reference, out))
+        return asyncio.run(_status(settings, reference, out))
 
 
-def list_sagas(arguments: argparse.Namespace, out: Output) -> int:
-    """A page of sagas, newest first."""
-    since = moment(arguments.since, datetime.now(UTC)) if arguments.since else None
+def list_sagas(
+    *,
+    status: params.Status | None = None,
+    saga: params.Name | None = None,
+    organization_id: params.Uuid | None = None,
+    instance_name: params.Name | None = None,
+    code: params.Text | None = None,
+    since: params.When | None = None,
+    limit: params.Page = 20,
+    cursor: params.Text | None = None,
+    out: params.Out,
+) -> int:
+    """Show a page of sagas, newest first.
+
+    Args:
+        status: only these
+        saga: such as create-integration
+        organization_id: only its sagas
+        instance_name: only its sagas
+        code: only those that stopped for this reason
+        since: 2025-12-05T12:00Z, or ago: 30m, 1h, 2d
+        cursor: where the page before ended
+    """
+    from evosaga.orchestrator.queries.sagas import Filter
+
+    wanted = Filter(
+        status=status,
+        saga=saga,
+        organization_id=UUID(organization_id) if organization_id else None,
+        instance_name=instance_name,
+        since=moment(since, datetime.now(UTC)) if since else None,
+        code=code,
+    )
     with connections.servers(out, redis=False) as settings:
-        return asyncio.run(_list(settings, arguments, since, out))
-
-
-def events(arguments: argparse.Namespace, out: Output) -> int:
-    """The history of a saga, and with ``--follow`` what comes."""
-    with connections.servers(out, redis=False) as settings:
-        return asyncio.run(_events(settings, arguments, out))
+        return asyncio.run(_list(settings, wanted, limit, cursor, out))
 
 
 async def find(pool: Pool, reference: str) -> SagaView:
@@ -124,24 +146,13 @@ def _headline(view: SagaView, in_flight: bool, out: Output) -> None:
 
 
 async def _list(
-    settings: Settings, arguments: argparse.Namespace, since: datetime | None, out: Output
+    settings: Settings, wanted: Filter, limit: int, cursor: str | None, out: Output
 ) -> int:
     from evosaga.orchestrator.queries import sagas
 
-    organization = arguments.organization_id
-    wanted = sagas.Filter(
-        status=arguments.status,
-        saga=arguments.saga,
-        organization_id=UUID(organization) if organization else None,
-        instance_name=arguments.instance_name,
-        since=since,
-        code=arguments.code,
-    )
     async with connections.postgres(settings) as pool:
         try:
-            page, cursor = await sagas.list_sagas(
-                pool, wanted, limit=arguments.limit, cursor=arguments.cursor
-            )
+            page, cursor = await sagas.list_sagas(pool, wanted, limit=limit, cursor=cursor)
         except sagas.BadCursor as error:
             raise CliError(WRONG, str(error)) from None
     if out.json:
@@ -157,45 +168,12 @@ async def _list(
 
 
 def _draw_list(page: Sequence[SagaView], out: Output) -> None:
+    from evosaga.orchestrator.cli.render import COLOURS
+
     if not page:
         out.note("no saga fits; `evosaga create --help` shows how to start one")
         return
-    rows = [_row(view) for view in page]
-    heading = {name: name.upper() for name in rows[0]}
-    widths = {name: max(len(row[name]) for row in (heading, *rows)) for name in heading}
-    if not out.terminal:
-        for row in (heading, *rows):
-            out.line("  ".join(f"{row[name]:<{widths[name]}}" for name in widths).rstrip())
-        return
-    from rich.text import Text
-
-    from evosaga.orchestrator.cli.render import COLOURS
-
-    shown = _that_fit(widths, out.console.width)
-    for row in (heading, *rows):
-        line = Text("  ").join(
-            Text(
-                f"{row[name]:<{widths[name]}}",
-                COLOURS.get(row[name], "") if name == "status" else "",
-            )
-            for name in shown
-        )
-        line.rstrip()
-        line.truncate(out.console.width, overflow="ellipsis")
-        if row is heading:
-            line.stylize("dim")
-        out.console.print(line, no_wrap=True)
-
-
-def _that_fit(widths: dict[str, int], window: int) -> list[str]:
-    """The columns to show: an id that is cut is of no use, the end of a reason may go."""
-    shown = {"began", "status", "saga id", "why"}
-    for name in ("saga", "instance"):
-        wanted = shown | {name}
-        ids = sum(widths[one] + 2 for one in wanted - {"why"})
-        if ids + min(widths["why"], 30) <= window:
-            shown = wanted
-    return [name for name in widths if name in shown]
+    out.table([_row(view) for view in page], spare=("saga", "instance"), styles=COLOURS)
 
 
 def _row(view: SagaView) -> dict[str, str]:
@@ -218,37 +196,3 @@ def _reason(view: SagaView) -> str:
 def clock(at: datetime) -> str:
     """A time for people, in their zone."""
     return at.astimezone().strftime("%b %d %H:%M:%S")
-
-
-async def _events(settings: Settings, arguments: argparse.Namespace, out: Output) -> int:
-    from evosaga.orchestrator.cli.follow import Seen, follow
-    from evosaga.orchestrator.cli.render import draw_event
-    from evosaga.orchestrator.queries.timeline import event_line
-    from evosaga.orchestrator.whatsapp.explain import note
-
-    def tell(seen: Seen, fresh: Sequence[Recorded]) -> None:
-        for recorded in fresh:
-            if out.json:
-                assert seen.view is not None
-                out.written(cloud_event(seen.view, recorded))
-            elif out.terminal:
-                draw_event(recorded, out)
-            else:
-                out.line(event_line(recorded, note))
-
-    async with connections.postgres(settings) as pool:
-        view = await find(pool, arguments.reference)
-        await follow(pool, view.saga_id, tell, timeout=None if arguments.follow else 0)
-    return DONE
-
-
-def cloud_event(view: SagaView, recorded: Recorded) -> str:
-    """An event exactly as the stream ``evosaga:events`` has it."""
-    from evosaga.events import cloudevents
-
-    row: Any = {
-        "saga": view.saga,
-        "version": view.version,
-        "organization_id": view.organization_id,
-    }
-    return cloudevents.cloud_event(row, recorded).decode()

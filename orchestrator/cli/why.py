@@ -1,27 +1,25 @@
-"""``evosaga why``: what a saga waits for, and what can be done about it."""
+"""The verb ``why``: what a saga waits for, and what can be done about it."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import re
 from typing import TYPE_CHECKING, Final
 
-from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock, find
-from evosaga.orchestrator.cli.wrapping import write_wrapped
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.queries.diagnosis import Diagnosis
 
 
-def why(arguments: argparse.Namespace, out: Output) -> int:
+def why(reference: params.Reference, /, *, out: params.Out) -> int:
     """Explain one saga."""
     with connections.servers(out, redis=False) as settings:
-        return asyncio.run(_why(settings, arguments.reference, out))
+        return asyncio.run(_why(settings, reference, out))
 
 
 async def _why(settings: Settings, reference: str, out: Output) -> int:
@@ -40,12 +38,12 @@ async def _why(settings: Settings, reference: str, out: Output) -> int:
 
 
 def _tell(answer: Diagnosis, out: Output) -> None:
-    write_wrapped(answer.headline, out, style="bold")
+    out.wrapped(answer.headline, style="bold")
     for detail in answer.details:
-        write_wrapped(detail, out, indent=2)
+        out.wrapped(detail, indent=2)
     if answer.next_at is not None:
         said = "This attempt has until {}." if answer.in_flight else _GOES_ON
-        write_wrapped(said.format(clock(answer.next_at)), out, indent=2)
+        out.wrapped(said.format(clock(answer.next_at)), indent=2)
     if answer.cure is not None:
         _tell_cure(answer.cure, out)
 
@@ -58,7 +56,7 @@ def _tell_cure(cure: str, out: Output) -> None:
     if not out.terminal:
         out.line(f"What you can do: {cure}")
         return
-    write_wrapped("What you can do:", out, style="cyan")
+    out.wrapped("What you can do:", style="cyan")
     for part in re.split(r"[:;,] (?=evosaga )|; ", cure):
         command = part.startswith("evosaga ")
-        write_wrapped(part, out, indent=4 if command else 2, style="cyan" if command else "")
+        out.wrapped(part, indent=4 if command else 2, style="cyan" if command else "")

@@ -1,4 +1,4 @@
-"""Asking: one method for each thing that evosaga does."""
+"""The client: one method for each route of the HTTP API."""
 
 import asyncio
 import time

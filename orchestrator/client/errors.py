@@ -1,4 +1,4 @@
-"""What can go wrong when evosaga is asked for something, by whose it is to mend."""
+"""Errors of the client, by who can put them right."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,7 +15,7 @@ class EvosagaError(Exception):
         self.code = code
         self.message = message
         self.body = dict(body or {})
-        """The whole problem, as the server told it."""
+        """The whole problem document of the server."""
 
 
 class BadRequest(EvosagaError):
@@ -23,7 +23,7 @@ class BadRequest(EvosagaError):
 
 
 class NotAllowed(EvosagaError):
-    """The key is wrong, or not good for this: whoever hands out keys must mend it."""
+    """The key is wrong or lacks the right: the operator must give another one."""
 
 
 class NotFound(EvosagaError):

@@ -90,7 +90,7 @@ _CONVERTED: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def parse(kind: type[_T], told: Mapping[str, Any]) -> _T:
-    """What the server told as that type; a newer server may tell more, which is left alone."""
+    """The server's answer as that type; fields of a newer server are ignored."""
     names = [each.name for each in fields(kind) if each.name in told]  # type: ignore[arg-type]
     return kind(**{name: _converted(name, told[name]) for name in names})
 

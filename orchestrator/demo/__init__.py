@@ -1,4 +1,4 @@
-"""``evosaga demo``: the product's promises, kept before your eyes and checked while you watch.
+"""``evosaga demo``: shows on real servers what the product promises, and checks it.
 
 Every scene asserts what it says against Postgres, Valkey and the journal of the simulated
 Evolution server, never against its own words. One claim that does not hold ends the demo.
@@ -6,18 +6,14 @@ Evolution server, never against its own words. One claim that does not hold ends
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
+from evosaga.orchestrator.cli import params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
 
-if TYPE_CHECKING:
-    from evosaga.orchestrator.cli.output import Output
 
-
-def run(_: argparse.Namespace, out: Output) -> int:
+def run(*, out: params.Out) -> int:
     """Play all scenes; 0 when every claim held."""
     from evosaga.orchestrator.demo.assertions import NotSo
     from evosaga.orchestrator.demo.environment import Show

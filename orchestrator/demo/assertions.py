@@ -1,4 +1,4 @@
-"""A claim is checked, then told; one that does not hold ends the demo."""
+"""Assertions of the demo: checked, then printed; one that fails ends the demo."""
 
 from __future__ import annotations
 

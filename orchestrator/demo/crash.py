@@ -15,7 +15,7 @@ from evosaga.orchestrator.demo.scenes import CREATE_STEPS, Integration, there, w
 
 
 async def kill_minus_nine(stage: Stage) -> Integration:
-    """Kill whoever has it, in the worst moment: the instance is made, the answer not yet here."""
+    """Kill the saga's worker when the instance is made and the answer has not arrived."""
     stage.show.scene("5. kill -9 in the middle of a create")
     saga_id = new_id()
     name = f"wa-{saga_id}"
@@ -60,7 +60,7 @@ async def _kill_the_driver(stage: Stage, saga_id: str, name: str) -> tuple[Worke
 def _claim_take_over(
     stage: Stage, history: list[Recorded], victim: Worker, killed_at: datetime
 ) -> None:
-    """The first event by somebody else tells who took over, and when."""
+    """The first event of another worker: who took over, and when."""
     pid = victim.process.pid
     begun = [(r.recorded_at, r.event) for r in history if isinstance(r.event, StepStarted)]
     others = [(at, pid_of(event.worker)) for at, event in begun if pid_of(event.worker) != pid]

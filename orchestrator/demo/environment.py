@@ -1,4 +1,4 @@
-"""What the scenes play on: the servers, the workers, and what the audience sees."""
+"""The servers and workers of the demo, and its output."""
 
 from __future__ import annotations
 

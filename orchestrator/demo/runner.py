@@ -1,4 +1,4 @@
-"""The order of the scenes, and what has to be there before the curtain rises."""
+"""Runs the scenes in order, on servers that it has prepared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of an integration: made, paired, refused twice, deleted, and nothing left of it."""
+"""Scenes 1 to 3, 6 and 7: an integration is created, paired, refused twice and deleted."""
 
 from __future__ import annotations
 

@@ -6,10 +6,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("error")
 
     import evosaga.orchestrator.api.server  # noqa: F401
-    from evosaga.orchestrator.cli.verbs import VERBS
+    from evosaga.orchestrator.cli.verbs import app
 
-    for verb in VERBS:
-        verb.load()
+    app.resolved_commands()
 
 import tests.harness.chaos.victim
 import tests.harness.chaos.worker  # noqa: F401

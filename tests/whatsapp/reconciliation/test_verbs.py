@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
-from evosaga.orchestrator.cli.tables import printable
+from evosaga.orchestrator.cli.output import printable
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.whatsapp.steps import routing_key

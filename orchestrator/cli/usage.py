@@ -1,0 +1,101 @@
+"""Parses the words of the command line: a call to make, or a sentence on what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
+
+from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
+from evosaga.orchestrator.cli.output import Output, printable
+from evosaga.orchestrator.cli.verbs import app, common
+
+_ALIKE: Final = 0.75
+"""How much two words must have in common for the one to be meant by the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A verb with its arguments, or the help or version page of cyclopts."""
+
+    function: Callable[..., Any]
+    bound: inspect.BoundArguments
+    json: bool = False
+    debug: bool = False
+
+    def make(self, out: Output) -> int:
+        """Do it; the exit code."""
+        if not isinstance(getattr(self.function, "__self__", None), App):
+            return int(self.function(*self.bound.args, **self.bound.kwargs, out=out))
+        self.bound.arguments["console"] = out.console
+        with out.console.capture() as page:
+            self.function(*self.bound.args, **self.bound.kwargs)
+        lines = (line.rstrip() for line in page.get().rstrip().splitlines())
+        out.line(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)))
+        return DONE
+
+
+def read_words(words: Sequence[str] | None) -> Call:
+    """What is asked for. Raises ``CliError`` when it makes no sense."""
+    try:
+        function, bound = _parsed(app.meta, sys.argv[1:] if words is None else words)
+        if function is not common:
+            return Call(function, bound)
+        function, inner = _parsed(app, bound.args)
+        return Call(function, inner, **bound.kwargs)
+    except CycloptsError as error:
+        verb = " ".join(("evosaga", *(error.command_chain or ())))
+        sentence = printable(_sentence(error)).rstrip(".")
+        raise CliError(WRONG, f"{sentence} (see `{verb} --help`)") from None
+
+
+def _parsed(of: App, words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    function, bound, _ = of.parse_args(words, print_error=False, exit_on_error=False, verbose=False)
+    return function, bound
+
+
+def _sentence(error: CycloptsError) -> str:
+    """In cyclopts' words, except where those say too little or too much."""
+    match error:
+        case UnknownCommandError(unused_tokens=[word, *_]):
+            close = difflib.get_close_matches(word, [*app, "--json", "--debug"], 1, _ALIKE)
+            meant = f", did you mean {close[0]}?" if close else ""
+            return f"unknown {'option' if word[:1] == '-' else 'verb'} {word!r}{meant}"
+        case UnusedCliTokensError(unused_tokens=[*words]):
+            return f"unexpected: {' '.join(map(repr, words))}"
+        case MissingArgumentError(argument=argument) if argument and argument.name in (
+            missing := _missing(error)
+        ):
+            return f"missing: {', '.join(missing)}"
+        case CoercionError(argument=argument) if argument and (cause := _cause(error)):
+            return f"{argument.name}: {cause}"
+    return str(error)
+
+
+def _cause(error: BaseException | None) -> ValueError | None:
+    """What a converter raised; cyclopts wraps that of a list's element twice."""
+    while error is not None and not isinstance(error, ValueError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _missing(error: CycloptsError) -> list[str]:
+    """Every argument that is required and was not given."""
+    assert error.app is not None
+    given = {word.partition("=")[0] for word in error.root_input_tokens or ()}
+    every = error.app.assemble_argument_collection()
+    needed = (each for each in every if each.parse and each.required)
+    return [each.name for each in needed if given.isdisjoint(each.names)]
