@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BeforeValidator, WithJsonSchema
 
 from evosaga.orchestrator.api.problems import Problem
-from evosaga.orchestrator.timeparse import moment
+from evosaga.orchestrator.queries.timeparse import moment
 
 
 def check_parameters(request: Request) -> None:

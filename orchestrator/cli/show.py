@@ -83,8 +83,8 @@ def document(view: SagaView) -> dict[str, Any]:
 
 
 def moment(text: str, now: datetime, option: str = "--since") -> datetime:
-    """A time as people write it (``evosaga.orchestrator.timeparse``). Raises ``CliError``."""
-    from evosaga.orchestrator import timeparse
+    """A time as people write it (``queries.timeparse``). Raises ``CliError``."""
+    from evosaga.orchestrator.queries import timeparse
 
     try:
         return timeparse.moment(text, now)

@@ -108,10 +108,10 @@ def test_a_traceback_holds_no_part_of_a_password(
     monkeypatch.setenv("EVOSAGA_DATABASE_URL", f"postgresql://ana:{ENCODED}@host/db")
     monkeypatch.setenv("EVOSAGA_REDIS_URL", "redis://:hush-hush-hush@cache/0")
 
-    def stumble(*_: object) -> None:
+    def stumble(*_: object, **__: object) -> None:
         raise RuntimeError(f"no {PASSWORD}, no {ENCODED}, no 'geheim-w0rd', no hush-hush-hush")
 
-    monkeypatch.setattr("evosaga.orchestrator.cli.dead_letters.letters", stumble)
+    monkeypatch.setattr("evosaga.orchestrator.cli.dead_letters._letters", stumble)
     assert main(["letters"]) == 70
     told = "".join(capsys.readouterr())
     assert "RuntimeError" in told

@@ -32,8 +32,8 @@ from evosaga.orchestrator.queries.sagas import (
     history,
     list_sagas,
 )
+from evosaga.orchestrator.queries.timeparse import moment
 from evosaga.orchestrator.queries.why import SagaFacts, living, why
-from evosaga.orchestrator.timeparse import moment
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 

@@ -49,7 +49,7 @@ async def evolution() -> AsyncIterator[SimulatedEvolution]:
 
 
 @pytest.fixture
-async def world(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[Services]:
+async def services(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator[Services]:
     api = EvolutionApi(evolution.url, API_KEY, timeout=0.5)
     async with api, httpx.AsyncClient(trust_env=False, verify=trusted()) as http:
         yield Services({"default": api}, redis, http, KEYS, public_url=PUBLIC, quiet_seconds=0.2)
