@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from evosaga.sagas.definition import InCommit, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp import row_dry_run
 from evosaga.sagas.whatsapp.repairs import admission, effects, verification
-from evosaga.sagas.whatsapp.steps import notify_workers
 from evosaga.sagas.whatsapp.types import (
     DEFAULT_SERVER,
     SHAPES,
@@ -58,6 +57,6 @@ ADOPT_INSTANCE: Final = Saga(
         compensatable("look", do=verification.see_to_adopt, undo=verification.nothing_to_undo),
         pivot("postgres", do=InCommit(effects.adopt_rows, row_dry_run.understood)),
         retryable("cache", do=effects.drop_key),
-        retryable("notify", do=notify_workers.announce_adopted),
+        retryable("notify", do=effects.announce_adopted),
     ),
 )

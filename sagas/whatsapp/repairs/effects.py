@@ -17,7 +17,7 @@ from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.ownership import stored
 from evosaga.sagas.whatsapp.row_status import after_repair, health_after_repair
 from evosaga.sagas.whatsapp.services import Context
-from evosaga.sagas.whatsapp.steps import routing_key
+from evosaga.sagas.whatsapp.steps import notify_workers, routing_key
 from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 from evosaga.sagas.whatsapp.types import server_entry
 
@@ -84,11 +84,19 @@ async def adopt_rows(connection: Any, contexts: Sequence[Context]) -> list[Outco
         [after_repair(c.input.seen) for c in named],
         [c.input.whatsapp_number for c in named],
     )
-    said = await _noted(connection, contexts, {str(row["id"]) for row in (*made, *told)})
-    return [_looked_at(one, c) for c, one in zip(contexts, said, strict=True)]
+    return await _noted(connection, contexts, {str(row["id"]) for row in (*made, *told)})
 
 
-def _looked_at(said: Outcome, ctx: Context) -> Outcome:
+async def announce_adopted(ctx: Context) -> Outcome:
+    """Tell the routing workers, and give the command that makes the instance whole.
+
+    With the last step, not with the row: its saga holds the instance's name until this one is
+    over, and a command that comes before that is refused.
+    """
+    return _with_completion(await notify_workers.announce_adopted(ctx), ctx)
+
+
+def _with_completion(said: Outcome, ctx: Context) -> Outcome:
     """Where the row of one of ours is made again, its webhook and settings are looked at, too."""
     if not isinstance(said, Done) or "config" not in ctx.facts:
         return said
