@@ -12,8 +12,8 @@ MINUTES =
 SAGAS =
 VERSION =
 PYTEST = .venv/bin/python -m pytest
-# Most tests wait for a server, so five at a time keep two cores busy. Each has servers of its own.
-JOBS = 5
+# Most tests wait for a server, so four at a time keep two cores busy. Each has servers of its own.
+JOBS = 4
 
 # Without bytecode each of the many processes of a test run would compile what it imports.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__ PYTHONDONTWRITEBYTECODE
