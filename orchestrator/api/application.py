@@ -92,17 +92,7 @@ def create_app(parts: AppContext) -> FastAPI:
     app.state.watch = SagaWatcher(parts.pool)
     app.state.metrics = HttpMetrics()
     problems.install(app, trouble_of_a_page)
-    for module in (
-        integrations,
-        qr,
-        commands,
-        sagas,
-        webhooks,
-        ops,
-        asyncapi,
-        docs_page,
-        pages,
-    ):
+    for module in _TOPICS:
         app.include_router(module.router)
     app.add_middleware(GuardMiddleware, draw=trouble_of_a_page)
     return app

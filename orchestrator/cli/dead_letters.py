@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def letters(
     *,
     limit: params.Page = 20,
-    remove: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=True)] = (),
+    remove: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=1)] = (),
     out: params.Out,
 ) -> int:
     """Show the newest, or take some away.

@@ -6,16 +6,19 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from cyclopts import (
     App,
     CoercionError,
+    ConsumeMultipleError,
     CycloptsError,
     MissingArgumentError,
     UnknownCommandError,
+    UnknownOptionError,
     UnusedCliTokensError,
 )
 
@@ -23,6 +26,8 @@ from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.verbs import app, common
 
+_EVERYWHERE: Final = ("--json", "--debug", "--help", "--version")
+"""The options of every verb, before it or behind it."""
 _ALIKE: Final = 0.75
 """How much two words must have in common for the one to be meant by the other."""
 
@@ -71,11 +76,14 @@ def _sentence(error: CycloptsError) -> str:
     """In cyclopts' words, except where those say too little or too much."""
     match error:
         case UnknownCommandError(unused_tokens=[word, *_]):
-            close = difflib.get_close_matches(word, [*app, "--json", "--debug"], 1, _ALIKE)
-            meant = f", did you mean {close[0]}?" if close else ""
-            return f"unknown {'option' if word[:1] == '-' else 'verb'} {word!r}{meant}"
+            return _unknown("option" if word[:1] == "-" else "verb", word, app)
+        case UnknownOptionError(token=token, argument_collection=known):
+            names = chain.from_iterable(each.names for each in known if each.parse)
+            return _unknown("option", token.keyword or token.value, names)
         case UnusedCliTokensError(unused_tokens=[*words]):
             return f"unexpected: {' '.join(map(repr, words))}"
+        case ConsumeMultipleError(argument=argument) if argument:
+            return f"{argument.name} requires an argument"
         case MissingArgumentError(argument=argument) if argument and argument.name in (
             missing := _missing(error)
         ):
@@ -83,6 +91,11 @@ def _sentence(error: CycloptsError) -> str:
         case CoercionError(argument=argument) if argument and (cause := _cause(error)):
             return f"{argument.name}: {cause}"
     return str(error)
+
+
+def _unknown(what: str, word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, [*known, *_EVERYWHERE], 1, _ALIKE)
+    return f"unknown {what} {word!r}" + (f", did you mean {close[0]}?" if close else "")
 
 
 def _cause(error: BaseException | None) -> ValueError | None:

@@ -19,6 +19,7 @@ from evosaga.events.batching import Batcher
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.event_log import EventLog
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.commands.claims import Request
 from evosaga.orchestrator.commands.control import STEERING, ControlCommand, Restart, apply_control
@@ -201,7 +202,7 @@ _STEERED: Final = """
 SELECT EXISTS (SELECT FROM evosaga.saga_events WHERE saga_id = $1 AND causation_id = $2)
     OR EXISTS (SELECT FROM evosaga.sagas WHERE saga_id = $3 AND command_id = $2)
 """
-_MINE: Final = """
+_MINE: Final = f"""
 SELECT saga_id, now() AS now FROM evosaga.sagas
-WHERE saga_id = ANY($1) AND owner = $2 AND status IN ('running', 'compensating')
-"""
+WHERE saga_id = ANY($1) AND owner = $2 AND {ACTIVE_STATUSES}
+"""  # noqa: S608  # constants only

@@ -31,8 +31,8 @@ from evosaga.sagas.outcome import Outcome
 class WorkerTerms:
     """A worker's terms for an append: its name, and whether it still begins attempts.
 
-    ``begins`` is asked whenever it matters, since an append may wait long for its commit. ``nap``:
-    so many seconds a saga may sleep in memory; one that sleeps longer is let go.
+    ``begins`` is asked whenever it matters, since an append may wait long for its commit.
+    ``max_in_memory_wait``: seconds; a saga that waits longer is released.
     """
 
     worker: str

@@ -116,7 +116,5 @@ ClinicName = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120),
     AfterValidator(no_control_characters),
 ]
-Remark = Annotated[str, StringConstraints(max_length=500), AfterValidator(no_control_characters)]
-"""The reason for a command, as its sender gives it."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=_NUMBER)]
 WebhookUrl = Annotated[str, AfterValidator(_safe_url)]

@@ -22,7 +22,6 @@ from evosaga.events.model import (
     SagaEvent,
     SagaFailed,
     SagaResumed,
-    SagaStarted,
     StepFailed,
     StepStarted,
     StepSucceeded,
@@ -68,18 +67,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class AttemptHistory:
-    """Attempts in order of their beginning, and the moments between them.
-
-    ``told_with`` are the sequences of events that were merged into another period.
-    """
+    """Attempts in order of their beginning, and the moments between them."""
 
     attempts: tuple[Attempt, ...] = ()
     marks: tuple[Mark, ...] = ()
-    told_with: frozenset[int] = frozenset()
     moments: tuple[tuple[int, datetime], ...] = ()
     """Sequence and time of every event with a position of its own."""
-    waits_first: bool = False
-    """The saga began by waiting for another saga."""
 
     @property
     def workers(self) -> list[str]:
@@ -102,13 +95,10 @@ def attempt_history(history: Sequence[Recorded]) -> AttemptHistory:
     for attempt in attempts:
         if attempt.times > 1:
             swallowed.update(range(attempt.first + 1, attempt.last))
-    start = history[0].event if history else None
     return AttemptHistory(
         attempts=tuple(attempts),
         marks=tuple(mark for recorded in history if (mark := _mark(recorded)) is not None),
-        told_with=frozenset(swallowed),
         moments=tuple((r.sequence, r.recorded_at) for r in history if r.sequence not in swallowed),
-        waits_first=isinstance(start, SagaStarted) and start.behind is not None,
     )
 
 
