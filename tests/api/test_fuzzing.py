@@ -60,7 +60,7 @@ async def test_no_request_is_answered_with_a_fault_of_ours_or_in_an_undocumented
     if who == "operator":
         assert seen & {201, 202}, (
             seen
-        )  # done within the wait, or accepted: which, is a matter of time
+        )  # done within the wait, or accepted
     assert await contradictions(pool) == []
 
 
