@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from evosaga import migrations
-from evosaga.events import cancellation, streams, upcasting
+from evosaga.events import background, streams, upcasting
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
@@ -167,7 +167,7 @@ async def _stop(
     by_name["relay"].cancel()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(_relay_the_rest(relay), 3)
-    await cancellation.end(parts)
+    await background.end(parts)
     for leave in (relay.resign(), lease.release()):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(leave, 3)
