@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from evosaga import migrations
-from evosaga.events import background, streams, upcasting
+from evosaga.events import background, streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
@@ -85,7 +85,6 @@ async def running_worker(
     On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
     """
     known = domain.sagas
-    upcasting.register(domain.upcasts)
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
