@@ -9,6 +9,7 @@ from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, retry
 from evosaga.sagas.whatsapp import admission, row_dry_run
 from evosaga.sagas.whatsapp.steps import (
     evolution_instance,
+    instance_removal,
     integration_row,
     notify_workers,
     pairing_code,
@@ -53,7 +54,7 @@ CREATE_INTEGRATION: Final = Saga(
         compensatable(
             "evolution",
             do=evolution_instance.create_instance,
-            undo=evolution_instance.remove_instance,
+            undo=instance_removal.remove_instance,
             retry=Retry(attempts=4, first=1.0),
             probe=evolution_instance.probe_instance,
         ),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp import admission, row_dry_run
 from evosaga.sagas.whatsapp.steps import (
-    evolution_instance,
+    instance_removal,
     integration_row,
     notify_workers,
     routing_key,
@@ -42,9 +42,9 @@ DELETE_INTEGRATION: Final = Saga(
         ),
         pivot(
             "evolution",
-            do=evolution_instance.delete_instance,
+            do=instance_removal.delete_instance,
             retry=Retry(attempts=10, first=1.0),
-            probe=evolution_instance.probe_removal,
+            probe=instance_removal.probe_removal,
         ),
         retryable(
             "postgres",

@@ -17,6 +17,7 @@ import evosaga.orchestrator.engine.decider
 import evosaga.orchestrator.engine.engine
 import evosaga.orchestrator.engine.execution
 import evosaga.sagas.whatsapp.steps.evolution_instance as steps
+import evosaga.sagas.whatsapp.steps.instance_removal as instance_removal
 from evosaga.events.append import Append, Appended
 from evosaga.events.event_log import VersionConflict
 from evosaga.events.model import CompensationFailed, SagaEvent, StepFailed
@@ -221,7 +222,7 @@ def does_not_wait_until_a_400_has_cleaned_up(patch: pytest.MonkeyPatch) -> None:
 def removes_without_looking(patch: pytest.MonkeyPatch) -> None:
     async def remove(ctx: Any) -> Outcome:
         name, token = name_of(ctx), token_of(ctx)
-        return await steps._remove(
+        return await instance_removal._remove(
             ctx, name, token, InstanceSighting(Presence.MINE, "", Answer(200, None, ""))
         )
 
@@ -232,7 +233,7 @@ def takes_the_answer_to_a_delete_for_the_end(patch: pytest.MonkeyPatch) -> None:
     async def vanishes(*_: Any) -> InstanceSighting:
         return InstanceSighting(Presence.ABSENT, "", Answer(200, None, ""))
 
-    patch.setattr(steps, "_vanishes", vanishes)
+    patch.setattr(instance_removal, "_vanishes", vanishes)
 
 
 def removes_with_the_global_key(patch: pytest.MonkeyPatch) -> None:

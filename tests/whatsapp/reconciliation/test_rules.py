@@ -25,7 +25,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     BUSY,
     KEY_RULES,
     RULES,
-    VERDICTS,
     Cell,
     every_cell,
     every_key_cell,
@@ -40,6 +39,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Row,
     Snapshot,
 )
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 from evosaga.sagas.registry import discover
 
 CATALOGUE = discover()
