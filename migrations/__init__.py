@@ -4,13 +4,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from evosaga.migrations.revision import (
-    SchemaOutdated,
-    current,
-    head,
-    newer,
-    require_current,
-)
+from evosaga.migrations.revision import SchemaOutdated, current, head, newer, require_current
 
 if TYPE_CHECKING:
     from evosaga.sagas.whatsapp.table_fit import Misfit

@@ -15,13 +15,7 @@ from cyclopts import Parameter
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
-from evosaga.orchestrator.cli.reconcile_report import (
-    NotCompared,
-    advise,
-    described,
-    draw,
-    report,
-)
+from evosaga.orchestrator.cli.reconcile_report import NotCompared, advise, described, draw, report
 from evosaga.orchestrator.cli.run import require
 
 if TYPE_CHECKING:

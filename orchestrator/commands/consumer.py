@@ -25,13 +25,7 @@ from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import Handover
 from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
-from evosaga.orchestrator.commands.results import (
-    Conflict,
-    Duplicate,
-    Failed,
-    Refused,
-    RetryLater,
-)
+from evosaga.orchestrator.commands.results import Conflict, Duplicate, Failed, Refused, RetryLater
 from evosaga.orchestrator.commands.stream_intake import StreamIntake, Told, quietly
 from evosaga.orchestrator.commands.subscriber import Message, subscribed
 from evosaga.orchestrator.engine.engine import Engine

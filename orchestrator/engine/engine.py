@@ -11,9 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from evosaga.events.event_log import EventLog
-from evosaga.events.model import (
-    Recorded,
-)
+from evosaga.events.model import Recorded
 from evosaga.orchestrator.engine.driver import LONGEST_WAIT, SagaDriver
 from evosaga.orchestrator.engine.execution import where
 from evosaga.orchestrator.engine.instance import SagaInstance

@@ -9,11 +9,7 @@ attempts as it has is it given up on: it may be what kills them. Delays are in s
 from hashlib import blake2b
 from typing import Final
 
-from evosaga.events.model import (
-    CompensationFailed,
-    Direction,
-    StepFailed,
-)
+from evosaga.events.model import CompensationFailed, Direction, StepFailed
 from evosaga.orchestrator.engine.state import Progress, State
 from evosaga.sagas.definition import Step
 

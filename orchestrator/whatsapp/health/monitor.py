@@ -34,10 +34,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     merge,
     unreachable,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.observe import (
-    attribute_owners,
-    with_busy,
-)
+from evosaga.orchestrator.whatsapp.reconciliation.observe import attribute_owners, with_busy
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask, without_implausible
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
 from evosaga.sagas.whatsapp.evolution.completeness import Missing

@@ -20,11 +20,7 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     classify_delete,
 )
 from evosaga.sagas.whatsapp.evolution.client import InstanceSighting
-from evosaga.sagas.whatsapp.evolution.holds import (
-    hold_unknown,
-    hold_unsent,
-    out_of_service,
-)
+from evosaga.sagas.whatsapp.evolution.holds import hold_unknown, hold_unsent, out_of_service
 from evosaga.sagas.whatsapp.evolution.legacy_instances import gone, listed_token
 from evosaga.sagas.whatsapp.evolution.partial import PATIENCE, provoke_clean_up, remains
 from evosaga.sagas.whatsapp.follow_ups import watch
