@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, retryable
-from evosaga.sagas.whatsapp import admission, row_dry_run
+from evosaga.sagas.whatsapp import admission, row_dry_run, row_refusals
 from evosaga.sagas.whatsapp.steps import (
     evolution_instance,
     instance_removal,
@@ -60,8 +60,8 @@ CREATE_INTEGRATION: Final = Saga(
         ),
         compensatable(
             "postgres",
-            do=InCommit(integration_row.save_integrations, row_dry_run.understood),
-            undo=InCommit(integration_row.unsave_integrations, row_dry_run.understood),
+            do=InCommit(integration_row.save_integrations, row_refusals.understood),
+            undo=InCommit(integration_row.unsave_integrations, row_refusals.understood),
             probe=integration_row.probe_saved,
         ),
         compensatable(

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
-from evosaga.sagas.whatsapp import admission, row_dry_run
+from evosaga.sagas.whatsapp import admission, row_dry_run, row_refusals
 from evosaga.sagas.whatsapp.steps import (
     instance_removal,
     integration_row,
@@ -36,8 +36,8 @@ DELETE_INTEGRATION: Final = Saga(
     steps=(
         compensatable(
             "mark",
-            do=InCommit(integration_row.mark_deleting, row_dry_run.understood),
-            undo=InCommit(integration_row.unmark_deleting, row_dry_run.understood),
+            do=InCommit(integration_row.mark_deleting, row_refusals.understood),
+            undo=InCommit(integration_row.unmark_deleting, row_refusals.understood),
             probe=integration_row.probe_marked,
         ),
         pivot(
@@ -48,7 +48,7 @@ DELETE_INTEGRATION: Final = Saga(
         ),
         retryable(
             "postgres",
-            do=InCommit(integration_row.delete_integrations, row_dry_run.understood),
+            do=InCommit(integration_row.delete_integrations, row_refusals.understood),
             probe=integration_row.probe_deleted,
         ),
         retryable("cache", do=routing_key.invalidate, probe=routing_key.probe_invalidated),
