@@ -8,11 +8,10 @@ it speaks of names that no saga is at work for. ``KEY_RULES`` does the same for 
 What a verdict means is in ``evosaga.orchestrator.whatsapp.reconciliation.verdicts``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 Busy: TypeAlias = Literal["free", "busy"]
 Presence: TypeAlias = Literal["absent", "half", "idle", "open", "paired", "unclear"]
@@ -47,21 +46,6 @@ class KeyCell(NamedTuple):
     busy: Busy
     key: KeySays
     row: Literal["none", "enabled"]
-
-
-DIMENSIONS: Final[dict[str, tuple[str, ...]]] = {
-    "busy": get_args(Busy),
-    "sight": get_args(Presence),
-    "whose": get_args(Ownership),
-    "row": get_args(RowSays),
-    "place": get_args(Place),
-    "log": get_args(LogSays),
-}
-KEY_DIMENSIONS: Final[dict[str, tuple[str, ...]]] = {
-    "busy": get_args(Busy),
-    "key": get_args(KeySays),
-    "row": ("none", "enabled"),
-}
 
 
 AGREE: Final = "agree"
@@ -212,13 +196,3 @@ def verdict_of(cell: Cell) -> str:
 def judge_key(cell: KeyCell) -> str:
     """The same for the routing key."""
     return next(rule.verdict for rule in KEY_RULES if rule.covers(cell))
-
-
-def every_cell() -> Iterator[Cell]:
-    """All there are."""
-    return (Cell(*words) for words in product(*DIMENSIONS.values()))  # type: ignore[arg-type]
-
-
-def every_key_cell() -> Iterator[KeyCell]:
-    """All there are."""
-    return (KeyCell(*words) for words in product(*KEY_DIMENSIONS.values()))  # type: ignore[arg-type]
