@@ -1,7 +1,9 @@
-"""One of many does it: a lease in Postgres, for work that needs no second pair of hands.
+"""Leader election by a lease in Postgres, for work that one of many does.
 
 A leader that was paused may believe for a moment longer that it leads, so what it does must be
-harmless when it is done twice.
+harmless when it is done twice. The relay and the scheduler keep their leases in rows of their own,
+since they change position or due time in the same statement; when such a lease may be taken is
+said here, in ``vacant``.
 """
 
 import time
@@ -9,6 +11,15 @@ from typing import Final
 
 from evosaga.events.clock import LEEWAY
 from evosaga.events.database import Pool
+
+
+def vacant(row: str) -> str:
+    """SQL: whether the lease in ``row`` is nobody's; ``$3`` is the length of leases in seconds.
+
+    One that ends later than a lease from now was taken before Postgres's clock was put back.
+    """
+    return f"""({row}.leader IS NULL OR {row}.lease_until < now()
+        OR {row}.lease_until > now() + make_interval(secs => $3) + {LEEWAY})"""
 
 
 class Candidacy:
@@ -42,8 +53,7 @@ _LEAD: Final = f"""
 INSERT INTO evosaga.leaders AS lease (task, leader, lease_until)
 VALUES ($1, $2, now() + make_interval(secs => $3))
 ON CONFLICT (task) DO UPDATE SET leader = $2, lease_until = excluded.lease_until
-WHERE lease.leader = $2 OR lease.leader IS NULL OR lease.lease_until < now()
-   OR lease.lease_until > now() + make_interval(secs => $3) + {LEEWAY}
+WHERE lease.leader = $2 OR {vacant("lease")}
 RETURNING true
 """  # noqa: S608  # constants only
 _RESIGN: Final = """

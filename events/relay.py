@@ -23,11 +23,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import relay_position, streams, syncpoints
-from evosaga.events.cancellation import obey_cancel
-from evosaga.events.clock import LEEWAY
+from evosaga.events import background, relay_position, streams, syncpoints
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import TRANSIENT, Pool, Queryable
+from evosaga.events.leader_election import vacant
 from evosaga.events.redis_errors import cause
 from evosaga.events.relay_position import RelayPosition
 
@@ -67,12 +66,15 @@ class Relay:
 
     def nudge(self) -> None:
         """Something was committed here: don't wait for the next poll."""
-        self._nudge.set()
+        if self._leads:
+            self._nudge.set()
 
     async def run(self) -> None:
         """Relay for ever; cancel it to stop. Outages of either server are waited out."""
         pause = _IDLE_POLL
-        while True:
+
+        async def turn() -> float:
+            nonlocal pause
             try:
                 while await self.pump():
                     pass
@@ -81,15 +83,12 @@ class Relay:
                 _logger.warning("relay_retrying", reason=cause(trouble))
                 pause = min(5.0, pause * 2)
                 self._nudge.clear()
-            obey_cancel()
-            if not self._leads:
-                await asyncio.sleep(max(pause, _FOLLOW))
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._nudge.wait()
-                await asyncio.sleep(_GATHER)
+            if self._leads:
+                return pause
             self._nudge.clear()
+            return max(pause, _FOLLOW)
+
+        await background.repeat(turn, nudge=self._nudge, gather=_GATHER)
 
     async def pump(self) -> bool:
         """Publish one batch if this relay leads; True when there may be more."""
@@ -189,9 +188,7 @@ WITH mine AS (
       AND lease_until <= now() + make_interval(secs => $3)
 ), taken AS (
     UPDATE evosaga.relay SET leader = $2, lease_until = now() + make_interval(secs => $3)
-    WHERE stream = $1 AND (leader = $2 OR leader IS NULL OR lease_until < now()
-        OR lease_until > now() + make_interval(secs => $3) + {LEEWAY})
-      AND NOT EXISTS (SELECT FROM mine)
+    WHERE stream = $1 AND (leader = $2 OR {vacant("relay")}) AND NOT EXISTS (SELECT FROM mine)
     RETURNING position
 )
 SELECT position, (SELECT max(position) FROM evosaga.saga_events) AS newest

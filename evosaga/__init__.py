@@ -5,15 +5,7 @@ Here is what a definition of your own needs. The four packages it mounts (``evos
 names beside this one; ``docs/architecture.md`` says what is where.
 """
 
-from evosaga.sagas.definition import (
-    InCommit,
-    Retry,
-    Saga,
-    Step,
-    compensatable,
-    pivot,
-    retryable,
-)
+from evosaga.sagas.definition import InCommit, Retry, Saga, Step, compensatable, pivot, retryable
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 
 __all__ = [

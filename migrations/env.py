@@ -7,7 +7,8 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from evosaga.events.schema import metadata
-from evosaga.migrations import LOCK, SCHEMA, migrate
+from evosaga.migrations import migrate
+from evosaga.migrations.revision import LOCK, SCHEMA
 
 
 def _run(connection: Connection) -> None:

@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from evosaga.events.postgres_url import understood
-from evosaga.migrations import LOCK, current, grants, head, preflight
+from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
+from evosaga.migrations.revision import LOCK, current, head
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 

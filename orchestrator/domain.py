@@ -7,14 +7,13 @@ command handler or with a lease.
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
 from evosaga.events.relay import OnRewind, nothing_else
-from evosaga.events.upcasting import Upcast
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease
@@ -47,18 +46,19 @@ class Domain(Generic[ServicesT]):
     ``open_services``: opens, for one worker, what its steps are handed (``StepContext.services``).
     Raises ``SettingsError`` for a setting that is missing. The lease keeps a worker that was
     paused for too long from acting: ask it before an effect.
-    ``upcasts``: what older releases stored, by type of event (``evosaga.events.upcasting``).
     ``streams``: Redis streams of its own, to be kept as long as the events are.
     ``redis``: its keys and commands there, for the checks of access lists.
     ``on_rewind``: publishes its own events once more when Redis has lost what it was told.
     ``explain``: what it has to say of its sagas, for ``why`` and for timelines.
     ``jobs``: what is done now and then, by one worker at a time.
     ``parts``: what runs in every worker beside its engine, by name; none of them ever ends.
+
+    What older releases stored is no part of it, since histories are read without a domain too: the
+    package of the sagas registers its upcasts (``evosaga.events.upcasting``).
     """
 
     sagas: SagaRegistry
     open_services: Callable[[Settings, Pool, Redis, Lease], AbstractAsyncContextManager[ServicesT]]
-    upcasts: Mapping[str, tuple[Upcast, ...]] = field(default_factory=dict)
     streams: tuple[str, ...] = ()
     redis: RedisUse = NOTHING_MORE
     on_rewind: OnRewind = nothing_else

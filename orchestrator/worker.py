@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from evosaga import migrations
-from evosaga.events import cancellation, streams, upcasting
+from evosaga.events import background, streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
@@ -85,7 +85,6 @@ async def running_worker(
     On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
     """
     known = domain.sagas
-    upcasting.register(domain.upcasts)
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
@@ -167,7 +166,7 @@ async def _stop(
     by_name["relay"].cancel()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(_relay_the_rest(relay), 3)
-    await cancellation.end(parts)
+    await background.end(parts)
     for leave in (relay.resign(), lease.release()):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(leave, 3)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError
 from evosaga.orchestrator.cli.output import Output
-from evosaga.orchestrator.cli.reconcile import quiet, tell_unseen
+from evosaga.orchestrator.cli.reconcile import quiet
+from evosaga.orchestrator.cli.reconcile_report import tell_unseen
 from evosaga.orchestrator.cli.run import require
 
 if TYPE_CHECKING:

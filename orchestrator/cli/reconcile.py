@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
+from evosaga.orchestrator.cli.reconcile_report import NotCompared, advise, described, draw, report
 from evosaga.orchestrator.cli.run import require
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _BETWEEN: Final = 1.5
 """Seconds between the two looks: what a saga is just doing is over by then, mostly."""
 _POLL: Final = 0.1
 _AT_ONCE: Final = 4
-_SOME: Final = 10
 
 
 def reconcile(
@@ -116,10 +116,7 @@ class _Visit:
     keep: Keep | None
     wanted: _Wanted
     out: Output
-    unseen: Mapping[str, str] = field(default_factory=dict)
-    """Evolution servers that could not be looked at, and why."""
-    strangers: Sequence[str] = ()
-    busy: int = 0
+    rest: NotCompared = field(default_factory=NotCompared)
 
     async def pay(self) -> int:
         """Look, tell, repair; the exit code."""
@@ -127,14 +124,15 @@ class _Visit:
         drifts = [sighting.drift for sighting in seen]
         self._check(drifts)
         if not self.wanted.fix:
-            self._tell(drifts, {})
-            return self._code(drifts)
+            report(self.out, drifts, self.rest)
+            return self._end(drifts)
         if not self.out.json:
-            _draw(drifts, self.out)
+            draw(drifts, self.out)
         repairs = await self._repair(seen)
         left = [sighting.drift for sighting in await self._look_twice()] if drifts else []
-        self._tell(left, {"repairs": repairs, "before": [_described(one) for one in drifts]})
-        return self._code(left)
+        before = [described(one) for one in drifts]
+        report(self.out, left, self.rest, {"repairs": repairs, "before": before})
+        return self._end(left)
 
     def _check(self, drifts: Sequence[Drift]) -> None:
         """Raise unless each instance to be removed is there and no row names it."""
@@ -147,9 +145,11 @@ class _Visit:
                 told = f"there is no {printable(name)} to remove; those that no row names: {could}"
                 raise CliError(WRONG, told)
 
-    def _code(self, drifts: Sequence[Drift]) -> int:
-        """The exit code. What could not be looked at may be as it should be or not."""
-        return UNREACHABLE if self.unseen else UNFINISHED if drifts else DONE
+    def _end(self, drifts: Sequence[Drift]) -> int:
+        """Say how to go on; the exit code. What was not looked at may be right or wrong."""
+        if not self.out.json:
+            advise(self.out, drifts, fixed=self.wanted.fix, one=self.keep is not None)
+        return UNREACHABLE if self.rest.unseen else UNFINISHED if drifts else DONE
 
     async def _look_twice(self) -> list[ObservedDrift]:
         """What two looks saw. Only who repairs leaves a trace of what was seen."""
@@ -157,7 +157,7 @@ class _Visit:
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import find
 
         first = await find(self.keeper, keep=self.keep)
-        self.unseen, self.strangers, self.busy = first.unseen, first.strangers, first.busy
+        self.rest = NotCompared(first.unseen, first.strangers, first.busy)
         if not first.drifts:
             return []
         if self.wanted.fix:
@@ -165,8 +165,8 @@ class _Visit:
         await asyncio.sleep(_BETWEEN)
         before = {(drift.what, drift.where) for drift in first.drifts}
         second = await find(self.keeper, keep=self.keep)
-        self.unseen = {**first.unseen, **second.unseen}
-        self.strangers, self.busy = second.strangers, second.busy
+        unseen = {**first.unseen, **second.unseen}
+        self.rest = NotCompared(unseen, second.strangers, second.busy)
         if self.wanted.fix:
             noted = await self._note(second)
         else:
@@ -244,75 +244,6 @@ class _Visit:
                 why = f": {row['message']}" if row["message"] else ""
                 self.out.line(f"{drift.what} {drift.where}: {row['status']}{why}")
         return told
-
-    def _tell(self, drifts: Sequence[Drift], more: dict[str, Any]) -> None:
-        """What is wrong (still, after repairs), and how to go on."""
-        if self.out.json:
-            blind = {"not_looked_at": dict(self.unseen)} if self.unseen else {}
-            rest = {"strangers": list(self.strangers), "busy": self.busy}
-            self.out.data({"drifts": [_described(drift) for drift in drifts]} | more | blind | rest)
-            return
-        tell_unseen(self.unseen, self.out)
-        self._tell_rest()
-        if not drifts:
-            partly = self.unseen or self.busy
-            self.out.line("what was seen agrees" if partly else "the stores agree")
-            return
-        if more:
-            self.out.line("left:")
-        _draw(drifts, self.out)
-        self._advise(drifts)
-
-    def _tell_rest(self) -> None:
-        """Instances that nothing is said of, so that every one on the servers is counted."""
-        if self.busy:
-            them = "1 instance" if self.busy == 1 else f"{self.busy} instances"
-            self.out.note(f"sagas are at work for {them}, not compared: evosaga list")
-        if self.strangers:
-            some = ", ".join(map(printable, self.strangers[:_SOME]))
-            more = "" if len(self.strangers) <= _SOME else ", …"
-            number = len(self.strangers)
-            them = "1 instance is" if number == 1 else f"{number} instances are"
-            self.out.note(f"{them} nobody's we know of, and left alone: {some}{more}")
-
-    def _advise(self, drifts: Sequence[Drift]) -> None:
-        """How to go on."""
-        policies = {drift.policy for drift in drifts}
-        if "auto" in policies and not self.wanted.fix:
-            self.out.note("repair what is marked auto: evosaga reconcile --fix")
-        if "ask" in policies and not (self.wanted.fix and self.keep):
-            one = next((d for d in drifts if d.policy == "ask" and d.organization_id), None)
-            if one is not None:
-                asked = f"evosaga reconcile --organization-id {one.organization_id} --fix"
-                self.out.note(f"what is marked ask is repaired for one organization: {asked}")
-
-
-def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
-    """The servers of which nothing can be said."""
-    for server, why in sorted(unseen.items()):
-        out.problem(f"the Evolution server {printable(server)} was not looked at: {why}")
-
-
-def _draw(drifts: Sequence[Drift], out: Output) -> None:
-    out.table(
-        [
-            {
-                "what": drift.what,
-                "where": drift.where,
-                "policy": drift.policy,
-                "cause": drift.cause,
-                "repair": drift.repair,
-            }
-            for drift in drifts
-        ],
-        wrap=("cause", "repair"),
-    )
-
-
-def _described(drift: Drift) -> dict[str, Any]:
-    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import described
-
-    return described(drift)
 
 
 def _now() -> Any:

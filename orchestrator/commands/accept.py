@@ -27,13 +27,7 @@ from evosaga.events.model import FollowUp, SagaRejected, SagaStarted
 from evosaga.orchestrator.commands.claims import Request as Request
 from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
 from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_hashes
-from evosaga.orchestrator.commands.results import (
-    Accepted,
-    Conflict,
-    Duplicate,
-    Rejected,
-    Started,
-)
+from evosaga.orchestrator.commands.results import Accepted, Conflict, Duplicate, Rejected, Started
 from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import State

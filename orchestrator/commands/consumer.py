@@ -8,7 +8,6 @@ FastStream stops a subscriber for good when the group vanishes, as after FLUSHAL
 error; ``watch`` starts it again.
 """
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import dead_letters, streams, syncpoints
+from evosaga.events import background, dead_letters, streams, syncpoints
 from evosaga.events.commands import BadCommand
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_clients import prefix_of
@@ -26,13 +25,7 @@ from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import Handover
 from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
-from evosaga.orchestrator.commands.results import (
-    Conflict,
-    Duplicate,
-    Failed,
-    Refused,
-    RetryLater,
-)
+from evosaga.orchestrator.commands.results import Conflict, Duplicate, Failed, Refused, RetryLater
 from evosaga.orchestrator.commands.stream_intake import StreamIntake, Told, quietly
 from evosaga.orchestrator.commands.subscriber import Message, subscribed
 from evosaga.orchestrator.engine.engine import Engine
@@ -96,8 +89,8 @@ class CommandConsumer:
 
     async def watch(self, every: float = 1.0) -> None:
         """Bring back a group that vanished and subscribers that stopped; cancel it to stop."""
-        while True:
-            await asyncio.sleep(every)
+
+        async def turn() -> float:
             try:
                 lost = await streams.ensure_group(self._redis)
                 if lost:
@@ -109,6 +102,9 @@ class CommandConsumer:
                 await self._take_what_was_left()
             except (RedisError, OSError, TimeoutError) as trouble:
                 _logger.warning("redis is away", reason=cause(trouble))
+            return every
+
+        await background.repeat(turn, first=every)
 
     async def _take_what_was_left(self) -> None:
         """Obey what other workers did not know and this one does."""

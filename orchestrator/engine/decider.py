@@ -24,15 +24,11 @@ The rules, by the kind of the failed step:
 whose outcome is unknown puts a compensatable step *in doubt*: whatever is said later, an undo
 includes it.
 
-An attempt lost with its worker leaves the step in doubt as well, but mostly says nothing against
-it: its worker was killed, paused, or overloaded. So losses are counted
-apart. The first is made good at once, the next after growing pauses, and only when a step has
-lost ``LOSSES`` times as many attempts as it has is it given up on: it may be what kills them.
+When a step is tried again, and how often, is in ``evosaga.orchestrator.engine.retries``.
 """
 
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 from evosaga.events.model import (
     CompensationBegan,
@@ -47,16 +43,9 @@ from evosaga.events.model import (
     StepFailed,
     StepStarted,
 )
-from evosaga.orchestrator.engine.state import IllegalTransition, Progress, State, evolve
+from evosaga.orchestrator.engine.retries import WORKER_LOST, backoff, hold_delay, used_up
+from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
 from evosaga.sagas.definition import Effect, InCommit, Kind, Saga, Step
-
-WORKER_LOST: Final = "worker_lost"
-"""Failure code of an attempt whose worker vanished."""
-
-LOSSES: Final = 3
-"""A step may lose so many times its own attempts with their workers."""
-
-_HOLD_FIRST, _HOLD_CAP, _LOSS_CAP = 0.5, 30.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +219,9 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
     if failure is None:
         return Run(due, "forward", progress.attempts + 1)
     if failure.outcome == "held":
-        return Run(due, "forward", max(progress.attempts, 1), _hold(state, failure))
-    if failure.outcome == "unknown" and not _used_up(progress, due, "forward"):
-        return Run(due, "forward", progress.attempts + 1, _backoff(state, due, failure))
+        return Run(due, "forward", max(progress.attempts, 1), hold_delay(state, failure))
+    if failure.outcome == "unknown" and not used_up(progress, due, "forward"):
+        return Run(due, "forward", progress.attempts + 1, backoff(state, due, failure))
     may_turn = due.kind is Kind.COMPENSATABLE or (
         due.kind is Kind.PIVOT and failure.outcome == "rejected" and not progress.in_doubt
     )
@@ -256,16 +245,10 @@ def _decide_backward(saga: Saga, state: State) -> NextAction:
     if failure is None:
         return Run(due, "compensation", attempts + 1)
     if failure.outcome == "held":
-        return Run(due, "compensation", max(attempts, 1), _hold(state, failure))
-    if not _used_up(progress, due, "compensation"):
-        return Run(due, "compensation", attempts + 1, _backoff(state, due, failure))
+        return Run(due, "compensation", max(attempts, 1), hold_delay(state, failure))
+    if not used_up(progress, due, "compensation"):
+        return Run(due, "compensation", attempts + 1, backoff(state, due, failure))
     return Record(_park(due, "compensation", failure))
-
-
-def _used_up(progress: Progress, step: Step, direction: Direction) -> bool:
-    """Whether the step may not be tried again without a person's word."""
-    own, lost = progress.counted(direction)
-    return own >= step.retry.attempts or lost >= LOSSES * step.retry.attempts
 
 
 def _begin_compensation(
@@ -297,27 +280,3 @@ def _park(step: Step, direction: Direction, failure: StepFailed | CompensationFa
     return SagaFailed(
         step=step.name, direction=direction, code=failure.code, message=failure.message
     )
-
-
-def _backoff(state: State, step: Step, failure: StepFailed | CompensationFailed) -> float:
-    own, lost = state.progress(step.name).counted(state.direction)
-    if failure.code != WORKER_LOST:
-        return _jitter(state, failure, step.retry.delay(own))
-    return _jitter(state, failure, min(_LOSS_CAP, step.retry.delay(lost - 1))) if lost > 1 else 0.0
-
-
-def _hold(state: State, failure: StepFailed | CompensationFailed) -> float:
-    if failure.retry_after_seconds is not None:
-        return failure.retry_after_seconds
-    return _jitter(state, failure, min(_HOLD_CAP, _HOLD_FIRST * 2.0 ** min(state.holds - 1, 20)))
-
-
-def _jitter(state: State, failure: StepFailed | CompensationFailed, delay: float) -> float:
-    """Spread by a quarter either way: many sagas must not come back at the same moment.
-
-    The spread is a hash of what is retried, so the same history always gives the same time.
-    """
-    assert state.start is not None
-    seed = f"{state.start.command_id}/{failure.step}/{failure.attempt}/{state.holds}"
-    share = int.from_bytes(blake2b(seed.encode(), digest_size=4).digest()) / 2**32
-    return round(delay * (0.75 + 0.5 * share), 3)

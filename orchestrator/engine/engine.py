@@ -1,62 +1,30 @@
-"""The engine: drives the sagas of one worker by the decider's rules.
+"""The engine: the sagas that one worker drives, as many as it keeps up with.
 
-Each saga in flight is one asyncio task with a loop: carry out the claimed attempt, append its
-outcome together with the decisions that follow and the intent of the next attempt, repeat. That is
-one commit a step, shared with other sagas.
-
-The sequence number is the fencing token. When an append loses, another worker (or a cancel) was
-first: the engine reads the history again and continues only if the attempt that it carries out is
-still the claimed one. Otherwise it drops the saga, so a zombie can't write.
+Each saga in flight is one asyncio task with the loop of ``evosaga.orchestrator.engine.driver``.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-import structlog
-
-from evosaga.events import syncpoints
-from evosaga.events.append import Append
-from evosaga.events.event_log import EventLog, VersionConflict
-from evosaga.events.model import (
-    CompensationStarted,
-    CompensationSucceeded,
-    Recorded,
-    SagaEvent,
-    StepStarted,
-    StepSucceeded,
-)
-from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
-from evosaga.orchestrator.engine.decider import (
-    Idle,
-    Run,
-    attempt_lost,
-    attempt_not_started,
-    deadline_seconds,
-    decide,
-)
-from evosaga.orchestrator.engine.execution import execute, from_exception, outcome_event, where
+from evosaga.events.event_log import EventLog
+from evosaga.events.model import Recorded
+from evosaga.orchestrator.engine.driver import LONGEST_WAIT, SagaDriver
+from evosaga.orchestrator.engine.execution import where
 from evosaga.orchestrator.engine.instance import SagaInstance
-from evosaga.orchestrator.engine.lease import Lease, LeaseLost
+from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.left_to_others import LeftToOthers
 from evosaga.orchestrator.engine.overload import Concurrency
-from evosaga.orchestrator.engine.parking import tell_parked
 from evosaga.orchestrator.engine.quarantine import Quarantine
-from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, hold_of, interrupted, resume
+from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, resume
 from evosaga.orchestrator.engine.state import State
-from evosaga.orchestrator.engine.transient_errors import is_transient, retry_while_transient
-from evosaga.sagas.outcome import NotOnThisWorker
 from evosaga.sagas.registry import SagaRegistry
 
-_logger = structlog.get_logger("evosaga.engine")
-_CLAIMS: Final = (StepStarted, CompensationStarted)
-_PROGRESS_EVENTS: Final = frozenset({StepSucceeded, CompensationSucceeded})
-_LONGEST_WAIT, _CROWDED_WAIT = 5.0, 0.2
-"""Seconds that a saga may wait in memory, where it uses capacity, before it is released."""
+_CROWDED_WAIT: Final = 0.2
+"""Seconds that a saga may wait in memory, where it uses capacity, when that is scarce."""
 
 
 class Engine:
@@ -72,20 +40,18 @@ class Engine:
         capacity: int,
     ) -> None:
         self.registry = registry
-        self._log = log
-        self._services = services
         self._lease = lease
         self._quarantine = Quarantine(log, lease.worker)
         self._others = LeftToOthers()
+        self._driver = SagaDriver(
+            registry, log, services, lease, self._quarantine, self._others, self._longest_wait
+        )
         self._capacity = capacity
         self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance]] = {}
-        self._stopping = False
         self._allowed = Concurrency(capacity)
         self._has_capacity = asyncio.Event()
         self._has_capacity.set()
         lease.on_beat = self._adapt
-
-    # --- taking sagas in and letting them go ---------------------------------------------------
 
     @property
     def worker(self) -> str:
@@ -105,12 +71,11 @@ class Engine:
     @property
     def free(self) -> int:
         """How many more sagas this worker takes."""
-        return 0 if self._stopping else max(0, self._allowed.now - len(self._driving))
+        return 0 if self._driver.stopping else max(0, self._allowed.now - len(self._driving))
 
-    @property
-    def _max_in_memory_wait(self) -> float:
+    def _longest_wait(self) -> float:
         """How long a saga may wait in memory, in seconds: briefly when capacity is scarce."""
-        return _LONGEST_WAIT if 2 * len(self._driving) <= self._capacity else _CROWDED_WAIT
+        return LONGEST_WAIT if 2 * len(self._driving) <= self._capacity else _CROWDED_WAIT
 
     async def wait_for_capacity(self) -> None:
         """Wait until another batch may be taken in."""
@@ -142,7 +107,7 @@ class Engine:
         """
         senseless: dict[UUID, str] = {}
         for saga_id, history in histories.items():
-            if saga_id in self._driving or self._stopping:
+            if saga_id in self._driving or self._driver.stopping:
                 continue
             try:
                 live = SagaInstance.rehydrated(self.registry, history, now)
@@ -167,7 +132,7 @@ class Engine:
 
     async def stop(self, patience: float) -> None:
         """Finish the attempts that are out, begin no new ones. Seconds."""
-        self._stopping = True
+        self._driver.stopping = True
         tasks = [task for task, _ in self._driving.values()]
         for _, live in self._driving.values():
             live.wake.set()
@@ -178,7 +143,9 @@ class Engine:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, live: SagaInstance, *, lost_attempt: bool) -> None:
-        task = asyncio.create_task(self._drive(live, lost_attempt), name=f"saga-{live.saga_id}")
+        task = asyncio.create_task(
+            self._driver.drive(live, lost_attempt), name=f"saga-{live.saga_id}"
+        )
         self._driving[live.saga_id] = (task, live)
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
         if len(self._driving) >= self._allowed.now:
@@ -197,147 +164,3 @@ class Engine:
             self._has_capacity.set()
         else:
             self._has_capacity.clear()
-
-    # --- the loop of one saga ------------------------------------------------------------------
-
-    async def _drive(self, live: SagaInstance, lost_attempt: bool) -> None:
-        """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
-        try:
-            fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
-            if fact is None:
-                fact = await self._attempt(live)
-            while await self._record(live, fact) and await self._wait(live):
-                fact = await self._attempt(live)
-        except Exception as error:
-            if is_transient(error):  # an outage: its row says when it is due, here or elsewhere
-                _logger.warning("saga_retrying", saga_id=str(live.saga_id), reason=where(error))
-                return
-            # Our own bug, or a history that makes no sense: the others go on.
-            _logger.error("saga_quarantined", saga_id=str(live.saga_id), at=where(error))
-            await self.set_aside(live.saga_id, live.state.sequence, where(error))
-
-    async def _attempt(self, live: SagaInstance) -> SagaEvent | None:
-        """Carry out the attempt that is claimed; None when there is none."""
-        flight = live.state.in_flight
-        if flight is None:
-            return None
-        try:
-            self._lease.check()
-        except LeaseLost:
-            return await self._without_lease(live, attempt_not_started)
-        try:
-            return await execute(live, flight, self._services)
-        except NotOnThisWorker as error:
-            self._others.note(live.saga_id)
-            return outcome_event(flight, from_exception(live, flight, error))
-        except LeaseLost:
-            return await self._without_lease(live, attempt_lost)
-
-    async def _without_lease(
-        self, live: SagaInstance, outcome: Callable[[State], SagaEvent]
-    ) -> SagaEvent:
-        """Give the attempt up. A worker that has taken the saga over wins the append of this."""
-        _logger.warning("attempt_abandoned", saga_id=str(live.saga_id), reason="lease lost")
-        await self._lease.regained()
-        return outcome(live.state)
-
-    async def _wait(self, live: SagaInstance) -> bool:
-        """Sleep until the next attempt is due; False when there is nothing left to do here."""
-        if live.state.in_flight is not None:
-            return True
-        action = decide(live.saga, live.state)
-        if isinstance(action, Run) and not self._stopping:
-            left = live.last_at + action.delay - time.monotonic()
-            if (limit := deadline_seconds(live.saga, live.state)) is not None:
-                left = min(left, live.started_at + limit - time.monotonic())
-            if left > _LONGEST_WAIT or (live.released and left > 0):
-                return False
-            if left > 0 and await _sleep_or_wake(live, left):
-                # There is a new event, a cancel say: what is due may be something else by now.
-                return await self._reload(live, None) and not self._stopping
-        return not isinstance(action, Idle) and not self._stopping
-
-    async def _record(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
-        """Append what happened and what follows; False when another worker drives the saga."""
-        raised: Exception | None = None
-        if (hold := hold_of(live, fact, self.worker)) is not None:
-            said = await retry_while_transient(lambda: self._log.hold(hold))
-            if said == "lost":
-                _logger.warning(
-                    "version_conflict", saga_id=str(live.saga_id), reason="not its owner"
-                )
-            if said != "moved":
-                return False
-        while True:
-            self._lease.bind_lease()
-            append = self._append(live, fact, raised)
-            if append is None:
-                return True
-            try:
-                appended = await self._log.append(append)
-            except VersionConflict:
-                if not await self._reload(live, fact):
-                    _logger.warning(
-                        "version_conflict",
-                        saga_id=str(live.saga_id),
-                        reason="another append came first",
-                    )
-                    return False
-                continue
-            except Exception as error:
-                if append.join is None:
-                    raise
-                # The joined effect took its own commit down, and what happened before with it.
-                if isinstance(error, NotOnThisWorker):
-                    self._others.note(live.saga_id)
-                raised = error
-                continue
-            live.apply(appended, time.monotonic())
-            if any(type(event) in _PROGRESS_EVENTS for event in appended.events):
-                self._quarantine.forget(live.saga_id)
-            tell_parked(live, appended.events)
-            await syncpoints.recorded(appended.events)
-            return True
-
-    async def _reload(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
-        """Take in what others appended; whether the attempt this worker makes still counts."""
-        history = await retry_while_transient(lambda: self._log.read(live.saga_id))
-        before = live.state
-        live.reload(self.registry, history)
-        return still_claimed(before, live.state, history, fact)
-
-    def _append(
-        self, live: SagaInstance, fact: SagaEvent | None, raised: Exception | None = None
-    ) -> Append[State] | None:
-        terms = WorkerTerms(
-            self._lease.worker, lambda: not self._stopping, self._max_in_memory_wait, self._services
-        )
-        return next_commit(live, fact, raised, terms)
-
-
-def still_claimed(
-    before: State, now: State, history: Sequence[Recorded], fact: SagaEvent | None
-) -> bool:
-    """Whether the attempt with this ``fact`` is the one that is claimed ``now``. Pure.
-
-    Without a fact this worker makes none, so none may be out.
-    """
-    if fact is None:
-        return now.in_flight is None
-    # A held attempt is claimed anew under its old number: a claim made since is another one.
-    claims = (r.sequence for r in history if isinstance(r.event, _CLAIMS))
-    return (
-        now.in_flight is not None
-        and now.in_flight == before.in_flight
-        and max(claims) < before.sequence
-    )
-
-
-async def _sleep_or_wake(live: SagaInstance, within: float) -> bool:
-    """Sleep so many seconds; True when it was woken early."""
-    try:
-        await asyncio.wait_for(live.wake.wait(), within)
-    except TimeoutError:
-        return False
-    live.wake.clear()
-    return True

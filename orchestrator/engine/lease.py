@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from evosaga.events import background
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.orchestrator.engine.overload import LoadMeter
 
@@ -102,7 +103,9 @@ class Lease:
     async def run(self) -> None:
         """Beat for ever; cancel it to stop."""
         due, slow = time.monotonic(), False
-        while True:
+
+        async def turn() -> float:
+            nonlocal due, slow
             try:
                 await self.beat()
             except TRANSIENT as trouble:
@@ -116,7 +119,9 @@ class Lease:
                 said = "does not keep up" if slow else "keeps up again"
                 say(said, late=round(self.pace.late, 1), lease=round(self.pace.ttl, 1))
             due = time.monotonic() + self.pace.beat
-            await asyncio.sleep(self.pace.beat)
+            return self.pace.beat
+
+        await background.repeat(turn)
 
     async def release(self) -> None:
         """Leave at once: what this worker still owns may be taken over without waiting."""

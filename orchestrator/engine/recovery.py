@@ -5,8 +5,6 @@ Taking one sets the row's owner and moves its time; the claim that counts is the
 follows.
 """
 
-import asyncio
-import random
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,7 +12,7 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from evosaga.events import streams
+from evosaga.events import background, streams
 from evosaga.events.clock import LIVING, PUT_BACK
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.event_log import EventLog
@@ -46,14 +44,15 @@ class Recovery:
 
     async def run(self) -> None:
         """Sweep for ever; cancel it to stop."""
-        while True:
-            try:
-                while await self.sweep() == _MOST:
-                    pass
-            except TRANSIENT as trouble:
-                _logger.warning("recovery_retrying", reason=type(trouble).__name__)
-            pause = _EVERY * self._lease.pace.slower
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+        await background.repeat(self._turn, jitter=0.2)
+
+    async def _turn(self) -> float:
+        try:
+            while await self.sweep() == _MOST:
+                pass
+        except TRANSIENT as trouble:
+            _logger.warning("recovery_retrying", reason=type(trouble).__name__)
+        return _EVERY * self._lease.pace.slower
 
     async def sweep(self) -> int:
         """One look; how many sagas were taken."""
@@ -108,8 +107,8 @@ async def tidy(redis: Redis, others: Sequence[str] = (), every: float = 60.0) ->
 
     ``others``: the domain's streams, which are kept as long as the events are.
     """
-    while True:
-        await asyncio.sleep(every)
+
+    async def turn() -> float:
         try:
             await trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
             for stream in (streams.EVENTS, *others):
@@ -117,6 +116,9 @@ async def tidy(redis: Redis, others: Sequence[str] = (), every: float = 60.0) ->
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("retention_retrying", reason=type(trouble).__name__)
+        return every
+
+    await background.repeat(turn, first=every)
 
 
 # Subqueries, not a join: when another worker took the row while we waited for its lock, Postgres

@@ -11,62 +11,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from evosaga.orchestrator.local import postgres, valkey
 from evosaga.orchestrator.local.binaries import LocalServerUnavailable, cure
 from evosaga.orchestrator.local.paths import Home
 from evosaga.orchestrator.local.server_process import ServerSpec
 
-POSTGRES_IMAGE = "postgres:18-alpine"
-VALKEY_IMAGE = "valkey/valkey:9-alpine"
 SECRETS = "docker.env"
-
-
-def postgres_plan(home: Home) -> ServerSpec:
-    """A Postgres in a container. Raises LocalServerUnavailable."""
-    word = password(home, "POSTGRES_PASSWORD", f"POSTGRES_DB={postgres.DATABASE}")
-    port = free_port()
-    only_here = ("listen_addresses", "unix_socket_permissions")
-    settings = {k: v for k, v in postgres.SETTINGS.items() if k not in only_here}
-    options = [w for name, value in settings.items() for w in ("-c", f"{name}={value}")]
-    return plan(
-        home,
-        image=POSTGRES_IMAGE,
-        url=f"postgresql://{postgres.USER}:{word}@127.0.0.1:{port}/{postgres.DATABASE}",
-        volume="/var/lib/postgresql",
-        ports=(port, postgres.PORT),
-        inside=["postgres", *options],
-        greeting=postgres.greeting(),
-        welcome="R",
-        quit_signal=signal.SIGINT,
-    )
-
-
-def valkey_plan(home: Home) -> ServerSpec:
-    """A Valkey in a container. Raises LocalServerUnavailable."""
-    word = password(home, "PASSWORD")
-    port = free_port()
-    only_here = ("port", "unixsocketperm")
-    settings = {k: v for k, v in valkey.SETTINGS.items() if k not in only_here}
-    options = " ".join(f"--{name} '{value}'" for name, value in settings.items())
-    # From a file, because a process's arguments are readable by every user.
-    script = f'echo "requirepass $PASSWORD" > /tmp/c && exec valkey-server /tmp/c {options}'
-    return plan(
-        home,
-        image=VALKEY_IMAGE,
-        url=f"redis://:{word}@127.0.0.1:{port}/0",
-        volume="/data",
-        ports=(port, 6379),
-        inside=["sh", "-c", script],
-        greeting=f"AUTH {word}\r\n".encode(),
-        welcome="+OK",
-        quit_signal=signal.SIGTERM,
-    )
 
 
 def plan(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evosaga.orchestrator.local import docker
 from evosaga.orchestrator.local.binaries import (
     LocalServerUnavailable,
     Program,
@@ -21,6 +22,7 @@ from evosaga.orchestrator.local.server_process import ServerSpec
 USER = "postgres"
 DATABASE = "evosaga"
 PORT = 5432
+IMAGE = "postgres:18-alpine"
 SOCKET = f".s.PGSQL.{PORT}"
 SETTINGS = {
     # Committed data must be on the disk.
@@ -55,9 +57,7 @@ def local_postgres(folder: Path | None = None) -> Iterator[LocalServer]:
     except LookupError as reason:
         raise LocalServerUnavailable(f"{reason}. Set EVOSAGA_DATABASE_URL.") from reason
     if wanted() == "docker":
-        from evosaga.orchestrator.local import docker
-
-        with run("postgres", folder, None, len("control"), docker.postgres_plan) as server:
+        with run("postgres", folder, None, len("control"), container) as server:
             yield server
         return
     program = find_postgres(account)
@@ -99,6 +99,26 @@ def plan(home: Home, program: Program, account: Account | None) -> ServerSpec:
         log=str(home.log),
         remove=home.remove,
         account=None if account is None else (account.uid, account.gid),
+    )
+
+
+def container(home: Home) -> ServerSpec:
+    """The same in a container. Raises LocalServerUnavailable."""
+    word = docker.password(home, "POSTGRES_PASSWORD", f"POSTGRES_DB={DATABASE}")
+    port = docker.free_port()
+    only_here = ("listen_addresses", "unix_socket_permissions")
+    settings = {k: v for k, v in SETTINGS.items() if k not in only_here}
+    options = [w for name, value in settings.items() for w in ("-c", f"{name}={value}")]
+    return docker.plan(
+        home,
+        image=IMAGE,
+        url=f"postgresql://{USER}:{word}@127.0.0.1:{port}/{DATABASE}",
+        volume="/var/lib/postgresql",
+        ports=(port, PORT),
+        inside=["postgres", *options],
+        greeting=greeting(),
+        welcome="R",
+        quit_signal=signal.SIGINT,
     )
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evosaga.orchestrator.local import docker
 from evosaga.orchestrator.local.binaries import Program, find_valkey, wanted
 from evosaga.orchestrator.local.handle import LocalServer, run
 from evosaga.orchestrator.local.paths import Home
 from evosaga.orchestrator.local.server_process import ServerSpec
 
 SOCKET = "valkey.sock"
+IMAGE = "valkey/valkey:9-alpine"
 SETTINGS = {
     "port": "0",
     "unixsocketperm": "700",
@@ -33,9 +35,7 @@ def local_valkey(folder: Path | None = None) -> Iterator[LocalServer]:
     LocalServerUnavailable.
     """
     if wanted() == "docker":
-        from evosaga.orchestrator.local import docker
-
-        with run("valkey", folder, None, len("control"), docker.valkey_plan) as server:
+        with run("valkey", folder, None, len("control"), container) as server:
             yield server
         return
     program = find_valkey()
@@ -66,4 +66,26 @@ def plan(home: Home, program: Program) -> ServerSpec:
         in_use=str(home.in_use),
         log=str(home.log),
         remove=home.remove,
+    )
+
+
+def container(home: Home) -> ServerSpec:
+    """The same in a container. Raises LocalServerUnavailable."""
+    word = docker.password(home, "PASSWORD")
+    port = docker.free_port()
+    only_here = ("port", "unixsocketperm")
+    settings = {k: v for k, v in SETTINGS.items() if k not in only_here}
+    options = " ".join(f"--{name} '{value}'" for name, value in settings.items())
+    # From a file, because a process's arguments are readable by every user.
+    script = f'echo "requirepass $PASSWORD" > /tmp/c && exec valkey-server /tmp/c {options}'
+    return docker.plan(
+        home,
+        image=IMAGE,
+        url=f"redis://:{word}@127.0.0.1:{port}/0",
+        volume="/data",
+        ports=(port, 6379),
+        inside=["sh", "-c", script],
+        greeting=f"AUTH {word}\r\n".encode(),
+        welcome="+OK",
+        quit_signal=signal.SIGTERM,
     )

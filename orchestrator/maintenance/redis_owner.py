@@ -7,13 +7,14 @@ physical copy shares with its original, and by its number there. Who loses the m
 of Redis sets it again within a second.
 """
 
-import asyncio
+import contextlib
 from typing import Final
 
 import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from evosaga.events import background
 from evosaga.events.database import Pool
 from evosaga.events.redis_clients import prefix_of
 from evosaga.orchestrator.config.settings import SettingsError
@@ -51,12 +52,13 @@ async def look(redis: Redis, database: str) -> str | None:
 
 async def watch(redis: Redis, database: str, every: float = _EVERY) -> None:
     """Keep the mark, for ever; cancel it to stop. Raises ``RedisTaken`` when it is another's."""
-    while True:
-        await asyncio.sleep(every)
-        try:
+
+    async def turn() -> float:
+        with contextlib.suppress(RedisError, OSError, TimeoutError):  # it is away; others say so
             await claim(redis, database)
-        except (RedisError, OSError, TimeoutError):
-            continue  # it is away, and others say so
+        return every
+
+    await background.repeat(turn, first=every)
 
 
 def _judge(found: bytes | str, database: str, prefix: str) -> None:

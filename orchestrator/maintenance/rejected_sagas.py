@@ -7,14 +7,12 @@ the same id is still refused. What has not been told on the stream of events yet
 is. The events leave through the door that the database keeps for archiving.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from evosaga.events import streams
-from evosaga.events.cancellation import obey_cancel
+from evosaga.events import background, streams
 from evosaga.events.database import Pool
 from evosaga.events.leader_election import Candidacy
 from evosaga.orchestrator.engine.transient_errors import is_transient
@@ -38,14 +36,17 @@ class RejectedSagaArchive:
     async def run(self) -> None:
         """Look now and then, one worker at a time; cancel it to stop."""
         leadership = Candidacy(self.pool, _TASK, self.me, lease=2 * self.every)
-        while True:
-            await asyncio.sleep(self.every)
+
+        async def turn() -> float:
             try:
                 while await leadership.held() and await self.archive() == _AT_ONCE:
-                    obey_cancel()
+                    background.obey_cancel()
             except Exception as trouble:  # housekeeping is never a reason to stop a worker
                 tell = _logger.warning if is_transient(trouble) else _logger.error
                 tell("archiving_retrying", reason=type(trouble).__name__)
+            return self.every
+
+        await background.repeat(turn, first=self.every)
 
     async def archive(self) -> int:
         """Take away some that are too old or too many; how many. Raises what Postgres raises."""

@@ -9,7 +9,6 @@ when it is done twice.
 import asyncio
 import contextlib
 import json
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from evosaga.events.cancellation import obey_cancel
+from evosaga.events import background
 from evosaga.events.clock import LEEWAY
 from evosaga.events.database import TRANSIENT, Pool
+from evosaga.events.leader_election import vacant
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.transient_errors import is_transient
 
@@ -90,7 +90,9 @@ class Scheduler:
 
     async def _repeat(self, chore: Job) -> None:
         known = False
-        while True:
+
+        async def turn() -> float:
+            nonlocal known
             try:
                 if not known:
                     first = min(chore.every, _FIRST)
@@ -99,9 +101,9 @@ class Scheduler:
                 await self.do(chore)
             except TRANSIENT as trouble:
                 _logger.warning("chore waits", chore=chore.name, reason=type(trouble).__name__)
-            obey_cancel()
-            pause = min(5.0, max(0.1, chore.every / 10))
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # not a secret
+            return min(5.0, max(0.1, chore.every / 10))
+
+        await background.repeat(turn, jitter=0.2)
 
     async def do(self, chore: Job) -> bool:
         """Do it if it is due and nobody is at it; whether it was done. Raises what Postgres does.
@@ -134,14 +136,15 @@ class Scheduler:
         return True
 
     async def _keep(self, name: str, term: "_Term") -> None:
-        while True:
-            await asyncio.sleep(self.lease / 3)
+        async def turn() -> float:
             before = time.monotonic()
             with contextlib.suppress(*TRANSIENT):
-                if not await self.pool.fetchval(_KEEP, name, self.worker, self.lease):
-                    term.until = 0.0  # somebody else took it for abandoned
-                    return
-                term.until = before + self.lease * 0.9
+                mine = await self.pool.fetchval(_KEEP, name, self.worker, self.lease)
+                # Once another took it for abandoned it is lost for good.
+                term.until = before + self.lease * 0.9 if mine else 0.0
+            return self.lease / 3
+
+        await background.repeat(turn, first=self.lease / 3)
 
 
 @dataclass(slots=True)
@@ -164,8 +167,7 @@ _TAKE: Final = f"""
 UPDATE evosaga.chores SET leader = $2, lease_until = now() + make_interval(secs => $3)
 WHERE name = $1
   AND (next_at <= now() OR next_at > now() + make_interval(secs => $5) + {LEEWAY})
-  AND (leader IS NULL OR lease_until < now()
-       OR lease_until > now() + make_interval(secs => $3) + {LEEWAY})
+  AND {vacant("chores")}
 RETURNING coalesce((last_result ->> $4::text)::int, 0) AS unfinished
 """  # noqa: S608  # constants only
 _KEEP: Final = """

@@ -16,7 +16,6 @@ from evosaga.orchestrator.whatsapp.webhooks.processor import InboxProcessor
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.services import Services
-from evosaga.sagas.whatsapp.upcasts import UPCASTS
 
 
 def _parts(
@@ -28,7 +27,6 @@ def _parts(
 WHATSAPP: Final[Domain[Services]] = Domain(
     sagas=discover(),
     open_services=open_services,
-    upcasts=UPCASTS,
     streams=(wa_events.STREAM,),
     redis=REDIS_USE,
     on_rewind=integration_events.tell_again,

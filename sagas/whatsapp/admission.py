@@ -11,16 +11,15 @@ from uuid import UUID
 
 from evosaga.events.upcasting import upcast
 from evosaga.sagas.definition import Admission, Refusal
-from evosaga.sagas.whatsapp.admission_rules import (
+from evosaga.sagas.whatsapp.admission_facts import (
     LEFT,
     LEFT_WITH_A_PHONE,
     Found,
     Left,
     OpenSaga,
-    Policy,
     Row,
-    arbitrate,
 )
+from evosaga.sagas.whatsapp.admission_rules import Policy, arbitrate
 from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 

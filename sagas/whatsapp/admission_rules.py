@@ -1,13 +1,24 @@
 """Which line of the arbitration table applies to a command, and the refusal's sentence. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.outcome import FollowUp
+from evosaga.sagas.whatsapp.admission_facts import (
+    CREATE_SAGA,
+    DELETE_SAGA,
+    Found,
+    FoundIndex,
+    Left,
+    OpenSaga,
+    Row,
+    facts_of,
+    facts_of_unnamed,
+)
 from evosaga.sagas.whatsapp.arbitration import (
     LONGEST_QUEUE,
     RULES,
@@ -17,69 +28,6 @@ from evosaga.sagas.whatsapp.arbitration import (
     business_key,
 )
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
-
-CREATE_SAGA: Final = "create-integration"
-DELETE_SAGA: Final = "delete-integration"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of ``healthcare.integrations``. ``key_id``: that of its birthmark, if it has one."""
-
-    id: UUID
-    organization_id: UUID | None
-    instance_name: str | None
-    status: str
-    enabled: bool = True
-    clinic_id: str | None = None
-    key_id: str | None = None
-    server: str = DEFAULT_SERVER
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSaga:
-    """A saga that is running, compensating or parked; ``facts`` are those it was started with."""
-
-    saga_id: UUID
-    saga: str
-    status: str
-    business_key: str
-    organization_id: UUID | None
-    instance_name: str | None
-    step: str | None = None
-    behind: UUID | None = None
-    clinic_id: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def wants(self) -> str:
-        """The key that it holds, or waits for."""
-        return self.business_key.partition("/behind/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """An instance that no row names, as upkeep saw it last: ``what`` is its drift."""
-
-    instance_name: str
-    organization_id: UUID | None
-    what: str
-    server: str = DEFAULT_SERVER
-
-
-LEFT: Final = ("unrecorded", "row_gone", "rowless", "duplicate", "contested", "older_orphan")
-"""Drifts of instances that can be deleted by their names though no row names them."""
-LEFT_WITH_A_PHONE: Final = ("row_gone", "contested")
-"""Those that are connected, and next to which no second one is made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Everything that concerns the organizations and names of a batch."""
-
-    rows: Sequence[Row] = ()
-    sagas: Sequence[OpenSaga] = ()
-    left: Sequence[Left] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,35 +41,13 @@ class Policy:
     """The Evolution servers that an instance may be made on."""
 
 
-class _Index:
-    """What was found, by name and by key, and what the commands weighed so far have added."""
-
-    def __init__(self, found: Found, sagas: Iterable[OpenSaga]) -> None:
-        self.left = {one.instance_name: one for one in found.left}
-        self.phones = {o.organization_id: o for o in found.left if o.what in LEFT_WITH_A_PHONE}
-        self.in_use: dict[UUID, Row] = {}
-        self.named: dict[str, list[Row]] = {}
-        self.by_key: dict[str, list[OpenSaga]] = {}
-        self.by_name: dict[str, list[OpenSaga]] = {}
-        for row in found.rows:
-            if row.enabled and row.organization_id is not None:
-                self.in_use[row.organization_id] = row
-            self.named.setdefault(row.instance_name or "", []).append(row)
-        for saga in sagas:
-            self.add(saga)
-
-    def add(self, saga: OpenSaga) -> None:
-        self.by_key.setdefault(saga.wants, []).append(saga)
-        self.by_name.setdefault(saga.instance_name or "", []).append(saga)
-
-
 def arbitrate(
     found: Found, commands: Sequence[tuple[UUID, Any]], policy: Policy
 ) -> list[Admission | Refusal]:
     """What becomes of each command, in order; the later ones see what the earlier ones start."""
     # The query leaves them out to save work; that no saga blocks itself is a rule.
     mine = {saga_id for saga_id, _ in commands}
-    sight = _Index(found, (saga for saga in found.sagas if saga.saga_id not in mine))
+    sight = FoundIndex(found, (saga for saga in found.sagas if saga.saga_id not in mine))
     verdicts: list[Admission | Refusal] = []
     for saga_id, data in commands:
         if data.asks == "create":
@@ -134,7 +60,9 @@ def arbitrate(
     return verdicts
 
 
-def _admit_create(sight: _Index, saga_id: UUID, data: Any, policy: Policy) -> Admission | Refusal:
+def _admit_create(
+    sight: FoundIndex, saga_id: UUID, data: Any, policy: Policy
+) -> Admission | Refusal:
     organization: UUID = data.organization_id
     key = business_key(organization)
     # Derived from the saga id unless given: such a name is never used twice.
@@ -174,9 +102,9 @@ def _admit_create(sight: _Index, saga_id: UUID, data: Any, policy: Policy) -> Ad
     )
 
 
-def _admit_delete(sight: _Index, saga_id: UUID, data: Any) -> Admission | Refusal:
+def _admit_delete(sight: FoundIndex, saga_id: UUID, data: Any) -> Admission | Refusal:
     name: str = data.instance_name
-    facts = _facts(sight, name) or _forgotten(sight.left.get(name), saga_id)
+    facts = facts_of(sight, name) or facts_of_unnamed(sight.left.get(name), saga_id)
     # An integration of another organization looks exactly like none.
     wanted = str(data.organization_id) if data.organization_id else None
     if facts is None or wanted not in (None, facts["organization_id"]):
@@ -225,53 +153,6 @@ def _situation(queue: Sequence[OpenSaga], row: Row | None) -> tuple[Existing, Op
         case "delete-integration":
             return Existing.DELETE_PARKED if parked else Existing.DELETE, culprit
     return Existing.OTHER_PARKED if parked else Existing.OTHER, culprit
-
-
-def _facts(sight: _Index, name: str) -> dict[str, Any] | None:
-    """What a delete of that instance relies on: from its row, else from the saga that knows."""
-    if rows := sight.named.get(name):
-        row = max(reversed(rows), key=lambda r: r.enabled)  # of several, the newest in use
-        facts = {
-            "instance_name": name,
-            "integration_id": str(row.id),
-            "created_by": str(row.id),
-            "status": row.status,
-            "clinic_id": row.clinic_id,
-            "organization_id": str(row.organization_id) if row.organization_id else None,
-            "server": row.server,
-        }
-        return facts | ({"key_id": row.key_id} if row.key_id else {})
-    for saga in sight.by_name.get(name, ()):
-        if saga.saga == DELETE_SAGA:  # its row may be gone by now
-            return {k: v for k, v in saga.facts.items() if k != "behind"}
-        if saga.saga == CREATE_SAGA:
-            return {
-                "instance_name": name,
-                "integration_id": str(saga.saga_id),
-                "created_by": str(saga.saga_id),
-                "status": "pending",
-                "clinic_id": saga.clinic_id,
-                "organization_id": str(saga.organization_id),
-                "key_id": saga.facts.get("key_id"),
-                "server": saga.facts.get("server", DEFAULT_SERVER),
-            }
-    return None
-
-
-def _forgotten(left: Left | None, saga_id: UUID) -> dict[str, Any] | None:
-    """The same for an instance that no row names any more, and that upkeep has seen."""
-    if left is None:
-        return None
-    return {
-        "instance_name": left.instance_name,
-        "integration_id": str(saga_id),  # without an owner: there is no row to mark or to delete
-        "created_by": str(saga_id),
-        "status": "disconnected",
-        "clinic_id": None,
-        "organization_id": str(left.organization_id) if left.organization_id else None,
-        "server": left.server,
-        "forgotten": True,
-    }
 
 
 def _left(left: Left) -> str:

@@ -6,9 +6,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, retryable
-from evosaga.sagas.whatsapp import admission, row_dry_run
+from evosaga.sagas.whatsapp import admission, row_dry_run, row_refusals
 from evosaga.sagas.whatsapp.steps import (
     evolution_instance,
+    instance_removal,
     integration_row,
     notify_workers,
     pairing_code,
@@ -53,14 +54,14 @@ CREATE_INTEGRATION: Final = Saga(
         compensatable(
             "evolution",
             do=evolution_instance.create_instance,
-            undo=evolution_instance.remove_instance,
+            undo=instance_removal.remove_instance,
             retry=Retry(attempts=4, first=1.0),
             probe=evolution_instance.probe_instance,
         ),
         compensatable(
             "postgres",
-            do=InCommit(integration_row.save_integrations, row_dry_run.understood),
-            undo=InCommit(integration_row.unsave_integrations, row_dry_run.understood),
+            do=InCommit(integration_row.save_integrations, row_refusals.understood),
+            undo=InCommit(integration_row.unsave_integrations, row_refusals.understood),
             probe=integration_row.probe_saved,
         ),
         compensatable(

@@ -6,9 +6,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
-from evosaga.sagas.whatsapp import admission, row_dry_run
+from evosaga.sagas.whatsapp import admission, row_dry_run, row_refusals
 from evosaga.sagas.whatsapp.steps import (
-    evolution_instance,
+    instance_removal,
     integration_row,
     notify_workers,
     routing_key,
@@ -36,19 +36,19 @@ DELETE_INTEGRATION: Final = Saga(
     steps=(
         compensatable(
             "mark",
-            do=InCommit(integration_row.mark_deleting, row_dry_run.understood),
-            undo=InCommit(integration_row.unmark_deleting, row_dry_run.understood),
+            do=InCommit(integration_row.mark_deleting, row_refusals.understood),
+            undo=InCommit(integration_row.unmark_deleting, row_refusals.understood),
             probe=integration_row.probe_marked,
         ),
         pivot(
             "evolution",
-            do=evolution_instance.delete_instance,
+            do=instance_removal.delete_instance,
             retry=Retry(attempts=10, first=1.0),
-            probe=evolution_instance.probe_removal,
+            probe=instance_removal.probe_removal,
         ),
         retryable(
             "postgres",
-            do=InCommit(integration_row.delete_integrations, row_dry_run.understood),
+            do=InCommit(integration_row.delete_integrations, row_refusals.understood),
             probe=integration_row.probe_deleted,
         ),
         retryable("cache", do=routing_key.invalidate, probe=routing_key.probe_invalidated),

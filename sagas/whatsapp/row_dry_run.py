@@ -15,88 +15,19 @@ import asyncpg
 
 from evosaga.sagas.definition import Admission, AdmissionHeld, Refusal
 from evosaga.sagas.outcome import Held, Rejected
+from evosaga.sagas.whatsapp.row_refusals import GRANT, Altered, Swallowed, message_of, understood
 from evosaga.sagas.whatsapp.services import Context, Services
 from evosaga.sagas.whatsapp.steps import integration_row
-from evosaga.sagas.whatsapp.table_fit import ONE_ENABLED, TABLE, Misfit
+from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit
 
-REFUSED: Final = "row_refused"
-"""The table has a rule that keeps this very row out; it stays out until a person changes either."""
-FORBIDDEN: Final = "postgres_forbids"
-UNFIT: Final = "table_unfit"
 _Verdicts: TypeAlias = Sequence[Admission | Refusal]
 _Try: TypeAlias = Callable[[Any, Sequence[Context]], Awaitable[None]]
-_LONGEST: Final = 200
 _FOREIGN_KEYS: Final = 5
 """So many on the organization alone are looked through."""
-_GRANT: Final = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, and look at its policies"
 
 
 class ConstraintsUnknown(AdmissionHeld, asyncpg.ObjectNotInPrerequisiteStateError):
     """The operator must change the table or our rights first; until then commands wait."""
-
-
-class _Swallowed(Exception):
-    """A trigger, a rule or a policy let the row disappear without a word."""
-
-
-class _Altered(Exception):
-    """A trigger wrote something else than it was given."""
-
-
-# --- what an error of Postgres means -----------------------------------------------------------
-
-
-def understood(error: BaseException) -> Rejected | Held | None:
-    """What became of an effect on the table that Postgres refused; None: it is no such refusal."""
-    if isinstance(error, _Altered):
-        return Rejected(REFUSED, f"a trigger of {TABLE} changes what is written: {error}")
-    if isinstance(error, _Swallowed):
-        return Rejected(REFUSED, f"a trigger, a rule or a policy of {TABLE} lets the row disappear")
-    if not isinstance(error, asyncpg.PostgresError) or _of_ours(error):
-        return None
-    state = error.sqlstate or ""
-    if state == "42501":
-        return Held(FORBIDDEN, f"Postgres forbids it ({_said(error)}): {_GRANT}")
-    if state in ("42703", "42P01", "42804", "42883", "42704", "22P02", "428C9", "3F000", "0A000"):
-        return Held(UNFIT, f"{TABLE} does not fit ({_said(error)}): see evosaga doctor")
-    if state[:2] in ("22", "23", "P0", "44"):
-        return Rejected(REFUSED, _rule(error))
-    return None
-
-
-def _of_ours(error: asyncpg.PostgresError) -> bool:
-    about = (getattr(error, "schema_name", None), getattr(error, "constraint_name", None))
-    return about[0] == "evosaga" or about[1] == ONE_ENABLED
-
-
-def _rule(error: asyncpg.PostgresError) -> str:
-    """Which rule it was. What Postgres adds may quote the whole row, so it is left out."""
-    name = getattr(error, "constraint_name", None)
-    where = ".".join(
-        part
-        for part in (getattr(error, "schema_name", None), getattr(error, "table_name", None))
-        if part
-    )
-    where = where or TABLE
-    match error:
-        case asyncpg.ForeignKeyViolationError() if where != TABLE:
-            return f"the foreign key {name} of {where} still points at the row"
-        case asyncpg.ForeignKeyViolationError():
-            return f"the foreign key {name} of {TABLE} refuses the row: what it names is not there"
-        case asyncpg.UniqueViolationError():
-            other = "another row, perhaps a disabled one, has the same values"
-            return f"the unique constraint {name} of {TABLE} refuses the row: {other}"
-        case asyncpg.NotNullViolationError():
-            column = getattr(error, "column_name", None)
-            said = f"the column {column} of {where} must not be null"
-            return f"{said}, and evosaga can't know its value"
-        case asyncpg.IntegrityConstraintViolationError() if name:
-            return f"the constraint {name} of {where} refuses the row"
-    return f"{TABLE} refuses the row: {_said(error)}"
-
-
-def _said(error: asyncpg.PostgresError) -> str:
-    return " ".join(str(error.args[0] if error.args else "").split())[:_LONGEST]
 
 
 # --- commands ----------------------------------------------------------------------------------
@@ -161,7 +92,7 @@ async def _outcome(connection: Any, attempt: Callable[[], Awaitable[None]]) -> E
     try:
         await connection.execute(_AT_ONCE)
         await attempt()
-    except (_Swallowed, _Altered, asyncpg.PostgresError) as error:
+    except (Swallowed, Altered, asyncpg.PostgresError) as error:
         return error
     finally:
         if not connection.is_closed():
@@ -174,7 +105,7 @@ async def _insert(connection: Any, contexts: Sequence[Context]) -> None:
         f"{integration_row.INSERT} RETURNING id", *integration_row.rows_of(contexts)
     )
     if len(made) < len(contexts):
-        raise _Swallowed
+        raise Swallowed
 
 
 async def _remove(connection: Any, contexts: Sequence[Context]) -> None:
@@ -182,7 +113,7 @@ async def _remove(connection: Any, contexts: Sequence[Context]) -> None:
     there = await connection.fetchval(_THERE, ids)
     for change in (_MARK, _DELETE):
         if len(await connection.fetch(change, ids)) < there:
-            raise _Swallowed
+            raise Swallowed
 
 
 # --- the table itself --------------------------------------------------------------------------
@@ -224,15 +155,15 @@ async def _life(connection: Any, organization: UUID) -> None:
         f"{integration_row.INSERT} RETURNING id", [id_], [organization], [config], [token]
     )
     if not made or not await connection.fetchval(_THERE, [id_]):
-        raise _Swallowed
+        raise Swallowed
     for status, number in (("connected", "5511999990000"), ("disconnected", "5511999990000")):
         if not (kept := await connection.fetchrow(_SETTLE, id_, status, number)):
-            raise _Swallowed
+            raise Swallowed
         if (kept["status"], kept["number"]) != (status, number):
-            raise _Altered(f"{status}, {number} became {kept['status']}, {kept['number']}")
+            raise Altered(f"{status}, {number} became {kept['status']}, {kept['number']}")
     for change in (_MARK, _DELETE):
         if not await connection.fetch(change, [id_]):
-            raise _Swallowed
+            raise Swallowed
 
 
 def _misfit(error: Exception) -> Misfit:
@@ -240,12 +171,12 @@ def _misfit(error: Exception) -> Misfit:
     if why is None:
         raise error
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return Misfit(f"this role may not write rows of {TABLE} ({_said(error)})", _GRANT)
+        return Misfit(f"this role may not write rows of {TABLE} ({message_of(error)})", GRANT)
     if isinstance(error, asyncpg.FeatureNotSupportedError):
-        return Misfit(f"a rule stands before {TABLE} ({_said(error)})", "drop that rule")
+        return Misfit(f"a rule stands before {TABLE} ({message_of(error)})", "drop that rule")
     if isinstance(why, Held) and isinstance(error, asyncpg.PostgresError):
         cure = "its columns must be the documented"
-        return Misfit(f"{TABLE} does not fit ({_said(error)})", cure)
+        return Misfit(f"{TABLE} does not fit ({message_of(error)})", cure)
     return Misfit(why.message, _CURES.get(type(error), "change that rule, so that such rows fit"))
 
 

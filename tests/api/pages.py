@@ -137,7 +137,7 @@ async def parked(parts: AppContext, evolution: SimulatedEvolution, **overrides: 
     await parts.redis.set(f"evosaga:removed:{name}", command["id"])
     evolution.arm("reject", operation="delete", name=name, times=None, message="no")
     with pytest.MonkeyPatch.context() as shorter:  # it looks again and again whether it is gone
-        shorter.setattr("evosaga.sagas.whatsapp.steps.evolution_instance._REMOVAL_SECONDS", 0.1)
+        shorter.setattr("evosaga.sagas.whatsapp.steps.instance_removal._REMOVAL_SECONDS", 0.1)
         await publish(parts.redis, command)
         saga = await outcome(parts.pool, command["id"], 60)
     assert saga.status == "failed", saga

@@ -35,7 +35,6 @@ from evosaga.events.model import (
     StepFailed,
 )
 from evosaga.orchestrator.engine.decider import (
-    WORKER_LOST,
     Idle,
     NextAction,
     Record,
@@ -48,6 +47,7 @@ from evosaga.orchestrator.engine.decider import (
     intent,
 )
 from evosaga.orchestrator.engine.projection import lease_seconds, status_row
+from evosaga.orchestrator.engine.retries import WORKER_LOST
 from evosaga.orchestrator.engine.state import OPEN, IllegalTransition, State, evolve
 from evosaga.sagas.definition import Kind, Retry, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION

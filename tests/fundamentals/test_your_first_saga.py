@@ -40,8 +40,7 @@ from evosaga.sagas.definition import (
 )
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 from evosaga.sagas.registry import registry_of
-from tests.support.driving import nothing_pending, outcome, publish, story
-from tests.support.waiting import eventually
+from tests.support.driving import outcome, publish
 
 # --- 1. What a command must look like ----------------------------------------------------------
 
@@ -261,6 +260,8 @@ def test_a_saga_that_could_not_be_undone_is_refused_when_it_is_imported() -> Non
 # A *domain* is what a worker is given to run: sagas, and how to open what their steps need. This
 # one shares the worker's own Redis. The product's is ``evosaga.orchestrator.whatsapp.domain``; a
 # saga that lies in ``sagas/`` is found and run with it.
+#
+# The other files in this folder use the same hotel and show one thing each.
 
 
 @asynccontextmanager
@@ -296,52 +297,3 @@ async def test_a_booking_ends_with_a_key_in_the_guests_hand(hotel: Redis, pool: 
     assert await hotel.get("room:101") == str(saga.saga_id).encode()
     assert await hotel.hget("charges", str(saga.saga_id)) == b"80"
     assert await hotel.hget("keys", "ada") == b"door-101"
-
-
-async def test_a_declined_card_leaves_the_room_free(hotel: Redis, pool: Pool) -> None:
-    saga = await book(hotel, pool, room=102, guest="bob")
-
-    assert (saga.status, saga.code) == ("compensated", "card_declined")
-    assert not await hotel.exists("room:102")
-    assert not await hotel.exists("charges", "keys")
-    assert await story(pool, saga) == [
-        "saga.started",
-        "step.started reserve",
-        "step.succeeded reserve",
-        "step.started charge",
-        "step.failed charge",
-        "compensation.began charge",
-        "compensation.started reserve",
-        "compensation.succeeded reserve",
-        "saga.compensated",
-    ]
-
-
-async def test_a_room_that_is_taken_stays_the_other_guests(hotel: Redis, pool: Pool) -> None:
-    await hotel.set("room:103", "somebody else")
-    saga = await book(hotel, pool, room=103, guest="ada")
-
-    assert (saga.status, saga.code) == ("compensated", "room_taken")
-    assert await hotel.get("room:103") == b"somebody else"
-
-
-async def test_a_booking_that_makes_no_sense_is_rejected_untouched(
-    hotel: Redis, pool: Pool
-) -> None:
-    saga = await book(hotel, pool, room=113, guest="ada")
-
-    assert (saga.status, saga.code) == ("rejected", "no_such_room")
-    assert await story(pool, saga) == ["saga.rejected"]
-
-
-async def test_the_same_command_sent_twice_books_once(hotel: Redis, pool: Pool) -> None:
-    data = {"room": 104, "guest": "ada", "euros": 80}
-    command = {"id": "booking-17", "type": "room.book", "data": data}
-    await publish(hotel, command)
-    await publish(hotel, command)
-    await eventually(lambda: nothing_pending(hotel))
-
-    saga = await outcome(pool, "booking-17")
-    assert saga.status == "completed"
-    assert await hotel.hlen("charges") == 1
-    assert (await story(pool, saga)).count("step.succeeded charge") == 1

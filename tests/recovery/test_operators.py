@@ -17,7 +17,7 @@ from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.engine import retries
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga, history
 from evosaga.orchestrator.queries.why import why_of
 from evosaga.orchestrator.whatsapp.explain import explainer
@@ -111,7 +111,7 @@ async def test_a_saga_that_is_parked_writes_an_error_to_the_log_and_an_event(
 async def test_a_saga_that_is_parked_when_it_is_taken_over_says_so_as_well(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decider, "LOSSES", 1)
+    monkeypatch.setattr(retries, "LOSSES", 1)
 
     async def deadly(_: Context) -> Outcome:
         await pool.execute("UPDATE evosaga.sagas SET owner = 'somebody who is dead'")

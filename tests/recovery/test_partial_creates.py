@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 import evosaga.sagas.whatsapp.evolution.circuit_breaker
-import evosaga.sagas.whatsapp.steps.evolution_instance
+import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
@@ -28,7 +28,7 @@ PUBLIC = "http://192.0.2.1:9"
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "FIRST_PAUSE", 0.2)
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "LONGEST_PAUSE", 0.5)
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.3)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_REMOVAL_SECONDS", 0.3)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from evosaga.sagas.definition import Admission, Refusal
-from evosaga.sagas.whatsapp.admission_rules import Found, OpenSaga, Policy, Row, arbitrate
+from evosaga.sagas.whatsapp.admission_facts import Found, OpenSaga, Row
+from evosaga.sagas.whatsapp.admission_rules import Policy, arbitrate
 from evosaga.sagas.whatsapp.arbitration import (
     LONGEST_QUEUE,
     RULES,

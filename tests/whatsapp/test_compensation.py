@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import evosaga.sagas.whatsapp.steps.evolution_instance
+import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import Worker, running_worker
 from evosaga.orchestrator.config.settings import Settings
@@ -175,8 +175,8 @@ async def test_b12_a_compensation_that_cannot_succeed_is_parked_and_can_be_cance
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_VANISH_SECONDS", 0.2)
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_VANISH_SECONDS", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_REMOVAL_SECONDS", 0.2)
     command = create()
     await redis.set(f"evosaga:removed:wa-{command['id']}", command["id"])
     evolution.arm("ok200_error", operation="delete", times=None)

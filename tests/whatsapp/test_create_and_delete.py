@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import evosaga.sagas.whatsapp.steps.evolution_instance
+import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.events import streams
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import Worker, running_worker
@@ -249,7 +249,7 @@ async def test_d5_a_half_that_no_delete_can_reach_is_parked_for_a_person(
 
     What is in memory alone under a chosen name may be anybody's.
     """
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_VANISH_SECONDS", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_VANISH_SECONDS", 0.2)
     chosen = {"instance_name": name} if name else {}
     async with running_worker(settings, impatient(1)):
         name = str((await created(pool, redis, **chosen)).instance_name)
@@ -267,7 +267,7 @@ async def test_d5_a_ghost_row_of_ours_is_cleared_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("_VANISH_SECONDS", "_REMOVAL_SECONDS"):
-        monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, name, 0.1)
+        monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, name, 0.1)
     async with running_worker(settings, impatient(5)):
         name = str((await created(pool, redis)).instance_name)
         evolution.half_delete(name, keep="row")
@@ -285,7 +285,7 @@ async def test_d5_the_cure_that_a_parked_half_names_is_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("_VANISH_SECONDS", "_REMOVAL_SECONDS"):
-        monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, name, 0.1)
+        monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, name, 0.1)
     async with running_worker(settings, impatient(1)):
         chosen = {"instance_name": "sol-berlin"}  # in memory alone, a derived one is removed
         both = [await created(pool, redis), await created(pool, redis, **chosen)]
@@ -426,7 +426,7 @@ async def test_l9_a_parked_delete_keeps_its_key_and_is_replayed(
     evolution: SimulatedEvolution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.2)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_REMOVAL_SECONDS", 0.2)
     async with running_worker(settings, impatient(1)):
         saga = await created(pool, redis)
         evolution.arm("5xx_before", operation="delete", times=None)

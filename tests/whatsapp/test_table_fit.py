@@ -19,7 +19,7 @@ from evosaga.migrations.preflight import Unfit
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.sagas.whatsapp import row_dry_run
+from evosaga.sagas.whatsapp import row_refusals
 from tests.conftest import Servers
 from tests.support.commandline import Evosaga, commandline
 from tests.support.driving import create, dead_letters, delete, outcome, publish
@@ -316,7 +316,7 @@ async def test_a_row_that_the_table_refuses_is_rejected_at_once_before_evolution
     async with running_worker(settings):
         refused, second = [await outcome(pool, id_) for id_ in ids]
         assert second.status == "completed"
-        assert (refused.status, refused.code) == ("rejected", row_dry_run.REFUSED)
+        assert (refused.status, refused.code) == ("rejected", row_refusals.REFUSED)
         assert str(refused.message).startswith(rule)
         assert len(evolution.journal.requests("create")) == 1
         gone = await outcome(pool, await publish(redis, delete(str(second.instance_name))))
@@ -338,7 +338,7 @@ async def test_a_row_that_others_point_at_is_not_begun_to_be_deleted(
         made = await outcome(pool, await publish(redis, create()))
         await pool.execute("INSERT INTO messages VALUES ($1)", made.saga_id)
         kept = await outcome(pool, await publish(redis, delete(str(made.instance_name))))
-        assert (kept.status, kept.code) == ("rejected", row_dry_run.REFUSED)
+        assert (kept.status, kept.code) == ("rejected", row_refusals.REFUSED)
         assert "the foreign key written_by of public.messages still points" in str(kept.message)
         assert list(evolution.live()) == [made.instance_name]
         await pool.execute("DELETE FROM messages")
@@ -379,7 +379,7 @@ async def test_a_rule_that_nobody_knew_of_costs_one_try(
             "CHECK (config ->> 'name' <> 'Nobody')"
         )
         saga = await outcome(pool, await publish(redis, create(name="Nobody")))
-    assert (saga.status, saga.code) == ("compensated", row_dry_run.REFUSED)
+    assert (saga.status, saga.code) == ("compensated", row_refusals.REFUSED)
     assert "the constraint named" in str(saga.message)
     assert len(evolution.rows()) == 1
 

@@ -26,7 +26,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.engine.decider import WORKER_LOST
+from evosaga.orchestrator.engine.retries import WORKER_LOST
 
 Ending: TypeAlias = Literal["done", "refused", "unclear", "held", "lost", "out"]
 """How an attempt ended; ``out``: it has not ended."""

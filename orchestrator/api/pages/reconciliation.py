@@ -16,7 +16,7 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.rendering import ROOT, ago, respond
 from evosaga.orchestrator.whatsapp.attention import reason_of
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
-from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 
 router: Final = page_router()
 

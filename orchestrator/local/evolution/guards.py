@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from evosaga.orchestrator.local.evolution.fault_modes import OPERATIONS
 from evosaga.orchestrator.local.evolution.journal import Why, fingerprint
 
 if TYPE_CHECKING:
@@ -119,19 +120,7 @@ class Call:
 
 
 #: The operations whose route carries an instance's name.
-ON_AN_INSTANCE = frozenset(
-    {
-        "connectionState",
-        "connect",
-        "restart",
-        "logout",
-        "delete",
-        "webhook_set",
-        "webhook_find",
-        "settings_set",
-        "settings_find",
-    }
-)
+ON_AN_INSTANCE = frozenset(OPERATIONS) - {"root", "create", "fetch", "webhook"}
 
 
 def check(world: "World", call: Call) -> None:

@@ -22,9 +22,9 @@ from evosaga.orchestrator.whatsapp.health.connection_state import (
     WELL,
     Judgement,
     Record,
-    after_reconnect,
     next_state,
 )
+from evosaga.orchestrator.whatsapp.health.reconnect import reconnect
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
 from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, can_be_sent, found
@@ -34,13 +34,9 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     merge,
     unreachable,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.observe import (
-    attribute_owners,
-    with_busy,
-)
+from evosaga.orchestrator.whatsapp.reconciliation.observe import attribute_owners, with_busy
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask, without_implausible
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
-from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.completeness import Missing
 from evosaga.sagas.whatsapp.services import Services
 
@@ -48,9 +44,6 @@ _logger = structlog.get_logger("evosaga.health")
 _ASKED: Final = 500
 _IN_TURN: Final = 20
 """Integrations that look well and are asked all the same, a round."""
-_RECONNECTS: Final = 25
-"""On one server, a round."""
-_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +154,10 @@ async def run_once(
     changed = await store.write(doctor.pool, [(p.row, p.judgement) for p in news if p.judgement])
     told = [p for p in news if p.judgement and p.judgement.alert]
     await alerts.send(doctor.alert_url, [(p.row, p.judgement) for p in told if p.judgement])
-    reconnects = await _reconnect(doctor, look, patients, may_go_on)
+    due = [(p.row, p.judgement.record) for p in patients if p.judgement and p.judgement.reconnect]
+    reconnects = await reconnect(
+        doctor.pool, doctor.services, due, look.tokens, look.now, may_go_on
+    )
     await store.forget(doctor.pool)
     done = HealthReport(
         patients,
@@ -269,65 +265,3 @@ def _is_news(patient: CheckedIntegration, look: _Look) -> bool:
     """Whether it has to be written down: asked for, or seen for the first time."""
     name = patient.row.instance_name
     return name in look.asked or patient.row.id not in look.known or look.whole(name) is False
-
-
-# --- reconnecting -----------------------------------------------------------------------------
-
-
-async def _reconnect(
-    doctor: HealthMonitor,
-    look: _Look,
-    patients: Sequence[CheckedIntegration],
-    may_go_on: Callable[[], bool],
-) -> int:
-    """Ask Evolution to connect those whose time has come; how many were asked for."""
-    due = [p for p in patients if p.judgement and p.judgement.reconnect]
-    due.sort(key=lambda p: str(p.judgement.record.next_reconnect_at) if p.judgement else "")
-    groups: dict[str, list[CheckedIntegration]] = {}
-    for patient in due:
-        groups.setdefault(patient.row.server, []).append(patient)
-    sent = await asyncio.gather(
-        *(
-            _reconnect_on(doctor.services.server(server), doctor, look, group, may_go_on)
-            for server, group in groups.items()
-        )
-    )
-    return sum(sent)
-
-
-async def _reconnect_on(
-    evolution: EvolutionApi,
-    doctor: HealthMonitor,
-    look: _Look,
-    due: Sequence[CheckedIntegration],
-    may_go_on: Callable[[], bool],
-) -> int:
-    """A few at a time, and no more of them once the server does not answer."""
-    limit, sent, stop = asyncio.Semaphore(_AT_ONCE), 0, asyncio.Event()
-
-    async def one(patient: CheckedIntegration) -> None:
-        nonlocal sent
-        assert patient.judgement is not None
-        row, record = patient.row, patient.judgement.record
-        async with limit:
-            if stop.is_set() or not may_go_on() or not await store.still_free(doctor.pool, row):
-                return
-            token = look.tokens.get(row.instance_name)
-            if not token:
-                return
-            answer = await evolution.connect(row.instance_name, token, None)
-            if not answer.tried or answer.code or answer.status == 0 or answer.status >= 500:
-                stop.set()
-            if not answer.sent:
-                return
-            sent += 1
-            await store.note_try(doctor.pool, row.id, after_reconnect(record, look.now))
-            _logger.info(
-                "reconnecting",
-                instance=row.instance_name,
-                tries=record.reconnects + 1,
-                answer=answer.text,
-            )
-
-    await asyncio.gather(*(one(patient) for patient in due[:_RECONNECTS]))
-    return sent

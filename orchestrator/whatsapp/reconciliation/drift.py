@@ -26,13 +26,12 @@ from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import (
 from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     AGREE,
     BUSY,
-    VERDICTS,
     KeyCell,
     KeySays,
-    Policy,
     judge_key,
 )
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Key, Row, Snapshot
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS, Policy
 from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
 
 

@@ -19,8 +19,8 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.reconciliation.classify import can_be_sent
 from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
 from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import RepairCommand
-from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.completeness import Missing, webhook_of
 from evosaga.sagas.whatsapp.ownership import UnknownKey

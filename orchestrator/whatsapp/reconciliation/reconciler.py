@@ -31,8 +31,8 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
 )
 from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.probes import probe
-from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Policy
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS, Policy
 from evosaga.sagas.whatsapp.services import Services
 
 _logger = structlog.get_logger("evosaga.reconcile")

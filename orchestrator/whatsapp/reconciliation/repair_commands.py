@@ -6,8 +6,9 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name
-from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS, Presence
+from evosaga.orchestrator.whatsapp.reconciliation.rules import Presence
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 from evosaga.sagas.whatsapp.types import server_entry
 
 SEEN: Final[dict[Presence, str]] = {

@@ -21,8 +21,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import streams
-from evosaga.events.cancellation import obey_cancel
+from evosaga.events import background, streams
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
 from evosaga.orchestrator import routing
@@ -96,23 +95,19 @@ class InboxProcessor:
                 await asyncio.wait_for(leadership.resign(), 2)
 
     async def _repeat(self, leadership: Candidacy, work: Callable[[], Awaitable[bool]]) -> None:
-        while True:
-            pause = _POLL
+        async def turn() -> float:
             try:
-                if await leadership.held() and await work():
-                    pause = 0.0
+                more = await leadership.held() and await work()
+                return 0.0 if more else _POLL
             except (RedisError, *TRANSIENT) as trouble:
                 _logger.warning("webhooks wait", reason=type(trouble).__name__)
-                pause = 1.0
+                return 1.0
             except Exception as stumble:  # a hint is never a reason to stop a worker
                 tell = _logger.warning if is_transient(stumble) else _logger.error
                 tell("webhooks stumbled", error=type(stumble).__name__)
-                pause = 5.0
-            obey_cancel()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._nudge.wait()
-            self._nudge.clear()
+                return 5.0
+
+        await background.repeat(turn, nudge=self._nudge)
 
     async def pump(self) -> bool:
         """Take what is due; True when there may be more."""

@@ -8,24 +8,16 @@ ours. (All as observed on Evolution 2.3.6 and 2.3.7.)
 """
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
-import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
-
 from evosaga.sagas.whatsapp.evolution.answer_origin import explained, recognised
 from evosaga.sagas.whatsapp.evolution.answers import (
     MISCONFIGURED,
-    UNREACHABLE,
     Answer,
     Operation,
     Presence,
@@ -38,21 +30,19 @@ from evosaga.sagas.whatsapp.evolution.circuit_breaker import (
     CircuitBreaker,
 )
 from evosaga.sagas.whatsapp.evolution.evidence import FIRST_LOOK, read_look
-from evosaga.sagas.whatsapp.evolution.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.single_flight import SingleFlight
-from evosaga.sagas.whatsapp.evolution.tls import trusted
+from evosaga.sagas.whatsapp.evolution.transport import (
+    LARGEST_BODY,
+    LARGEST_LIST,
+    HttpTransport,
+    request_to,
+)
 
 __all__ = ["Answer", "BreakerState", "EvolutionApi", "InstanceSighting", "Presence"]
 
-_LARGEST_BODY: Final = 1024 * 1024
-_LARGEST_LIST: Final = 64 * 1024 * 1024
 _QUICK: Final = frozenset({Operation.STATE, Operation.OWN, Operation.NAMED, Operation.WEBHOOK})
 _QUICK_TIMEOUT: Final = 8.0
 """Seconds for what reads one instance: after a silent create its step has little time left."""
-_TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
-"""For the transport; ``timeout`` bounds the rest, and a timer for each read would come on top."""
-_PLAIN: Final = re.compile(r"(/[A-Za-z0-9-]+)+")
-"""Paths that mean what they say: nothing in them is quoted, resolved or a query."""
 _PATIENCE: Final = 3.0
 """Seconds to wait for a place when many calls are out."""
 
@@ -96,25 +86,15 @@ class EvolutionApi:
         ``before_send`` may raise to keep a worker that is no longer in charge from acting.
         """
         self.url = url.rstrip("/")
-        self._root = httpx.URL(self.url)
         self._api_key = api_key
         self._timeout = timeout
         self._before_send = before_send
         self._breaker = CircuitBreaker(_host(self.url), concurrency, queue=queue)
         self._list = SingleFlight(self._fetch_list)
-        self._transport: AiohttpTransport | None = None
+        self._transport = HttpTransport(api_key)
 
     async def __aenter__(self) -> Self:
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),  # the breaker limits
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        # aiohttp would silently send a GET or DELETE again when a kept connection breaks. A
-        # second DELETE is a removal of its own on Evolution, so nothing is sent that we don't send.
-        session._retry_connection = False
-        # Straight to the transport: httpx's client above it merges URLs, headers and cookies and
-        # follows redirects, none of which is wanted, for as much time as the call itself takes.
-        self._transport = AiohttpTransport(verify=trusted(trust_env=True), client=session)
+        await self._transport.open()
         return self
 
     async def __aexit__(
@@ -124,8 +104,7 @@ class EvolutionApi:
         trace: TracebackType | None,
     ) -> None:
         await self._list.close()
-        if self._transport is not None:
-            await self._transport.aclose()
+        await self._transport.close()
 
     @property
     def state(self) -> BreakerState:
@@ -231,7 +210,7 @@ class EvolutionApi:
         # Not fenced: each of those who share it has been checked, and its pin is only one's.
         path = "/instance/fetchInstances"
         return await self._call(
-            Operation.LIST, "GET", path, self._api_key, largest=_LARGEST_LIST, fenced=False
+            Operation.LIST, "GET", path, self._api_key, largest=LARGEST_LIST, fenced=False
         )
 
     async def _call(
@@ -242,21 +221,11 @@ class EvolutionApi:
         key: str,
         payload: dict[str, Any] | None = None,
         *,
-        largest: int = _LARGEST_BODY,
+        largest: int = LARGEST_BODY,
         fenced: bool = True,
     ) -> Answer:
         timeout = min(self._timeout, _QUICK_TIMEOUT) if asked in _QUICK else self._timeout
-        request = httpx.Request(
-            method,
-            _at(self._root, path) if _PLAIN.fullmatch(path) else self.url + path,
-            headers={"apikey": key},
-            json=payload,
-            extensions=_TIMEOUTS,
-        )
-        # Names are checked long before; should one slip through, httpx would quietly turn
-        # "/delete/.." into another path, so look at what would really be sent.
-        if not request.url.raw_path.decode().endswith(path):
-            raise ValueError("an instance name changed the path of a request")
+        request = request_to(self.url, path, method, key, payload)
         place = await self._breaker.enter(min(_PATIENCE, timeout / 2))
         if isinstance(place, CallNotPermitted):
             return _not_sent(place)
@@ -264,7 +233,7 @@ class EvolutionApi:
         try:
             if fenced:
                 self._before_send()
-            answer = recognised(asked, await self._send(request, timeout, largest))
+            answer = recognised(asked, await self._transport.send(request, timeout, largest))
             told = health(asked, answer)
             if told is CallOutcome.MISCONFIGURED and not answer.meaning:
                 answer = explained(answer)
@@ -278,30 +247,6 @@ class EvolutionApi:
         code = MISCONFIGURED if told is CallOutcome.MISCONFIGURED else answer.code
         wait = answer.retry_after or self._breaker.retry_after()
         return replace(answer, code=code, retry_after=wait)
-
-    async def _send(self, request: httpx.Request, timeout: float, largest: int) -> Answer:
-        assert self._transport is not None, "use EvolutionApi as a context manager"
-        try:
-            async with asyncio.timeout(timeout):
-                response = await self._transport.handle_async_request(request)
-                try:
-                    return await _read(response, largest, self._api_key)
-                finally:
-                    await response.aclose()
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            if _may_have_been_sent(error):
-                return Answer(0, None, _sentence(error))
-            return Answer(0, None, _sentence(error), sent=False, code=UNREACHABLE)
-
-
-def _at(root: httpx.URL, path: str) -> httpx.URL:
-    """``root`` and a plain path behind it: to take each URL apart anew takes a tenth of a call.
-
-    Past httpx's public face, whose version is pinned for such things.
-    """
-    url, parts = copy(root), root._uri_reference
-    url._uri_reference = parts._replace(path=parts.path.rstrip("/") + path)
-    return url
 
 
 def _part(name: str) -> str:
@@ -317,49 +262,3 @@ def _not_sent(shut: CallNotPermitted) -> Answer:
 def _host(url: str) -> str:
     """The server for a log line: no user, no password, no path."""
     return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _may_have_been_sent(error: BaseException) -> bool:
-    """Only an error of connecting proves that nothing was sent.
-
-    The aiohttp transport reports a connection that broke *after* the request as ConnectTimeout
-    too, so what counts is the cause underneath.
-    """
-    cause = error.__cause__ or error
-    return not isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-
-
-async def _read(response: httpx.Response, largest: int, secret: str) -> Answer:
-    # Through httpx's decoders only where there is something to decode.
-    encoded = "content-encoding" in response.headers
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    raw = bytearray()
-    async for chunk in response.aiter_bytes() if encoded else response.stream:
-        raw += chunk
-        if len(raw) > largest:
-            return Answer(response.status_code, None, f"HTTP {response.status_code}, too large")
-    try:
-        # What the server says may end up in an error text, so it can't be trusted with the key.
-        body = json.loads(raw.replace(secret.encode(), b"[redacted]"))
-    except (ValueError, RecursionError):
-        body = None
-    well = 200 <= response.status_code < 300
-    json_at_all = isinstance(body, dict | list) or raw.lstrip().startswith((b"{", b"["))
-    null = raw.strip() == b"null"
-    # What only begins like JSON is half an answer. Of trouble any page will do.
-    alien = (well or 400 <= response.status_code < 500) and not json_at_all and not null
-    return Answer(
-        response.status_code,
-        body,
-        f"HTTP {response.status_code}" + (", and no JSON" if alien and well else ""),
-        retry_after=None if well else seconds_of(response.headers),
-        alien=alien,
-        null=null,
-    )
-
-
-def _sentence(error: BaseException) -> str:
-    """The kind of trouble, without the URL or headers an exception's text may carry."""
-    if isinstance(error, TimeoutError):
-        return "nothing in time"
-    return type(error.__cause__ or error).__name__

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from evosaga.sagas.definition import InCommit, Saga, compensatable, pivot, retryable
-from evosaga.sagas.whatsapp import row_dry_run
+from evosaga.sagas.whatsapp import row_refusals
 from evosaga.sagas.whatsapp.repairs import admission, effects, verification
 from evosaga.sagas.whatsapp.types import (
     DEFAULT_SERVER,
@@ -55,7 +55,7 @@ ADOPT_INSTANCE: Final = Saga(
     admit=admission.admit_adoption,
     steps=(
         compensatable("look", do=verification.see_to_adopt, undo=verification.nothing_to_undo),
-        pivot("postgres", do=InCommit(effects.adopt_rows, row_dry_run.understood)),
+        pivot("postgres", do=InCommit(effects.adopt_rows, row_refusals.understood)),
         retryable("cache", do=effects.drop_key),
         retryable("notify", do=effects.announce_adopted),
     ),

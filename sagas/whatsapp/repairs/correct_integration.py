@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from evosaga.sagas.definition import InCommit, Saga, compensatable, pivot, retryable
-from evosaga.sagas.whatsapp import row_dry_run
+from evosaga.sagas.whatsapp import row_refusals
 from evosaga.sagas.whatsapp.repairs import admission, effects, verification
 from evosaga.sagas.whatsapp.types import SHAPES, ExistingName, PhoneNumber
 
@@ -32,7 +32,7 @@ CORRECT_INTEGRATION: Final = Saga(
     admit=admission.admit_correction,
     steps=(
         compensatable("look", do=verification.see_again, undo=verification.nothing_to_undo),
-        pivot("postgres", do=InCommit(effects.correct_rows, row_dry_run.understood)),
+        pivot("postgres", do=InCommit(effects.correct_rows, row_refusals.understood)),
         retryable("cache", do=effects.drop_key),
     ),
 )

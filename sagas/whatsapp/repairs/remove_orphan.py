@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from evosaga.sagas.definition import Retry, Saga, pivot, retryable
 from evosaga.sagas.whatsapp.repairs import admission
-from evosaga.sagas.whatsapp.steps import evolution_instance, notify_workers, routing_key
+from evosaga.sagas.whatsapp.steps import instance_removal, notify_workers, routing_key
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, SHAPES, ExistingName, ServerName
 
 
@@ -45,7 +45,7 @@ REMOVE_ORPHAN: Final = Saga(
     admit=admission.admit_removal,
     steps=(
         pivot(
-            "evolution", do=evolution_instance.delete_instance, retry=Retry(attempts=10, first=1.0)
+            "evolution", do=instance_removal.delete_instance, retry=Retry(attempts=10, first=1.0)
         ),
         retryable("cache", do=routing_key.invalidate),
         retryable("notify", do=notify_workers.announce_removed),

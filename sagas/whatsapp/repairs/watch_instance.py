@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evosaga.sagas.definition import Admission, Refusal, Saga, retryable
 from evosaga.sagas.whatsapp.services import Services
-from evosaga.sagas.whatsapp.steps.evolution_instance import look_again
+from evosaga.sagas.whatsapp.steps.instance_removal import look_again
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER, SHAPES, InstanceName, ServerName
 
 

@@ -16,7 +16,7 @@ import evosaga.events.relay
 import evosaga.orchestrator.commands.consumer
 import evosaga.orchestrator.commands.subscriber
 import evosaga.orchestrator.engine.recovery
-import evosaga.sagas.whatsapp.steps.evolution_instance
+import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.events import syncpoints
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
@@ -29,7 +29,7 @@ HURRIED = (
     (evosaga.orchestrator.commands.subscriber, "_LOOK", 200),
     (evosaga.orchestrator.engine.recovery, "_EVERY", 0.1),
     (evosaga.events.relay, "_LEASE_SECONDS", 0.5),
-    (evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.3),
+    (evosaga.sagas.whatsapp.steps.instance_removal, "_REMOVAL_SECONDS", 0.3),
 )
 """Waits of the product that are made shorter in both workers, the one that dies and its heir."""
 

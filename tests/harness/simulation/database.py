@@ -19,7 +19,7 @@ from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
 from evosaga.sagas.definition import InCommit, Retry, Saga, Step
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, registry_of
-from evosaga.sagas.whatsapp import admission_rules
+from evosaga.sagas.whatsapp import admission_facts
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 from evosaga.sagas.whatsapp.repairs.remove_orphan import REMOVE_ORPHAN
@@ -145,16 +145,16 @@ class Database:
         saga.doubted_at = at if hold.in_doubt else saga.doubted_at
         return "held"
 
-    def found(self) -> admission_rules.Found:
+    def found(self) -> admission_facts.Found:
         """Everything, as admission sees it."""
         rows = [
-            admission_rules.Row(id_, r.organization_id, r.instance_name, r.status, key_id=r.key_id)
+            admission_facts.Row(id_, r.organization_id, r.instance_name, r.status, key_id=r.key_id)
             for id_, r in self.integrations.items()
         ]
-        return admission_rules.Found(
+        return admission_facts.Found(
             rows,
             [
-                admission_rules.OpenSaga(
+                admission_facts.OpenSaga(
                     s.saga_id,
                     s.start.saga,
                     s.row.status,

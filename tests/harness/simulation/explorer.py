@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-import evosaga.orchestrator.engine.engine
+import evosaga.orchestrator.engine.driver
 import evosaga.orchestrator.engine.execution
 import evosaga.orchestrator.engine.parking
 import evosaga.orchestrator.engine.quarantine
@@ -193,7 +193,7 @@ class _Ear:
 
 
 _LOGGERS: Final = (
-    evosaga.orchestrator.engine.engine,
+    evosaga.orchestrator.engine.driver,
     evosaga.orchestrator.engine.execution,
     evosaga.orchestrator.engine.transient_errors,
     evosaga.orchestrator.engine.parking,

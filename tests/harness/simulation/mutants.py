@@ -14,12 +14,14 @@ from typing import Any, Final
 import pytest
 
 import evosaga.orchestrator.engine.decider
-import evosaga.orchestrator.engine.engine
+import evosaga.orchestrator.engine.driver
 import evosaga.orchestrator.engine.execution
 import evosaga.sagas.whatsapp.steps.evolution_instance as steps
+import evosaga.sagas.whatsapp.steps.instance_removal as instance_removal
 from evosaga.events.append import Append, Appended
 from evosaga.events.event_log import VersionConflict
 from evosaga.events.model import CompensationFailed, SagaEvent, StepFailed
+from evosaga.orchestrator.engine.driver import SagaDriver
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
@@ -39,7 +41,7 @@ Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
 def acts_before_its_intent_is_committed(patch: pytest.MonkeyPatch) -> None:
-    async def record(self: Engine, live: SagaInstance, fact: SagaEvent | None) -> bool:
+    async def record(self: SagaDriver, live: SagaInstance, fact: SagaEvent | None) -> bool:
         append = self._append(live, fact)
         if append is None or append.join is not None:
             return await honest(self, live, fact)
@@ -47,8 +49,8 @@ def acts_before_its_intent_is_committed(patch: pytest.MonkeyPatch) -> None:
         live.apply(as_if_committed(append), time.monotonic())
         return True
 
-    honest = Engine._record
-    patch.setattr(Engine, "_record", record)
+    honest = SagaDriver._record
+    patch.setattr(SagaDriver, "_record", record)
 
 
 def as_if_committed(append: Append[State]) -> Appended[State]:
@@ -84,7 +86,7 @@ def does_the_joined_effect_though_the_append_has_lost(patch: pytest.MonkeyPatch)
 
 
 def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None:
-    async def record(self: Engine, live: SagaInstance, fact: SagaEvent | None) -> bool:
+    async def record(self: SagaDriver, live: SagaInstance, fact: SagaEvent | None) -> bool:
         append = self._append(live, fact)
         before = live.state
         if not await honest(self, live, fact) and append is not None:
@@ -92,8 +94,8 @@ def goes_on_after_a_conflict_as_if_it_had_won(patch: pytest.MonkeyPatch) -> None
             live.apply(as_if_committed(append), time.monotonic())
         return True
 
-    honest = Engine._record
-    patch.setattr(Engine, "_record", record)
+    honest = SagaDriver._record
+    patch.setattr(SagaDriver, "_record", record)
 
 
 def does_not_take_in_what_others_appended(patch: pytest.MonkeyPatch) -> None:
@@ -107,7 +109,7 @@ def does_not_take_in_what_others_appended(patch: pytest.MonkeyPatch) -> None:
 
 
 def takes_every_saga_for_its_own_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(evosaga.orchestrator.engine.engine, "still_claimed", lambda *_: True)
+    patch.setattr(evosaga.orchestrator.engine.driver, "still_claimed", lambda *_: True)
 
 
 def carries_out_the_attempt_of_a_dead_worker_again(patch: pytest.MonkeyPatch) -> None:
@@ -131,11 +133,11 @@ def as_lost(patch: pytest.MonkeyPatch, **how: str) -> None:
         return honest(state).model_copy(update=how)
 
     honest = evosaga.orchestrator.engine.decider.attempt_lost
-    patch.setattr(evosaga.orchestrator.engine.engine, "attempt_lost", lost)
+    patch.setattr(evosaga.orchestrator.engine.driver, "attempt_lost", lost)
 
 
 def takes_an_interrupted_attempt_for_one_that_never_began(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Engine, live: SagaInstance) -> SagaEvent | None:
+    async def attempt(self: SagaDriver, live: SagaInstance) -> SagaEvent | None:
         flight = live.state.in_flight
         if flight is None:
             return None
@@ -146,7 +148,7 @@ def takes_an_interrupted_attempt_for_one_that_never_began(patch: pytest.MonkeyPa
             await self._lease.regained()
             return evosaga.orchestrator.engine.decider.attempt_not_started(live.state)
 
-    patch.setattr(Engine, "_attempt", attempt)
+    patch.setattr(SagaDriver, "_attempt", attempt)
 
 
 def takes_a_timeout_for_a_failure(patch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,7 @@ def does_not_wait_until_a_400_has_cleaned_up(patch: pytest.MonkeyPatch) -> None:
 def removes_without_looking(patch: pytest.MonkeyPatch) -> None:
     async def remove(ctx: Any) -> Outcome:
         name, token = name_of(ctx), token_of(ctx)
-        return await steps._remove(
+        return await instance_removal._remove(
             ctx, name, token, InstanceSighting(Presence.MINE, "", Answer(200, None, ""))
         )
 
@@ -232,7 +234,7 @@ def takes_the_answer_to_a_delete_for_the_end(patch: pytest.MonkeyPatch) -> None:
     async def vanishes(*_: Any) -> InstanceSighting:
         return InstanceSighting(Presence.ABSENT, "", Answer(200, None, ""))
 
-    patch.setattr(steps, "_vanishes", vanishes)
+    patch.setattr(instance_removal, "_vanishes", vanishes)
 
 
 def removes_with_the_global_key(patch: pytest.MonkeyPatch) -> None:

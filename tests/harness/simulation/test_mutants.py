@@ -2,7 +2,7 @@
 
 import pytest
 
-import evosaga.orchestrator.engine.engine
+import evosaga.orchestrator.engine.driver
 from evosaga.events.model import SagaStarted
 from tests.harness.simulation.explorer import Broken, begins_with, explore
 from tests.harness.simulation.mutants import MUTANTS, Hidden
@@ -25,5 +25,5 @@ def test_the_explorer_catches_one_that(hidden: Hidden, monkeypatch: pytest.Monke
 def test_one_that_takes_a_renewed_claim_for_the_old_one_speaks_for_a_living_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evosaga.orchestrator.engine.engine, "_CLAIMS", (SagaStarted,))
+    monkeypatch.setattr(evosaga.orchestrator.engine.driver, "_CLAIMS", (SagaStarted,))
     assert "worker_lost" in renewed_claim()

@@ -24,6 +24,7 @@ from evosaga.orchestrator.engine.state import State
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CircuitBreaker
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.transport import HttpTransport
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
@@ -176,11 +177,19 @@ class _Api(EvolutionApi):
 
     def __init__(self, worker: Worker, fence: Callable[[], None]) -> None:
         super().__init__("http://evolution", GLOBAL_KEY, before_send=fence)
-        self._worker = worker
+        self._transport = _Wire(worker)
         clock = worker.cluster.loop.time
         self._breaker = CircuitBreaker("evolution", 64, clock=clock, chance=lambda: 0.5)
 
-    async def _send(self, request: httpx.Request, timeout: float, largest: int) -> Answer:
+
+class _Wire(HttpTransport):
+    """The cluster's Evolution instead of a server."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(GLOBAL_KEY)
+        self._worker = worker
+
+    async def send(self, request: httpx.Request, timeout: float, largest: int) -> Answer:
         method, path = request.method, request.url.raw_path.decode()
         key, body = request.headers["apikey"], json.loads(request.content or b"{}")
         kind = {"POST": "create", "DELETE": "delete"}.get(method, "look")

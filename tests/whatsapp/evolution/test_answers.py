@@ -34,8 +34,12 @@ from evosaga.sagas.whatsapp.evolution.answers import (
     health,
 )
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import CallOutcome
-from evosaga.sagas.whatsapp.evolution.client import _LARGEST_BODY, _may_have_been_sent, _read
 from evosaga.sagas.whatsapp.evolution.evidence import PRESENCE_RULES, read_look
+from evosaga.sagas.whatsapp.evolution.transport import (
+    LARGEST_BODY,
+    may_have_been_sent,
+    read_answer,
+)
 from tests.support.fuzzing import fuzzed
 
 SECRET = "the-global-key"
@@ -397,7 +401,7 @@ def test_no_trouble_of_the_server_passes_for_a_refusal(status: int) -> None:
 
 def read(content: bytes, status: int = 200, **headers: str) -> Answer:
     response = httpx.Response(status, content=content, headers=headers)
-    return asyncio.run(_read(response, _LARGEST_BODY, SECRET))
+    return asyncio.run(read_answer(response, LARGEST_BODY, SECRET))
 
 
 def test_a_body_of_json_is_read() -> None:
@@ -428,7 +432,7 @@ def test_a_body_that_is_no_json_is_no_evidence(content: bytes) -> None:
 
 
 def test_a_body_that_is_too_large_is_given_up() -> None:
-    answer = read(b'["' + b"x" * _LARGEST_BODY + b'"]', 201)
+    answer = read(b'["' + b"x" * LARGEST_BODY + b'"]', 201)
     assert answer == Answer(201, None, "HTTP 201, too large")
 
 
@@ -508,8 +512,8 @@ def as_httpx_raises_it(cause: Exception) -> Exception:
     ids=lambda cause: type(cause).__name__,
 )
 def test_an_error_of_connecting_proves_that_nothing_was_sent(cause: Exception) -> None:
-    assert not _may_have_been_sent(as_httpx_raises_it(cause))
-    assert not _may_have_been_sent(cause)
+    assert not may_have_been_sent(as_httpx_raises_it(cause))
+    assert not may_have_been_sent(cause)
 
 
 @pytest.mark.parametrize(
@@ -527,15 +531,15 @@ def test_an_error_of_connecting_proves_that_nothing_was_sent(cause: Exception) -
     ids=lambda cause: f"{type(cause).__name__} {cause}",
 )
 def test_a_connection_that_broke_later_proves_nothing(cause: Exception) -> None:
-    assert _may_have_been_sent(as_httpx_raises_it(cause))
-    assert _may_have_been_sent(cause)
+    assert may_have_been_sent(as_httpx_raises_it(cause))
+    assert may_have_been_sent(cause)
 
 
 def test_a_lost_connection_looks_like_a_failed_connect_and_is_told_apart() -> None:
     """Why the cause counts: the transport calls both of them a timeout of connecting."""
     broke = as_httpx_raises_it(aiohttp.ServerDisconnectedError())
     assert isinstance(broke, httpx.ConnectTimeout)
-    assert _may_have_been_sent(broke)
+    assert may_have_been_sent(broke)
 
 
 @pytest.mark.parametrize(
@@ -549,5 +553,5 @@ def test_a_lost_connection_looks_like_a_failed_connect_and_is_told_apart() -> No
     ],
     ids=repr,
 )
-def test_in_case_of_doubt_it_may_have_been_sent(error: Exception) -> None:
-    assert _may_have_been_sent(error)
+def test_in_case_of_doubt_itmay_have_been_sent(error: Exception) -> None:
+    assert may_have_been_sent(error)

@@ -12,7 +12,6 @@ import pytest
 
 import evosaga.sagas.whatsapp.evolution.circuit_breaker
 import evosaga.sagas.whatsapp.evolution.client
-import evosaga.sagas.whatsapp.steps.evolution_instance
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.outcome import Done, Finding, Held, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
@@ -21,10 +20,9 @@ from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.circuit_breaker import FAILURES
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.services import Context, Services
-from evosaga.sagas.whatsapp.steps.evolution_instance import (
-    create_instance,
+from evosaga.sagas.whatsapp.steps.evolution_instance import create_instance, probe_instance
+from evosaga.sagas.whatsapp.steps.instance_removal import (
     delete_instance,
-    probe_instance,
     probe_removal,
     remove_instance,
 )

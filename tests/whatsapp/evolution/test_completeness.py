@@ -9,7 +9,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-import evosaga.sagas.whatsapp.steps.evolution_instance
+import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting, Unknown
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
@@ -20,12 +20,8 @@ from evosaga.sagas.whatsapp.evolution.payload import foreign_webhook, own_webhoo
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Context, Services
-from evosaga.sagas.whatsapp.steps.evolution_instance import (
-    create_instance,
-    delete_instance,
-    probe_instance,
-    remove_instance,
-)
+from evosaga.sagas.whatsapp.steps.evolution_instance import create_instance, probe_instance
+from evosaga.sagas.whatsapp.steps.instance_removal import delete_instance, remove_instance
 from tests.conftest import API_KEY, SECRET
 from tests.support.waiting import eventually
 
@@ -38,8 +34,8 @@ THEIRS = foreign_webhook("https://elsewhere.example/hook")
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_VANISH_SECONDS", 0.3)
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.1)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_VANISH_SECONDS", 0.3)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_REMOVAL_SECONDS", 0.1)
 
 
 @pytest.fixture

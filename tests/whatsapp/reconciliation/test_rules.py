@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from itertools import combinations, islice, product
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import pytest
 
@@ -25,10 +25,8 @@ from evosaga.orchestrator.whatsapp.reconciliation.rules import (
     BUSY,
     KEY_RULES,
     RULES,
-    VERDICTS,
     Cell,
-    every_cell,
-    every_key_cell,
+    KeyCell,
     judge_key,
     verdict_of,
 )
@@ -40,9 +38,11 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     Row,
     Snapshot,
 )
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 from evosaga.sagas.registry import discover
 
 CATALOGUE = discover()
+CellT = TypeVar("CellT", Cell, KeyCell)
 ORGANIZATION = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
 STRANGER = uuid.UUID("00000000-0000-4000-8000-0000000000ff")
 MAKER = uuid.UUID("0197f3a0-0000-7000-8000-0000000000c1")
@@ -51,35 +51,39 @@ OTHER = f"clinic-{ORGANIZATION}-2"
 PHONE = "5511987654321"
 
 
+def every(kind: type[CellT]) -> list[CellT]:
+    """All cells that the words of each store make."""
+    words = [get_args(words) for words in get_type_hints(kind).values()]
+    return [kind(*cell) for cell in product(*words)]
+
+
 class TestTheTable:
     def test_gives_every_cell_exactly_one_verdict(self) -> None:
-        cells = list(every_cell())
+        cells = list(every(Cell))
         assert len(cells) == len(set(cells)) == 2 * 6 * 4 * 8 * 4 * 3
         for cell in cells:
             assert sum(rule.covers(cell) for rule in RULES) == 1, cell
 
     def test_gives_every_cell_of_a_key_exactly_one_verdict(self) -> None:
-        for cell in every_key_cell():
+        for cell in every(KeyCell):
             assert sum(rule.covers(cell) for rule in KEY_RULES) == 1, cell
 
     def test_knows_every_verdict_that_it_gives_and_gives_every_one_it_knows(self) -> None:
-        given = {verdict_of(cell) for cell in every_cell()} | {
-            judge_key(c) for c in every_key_cell()
-        }
+        given = {verdict_of(cell) for cell in every(Cell)} | {judge_key(c) for c in every(KeyCell)}
         assert given - {AGREE, BUSY} | {"named_twice", "elsewhere", *KINDS} == set(VERDICTS)
 
     def test_has_no_rule_that_never_applies(self) -> None:
-        cells: list[Any] = [*every_cell()]
-        key_cells: list[Any] = [*every_key_cell()]
+        cells: list[Any] = [*every(Cell)]
+        key_cells: list[Any] = [*every(KeyCell)]
         assert all(any(rule.covers(cell) for cell in cells) for rule in RULES)
         assert all(any(rule.covers(cell) for cell in key_cells) for rule in KEY_RULES)
 
     def test_n2_does_nothing_about_a_name_that_a_saga_is_at_work_for(self) -> None:
-        assert {verdict_of(cell) for cell in every_cell() if cell.busy == "busy"} == {BUSY}
-        assert {judge_key(c) for c in every_key_cell() if c.busy == "busy"} == {BUSY}
+        assert {verdict_of(cell) for cell in every(Cell) if cell.busy == "busy"} == {BUSY}
+        assert {judge_key(c) for c in every(KeyCell) if c.busy == "busy"} == {BUSY}
 
     def test_never_touches_what_is_not_ours_unless_a_row_or_a_name_vouches_for_it(self) -> None:
-        for cell in every_cell():
+        for cell in every(Cell):
             if cell.whose in ("stranger", "posing"):
                 verdict = VERDICTS.get(verdict_of(cell))
                 assert verdict is None or verdict.action not in ("remove", "adopt"), cell
@@ -91,18 +95,18 @@ class TestTheTable:
         assert verdict_of(cell._replace(whose="stranger")) == AGREE
 
     def test_never_removes_a_connected_phone_by_itself_unless_the_log_says_it_is_over(self) -> None:
-        for cell in every_cell():
+        for cell in every(Cell):
             verdict = VERDICTS.get(verdict_of(cell))
             if verdict and verdict.action in ("remove", "delete") and cell.sight == "paired":
                 assert verdict.policy != "auto" or cell.log == "ended", cell
 
     def test_e6_only_tells_of_what_carries_our_token_and_is_not_in_the_log(self) -> None:
-        cells = [c for c in every_cell() if c.whose == "ours" and c.log == "unknown"]
+        cells = [c for c in every(Cell) if c.whose == "ours" and c.log == "unknown"]
         removed = {c for c in cells if c.row == "none" and verdict_of(c) not in (AGREE, BUSY)}
         assert {verdict_of(c) for c in removed} == {"unrecorded", "unanswered"}
 
     def test_n1_removes_every_orphan_of_ours_that_is_over(self) -> None:
-        for cell in every_cell():
+        for cell in every(Cell):
             there = cell.sight in ("half", "idle", "open", "paired")
             over = cell.whose == "ours" and cell.row == "none" and cell.log == "ended"
             if there and over and cell.busy == "free":

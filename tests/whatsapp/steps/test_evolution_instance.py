@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import evosaga.sagas.whatsapp.steps.evolution_instance
+import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.orchestrator.config.settings import load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting, Unknown
@@ -19,8 +19,8 @@ from evosaga.sagas.whatsapp.evolution.partial import provoke_clean_up
 from evosaga.sagas.whatsapp.evolution.payload import payload
 from evosaga.sagas.whatsapp.ownership import fingerprint
 from evosaga.sagas.whatsapp.services import Context, Services
-from evosaga.sagas.whatsapp.steps.evolution_instance import (
-    create_instance,
+from evosaga.sagas.whatsapp.steps.evolution_instance import create_instance
+from evosaga.sagas.whatsapp.steps.instance_removal import (
     delete_instance,
     probe_removal,
     remove_instance,
@@ -32,8 +32,8 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_VANISH_SECONDS", 0.3)
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "_REMOVAL_SECONDS", 0.1)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_VANISH_SECONDS", 0.3)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "_REMOVAL_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def gone_by_then(monkeypatch: pytest.MonkeyPatch, evolution: SimulatedEvolution)
         evolution.drop(name)
         return await provoke_clean_up(ctx, name, token)
 
-    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.evolution_instance, "provoke_clean_up", late)
+    monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "provoke_clean_up", late)
 
 
 @pytest.mark.usefixtures("gone_by_then")

@@ -1,0 +1,123 @@
+"""HTTP exchanges with an Evolution server: a request and its Answer, bounded in time and size."""
+
+import asyncio
+import json
+from functools import lru_cache
+from typing import Any, Final
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from evosaga.sagas.whatsapp.evolution.answers import UNREACHABLE, Answer
+from evosaga.sagas.whatsapp.evolution.retry_after import seconds_of
+from evosaga.sagas.whatsapp.evolution.tls import trusted
+
+LARGEST_BODY: Final = 1024 * 1024
+LARGEST_LIST: Final = 64 * 1024 * 1024
+"""Bytes of a body, and of the list of all instances."""
+_TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
+"""Seconds; ``send`` bounds the rest, and a timer for each read would come on top."""
+_parsed: Final = lru_cache(maxsize=1024)(httpx.URL)
+"""Each address is parsed once: it takes a tenth of a call."""
+
+
+def request_to(
+    url: str, path: str, method: str, key: str, payload: dict[str, Any] | None
+) -> httpx.Request:
+    """A request for ``path`` behind ``url``. Raises ``ValueError`` when it would go elsewhere."""
+    request = httpx.Request(
+        method, _parsed(url + path), headers={"apikey": key}, json=payload, extensions=_TIMEOUTS
+    )
+    # Names are checked long before; should one slip through, httpx would quietly turn
+    # "/delete/.." into another path, so look at what would really be sent.
+    if not request.url.raw_path.decode().endswith(path):
+        raise ValueError("an instance name changed the path of a request")
+    return request
+
+
+class HttpTransport:
+    """The connections to one server. ``secret`` is taken out of what the server says."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self._transport: AiohttpTransport | None = None
+
+    async def open(self) -> None:
+        """To be called before the first ``send``."""
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),  # the breaker limits
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        # aiohttp would silently send a GET or DELETE again when a kept connection breaks. A
+        # second DELETE is a removal of its own on Evolution, so nothing is sent that we don't send.
+        session._retry_connection = False
+        # Straight to the transport: httpx's client above it merges URLs, headers and cookies and
+        # follows redirects, none of which is wanted, for as much time as the call itself takes.
+        self._transport = AiohttpTransport(verify=trusted(trust_env=True), client=session)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    async def send(self, request: httpx.Request, timeout: float, largest: int) -> Answer:
+        """The answer within ``timeout`` seconds, of ``largest`` bytes at the most; never raises."""
+        assert self._transport is not None, "use EvolutionApi as a context manager"
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    return await read_answer(response, largest, self._secret)
+                finally:
+                    await response.aclose()
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            if may_have_been_sent(error):
+                return Answer(0, None, _sentence(error))
+            return Answer(0, None, _sentence(error), sent=False, code=UNREACHABLE)
+
+
+def may_have_been_sent(error: BaseException) -> bool:
+    """Only an error of connecting proves that nothing was sent.
+
+    The aiohttp transport reports a connection that broke *after* the request as ConnectTimeout
+    too, so what counts is the cause underneath.
+    """
+    cause = error.__cause__ or error
+    return not isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+
+
+async def read_answer(response: httpx.Response, largest: int, secret: str) -> Answer:
+    # Through httpx's decoders only where there is something to decode.
+    encoded = "content-encoding" in response.headers
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    raw = bytearray()
+    async for chunk in response.aiter_bytes() if encoded else response.stream:
+        raw += chunk
+        if len(raw) > largest:
+            return Answer(response.status_code, None, f"HTTP {response.status_code}, too large")
+    try:
+        # What the server says may end up in an error text, so it can't be trusted with the key.
+        body = json.loads(raw.replace(secret.encode(), b"[redacted]"))
+    except (ValueError, RecursionError):
+        body = None
+    well = 200 <= response.status_code < 300
+    json_at_all = isinstance(body, dict | list) or raw.lstrip().startswith((b"{", b"["))
+    null = raw.strip() == b"null"
+    # What only begins like JSON is half an answer. Of trouble any page will do.
+    alien = (well or 400 <= response.status_code < 500) and not json_at_all and not null
+    return Answer(
+        response.status_code,
+        body,
+        f"HTTP {response.status_code}" + (", and no JSON" if alien and well else ""),
+        retry_after=None if well else seconds_of(response.headers),
+        alien=alien,
+        null=null,
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    """The kind of trouble, without the URL or headers an exception's text may carry."""
+    if isinstance(error, TimeoutError):
+        return "nothing in time"
+    return type(error.__cause__ or error).__name__
