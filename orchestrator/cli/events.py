@@ -15,7 +15,7 @@ from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.help_page import verb_options
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import find, moment
-from evosaga.orchestrator.cli.verbs import DATABASE, REDIS
+from evosaga.orchestrator.cli.verb_table import DATABASE, REDIS
 
 if TYPE_CHECKING:
     from evosaga.events.model import Recorded

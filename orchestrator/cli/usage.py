@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -53,10 +52,10 @@ class Call:
         return DONE
 
 
-def read_words(words: Sequence[str] | None) -> Call:
+def read_words(words: Sequence[str]) -> Call:
     """What is asked for. Raises ``CliError`` when it makes no sense."""
     try:
-        function, bound = _parsed(app.meta, sys.argv[1:] if words is None else words)
+        function, bound = _parsed(app.meta, words)
         if function is not common:
             return Call(function, bound)
         function, inner = _parsed(app, bound.args)
