@@ -20,7 +20,7 @@ def _unwritten(out: Output) -> bool:
     """Whether something that was to be shown could not be."""
     if (error := out.settle()) is None:
         return False
-    out.problem(f"the result can't be written: {error.strerror}")
+    out.problem(f"stdout can't be written to: {error.strerror}")
     return True
 
 

@@ -61,7 +61,7 @@ def explained(error: BaseException) -> CliError | None:
         case redis.RedisError():
             return _redis(error, "")
         case TimeoutError() | ConnectionError():
-            return CliError(UNREACHABLE, f"a server stopped answering ({type(error).__name__})")
+            return CliError(UNREACHABLE, f"a server stopped answering ({_kind(error)})")
         case OSError():
             return _of_the_machine(error)
     return None
@@ -238,14 +238,6 @@ def _redis(error: BaseException, where: str) -> CliError:
 
 def _kind(error: BaseException) -> str:
     """In a word or two; texts of drivers may carry addresses and more."""
-    match error:
-        case ConnectionRefusedError():
-            return "connection refused"
-        case FileNotFoundError():
-            return "no such socket"
-        case TimeoutError():
-            return "no answer in time"
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError):
-        return _kind(cause)
-    return type(error).__name__
+    from evosaga.events.connection_errors import reason
+
+    return reason(error)

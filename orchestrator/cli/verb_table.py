@@ -40,6 +40,8 @@ class Verb(NamedTuple):
     example: str = ""
     needs: tuple[str, ...] = ()
     """The environment variables that matter to it."""
+    usage: str = ""
+    """Where the one that cyclopts makes would not name the arguments."""
 
 
 VERBS: Final = (
@@ -161,6 +163,7 @@ VERBS: Final = (
         "code 1 when a replay would be refused.",
         example=f"replay {_SOME_ID}3 --plan",
         needs=_WORKER,
+        usage="replay [OPTIONS] ID…, or evosaga replay --status STATUS",
     ),
     Verb(
         "cancel",
@@ -170,6 +173,7 @@ VERBS: Final = (
         more="Exit code 0 when everything was undone.",
         example=f"cancel {_SOME_ID}3",
         needs=_STORES,
+        usage="cancel [OPTIONS] ID…, or evosaga cancel --status STATUS",
     ),
     Verb(
         "reconcile",

@@ -39,6 +39,7 @@ _groups: Final[dict[str, Group]] = {}
 
 def _register(verb: Verb) -> None:
     own = verb_options(verb.example or verb.name, verb.needs)
+    own["usage"] = f"evosaga {verb.usage}" if verb.usage else None
     app.command(
         f"evosaga.orchestrator.{verb.work}",
         name=verb.name,

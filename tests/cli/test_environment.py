@@ -186,7 +186,7 @@ def test_a_full_disk_behind_stdout_is_a_sentence(evosaga: Evosaga, verb: list[st
         pytest.skip("there is no /dev/full here")
     ran = shell(evosaga, 'exec "$@" >/dev/full', *verb)
     assert ran.returncode == 2
-    one_sentence(ran.stderr, "the result can't be written: No space left on device")
+    one_sentence(ran.stderr, "stdout can't be written to: No space left on device")
 
 
 def test_a_closed_stdout_is_a_sentence(evosaga: Evosaga) -> None:
