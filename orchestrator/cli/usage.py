@@ -109,7 +109,7 @@ def _not_taken(argument: Argument, value: str, error: CoercionError) -> str:
         return f"{argument.name}: {value!r} is none of {', '.join(choices)}"
     if argument.hint is bool:
         return f"{argument.name} is given or not, and has no value"
-    if argument.hint is int:
+    if argument.hint is int and argument.parameter.converter is None:
         return f"{argument.name}: {value!r} is not a whole number"
     return f"{argument.name}: {_cause(error) or error}"
 

@@ -111,7 +111,7 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
         ([*CREATE, "--name", ""], "--name: must be UTF-8 text"),
         (
             [*CREATE, "--name", "--json"],
-            "--name needs a value; one that begins with a dash goes li",
+            "--name needs a value (see",
         ),
         (
             [*CREATE, "--name", "-x"],
@@ -166,6 +166,50 @@ def test_a_flag_that_all_verbs_have_is_one_before_and_after_the_verb_but_not_in_
     ):
         call = read_words(words)
         assert (call.json, call.debug) == (json_, debug), words
+
+
+def test_the_front_page_is_drawn_without_the_libraries_that_take_long_to_import() -> None:
+    slow = ["cyclopts", "rich", "dataclasses", "asyncio"]
+    code = (
+        "import sys\nfrom evosaga.orchestrator.cli import main\nassert not main(sys.argv[1:])\n"
+        f"sys.stderr.write(' '.join(name for name in {slow!r} if name in sys.modules))"
+    )
+    for option in ("--help", "--version"):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, option],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ran.stderr == "", option
+
+
+def test_the_front_page_names_every_exit_code_and_fits_any_window(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= max(columns, 43), "the longest command of the examples"
+        told = {line.split()[0] for line in lines[lines.index("Exit codes:") + 1 :]}
+        assert {"0", "1", "2", "3", "70", "130"} <= told
+
+
+def test_an_id_is_never_cut_however_narrow_the_window(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"began": "Nov 30 15:41:16", "status": "completed", "instance": f"wa-{ID}", "why": "x y"}
+    for columns in (40, 60, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = Output()
+        out.terminal = True
+        out.table([row, row], spare=("began",), wrap=("why",))
+        out.fact("organization", ID)
+        said = capsys.readouterr().out
+        assert said.count(f"wa-{ID}") == 2, said
+        assert f"\n  {ID}\n" in said if columns == 40 else f"organization:  {ID}\n" in said
 
 
 def test_of_an_option_that_is_repeated_the_last_one_counts() -> None:
