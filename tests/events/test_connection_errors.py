@@ -28,7 +28,7 @@ def caused(error: BaseException, by: BaseException) -> BaseException:
         (ssl.SSLError(1, "wrong version number"), "no TLS there"),
         (OSError(113, "No route to host"), "no route to host"),
         (
-            aiohttp.ClientConnectorError(_WHERE, ConnectionRefusedError(111, "no")),
+            aiohttp.ClientConnectorError(_WHERE, ConnectionRefusedError()),
             "connection refused",
         ),
         (aiohttp.ClientConnectorDNSError(_WHERE, OSError(-2, "no")), "no"),
