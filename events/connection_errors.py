@@ -23,6 +23,18 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (TimeoutError, "no answer in time"),
     (EOFError, "connection closed"),
 )
+# By name, so that none of these libraries has to be imported.
+_NAMED: Final = {
+    "BadHttpMessage": "what came is no HTTP",
+    "ClientPayloadError": "the answer broke off",
+    "ClientResponseError": "what came is no HTTP",
+    "ConnectionClosedError": "connection closed",
+    "ConnectionDoesNotExistError": "connection closed",
+    "DecodingError": "the answer can't be decoded",
+    "ReadError": "the answer broke off",
+    "RemoteProtocolError": "what came is no HTTP",
+    "ServerDisconnectedError": "connection closed",
+}
 _WORDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _EMPTY: Final = {"", "os", "redis", "client", "connection", "client connector", "connect"}
 
@@ -37,6 +49,9 @@ def reason(error: BaseException) -> str:
     told = (one.strerror for one in chain if isinstance(one, OSError) and one.errno)
     if said := next((text for text in told if text), None):
         return said[0].lower() + said[1:]
+    for one in reversed(chain):
+        if (words_of := _NAMED.get(type(one).__name__)) is not None:
+            return words_of
     name = _WORDS.sub(" ", type(error).__name__.removesuffix("Error")).lower()
     return "no connection" if name in _EMPTY else name
 

@@ -4,6 +4,7 @@ import socket
 import ssl
 
 import aiohttp
+import httpx
 import pytest
 import redis
 from aiohttp.client_reqrep import ConnectionKey
@@ -32,7 +33,9 @@ def caused(error: BaseException, by: BaseException) -> BaseException:
             "connection refused",
         ),
         (aiohttp.ClientConnectorDNSError(_WHERE, OSError(-2, "no")), "no"),
-        (aiohttp.ServerDisconnectedError(), "server disconnected"),
+        (aiohttp.ServerDisconnectedError(), "connection closed"),
+        (caused(httpx.ConnectTimeout("x"), aiohttp.ServerDisconnectedError()), "connection closed"),
+        (httpx.DecodingError("x"), "the answer can't be decoded"),
         (redis.ConnectionError("to hunter2@cache"), "no connection"),
         (caused(redis.ConnectionError("x"), ConnectionResetError(104, "y")), "connection reset"),
     ],
