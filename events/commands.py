@@ -172,7 +172,8 @@ def read_json(raw: bytes) -> Any:
     except RecursionError:
         raise BadCommand("too_deep", f"nested more than {DEEPEST} levels") from None
     except json.JSONDecodeError as error:
-        raise BadCommand("malformed_json", f"{error.msg} at character {error.pos}") from None
+        said = error.msg.removesuffix(" at")
+        raise BadCommand("malformed_json", f"{said} at character {error.pos}") from None
     # Text without escapes and with few brackets can be neither too deep nor hold what is forbidden:
     # JSON strings allow no bare NUL, and UTF-8 no surrogate.
     if "\\" in text or text.count("{") + text.count("[") > DEEPEST:

@@ -134,7 +134,10 @@ class Relay:
             week_ago = await self._pool.fetchval(_AGO, timedelta(seconds=KEEP_SECONDS))
             has = await position_at(self._pool, week_ago)
         if has < cursor:
-            _logger.warning("redis lost events, telling them again", after=has, up_to=cursor)
+            if (await self._newest_on_stream() or 0) > has:
+                _logger.info("telling events again, as asked", after=has, up_to=cursor)
+            else:
+                _logger.warning("redis lost events, telling them again", after=has, up_to=cursor)
             lost_at = await self._pool.fetchval(_RECORDED_AFTER, has)
             if lost_at is not None:
                 await self._on_rewind(self._pool, lost_at)

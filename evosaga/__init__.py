@@ -5,8 +5,19 @@ Here is what a definition of your own needs. The four packages it mounts (``evos
 names beside this one; ``docs/architecture.md`` says what is where.
 """
 
-from evosaga.sagas.definition import InCommit, Retry, Saga, Step, compensatable, pivot, retryable
-from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evosaga.sagas.definition import (
+        InCommit,
+        Retry,
+        Saga,
+        Step,
+        compensatable,
+        pivot,
+        retryable,
+    )
+    from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 
 __all__ = [
     "Done",
@@ -22,3 +33,15 @@ __all__ = [
     "pivot",
     "retryable",
 ]
+
+_OUTCOMES = ("Done", "Held", "Outcome", "Rejected", "Unknown")
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used: `evosaga --help` needs none of them."""
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "evosaga.sagas.outcome" if name in _OUTCOMES else "evosaga.sagas.definition"
+    return getattr(import_module(module), name)

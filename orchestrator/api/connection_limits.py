@@ -55,13 +55,21 @@ class RateLimitedLog:
 class Connection(H11Protocol):
     """One connection: each request has a deadline, and at most ``most`` connections are open."""
 
-    def __init__(self, *args: Any, most: int, crowded: RateLimitedLog, **more: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        most: int,
+        crowded: RateLimitedLog,
+        idle: "dict[Connection, None]",
+        **more: Any,
+    ) -> None:
+        """``idle``: all that wait for a request, the longest first; looking for it is no search."""
         super().__init__(*args, **more)
+        self._idle = idle
         self._most = most
         self._crowded = crowded
         self._phase: tuple[str, object] | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,6 +86,7 @@ class Connection(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._idle.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
@@ -91,9 +100,14 @@ class Connection(H11Protocol):
     def _watch(self) -> None:
         """Start a deadline when a head or a body begins; later bytes do not extend it."""
         phase = self._now()
-        if phase == self._phase:
+        same = phase == self._phase
+        if not (same and self.waits and self in self._idle):
+            self._idle.pop(self, None)
+            if self.waits:
+                self._idle[self] = None
+        if same:
             return
-        self._phase, self._since = phase, self.loop.time()
+        self._phase = phase
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -116,21 +130,18 @@ class Connection(H11Protocol):
 
     def _make_room(self) -> None:
         """Close the connection that has been idle longest; if all are busy, refuse the new one."""
-        waiting = [
-            one
-            for one in self.connections
-            if isinstance(one, Connection) and one.waits and one is not self
-        ]
+        longest = next((one for one in self._idle if one.waits and one is not self), None)
         if times := self._crowded.due():
             _logger.warning(
                 "too many http connections",
                 most=self._most,
-                working=len(self.connections) - 1 - len(waiting),
+                working=len(self.connections) - len(self._idle),
                 times=times,
                 cure="EVOSAGA_HTTP_CONNECTIONS and `ulimit -n` allow more",
             )
-        if waiting:
-            min(waiting, key=lambda one: one._since).transport.close()
+        if longest is not None:
+            del self._idle[longest]  # it is lost a moment later
+            longest.transport.close()
             return
         self.transport.write(_LATE[1])
         self.transport.close()
@@ -143,7 +154,7 @@ def connections_of(most: int) -> Any:
     """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 2))
-    return partial(Connection, most=most, crowded=RateLimitedLog())
+    return partial(Connection, most=most, crowded=RateLimitedLog(), idle={})
 
 
 class _Garbage(logging.Filter):

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from evosaga.events.commands import BadCommand
 from evosaga.events.database import TRANSIENT
+from evosaga.orchestrator.config import field_errors
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.queries.sagas import BadCursor
 
@@ -173,7 +174,7 @@ def _invalid(error: RequestValidationError) -> Problem:
     fields = [
         {
             "where": ".".join(str(part) for part in e["loc"]),
-            "what": e["msg"].removeprefix("Value error, "),
+            "what": field_errors.said(e),
         }
         for e in error.errors()
     ]

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from evosaga import migrations
 from evosaga.events import streams
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.api.dependencies import AppContext
@@ -77,7 +78,7 @@ async def _postgres(parts: AppContext) -> tuple[Check, Check, Check]:
     except asyncpg.UndefinedTableError:
         return Check(True, "answers"), Check(False, "missing; run evosaga migrate"), unknown
     except (asyncpg.PostgresError, *TRANSIENT) as error:
-        return Check(False, f"does not answer ({type(error).__name__})"), unknown, unknown
+        return Check(False, f"does not answer ({reason(error)})"), unknown, unknown
     fits = found == needed or migrations.newer(found, needed)
     cure = "" if fits else f", this release needs {needed}; run evosaga migrate"
     return (

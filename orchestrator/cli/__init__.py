@@ -1,10 +1,11 @@
 """The command line. It starts quickly: a verb imports what it needs when it is called."""
 
+import sys
 from collections.abc import Sequence
 
+from evosaga.orchestrator.cli import front_page
 from evosaga.orchestrator.cli.errors import BUG, DONE, INTERRUPTED, WRONG, CliError, explained
 from evosaga.orchestrator.cli.output import Output, mend_streams
-from evosaga.orchestrator.cli.usage import read_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,13 +20,23 @@ def _unwritten(out: Output) -> bool:
     """Whether something that was to be shown could not be."""
     if (error := out.settle()) is None:
         return False
-    out.problem(f"the result can't be written: {error.strerror}")
+    out.problem(f"stdout can't be written to: {error.strerror}")
     return True
 
 
 def _run(argv: Sequence[str] | None, out: Output, open_: bool) -> int:
+    words = sys.argv[1:] if argv is None else argv
     try:
-        call = read_words(argv)
+        match front_page.asked_for(words):
+            case "page":
+                front_page.show(out)
+                return DONE
+            case "version":
+                out.line(front_page.release())
+                return DONE
+        from evosaga.orchestrator.cli.usage import read_words
+
+        call = read_words(words)
         out = Output(json=call.json, debug=call.debug or None, open_=open_)
         return call.make(out)
     except KeyboardInterrupt:

@@ -77,9 +77,11 @@ async def postgres(settings: Settings) -> AsyncIterator[Pool]:
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
     """A client of a Redis that answers, or a sentence on why there is none."""
     from evosaga.events import streams
+    from evosaga.orchestrator.maintenance import redis_protocol
 
     assert settings.redis_url is not None
     with reaching_redis(settings.redis_url):
+        await redis_protocol.require(settings.redis_url)
         client = streams.connect(settings.redis_url, settings.redis_prefix)
         try:
             await client.ping()

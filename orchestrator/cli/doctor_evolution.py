@@ -121,5 +121,13 @@ async def _evolution_version(url: str) -> str | None:
         ):
             body = (await http.get("/")).json()
         return printable(str(body["version"]))[:20]
-    except (httpx.HTTPError, OSError, TimeoutError, ValueError, KeyError, TypeError):
+    except (
+        httpx.HTTPError,
+        OSError,
+        TimeoutError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):
         return None

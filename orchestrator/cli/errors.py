@@ -61,7 +61,7 @@ def explained(error: BaseException) -> CliError | None:
         case redis.RedisError():
             return _redis(error, "")
         case TimeoutError() | ConnectionError():
-            return CliError(UNREACHABLE, f"a server stopped answering ({type(error).__name__})")
+            return CliError(UNREACHABLE, f"a server stopped answering ({_kind(error)})")
         case OSError():
             return _of_the_machine(error)
     return None
@@ -181,6 +181,11 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
         case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
             cure = "add sslrootcert=FILE to EVOSAGA_DATABASE_URL, or sslrootcert=system"
             return CliError(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
+        case asyncpg.ClientConfigurationError() if "direct TLS" in str(error):
+            said = "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full"
+            return CliError(WRONG, f"EVOSAGA_DATABASE_URL: {said}")
+        case UnicodeError():
+            return CliError(WRONG, "EVOSAGA_DATABASE_URL names a host that none can be called")
         case asyncpg.ClientConfigurationError() | ValueError():
             return CliError(
                 WRONG, "EVOSAGA_DATABASE_URL can't be understood: is its port a number?"
@@ -208,6 +213,10 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
 
 def _parameter(error: BaseException) -> str | None:
     """The name of a parameter that Postgres, or a pooler in front of it, does not take."""
+    if "invalid command-line argument for server process" in str(error):
+        return "options"
+    if re.search(r'(?:permission denied to set )?role ".*"(?: does not exist)?$', str(error)):
+        return "role" if getattr(error, "sqlstate", None) in ("22023", "42501") else None
     found = re.search(
         r"(?:unrecognized configuration parameter|unsupported startup parameter:?"
         r"|(?:invalid value for|permission denied to set) parameter"
@@ -232,20 +241,16 @@ def _redis(error: BaseException, where: str) -> CliError:
             return CliError(UNREACHABLE, f"Redis{where} refuses: {error}")
         case ValueError():
             return CliError(WRONG, "EVOSAGA_REDIS_URL can't be understood: is its port a number?")
-    said = f"Redis{where} can't be reached ({_kind(error)})"
+    kind = _kind(error)
+    if "certificate" in kind:
+        said = f"Redis{where} can't be trusted ({kind})"
+        return CliError(WRONG, f"{said}: add ssl_ca_certs=FILE to EVOSAGA_REDIS_URL")
+    said = f"Redis{where} can't be reached ({kind})"
     return CliError(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_REDIS_URL right?")
 
 
 def _kind(error: BaseException) -> str:
     """In a word or two; texts of drivers may carry addresses and more."""
-    match error:
-        case ConnectionRefusedError():
-            return "connection refused"
-        case FileNotFoundError():
-            return "no such socket"
-        case TimeoutError():
-            return "no answer in time"
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError):
-        return _kind(cause)
-    return type(error).__name__
+    from evosaga.events.connection_errors import reason
+
+    return reason(error)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
@@ -15,7 +16,7 @@ from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.help_page import verb_options
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import find, moment
-from evosaga.orchestrator.cli.verbs import DATABASE, REDIS
+from evosaga.orchestrator.cli.verb_table import DATABASE, REDIS
 
 if TYPE_CHECKING:
     from evosaga.events.model import Recorded
@@ -93,9 +94,15 @@ async def _events(settings: Settings, reference: str, follow_on: bool, out: Outp
                 out.line(event_line(recorded, note))
 
     async with connections.postgres(settings) as pool:
-        view = await find(pool, reference)
+        view = await find(pool, reference, or_else=_perhaps(reference))
         await follow(pool, view.saga_id, show, timeout=None if follow_on else 0)
     return DONE
+
+
+def _perhaps(reference: str) -> str:
+    """What may have been meant by a word that is no saga's."""
+    meant = get_close_matches(reference, ["republish"], 1, 0.7)
+    return "did you mean `evosaga events republish`?" if meant else ""
 
 
 def cloud_event(view: SagaView, recorded: Recorded) -> str:

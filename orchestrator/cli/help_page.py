@@ -1,20 +1,21 @@
-"""The pages of ``--help``: two columns without frames, then examples, variables and exit codes."""
+"""The pages of ``VERB --help``: two columns without frames, then an example and the variables."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cyclopts import Group
+
+from evosaga.orchestrator.cli import verb_table
+from evosaga.orchestrator.cli.front_page import entries
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel
     from rich.console import Console, ConsoleOptions
 
-_WIDTH: Final = 80
 OPTIONS: Final = Group("Options", sort_key=2)
-COMMON: Final = Group("Options, before or after the verb", sort_key=100)
+COMMON: Final = Group(verb_table.COMMON, sort_key=100)
 
 _VARIABLES: Final = {
     "EVOSAGA_DATABASE_URL": "postgresql://…; without it the embedded Postgres is used",
@@ -61,47 +62,5 @@ def verb_options(example: str, needs: Sequence[str]) -> dict[str, Any]:
     lines = ["example:", f"  evosaga {example}"]
     if needs:
         lines += ["", "environment (or a file .env):"]
-        lines += _entries(((name, _VARIABLES[name]) for name in needs), 28)
+        lines += entries(((name, _VARIABLES[name]) for name in needs), 28)
     return {"help_epilogue": "\n".join(lines), "version_flags": (), "group_parameters": OPTIONS}
-
-
-def _entries(entries: Iterable[tuple[str, str]], width: int) -> list[str]:
-    lines = []
-    for name, text in entries:
-        first, *more = textwrap.wrap(text, _WIDTH - width - 2)
-        lines += [f"  {name:<{width}}{first}", *(f"  {'':<{width}}{line}" for line in more)]
-    return lines
-
-
-TOP_EPILOGUE: Final = "\n".join(
-    [
-        "Start here:",
-        *_entries(
-            (
-                ("evosaga demo", "see it work"),
-                ("evosaga dev", "play with it, from a second terminal"),
-                ("evosaga VERB --help", "an example, and the variables it needs"),
-            ),
-            21,
-        ),
-        "",
-        "Exit codes:",
-        *_entries(
-            (
-                ("0", "done"),
-                (
-                    "1",
-                    "the saga did not complete (rejected, rolled back, parked, or still running "
-                    "when the time was over), or doctor found something bad",
-                ),
-                (
-                    "2",
-                    "wrong usage, input, settings or an unknown id; also a database that needs "
-                    "`evosaga migrate`",
-                ),
-                ("3", "a server can't be reached"),
-            ),
-            4,
-        ),
-    ]
-)

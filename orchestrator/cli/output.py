@@ -74,7 +74,7 @@ class Output:
     def line(self, text: str = "") -> None:
         """A line of plain text on stdout. Raises ``CliError`` when it can't be written."""
         if not self._open:
-            raise CliError(WRONG, "the result can't be written: stdout is closed")
+            raise CliError(WRONG, "nothing can be shown: stdout is closed")
         try:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
@@ -82,7 +82,7 @@ class Output:
             raise
         except OSError as error:  # a full disk, say
             _abandon(sys.stdout)
-            raise CliError(WRONG, f"the result can't be written: {error.strerror}") from error
+            raise CliError(WRONG, f"stdout can't be written to: {error.strerror}") from error
 
     def wrapped(self, text: str, *, indent: int = 0, style: str = "") -> None:
         """A sentence: wrapped to the window at a terminal, one line in a pipe.
@@ -117,7 +117,8 @@ class Output:
         """Rows that all have the same columns. In a pipe every line is as long as it must be.
 
         In a narrow window the columns in ``wrap`` are folded, those in ``spare`` left out (the
-        last one first), and the last one is cut. ``styles`` are by value.
+        last one first), and the last one is cut; where that is not enough each row is a card, since
+        an id is never cut. ``styles`` are by value.
         """
         if not rows:
             return
@@ -126,6 +127,9 @@ class Output:
         from rich.text import Text
 
         names, room = self._columns(rows, wrap, spare) if self.terminal else (list(rows[0]), None)
+        if not names:
+            self._cards(rows, styles or {})
+            return
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         for name in names:
             folds = name in wrap and self.terminal
@@ -148,7 +152,10 @@ class Output:
     def _columns(
         self, rows: Sequence[Mapping[str, str]], wrap: Collection[str], spare: Sequence[str]
     ) -> tuple[list[str], int]:
-        """The columns that the window has room for, and how much of it the last one gets."""
+        """The columns that the window has room for, and how much of it the last one gets.
+
+        None when even those that are needed have no room.
+        """
         from rich.cells import cell_len
 
         window = self.console.width
@@ -160,8 +167,32 @@ class Output:
         for name in reversed(spare):
             if sum(widths.values()) > window:
                 del widths[name]
+        if sum(widths.values()) > window:
+            return [], 0
         *others, last = widths
         return [*widths], max(window - sum(widths[name] for name in others), len(last))
+
+    def _cards(self, rows: Sequence[Mapping[str, str]], styles: Mapping[str, str]) -> None:
+        """Each row as lines of ``name: value``; no word of them is broken."""
+        for number, row in enumerate(rows):
+            if number:
+                self.line()
+            for name, value in row.items():
+                if value:
+                    self.fact(name, value, styles.get(value, ""))
+
+    def fact(self, name: str, value: str, style: str = "") -> None:
+        """A name and its value, on one line or, where the window is narrow, on two.
+
+        No word of the value is broken.
+        """
+        head = f"{name}:"
+        longest = max((len(word) for word in value.split()), default=0)
+        if len(head) + 2 + max(longest, min(len(value), _ENOUGH)) > self.console.width:
+            self.wrapped(head, style="dim")
+            self.wrapped(value, indent=2, style=style)
+            return
+        self.wrapped(f"{head}  {value}", style=style)
 
     def data(self, document: Any) -> None:
         """A JSON document, on one line; in plain ASCII where stdout takes nothing else."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from evosaga.orchestrator.cli import connections, params
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from evosaga.events.database import Pool
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.queries.sagas import Filter, SagaView
+
+
+_WIDE: Final = 56
+"""Columns of a window that has room for names and ids beside each other."""
 
 
 def status(reference: params.Reference, /, *, out: params.Out) -> int:
@@ -62,14 +66,14 @@ def list_sagas(
         return asyncio.run(_list(settings, wanted, limit, cursor, out))
 
 
-async def find(pool: Pool, reference: str) -> SagaView:
-    """The saga that is meant, or trouble."""
+async def find(pool: Pool, reference: str, *, or_else: str = "") -> SagaView:
+    """The saga that is meant, or trouble, with ``or_else`` for its cure."""
     from evosaga.orchestrator.queries.sagas import find_saga
 
     view = await find_saga(pool, reference)
     if view is None:
-        said = f"no saga, command or instance is called {reference!r}: see `evosaga list`"
-        raise CliError(WRONG, said)
+        said = f"no saga, command or instance is called {reference!r}"
+        raise CliError(WRONG, f"{said}: {or_else or 'see `evosaga list`'}")
     return view
 
 
@@ -140,8 +144,12 @@ def _headline(view: SagaView, in_flight: bool, out: Output) -> None:
         for name, value in known.items():
             out.line(f"{name + ':':<14}{value}")
         return
-    from evosaga.orchestrator.cli.render import facts_table
+    from evosaga.orchestrator.cli.render import COLOURS, facts_table
 
+    if out.console.width < _WIDE:
+        for name, value in known.items():
+            out.fact(name, value, COLOURS.get(value, "") if name == "status" else "")
+        return
     out.console.print(facts_table(known))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Final
 
 from cyclopts import (
     App,
+    Argument,
     CoercionError,
     ConsumeMultipleError,
     CycloptsError,
@@ -53,10 +53,10 @@ class Call:
         return DONE
 
 
-def read_words(words: Sequence[str] | None) -> Call:
+def read_words(words: Sequence[str]) -> Call:
     """What is asked for. Raises ``CliError`` when it makes no sense."""
     try:
-        function, bound = _parsed(app.meta, sys.argv[1:] if words is None else words)
+        function, bound = _parsed(app.meta, words)
         if function is not common:
             return Call(function, bound)
         function, inner = _parsed(app, bound.args)
@@ -82,15 +82,36 @@ def _sentence(error: CycloptsError) -> str:
             return _unknown("option", token.keyword or token.value, names)
         case UnusedCliTokensError(unused_tokens=[*words]):
             return f"unexpected: {' '.join(map(repr, words))}"
-        case ConsumeMultipleError(argument=argument) if argument:
-            return f"{argument.name} requires an argument"
         case MissingArgumentError(argument=argument) if argument and argument.name in (
             missing := _missing(error)
         ):
             return f"missing: {', '.join(missing)}"
-        case CoercionError(argument=argument) if argument and (cause := _cause(error)):
-            return f"{argument.name}: {cause}"
+        case ConsumeMultipleError(argument=argument) | MissingArgumentError(argument=argument) if (
+            argument
+        ):
+            return _without_value(argument.name, error.root_input_tokens or ())
+        case CoercionError(argument=argument, token=token) if argument and token:
+            return _not_taken(argument, token.value, error)
     return str(error)
+
+
+def _without_value(name: str, words: Sequence[str]) -> str:
+    """What follows begins with a dash, so it was read as another option."""
+    behind = dict(pairwise(words)).get(name)
+    if behind is None:
+        return f"{name} needs a value"
+    return f"{name} needs a value; one that begins with a dash goes like {name}={behind}"
+
+
+def _not_taken(argument: Argument, value: str, error: CoercionError) -> str:
+    """Why an option does not take a value: what its converter says, or what it would take."""
+    if choices := argument.get_choices():
+        return f"{argument.name}: {value!r} is none of {', '.join(choices)}"
+    if argument.hint is bool:
+        return f"{argument.name} is given or not, and has no value"
+    if argument.hint is int and argument.parameter.converter is None:
+        return f"{argument.name}: {value!r} is not a whole number"
+    return f"{argument.name}: {_cause(error) or error}"
 
 
 def _unknown(what: str, word: str, known: Iterable[str]) -> str:

@@ -1,42 +1,22 @@
-"""The verbs: what help says of each, and the function behind it, imported when it is called."""
+"""The verbs as cyclopts knows them; each one's function is imported when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Final
 
 from cyclopts import App, Group, Parameter
 
-from evosaga.orchestrator.cli.help_page import COMMON, OPTIONS, TOP_EPILOGUE, HelpPage, verb_options
-
-DATABASE: Final = "EVOSAGA_DATABASE_URL"
-REDIS: Final = "EVOSAGA_REDIS_URL"
-_STORES: Final = (DATABASE, REDIS)
-_WORKER: Final = (
-    *_STORES,
-    "EVOSAGA_EVOLUTION_URL",
-    "EVOSAGA_EVOLUTION_API_KEY",
-    "EVOSAGA_SECRET_KEY",
-)
-_HTTP: Final = (*_WORKER, "EVOSAGA_API_KEYS", "EVOSAGA_HOST", "EVOSAGA_PORT")
-_SOME_ID: Final = "0197a0de-0000-7000-8000-00000000000"
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return f"evosaga {version('evosaga')}"
-
+from evosaga.orchestrator.cli.front_page import release
+from evosaga.orchestrator.cli.help_page import COMMON, OPTIONS, HelpPage, verb_options
+from evosaga.orchestrator.cli.verb_table import DEBUG, JSON, SUMMARY, USAGE, VERBS, Verb
 
 app: Final = App(
     name="evosaga",
-    help="evosaga keeps Evolution API, Postgres and Redis in agreement: every create and every "
-    "delete of a WhatsApp integration happens in all three, or is undone in all three.",
-    usage="evosaga [--json] [--debug] VERB …",
-    help_epilogue=TOP_EPILOGUE,
+    help=SUMMARY,
+    usage=USAGE,
     help_format="plaintext",
     help_formatter=HelpPage(),
-    version=_version,
+    version=release,
     group_parameters=OPTIONS,
     group_arguments=Group("Arguments", sort_key=1),
     default_parameter=Parameter(negative=(), allow_repeating=True, show_default=False),
@@ -48,13 +28,8 @@ for _flag in ("--help", "--version"):
 @app.meta.default
 def common(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    json: Annotated[
-        bool, Parameter(help="JSON on stdout, for programs (verbs that print data)", group=COMMON)
-    ] = False,
-    debug: Annotated[
-        bool,
-        Parameter(help="the traceback of what fails (also: EVOSAGA_LOG_LEVEL=debug)", group=COMMON),
-    ] = False,
+    json: Annotated[bool, Parameter(help=JSON, group=COMMON)] = False,
+    debug: Annotated[bool, Parameter(help=DEBUG, group=COMMON)] = False,
 ) -> None:
     """Only its signature is used: ``usage.read_words`` parses the words that are left."""
 
@@ -62,234 +37,18 @@ def common(
 _groups: Final[dict[str, Group]] = {}
 
 
-def _verb(
-    name: str,
-    group: str,
-    work: str,
-    sentence: str,
-    *,
-    more: str = "",
-    example: str = "",
-    needs: Sequence[str] = (),
-) -> None:
-    """Register a verb. ``needs`` are the environment variables that matter to it."""
-    own = verb_options(example or name, needs) if name != "events" else {}  # an ``App`` has them
+def _register(verb: Verb) -> None:
+    own = verb_options(verb.example or verb.name, verb.needs)
+    own["usage"] = f"evosaga {verb.usage}" if verb.usage else None
     app.command(
-        f"evosaga.orchestrator.{work}",
-        name=name,
-        help=f"{sentence}\n\n{more}".strip(),
-        group=_groups.setdefault(group, Group(group, sort_key=10 + len(_groups))),
+        f"evosaga.orchestrator.{verb.work}",
+        name=verb.name,
+        help=f"{verb.sentence}\n\n{verb.more}".strip(),
+        group=_groups.setdefault(verb.group, Group(verb.group, sort_key=10 + len(_groups))),
         sort_key=len(list(app)),
-        **own,
+        **({} if verb.name == "events" else own),  # which is an ``App`` that has them
     )
 
 
-_verb(
-    "demo",
-    "Try it",
-    "demo:run",
-    "Watch sagas succeed, fail, be undone and survive a kill -9, on real servers.",
-    more="It starts a Postgres, a Valkey, a simulated Evolution server and workers of its own, "
-    "checks every claim it makes against them, and leaves nothing behind. Less than a minute.",
-)
-_verb(
-    "dev",
-    "Try it",
-    "cli.dev:dev",
-    "Run everything on this machine until Ctrl-C: servers, Evolution, worker, dashboard.",
-    more="No variable is needed. What is not given is embedded, simulated or generated, and "
-    "what it stores is kept in the state folder (EVOSAGA_STATE_DIR) for the next time.",
-    needs=_HTTP,
-)
-_verb(
-    "simulate-evolution",
-    "Try it",
-    "cli.run:simulate_evolution",
-    "Run the simulated Evolution server alone, for tests of your own.",
-    more="It behaves like the real 2.3.7. Faults, pairing and the journal are under "
-    "/__control__/. Every request and what it really applied goes to the journal.",
-    example="simulate-evolution --port 8080 --journal evolution.jsonl",
-)
-_verb(
-    "migrate",
-    "Run it",
-    "cli.run:migrate",
-    "Bring the database's schema up to date; safe to repeat, and from several places at once.",
-    needs=(DATABASE,),
-)
-_verb(
-    "worker",
-    "Run it",
-    "cli.run:worker",
-    "Read commands and carry out sagas until SIGTERM or Ctrl-C.",
-    more="Run as many as you like. SIGTERM lets the steps that are out finish; a second signal "
-    "ends at once, and other workers take over what was left.",
-    needs=_WORKER,
-)
-_verb(
-    "serve",
-    "Run it",
-    "cli.serve:serve",
-    "What a deployment runs: the HTTP API, the dashboard and a worker in one process.",
-    more="Ends like a worker: requests and steps that are out finish first.",
-    example="serve --port 8080",
-    needs=_HTTP,
-)
-_verb(
-    "api",
-    "Run it",
-    "cli.serve:api",
-    "The HTTP API and the dashboard alone; workers elsewhere carry out what it accepts.",
-    more="It accepts commands straight into Postgres, also while Redis is down.",
-    example="api --port 8080",
-    needs=_HTTP,
-)
-_verb(
-    "check-deploy",
-    "Run it",
-    "cli.maintenance:check_deploy",
-    "Ask, before a deploy or a roll-back, whether this release can finish what is under way.",
-    more="Run it with the release that is to take over. Every saga that is running, being "
-    "undone or parked is held against its definitions; exit code 1 when any would be stranded.",
-    needs=(DATABASE,),
-)
-_verb(
-    "doctor",
-    "Run it",
-    "cli.doctor:doctor",
-    "Look at everything evosaga depends on, and say what to do about what is wrong.",
-    more="Exit code 1 when something is bad (a warning is not), 3 when Postgres or Redis "
-    "can't be reached.",
-    needs=_WORKER,
-)
-_verb(
-    "create",
-    "Ask for something",
-    "cli.integrations:create",
-    "Create a WhatsApp integration, watch it happen, and show the QR code to scan.",
-    more="The same --id again with the same content changes nothing: it is safe to repeat.",
-    example="create --name 'Clínica Sol' \\\n"
-    f"      --organization-id {_SOME_ID}1 \\\n      --clinic-id {_SOME_ID}2",
-    needs=_STORES,
-)
-_verb(
-    "delete",
-    "Ask for something",
-    "cli.integrations:delete",
-    "Delete an integration from Evolution, Postgres and Redis, and watch it happen.",
-    example=f"delete wa-{_SOME_ID}3",
-    needs=_STORES,
-)
-_verb(
-    "qr",
-    "Ask for something",
-    "cli.qr:qr",
-    "Show the QR code that pairs a phone with an integration.",
-    more="With --follow it is renewed until the phone is connected. When Evolution has shown "
-    "all its codes, calling it again begins a new series. Without the variables of Evolution "
-    "only what webhooks have put into Redis is shown.",
-    example=f"qr wa-{_SOME_ID}3 --follow",
-    needs=_WORKER,
-)
-_verb(
-    "replay",
-    "Ask for something",
-    "cli.control:replay",
-    "Give parked or rolled back sagas another try; with --plan, show what that would do.",
-    more="A parked saga goes on where it stood; one that was rolled back starts anew under "
-    "an id of its own. Many at once: several IDs, or --status failed with a filter. Only "
-    "--plan needs the variables of Evolution: it looks at the world and changes nothing; exit "
-    "code 1 when a replay would be refused.",
-    example=f"replay {_SOME_ID}3 --plan",
-    needs=_WORKER,
-)
-_verb(
-    "cancel",
-    "Ask for something",
-    "cli.control:cancel",
-    "Stop sagas and undo what they have done, as long as they can still turn round.",
-    more="Exit code 0 when everything was undone.",
-    example=f"cancel {_SOME_ID}3",
-    needs=_STORES,
-)
-_verb(
-    "reconcile",
-    "Keep it true",
-    "cli.reconcile:reconcile",
-    "Show where Evolution, Postgres and Redis disagree, and why; with --fix, repair it.",
-    more="It looks twice and changes nothing by itself. --fix repairs what is marked auto; "
-    "what is marked ask is repaired only for the organization that is named, since it can't "
-    "be had back. Workers carry the repairs out. Exit code 1 when anything drifted (is left).",
-    example=f"reconcile --organization-id {_SOME_ID}1 --fix",
-    needs=_WORKER,
-)
-_verb(
-    "health",
-    "Keep it true",
-    "cli.health:health",
-    "Show how each integration is connected right now; with --fix, connect what can be.",
-    more="Who was logged out or banned needs a person and a new QR code. "
-    "Exit code 1 when any integration is not well.",
-    example="health --fix",
-    needs=_WORKER,
-)
-_verb(
-    "rebuild",
-    "Keep it true",
-    "cli.maintenance:rebuild",
-    "Compare the status of every saga with its history, and put right what differs.",
-    more="Safe while workers run, and little memory whatever the size. Exit code 1 when rows "
-    "differ and were not repaired.",
-    example="rebuild --check",
-    needs=(DATABASE,),
-)
-_verb(
-    "status",
-    "See what happened",
-    "cli.show:status",
-    "Show one saga: how far it is, what failed and what was undone.",
-    example=f"status wa-{_SOME_ID}3",
-    needs=(DATABASE,),
-)
-_verb(
-    "why",
-    "See what happened",
-    "cli.why:why",
-    "Say why a saga is where it is, what happens next and when, and what you can do.",
-    example=f"why wa-{_SOME_ID}3",
-    needs=(DATABASE,),
-)
-_verb(
-    "list",
-    "See what happened",
-    "cli.show:list_sagas",
-    "List sagas, newest first.",
-    example="list --status failed --since 2d",
-    needs=(DATABASE,),
-)
-_verb(
-    "events",
-    "See what happened",
-    "cli.events:app",
-    "Tell the whole history of one saga, event by event; `events republish` tells all again.",
-    more="With --json every line is a CloudEvent, as on the stream evosaga:events.",
-)
-_verb(
-    "letters",
-    "See what happened",
-    "cli.dead_letters:letters",
-    "Show the commands that nobody could obey, newest first, and why; or take them away.",
-    more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
-    "shows it), until somebody removes them. The README explains the codes.",
-    example="letters --limit 10",
-    needs=_STORES,
-)
-_verb(
-    "completion",
-    "See what happened",
-    "cli.completion:completion",
-    "Print a script that completes verbs and options in bash, zsh or fish.",
-    more='In ~/.bashrc, or in ~/.zshrc after compinit: eval "$(evosaga completion bash)", with '
-    "zsh for zsh. For fish: evosaga completion fish > ~/.config/fish/completions/evosaga.fish",
-    example="completion bash",
-)
+for _each in VERBS:
+    _register(_each)

@@ -28,6 +28,7 @@ from evosaga.orchestrator.commands.claims import Request as Request
 from evosaga.orchestrator.commands.claims import TooSoon as TooSoon
 from evosaga.orchestrator.commands.claims import claim_keys, insert_rows, known_hashes
 from evosaga.orchestrator.commands.results import Accepted, Conflict, Duplicate, Rejected, Started
+from evosaga.orchestrator.config import field_errors
 from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import State
@@ -75,7 +76,7 @@ def checked(
 def _said(problem: ErrorDetails, patterns: Mapping[str, str]) -> str:
     if problem["type"] == "string_pattern_mismatch":
         return patterns.get(problem["ctx"]["pattern"], problem["msg"])
-    return problem["msg"].removeprefix("Value error, ")
+    return field_errors.said(problem)
 
 
 async def accept(

@@ -1,6 +1,8 @@
 """The file ``.env`` of the folder one is in: found, readable, or a sentence that says why not."""
 
+import logging
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +26,29 @@ def dotenv() -> Path | None:
     except OSError:
         return None
     try:
-        path.read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         said = f"{_where()} is no UTF-8 (byte {error.start})"
         raise DotenvError(f"{said}: save it as UTF-8") from None
     except OSError as error:
         said = f"{_where()} can't be read: {error.strerror or type(error).__name__}"
         raise DotenvError(f"{said}; make it readable for this account") from None
+    _refuse_unreadable_lines(text)
     return path
+
+
+def _refuse_unreadable_lines(text: str) -> None:
+    """Such a line is left out by the parser, and with it a variable of ours that is in it.
+
+    Those of other programs are none of our business, so the parser's remark on them is kept quiet.
+    """
+    from dotenv.parser import parse_stream
+
+    logging.getLogger("dotenv.main").setLevel(logging.ERROR)
+    for binding in parse_stream(StringIO(text)):
+        if binding.error and "EVOSAGA_" in binding.original.string:
+            said = f"line {binding.original.line} of {_where()} can't be understood"
+            raise DotenvError(f"{said}: write NAME=value, and close the quotes that you open")
 
 
 def overlooked() -> str | None:

@@ -19,6 +19,7 @@ from pydantic_settings import SettingsError as UnreadableSetting
 
 from evosaga.events.postgres_url import understood
 from evosaga.events.redis_url import usable
+from evosaga.orchestrator.config import field_errors
 from evosaga.orchestrator.config.api_keys import read_api_keys
 from evosaga.orchestrator.config.dotenv import DOTENV, DotenvError, dotenv, said_in
 from evosaga.orchestrator.config.evolution_servers import (
@@ -236,8 +237,7 @@ def load_settings(**overrides: Any) -> Settings:
         # Fields with aliases are reported under the alias that was used.
         variable = name if name in _UNPREFIXED else f"EVOSAGA_{name}"
         variable = variable.replace("EVOSAGA_EVOSAGA_", "EVOSAGA_")
-        message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{variable}: {message}") from None
+        raise SettingsError(f"{variable}: {field_errors.said(first)}") from None
 
 
 _UNREADABLE: Final = (

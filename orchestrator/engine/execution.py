@@ -10,6 +10,7 @@ from typing import Any, Final, assert_never
 import structlog
 
 from evosaga.events import syncpoints
+from evosaga.events.connection_errors import reason
 from evosaga.events.model import (
     CompensationFailed,
     CompensationSucceeded,
@@ -82,7 +83,7 @@ def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Un
     if isinstance(error, NotOnThisWorker):
         return Held(error.code, error.reason)
     if is_transient_for_step(error):
-        said = f"something that the step needs could not be reached ({type(error).__name__})"
+        said = f"something that the step needs could not be reached ({reason(error)})"
         return Held("dependency_unreachable", said, in_doubt=True)
     _logger.error("step raised", saga_id=str(live.saga_id), step=flight.step, at=where(error))
     return Unknown("exception", f"the step raised {type(error).__name__}")

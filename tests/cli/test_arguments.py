@@ -99,7 +99,7 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
         ),
         (
             ["create", "--name=Sol", "--clinic-id"],
-            'Command "create" parameter --clinic-id req',
+            "--clinic-id needs a value (see",
         ),
         (["create", "--name=Sol"], "missing: --organization-id, --clinic-id (see"),
         (["status"], "missing: ID"),
@@ -109,7 +109,17 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
         ([*CREATE, "--name", "a\0b"], "--name: must be UTF-8 text without control characters"),
         ([*CREATE, "--name", "\udcff"], "--name: must be UTF-8 text"),
         ([*CREATE, "--name", ""], "--name: must be UTF-8 text"),
-        ([*CREATE, "--name", "--json"], 'Command "create" parameter --name requires an argument'),
+        (
+            [*CREATE, "--name", "--json"],
+            "--name needs a value (see",
+        ),
+        (
+            [*CREATE, "--name", "-x"],
+            "--name needs a value; one that begins with a dash goes like --n",
+        ),
+        (["list", "--limit"], "--limit needs a value (see `evosaga list --help`)"),
+        (["list", "--json=maybe"], "--json is given or not, and has no value"),
+        (["simulate-evolution", "--seed", "x"], "--seed: 'x' is not a whole number"),
         ([*CREATE, "--name", "Sol", "--timeout", "-1"], "--timeout: '-1' is not a number, 0 or"),
         ([*CREATE, "--name", "Sol", "--timeout", "nan"], "--timeout: 'nan' is not a number"),
         (["status", "\x1b[2J"], "ID: must be UTF-8 text without control characters"),
@@ -120,11 +130,11 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
         (["list", "--stats", "failed"], "unknown option '--stats', did you mean --status?"),
         (["list", "--josn"], "unknown option '--josn', did you mean --json?"),
         (["status", "x", "--debgu"], "unknown option '--debgu', did you mean --debug?"),
-        (["letters", "--remove"], "--remove requires an argument"),
+        (["letters", "--remove"], "--remove needs a value"),
         (["list", "--limit", "0"], "--limit: '0' is not a number from 1 to 500"),
         (
             ["list", "--status", "happy"],
-            'Invalid value "happy" for --status. Choose from: "running',
+            "--status: 'happy' is none of running, compensating, completed",
         ),
         (["list", "--\x1b[2J"], r"unknown option '--\x1b[2J'"),
         (["letters", "--remove", "1-0", "all"], "--remove: 'all' is no letter's id"),
@@ -132,7 +142,7 @@ def test_help_names_the_variables_that_a_verb_needs(capsys: pytest.CaptureFixtur
             ["simulate-evolution", "--port", "70000"],
             "--port: '70000' is not a number from 0 to",
         ),
-        (["completion", "tcsh"], 'Invalid value "tcsh" for SHELL. Choose from: "bash", "zsh"'),
+        (["completion", "tcsh"], "SHELL: 'tcsh' is none of bash, zsh, fish"),
     ],
 )
 def test_wrong_usage_is_one_sentence_with_exit_code_2_that_names_what_is_wrong(
@@ -158,6 +168,50 @@ def test_a_flag_that_all_verbs_have_is_one_before_and_after_the_verb_but_not_in_
         assert (call.json, call.debug) == (json_, debug), words
 
 
+def test_the_front_page_is_drawn_without_the_libraries_that_take_long_to_import() -> None:
+    slow = ["cyclopts", "rich", "dataclasses", "asyncio"]
+    code = (
+        "import sys\nfrom evosaga.orchestrator.cli import main\nassert not main(sys.argv[1:])\n"
+        f"sys.stderr.write(' '.join(name for name in {slow!r} if name in sys.modules))"
+    )
+    for option in ("--help", "--version"):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, option],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ran.stderr == "", option
+
+
+def test_the_front_page_names_every_exit_code_and_fits_any_window(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= max(columns, 43), "the longest command of the examples"
+        told = {line.split()[0] for line in lines[lines.index("Exit codes:") + 1 :]}
+        assert {"0", "1", "2", "3", "70", "130"} <= told
+
+
+def test_an_id_is_never_cut_however_narrow_the_window(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"began": "Nov 30 15:41:16", "status": "completed", "instance": f"wa-{ID}", "why": "x y"}
+    for columns in (40, 60, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = Output()
+        out.terminal = True
+        out.table([row, row], spare=("began",), wrap=("why",))
+        out.fact("organization", ID)
+        said = capsys.readouterr().out
+        assert said.count(f"wa-{ID}") == 2, said
+        assert f"\n  {ID}\n" in said if columns == 40 else f"organization:  {ID}\n" in said
+
+
 def test_of_an_option_that_is_repeated_the_last_one_counts() -> None:
     call = read_words(["list", "--limit", "5", "--code", "a", "--limit=7"])
     assert call.bound.arguments == {"limit": 7, "code": "a"}
@@ -166,7 +220,7 @@ def test_of_an_option_that_is_repeated_the_last_one_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([*CREATE, "--name", "x" * 121], "evosaga: name: String should have at most 120"),
+        ([*CREATE, "--name", "x" * 121], "evosaga: name: must be at most 120 characters"),
         ([*CREATE, "--name", "Sol", "--instance-name", "create"], "'create' means something else"),
         ([*CREATE, "--name", "Sol", "--number", "+55"], "evosaga: number: "),
         ([*CREATE, "--name", "Sol", "--webhook-url", "ftp://x"], "must be an http(s) URL"),

@@ -79,6 +79,32 @@ async def test_a_dotenv_with_a_byte_order_mark_is_read_from_its_first_line_on(
     one_sentence(ran.err, "EVOSAGA_LEASE_SECONDS")
 
 
+async def test_a_line_of_a_dotenv_that_can_not_be_read_is_refused_by_its_number(
+    evosaga: Evosaga,
+) -> None:
+    """It would be left out, and the embedded Postgres taken instead of the one that it names."""
+    for content in ("X=1\nEVOSAGA_DATABASE_URL: postgresql://db/x\n", "#\nEVOSAGA_PORT='80\n"):
+        (evosaga.folder / ".env").write_text(content)
+        ran = await evosaga("list")
+        assert ran.code == 2
+        one_sentence(ran.err, f"line 2 of {evosaga.folder}/.env can't be understood", "NAME=value")
+    (evosaga.folder / ".env").write_text("!! of another program\nEVOSAGA_LEASE_SECONDS=soon\n")
+    ran = await evosaga.having(lease_seconds=None)("list")
+    one_sentence(ran.err, "EVOSAGA_LEASE_SECONDS")
+
+
+async def test_a_dotenv_is_read_however_its_lines_are_written(evosaga: Evosaga) -> None:
+    for content in (
+        "export EVOSAGA_LEASE_SECONDS=soon\n",
+        'EVOSAGA_LEASE_SECONDS="soon"\r\n',
+        "EVOSAGA_LEASE_SECONDS = 'soon'  # a remark\r",
+    ):
+        (evosaga.folder / ".env").write_bytes(content.encode())
+        ran = await evosaga.having(lease_seconds=None)("list")
+        assert ran.code == 2, content
+        one_sentence(ran.err, "EVOSAGA_LEASE_SECONDS")
+
+
 async def test_a_folder_that_is_called_dotenv_is_none(evosaga: Evosaga) -> None:
     (evosaga.folder / ".env").mkdir()
     ran = await evosaga("list", "--json")
@@ -186,7 +212,7 @@ def test_a_full_disk_behind_stdout_is_a_sentence(evosaga: Evosaga, verb: list[st
         pytest.skip("there is no /dev/full here")
     ran = shell(evosaga, 'exec "$@" >/dev/full', *verb)
     assert ran.returncode == 2
-    one_sentence(ran.stderr, "the result can't be written: No space left on device")
+    one_sentence(ran.stderr, "stdout can't be written to: No space left on device")
 
 
 def test_a_closed_stdout_is_a_sentence(evosaga: Evosaga) -> None:

@@ -118,5 +118,5 @@ async def test_a_result_that_can_not_be_written_is_told_in_one_line(
                 env=command.environment,
             )
             _, said = await process.communicate()
-            told = "evosaga: the result can't be written: No space left on device\n"
+            told = "evosaga: stdout can't be written to: No space left on device\n"
             assert (said.decode(), process.returncode) == (told, 2)

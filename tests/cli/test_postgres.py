@@ -58,10 +58,26 @@ async def test_a_parameter_that_postgres_does_not_take_is_named(
         ("migrate", "no_such_thing=1", "no_such_thing"),
         ("list", "statement_timeout=soon", "statement_timeout"),
         ("worker", "options=-c%20no_such_thing%3D1", "no_such_thing"),
+        ("list", "options=project%3Dx", "options"),
+        ("list", "role=nobody_at_all", "role"),
     ):
         ran = await evosaga.having(database_url=asking(settings.database_url, query))(verb)
         assert ran.code == 2, (verb, ran)
         assert f"does not take the parameter {name} of EVOSAGA_DATABASE_URL" in ran.err
+        assert len(ran.err.splitlines()) == 1
+
+
+async def test_what_the_driver_can_not_do_is_told_as_it_is(
+    evosaga: Evosaga, settings: Settings
+) -> None:
+    for url, sentence in (
+        (asking(settings.database_url, "sslmode=prefer&sslnegotiation=direct"), "needs sslmode="),
+        (f"postgresql://me@{'a' * 300}:1/db", "names a host that none can be called"),
+        ("postgresql://me@nowhere.invalid/db", "(its name is not known)"),
+    ):
+        ran = await evosaga.having(database_url=url)("list")
+        assert ran.code in (2, 3)
+        assert sentence in ran.err
         assert len(ran.err.splitlines()) == 1
 
 

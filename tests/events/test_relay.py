@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from structlog.testing import capture_logs
 
 import evosaga.events.relay
 from evosaga.events import relay_position as note
@@ -554,6 +555,25 @@ async def test_a_person_can_have_everything_told_again_since_a_time_in_order(
     assert_in_order(ids)
     assert seen[-1] == (1500, 1500)
     assert not any(id_.startswith(str(old)) for id_ in ids)
+
+
+async def test_what_a_person_has_told_again_is_not_reported_as_a_loss(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay = Relay(pool, redis, "leader")
+    await tell(log, await new_saga(pool), 0, 20)
+    await relay.pump()
+    since = await pool.fetchval("SELECT now() - interval '1 day'")
+    with capture_logs() as lines:
+        again = asyncio.create_task(republish_from(pool, redis, "cli", since, lambda *_: None))
+        while not again.done():
+            await relay.pump()
+            await asyncio.sleep(0)
+    assert await again == 20
+    assert len(await told(redis)) == 40
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("info", "telling events again, as asked")
+    ]
 
 
 async def test_a_person_can_have_a_stretch_told_again_without_a_worker(

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events import streams
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Queryable
 from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, list_sagas
@@ -148,7 +149,7 @@ async def postgres(pool: Queryable) -> Server:
         async with asyncio.timeout(_PATIENCE):
             version = await pool.fetchval("SHOW server_version")
     except (asyncpg.PostgresError, *TRANSIENT) as error:
-        said = f"no answer ({type(error).__name__})"
+        said = f"no answer ({reason(error)})"
         return Server("Postgres", "bad", said, "Nothing goes on without it; nothing is lost.")
     number = str(version).split(maxsplit=1)[0]
     return Server("Postgres", "ok", f"{number}, answers in {_milliseconds(began)}")
@@ -164,7 +165,7 @@ async def redis_server(redis: Redis) -> tuple[Server, streams.Backlog | None]:
             backlog = await streams.backlog(redis)
     except (RedisError, TimeoutError, OSError) as error:
         cure = "Commands through HTTP are accepted all the same; events wait until it is back."
-        return Server("Redis", "bad", f"no answer ({type(error).__name__})", cure), None
+        return Server("Redis", "bad", f"no answer ({reason(error)})", cure), None
     return Server("Redis", "ok", said), backlog
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import httpx
 import structlog
 
+from evosaga.events.connection_errors import reason
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, Judgement
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
 
@@ -55,7 +56,7 @@ async def _post(url: str, body: dict[str, Any]) -> None:
                 return
             trouble = f"HTTP {answer.status_code}"
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            trouble = type(error).__name__
+            trouble = reason(error)
         if left:
             await asyncio.sleep(1.0)
     # The URL stays out of the log: it is enough to post there.

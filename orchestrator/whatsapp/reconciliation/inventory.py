@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import httpx
+
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.models import InstanceList, ListedInstance
@@ -84,6 +86,9 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
     answer = await server.instances()
     if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
         answer = await server.instances()  # a connection that was kept open was dead
+    if answer.status == 0:
+        where, cure = httpx.URL(server.url).netloc.decode(), "is it up, and is its URL right?"
+        return f"Evolution does not answer at {where} ({answer.told}): {cure}"
     if answer.status != 200 or answer.instances is None:
         return f"Evolution does not give its list: {answer.told}"
     return await asyncio.to_thread(_read, answer.instances, name)

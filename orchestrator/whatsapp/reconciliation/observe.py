@@ -15,6 +15,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
 from evosaga.orchestrator.config import legacy_names
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
@@ -199,7 +200,9 @@ async def _keys(redis: Redis) -> list[Key]:
             if not cursor:
                 return found
     except RedisError as error:
-        raise ObservationFailed(f"Redis does not answer: {type(error).__name__}") from error
+        said = f"Redis does not answer ({reason(error)})"
+        cure = "is it running, and is EVOSAGA_REDIS_URL right?"
+        raise ObservationFailed(f"{said}: {cure}") from error
 
 
 def _key(key: bytes | str, value: Any, life: Any) -> Key:

@@ -9,6 +9,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from evosaga.events.connection_errors import reason
 from evosaga.sagas.whatsapp.evolution.answers import UNREACHABLE, Answer
 from evosaga.sagas.whatsapp.evolution.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.tls import trusted
@@ -118,6 +119,4 @@ async def read_answer(response: httpx.Response, largest: int, secret: str) -> An
 
 def _sentence(error: BaseException) -> str:
     """The kind of trouble, without the URL or headers an exception's text may carry."""
-    if isinstance(error, TimeoutError):
-        return "nothing in time"
-    return type(error.__cause__ or error).__name__
+    return "nothing in time" if isinstance(error, TimeoutError) else reason(error)

@@ -16,6 +16,7 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from evosaga.events import redis_errors
+from evosaga.events.connection_errors import reason
 from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting, Unknown
 
 if TYPE_CHECKING:  # routing workers read the key with this module, and need nothing else of ours
@@ -189,7 +190,7 @@ async def probe_filled(ctx: "Context") -> Finding:
         name = ctx.facts["instance_name"]
         value, seal = await ctx.services.redis.mget(key(name), filled_key(name))
     except RedisError as error:
-        return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {type(error).__name__}")
+        return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {reason(error)}")
     if value is None:
         return Finding(Sighting.ABSENT, "the routing key is not there; it is kept for an hour")
     if seal is not None and _text(seal).split(" ")[0] == str(ctx.saga_id):
@@ -202,7 +203,7 @@ async def probe_invalidated(ctx: "Context") -> Finding:
     try:
         there = await ctx.services.redis.exists(key(ctx.facts["instance_name"]))
     except RedisError as error:
-        return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {type(error).__name__}")
+        return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {reason(error)}")
     if there:
         return Finding(Sighting.ABSENT, "the routing key is still there, or there again")
     return Finding(Sighting.THERE, "the routing key is gone")
@@ -216,7 +217,7 @@ def trouble(error: RedisError) -> Held | Unknown:
     wrong = redis_errors.misconfigured(error)
     if wrong is not None:
         return Held(MISCONFIGURED, f"Redis refuses: {wrong}", in_doubt=True)
-    name = type(error).__name__
+    name = reason(error)
     if redis_errors.passing(error):
         return Held("redis_unavailable", f"Redis is unavailable: {name}", in_doubt=True)
     return Unknown("redis_error", f"Redis answered with an error: {name}")

@@ -1,0 +1,102 @@
+"""The page of ``evosaga --help``, and ``--version``.
+
+Drawn without cyclopts and rich, whose imports take four times as long as everything else here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from evosaga.orchestrator.cli.verb_table import COMMON, DEBUG, JSON, SUMMARY, USAGE, VERBS
+
+if TYPE_CHECKING:
+    from evosaga.orchestrator.cli.output import Output
+
+_WIDTH: Final = 80
+_NARROWEST: Final = 18
+"""Columns that a description gets however narrow the window is."""
+_OPTIONS: Final = (
+    ("--json", JSON),
+    ("--debug", DEBUG),
+    ("--help, -h", "Display this message and exit."),
+    ("--version", "Display application version."),
+)
+_BEGINNINGS: Final = (
+    ("evosaga demo", "see it work"),
+    ("evosaga dev", "play with it, from a second terminal"),
+    ("evosaga VERB --help", "an example, and the variables it needs"),
+)
+EXIT_CODES: Final = (
+    ("0", "done"),
+    (
+        "1",
+        "the saga did not complete (rejected, rolled back, parked, or still running when the time "
+        "was over), or doctor found something bad",
+    ),
+    (
+        "2",
+        "wrong usage, input, settings or an unknown id; also a database that needs "
+        "`evosaga migrate`",
+    ),
+    ("3", "a server can't be reached"),
+    ("70", "a bug in evosaga: please report it with what it printed"),
+    ("130", "interrupted by Ctrl-C; what was published goes on"),
+)
+
+
+def asked_for(words: Iterable[str]) -> str | None:
+    """The text for words that ask for nothing but this page or the version."""
+    match [word for word in words if word not in ("--json", "--debug")]:
+        case [] | ["--help"] | ["-h"]:
+            return "page"
+        case ["--version"]:
+            return "version"
+    return None
+
+
+def release() -> str:
+    """What ``--version`` prints."""
+    from importlib.metadata import version
+
+    return f"evosaga {version('evosaga')}"
+
+
+def show(out: Output) -> None:
+    """Write the page; at a terminal the titles and names are set off."""
+    bold, cyan, plain = ("\x1b[1m", "\x1b[36m", "\x1b[0m") if _colours(out) else ("", "", "")
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    lines = [f"{bold}Usage: {USAGE}{plain}", "", *_wrapped(SUMMARY, width)]
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for verb in VERBS:
+        groups.setdefault(verb.group, []).append((verb.name, verb.sentence))
+    groups[COMMON] = list(_OPTIONS)
+    for title, rows in groups.items():
+        lines += ["", f"{bold}{title}:{plain}"]
+        column = max(len(name) for name, _ in rows) + 2
+        for name, text in rows:
+            first, *more = _wrapped(text, max(width - 2 - column, _NARROWEST))
+            lines.append(f"  {cyan}{name}{plain}{' ' * (column - len(name))}{first}")
+            lines += [f"  {'':<{column}}{line}" for line in more]
+    lines += ["", "Start here:", *entries(_BEGINNINGS, 21, min(width, _WIDTH))]
+    lines += ["", "Exit codes:", *entries(EXIT_CODES, 4, min(width, _WIDTH))]
+    out.line("\n".join(lines))
+
+
+def entries(rows: Iterable[tuple[str, str]], first: int, width: int = _WIDTH) -> Iterator[str]:
+    """Two columns, of which the first one is ``first`` wide, and both together ``width``."""
+    for name, text in rows:
+        line, *more = _wrapped(text, max(width - first - 2, _NARROWEST))
+        yield f"  {name:<{first}}{line}"
+        yield from (f"  {'':<{first}}{line}" for line in more)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _colours(out: Output) -> bool:
+    return out.terminal and not os.environ.get("NO_COLOR")

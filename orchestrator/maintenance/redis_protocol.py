@@ -1,0 +1,73 @@
+"""Finds out quickly that a port speaks TLS where the URL does not, or no TLS, or no Redis at all.
+
+A client would wait for its deadline and try again, a quarter of a minute in all, and then only know
+that there was no answer. One connection is opened and closed for it.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from typing import Any, Final
+
+from evosaga.events import redis_url
+from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
+
+_PATIENCE: Final = 2.0
+"""Seconds for the connection, and as many for its first bytes."""
+_RESP: Final = b"+-:$*_#,(!=%~>"
+"""What a reply of Redis begins with."""
+_TLS: Final = (0x14, 0x15, 0x16)
+"""What a record of TLS begins with: here an alert about bytes that are none."""
+
+
+async def require(url: str) -> None:
+    """Raise ``RedisUnfit`` when the URL's scheme and the port do not go together.
+
+    Raises ``TimeoutError`` when nothing is said at all, and ``OSError`` when nobody is there.
+    """
+    options = redis_url.options(url)
+    if "path" in options:
+        return
+    where = {"host": options.get("host", "localhost"), "port": options.get("port", 6379)}
+    said = await (_tls_refused(where) if "connection_class" in options else _not_plain(where))
+    if said:
+        raise RedisUnfit(f"EVOSAGA_REDIS_URL: {said}")
+
+
+async def _not_plain(where: dict[str, Any]) -> str | None:
+    first = await _first_byte(where)
+    if not first or first[0] in _TLS:
+        return "that port does not speak plain Redis; if it speaks TLS, write rediss://"
+    return None if first in _RESP else "that is not the port of a Redis, but another server's"
+
+
+async def _first_byte(where: dict[str, Any]) -> bytes:
+    """The first byte of the answer to a PING; none when the connection was closed instead.
+
+    The empty line is for servers of HTTP, which would wait for it.
+    """
+    async with asyncio.timeout(_PATIENCE):
+        reader, writer = await asyncio.open_connection(**where)
+    with contextlib.closing(writer):
+        writer.write(b"PING\r\n\r\n")
+        async with asyncio.timeout(_PATIENCE):
+            try:
+                return await reader.read(1)
+            except OSError:
+                return b""
+
+
+async def _tls_refused(where: dict[str, Any]) -> str | None:
+    """Whether it answers as a Redis without TLS does. Certificates are the client's matter."""
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            _, writer = await asyncio.open_connection(**where, ssl=anybody)
+    except (TimeoutError, ssl.SSLError, ConnectionResetError):
+        if await _first_byte(where) in {bytes([byte]) for byte in _RESP}:
+            return "that port does not speak TLS: write redis://, or switch TLS on there"
+        return None
+    writer.close()
+    return None
