@@ -4,6 +4,7 @@
 database, an empty Valkey and a simulated Evolution server.
 """
 
+import contextlib
 import gc
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -25,13 +26,13 @@ from evosaga.orchestrator.cli.run import settle
 from evosaga.orchestrator.config.settings import Settings, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.orchestrator.local.postgres import local_postgres
+from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
 from evosaga.orchestrator.local.valkey import local_valkey
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
-from tests.support.databases import Databases, another
+from tests.support.databases import NEEDLESS, Databases, another
 from tests.support.databases import databases as make_databases
 
 API_KEY = "the-global-key-of-the-tests"
@@ -117,7 +118,11 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
         return
     from evosaga.orchestrator.local.servers import local_servers
 
-    with local_servers() as local:
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for setting in NEEDLESS:
+                patch.setitem(SETTINGS, setting, "off")
+            local = stack.enter_context(local_servers())
         yield Servers(local.postgres.url, local.valkey.url)
         for server in local:  # nobody needs the data, and an orderly end writes all of it
             server.kill()

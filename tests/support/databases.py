@@ -18,6 +18,11 @@ import asyncpg
 from evosaga import migrations
 
 TEMPLATE: Final = "evosaga_template"
+NEEDLESS: Final = ("fsync", "full_page_writes", "autovacuum")
+"""What the suite's own Postgres goes without. Nobody pulls the plug of the machine, and tests that
+kill a Postgres have one of their own. No database lives long enough to be vacuumed; with so many of
+them one would be at every moment.
+"""
 
 # Runs for every CREATE, ALTER, DROP, GRANT … and not for a TRUNCATE.
 _NOTE_CHANGES: Final = """
@@ -99,8 +104,9 @@ def another(postgres: str, name: str) -> str:
 async def databases(postgres: str) -> Databases:
     """Make the template."""
     admin = await asyncpg.connect(postgres)
-    # Nobody pulls the plug of the machine. Tests that kill a Postgres have one of their own.
-    await admin.execute("ALTER SYSTEM SET fsync = off")
+    # What a server was started with takes precedence; one in a container is told here.
+    for setting in NEEDLESS:
+        await admin.execute(f"ALTER SYSTEM SET {setting} = off")
     await admin.execute("SELECT pg_reload_conf()")
     await admin.execute(f"CREATE DATABASE {TEMPLATE}")
     url = another(postgres, TEMPLATE)
