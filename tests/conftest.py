@@ -9,17 +9,12 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
-from functools import partial
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
 from redis.asyncio import Redis
-from starlette.routing import BaseRoute
 
-import evosaga.events.database
-import evosaga.orchestrator.worker
 from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.cli.run import settle
@@ -32,6 +27,7 @@ from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
+from tests.support.cheaper import few_connections, no_pooler, routes_prepared_once
 from tests.support.databases import NEEDLESS, Databases, another
 from tests.support.databases import databases as make_databases
 
@@ -145,48 +141,15 @@ async def database_url(databases: Databases) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _routes_are_prepared_once() -> Iterator[None]:
-    """FastAPI prepares every route at the first request to an app that includes its router, which
-    takes longer than what most tests ask. The routers are the same for all apps of a process.
-    """
-    prepared: list[tuple[APIRouter, list[BaseRoute]]] = []
-    include = FastAPI.include_router
-
-    def include_as_before(self: FastAPI, router: APIRouter) -> None:
-        for known, routes in prepared:
-            if known is router:
-                self.router.routes.extend(routes)
-                return
-        before = len(self.router.routes)
-        include(self, router)
-        prepared.append((router, self.router.routes[before:]))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastAPI, "include_router", include_as_before)
-        yield
-
-
-async def _no_pooler(_url: str) -> bool:
-    return False
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_connections() -> Iterator[None]:
-    """A worker in this process holds four at most.
-
-    The parts of one that starts all ask at once, so it would open eight, and each costs Postgres
-    and us more than most sagas do. Workers in processes of their own have all of them.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evosaga.orchestrator.worker, "open_pool", partial(open_pool, size=4))
+def _cheaper() -> Iterator[None]:
+    with routes_prepared_once(), few_connections():
         yield
 
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """Connections to the test's database, in front of which there is no pooler to be found out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evosaga.events.database, "behind_pooler", _no_pooler)
+    with no_pooler():
         pool = await open_pool(database_url)
     yield pool
     pool.terminate()
