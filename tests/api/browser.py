@@ -257,7 +257,6 @@ def _command(path: str, profile: Path) -> list[str]:
         "--disable-extensions",
         "--force-color-profile=srgb",
         "--hide-scrollbars",
-        "--force-prefers-reduced-motion",  # without a GPU every frame is drawn by the processor
     ]
     if os.geteuid() == 0:  # its sandbox refuses root
         options.append("--no-sandbox")
