@@ -43,8 +43,9 @@ KEYS: Final = {"operator": OPERATOR, "an organization": OUR_KEY, "nobody": None}
 async def test_every_route_is_asked_by_one_kind_of_key_and_faults_with_none(
     address_: str, operator: httpx.AsyncClient, pool: Pool
 ) -> None:
+    """Every other one as it is documented, and the rest as it is not."""
     document = await described(operator)
-    seen = await asyncio.to_thread(fuzz, document, address_, list(KEYS.values()), 1)
+    seen = await asyncio.to_thread(fuzz, document, address_, list(KEYS.values()), 1, both=False)
     assert seen >= {200, 401, 404, 422}, seen
     assert await contradictions(pool) == []
 
@@ -77,16 +78,24 @@ async def described(operator: httpx.AsyncClient) -> dict[str, Any]:
     return told
 
 
-def fuzz(document: dict[str, Any], where: str, keys: list[str | None], examples: int) -> set[int]:
+def fuzz(
+    document: dict[str, Any],
+    where: str,
+    keys: list[str | None],
+    examples: int,
+    *,
+    both: bool = True,
+) -> set[int]:
     """Ask everything a few times, the keys taking turns; the statuses of the answers."""
     seen: set[int] = set()
     config = schemathesis.Config()
     schema = schemathesis.openapi.from_dict(document, config=config)
     schema.config.update(base_url=where)
     turns = itertools.cycle(keys)
-    for found in schema.get_all_operations():
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    for number, found in enumerate(schema.get_all_operations()):
         operation: Any = found.ok()  # type: ignore[union-attr]  # an Err would raise here
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        for mode in modes if both else modes[number % 2 :][:1]:
             key = next(turns)
             headers = {"Authorization": f"Bearer {key}"} if key else {}
             ask(operation, mode, headers, examples, seen)

@@ -179,6 +179,7 @@ async def test_the_first_page_follows_and_leaves_the_focus_where_it_is(
     assert await page.js("document.activeElement.id") == "w-running"
 
 
+@pytest.mark.long
 async def test_two_organizations_can_not_see_each_other(
     chrome: Browser, address_: str, parts: AppContext
 ) -> None:
@@ -303,6 +304,7 @@ async def test_hostile_text_in_every_field_is_only_text(
     assert "\u202e" not in shown
 
 
+@pytest.mark.long
 async def test_every_page_fits_a_phone(
     page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:

@@ -110,6 +110,7 @@ async def test_the_api_alone_accepts_what_a_worker_elsewhere_carries_out(
         assert (await ended(process))[0] == 0
 
 
+@pytest.mark.long
 async def test_the_api_starts_while_redis_is_away(evosaga: Evosaga) -> None:
     away = evosaga.having(redis_url="redis://:hunter2@127.0.0.1:1/0")
     async with serving(away, "api") as (process, where), client_with(where, OPERATOR) as client:
@@ -148,18 +149,14 @@ async def test_a_port_that_is_taken_is_said_in_a_sentence(evosaga: Evosaga) -> N
     assert "can't listen on 192.0.2.1" in nowhere.err
 
 
-async def test_dev_prints_an_address_and_a_key_that_it_keeps(
+@pytest.mark.long
+async def test_dev_prints_an_address_and_a_key_that_it_keeps_and_prints_again(
     evosaga: Evosaga, tmp_path: Path
 ) -> None:
     kept = tmp_path / "state" / "api-key"
-    assert await printed(evosaga, 1) == [kept_secret(kept)]
-    assert kept.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.long
-async def test_dev_prints_the_same_key_when_it_is_started_again(evosaga: Evosaga) -> None:
     first, second = await printed(evosaga, 2)
-    assert first == second
+    assert first == second == kept_secret(kept)
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 async def printed(evosaga: Evosaga, starts: int) -> list[str]:

@@ -1,5 +1,7 @@
 """The completion scripts, tried in the shells that this machine has."""
 
+import contextlib
+import io
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,13 +14,15 @@ from evosaga.orchestrator.cli.verbs import app
 SHELLS = ("bash", "zsh", "fish")
 
 
-@pytest.fixture
-def scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A folder with what the verb prints for each shell."""
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the verb prints for each shell, which takes it a second."""
+    folder = tmp_path_factory.mktemp("completion")
     for shell in SHELLS:
-        assert main(["completion", shell]) == 0
-        (tmp_path / f"evosaga.{shell}").write_text(capsys.readouterr().out)
-    return tmp_path
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(["completion", shell]) == 0
+        (folder / f"evosaga.{shell}").write_text(printed.getvalue())
+    return folder
 
 
 def ran(shell: str, *arguments: str) -> list[str]:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,6 +42,7 @@ def test_the_demo_keeps_every_claim_in_less_than_a_minute_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_the_demo_fails_loudly_when_a_claim_does_not_hold(tmp_path: Path) -> None:
     # About its very first scene, since the others cost half a minute.
     lie = (

@@ -533,18 +533,20 @@ async def test_a_person_can_have_everything_told_again_since_a_time_in_order(
     await make_older(pool, 3)
     await tell(log, new, 0, 1500)
     seen: list[tuple[int, int]] = []
+    appended: list[asyncio.Task[None]] = []
 
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
+        if not appended:  # not before it has counted what there is
+            appended.append(asyncio.create_task(tell(log, new, 1500, 5)))
 
     async with running(relay):
         relay.nudge()
         await everything_is_told(redis, pool)
         await redis.xtrim(streams.EVENTS, maxlen=0)  # by hand: Redis does not know of a loss
         since = await pool.fetchval("SELECT now() - interval '1 day'")
-        appended = asyncio.create_task(tell(log, new, 1500, 5))
         assert await republish_from(pool, redis, "cli", since, progress) == 1500
-        await appended
+        await asyncio.gather(*appended)
         relay.nudge()
 
         async def all_there() -> bool:

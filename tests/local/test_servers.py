@@ -434,6 +434,7 @@ def test_root_runs_postgres_as_an_existing_user_and_changes_no_account(
     assert Path("/root").stat().st_mode == MODE_OF_ROOTS_HOME
 
 
+@pytest.mark.long
 @only_root
 async def test_a_wheel_that_is_closed_to_that_user_is_copied_once(
     place: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,14 +2,14 @@
 
 To make one and to drop it costs more than what most tests do with it. So a database that was only
 written to is emptied, and gets another name: whoever of the last test still has the old one finds
-nothing there. One whose schema or rights a test changed is dropped, and the next test gets a copy
-of the template.
+nothing there. One whose schema or rights a test changed is left alone, and the next test gets a
+copy of the template: to drop it takes a checkpoint, and all of them go with the server.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +18,11 @@ import asyncpg
 from evosaga import migrations
 
 TEMPLATE: Final = "evosaga_template"
+NEEDLESS: Final = ("fsync", "full_page_writes", "autovacuum")
+"""What the suite's own Postgres goes without. Nobody pulls the plug of the machine, and tests that
+kill a Postgres have one of their own. No database lives long enough to be vacuumed; with so many of
+them one would be at every moment.
+"""
 
 # Runs for every CREATE, ALTER, DROP, GRANT … and not for a TRUNCATE.
 _NOTE_CHANGES: Final = """
@@ -59,7 +64,7 @@ class Databases:
     postgres: str
     admin: asyncpg.Connection
     empty: str
-    spare: str | None = None
+    spares: list[str] = field(default_factory=list)
 
     def url(self, name: str) -> str:
         return another(self.postgres, name)
@@ -67,32 +72,28 @@ class Databases:
     async def take(self) -> str:
         """The name of a database as the migrations leave it."""
         name = f"test_{uuid.uuid4().hex}"
-        spare, self.spare = self.spare, None
-        if spare is None:
-            await self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-            return name
-        try:
-            await self.admin.execute(f"ALTER DATABASE {spare} RENAME TO {name}")
-        except asyncpg.ObjectInUseError:  # a process that a failed test left behind came back
-            await self.admin.execute(f"DROP DATABASE {spare} WITH (FORCE)")
-            return await self.take()
-        connection = await asyncpg.connect(self.url(name))
-        await connection.execute(self.empty)
-        await connection.close()
+        while self.spares:
+            try:
+                await self.admin.execute(f"ALTER DATABASE {self.spares.pop()} RENAME TO {name}")
+            except asyncpg.ObjectInUseError:  # a process that a failed test left behind came back
+                continue
+            connection = await asyncpg.connect(self.url(name))
+            try:
+                if not await connection.fetchval("SELECT EXISTS (SELECT FROM suite.changes)"):
+                    await connection.execute(self.empty)
+                    return name
+            finally:
+                await connection.close()
+            name = f"test_{uuid.uuid4().hex}"
+        await self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         return name
 
     async def give_back(self, name: str) -> None:
-        """Throw out whoever is left in it, and keep it for the next test if that is possible."""
+        """Throw out whoever is left in it, and keep it for a test that finds it unchanged."""
         await self.admin.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name
         )
-        connection = await asyncpg.connect(self.url(name))
-        changed = await connection.fetchval("SELECT EXISTS (SELECT FROM suite.changes)")
-        await connection.close()
-        if changed or self.spare is not None:
-            await self.admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        else:
-            self.spare = name
+        self.spares.append(name)
 
 
 def another(postgres: str, name: str) -> str:
@@ -103,8 +104,9 @@ def another(postgres: str, name: str) -> str:
 async def databases(postgres: str) -> Databases:
     """Make the template."""
     admin = await asyncpg.connect(postgres)
-    # Nobody pulls the plug of the machine. Tests that kill a Postgres have one of their own.
-    await admin.execute("ALTER SYSTEM SET fsync = off")
+    # What a server was started with takes precedence; one in a container is told here.
+    for setting in NEEDLESS:
+        await admin.execute(f"ALTER SYSTEM SET {setting} = off")
     await admin.execute("SELECT pg_reload_conf()")
     await admin.execute(f"CREATE DATABASE {TEMPLATE}")
     url = another(postgres, TEMPLATE)

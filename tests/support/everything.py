@@ -1,5 +1,6 @@
 """All of the product, imported as ``python -W error`` would. Only a fork server needs this."""
 
+import gc
 import warnings
 
 with warnings.catch_warnings():
@@ -12,3 +13,7 @@ with warnings.catch_warnings():
 
 import tests.harness.chaos.victim
 import tests.harness.chaos.worker  # noqa: F401
+
+# Else each process that is forked looks through all of it, and so gets a copy of its own.
+gc.collect()
+gc.freeze()

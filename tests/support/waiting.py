@@ -31,8 +31,14 @@ async def eventually(
     every: float = 0.02,
     message: str = "",
 ) -> None:
-    """The same for a coroutine; `predicate` may be a plain or an async function."""
+    """The same for a coroutine; `predicate` may be a plain or an async function.
+
+    What is not there at once is asked for less and less often, down to every four times `every`:
+    most of what tests ask is a query, and to ask it fifty times a second costs more than the work
+    that is waited for.
+    """
     deadline = time.monotonic() + timeout
+    pause = every
     while True:
         answer = predicate()
         if isawaitable(answer):
@@ -41,4 +47,5 @@ async def eventually(
             return
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {message or predicate}")
-        await asyncio.sleep(every)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.15, every * 4)
