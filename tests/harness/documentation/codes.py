@@ -5,6 +5,7 @@ code as its first argument, be it a literal or a constant of any module.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,11 @@ OUTCOMES: Final = {
     "BadCommand": "dead letter",
 }
 
+_CALL: Final = re.compile(rf"\b({'|'.join(OUTCOMES)})\(")
+_CONSTANT: Final = re.compile(
+    r'^(?P<name>\w+): Final(\[str\])? = "(?P<text>[^"\n]*)"', re.MULTILINE
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -33,18 +39,18 @@ class Code:
 
 
 @cache
-def trees() -> tuple[ast.Module, ...]:
-    """The syntax trees of the product, generic code first."""
+def sources() -> dict[Path, str]:
+    """The product's files with their text, generic code first."""
     files = [path for top in SOURCES for path in sorted((ROOT / top).rglob("*.py"))]
-    return tuple(ast.parse(path.read_text()) for path in files if "client" not in path.parts)
+    return {path: path.read_text() for path in files if "client" not in path.parts}
 
 
 def codes() -> list[Code]:
     """Every code once for each outcome, sorted."""
     found: dict[tuple[str, str], str] = {}
     constants = _constants()
-    for tree in trees():
-        for name, call in _calls(tree):
+    for text in sources().values():
+        for name, call in _calls(text):
             code = _text(call.args[0], constants)
             if code and code.replace("_", "").isalnum():
                 said = _text(call.args[1], constants) if len(call.args) > 1 else ""
@@ -64,8 +70,10 @@ def mapping(path: str, name: str) -> dict[str, str]:
     raise AssertionError(f"{path} has no {name}")
 
 
-def _calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree):
+def _calls(text: str) -> Iterator[tuple[str, ast.Call]]:
+    if not _CALL.search(text):
+        return  # parsing takes ten times as long
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and node.args:
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             if name in OUTCOMES:
@@ -75,14 +83,11 @@ def _calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 @cache
 def _constants() -> dict[str, str]:
     """Texts that are bound to a name of any module; the last one of a name counts."""
-    found: dict[str, str] = {}
-    for tree in trees():
-        for node in tree.body:
-            target = node.target if isinstance(node, ast.AnnAssign) else None
-            if isinstance(node, ast.AnnAssign) and isinstance(target, ast.Name):
-                if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-                    found[target.id] = node.value.value
-    return found
+    return {
+        found["name"]: found["text"]
+        for text in sources().values()
+        for found in _CONSTANT.finditer(text)
+    }
 
 
 def _text(node: ast.expr, constants: dict[str, str]) -> str:

@@ -26,8 +26,8 @@ VARIABLES: Final[Mapping[str, str]] = {
     "else required",
     "webhook_hosts": "Hosts that a command's `webhook_url` may name, comma separated. Without it: "
     "`webhook_url` is refused",
-    "api_keys": "Who may use HTTP: `name:key` or `name:key:organization_id`, comma separated; a key "
-    "has at least 16 characters. Generated and printed in `dev`; `serve` and `api` refuse without",
+    "api_keys": "Who may use HTTP: `name:key` or `name:key:organization_id`, comma separated; a "
+    "key has at least 16 characters. Made and printed in `dev`; `serve` and `api` need them",
     "log_format": "`console` or `json`; without it `console` on a terminal, else `json`",
     "log_level": "`debug`, `info`, `warning`, `error`",
     "redis_prefix": "Goes before every key, stream and channel, for two databases on one Redis",
@@ -44,7 +44,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "`EVOSAGA_STATE_DIR`": "where `demo` and `dev` keep the embedded servers and what they store; "
     "default `~/.local/state/evosaga`",
     "`EVOSAGA_LOCAL`": "which embedded servers: `wheel`, `system` (those on PATH) or `docker`",
-    "`FORWARDED_ALLOW_IPS`": "addresses of proxies whose `X-Forwarded-For` is believed; `*` for all",
+    "`FORWARDED_ALLOW_IPS`": "proxies whose `X-Forwarded-For` is believed; `*`: all",
     "`EVOSAGA_SYNC_POINTS`": "for tests of evosaga itself: where a process is to pause or to die",
 }
 

@@ -107,8 +107,8 @@ def streams_and_keys() -> str:
     rows = [(f"`{one['address']}`", one["description"]) for one in channels]
     return _page(
         "Streams, channels and keys",
-        "All of them begin with `EVOSAGA_REDIS_PREFIX`, if one is set. The document for programs is "
-        "`/asyncapi.json`.",
+        "All of them begin with `EVOSAGA_REDIS_PREFIX`, if one is set. The document for "
+        "programs is `/asyncapi.json`.",
         "## Streams and channels",
         _table(("name", "what it tells"), rows),
         f"The workers' consumer group on `{streams.COMMANDS}` is `{streams.GROUP}`. A command may "
@@ -143,8 +143,8 @@ def events() -> str:
         parts += [f"In Postgres alone: {kept}." if kept else ""]
     return _page(
         "Event types",
-        f"Entries of the stream `{streams.EVENTS}`: CloudEvents 1.0 in JSON, at least once, in order "
-        "for each saga. Deduplicate by `id`. The same events are rows of `evosaga.saga_events`.",
+        f"Entries of the stream `{streams.EVENTS}`: CloudEvents 1.0 in JSON, at least once, in "
+        "order for each saga. Deduplicate by `id`. They are rows of `evosaga.saga_events` too.",
         *parts,
     )
 
@@ -158,7 +158,9 @@ def all_codes() -> str:
         for one in found
         if one.outcome != "dead letter"
     ]
-    rows += [(f"`{c}`", "held", meanings.HOLDS.get(c, ""), cures[c]) for c in cures if c not in known]
+    rows += [
+        (f"`{c}`", "held", meanings.HOLDS.get(c, ""), cures[c]) for c in cures if c not in known
+    ]
     letters = [(f"`{c.code}`", _said(c)) for c in found if c.outcome == "dead letter"]
     problems = [(f"`{code}`", str(status), title) for code, (status, title) in TITLES.items()]
     drifts = [(f"`{k}`", v.policy, v.cause, v.repair) for k, v in VERDICTS.items()]
@@ -167,16 +169,16 @@ def all_codes() -> str:
         "Codes are for programs and never change their meaning; new ones may be added. `…` stands "
         "for what varies. What to do about them: [troubleshoot](../how-to/troubleshoot.md).",
         "## Codes of sagas and steps",
-        "*rejected* and *refused*: nothing was touched, or what was done is undone. *held*: it waits "
-        "and goes on by itself. *unknown*: it may have happened, and is looked for.",
+        "*rejected* and *refused*: nothing was touched, or what was done is undone. *held*: it "
+        "waits and goes on by itself. *unknown*: it may have happened, and is looked for.",
         _table(("code", "outcome", "sentence", "what to do"), sorted(rows)),
         "## Codes of dead letters",
         _table(("code", "sentence"), letters),
         "## Codes of HTTP problems",
         _table(("code", "status", "title"), problems),
         "## Drifts",
-        "What `evosaga reconcile` finds. *auto*: repaired by the schedule. *ask*: repaired when you "
-        "name the organization. *never*: only shown.",
+        "What `evosaga reconcile` finds. *auto*: repaired by the schedule. *ask*: repaired when "
+        "you name the organization. *never*: only shown.",
         _table(("drift", "policy", "cause", "repair"), drifts),
         "## Connection states",
         "What `evosaga health` shows for an integration.",
@@ -198,8 +200,8 @@ def metrics() -> str:
             rows.append((f"`{name}{total}`", one["type"], labels, one["help"]))
     return _page(
         "Metrics",
-        "`GET /metrics` in the Prometheus text format, with a key of no organization. Processes with "
-        "a worker (`serve`) have all of them; `api` lacks those about the worker.",
+        "`GET /metrics` in the Prometheus text format, with a key of no organization. Processes "
+        "with a worker (`serve`) have all of them; `api` lacks those about the worker.",
         _table(("metric", "type", "labels", "meaning"), rows),
     )
 

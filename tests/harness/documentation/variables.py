@@ -41,9 +41,9 @@ def _docstrings() -> Mapping[str, str]:
     assert isinstance(cls, ast.ClassDef)
     found = {}
     for field, text in zip(cls.body, cls.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-                found[ast.unparse(field.target)] = text.value.value
+        match field, text:
+            case ast.AnnAssign(target=name), ast.Expr(value=ast.Constant(value=str(said))):
+                found[ast.unparse(name)] = said
     return found
 
 
