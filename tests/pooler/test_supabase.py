@@ -1,4 +1,4 @@
-"""The SQL of ``deploy/supabase``, and the product as its role, behind a pooler in transaction mode."""
+"""The SQL of ``deploy/supabase``, and the product as its role, behind a pooler."""
 
 import contextlib
 import uuid
