@@ -20,7 +20,7 @@ from evosaga.events.model import KINDS
 from evosaga.orchestrator.api.problems import TITLES
 from evosaga.orchestrator.local.evolution.fault_modes import MODES
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES
-from evosaga.orchestrator.whatsapp.reconciliation.rules import VERDICTS
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 from tests.harness.documentation import codes, meanings, variables
 
 ROOT: Final = Path(__file__).parents[3]
