@@ -1,5 +1,6 @@
 """The documentation says what is so: its lists come from the code, its links and examples work."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evosaga.orchestrator.cli.verbs import app
 from tests.harness.documentation import links, meanings, reference, variables
@@ -61,6 +63,12 @@ def test_every_page_is_reached_from_the_index() -> None:
     pages = [page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")]
     pages = [page for page in pages if page.parts[0] != "monitoring"]  # has an index of its own
     assert [str(page) for page in pages if f"({page})" not in index] == ["index.md"]
+
+
+def test_the_site_shows_every_page() -> None:
+    site = yaml.safe_load((ROOT / ".ci" / "mkdocs.yml").read_text())
+    shown = set(re.findall(r"[\w./-]+\.md", json.dumps(site["nav"])))
+    assert shown == {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
 
 
 def of_us() -> Iterator[tuple[str, str]]:

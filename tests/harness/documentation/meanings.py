@@ -88,7 +88,8 @@ HOLDS: Final[Mapping[str, str]] = {
     "secret_key_unknown": "the saga began under a secret key that this worker does not have",
 }
 
-CODES: Final[Mapping[str, str]] = HOLDS | {
+CODES: Final[Mapping[str, str]] = {
+    **HOLDS,
     "ahead_parked": "the saga this one waited for is parked; replay that one first",
     "blocked": "somebody else's thing is in the place of the saga's",
     "conflicting_duplicate": "the id was used for another command",
