@@ -88,6 +88,17 @@ HOLDS: Final[Mapping[str, str]] = {
     "secret_key_unknown": "the saga began under a secret key that this worker does not have",
 }
 
+ELSEWHERE: Final = (
+    ("cancelled", "undone", "somebody asked for it"),
+    ("deadline_exceeded", "undone", "the create was not done in `EVOSAGA_CREATE_DEADLINE` seconds"),
+    ("evolution_busy", "held", "as many calls are out as it should bear, or it said 429"),
+    ("in_progress", "refused", "another saga is at work on the same integration"),
+    ("lease_lost", "held", "the worker was out of touch for too long, so it did not begin"),
+    ("not_on_this_worker", "held", "this worker lacks a server or a secret key that it needs"),
+    ("worker_lost", "unknown", "the worker of that attempt vanished"),
+)
+"""Codes that no outcome's class is called with in the source: code, outcome, meaning."""
+
 CODES: Final[Mapping[str, str]] = {
     **HOLDS,
     "ahead_parked": "the saga this one waited for is parked; replay that one first",

@@ -161,6 +161,7 @@ def all_codes() -> str:
     rows += [
         (f"`{c}`", "held", meanings.HOLDS.get(c, ""), cures[c]) for c in cures if c not in known
     ]
+    rows += [(f"`{code}`", outcome, said, "") for code, outcome, said in meanings.ELSEWHERE]
     letters = [(f"`{c.code}`", _said(c)) for c in found if c.outcome == "dead letter"]
     problems = [(f"`{code}`", str(status), title) for code, (status, title) in TITLES.items()]
     drifts = [(f"`{k}`", v.policy, v.cause, v.repair) for k, v in VERDICTS.items()]
