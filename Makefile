@@ -64,7 +64,7 @@ docs: setup ## the reference from the code, and the site where MkDocs Material i
 	@.venv/bin/python -m tests.harness.documentation
 	@if .venv/bin/python -c "import material" 2>/dev/null; \
 	then NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet --config-file .ci/mkdocs.yml && echo "the site is in .site/"; \
-	else echo "for the site: .venv/bin/pip install --group docs"; fi
+	else echo "for the site: .venv/bin/pip install 'mkdocs-material>=9.7,<10'"; fi
 
 # The lock serves every platform and Python we promise, so it takes a resolver that looks at all
 # of them at once; pip sees only the machine it runs on.
