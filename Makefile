@@ -18,7 +18,7 @@ JOBS = 4
 # Without bytecode each of the many processes of a test run would compile what it imports.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__ PYTHONDONTWRITEBYTECODE
 
-.PHONY: all help setup demo dev test test-docker chaos bench lint format lock clean
+.PHONY: all help setup demo dev test test-docker chaos bench lint format docs lock clean
 
 all: setup help
 
@@ -60,6 +60,12 @@ format: setup ## let ruff put the source in order
 	@.venv/bin/python -m ruff check --fix .
 	@.venv/bin/python -m ruff format .
 
+docs: setup ## the reference from the code, and the site where MkDocs Material is installed
+	@.venv/bin/python -m tests.harness.documentation
+	@if .venv/bin/python -c "import material" 2>/dev/null; \
+	then NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet --config-file .ci/mkdocs.yml && echo "the site is in .site/"; \
+	else echo "for the site: .venv/bin/pip install 'mkdocs-material>=9.7,<10'"; fi
+
 # The lock serves every platform and Python we promise, so it takes a resolver that looks at all
 # of them at once; pip sees only the machine it runs on.
 lock: ## renew requirements.lock after a change in pyproject.toml (needs uv)
@@ -69,5 +75,5 @@ lock: ## renew requirements.lock after a change in pyproject.toml (needs uv)
 	    --custom-compile-command "make lock" --quiet --output-file requirements.lock $(ARGS)
 
 clean: ## remove .venv and every cache
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .site dist build
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """The command line. It starts quickly: a verb imports what it needs when it is called."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +12,9 @@ from evosaga.orchestrator.cli.output import Output, mend_streams
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit code. Trouble that can be expected is one line on stderr."""
+    if os.getpid() == 1:
+        # In a container: the kernel withholds a signal for which the first process has no handler.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     open_ = mend_streams()
     out = Output(open_=open_)
     code = _run(argv, out, open_)

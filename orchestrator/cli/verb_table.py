@@ -243,7 +243,7 @@ VERBS: Final = (
         "cli.dead_letters:letters",
         "Show the commands that nobody could obey, newest first, and why; or take them away.",
         more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
-        "shows it), until somebody removes them. The README explains the codes.",
+        "shows it), until somebody removes them. docs/reference/codes.md explains the codes.",
         example="letters --limit 10",
         needs=_STORES,
     ),

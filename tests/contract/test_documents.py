@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from evosaga.events.database import Pool
 from tests.contract.golden import assert_golden
@@ -43,6 +44,20 @@ async def test_the_openapi_document_is_as_promised(operator: httpx.AsyncClient) 
 
 async def test_the_asyncapi_document_is_as_promised(operator: httpx.AsyncClient) -> None:
     assert_golden("asyncapi", (await operator.get("/asyncapi.json")).json())
+
+
+async def test_the_metrics_are_as_promised(operator: httpx.AsyncClient) -> None:
+    await operator.post("/webhooks/evolution/nobody")  # a label is told only once it has a value
+    text = (await operator.get("/metrics")).text
+    metrics = {
+        family.name: {
+            "type": family.type,
+            "help": family.documentation,
+            "labels": sorted({label for one in family.samples for label in one.labels} - {"le"}),
+        }
+        for family in text_string_to_metric_families(text)
+    }
+    assert_golden("metrics", metrics)
 
 
 async def test_the_tables_are_as_promised(pool: Pool) -> None:

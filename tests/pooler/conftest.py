@@ -28,14 +28,14 @@ CONNECTIONS: Final = 3
 _PROGRAM: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
-def written(folder: Path, postgres: str, port: int, mode: str) -> Path:
-    """A configuration, in which everybody is let in as the user of Postgres."""
+def written(folder: Path, postgres: str, port: int, mode: str, role: str) -> Path:
+    """A configuration, in which everybody is let in as one role of Postgres."""
     parts = urlsplit(postgres)
     asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
     target = {
         "host": parts.hostname or asked.get("host"),
         "port": parts.port or asked.get("port", 5432),
-        "user": parts.username,
+        "user": role,
         "password": parts.password,
     }
     given = {
@@ -65,8 +65,14 @@ def mode() -> str:
 
 
 @pytest.fixture
+def role() -> str:
+    """As whom everybody is let in; a test may want another."""
+    return "postgres"
+
+
+@pytest.fixture
 async def pooled_url(
-    servers: Servers, database_url: str, tmp_path: Path, mode: str
+    servers: Servers, database_url: str, tmp_path: Path, mode: str, role: str
 ) -> AsyncIterator[str]:
     """The way to the test's database through PgBouncer."""
     if _PROGRAM is None:
@@ -74,13 +80,13 @@ async def pooled_url(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = written(tmp_path, servers.postgres, port, mode)
+    config = written(tmp_path, servers.postgres, port, mode, role)
     log = tmp_path / "pgbouncer.log"
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: ASYNC220  # starting it takes no time
             [_PROGRAM, str(config)], stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
-    url = f"postgresql://postgres@127.0.0.1:{port}{urlsplit(database_url).path}"
+    url = f"postgresql://{role}@127.0.0.1:{port}{urlsplit(database_url).path}"
     try:
 
         async def up() -> bool:

@@ -24,6 +24,7 @@ TOP_LEVEL = {
     "migrations",
     "tests",
     "docs",
+    "deploy",
     "pyproject.toml",
     "requirements.lock",
     "Makefile",
@@ -31,6 +32,8 @@ TOP_LEVEL = {
     "docker-compose.yml",
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "LICENSE",
 }
 

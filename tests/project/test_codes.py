@@ -75,7 +75,8 @@ def codes() -> set[str]:
 
 
 def test_every_code_is_explained_in_the_documents() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    made = ROOT / "docs" / "reference" / "codes.md"  # from the source as well, so no proof
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if page != made]
     told = set(re.findall(r"`([a-z_]+)`", "\n".join(page.read_text() for page in pages)))
     every = codes()
     assert {"half_removed", "instance_incomplete", "worker_lost", "unknown_type"} <= every
