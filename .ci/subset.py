@@ -1,6 +1,6 @@
 """Prints the part of requirements.lock that some of the dependencies in pyproject.toml need.
 
-    python .ci/subset.py runtime         what evosaga itself needs
+    python .ci/subset.py runtime         what evosaga needs to run, without embedded servers
     python .ci/subset.py build           what the optional dependencies called "build" need
 
 There is one lock file, and it holds what testing and developing need as well. The container image
@@ -21,7 +21,8 @@ ENTRY = re.compile(r"^(?P<name>[\w.-]+)==.*(?:\n[ ]+.*)*", re.MULTILINE)
 
 def main(group: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = {"runtime": project["dependencies"], **project["optional-dependencies"]}
+    extras = project["optional-dependencies"]
+    groups = {**extras, "runtime": [*project["dependencies"], *extras["server"]]}
     needed = {name_of(requirement) for requirement in groups[group]}
     entries = {
         name_of(match["name"]): match[0]
