@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Generic, TypeVar, cast
 
 import structlog
 
-from evosaga.events import cancellation
+from evosaga.events import background
 
 _logger = structlog.get_logger("evosaga.resources")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
@@ -113,7 +113,7 @@ async def opened(resources: Sequence[Resource[ServicesT]]) -> AsyncIterator[None
                     await one.tried()
         yield
     finally:
-        await cancellation.end(tasks)
+        await background.end(tasks)
 
 
 def plainly(resource: Resource[ServicesT]) -> Resource[object]:
