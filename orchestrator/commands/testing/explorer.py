@@ -179,7 +179,7 @@ class _Ear:
     info = debug = lambda *_, **__: None
 
 
-_LOGGERS: Final = ("driver", "engine", "execution", "transient_errors", "parking", "quarantine")
+_LOGGERS: Final = ("driver", "execution", "transient_errors", "parking", "quarantine")
 
 
 @contextlib.contextmanager
