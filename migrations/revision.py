@@ -37,8 +37,7 @@ async def has_whatsapp(connection: Connection) -> bool:
 
 
 _WHATSAPP: Final = (
-    "SELECT to_regprocedure('healthcare.save_evolution_integration(uuid, text, text, text)') "
-    "IS NOT NULL"
+    "SELECT to_regclass('healthcare.one_enabled_integration_an_organization') IS NOT NULL"
 )
 
 

@@ -103,7 +103,7 @@ def domain(
         async with contextlib.AsyncExitStack() as stack:
             yield await stack.enter_async_context(services()) if services else None
 
-    return Domain(registry_of(sagas), open_services, name=name, migrations=migrations)
+    return Domain(registry_of(sagas), open_services, name=name, package=name, migrations=migrations)
 
 
 @dataclass(frozen=True)
