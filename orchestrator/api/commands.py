@@ -46,7 +46,7 @@ EXAMPLE: Final[dict[str, Any]] = {
         "name": "Clínica Sol",
     },
 }
-_OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.delete"}
+OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.delete"}
 
 
 @router.post(
@@ -103,7 +103,7 @@ async def allowed(here: AppContext, who: Caller, own: UUID, command: Command) ->
         if saga.organization(parse_request(here.registry, command).input) != own:
             raise Problem("forbidden", "this key may only give commands about its own organization")
         return replace(command, organization_id=own)
-    if command.type not in _OPEN_TO_ORGANIZATIONS:
+    if command.type not in OPEN_TO_ORGANIZATIONS:
         if command.type in here.registry.public:
             raise Problem("forbidden", "this command needs a key without an organization")
         raise unknown_type(here.registry, command.type)

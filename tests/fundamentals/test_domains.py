@@ -161,7 +161,7 @@ async def test_the_sagas_of_a_package_that_is_gone_wait_until_it_is_back(
     ("twice", "said"),
     [
         (
-            Saga("park-a-car", 2, "car.store", Park, steps=PARK.steps),
+            replace(PARK, version=2, command="car.store"),
             "define the saga 'park-a-car'",
         ),
         (replace(PARK, name="store"), "take the command 'car.park'"),

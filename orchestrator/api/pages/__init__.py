@@ -16,10 +16,11 @@ from evosaga.orchestrator.api.pages import (
     reconciliation,
     saga_actions,
     sagas,
+    start,
     static_files,
 )
 
-_TOPICS: Final = (home, sagas, saga_actions, definitions, login, static_files)
+_TOPICS: Final = (home, sagas, saga_actions, definitions, start, login, static_files)
 _WHATSAPP: Final = (integrations, reconciliation)
 
 
