@@ -174,34 +174,41 @@ def _tell(settings: Settings, given: dict[str, str], http: str, out: Output) -> 
         f"  curl -H 'X-API-Key: {api_key or 'KEY'}' {http}/sagas",
     ]
     if simulated:
-        control = f"{simulated}/__control__"
-        lines += [
-            "",
-            f"The Evolution server is simulated, on {simulated}; it forgets when this ends.",
-            "Let the phone scan the QR code, or the next create be refused and rolled back, or be",
-            "answered with 500 although it was made (evosaga looks, and keeps it):",
-            "",
-            f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
-            f"  curl {control}/faults -d '"
-            '{"mode": "reject", "operation": "create", "message": "Invalid integration"}\'',
-            f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
-            "",
-            "For what asks Evolution itself (reconcile, health, doctor, qr, replay --plan), for",
-            "more workers, and for redis-cli, psql and docs/routing_worker.py:",
-            "",
-            f"  export EVOSAGA_EVOLUTION_URL={simulated}",
-            f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
-            f"  export EVOSAGA_PUBLIC_URL={given.get('public_url', http)}",
-        ]
-        if "secret_key" in given:
-            file = shlex.quote(str(_state() / "secret-key"))
-            lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
+        lines += _of_the_simulator(settings, given, http)
     # Only those of our own servers, which have no password.
     for name, url in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
         if _embedded(name):
             lines.append(f"  export EVOSAGA_{name}={shlex.quote(url or '')}")
     for line in [*lines, "", "Ctrl-C stops everything; what was stored is kept.", ""]:
         out.line(line)
+
+
+def _of_the_simulator(settings: Settings, given: dict[str, str], http: str) -> list[str]:
+    """What to type about the simulated Evolution server."""
+    simulated = given["evolution_url"]
+    control = f"{simulated}/__control__"
+    lines = [
+        "",
+        f"The Evolution server is simulated, on {simulated}; it forgets when this ends.",
+        "Let the phone scan the QR code, or the next create be refused and rolled back, or be",
+        "answered with 500 although it was made (evosaga looks, and keeps it):",
+        "",
+        f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
+        f"  curl {control}/faults -d '"
+        '{"mode": "reject", "operation": "create", "message": "Invalid integration"}\'',
+        f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
+        "",
+        "For what asks Evolution itself (reconcile, health, doctor, qr, replay --plan), for",
+        "more workers, and for redis-cli, psql and docs/routing_worker.py:",
+        "",
+        f"  export EVOSAGA_EVOLUTION_URL={simulated}",
+        f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
+        f"  export EVOSAGA_PUBLIC_URL={given.get('public_url', http)}",
+    ]
+    if "secret_key" in given:
+        file = shlex.quote(str(_state() / "secret-key"))
+        lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
+    return lines
 
 
 def _program() -> str:
