@@ -16,7 +16,6 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -78,7 +77,7 @@ def check(wheel: Path, version: str) -> None:
 
 def environment(folder: Path, *packages: str) -> str:
     """The Python of a new environment with these packages alone."""
-    venv.create(folder, with_pip=True)
+    run(sys.executable, "-m", "venv", str(folder))
     python = str(folder / "bin" / "python")
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
     return python

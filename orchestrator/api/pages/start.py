@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from fastapi import Request
 from starlette.responses import Response
@@ -32,7 +32,8 @@ from evosaga.sagas.definition import Saga
 router: Final = page_router()
 _OWN_FORMS: Final = frozenset({"integration.create", "integration.delete"})
 """Commands that have pages of their own."""
-_PLAIN: Final[Mapping[str, Literal["text", "number", "checkbox"]]] = {
+Kind: TypeAlias = Literal["text", "number", "checkbox", "select", "json"]
+_PLAIN: Final[Mapping[str, Kind]] = {
     "string": "text",
     "integer": "number",
     "number": "number",
@@ -46,7 +47,7 @@ class Field:
 
     name: str
     title: str
-    kind: Literal["text", "number", "checkbox", "select", "json"]
+    kind: Kind
     required: bool
     options: tuple[str, ...] = ()
     said: str = ""
@@ -75,7 +76,7 @@ def _field(name: str, one: Mapping[str, Any], required: bool) -> Field:
     title, said = one.get("title", name), one.get("description", "")
     if "enum" in one and all(isinstance(each, str) for each in one["enum"]):
         return Field(name, title, "select", required, tuple(one["enum"]), said)
-    kind = _PLAIN.get(str(one.get("type")), "json")
+    kind: Kind = _PLAIN.get(str(one.get("type")), "json")
     return Field(name, title, kind, required and kind != "checkbox", said=said)
 
 

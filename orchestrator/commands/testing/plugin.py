@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(
     for name in config.getoption("--evosaga"):
         module = _module(name)
         found = {
-            attribute: value.torture
+            attribute: vars(value)["torture"]
             for attribute, value in vars(module).items()
             if isinstance(value, type) and "torture" in vars(value)
         }

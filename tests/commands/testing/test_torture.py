@@ -26,7 +26,7 @@ def torture(hotel: Any, saga: Any = None, faults: int = 1, **data: Any) -> Tortu
     """The hotel's torture, of a booking that goes well."""
     booking = hotel.BookRoom(**{"room": 101, "guest": "ada", "euros": 80} | data)
 
-    class World(hotel.Services):  # type: ignore[misc, name-defined]
+    class World(hotel.Services):  # type: ignore[misc]
         def state(self) -> Any:
             return [self.rooms.taken, self.bank.charges, self.door.keys]
 
@@ -80,7 +80,7 @@ def test_each_mistake_in_a_step_is_caught(hotel: Any) -> None:
 
 
 def test_a_world_that_keeps_nothing_catches_no_mistake_and_that_is_said(hotel: Any) -> None:
-    class Blind(hotel.Services):  # type: ignore[misc, name-defined]
+    class Blind(hotel.Services):  # type: ignore[misc]
         def state(self) -> Any:
             return None
 
@@ -91,7 +91,7 @@ def test_a_world_that_keeps_nothing_catches_no_mistake_and_that_is_said(hotel: A
 def test_a_world_that_is_not_deterministic_is_refused_with_the_first_difference(
     hotel: Any,
 ) -> None:
-    class Dice(hotel.Services):  # type: ignore[misc, name-defined]
+    class Dice(hotel.Services):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.luck = random.random()
