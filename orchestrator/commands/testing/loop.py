@@ -15,7 +15,10 @@ from asyncio import events as _events
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
+from pathlib import Path
 from typing import Any, Final
+
+_FOLDER: Final = str(Path(__file__).parent)
 
 
 class Actor:
@@ -164,7 +167,9 @@ def _place(handle: asyncio.Handle) -> str:
     coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
     frame = None
     while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or frame
+        inner = getattr(coroutine, "cr_frame", None)
+        if inner is not None and not inner.f_code.co_filename.startswith(_FOLDER):
+            frame = inner
         coroutine = getattr(coroutine, "cr_await", None)
     return f" just before {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
 

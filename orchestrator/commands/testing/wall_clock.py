@@ -4,12 +4,11 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from evosaga.orchestrator.commands.testing.loop import ACTOR
 
-_OURS: Final = str(Path(__file__).resolve().parents[3])
+_OURS: Final = frozenset({"evosaga", *sys.stdlib_module_names})
 
 
 @contextlib.contextmanager
@@ -21,7 +20,8 @@ def clock_watched() -> Iterator[list[str]]:
     def watched() -> float:
         frame = sys._getframe(1)
         file = frame.f_code.co_filename
-        ours = file.startswith((_OURS, sys.base_prefix)) or "site-packages" in file
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        ours = package in _OURS or "site-packages" in file
         if ACTOR.get() is not None and not ours:
             said = f"it reads the wall clock at {file}:{frame.f_lineno}; take ctx.age, or a clock "
             found[:] = [f"{said}that the world gives"]
