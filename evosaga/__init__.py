@@ -8,8 +8,13 @@ names beside this one; ``docs/architecture.md`` says what is where.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evosaga.orchestrator.domain import domain
+    from evosaga.sagas.command import Command
+    from evosaga.sagas.context import StepContext
     from evosaga.sagas.definition import (
+        Admission,
         InCommit,
+        Refusal,
         Retry,
         Saga,
         Step,
@@ -17,24 +22,47 @@ if TYPE_CHECKING:
         pivot,
         retryable,
     )
-    from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
+    from evosaga.sagas.outcome import (
+        Done,
+        Finding,
+        Held,
+        Outcome,
+        Rejected,
+        Sighting,
+        Unknown,
+    )
 
 __all__ = [
+    "Admission",
+    "Command",
     "Done",
+    "Finding",
     "Held",
     "InCommit",
     "Outcome",
+    "Refusal",
     "Rejected",
     "Retry",
     "Saga",
+    "Sighting",
     "Step",
+    "StepContext",
     "Unknown",
     "compensatable",
+    "domain",
     "pivot",
     "retryable",
 ]
 
-_OUTCOMES = ("Done", "Held", "Outcome", "Rejected", "Unknown")
+_ELSEWHERE = {
+    "Command": "evosaga.sagas.command",
+    "StepContext": "evosaga.sagas.context",
+    "domain": "evosaga.orchestrator.domain",
+    **dict.fromkeys(
+        ("Done", "Finding", "Held", "Outcome", "Rejected", "Sighting", "Unknown"),
+        "evosaga.sagas.outcome",
+    ),
+}
 
 
 def __getattr__(name: str) -> object:
@@ -43,5 +71,4 @@ def __getattr__(name: str) -> object:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "evosaga.sagas.outcome" if name in _OUTCOMES else "evosaga.sagas.definition"
-    return getattr(import_module(module), name)
+    return getattr(import_module(_ELSEWHERE.get(name, "evosaga.sagas.definition")), name)

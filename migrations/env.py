@@ -22,6 +22,7 @@ def _run(connection: Connection) -> None:
         include_schemas=True,
         include_name=lambda name, type_, _: type_ != "schema" or name in (SCHEMA, "healthcare"),
         version_table_schema=SCHEMA,
+        version_table=context.config.attributes.get("version_table", "alembic_version"),
         compare_type=True,
     )
     # A session that waits for a table lock blocks every session that comes after it.

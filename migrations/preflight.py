@@ -46,10 +46,11 @@ async def read_only(connection: Any) -> ReadOnly | None:
     return None
 
 
-async def rights(connection: Any) -> list[Misfit]:
+async def rights(connection: Any, *, whatsapp: bool = True) -> list[Misfit]:
     """The rights that the migrating role lacks."""
     row = await connection.fetchrow(_RIGHTS)
-    missing = [name for name in ("evosaga", "healthcare") if not row[f"{name}_there"]]
+    schemas = ("evosaga", "healthcare") if whatsapp else ("evosaga",)
+    missing = [name for name in schemas if not row[f"{name}_there"]]
     if missing and not row["creates"]:
         made = "; ".join(f"CREATE SCHEMA {name} AUTHORIZATION {row['me']}" for name in missing)
         said = f"permission denied for database {row['database']} to make the schema {missing[0]}"
@@ -60,10 +61,10 @@ async def rights(connection: Any) -> list[Misfit]:
             f"permission denied for schema {name}",
             f"GRANT USAGE, CREATE ON SCHEMA {name} TO {row['me']}",
         )
-        for name in ("evosaga", "healthcare")
+        for name in schemas
         if row[f"{name}_there"] and not row[f"{name}_usable"]
     ]
-    if row["owner"] is not None and not row["owned"]:
+    if whatsapp and row["owner"] is not None and not row["owned"]:
         whose = f"healthcare.integrations belongs to {row['owner']}"
         said = f"{whose}, and only its owner can add an index"
         cure = f"ALTER TABLE healthcare.integrations OWNER TO {row['me']}"

@@ -31,6 +31,16 @@ async def current(connection: Connection) -> str | None:
     return found
 
 
+async def has_whatsapp(connection: Connection) -> bool:
+    """Whether the database was migrated with WhatsApp."""
+    return bool(await connection.fetchval(_WHATSAPP))
+
+
+_WHATSAPP: Final = (
+    "SELECT to_regclass('healthcare.one_enabled_integration_an_organization') IS NOT NULL"
+)
+
+
 def newer(found: str | None, needed: str) -> bool:
     """Whether the database was migrated by a newer release. Revisions are numbered."""
     return found is not None and found > needed

@@ -5,6 +5,9 @@ and only ``evosaga migrate`` needs them. Problems are found before anything is c
 only a trial can show them, before the commit.
 """
 
+import importlib
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from evosaga.events.postgres_url import understood
 from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
-from evosaga.migrations.revision import LOCK, current, head
+from evosaga.migrations.revision import LOCK, current, has_whatsapp, head
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
@@ -34,27 +37,34 @@ def alembic_config() -> Config:
     return config
 
 
-async def upgrade(database_url: str, revision: str) -> list[Misfit]:
+async def upgrade(
+    database_url: str, revision: str, whatsapp: bool, domains: Mapping[str, Path]
+) -> list[Misfit]:
     """Bring the database to ``revision``; returns the problems that are not fatal.
 
     Raises asyncpg's errors, ``Unfit``, ``ReadOnly`` and a migration's own refusal.
     """
     url = understood(database_url)
     if revision == "head":
-        await _prepare(url)
+        whatsapp = await _prepare(url, whatsapp)
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: asyncpg.connect(url, statement_cache_size=0),
         poolclass=NullPool,
     )
     config = alembic_config()
+    config.attributes["whatsapp"] = whatsapp
 
     def run(connection: Connection) -> list[Misfit]:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
         driver = connection.connection.dbapi_connection
         assert driver is not None
-        notes: list[Misfit] = driver.run_async(_settle) if revision == "head" else []
+        if revision != "head":
+            return []
+        for name, folder in domains.items():
+            _upgrade_domain(connection, name, folder)
+        notes: list[Misfit] = driver.run_async(partial(_settle, whatsapp=whatsapp))
         return notes
 
     try:
@@ -71,17 +81,41 @@ async def upgrade(database_url: str, revision: str) -> list[Misfit]:
         await engine.dispose()
 
 
-async def _settle(driver: Any) -> list[Misfit]:
+def _upgrade_domain(connection: Connection, name: str, folder: Path) -> None:
+    """Bring the tables of a domain of its own to its head, in the same transaction."""
+    config = alembic_config()
+    config.set_main_option("version_locations", str(folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = f"alembic_version_{name}"
+    command.upgrade(config, "heads")
+
+
+async def _settle(driver: Any, *, whatsapp: bool) -> list[Misfit]:
     """Revoke access and try to insert a row, before the commit."""
+    if whatsapp and not await has_whatsapp(driver):  # it was migrated without before
+        for script in _with_whatsapp():
+            await driver.execute(script)
     await grants.close(driver)
+    if not whatsapp:
+        return []
     found = [*await misfits(driver), *await rehearse(driver)]
     if fatal := [misfit for misfit in found if misfit.fatal]:
         raise Unfit(fatal)
     return found
 
 
-async def _prepare(url: str) -> None:
+def _with_whatsapp() -> Iterator[str]:
+    """What the revisions make for WhatsApp, in their order; each may be run again."""
+    first = importlib.import_module("evosaga.migrations.versions.0001_first_release")
+    fifth = importlib.import_module("evosaga.migrations.versions.0005_what_fits_and_who_may_look")
+    yield from (first.INTEGRATIONS, first.SAVE_RPC, fifth.INDEX, fifth.SAVE_RPC)
+
+
+async def _prepare(url: str, whatsapp: bool) -> bool:
     """Check first; then build concurrently the index that takes long, outside any transaction.
+
+    Returns whether WhatsApp is there or wanted.
 
     On connections of their own, one of which holds the lock that admits one migration at a time:
     the lock ends with its transaction, so no pooler can leak it, and a concurrent index is not
@@ -92,14 +126,17 @@ async def _prepare(url: str) -> None:
         if (refusal := await preflight.read_only(lock)) is not None:
             raise refusal
         found = await preflight.troubles(lock)
-        found += await misfits(lock, migrated=False)
         revision = await current(lock)
-        if revision != head():
-            found += await preflight.rights(lock)
+        there = await has_whatsapp(lock)
+        whatsapp = whatsapp or there
+        if whatsapp:
+            found += await misfits(lock, migrated=False)
+        if revision != head() or whatsapp != there:
+            found += await preflight.rights(lock, whatsapp=whatsapp)
         if fatal := [misfit for misfit in found if misfit.fatal]:
             raise Unfit(fatal)
         if revision is None or revision >= "0005":
-            return
+            return whatsapp
         async with lock.transaction():
             # Not as a prepared statement: the index would wait for a portal that stays open.
             await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
@@ -108,6 +145,7 @@ async def _prepare(url: str) -> None:
                 await _build(builder)
             finally:
                 await builder.close()
+        return whatsapp
     finally:
         await lock.close()
 

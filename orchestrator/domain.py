@@ -1,26 +1,30 @@
-"""What a worker is given to run: one domain, as a record of its sagas and of a few functions.
+"""What a worker is given to run: domains, each a record of its sagas and of a few functions.
 
 The engine, the commands and the upkeep know sagas, events and commands; what a saga is about they
 get from here. It lies above them, since some of its functions are called with settings, with the
 command handler or with a lease.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
-from evosaga.events.database import Pool
+from evosaga.events.database import Pool, Queryable
 from evosaga.events.relay import OnRewind, nothing_else
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import Job
+from evosaga.sagas.definition import Saga
 from evosaga.sagas.explainer import PLAIN, Explainer
-from evosaga.sagas.registry import SagaRegistry
+from evosaga.sagas.registry import SagaRegistry, merged, registry_of
 
 ServicesT = TypeVar("ServicesT")
 
@@ -44,8 +48,11 @@ class Domain(Generic[ServicesT]):
     """``sagas`` and ``open_services`` are all that a domain needs.
 
     ``open_services``: opens, for one worker, what its steps are handed (``StepContext.services``).
-    Raises ``SettingsError`` for a setting that is missing. The lease keeps a worker that was
-    paused for too long from acting: ask it before an effect.
+    While it raises, the domain's sagas are held under ``resource_unavailable`` and it is called
+    again. The lease keeps a worker that was paused for too long from acting: ask it before an
+    effect. None: a process that only looks, and drives no saga. ``essential``: without its services
+    a worker does not start at all.
+    ``name`` and ``package``: for people; what has no package is evosaga's own.
     ``streams``: Redis streams of its own, to be kept as long as the events are.
     ``redis``: its keys and commands there, for the checks of access lists.
     ``on_rewind``: publishes its own events once more when Redis has lost what it was told.
@@ -58,7 +65,9 @@ class Domain(Generic[ServicesT]):
     """
 
     sagas: SagaRegistry
-    open_services: Callable[[Settings, Pool, Redis, Lease], AbstractAsyncContextManager[ServicesT]]
+    open_services: Callable[
+        [Settings, Pool, Redis, Lease | None], AbstractAsyncContextManager[ServicesT]
+    ]
     streams: tuple[str, ...] = ()
     redis: RedisUse = NOTHING_MORE
     on_rewind: OnRewind = nothing_else
@@ -67,3 +76,71 @@ class Domain(Generic[ServicesT]):
     parts: Callable[[Pool, Redis, ServicesT, str], Mapping[str, Coroutine[Any, Any, None]]] = (
         _no_parts
     )
+    name: str = "domain"
+    package: str = "evosaga"
+    essential: bool = False
+    migrations: Path | None = None
+    """A folder with Alembic revisions of its own: a branch beside evosaga's."""
+
+
+def domain(
+    name: str,
+    *sagas: Saga[Any, ServicesT],
+    services: Callable[[], AbstractAsyncContextManager[ServicesT]] | None = None,
+    migrations: Path | None = None,
+) -> Domain[ServicesT]:
+    """A domain of its own package: its sagas, and how to open what their steps use.
+
+    ``services`` is called once in each worker and closed with it; what it yields is the
+    ``ctx.services`` of every step. Raises ``DefinitionError`` when two sagas have one version or
+    one command.
+    """
+
+    @contextlib.asynccontextmanager
+    async def open_services(
+        _: Settings, __: Pool, ___: Redis, ____: Lease | None
+    ) -> AsyncIterator[Any]:
+        async with contextlib.AsyncExitStack() as stack:
+            yield await stack.enter_async_context(services()) if services else None
+
+    return Domain(registry_of(sagas), open_services, name=name, package=name, migrations=migrations)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Several domains side by side, and what they are together."""
+
+    each: tuple[Domain[Any], ...]
+    sagas: SagaRegistry
+
+    @staticmethod
+    def of(*each: Domain[Any]) -> "Domains":
+        """Raises ``DefinitionError`` where two packages have one saga or one command."""
+        return Domains(each, merged([(one.package, one.sagas) for one in each]))
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Their Redis streams."""
+        return tuple(stream for one in self.each for stream in one.streams)
+
+    @property
+    def redis(self) -> RedisUse:
+        """Their keys and commands in Redis."""
+        used = [one.redis for one in self.each]
+        return RedisUse(
+            tuple(name for use in used for name in use.names),
+            tuple(command for use in used for command in use.always),
+            tuple(command for use in used for command in use.of_worker),
+        )
+
+    async def on_rewind(self, pool: Queryable, since: datetime) -> None:
+        """Let each publish once more what Redis has lost."""
+        for one in self.each:
+            await one.on_rewind(pool, since)
+
+    def of_saga(self, saga: str) -> Domain[Any] | None:
+        """The domain that has that saga; None: it is not installed here."""
+        for one in self.each:
+            if any(saga == name for name, _ in one.sagas.versions):
+                return one
+        return None

@@ -1,12 +1,13 @@
-"""A worker: every part that runs in one process, around a domain's sagas."""
+"""A worker: every part that runs in one process, around the sagas of its domains."""
 
 import asyncio
 import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic
 
 import structlog
@@ -21,13 +22,14 @@ from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.domain import Domain, ServicesT
+from evosaga.orchestrator.domain import Domain, Domains, ServicesT
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
+from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga, opened
 from evosaga.orchestrator.maintenance import redis_owner
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from evosaga.orchestrator.maintenance.scheduler import Scheduler
+from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
@@ -47,11 +49,18 @@ class Worker(Generic[ServicesT]):
     reader: CommandConsumer
     relay: Relay
     log: EventLog
-    services: ServicesT
+    resource: Resource[ServicesT]
+    """The services of the first domain."""
+    all_services: ServicesBySaga
     pool: Pool
     redis: Redis
     failed: asyncio.Future[None]
     """Fails when a part ends that never should."""
+
+    @property
+    def services(self) -> ServicesT:
+        """What the first domain's steps are handed. Raises ``ResourceUnavailable``."""
+        return self.resource.get()
 
 
 def worker_name() -> str:
@@ -78,13 +87,15 @@ async def stores(settings: Settings) -> AsyncIterator[tuple[Pool, Redis]]:
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    settings: Settings, domain: Domain[ServicesT]
+    settings: Settings, domain: Domain[ServicesT], *others: Domain[Any]
 ) -> AsyncIterator[Worker[ServicesT]]:
     """A worker that reads commands, drives sagas, relays events and recovers what is due.
 
     On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
+    Raises what an essential domain raises while it is opened.
     """
-    known = domain.sagas
+    domains = Domains.of(domain, *others)
+    known = domains.sagas
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
@@ -95,10 +106,10 @@ async def running_worker(
             beat=settings.lease_seconds / 5,
             knows=announced(known),
         )
-        services = await stack.enter_async_context(
-            domain.open_services(settings, pool, redis, lease)
+        resources, services = await stack.enter_async_context(
+            open_domains(domains, settings, pool, redis, lease)
         )
-        relay = Relay(pool, redis, name, domain.on_rewind)
+        relay = Relay(pool, redis, name, domains.on_rewind)
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, services, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
@@ -109,6 +120,7 @@ async def running_worker(
         database = await redis_owner.identity(pool)
         await redis_owner.claim(redis, database)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        of_domains = _Beside(settings, pool, redis, name, gate)
         parts = start_parts(
             failed,
             log=log.run(),
@@ -116,21 +128,86 @@ async def running_worker(
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
             watchdog=reader.watch(),
-            tidy=tidy(redis, domain.streams),
+            tidy=tidy(redis, domains.streams),
             owner=redis_owner.watch(redis, database),
             rejected=RejectedSagaArchive(
                 pool, name, settings.rejected_keep, settings.rejected_most
             ).run(),
-            chores=Scheduler(pool, name, domain.jobs(settings, pool, services, gate)).run(),
-            **domain.parts(pool, redis, services, name),
+            **of_domains.parts(domains, resources),
         )
         try:
             await reader.start()
             _logger.info("worker is up", worker=name)
-            yield Worker(name, engine, reader, relay, log, services, pool, redis, failed)
+            first: Resource[ServicesT] = resources[0]
+            yield Worker(name, engine, reader, relay, log, first, services, pool, redis, failed)
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
+
+
+@contextlib.asynccontextmanager
+async def open_domains(
+    domains: Domains, settings: Settings, pool: Pool, redis: Redis, lease: Lease | None
+) -> AsyncIterator[tuple[list[Resource[Any]], ServicesBySaga]]:
+    """Each domain's services, in order, and all of them by saga.
+
+    Raises what an essential one raises; another that can't be opened is tried again meanwhile.
+    """
+    resources = []
+    for one in domains.each:
+        open_services = partial(one.open_services, settings, pool, redis, lease)
+        resources.append(Resource(one.package, open_services))
+    by_saga = {
+        name: resource
+        for one, resource in zip(domains.each, resources, strict=True)
+        for name, _ in one.sagas.versions
+    }
+    async with opened(resources):
+        for one, resource in zip(domains.each, resources, strict=True):
+            if one.essential and resource.error is not None:
+                raise resource.error
+        yield resources, ServicesBySaga(by_saga)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What domains let run beside the engine: parts of every worker, and scheduled jobs.
+
+    Those of an essential domain are parts of the worker, so it breaks with them; those of another
+    one run whenever its services are open, and begin anew after a failure.
+    """
+
+    settings: Settings
+    pool: Pool
+    redis: Redis
+    worker: str
+    gate: CommandHandler
+
+    def parts(
+        self, domains: Domains, resources: list[Resource[Any]]
+    ) -> Mapping[str, Coroutine[Any, Any, None]]:
+        found: dict[str, Coroutine[Any, Any, None]] = {}
+        jobs: list[Job] = []
+        for one, resource in zip(domains.each, resources, strict=True):
+            if one.essential:
+                services = resource.get()
+                found |= one.parts(self.pool, self.redis, services, self.worker)
+                jobs += one.jobs(self.settings, self.pool, services, self.gate)
+                resource.begin(_nothing)
+            else:
+                resource.begin(partial(self._run, one))
+        return {"chores": Scheduler(self.pool, self.worker, jobs).run(), **found}
+
+    async def _run(self, one: Domain[Any], services: Any) -> None:
+        jobs = one.jobs(self.settings, self.pool, services, self.gate)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Scheduler(self.pool, self.worker, jobs).run())
+            for name, part in one.parts(self.pool, self.redis, services, self.worker).items():
+                group.create_task(part, name=name)
+
+
+async def _nothing(_services: object) -> None:
+    pass
 
 
 def start_parts(
@@ -178,9 +255,9 @@ async def _relay_the_rest(relay: Relay) -> None:
         pass
 
 
-async def serve_until(stop: asyncio.Event, settings: Settings, domain: Domain[ServicesT]) -> None:
+async def serve_until(stop: asyncio.Event, settings: Settings, *domains: Domain[Any]) -> None:
     """Run a worker until ``stop`` is set. Raises ``Broken`` when one of its parts dies."""
-    async with running_worker(settings, domain) as worker:
+    async with running_worker(settings, *domains) as worker:
         stopping = asyncio.create_task(stop.wait())
         worker.failed.add_done_callback(lambda _: stopping.cancel())
         with contextlib.suppress(asyncio.CancelledError):

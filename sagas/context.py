@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 from uuid import UUID
 
-InputT = TypeVar("InputT")
-ServicesT = TypeVar("ServicesT")
+from typing_extensions import TypeVar
+
+InputT = TypeVar("InputT", covariant=True, default=Any)
+ServicesT = TypeVar("ServicesT", covariant=True, default=Any)
 
 
 @dataclass(frozen=True)  # no slots: Python 3.11 could not call ``StepContext[X, Y](...)`` then

@@ -13,23 +13,32 @@ not roll back would only be noticed on the worst day.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
+from evosaga.sagas.context import StepContext
 from evosaga.sagas.outcome import Finding, FollowUp, Outcome
 
-Effect: TypeAlias = Callable[[Any], Awaitable[Outcome]]
+InputT = TypeVar("InputT", contravariant=True, default=Any)
+ServicesT = TypeVar("ServicesT", contravariant=True, default=Any)
+"""What a definition's steps are called with. Contravariant: a step that needs less serves more."""
+
+Effect: TypeAlias = Callable[[StepContext[InputT, ServicesT]], Awaitable[Outcome]]
 """``async (StepContext) -> Outcome``: an effect outside our Postgres, at least once."""
 
-BatchEffect: TypeAlias = Callable[[Any, Sequence[Any]], Awaitable[Sequence[Outcome]]]
+BatchEffect: TypeAlias = Callable[
+    [Any, Sequence[StepContext[InputT, ServicesT]]], Awaitable[Sequence[Outcome]]
+]
 """``async (connection, [StepContext]) -> [Outcome]``, one outcome a context, in order."""
 
 
-Probe: TypeAlias = Callable[[Any], Awaitable[Finding]]
+Probe: TypeAlias = Callable[[StepContext[InputT, ServicesT]], Awaitable[Finding]]
 """``async (StepContext) -> Finding``: looks whether the effect is there, and changes nothing."""
 
 
-SkipWhen: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
+SkipWhen: TypeAlias = Callable[[InputT], Mapping[str, Any] | None]
 """``(input) -> result``: what is recorded where this input leaves nothing to do; None: do it."""
 
 
@@ -43,8 +52,8 @@ class Kind(StrEnum):
     RETRYABLE = "retryable"
 
 
-@dataclass(frozen=True, slots=True)
-class InCommit:
+@dataclass(frozen=True)
+class InCommit(Generic[InputT, ServicesT]):
     """An effect in our own Postgres that joins the commit of its event: exactly once.
 
     It is set-based, because the commits of many sagas share one transaction. It must not touch
@@ -52,7 +61,7 @@ class InCommit:
     nobody knows it, and it is an attempt that failed.
     """
 
-    run: BatchEffect
+    run: BatchEffect[InputT, ServicesT]
     meaning: Callable[[Exception], Outcome | None] = lambda error: None
 
 
@@ -70,8 +79,8 @@ class Retry:
         return float(min(self.cap, self.first * self.factor ** min(attempt - 1, 30)))
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+@dataclass(frozen=True)
+class Step(Generic[InputT, ServicesT]):
     """One step. ``timeout`` is in seconds and bounds one attempt in either direction.
 
     ``do`` executes, ``undo`` compensates, and ``probe`` says what is really there; a replay asks
@@ -82,23 +91,23 @@ class Step:
 
     name: str
     kind: Kind
-    do: Effect | InCommit
-    undo: Effect | InCommit | None = None
+    do: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT]
+    undo: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT] | None = None
     retry: Retry = field(default_factory=Retry)
     timeout: float = 40.0
-    probe: Probe | None = None
-    skip_when: SkipWhen | None = None
+    probe: Probe[InputT, ServicesT] | None = None
+    skip_when: SkipWhen[InputT] | None = None
 
 
 def compensatable(
     name: str,
     *,
-    do: Effect | InCommit,
-    undo: Effect | InCommit,
+    do: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT],
+    undo: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT],
     retry: Retry | None = None,
     timeout: float = 40.0,
-    probe: Probe | None = None,
-) -> Step:
+    probe: Probe[InputT, ServicesT] | None = None,
+) -> Step[InputT, ServicesT]:
     """A step that can be undone by ``undo``. Timeout in seconds."""
     return Step(name, Kind.COMPENSATABLE, do, undo, retry or Retry(), timeout, probe)
 
@@ -106,11 +115,11 @@ def compensatable(
 def pivot(
     name: str,
     *,
-    do: Effect | InCommit,
+    do: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT],
     retry: Retry | None = None,
     timeout: float = 40.0,
-    probe: Probe | None = None,
-) -> Step:
+    probe: Probe[InputT, ServicesT] | None = None,
+) -> Step[InputT, ServicesT]:
     """The point of no return. Timeout in seconds."""
     return Step(name, Kind.PIVOT, do, None, retry or Retry(attempts=10), timeout, probe)
 
@@ -118,12 +127,12 @@ def pivot(
 def retryable(
     name: str,
     *,
-    do: Effect | InCommit,
+    do: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT],
     retry: Retry | None = None,
     timeout: float = 40.0,
-    probe: Probe | None = None,
-    skip_when: SkipWhen | None = None,
-) -> Step:
+    probe: Probe[InputT, ServicesT] | None = None,
+    skip_when: SkipWhen[InputT] | None = None,
+) -> Step[InputT, ServicesT]:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
     return Step(
         name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, skip_when
@@ -162,7 +171,7 @@ class Refusal:
 
 
 Admit: TypeAlias = Callable[
-    [Any, Any, Sequence[tuple[UUID, Any]]], Awaitable[Sequence[Admission | Refusal]]
+    [Any, ServicesT, Sequence[tuple[UUID, InputT]]], Awaitable[Sequence[Admission | Refusal]]
 ]
 """``async (connection, services, [(saga id, input)]) -> [Admission | Refusal]``, in order.
 
@@ -171,7 +180,7 @@ so that what another worker committed in between is seen. It reads and never wri
 """
 
 Rehearse: TypeAlias = Callable[
-    [Any, Any, Sequence[tuple[UUID, Any]], Sequence[Admission | Refusal]],
+    [Any, ServicesT, Sequence[tuple[UUID, InputT]], Sequence[Admission | Refusal]],
     Awaitable[Sequence[Admission | Refusal]],
 ]
 """``async (connection, services, [(saga id, input)], verdicts) -> verdicts``, in order.
@@ -186,30 +195,39 @@ class AdmissionHeld(Exception):
     its text, without secrets, says what an operator must mend, and is logged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Saga:
+@dataclass(frozen=True)
+class Saga(Generic[InputT, ServicesT]):
     """One version of one saga: the command that starts it, and its steps in order."""
 
     name: str
     version: int
     command: str
-    input: type[Any]
+    input: type[InputT]
     """A pydantic model: what the command's ``data`` must look like."""
-    admit: Admit
-    steps: tuple[Step, ...]
+    admit: Admit[ServicesT, InputT] | None = None
+    steps: tuple[Step[InputT, ServicesT], ...] = ()
     internal: bool = False
     """We start it ourselves, to keep things true; nobody else is told of its command, and from
     outside it is obeyed only when the log has it as the follow-up of an event."""
     background: bool = False
     """It waits for time to pass and does little else, so one that is old is no sign of trouble."""
-    rehearse: Rehearse | None = None
+    business_key: Callable[[InputT], str] | None = None
+    """Instead of ``admit``, where nothing needs to be looked at before: what only one open saga of
+    this name may have, made from its input. Without either, a command waits for no other."""
+    organization: Callable[[InputT], UUID | None] | None = None
+    """Whose command it is. An API key of an organization may give it for its own; without this
+    function, or where it says None, only keys of no organization may."""
+    result: type[Any] | None = None
+    """A pydantic model of what the saga comes to: its fields are filled from the results of its
+    steps, the later step's where two have one name. What doesn't fit parks it as ``bad_result``."""
+    rehearse: Rehearse[ServicesT, InputT] | None = None
     patterns: Mapping[str, str] = field(default_factory=dict)
     """What the patterns of ``input`` ask for, in words for people."""
 
     def __post_init__(self) -> None:
         _refuse_wrong_order(self)
 
-    def step(self, name: str) -> Step:
+    def step(self, name: str) -> Step[InputT, ServicesT]:
         """The step of that name. Raises ``KeyError`` when this version has none."""
         for step in self.steps:
             if step.name == name:
@@ -217,8 +235,29 @@ class Saga:
         raise KeyError(f"{self.name} v{self.version} has no step named {name!r}")
 
 
+def admission_of(saga: Saga[InputT, ServicesT]) -> Admit[ServicesT, InputT]:
+    """How its commands are admitted: by its own function, or by its business key alone."""
+    if saga.admit is not None:
+        return saga.admit
+
+    async def by_key(
+        _connection: Any, _services: object, asked: Sequence[tuple[UUID, Any]]
+    ) -> Sequence[Admission | Refusal]:
+        return [
+            Admission(
+                f"{saga.name}/{saga.business_key(data) if saga.business_key else saga_id}",
+                saga.organization(data) if saga.organization else None,
+            )
+            for saga_id, data in asked
+        ]
+
+    return by_key
+
+
 def _refuse_wrong_order(saga: Saga) -> None:
     where = f"saga {saga.name!r} v{saga.version}"
+    if saga.admit is not None and saga.business_key is not None:
+        raise DefinitionError(f"{where} has admit and business_key: let admit give the key")
     if not saga.steps:
         raise DefinitionError(f"{where} has no steps")
     if saga.version < 1:

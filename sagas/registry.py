@@ -6,9 +6,10 @@ any saga that started under it is open: what started under a version finishes un
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Final
 
 from evosaga import sagas
 from evosaga.sagas.definition import DefinitionError, Saga
@@ -20,6 +21,8 @@ class SagaRegistry:
 
     versions: dict[tuple[str, int], Saga]
     by_command: dict[str, Saga]
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Where each saga comes from, by its name."""
 
     def find(self, name: str, version: int) -> Saga | None:
         """That version of that saga, None when this release does not know it."""
@@ -49,6 +52,28 @@ def registry_of(definitions: Iterable[Saga]) -> SagaRegistry:
             )
         by_command[saga.command] = saga
     return SagaRegistry(versions, by_command)
+
+
+def merged(parts: Sequence[tuple[str, SagaRegistry]]) -> SagaRegistry:
+    """One registry of those of several packages.
+
+    Raises ``DefinitionError`` where two of them have one saga or one command.
+    """
+    packages: dict[str, str] = {}
+    commands: dict[str, str] = {}
+    for package, registry in parts:
+        for name in sorted({name for name, _ in registry.versions}):
+            if (other := packages.setdefault(name, package)) != package:
+                raise DefinitionError(_TWICE.format(other, package, "define the saga", name))
+        for command in sorted(registry.by_command):
+            if (other := commands.setdefault(command, package)) != package:
+                raise DefinitionError(_TWICE.format(other, package, "take the command", command))
+    every = (saga for _, registry in parts for saga in registry.versions.values())
+    known = registry_of(every)
+    return SagaRegistry(known.versions, known.by_command, packages)
+
+
+_TWICE: Final = "{} and {} both {} {!r}: rename it in one of them, or install only one"
 
 
 def discover() -> SagaRegistry:

@@ -5,7 +5,7 @@ Written as SQL: what matters here (triggers, partial indexes, a function) has no
 taken over as it is and only what is missing is added.
 """
 
-from alembic import op
+from alembic import context, op
 
 revision = "0001"
 down_revision = None
@@ -215,8 +215,11 @@ END $$;
 
 
 def upgrade() -> None:
-    for part in (LOG, PROJECTION, INTEGRATIONS, SAVE_RPC):
+    for part in (LOG, PROJECTION):
         _execute(part)
+    if context.config.attributes.get("whatsapp", True):
+        for part in (INTEGRATIONS, SAVE_RPC):
+            _execute(part)
 
 
 def downgrade() -> None:

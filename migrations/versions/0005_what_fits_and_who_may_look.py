@@ -6,7 +6,7 @@ everybody goes on writing; here the wide one makes room for it. Who may look, an
 only recognised, is settled after every migration (``evosaga.migrations.grants``).
 """
 
-from alembic import op
+from alembic import context, op
 
 revision = "0005"
 down_revision = "0004"
@@ -87,8 +87,9 @@ END $$;
 
 
 def upgrade() -> None:
-    for part in (INDEX, SAVE_RPC):
-        _execute(part)
+    if context.config.attributes.get("whatsapp", True):
+        for part in (INDEX, SAVE_RPC):
+            _execute(part)
 
 
 def downgrade() -> None:

@@ -17,6 +17,7 @@ from evosaga.orchestrator.api import (
     problems,
     qr,
     sagas,
+    start,
     webhooks,
 )
 from evosaga.orchestrator.api.auth import Authenticator
@@ -35,12 +36,14 @@ _TOPICS: Final = (
     qr,
     commands,
     sagas,
+    start,
     webhooks,
     ops,
     asyncapi,
     docs_page,
-    pages,
 )
+_WHATSAPP: Final = (integrations, qr, webhooks)
+"""What there is only where WhatsApp is one of the domains."""
 
 
 class Api(FastAPI):
@@ -93,6 +96,8 @@ def create_app(parts: AppContext) -> FastAPI:
     app.state.metrics = HttpMetrics()
     problems.install(app, trouble_of_a_page)
     for module in _TOPICS:
-        app.include_router(module.router)
+        if parts.whatsapp or module not in _WHATSAPP:
+            app.include_router(module.router)
+    app.include_router(pages.router(whatsapp=parts.whatsapp))
     app.add_middleware(GuardMiddleware, draw=trouble_of_a_page)
     return app

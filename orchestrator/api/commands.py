@@ -46,7 +46,7 @@ EXAMPLE: Final[dict[str, Any]] = {
         "name": "Clínica Sol",
     },
 }
-_OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.delete"}
+OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.delete"}
 
 
 @router.post(
@@ -84,13 +84,13 @@ async def give(request: Request, who: CurrentCaller, here: Context) -> Response:
     """
     command = read_command(await request.body())
     if who.organization_id is not None:
-        command = await _within(here, who, who.organization_id, command)
-    organization, command = await _understood(here, command)
+        command = await allowed(here, who, who.organization_id, command)
+    organization, command = await understood(here, command)
     accepted = await submit(here, who, command, organization)
     return await as_it_is(here, accepted)
 
 
-async def _within(here: AppContext, who: Caller, own: UUID, command: Command) -> Command:
+async def allowed(here: AppContext, who: Caller, own: UUID, command: Command) -> Command:
     """The command as this organization may give it. Raises when it may not."""
     if command.type in STEERING:
         wish: ControlCommand = checked(ControlCommand, command)
@@ -98,7 +98,12 @@ async def _within(here: AppContext, who: Caller, own: UUID, command: Command) ->
         if view is None or view.saga_id != wish.saga_id or not visible(who, view.organization_id):
             raise BadCommand("unknown_saga", f"there is no saga {wish.saga_id}")
         return replace(command, organization_id=own)
-    if command.type not in _OPEN_TO_ORGANIZATIONS:
+    saga = here.registry.public.get(command.type)
+    if saga is not None and saga.organization is not None:
+        if saga.organization(parse_request(here.registry, command).input) != own:
+            raise Problem("forbidden", "this key may only give commands about its own organization")
+        return replace(command, organization_id=own)
+    if command.type not in OPEN_TO_ORGANIZATIONS:
         if command.type in here.registry.public:
             raise Problem("forbidden", "this command needs a key without an organization")
         raise unknown_type(here.registry, command.type)
@@ -110,7 +115,7 @@ async def _within(here: AppContext, who: Caller, own: UUID, command: Command) ->
     return replace(command, data=data, organization_id=own)
 
 
-async def _understood(here: AppContext, command: Command) -> tuple[UUID | None, Command]:
+async def understood(here: AppContext, command: Command) -> tuple[UUID | None, Command]:
     """Whose saga the command would start, where it says so, and the command that is obeyed.
 
     One of our own is obeyed as the log has it. Raises when it may start none.
@@ -120,5 +125,8 @@ async def _understood(here: AppContext, command: Command) -> tuple[UUID | None, 
     [request] = await here.gate.resolve([command])
     if isinstance(request, Refused):
         raise request.refusal
-    organization = getattr(request.input, "organization_id", None)
+    whose = request.saga.organization
+    organization = (
+        whose(request.input) if whose else getattr(request.input, "organization_id", None)
+    )
     return organization if isinstance(organization, UUID) else None, request.command

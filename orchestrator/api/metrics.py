@@ -81,7 +81,7 @@ async def _postgres(parts: AppContext, http: HttpMetrics) -> list[Metric]:
     try:
         row = await parts.pool.fetchrow(_WORK)
         if time.monotonic() - http.counted_at > _FRESH:
-            counts = await parts.pool.fetch(_COUNTS)
+            counts = await parts.pool.fetch(_SAGAS + (_INTEGRATIONS if parts.whatsapp else ""))
             http.counted = {(r["what"], r["status"]): r["number"] for r in counts}
             http.counted_at = time.monotonic()
     except (asyncpg.PostgresError, *TRANSIENT):
@@ -162,8 +162,10 @@ _STATUSES: Final = {
     "sagas": ("running", "compensating", "completed", "compensated", "failed", "rejected"),
     "integrations": ("pending", "connected", "disconnected", "deleting"),
 }
-_COUNTS: Final = """
+_SAGAS: Final = """
 SELECT 'sagas' AS what, status, count(*) AS number FROM evosaga.sagas GROUP BY status
+"""
+_INTEGRATIONS: Final = """
 UNION ALL
 SELECT 'integrations', coalesce(status::text, 'pending'), count(*) FROM healthcare.integrations
 WHERE type = 'whatsapp' AND provider = 'evolution' GROUP BY 2

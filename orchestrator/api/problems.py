@@ -21,6 +21,7 @@ from evosaga.events.commands import BadCommand
 from evosaga.events.database import TRANSIENT
 from evosaga.orchestrator.config import field_errors
 from evosaga.orchestrator.engine.lease import LeaseLost
+from evosaga.orchestrator.engine.resources import ResourceUnavailable
 from evosaga.orchestrator.queries.sagas import BadCursor
 
 _logger = structlog.get_logger("evosaga.api")
@@ -115,6 +116,8 @@ def from_exception(error: Exception, correlation_id: str) -> Problem:
     """The problem for an unexpected exception."""
     if isinstance(error, RedisError):
         return unavailable("Redis")
+    if isinstance(error, ResourceUnavailable):
+        return unavailable("What this saga needs")
     if isinstance(error, (*TRANSIENT, LeaseLost)):
         return unavailable("Postgres")
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):

@@ -16,7 +16,7 @@ from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.maintenance import redis_checks
 from evosaga.orchestrator.queries.sagas import living_workers
-from evosaga.orchestrator.whatsapp.attention import problems, situation
+from evosaga.orchestrator.whatsapp.attention import problems
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 
 _PATIENCE: Final = 3.0
@@ -58,7 +58,7 @@ async def _wrong(parts: AppContext) -> dict[str, Check]:
     try:
         async with asyncio.timeout(_PATIENCE):
             now, backlog = await asyncio.gather(
-                situation(parts.pool), streams.backlog(parts.redis), return_exceptions=True
+                parts.situation(), streams.backlog(parts.redis), return_exceptions=True
             )
     except TimeoutError:
         return {}
@@ -93,7 +93,8 @@ async def _redis(parts: AppContext) -> Check:
         async with asyncio.timeout(_PATIENCE):
             await parts.redis.ping()
             role: redis_checks.Role = "worker" if parts.reader is not None else "api"
-            wrong = await redis_checks.trouble_of(parts.redis, role, WHATSAPP.redis)
+            use = parts.domains.redis if parts.domains else WHATSAPP.redis
+            wrong = await redis_checks.trouble_of(parts.redis, role, use)
     except (RedisError, OSError, TimeoutError) as error:
         return Check(False, f"does not answer ({cause(error)})")
     return Check(wrong is None, wrong or "answers")

@@ -28,7 +28,6 @@ from evosaga.orchestrator.commands.replay import plan_of
 from evosaga.orchestrator.engine.state import Status
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, find_saga, history, list_sagas
 from evosaga.orchestrator.queries.why import why_of
-from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 
 router: Final = APIRouter(tags=["sagas"])
 _MOST_EVENTS: Final = 1000
@@ -155,7 +154,7 @@ async def stream(
 async def why(saga_id: str, who: CurrentCaller, here: Context) -> schemas.WhyShape:
     """What it waits for, or what went wrong, and what can be done about it."""
     view = await find(here, who, saga_id)
-    told = await why_of(here.pool, here.registry, view, WHATSAPP.explain(here.services))
+    told = await why_of(here.pool, here.registry, view, here.explain(view.saga))
     return schemas.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
 
 
@@ -167,7 +166,7 @@ async def why(saga_id: str, who: CurrentCaller, here: Context) -> schemas.WhySha
 async def replay_plan(saga_id: str, who: CurrentCaller, here: Context) -> schemas.PlanShape:
     """Looks at Evolution, Postgres and Redis and says, step by step, what a replay would do."""
     view = await find(here, who, saga_id)
-    plan = await plan_of(here.pool, here.services, here.registry, view.saga_id)
+    plan = await plan_of(here.pool, here.gate.services, here.registry, view.saga_id)
     return schemas.PlanShape.model_validate(plan.as_dict() | {"saga_id": view.saga_id})
 
 

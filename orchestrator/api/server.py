@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from typing import Any, Final
 
+import httpx
 import structlog
 import uvicorn
+from redis.asyncio import Redis
 
 from evosaga.events.event_log import EventLog
 from evosaga.orchestrator import app, worker
@@ -15,11 +17,13 @@ from evosaga.orchestrator.api.application import create_app
 from evosaga.orchestrator.api.connection_limits import connections_of, rate_limited_log
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
-from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.config.settings import Settings, split_secrets
+from evosaga.orchestrator.domain import Domains
+from evosaga.orchestrator.engine.resources import Resource
 from evosaga.orchestrator.maintenance import redis_owner
-from evosaga.orchestrator.whatsapp.domain import WHATSAPP
-from evosaga.orchestrator.whatsapp.services import open_services
 from evosaga.sagas import registry
+from evosaga.sagas.whatsapp.ownership import KeyRing
+from evosaga.sagas.whatsapp.services import Services
 
 _logger = structlog.get_logger("evosaga.api")
 _GRACE: Final = 10
@@ -103,16 +107,24 @@ async def listening(
 @contextlib.asynccontextmanager
 async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts except a worker: commands accepted here are carried out by workers elsewhere."""
+    domains = app.domains_of(settings)
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(worker.stores(settings))
-        outside = await stack.enter_async_context(open_services(settings, pool, redis))
-        log, known = EventLog(pool), WHATSAPP.sagas
+        resources, services = await stack.enter_async_context(
+            worker.open_domains(domains, settings, pool, redis, None)
+        )
+        log = EventLog(pool)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
         tasks = worker.start_parts(failed, log=log.run(), owner=owner)
         try:
-            gate = CommandHandler(pool, log, outside, known)
-            yield AppContext(settings, pool, redis, log, outside, known, gate, failed=failed)
+            gate = CommandHandler(pool, log, services, domains.sagas)
+            whatsapp = _whatsapp(settings, domains, resources[0], redis)
+            yield AppContext(
+                *(settings, pool, redis, log, whatsapp, domains.sagas, gate),
+                failed=failed,
+                domains=domains,
+            )
         finally:
             for task in tasks:
                 task.cancel()
@@ -124,22 +136,35 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
 async def parts_with_worker(
     settings: Settings, sagas: registry.SagaRegistry | None = None
 ) -> AsyncIterator[AppContext]:
-    """All parts, with a worker."""
+    """All parts, with a worker; ``sagas``: others than this release's, for WhatsApp alone."""
+    domains = app.domains_of(settings) if sagas is None else None
     async with app.running_worker(settings, sagas) as running:
+        pool, engine = running.pool, running.engine
+        gate = CommandHandler(pool, running.log, running.all_services, engine.registry, engine)
         yield AppContext(
             settings,
-            running.pool,
+            pool,
             running.redis,
             running.log,
-            running.services,
-            running.engine.registry,
-            CommandHandler(
-                running.pool, running.log, running.services, running.engine.registry, running.engine
-            ),
-            running.engine,
+            _whatsapp(settings, domains, running.resource, running.redis),
+            engine.registry,
+            gate,
+            engine,
             running.reader,
             running.failed,
+            domains,
         )
+
+
+def _whatsapp(
+    settings: Settings, domains: Domains | None, first: Resource[Any], redis: Redis
+) -> Services:
+    """WhatsApp's services, which come first; without WhatsApp some that reach nothing."""
+    if domains is None or domains.each[0].package == app.OURS:
+        found: Services = first.get()
+        return found
+    keys = KeyRing(split_secrets(settings.secret_key)) if settings.secret_key else KeyRing([])
+    return Services(servers={}, redis=redis, http=httpx.AsyncClient(trust_env=False), keys=keys)
 
 
 async def serve_until(

@@ -139,13 +139,13 @@ async def _steer_one(
 async def _judge(pool: Pool, kind: str, saga_id: UUID) -> None:
     """Refuse here what a worker would refuse, as far as the saga's history tells. ``Trouble``."""
     from evosaga.events.commands import BadCommand
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.commands.control import check_allowed
     from evosaga.orchestrator.engine.state import IllegalTransition
     from evosaga.orchestrator.engine.state import replay as state_of
     from evosaga.orchestrator.queries.sagas import Unreadable, history
-    from evosaga.sagas import registry
 
-    known = registry.discover()
+    known = app.registry()
     try:
         state = state_of(recorded.event for recorded in await history(pool, saga_id))
     except (Unreadable, IllegalTransition):

@@ -53,6 +53,7 @@ def dev(
 
 
 async def _run(settings: Settings, evolution_port: int, port: int | None, out: Output) -> None:
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.api.server import address, serve_until
 
     stop = asyncio.Event()
@@ -60,7 +61,8 @@ async def _run(settings: Settings, evolution_port: int, port: int | None, out: O
     await migrated(settings)
     async with contextlib.AsyncExitStack() as stack:
         given: dict[str, str] = {}
-        if settings.evolution_url is None:
+        simulated = settings.evolution_url is None and app.has_whatsapp(settings)
+        if simulated:
             from evosaga.orchestrator.local.evolution import SimulatedEvolution
 
             key = settings.evolution_api_key
@@ -77,7 +79,7 @@ async def _run(settings: Settings, evolution_port: int, port: int | None, out: O
         if settings.api_keys is None:
             given["api_keys"] = f"dev:{kept_secret(_state() / 'api-key')}"
         listener = stack.enter_context(_listener(settings, port))
-        if settings.evolution_url is None and settings.public_url is None:
+        if simulated and settings.public_url is None:
             given["public_url"] = address(listener)  # so that pairing is seen at once
         if given:
             from evosaga.orchestrator.config.settings import load_settings
@@ -149,49 +151,64 @@ def _tell(settings: Settings, given: dict[str, str], http: str, out: Output) -> 
             }
         )
         return
+    from evosaga.orchestrator import app
+
+    whatsapp = app.has_whatsapp(settings)
     program = _program()
     lines = ["", f"evosaga dev: everything is running. The dashboard is at {http}/"]
     lines.append(f"and opens with the key {api_key or '(one of EVOSAGA_API_KEYS)'}")
     lines += ["", "In another terminal:", ""]
     if folder := os.environ.get("EVOSAGA_STATE_DIR"):
         lines.append(f"  export EVOSAGA_STATE_DIR={shlex.quote(folder)}")
+    if not whatsapp:
+        lines += [f"  {program} sagas", f"  {program} start COMMAND --data JSON"]
+    else:
+        lines += [
+            f"  {program} create --name 'Clínica Sol' \\",
+            "      --organization-id $(python3 -c 'import uuid; print(uuid.uuid4())') \\",
+            "      --clinic-id $(python3 -c 'import uuid; print(uuid.uuid4())')",
+            f"  {program} delete INSTANCE",
+        ]
     lines += [
-        f"  {program} create --name 'Clínica Sol' \\",
-        "      --organization-id $(python3 -c 'import uuid; print(uuid.uuid4())') \\",
-        "      --clinic-id $(python3 -c 'import uuid; print(uuid.uuid4())')",
         f"  {program} list",
-        f"  {program} delete INSTANCE",
         f"  curl -H 'X-API-Key: {api_key or 'KEY'}' {http}/sagas",
     ]
     if simulated:
-        control = f"{simulated}/__control__"
-        lines += [
-            "",
-            f"The Evolution server is simulated, on {simulated}; it forgets when this ends.",
-            "Let the phone scan the QR code, or the next create be refused and rolled back, or be",
-            "answered with 500 although it was made (evosaga looks, and keeps it):",
-            "",
-            f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
-            f"  curl {control}/faults -d '"
-            '{"mode": "reject", "operation": "create", "message": "Invalid integration"}\'',
-            f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
-            "",
-            "For what asks Evolution itself (reconcile, health, doctor, qr, replay --plan), for",
-            "more workers, and for redis-cli, psql and docs/routing_worker.py:",
-            "",
-            f"  export EVOSAGA_EVOLUTION_URL={simulated}",
-            f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
-            f"  export EVOSAGA_PUBLIC_URL={given.get('public_url', http)}",
-        ]
-        if "secret_key" in given:
-            file = shlex.quote(str(_state() / "secret-key"))
-            lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
+        lines += _of_the_simulator(settings, given, http)
     # Only those of our own servers, which have no password.
     for name, url in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
         if _embedded(name):
             lines.append(f"  export EVOSAGA_{name}={shlex.quote(url or '')}")
     for line in [*lines, "", "Ctrl-C stops everything; what was stored is kept.", ""]:
         out.line(line)
+
+
+def _of_the_simulator(settings: Settings, given: dict[str, str], http: str) -> list[str]:
+    """What to type about the simulated Evolution server."""
+    simulated = given["evolution_url"]
+    control = f"{simulated}/__control__"
+    lines = [
+        "",
+        f"The Evolution server is simulated, on {simulated}; it forgets when this ends.",
+        "Let the phone scan the QR code, or the next create be refused and rolled back, or be",
+        "answered with 500 although it was made (evosaga looks, and keeps it):",
+        "",
+        f'  curl {control}/pair -d \'{{"name": "INSTANCE"}}\'',
+        f"  curl {control}/faults -d '"
+        '{"mode": "reject", "operation": "create", "message": "Invalid integration"}\'',
+        f'  curl {control}/faults -d \'{{"mode": "5xx_after", "operation": "create"}}\'',
+        "",
+        "For what asks Evolution itself (reconcile, health, doctor, qr, replay --plan), for",
+        "more workers, and for redis-cli, psql and docs/routing_worker.py:",
+        "",
+        f"  export EVOSAGA_EVOLUTION_URL={simulated}",
+        f"  export EVOSAGA_EVOLUTION_API_KEY={shlex.quote(given['evolution_api_key'])}",
+        f"  export EVOSAGA_PUBLIC_URL={given.get('public_url', http)}",
+    ]
+    if "secret_key" in given:
+        file = shlex.quote(str(_state() / "secret-key"))
+        lines.append(f'  export EVOSAGA_SECRET_KEY="$(cat {file})"')
+    return lines
 
 
 def _program() -> str:

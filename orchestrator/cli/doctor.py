@@ -47,6 +47,8 @@ def doctor(
 
 
 async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
+    from evosaga.orchestrator import app
+
     findings: list[Finding] = []
     unreachable = False
     looks = {
@@ -58,6 +60,9 @@ async def _doctor(settings: Settings, show_secrets: bool, out: Output) -> int:
         "webhooks": _look_at_webhooks(settings, show_secrets),
         "variables": check_variables(),
     }
+    if not app.has_whatsapp(settings):
+        for name in ("evolution", "instances", "webhooks"):
+            await looks.pop(name).aclose()
     for name, look in looks.items():
         # Closed here and now when telling fails: a look that is left open, with its connection,
         # is otherwise closed by the event loop, at its end and too late.
@@ -111,6 +116,7 @@ def _tell(finding: Finding, out: Output) -> None:
 
 async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]:
     from evosaga import migrations
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.config.settings import servers_of
 
     async with connections.postgres(settings) as pool:
@@ -128,6 +134,10 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
             return
         ahead = "" if found == needed else ", which a newer release has made"
         yield Finding("schema", "ok", f"revision {found}{ahead}")
+        if not app.has_whatsapp(settings):
+            async for finding in _look_at_sagas(pool):
+                yield finding
+            return
         async for finding in check_database(pool):
             yield finding
         async for finding in _look_at_work(pool):
@@ -136,6 +146,18 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
             yield finding
         async for finding in check_secret_keys(pool, settings):
             yield finding
+
+
+async def _look_at_sagas(pool: Pool) -> AsyncGenerator[Finding, None]:
+    """What is wrong where WhatsApp is not run."""
+    from evosaga.orchestrator.queries import attention
+
+    now = await attention.situation(pool)
+    found = [*attention.of_sagas(now), *attention.of_events(now)]
+    yield Finding("workers", "ok" if now.workers else "warn", f"{now.workers} alive")
+    for one in found:
+        if one.code != "workers":
+            yield Finding(one.code, "warn", printable(one.said), one.cure)
 
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:

@@ -22,11 +22,11 @@ _LATE: Final = 1000
 
 async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
     """What is wrong with it, whose it is, and what waits there."""
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.maintenance import redis_checks
-    from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 
     async with connections.redis(settings) as redis:
-        known = await redis_checks.look(redis, use=REDIS_USE)
+        known = await redis_checks.look(redis, use=app.domains_of(settings).redis)
         if known.info is None:
             yield Finding("redis", "ok", "answers")
         else:

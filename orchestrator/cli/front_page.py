@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from evosaga.orchestrator.cli.verb_table import COMMON, DEBUG, JSON, SUMMARY, USAGE, VERBS
+from evosaga.orchestrator.cli.verb_table import APP, COMMON, DEBUG, JSON, SUMMARY, USAGE, VERBS
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.cli.output import Output
@@ -22,6 +22,7 @@ _NARROWEST: Final = 18
 _OPTIONS: Final = (
     ("--json", JSON),
     ("--debug", DEBUG),
+    ("--app", APP),
     ("--help, -h", "Display this message and exit."),
     ("--version", "Display application version."),
 )

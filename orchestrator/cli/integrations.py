@@ -86,7 +86,7 @@ def create(
         "webhook_url": webhook_url,
         "server": server,
     }
-    return _ask("integration.create", given, asking, out)
+    return ask("integration.create", given, asking, out)
 
 
 def delete(
@@ -103,7 +103,7 @@ def delete(
         organization_id: refuse unless it belongs to this organization
     """
     given = {"instance_name": instance_name, "organization_id": organization_id}
-    return _ask("integration.delete", given, asking, out)
+    return ask("integration.delete", given, asking, out)
 
 
 def new_id() -> str:
@@ -113,15 +113,16 @@ def new_id() -> str:
     return str(uuid7())
 
 
-def _ask(type_: str, given: Mapping[str, str | None], asking: Asking, out: Output) -> int:
+def ask(type_: str, given: Mapping[str, Any], asking: Asking, out: Output) -> int:
+    """Publish a command and watch its saga. Raises ``BadCommand`` where a worker would refuse."""
     from evosaga.events.commands import read_command
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.commands.accept import parse_request
-    from evosaga.sagas import registry
 
     data = {name: value for name, value in given.items() if value is not None}
     body = {"id": asking.id or new_id(), "type": type_, "data": data}
     # As the worker will see it, so that what it would refuse is refused here and now.
-    request = parse_request(registry.discover(), read_command(json.dumps(body).encode()))
+    request = parse_request(app.registry(), read_command(json.dumps(body).encode()))
     with connections.servers(out) as settings:
         try:
             return asyncio.run(_publish_and_follow(settings, body, request, asking, out))

@@ -36,11 +36,11 @@ def rebuild(
 
 
 async def _check_deploy(settings: Settings, out: Output) -> int:
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.maintenance.deploy_check import check_deploy
-    from evosaga.sagas import registry
 
     async with connections.postgres(settings) as pool:
-        verdicts = await check_deploy(pool, registry.discover())
+        verdicts = await check_deploy(pool, app.registry())
     fits = all(verdict.fits for verdict in verdicts)
     if out.json:
         out.data({"fits": fits, "sagas": [verdict.as_dict() for verdict in verdicts]})
@@ -65,11 +65,11 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
 
 
 async def _rebuild(settings: Settings, check: bool, out: Output) -> int:
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.cli.render import progress_bar
     from evosaga.orchestrator.maintenance.rebuild import rebuild
-    from evosaga.sagas import registry
 
-    known = registry.discover()
+    known = app.registry()
     async with connections.postgres(settings) as pool:
         total = await pool.fetchval("SELECT count(*) FROM evosaga.sagas")
         began = time.monotonic()

@@ -80,17 +80,17 @@ def quiet(settings: Settings, out: Output) -> None:
 
 async def _reconcile(settings: Settings, wanted: _Wanted, out: Output) -> int:
     from evosaga.events.event_log import EventLog
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.commands.handler import CommandHandler
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
     from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, UnknownChoice
     from evosaga.orchestrator.whatsapp.services import open_services
-    from evosaga.sagas import registry
 
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
         outside = await stack.enter_async_context(open_services(settings, pool, redis))
-        gate = CommandHandler(pool, EventLog(pool), outside, registry.discover())
+        gate = CommandHandler(pool, EventLog(pool), outside, app.registry())
         keeper = Reconciler(pool, outside, gate, settings.older_names, quiet=0.0)
         try:
             return await _Visit(keeper, _keep(wanted), wanted, out).pay()

@@ -36,11 +36,11 @@ def show_plans(selection: Selection, out: Output) -> int:
 
 
 async def _show(settings: Settings, selection: Selection, out: Output) -> int:
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.commands.replay import plan_of
     from evosaga.orchestrator.whatsapp.services import open_services
-    from evosaga.sagas import registry
 
-    known = registry.discover()
+    known = app.registry()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))

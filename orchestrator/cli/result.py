@@ -31,6 +31,7 @@ async def tell_outcome(
     view = seen.view
     done = view is not None and view.status == wanted
     code = await _qr_code(redis, view) if view is not None and view.status == "completed" else None
+    result = _result(seen)
     if out.json:
         out.data(
             (document(view) if view else {"saga_id": saga_id, "status": None, "over": False})
@@ -41,9 +42,12 @@ async def tell_outcome(
                 "steps": [step.as_dict() for step in steps_of(seen.history, note=note)],
                 "undone": undone(seen.history),
             }
+            | ({"result": result} if result is not None else {})
         )
     elif view is not None and view.status == "completed":
         out.line(_completed(view, seconds))
+        if result is not None:
+            out.line(", ".join(f"{name}: {value}" for name, value in result.items()))
         if code:
             _show_qr(code, str(view.instance_name), out)
     elif done:
@@ -55,7 +59,24 @@ async def tell_outcome(
 
 def _completed(view: SagaView, seconds: float) -> str:
     what = {"create-integration": "is there", "delete-integration": "is gone"}.get(view.saga, "")
-    return f"completed in {seconds:.1f} s: {view.instance_name} {what}".rstrip()
+    return f"completed in {seconds:.1f} s: {view.instance_name or view.saga} {what}".rstrip()
+
+
+def _result(seen: Seen) -> dict[str, Any] | None:
+    """What the saga came to, where its definition says; None: it does not, or is not known here."""
+    from evosaga.orchestrator import app
+    from evosaga.orchestrator.engine.results import BadResult, result_of
+    from evosaga.orchestrator.engine.state import replay
+
+    view = seen.view
+    saga = app.registry().find(view.saga, view.version) if view is not None else None
+    if view is None or view.status != "completed" or saga is None or saga.result is None:
+        return None
+    try:
+        found = result_of(saga, replay(one.event for one in seen.history))
+    except BadResult:
+        return None
+    return found.model_dump(mode="json") if found is not None else None
 
 
 def _not_done(seen: Seen, seconds: float, saga_id: str) -> str:

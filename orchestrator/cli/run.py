@@ -61,9 +61,13 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
     from evosaga import migrations
     from evosaga.events.database import behind_pooler
     from evosaga.migrations.preflight import ReadOnly, Unfit
+    from evosaga.orchestrator import app
 
     url = settings.database_url
     assert url is not None
+    domains = app.domains_of(settings).each
+    own = {one.name: one.migrations for one in domains if one.migrations is not None}
+    whatsapp = app.has_whatsapp(settings)
     with reaching_postgres(url):
         await behind_pooler(url)  # which refuses one that knows no transactions
         connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10)
@@ -74,7 +78,7 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
         if migrations.newer(before, migrations.head()):
             return before, str(before), []  # a newer release has been here
         try:
-            notes = await migrations.migrate(url)
+            notes = await migrations.migrate(url, whatsapp=whatsapp, domains=own)
         except Unfit as error:
             raise CliError(WRONG, f"can't migrate, nothing was changed: {error}") from error
         except ReadOnly as error:
@@ -98,10 +102,13 @@ def worker(*, out: params.Out) -> int:
 
 def require(out: Output, *, http: bool = False) -> None:
     """Refuse to start while settings are missing that have no embedded stand-in."""
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.config.settings import load_settings
 
     settings = load_settings()
-    needed = _NEEDED | ({"api_keys": _API_KEYS} if http else {})
+    needed = dict(_NEEDED) if app.has_whatsapp(settings) else {}
+    if http:
+        needed |= {"api_keys": _API_KEYS, "secret_key": _NEEDED["secret_key"]}
     missing = [cure for name, cure in needed.items() if getattr(settings, name) is None]
     if not missing:
         return
@@ -112,8 +119,9 @@ def require(out: Output, *, http: bool = False) -> None:
 
 def run_until_signal(settings: Settings, out: Output) -> int:
     """A worker on these settings, until SIGTERM or SIGINT; a second signal ends it at once."""
-    asyncio.run(look_first(settings))
     from evosaga.orchestrator import app
+
+    asyncio.run(look_first(settings))
     from evosaga.orchestrator.config import (
         log_config,  # slow, so only once we know that it is worth it
     )
@@ -130,6 +138,7 @@ def run_until_signal(settings: Settings, out: Output) -> int:
 async def look_first(settings: Settings, *, redis: bool = True) -> None:
     """A look before the start, for a sentence that says which of them is not there."""
     from evosaga import migrations
+    from evosaga.orchestrator import app
 
     async with contextlib.AsyncExitStack() as stack:
         client = await _redis(settings, stack, needed=redis)
@@ -139,6 +148,9 @@ async def look_first(settings: Settings, *, redis: bool = True) -> None:
                 await migrations.require_current(connection)
             except migrations.SchemaOutdated as error:
                 raise CliError(WRONG, str(error)) from error
+            if app.has_whatsapp(settings) and not await migrations.has_whatsapp(connection):
+                said = "the database was migrated without WhatsApp: run `evosaga migrate`"
+                raise CliError(WRONG, said)
             await require_writable(connection)
         if client is not None:
             from evosaga.orchestrator.maintenance import redis_owner
@@ -150,13 +162,14 @@ async def _redis(
     settings: Settings, stack: contextlib.AsyncExitStack, *, needed: bool
 ) -> Redis | None:
     """A Redis that can be used. None when it is not needed and not there, or not there for now."""
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.maintenance import redis_checks
-    from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 
+    use = app.domains_of(settings).redis
     try:
         async with asyncio.timeout(None if needed else _SOON):
             client = await stack.enter_async_context(connections.redis(settings))
-            await redis_checks.require(client, "worker" if needed else "api", REDIS_USE)
+            await redis_checks.require(client, "worker" if needed else "api", use)
     except TimeoutError:
         return None
     except CliError as trouble:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.verbs import app, common
 
-_EVERYWHERE: Final = ("--json", "--debug", "--help", "--version")
+_EVERYWHERE: Final = ("--json", "--debug", "--app", "--help", "--version")
 """The options of every verb, before it or behind it."""
 _ALIKE: Final = 0.75
 """How much two words must have in common for the one to be meant by the other."""
@@ -40,9 +41,12 @@ class Call:
     bound: inspect.BoundArguments
     json: bool = False
     debug: bool = False
+    app: str | None = None
 
     def make(self, out: Output) -> int:
         """Do it; the exit code."""
+        if self.app is not None:
+            os.environ["EVOSAGA_APP"] = self.app
         if not isinstance(getattr(self.function, "__self__", None), App):
             return int(self.function(*self.bound.args, **self.bound.kwargs, out=out))
         self.bound.arguments["console"] = out.console

@@ -26,6 +26,7 @@ SUMMARY: Final = (
 USAGE: Final = "evosaga [--json] [--debug] VERB …"
 COMMON: Final = "Options, before or after the verb"
 JSON: Final = "JSON on stdout, for programs (verbs that print data)"
+APP: Final = "a domain of your own (also: EVOSAGA_APP)"
 DEBUG: Final = "the traceback of what fails (also: EVOSAGA_LOG_LEVEL=debug)"
 
 
@@ -61,6 +62,13 @@ VERBS: Final = (
         more="No variable is needed. What is not given is embedded, simulated or generated, and "
         "what it stores is kept in the state folder (EVOSAGA_STATE_DIR) for the next time.",
         needs=_HTTP,
+    ),
+    Verb(
+        "new",
+        "Try it",
+        "cli.new:new",
+        "Make a package of your own to begin with: one saga, its test, and its torture.",
+        example="new hotel",
     ),
     Verb(
         "simulate-evolution",
@@ -122,6 +130,16 @@ VERBS: Final = (
         more="Exit code 1 when something is bad (a warning is not), 3 when Postgres or Redis "
         "can't be reached.",
         needs=_WORKER,
+    ),
+    Verb(
+        "start",
+        "Ask for something",
+        "cli.start:start",
+        "Start a saga by its command, and watch it happen.",
+        more="Which commands there are, and what their data looks like: evosaga sagas --schema. "
+        "The same --id again with the same content changes nothing: it is safe to repeat.",
+        example="""start room.book --data '{"room": 101, "guest": "ada"}'""",
+        needs=_STORES,
     ),
     Verb(
         "create",
@@ -205,6 +223,15 @@ VERBS: Final = (
         "differ and were not repaired.",
         example="rebuild --check",
         needs=(DATABASE,),
+    ),
+    Verb(
+        "sagas",
+        "See what happened",
+        "cli.start:sagas",
+        "List the sagas that are known here: their commands, steps and packages.",
+        more="A package of your own brings its sagas by an entry point of the group "
+        "evosaga.domains, or is named with --app MODULE:NAME (also: EVOSAGA_APP).",
+        example="sagas --schema",
     ),
     Verb(
         "status",

@@ -8,7 +8,7 @@ from cyclopts import App, Group, Parameter
 
 from evosaga.orchestrator.cli.front_page import release
 from evosaga.orchestrator.cli.help_page import COMMON, OPTIONS, HelpPage, verb_options
-from evosaga.orchestrator.cli.verb_table import DEBUG, JSON, SUMMARY, USAGE, VERBS, Verb
+from evosaga.orchestrator.cli.verb_table import APP, DEBUG, JSON, SUMMARY, USAGE, VERBS, Verb
 
 app: Final = App(
     name="evosaga",
@@ -30,6 +30,7 @@ def common(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     json: Annotated[bool, Parameter(help=JSON, group=COMMON)] = False,
     debug: Annotated[bool, Parameter(help=DEBUG, group=COMMON)] = False,
+    app: Annotated[str | None, Parameter(help=APP, metavar="MODULE:NAME", group=COMMON)] = None,
 ) -> None:
     """Only its signature is used: ``usage.read_words`` parses the words that are left."""
 

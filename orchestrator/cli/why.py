@@ -23,13 +23,13 @@ def why(reference: params.Reference, /, *, out: params.Out) -> int:
 
 
 async def _why(settings: Settings, reference: str, out: Output) -> int:
+    from evosaga.orchestrator import app
     from evosaga.orchestrator.queries.why import why_of
     from evosaga.orchestrator.whatsapp.explain import explainer
-    from evosaga.sagas import registry
 
     async with connections.postgres(settings) as pool:
         view = await find(pool, reference)
-        answer = await why_of(pool, registry.discover(), view, explainer())
+        answer = await why_of(pool, app.registry(), view, explainer())
     if out.json:
         out.data({"saga_id": view.saga_id, "status": view.status, **answer.as_dict()})
     else:

@@ -23,6 +23,7 @@ from evosaga.orchestrator.client.models import (
     event_from,
     parse,
 )
+from evosaga.sagas.command import Command, ResultT
 
 _TRIES: Final = 5
 _PAUSE: Final = 0.2
@@ -76,6 +77,21 @@ class Client:
         )
         code = told["qr_code"]
         return parse(Created, told | {"qr_code": parse(QrCode, code) if code else None})
+
+    async def start(
+        self, command: Command[ResultT], *, id: str | None = None, wait: float = 30.0
+    ) -> ResultT:
+        """Start the saga of this command, and wait up to ``wait`` seconds for its result.
+
+        ``id`` makes it safe to repeat across restarts of your program. A command without a model of
+        its result gives the result as a dict. Raises ``RolledBack``, ``Parked``, ``Conflict``,
+        ``NotYet`` and what every call may raise.
+        """
+        body = {"command": command.command, "data": command.model_dump(mode="json")}
+        told = await self._command("POST", "/sagas", id, wait, body)
+        model = type(command).result_model()
+        given: Any = told["result"] or {}
+        return model.model_validate(given) if model is not None else given
 
     async def delete(
         self, instance_name: str, *, id: str | None = None, wait: float = 30.0

@@ -17,7 +17,8 @@ from asyncpg.pgproto.pgproto import UUID as QuickUUID
 
 from evosaga.events.commands import Command
 from evosaga.events.database import Connection
-from evosaga.sagas.definition import Admission, Refusal, Saga
+from evosaga.orchestrator.engine.resources import handed
+from evosaga.sagas.definition import Admission, Refusal, Saga, admission_of
 
 
 class AdmissionChanged(asyncpg.SerializationError):
@@ -106,10 +107,14 @@ async def _admit(
     """Ask each admission once; sagas that share one are weighed together, in their order."""
     groups: dict[Any, list[Request]] = {}
     for request in requests:
-        groups.setdefault(request.saga.admit, []).append(request)
+        saga = request.saga
+        groups.setdefault(saga.admit or (saga.name, saga.version), []).append(request)
     verdicts: dict[UUID, Admission | Refusal] = {}
-    for admit, group in groups.items():
-        said = await admit(connection, services, [(r.saga_id, r.input) for r in group])
+    for group in groups.values():
+        saga = group[0].saga
+        own = handed(services, saga.name) if saga.admit is not None else None
+        commands = [(r.saga_id, r.input) for r in group]
+        said = await admission_of(saga)(connection, own, commands)
         verdicts |= dict(zip([r.saga_id for r in group], said, strict=True))
     return verdicts
 
@@ -129,7 +134,8 @@ async def _rehearse(
     for rehearse, group in groups.items():
         ids = [r.saga_id for r in group]
         commands = [(r.saga_id, r.input) for r in group]
-        said = await rehearse(connection, services, commands, [verdicts[id_] for id_ in ids])
+        own = handed(services, group[0].saga.name)
+        said = await rehearse(connection, own, commands, [verdicts[id_] for id_ in ids])
         found |= dict(zip(ids, said, strict=True))
     return found
 

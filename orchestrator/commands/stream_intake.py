@@ -25,6 +25,7 @@ from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
 from evosaga.orchestrator.commands.results import Failed, Refused, Result, RetryLater
 from evosaga.orchestrator.commands.subscriber import Message
+from evosaga.orchestrator.engine.resources import ResourceUnavailable
 from evosaga.orchestrator.engine.transient_errors import is_transient
 
 _logger = structlog.get_logger("evosaga.worker")
@@ -104,7 +105,7 @@ class StreamIntake:
         except TooSoon as doubt:
             return await self._start_in_turn(requests, doubt)
         except Exception as error:
-            if is_transient(error) or len(requests) == 1:
+            if len(requests) == 1 or is_transient(error):
                 return [(m, _raised(error, r.command, "accepting_retrying")) for m, r in requests]
             # Find the one, and let its neighbours through.
             return [one for request in requests for one in await self._start([request])]
@@ -174,7 +175,8 @@ class StreamIntake:
 
 def _raised(error: Exception, command: Command, event: str) -> RetryLater | Failed:
     """What an exception amounts to: an outage passes, everything else is our own fault."""
-    if not isinstance(error, TRANSIENT) and not is_transient(error):
+    passing = (*TRANSIENT, ResourceUnavailable)
+    if not isinstance(error, passing) and not is_transient(error):
         return Failed(error, command)
     _logger.warning(event, reason=type(error).__name__)
     return RetryLater()

@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     )
     redis_prefix: str = Field("", pattern=r"^[A-Za-z0-9:._-]{0,64}$")
     """Before every key, stream and channel, for those who put two databases on one Redis."""
+    app: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:, ]+$")
+    """Domains of your own that no installed package announces: module:NAME, several by comma."""
+    whatsapp: bool | None = None
+    """Whether WhatsApp is run; left out: where an Evolution server is configured, or no domain of
+    your own is there."""
     evolution_url: str | None = None
     evolution_api_key: SecretStr | None = None
     evolution_servers: Annotated[Mapping[str, EvolutionServer], NoDecode] = Field(

@@ -22,6 +22,7 @@ from evosaga.orchestrator.engine.decider import (
 from evosaga.orchestrator.engine.execution import context, from_exception, outcome_event
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.projection import lease_seconds, status_row
+from evosaga.orchestrator.engine.resources import ResourceUnavailable, handed
 from evosaga.orchestrator.engine.state import DEADLINE, State, evolve
 from evosaga.sagas.definition import InCommit
 from evosaga.sagas.outcome import Outcome
@@ -61,6 +62,8 @@ def next_commit(
     ):
         started = intent(action, terms.worker, 0.0)
         events, state = [*events, started], evolve(state, started)
+        if raised is None:
+            raised = _unavailable(live, terms)
         if raised is None:
             join = _join(live, effect, len(events), state, terms)
         else:
@@ -184,6 +187,15 @@ def _join(
         return Written(events, row, last)
 
     return TransactionalEffect(effect.run, context(live, flight, terms.services, state), then)
+
+
+def _unavailable(live: SagaInstance, terms: WorkerTerms) -> ResourceUnavailable | None:
+    """Why there are no services to hand a joined effect; None: there are."""
+    try:
+        handed(terms.services, live.saga.name)
+    except ResourceUnavailable as error:
+        return error
+    return None
 
 
 def _hold_again(live: SagaInstance, after: State, terms: WorkerTerms) -> Written[State]:

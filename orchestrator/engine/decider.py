@@ -43,6 +43,7 @@ from evosaga.events.model import (
     StepFailed,
     StepStarted,
 )
+from evosaga.orchestrator.engine.results import BAD_RESULT, BadResult, result_of
 from evosaga.orchestrator.engine.retries import WORKER_LOST, backoff, hold_delay, used_up
 from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
 from evosaga.sagas.definition import Effect, InCommit, Kind, Saga, Step
@@ -214,7 +215,7 @@ def held_again(saga: Saga, state: State, fact: SagaEvent | None) -> State | None
 def _decide_forward(saga: Saga, state: State) -> NextAction:
     due = next((s for s in saga.steps if not state.progress(s.name).done), None)
     if due is None:
-        return Record(SagaCompleted())
+        return Record(_ending(saga, state))
     progress, failure = state.progress(due.name), state.failure
     if failure is None:
         return Run(due, "forward", progress.attempts + 1)
@@ -231,6 +232,16 @@ def _decide_forward(saga: Saga, state: State) -> NextAction:
             _begin_compensation(saga, state, "step_failed", due.name, failure.code, failure.message)
         )
     return Record(_park(due, "forward", failure))
+
+
+def _ending(saga: Saga, state: State) -> SagaCompleted | SagaFailed:
+    """All is done: completed, unless what the steps gave is not what the definition promises."""
+    try:
+        result_of(saga, state)
+    except BadResult as error:
+        last = saga.steps[-1].name
+        return SagaFailed(step=last, direction="forward", code=BAD_RESULT, message=str(error)[:500])
+    return SagaCompleted()
 
 
 def _decide_backward(saga: Saga, state: State) -> NextAction:

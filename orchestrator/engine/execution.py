@@ -22,6 +22,7 @@ from evosaga.events.model import (
 )
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import LeaseLost
+from evosaga.orchestrator.engine.resources import ResourceUnavailable, handed
 from evosaga.orchestrator.engine.state import InFlight, State
 from evosaga.orchestrator.engine.transient_errors import is_transient_for_step
 from evosaga.sagas.context import StepContext
@@ -82,6 +83,8 @@ def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Un
     """
     if isinstance(error, NotOnThisWorker):
         return Held(error.code, error.reason)
+    if isinstance(error, ResourceUnavailable):
+        return Held(error.code, str(error))
     if is_transient_for_step(error):
         said = f"something that the step needs could not be reached ({reason(error)})"
         return Held("dependency_unreachable", said, in_doubt=True)
@@ -105,7 +108,7 @@ def context(
     return StepContext(
         saga_id=live.saga_id,
         input=live.input,
-        services=services,
+        services=handed(services, live.saga.name),
         attempt=flight.attempt,
         in_doubt=(progress.in_doubt if flight.direction == "forward" else progress.undo_in_doubt),
         last_code=state.failure.code if state.failure else None,

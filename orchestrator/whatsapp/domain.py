@@ -33,4 +33,6 @@ WHATSAPP: Final[Domain[Services]] = Domain(
     explain=lambda services: explainer(services.servers),
     jobs=jobs_of,
     parts=_parts,
+    name="whatsapp",
+    essential=True,
 )

@@ -15,7 +15,7 @@ from evosaga.events.commands import Command
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import FollowUp, StepSucceeded
-from evosaga.orchestrator.api.commands import _understood
+from evosaga.orchestrator.api.commands import understood
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.follow_ups import resolve_all
 from evosaga.orchestrator.commands.handler import CommandHandler
@@ -126,7 +126,7 @@ async def test_over_http_too_it_is_obeyed_as_the_log_has_it(
     copy = Command(id_, "instance.watch", data, "theirs", expires_at=late)
     nothing: Any = None
     here: Any = SimpleNamespace(gate=CommandHandler(pool, EventLog(pool), nothing, discover()))
-    _, obeyed = await _understood(here, copy)
+    _, obeyed = await understood(here, copy)
     assert (obeyed.expires_at, obeyed.correlation_id) == (None, str(made.saga_id))
 
 

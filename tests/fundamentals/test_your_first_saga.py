@@ -266,7 +266,7 @@ def test_a_saga_that_could_not_be_undone_is_refused_when_it_is_imported() -> Non
 
 @asynccontextmanager
 async def open_hotel(
-    settings: Settings, pool: Pool, redis: Redis, lease: Lease
+    settings: Settings, pool: Pool, redis: Redis, lease: Lease | None
 ) -> AsyncIterator[Redis]:
     """Called once by each worker; what it yields is the ``ctx.services`` of every step."""
     yield redis

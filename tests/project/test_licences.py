@@ -53,7 +53,7 @@ READ_BY_A_PERSON = {"httpx-aiohttp": "BSD-3-Clause"}
 def shipped() -> dict[str, Distribution]:
     """evosaga's dependencies, and theirs, as far as they apply to this machine."""
     asked: set[tuple[str, str]] = set()
-    waiting = [("evosaga", "")]
+    waiting = [("evosaga", ""), ("evosaga", "embedded")]
     while waiting:
         name, extra = waiting.pop()
         asked.add((name, extra))

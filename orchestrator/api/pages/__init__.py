@@ -16,18 +16,17 @@ from evosaga.orchestrator.api.pages import (
     reconciliation,
     saga_actions,
     sagas,
+    start,
     static_files,
 )
 
-router: Final = APIRouter(include_in_schema=False)
-for _topic in (
-    home,
-    sagas,
-    saga_actions,
-    integrations,
-    reconciliation,
-    definitions,
-    login,
-    static_files,
-):
-    router.include_router(_topic.router)
+_TOPICS: Final = (home, sagas, saga_actions, definitions, start, login, static_files)
+_WHATSAPP: Final = (integrations, reconciliation)
+
+
+def router(*, whatsapp: bool) -> APIRouter:
+    """All pages; those about integrations only with ``whatsapp``."""
+    every = APIRouter(include_in_schema=False)
+    for topic in (*_TOPICS, *(_WHATSAPP if whatsapp else ())):
+        every.include_router(topic.router)
+    return every

@@ -5,6 +5,7 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response
 
+from evosaga.orchestrator.api.pages import start
 from evosaga.orchestrator.api.pages.diagram import diagram
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
 from evosaga.orchestrator.api.pages.rendering import ROOT, respond
@@ -27,4 +28,5 @@ async def definitions(request: Request, who: Reader) -> Response:
         **frame(request, who, "definitions"),
         diagrams=drawn,
         newest=newest,
+        startable=start.startable(parts(request), who),
     )

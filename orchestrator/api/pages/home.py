@@ -20,7 +20,7 @@ from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Minut
 from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
 from evosaga.orchestrator.queries.attention import LATE, Problem
-from evosaga.orchestrator.whatsapp.attention import Situation, problems, situation
+from evosaga.orchestrator.whatsapp.attention import Situation, problems
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 router: Final = page_router()
@@ -81,7 +81,7 @@ async def _work(here: AppContext, who: Caller) -> Activity | None:
 
 async def _present(here: AppContext, who: Caller) -> Situation | None:
     try:
-        return await situation(here.pool, who.organization_id)
+        return await here.situation(who.organization_id)
     except (asyncpg.PostgresError, *TRANSIENT):
         return None
 

@@ -26,6 +26,14 @@ NAVIGATION: Final = (
     ("definitions", "Definitions", f"{ROOT}/definitions"),
 )
 """Name, title and address of each navigation entry."""
+_WHATSAPP: Final = frozenset({"integrations", "upkeep"})
+"""The entries that are there only with WhatsApp."""
+
+
+def navigation(whatsapp: bool) -> list[tuple[str, str, str]]:
+    """The entries of a page's navigation."""
+    return [one for one in NAVIGATION if whatsapp or one[0] not in _WHATSAPP]
+
 
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -130,7 +138,7 @@ _environment.globals |= {
     "WORDS": WORDS,
     "ROOT": ROOT,
     "HOME": HOME,
-    "navigation": lambda: NAVIGATION,
+    "navigation": navigation,
 }
 
 

@@ -34,7 +34,7 @@ async def replay_plan(request: Request, who: Reader, saga_id: str) -> Response:
     """The replay plan, from fresh reads of the three stores; nothing is changed."""
     here = parts(request)
     view = await its_view(here, who, saga_id)
-    plan = await plan_of(here.pool, here.services, here.registry, view.saga_id)
+    plan = await plan_of(here.pool, here.gate.services, here.registry, view.saga_id)
     return respond(
         "replay.html", **frame(request, who, "sagas"), saga=view, plan=plan, id=str(uuid7())
     )

@@ -34,7 +34,6 @@ from evosaga.orchestrator.queries.sagas import (
 )
 from evosaga.orchestrator.queries.timeparse import moment
 from evosaga.orchestrator.queries.why import SagaFacts, living, why
-from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 
 router: Final = page_router()
@@ -187,7 +186,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
     now = await here.pool.fetchval("SELECT now()")
     definition = here.registry.find(view.saga, view.version)
     ahead = await find_saga(here.pool, str(view.behind)) if view.behind else None
-    explain = WHATSAPP.explain(here.services)
+    explain = here.explain(view.saga)
     workers = await living(here.pool)
     known = SagaFacts(view, definition, told, workers, now, ahead, explain)
     state = fold(told)

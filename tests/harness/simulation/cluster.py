@@ -1,60 +1,39 @@
-"""Workers, the stores they share, and what goes on around an engine.
+"""Two workers of WhatsApp with one Evolution server and one Redis, on the kit's cluster.
 
-Accepting commands, the sweep that takes over, the relay that publishes follow-ups and the
-reconciler are written down here once more on dicts, in a few lines each; what they decide with
-(admission, arbitration, steering, the first events of a saga) is the product's own.
+What they decide with (admission, arbitration) is the product's own, on dicts.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from evosaga.events.commands import STEERING, BadCommand, Command
-from evosaga.events.model import FollowUp, SagaEvent, SagaRejected
-from evosaga.orchestrator.commands import accept
-from evosaga.orchestrator.commands.control import Restart, apply_control
-from evosaga.orchestrator.engine.decider import can_compensate
-from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
-from evosaga.orchestrator.engine.state import State
+from evosaga.events.commands import Command
+from evosaga.events.model import SagaRejected
+from evosaga.orchestrator.commands.claims import Request
+from evosaga.orchestrator.commands.testing.memory import Status
+from evosaga.orchestrator.commands.testing.scene import Scene as KitScene
+from evosaga.orchestrator.commands.testing.workers import Worker
 from evosaga.sagas.definition import Admission, Refusal
 from evosaga.sagas.whatsapp.admission_rules import Policy, arbitrate
 from evosaga.sagas.whatsapp.repairs import admission
 from evosaga.sagas.whatsapp.repairs.remove_orphan import REMOVE_ORPHAN
 from evosaga.sagas.whatsapp.repairs.watch_instance import WATCH_INSTANCE
-from tests.harness.simulation.database import CATALOGUE, Database, Status
-from tests.harness.simulation.loop import Loop, entered
+from tests.harness.simulation.database import Database
 from tests.harness.simulation.outside import Evolution, Redis
-from tests.harness.simulation.workers import KEYS, TTL, DirectLog, Op, Worker
-
-SLEEP: Final = 20.0
-"""Seconds until a worker that sleeps wakes up by itself."""
-_GRACE: Final = 5.0
+from tests.harness.simulation.workers import KEYS, services_of
 
 
-class Cluster:
-    """Some workers on one database, one Redis and one Evolution server.
-
-    ``fenced`` False switches off the look at the lease before each call (R7), so that the
+class Cluster(KitScene):
+    """``fenced`` False switches off the look at the lease before each call (R7), so that the
     sequence of the log is all that stops a zombie.
     """
 
-    def __init__(
-        self, *, workers: int = 2, fenced: bool = True, deadline: float | None = None
-    ) -> None:
-        self.fenced = fenced
-        self.deadline = deadline
-        self.loop = Loop()  # type: ignore[abstract]  # nothing here needs the rest
+    database: Database
+    deadline: float | None = None
+
+    def prepare(self) -> None:
         self.evolution = Evolution(self.loop.time, self.loop.call_later)
         self.redis = Redis()
-        self.database = Database(self.loop.time, self._told)
-        self.pending: list[Op] = []
-        """Calls that are out, oldest first."""
-        self.notes: Counter[str] = Counter()
-        self.broken: list[str] = []
-        """Laws that were seen broken on the way."""
         self.sent: Counter[tuple[str, str]] = Counter()
         """How many creates and deletes left a worker, by birthmark."""
         self.strangers: dict[str, str] = {}
@@ -63,89 +42,21 @@ class Cluster:
         """Instances of ours that were there before, by the saga that had made each."""
         self.by_hand: set[str] = set()
         """Names under which people did something behind our back."""
-        self.workers: list[Worker] = []
-        with entered(self.loop):  # a lease counts from its first beat, which is one of this clock
-            for _ in range(workers):
-                self.hire()
 
-    # --- workers ---------------------------------------------------------------------------------
+    def new_database(self) -> Database:
+        return Database(self.loop.time, self.told)
 
-    def hire(self) -> Worker:
-        worker = Worker(f"w{len(self.workers) + 1}", self)
-        self.workers.append(worker)
-        return worker
+    def services_of(self, worker: Worker) -> Any:
+        return services_of(worker, self)
 
-    def awake(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.awake]
-
-    def crash(self, worker: Worker) -> None:
-        """Nothing of it ever runs again; another one is started in its place."""
-        worker.dead, worker.gone_at = True, self.loop.now
-        self.notes["crash"] += 1
-        self.pending = [op for op in self.pending if op.actor is not worker]
-        self.hire()
-
-    def sleep(self, worker: Worker, *, beat_first: bool, seconds: float = SLEEP) -> None:
-        """Stop it, as SIGSTOP would; ``beat_first``: what its waking up begins with."""
-        worker.asleep, worker.gone_at = True, self.loop.now
-        worker.lease.fall_asleep()
-        for op in self.pending:  # what it is about to send has passed the look at its lease
-            op.late = op.late or op.actor is worker
-        self.loop.call_later(seconds, self.wake, worker, beat_first)
-
-    def wake(self, worker: Worker, beat_first: bool) -> None:
-        """It may be a zombie; whether its heartbeat or its sagas come first is chance."""
-        if worker.dead or not worker.asleep:
-            return
-        over = worker.lease.is_over()
-        self.notes["zombie woken" if over else "sleeper woken"] += 1
-        if beat_first or not over:
-            worker.lease.beat_now()
-        else:
-            self.loop.call_later(0.05, worker.lease.beat_now)
-        self.loop.wake(worker)
-
-    # --- commands --------------------------------------------------------------------------------
-
-    def publish(self, command: Command, worker: Worker | None = None) -> None:
-        """Have a command taken up by a worker."""
-        worker = worker or self.awake()[0]
-        worker.runs(self.loop.create_task, self._take(worker, command))
-
-    async def _take(self, worker: Worker, command: Command) -> None:
-        if command.type in STEERING:
-            log: Any = DirectLog(worker)
-            with suppress(BadCommand):  # it is too late, mostly
-                said = await apply_control(log, worker.services, CATALOGUE, command, worker.engine)
-                if isinstance(said, Restart):
-                    await self._take(worker, said.command)
-            return
-        worker.engine.bind_lease()
-        state = await worker.op("accept", lambda: self._accept(worker, command), command.saga_id)
-        if state is not None:
-            worker.engine.start(command.saga_id, state, str(command.saga_id))
-
-    def _accept(self, worker: Worker, command: Command) -> State | None:
-        """``evosaga.orchestrator.commands.accept`` on dicts; None: there is nothing to drive."""
-        if command.saga_id in self.database.sagas:
-            self.notes["duplicate command"] += 1
-            return None
-        request = accept.parse_request(CATALOGUE, command)
-        verdict: Admission | Refusal
+    def admit(self, worker: Worker, request: Request) -> Admission | Refusal:
         if request.saga.name == WATCH_INSTANCE.name:
-            verdict = self._admit_watch(request.input)
-        elif request.saga.name == REMOVE_ORPHAN.name:
-            verdict = self._admit_removal(worker, command.saga_id, request.input)
-        else:
-            policy = Policy(KEYS.current, deadline_seconds=self.deadline)
-            asked = [(command.saga_id, request.input)]
-            [verdict] = arbitrate(self.database.found(), asked, policy)
-        append = accept._first_commit(worker.services, request, verdict, worker.name)
-        start: Any = append.events[0]
-        status = Status(command.saga_id, start, self.loop.now, str(command.saga_id))
-        self.database.sagas[command.saga_id] = status
-        self.database.write(status, append.events, append.row, command.id)
-        return None if isinstance(verdict, Refusal) else append.state
+            return self._admit_watch(request.input)
+        if request.saga.name == REMOVE_ORPHAN.name:
+            return self._admit_removal(worker, request.saga_id, request.input)
+        policy = Policy(KEYS.current, deadline_seconds=self.deadline)
+        [verdict] = arbitrate(self.database.found(), [(request.saga_id, request.input)], policy)
+        return verdict
 
     def _admit_watch(self, data: Any) -> Admission | Refusal:
         creator = self.database.sagas[data.created_by]
@@ -158,41 +69,6 @@ class Cluster:
         in_use = {row.instance_name for row in self.database.integrations.values()}
         over = {s.saga_id for s in self.database.sagas.values() if not s.open}
         return admission._removal(worker.services, saga_id, data, in_use, over)
-
-    def steer(self, what: str, saga_id: UUID, worker: Worker) -> None:
-        """A person cancels or replays, by way of this worker."""
-        self.notes[what] += 1
-        number = self.notes["saga.cancel"] + self.notes["saga.replay"]
-        wish = {"saga_id": str(saga_id), "if_possible": True}
-        self.publish(Command(f"person-{number}", what, wish), worker)
-
-    def turnable(self) -> Status | None:
-        """A saga that a cancel would still turn round."""
-        for saga in self.database.sagas.values():
-            state = saga.state if saga.open else None
-            if state is not None and state.direction == "forward":
-                definition = CATALOGUE.find(saga.start.saga, saga.start.version)
-                if definition is not None and can_compensate(definition, state):
-                    return saga
-        return None
-
-    def _told(self, saga_id: UUID, events: Sequence[SagaEvent]) -> None:
-        """The relay: commands that events bring with them are published."""
-        first = self.database.sagas[saga_id].sequence - len(events)
-        for number, event in enumerate(events, first):
-            self.notes[event.type] += 1
-            self.notes["unknown resolved as applied"] += "adopted" in getattr(event, "result", ())
-            follow: FollowUp | None = getattr(event, "follow_up", None)
-            if follow is not None:
-                self.notes[f"follow-up {follow.type}"] += 1
-                command = Command(f"{saga_id}:{number}", follow.type, dict(follow.data))
-                self.loop.call_later(0.05, self._relay, command)
-
-    def _relay(self, command: Command) -> None:
-        if self.awake():
-            self.publish(command)
-        else:
-            self.loop.call_later(1.0, self._relay, command)
 
     # --- what leaves the engines -----------------------------------------------------------------
 
@@ -229,58 +105,6 @@ class Cluster:
         """The birthmarks of all instances that were or may be made here, with their makers."""
         makers = {*self.database.sagas, *self.database.integrations, *self.founded}
         return {KEYS.instance_token(id_, KEYS.current): id_ for id_ in makers}
-
-    # --- looking after what nobody drives --------------------------------------------------------
-
-    def _due_at(self, saga: Status) -> float | None:
-        """When the sweep of a worker that doesn't drive it would take this saga."""
-        if saga.row.status not in ("running", "compensating"):
-            return None
-        if saga.owner is None:
-            return saga.next_at
-        owner = next(w for w in self.workers if w.name == saga.owner)
-        if not owner.awake or owner.lease.is_over():
-            return owner.gone_at + TTL
-        return saga.next_at + _GRACE if saga.next_at is not None else None
-
-    def next_due(self) -> float | None:
-        """When the next sweep finds something."""
-        times = [
-            max(at, self.loop.now)
-            for saga in self.database.sagas.values()
-            if (at := self._due_at(saga)) is not None
-            and any(saga.saga_id not in w.engine.driving for w in self.awake())
-        ]
-        return min(times, default=None)
-
-    def sweep(self) -> None:
-        """``evosaga.orchestrator.engine.recovery`` on dicts: what is due goes to a worker that is
-        alive."""
-        for saga in self.database.sagas.values():
-            at = self._due_at(saga)
-            if at is None or at > self.loop.now + 1e-9:
-                continue
-            takers = [w for w in self.awake() if saga.saga_id not in w.engine.driving]
-            if takers:
-                self.notes["take-over"] += saga.owner is not None
-                self.notes["held again"] += saga.held_claim is not None
-                taken = {saga.saga_id: self._taken(saga)}
-                saga.owner, saga.next_at = takers[0].name, self.loop.now + 60.0
-                history = {saga.saga_id: [*self.database.events[saga.saga_id]]}
-                takers[0].runs(takers[0].engine.bind_lease)
-                takers[0].runs(takers[0].engine.take_over, history, self.database.now(), taken)
-
-    def _taken(self, saga: Status) -> ClaimedRow:
-        at = saga.doubted_at
-        return ClaimedRow(
-            saga.owner,
-            False,
-            saga.held_claim,
-            saga.holds,
-            datetime.fromtimestamp(at, UTC) if at is not None else None,
-            saga.row.code,
-            saga.row.message,
-        )
 
     def reconcile(self) -> None:
         """``evosaga.orchestrator.whatsapp.reconciliation`` in short: what is ours and nobody's any

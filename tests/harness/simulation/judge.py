@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from evosaga.events.model import SagaRejected, SagaStarted, StepSucceeded
+from evosaga.orchestrator.commands.testing.memory import Status
 from evosaga.orchestrator.engine.decider import advance
 from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.state import replay
@@ -15,7 +16,7 @@ from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION
 from evosaga.sagas.whatsapp.steps import routing_key
 from tests.harness.simulation.cluster import Cluster
-from tests.harness.simulation.database import CATALOGUE, Status
+from tests.harness.simulation.database import CATALOGUE
 from tests.harness.simulation.workers import KEYS
 from tests.support.laws import LawBroken, chronicle
 

@@ -14,9 +14,9 @@ from typing import Final
 
 import pytest
 
+from evosaga.orchestrator.commands.testing.loop import entered
 from tests.harness.simulation.explorer import Faults, explore, onward, quiet, run, runs
 from tests.harness.simulation.judge import problems
-from tests.harness.simulation.loop import entered
 from tests.harness.simulation.scenarios import SCENARIOS
 from tests.harness.simulation.scene import FAULTS, Scene
 

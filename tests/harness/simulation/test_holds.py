@@ -4,9 +4,9 @@ The tries that follow the first hold write no event, so no other exploration has
 a fault after two holds in a row is the third of its run.
 """
 
+from evosaga.orchestrator.commands.testing.loop import entered
 from tests.harness.simulation.explorer import Faults, onward, quiet, run
 from tests.harness.simulation.judge import problems
-from tests.harness.simulation.loop import entered
 from tests.harness.simulation.scenarios import SCENARIOS, create
 from tests.harness.simulation.scene import Scene
 

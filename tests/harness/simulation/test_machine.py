@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from evosaga.events.commands import Command
+from evosaga.orchestrator.commands.testing.loop import entered
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from tests.harness.simulation.explorer import heal, quiet
 from tests.harness.simulation.judge import problems
-from tests.harness.simulation.loop import entered
 from tests.harness.simulation.scenarios import create, delete
 from tests.harness.simulation.scene import Scene
 

@@ -15,7 +15,10 @@ from asyncio import events as _events
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
+from pathlib import Path
 from typing import Any, Final
+
+_FOLDER: Final = str(Path(__file__).parent)
 
 
 class Actor:
@@ -42,6 +45,8 @@ class Loop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self.now = 1000.0
         self.idle: Callable[[], bool] = lambda: False
+        self.slow: float | None = None
+        """Seconds of real time after which a callback counts as one that blocks; None: never."""
         self.troubles: list[str] = []
         """What asyncio had to complain of: exceptions that nobody took."""
         self._ready: deque[asyncio.Handle] = deque()
@@ -135,7 +140,10 @@ class Loop(asyncio.AbstractEventLoop):
         if actor is not None and actor.asleep:
             actor.stash.append(handle)
         else:
+            began = time.perf_counter()
             handle._run()
+            if self.slow is not None and time.perf_counter() - began > self.slow:
+                self.troubles.append(f"it blocks the event loop{_place(handle)}: await instead")
 
     def _is_idle(self, handle: asyncio.Handle) -> bool:
         actor = handle._context.get(ACTOR)  # type: ignore[attr-defined]
@@ -151,6 +159,19 @@ class Loop(asyncio.AbstractEventLoop):
         self._tasks.clear()
         self._ready.clear()
         self._timers.clear()
+
+
+def _place(handle: asyncio.Handle) -> str:
+    """Where the coroutine of a callback has got to."""
+    task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+    coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+    frame = None
+    while coroutine is not None:
+        inner = getattr(coroutine, "cr_frame", None)
+        if inner is not None and not inner.f_code.co_filename.startswith(_FOLDER):
+            frame = inner
+        coroutine = getattr(coroutine, "cr_await", None)
+    return f" just before {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
 
 
 @contextlib.contextmanager

@@ -1,0 +1,61 @@
+"""``pytest`` in a package of one's own: the starter passes its own tests, and mistakes are told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.testing.hotel import made
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("plugin"), "guest-house")
+
+
+def tested(package: Path, *words: str) -> tuple[int, str]:
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
+        cwd=package,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.returncode, told.stdout + told.stderr
+
+
+def test_the_starter_passes_its_own_tests_and_its_mistakes_are_caught(package: Path) -> None:
+    code, said = tested(package, "--evosaga-mutate", "-v")
+    assert code == 0, said
+    assert "FakeHotel[1 faults] PASSED" in said
+    assert "FakeHotel[mistakes] PASSED" in said
+
+
+def test_a_module_that_is_named_is_tortured_and_a_failure_is_a_story(package: Path) -> None:
+    sagas = package / "guest_house" / "sagas.py"
+    right = sagas.read_text()
+    sagas.write_text(right.replace("if ctx.in_doubt:", "if False:"))
+    try:
+        code, said = tested(package, "--evosaga", "tests.test_booking", "-k", "FakeHotel")
+    finally:
+        sagas.write_text(right)
+    assert code == 1
+    assert "bank.charge took effect twice" in said
+    assert "Again: FakeHotel.torture.repeat(" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("module", "cure"),
+    [
+        ("nowhere", "--evosaga nowhere: can't be imported (ModuleNotFoundError"),
+        ("guest_house.services", "there is nothing to torture; decorate a fake"),
+    ],
+)
+def test_a_module_with_nothing_to_torture_is_a_usage_error(
+    package: Path, module: str, cure: str
+) -> None:
+    code, said = tested(package, "--evosaga", module)
+    assert code == 4
+    assert cure in said
