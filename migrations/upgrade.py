@@ -20,6 +20,7 @@ from evosaga.events.postgres_url import understood
 from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
 from evosaga.migrations.revision import LOCK, current, head
+from evosaga.migrations.search_indexes import INDEXES
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
@@ -81,7 +82,7 @@ async def _settle(driver: Any) -> list[Misfit]:
 
 
 async def _prepare(url: str) -> None:
-    """Check first; then build concurrently the index that takes long, outside any transaction.
+    """Check first; then build concurrently the indexes that take long, outside any transaction.
 
     On connections of their own, one of which holds the lock that admits one migration at a time:
     the lock ends with its transaction, so no pooler can leak it, and a concurrent index is not
@@ -98,46 +99,61 @@ async def _prepare(url: str) -> None:
             found += await preflight.rights(lock)
         if fatal := [misfit for misfit in found if misfit.fatal]:
             raise Unfit(fatal)
-        if revision is None or revision >= "0005":
+        if revision is None or revision >= "0010":
             return
         async with lock.transaction():
             # Not as a prepared statement: the index would wait for a portal that stays open.
             await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             builder = await asyncpg.connect(url, statement_cache_size=0)
             try:
-                await _build(builder)
+                await _build_all(builder, revision)
             finally:
                 await builder.close()
     finally:
         await lock.close()
 
 
-async def _build(connection: Any) -> None:
-    """Build the narrow unique index, unless it exists. A killed process leaves an invalid one."""
-    valid = await connection.fetchval(_VALID, f"healthcare.{_NARROW}")
+async def _build_all(connection: Any, revision: str) -> None:
+    """Build what the revisions above this one would lock the tables for."""
+    if revision < "0005":
+        try:
+            await _build(connection, "healthcare", _NARROW, _NARROW_MADE, unique=True)
+        except asyncpg.UniqueViolationError:
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS healthcare.{_NARROW}")
+            doubled = await connection.fetchval(_DOUBLED)
+            said = f"these organizations have several enabled integrations: {doubled}"
+            cure = "keep one of each (delete or disable the others), then migrate"
+            raise Unfit([Misfit(said, cure)]) from None
+    for index in INDEXES:
+        if await connection.fetchval("SELECT to_regclass($1)", index.table):
+            await _build(connection, index.schema, index.name, index.made)
+
+
+async def _build(
+    connection: Any, schema: str, name: str, made: str, *, unique: bool = False
+) -> None:
+    """Build an index unless it exists. A killed process leaves an invalid one."""
+    valid = await connection.fetchval(_VALID, f"{schema}.{name}")
     if valid is False:
-        await connection.execute(f"DROP INDEX CONCURRENTLY healthcare.{_NARROW}")
+        await connection.execute(f"DROP INDEX CONCURRENTLY {schema}.{name}")
     if valid:
         return
+    kind = "UNIQUE INDEX" if unique else "INDEX"
     # For this statement only: behind a pooler a setting would stay in another client's session.
     await connection.execute(f"SET lock_timeout = '{_PATIENCE}'")
+    await connection.execute("SET statement_timeout = 0")
     try:
-        await connection.execute(
-            f"CREATE UNIQUE INDEX CONCURRENTLY {_NARROW} ON {TABLE} "
-            "(organization_id, type, provider) "
-            "WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
-        )
-    except asyncpg.UniqueViolationError:
-        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS healthcare.{_NARROW}")
-        doubled = await connection.fetchval(_DOUBLED)
-        said = f"these organizations have several enabled integrations: {doubled}"
-        cure = "keep one of each (delete or disable the others), then migrate"
-        raise Unfit([Misfit(said, cure)]) from None
+        await connection.execute(f"CREATE {kind} CONCURRENTLY {name} {made}")
     finally:
         await connection.execute("RESET lock_timeout")
+        await connection.execute("RESET statement_timeout")
 
 
 _NARROW: Final = "one_enabled_whatsapp_an_organization"
+_NARROW_MADE: Final = (
+    f"ON {TABLE} (organization_id, type, provider) "
+    "WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
+)
 _VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
 _DOUBLED: Final = f"""
 SELECT string_agg(organization_id::text, ', ') FROM (

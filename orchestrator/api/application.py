@@ -17,6 +17,7 @@ from evosaga.orchestrator.api import (
     problems,
     qr,
     sagas,
+    search,
     webhooks,
 )
 from evosaga.orchestrator.api.auth import Authenticator
@@ -32,6 +33,7 @@ from evosaga.orchestrator.config.settings import SettingsError, split_secrets
 
 _TOPICS: Final = (
     integrations,
+    search,
     qr,
     commands,
     sagas,
