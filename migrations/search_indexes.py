@@ -68,6 +68,8 @@ INTEGRATION_WORDS: Final = _lexemes(
     "whatsapp_number::text",
 )
 """Of a row of ``healthcare.integrations``."""
+
+
 def _of_start(input_: str, name: str) -> str:
     return _lexemes([f"{input_} ->> 'name'", _chosen(name)], [], f"{input_} ->> 'number'")
 

@@ -13,7 +13,7 @@ from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.help_page import verb_options
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.show import clock
-from evosaga.orchestrator.cli.verbs import DATABASE
+from evosaga.orchestrator.cli.verb_table import DATABASE
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings

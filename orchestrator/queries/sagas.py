@@ -126,7 +126,7 @@ async def sagas_by_part(
         (UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))) if hexadecimal else (None, None)
     )
     rows = await pool.fetch(
-        f"{_SELECT} WHERE saga_id IN ("
+        f"{_SELECT} WHERE saga_id IN ("  # noqa: S608  # constants only
         "(SELECT saga_id FROM evosaga.sagas WHERE saga_id BETWEEN $1 AND $2"
         " AND ($3::uuid IS NULL OR organization_id = $3) ORDER BY saga_id DESC LIMIT $6) UNION ALL "
         "(SELECT saga_id FROM evosaga.sagas WHERE reverse(saga_id::text) LIKE $4"

@@ -72,7 +72,7 @@ async def test_log_in_create_see_the_qr_and_pair(
     page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     await sign_in(page, address_, OUR_KEY)
-    await page.until("All is calm")
+    await page.until("No known problems.")
     await page.goto(f"{address_}/ui/new-integration")
     await page.fill("#name", "Clínica Sol")
     await page.fill("#clinic_id", CLINIC)
@@ -122,7 +122,7 @@ async def test_a_create_that_failed_is_understood_and_replayed_from_its_plan(
 ) -> None:
     saga = await parked(parts, evolution, name="Clínica Sol")
     await sign_in(page, address_, OPERATOR)
-    await page.until("1 saga needs a person", "h1")
+    await page.until("1 saga parked", "h1")
     await page.click(".card a")
     await page.until("could not be undone", ".because")
     assert await page.count(".bar.backward") >= 2
@@ -146,7 +146,7 @@ async def test_cancelling_says_what_will_be_undone_and_undoes_it(
     await page.goto(f"{address_}/ui/sagas/{command['id']}")
     await page.until("held", ".timeline")
     await page.click("#a-cancel")
-    await page.until("Cancel it?")
+    await page.until("Cancel create-integration for", "h1")
     await page.fill("#reason", "it was a mistake")
     await page.click("form.confirm button")
     await page.until("Rolled back", "h1")

@@ -11,12 +11,18 @@ from fastapi import APIRouter
 from evosaga.orchestrator.api.pages import (
     definitions,
     home,
+    integration_list,
     integrations,
+    letters,
     login,
     reconciliation,
     saga_actions,
+    saga_selection,
     sagas,
+    search,
     static_files,
+    upkeep_actions,
+    workers,
 )
 
 router: Final = APIRouter(include_in_schema=False)
@@ -24,8 +30,14 @@ for _topic in (
     home,
     sagas,
     saga_actions,
+    saga_selection,
+    integration_list,
     integrations,
+    search,
     reconciliation,
+    upkeep_actions,
+    letters,
+    workers,
     definitions,
     login,
     static_files,

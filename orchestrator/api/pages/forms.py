@@ -207,12 +207,13 @@ def frame(request: Request, who: Caller, here: str) -> dict[str, Any]:
         "here": here,
         "csrf": authenticator_of(request).csrf_token(session) if session else "",
         "static": f"{ROOT}/static",
+        "searched": "",
     }
 
 
 def bare() -> dict[str, Any]:
     """The same without a session."""
-    return {"who": None, "here": "", "csrf": "", "static": f"{ROOT}/static"}
+    return {"who": None, "here": "", "csrf": "", "static": f"{ROOT}/static", "searched": ""}
 
 
 def parts(request: Request) -> AppContext:

@@ -22,7 +22,7 @@ NAVIGATION: Final = (
     ("now", "Now", HOME),
     ("sagas", "Sagas", f"{ROOT}/sagas"),
     ("integrations", "Integrations", f"{ROOT}/integrations"),
-    ("upkeep", "Upkeep", f"{ROOT}/upkeep"),
+    ("upkeep", "Maintenance", f"{ROOT}/upkeep"),
     ("definitions", "Definitions", f"{ROOT}/definitions"),
 )
 """Name, title and address of each navigation entry."""
@@ -44,10 +44,14 @@ WORDS: Final = {
     "compensating": "rolling back",
     "completed": "completed",
     "compensated": "rolled back",
-    "failed": "needs a person",
+    "failed": "needs attention",
     "rejected": "refused",
 }
 """A status in plain words; the exact word is shown beside it where it matters."""
+
+
+STEP_WORDS: Final = {"pair": "QR code"}
+"""Steps whose stored name does not say what they do."""
 
 
 def shown(value: Any) -> Any:
@@ -94,6 +98,21 @@ def ago(at: datetime, now: datetime) -> str:
     return f"{said} ago" if seconds > 0 else f"in {said}"
 
 
+def minute(at: datetime) -> str:
+    """The time of day to the minute, for the axis of a chart."""
+    return at.astimezone(UTC).strftime("%H:%M")
+
+
+def weekday(at: datetime) -> str:
+    """A day for the axis of a chart."""
+    return at.astimezone(UTC).strftime("%a %H:%M")
+
+
+def step_word(step: str) -> str:
+    """A step's name as pages show it; the stored name is in its title and in the events."""
+    return STEP_WORDS.get(step, step)
+
+
 def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat()
 
@@ -120,6 +139,9 @@ _environment: Final = Environment(
 _environment.filters |= {
     "clock": clock,
     "precise": precise,
+    "minute": minute,
+    "weekday": weekday,
+    "step_word": step_word,
     "ago": ago,
     "iso": iso,
     "short": short,

@@ -35,6 +35,7 @@ from evosaga.orchestrator.queries.sagas import (
 from evosaga.orchestrator.queries.timeparse import moment
 from evosaga.orchestrator.queries.why import SagaFacts, living, why
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
+from evosaga.orchestrator.whatsapp.integrations.names import names_of
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 
 router: Final = page_router()
@@ -53,8 +54,9 @@ async def listed(request: Request, who: Reader) -> Response:
     here = parts(request)
     query = request.query_params
     search = query.get("q", "").strip()[:200]
-    if search and (found := await _searched(here, who, search)):
-        return see_other(found)
+    if search:  # an address of earlier releases
+        found = await _searched(here, who, search)
+        return see_other(found or f"{ROOT}/search?{urlencode({'q': search})}")
     now = await here.pool.fetchval("SELECT now()")
     asked, ignored = _understood(query, now)
     wanted = _filter(asked, who, now)
@@ -70,8 +72,8 @@ async def listed(request: Request, who: Reader) -> Response:
         "sagas.html",
         **frame(request, who, "sagas"),
         sagas=page,
+        clinics=await names_of(here.pool, [saga.saga_id for saga in page]),
         asked=asked,
-        search=search,
         ignored=ignored,
         now=now,
         names=sorted({name for name, _ in here.registry.versions} | {asked["saga"]} - {""}),
@@ -202,6 +204,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
         "can_cancel": cancellable(definition, state) if state else False,
         "made": view.status == "completed" and view.saga == CREATE_INTEGRATION.name,
         "everything": everything,
+        "clinic": (await names_of(here.pool, [view.saga_id])).get(view.saga_id),
     }
 
 

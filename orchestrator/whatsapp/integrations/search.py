@@ -93,7 +93,8 @@ async def list_integrations(
         rows, count = [], COUNTED + 1
     if count > COUNTED:  # so many that the page is found soon when they are read in order
         rows = await pool.fetch(*_in_order(query, wanted.sort, place, limit + 1))
-        counted = f"SELECT count(*) FROM (SELECT FROM {_ROWS} WHERE {query.where} LIMIT {COUNTED + 1}) AS n"
+        some = f"SELECT FROM {_ROWS} WHERE {query.where} LIMIT {COUNTED + 1}"
+        counted = f"SELECT count(*) FROM ({some}) AS n"  # noqa: S608  # values are parameters
         count = await pool.fetchval(counted, *query.values)
     page, older, newer = _page(rows, wanted.sort, place, limit)
     return IntegrationList(page, min(count, COUNTED), count > COUNTED, older, newer)
@@ -124,10 +125,10 @@ def _narrowed(wanted: Wanted) -> _Query | None:
 def _collected(query: _Query, sort: Sort, place: _Place | None, limit: int) -> list[Any]:
     """The query that collects all that fits and then sorts it, and its values."""
     way, beyond, values = _behind(query, sort, place)
-    hits = f"SELECT row.id, {_ORDERS[sort][0]} AS sort_key FROM {_ROWS} WHERE {query.where}"
+    hits = f"SELECT row.id, {_ORDERS[sort][0]} AS sort_key FROM {_ROWS} WHERE {query.where}"  # noqa: S608
     narrowed = f"WHERE (sort_key, id) {beyond}" if beyond else ""
     page = (
-        f"WITH hits AS MATERIALIZED ({hits} LIMIT {COUNTED + 1}) "
+        f"WITH hits AS MATERIALIZED ({hits} LIMIT {COUNTED + 1}) "  # noqa: S608
         f"SELECT *, (SELECT count(*) FROM hits) AS count FROM hits {narrowed} "
         f"ORDER BY sort_key {way}, id {way} LIMIT ${len(values) + 1}"
     )
@@ -140,7 +141,7 @@ def _in_order(query: _Query, sort: Sort, place: _Place | None, limit: int) -> li
     key = _ORDERS[sort][0]
     narrowed = f"AND ({key}, row.id) {beyond}" if beyond else ""
     page = (
-        f"SELECT row.id, {key} AS sort_key FROM {_ROWS} WHERE {query.where} {narrowed} "
+        f"SELECT row.id, {key} AS sort_key FROM {_ROWS} WHERE {query.where} {narrowed} "  # noqa: S608
         f"ORDER BY {key} {way}, row.id {way} LIMIT ${len(values) + 1}"
     )
     return [_viewed(page, way, ", page.sort_key"), *values, limit]
@@ -211,6 +212,7 @@ def _read_place(cursor: str, sort: Sort) -> _Place:
     raise BadCursor("that cursor is not one of this list; leave it out to start anew")
 
 
+# All values are parameters; what is put together here are conditions of this file.
 _OURS: Final = ("sort_key", "count")
 _ROWS: Final = "healthcare.integrations AS row"
 _ORDERS: Final[dict[Sort, tuple[str, bool]]] = {
@@ -238,4 +240,4 @@ _NEEDY: Final = f"""
     WHERE its.config ->> 'instance_name' IN (
         SELECT instance_name FROM evosaga.sightings
         UNION ALL SELECT instance_name FROM evosaga.open_sagas WHERE status = 'failed')
-"""
+"""  # noqa: S608  # constants only
