@@ -71,7 +71,11 @@ async def listed(request: Request, who: Reader) -> Response:
 def _understood(query: Mapping[str, str], servers: list[str]) -> tuple[dict[str, str], list[str]]:
     """The filters, and a sentence for each invalid parameter."""
     asked = {name: query.get(name, "").strip()[: words.LONGEST] for name in (*_FILTERS, "sort")}
-    ignored = []
+    ignored = [
+        f"There is no filter {name[:40]!r}."
+        for name in query
+        if name not in (*_FILTERS, "sort", "cursor")
+    ]
 
     def refuse(name: str, said: str) -> None:
         ignored.append(said)

@@ -73,7 +73,7 @@ async def reconnect(request: Request, who: Reader, submitted: Submitted) -> Resp
     """Make their next try, and the health check that does it, due now."""
     here = parts(request)
     _unless_off(here.settings.health_every, "EVOSAGA_HEALTH_EVERY")
-    rows = await here.pool.fetch(_DOWN, submitted["instances"].split(), who.organization_id)
+    rows = await here.pool.fetch(_DOWN, submitted["instances"].splitlines(), who.organization_id)
     if not rows:
         said = "None of them is down any more: reload the page of maintenance."
         raise PageProblem(409, "Nothing to reconnect", said)
