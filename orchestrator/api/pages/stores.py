@@ -57,7 +57,7 @@ def agreement(stores: Sequence[Store], *, busy: bool) -> tuple[Literal["ok", "wa
         return "ok", "All three agree: nothing is left of it."
     if busy:
         return "warn", "They differ while a saga is running, as is to be expected."
-    return "warn", "They differ, and no saga is running: compare now on the page of maintenance."
+    return "warn", "They differ, and no saga is running."
 
 
 async def _evolution(
