@@ -39,8 +39,8 @@ from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     find,
     repair,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.rules import Policy
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
+from evosaga.orchestrator.whatsapp.reconciliation.verdicts import Policy
 
 router: Final = page_router()
 
