@@ -14,9 +14,11 @@ ACCENTED: Final = "áàâãäåçéèêëíìîïñóòôõöúùûüýÁÀÂÃ�
 PLAIN: Final = "aaaaaaceeeeiiiinooooouuuuyaaaaaaceeeeiiiinooooouuuuy       "
 BETWEEN_WORDS: Final = r"[\s!-/:-@\[-`{-~]+"
 """Blanks and the punctuation of ASCII; all else is part of a word."""
-BACKWARDS: Final = "~"
+ID: Final = "="
+ID_BACKWARDS: Final = "~"
+NUMBER: Final = "+"
 NUMBER_BACKWARDS: Final = "#"
-"""What no word begins with: it marks a lexeme that is written backwards."""
+"""What no word begins with: they mark an id and a number, so that no letter of a name finds one."""
 
 
 class SearchIndex(NamedTuple):
@@ -42,13 +44,17 @@ def _digits(text: str) -> str:
 
 
 def _lexemes(words: list[str], whole: list[str], number: str) -> str:
-    whole += [_digits(number), f"'{NUMBER_BACKWARDS}' || nullif(reverse({_digits(number)}), '')"]
+    digits = _digits(number)
+    whole += [
+        f"'{NUMBER}' || nullif({digits}, '')",
+        f"'{NUMBER_BACKWARDS}' || nullif(reverse({digits}), '')",
+    ]
     every = f"{' || '.join(map(_words, words))} || ARRAY[{', '.join(whole)}]"
     return f"array_to_tsvector(array_remove(array_remove({every}, ''), NULL))"
 
 
 def _id(text: str) -> str:
-    return f"lower(left({text}, 100))"
+    return f"'{ID}' || lower(left({text}, 100))"
 
 
 def _chosen(name: str) -> str:
@@ -61,9 +67,9 @@ _NAME: Final = "config ->> 'instance_name'"
 INTEGRATION_WORDS: Final = _lexemes(
     ["config ->> 'name'", _chosen(f"({_NAME})")],
     [
-        *(_id(_NAME), f"'{BACKWARDS}' || nullif(reverse({_id(_NAME)}), '')"),
-        f"nullif('wa-' || id::text, {_NAME})",
-        *("organization_id::text", _id("config ->> 'clinic_id'")),
+        *(_id(_NAME), f"'{ID_BACKWARDS}' || reverse(lower(left({_NAME}, 100)))"),
+        f"'{ID}' || nullif('wa-' || id::text, {_NAME})",
+        *(f"'{ID}' || organization_id::text", _id("config ->> 'clinic_id'")),
     ],
     "whatsapp_number::text",
 )

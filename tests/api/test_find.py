@@ -30,6 +30,7 @@ async def test_three_letters_lead_to_the_clinic_and_its_sagas(
         page = await look(ana, f"/ui/search?q={text}")
         assert set(links) <= {a.get("href") for a in page.all("a")}, text
         assert page.field("q") == text  # the header keeps what was typed
+    page = await look(ana, f"/ui/search?q={str(OURS)[:8]}")
     assert f"/ui/integrations?organization={OURS}" in [a.get("href") for a in page.all("a")]
     answer = await ana.get(f"/ui/search?q={saga.saga_id}")
     assert answer.headers["location"] == links[1]

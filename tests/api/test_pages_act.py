@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -79,9 +80,14 @@ async def test_dead_letters_are_sent_again_or_discarded(
 ) -> None:
     mended = create(name="Odonto Vida") | {"type": "integration.create"}
     sent = json.dumps(mended)
-    reason = {"code": "too_early", "message": "it came too early", "deliveries": "1"}
-    first = await parts.redis.xadd(streams.DEAD_COMMANDS, {"data": sent, **reason})
-    second = await parts.redis.xadd(streams.DEAD_COMMANDS, {"data": "nonsense", **reason})
+    reason: dict[Any, Any] = {
+        "code": "too_early",
+        "message": "it came too early",
+        "deliveries": "1",
+    }
+    redis: Any = parts.redis
+    first = await redis.xadd(streams.DEAD_COMMANDS, {"data": sent, **reason})
+    second = await redis.xadd(streams.DEAD_COMMANDS, {"data": "nonsense", **reason})
     page = await look(ana, "/ui/letters")
     assert "Odonto Vida" in page.text
     assert "It came too early." in page.text
@@ -93,7 +99,7 @@ async def test_dead_letters_are_sent_again_or_discarded(
     assert (await outcome(parts.pool, mended["id"], 30)).status == "completed"
     answer = await send(ana, f"/ui/selected-letters?do=discard&letter={second.decode()}")
     assert "1 discarded." in (await look(ana, answer.headers["location"])).text
-    left = await parts.redis.xrange(streams.DEAD_COMMANDS)
+    left = await redis.xrange(streams.DEAD_COMMANDS)
     assert not {first, second} & {id_ for id_, _ in left}
     await look(ana, f"/ui/selected-letters?do=send&{chosen}&letter=nonsense", 400)
 

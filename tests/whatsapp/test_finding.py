@@ -92,6 +92,12 @@ async def test_nothing_that_is_typed_is_an_error_or_finds_everything(pool: Pool,
     assert (await find(pool, text)).empty
 
 
+async def test_a_letter_of_a_name_finds_no_id_and_no_number(pool: Pool) -> None:
+    config = {"clinic_id": f"c{uuid.uuid4().hex[1:]}"}
+    await integration(pool, "Odonto Sol", config=config, whatsapp_number="5511987654321")
+    assert await found(pool, "odonto c") == await found(pool, "odonto 55") == []
+
+
 async def test_a_search_for_nothing_but_blanks_narrows_nothing(pool: Pool) -> None:
     await integration(pool, "Sol")
     assert await found(pool, "  ") == ["Sol"]

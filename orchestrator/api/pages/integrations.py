@@ -74,7 +74,7 @@ async def create(request: Request, who: Reader, submitted: Submitted) -> Respons
 
 def wrong_fields(message: str) -> dict[str, str]:
     """The sentences of a refusal by the field of the form that each is about. Pure."""
-    found = {}
+    found: dict[str, str] = {}
     for part in message.split("; "):
         name, colon, said = part.partition(": ")
         if colon and name in _FIELDS:

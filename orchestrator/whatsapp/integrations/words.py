@@ -10,8 +10,10 @@ from typing import Final
 
 from evosaga.migrations.search_indexes import (
     ACCENTED,
-    BACKWARDS,
     BETWEEN_WORDS,
+    ID,
+    ID_BACKWARDS,
+    NUMBER,
     NUMBER_BACKWARDS,
     PLAIN,
 )
@@ -47,13 +49,13 @@ def query(text: str) -> str | None:
         words = []  # of nearly every instance's name, which is looked for as a whole
     found = [f"({' & '.join(map(_begins, words))})"] if words else []
     if " " not in whole and whole not in ("wa", "wa-"):
-        found.append(_begins(whole))
+        found.append(_begins(ID + whole))
         if _ID.fullmatch(whole):
-            found.append(_begins(f"wa-{whole}"))
+            found.append(_begins(f"{ID}wa-{whole}"))
         if len(whole) >= _LEAST_END:
-            found.append(_begins(BACKWARDS + whole[::-1]))
+            found.append(_begins(ID_BACKWARDS + whole[::-1]))
     for digits in _numbers(text):
-        found += [_begins(digits), _begins(NUMBER_BACKWARDS + digits[::-1])]
+        found += [_begins(NUMBER + digits), _begins(NUMBER_BACKWARDS + digits[::-1])]
     return " | ".join(dict.fromkeys(found)) or None
 
 
