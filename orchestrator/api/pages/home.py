@@ -43,6 +43,8 @@ _PLACES: Final = {
     "chores": (f"{ROOT}/upkeep#h-chores", "Background jobs"),
 }
 """Where a problem is looked at: an address and its name, by code."""
+_MENDED_HERE: Final = ("dead_letters", "drift", "repairs")
+"""Problems that a page mends, so that no verb of the terminal is named."""
 
 
 @router.get(HOME)
@@ -170,7 +172,8 @@ def needs(servers: Sequence[Server], found: Sequence[Problem]) -> list[Need]:
     for one in found:
         if one.code != "parked":
             href, link = _PLACES.get(one.code, ("", ""))
-            listed.append(Need(one.said, one.cure, href, link))
+            told = (one.brief, "") if one.code in _MENDED_HERE else (one.said, one.cure)
+            listed.append(Need(*told, href, link))
     return listed
 
 

@@ -22,7 +22,7 @@ from evosaga.sagas.explainer import Note
 KINDS: Final = {
     "compensatable": "can be undone",
     "pivot": "point of no return",
-    "retryable": "goes on until it works",
+    "retryable": "retried until it succeeds",
 }
 _NEWEST: Final = 200
 """The most events listed; the rest is behind a link."""
