@@ -26,7 +26,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.api.pages.rendering import step_word
+from evosaga.orchestrator.api.pages.step_words import step_word
 from evosaga.orchestrator.engine.retries import WORKER_LOST
 
 Ending: TypeAlias = Literal["done", "refused", "unclear", "held", "lost", "out"]

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from evosaga.orchestrator.api.pages.step_words import step_word
 from evosaga.orchestrator.api.pages.time_axis import duration
 
 HERE: Final = Path(__file__).parent
@@ -48,10 +49,6 @@ WORDS: Final = {
     "rejected": "refused",
 }
 """A status in plain words; the exact word is shown beside it where it matters."""
-
-
-STEP_WORDS: Final = {"pair": "QR code"}
-"""Steps whose stored name does not say what they do."""
 
 
 def shown(value: Any) -> Any:
@@ -106,11 +103,6 @@ def minute(at: datetime) -> str:
 def weekday(at: datetime) -> str:
     """A day for the axis of a chart."""
     return at.astimezone(UTC).strftime("%a %H:%M")
-
-
-def step_word(step: str) -> str:
-    """A step's name as pages show it; the stored name is in its title and in the events."""
-    return STEP_WORDS.get(step, step)
 
 
 def iso(at: datetime) -> str:

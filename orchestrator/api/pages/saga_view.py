@@ -8,7 +8,7 @@ from typing import Final
 
 from evosaga.events.model import Direction, Recorded, SagaRejected, SagaStarted, public_data
 from evosaga.orchestrator.api.pages.attempts import AttemptHistory, attempt_history
-from evosaga.orchestrator.api.pages.rendering import step_word
+from evosaga.orchestrator.api.pages.step_words import step_word
 from evosaga.orchestrator.api.pages.time_axis import duration
 from evosaga.orchestrator.api.pages.timeline import Timeline, timeline
 from evosaga.orchestrator.engine.decider import can_compensate
