@@ -1,14 +1,16 @@
 """Dead letters: commands that could not be processed, with the reason, in their own stream."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from evosaga.events.streams import DEAD_COMMANDS, FIELD, as_text
+from evosaga.events.streams import COMMANDS, DEAD_COMMANDS, FIELD, as_text
 
 _OTHER: Final = "field:"
+_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _OURS: Final = frozenset({FIELD, b"code", b"message", b"deliveries", b"message_id"})
 
 
@@ -95,3 +97,27 @@ def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> StoredDeadLetter
 async def delete(redis: Redis, letter_ids: Sequence[str]) -> int:
     """Delete dead letters by id; returns how many existed."""
     return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0
+
+
+async def some(redis: Redis, letter_ids: Sequence[str]) -> list[StoredDeadLetter]:
+    """The dead letters of these ids, as far as they exist; what is no id is left out."""
+    ids = [id_ for id_ in letter_ids if _ID.fullmatch(id_)]
+    pipeline = redis.pipeline(transaction=False)
+    for id_ in ids:
+        pipeline.xrange(DEAD_COMMANDS, min=id_, max=id_)
+    found: Any = await pipeline.execute() if ids else []
+    return [_letter(*entry) for entries in found for entry in entries]
+
+
+async def send_again(redis: Redis, letters: Sequence[StoredDeadLetter]) -> None:
+    """Put the messages back on the stream of commands as they were sent, then delete the letters.
+
+    In this order, so that nothing is lost between the two; a command's id makes a second one
+    harmless.
+    """
+    pipeline = redis.pipeline(transaction=True)
+    for letter in letters:
+        fields: dict[Any, Any] = {FIELD: letter.data} if letter.data else {}
+        pipeline.xadd(COMMANDS, fields | dict(letter.others) or {FIELD: b""})
+    pipeline.xdel(DEAD_COMMANDS, *(letter.id for letter in letters))
+    await pipeline.execute()

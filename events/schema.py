@@ -277,3 +277,4 @@ Index(
     postgresql_where=text("type = 'whatsapp' AND provider = 'evolution' AND enabled"),
 )
 Index("integrations_by_instance", text("(config ->> 'instance_name')"), _table=integrations)
+# The indexes of searches and of sorted pages are in ``migrations/search_indexes.py`` alone.

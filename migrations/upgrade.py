@@ -23,6 +23,7 @@ from evosaga.events.postgres_url import understood
 from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
 from evosaga.migrations.revision import LOCK, current, has_whatsapp, head
+from evosaga.migrations.search_indexes import INDEXES, made
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
@@ -110,10 +111,11 @@ def _with_whatsapp() -> Iterator[str]:
     first = importlib.import_module("evosaga.migrations.versions.0001_first_release")
     fifth = importlib.import_module("evosaga.migrations.versions.0005_what_fits_and_who_may_look")
     yield from (first.INTEGRATIONS, first.SAVE_RPC, fifth.INDEX, fifth.SAVE_RPC)
+    yield from (made(index) for index in INDEXES if index.schema == "healthcare")
 
 
 async def _prepare(url: str, whatsapp: bool) -> bool:
-    """Check first; then build concurrently the index that takes long, outside any transaction.
+    """Check first; then build concurrently the indexes that take long, outside any transaction.
 
     Returns whether WhatsApp is there or wanted.
 
@@ -135,14 +137,14 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
             found += await preflight.rights(lock, whatsapp=whatsapp)
         if fatal := [misfit for misfit in found if misfit.fatal]:
             raise Unfit(fatal)
-        if revision is None or revision >= "0005":
+        if revision is None or revision >= "0010":
             return whatsapp
         async with lock.transaction():
             # Not as a prepared statement: the index would wait for a portal that stays open.
             await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             builder = await asyncpg.connect(url, statement_cache_size=0)
             try:
-                await _build(builder)
+                await _build_all(builder, revision)
             finally:
                 await builder.close()
         return whatsapp
@@ -150,32 +152,47 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
         await lock.close()
 
 
-async def _build(connection: Any) -> None:
-    """Build the narrow unique index, unless it exists. A killed process leaves an invalid one."""
-    valid = await connection.fetchval(_VALID, f"healthcare.{_NARROW}")
+async def _build_all(connection: Any, revision: str) -> None:
+    """Build what the revisions above this one would lock the tables for."""
+    if revision < "0005":
+        try:
+            await _build(connection, "healthcare", _NARROW, _NARROW_MADE, unique=True)
+        except asyncpg.UniqueViolationError:
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS healthcare.{_NARROW}")
+            doubled = await connection.fetchval(_DOUBLED)
+            said = f"these organizations have several enabled integrations: {doubled}"
+            cure = "keep one of each (delete or disable the others), then migrate"
+            raise Unfit([Misfit(said, cure)]) from None
+    for index in INDEXES:
+        if await connection.fetchval("SELECT to_regclass($1)", index.table):
+            await _build(connection, index.schema, index.name, index.made)
+
+
+async def _build(
+    connection: Any, schema: str, name: str, made: str, *, unique: bool = False
+) -> None:
+    """Build an index unless it exists. A killed process leaves an invalid one."""
+    valid = await connection.fetchval(_VALID, f"{schema}.{name}")
     if valid is False:
-        await connection.execute(f"DROP INDEX CONCURRENTLY healthcare.{_NARROW}")
+        await connection.execute(f"DROP INDEX CONCURRENTLY {schema}.{name}")
     if valid:
         return
+    kind = "UNIQUE INDEX" if unique else "INDEX"
     # For this statement only: behind a pooler a setting would stay in another client's session.
     await connection.execute(f"SET lock_timeout = '{_PATIENCE}'")
+    await connection.execute("SET statement_timeout = 0")
     try:
-        await connection.execute(
-            f"CREATE UNIQUE INDEX CONCURRENTLY {_NARROW} ON {TABLE} "
-            "(organization_id, type, provider) "
-            "WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
-        )
-    except asyncpg.UniqueViolationError:
-        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS healthcare.{_NARROW}")
-        doubled = await connection.fetchval(_DOUBLED)
-        said = f"these organizations have several enabled integrations: {doubled}"
-        cure = "keep one of each (delete or disable the others), then migrate"
-        raise Unfit([Misfit(said, cure)]) from None
+        await connection.execute(f"CREATE {kind} CONCURRENTLY {name} {made}")
     finally:
         await connection.execute("RESET lock_timeout")
+        await connection.execute("RESET statement_timeout")
 
 
 _NARROW: Final = "one_enabled_whatsapp_an_organization"
+_NARROW_MADE: Final = (
+    f"ON {TABLE} (organization_id, type, provider) "
+    "WHERE type = 'whatsapp' AND provider = 'evolution' AND enabled"
+)
 _VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
 _DOUBLED: Final = f"""
 SELECT string_agg(organization_id::text, ', ') FROM (

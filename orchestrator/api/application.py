@@ -17,6 +17,7 @@ from evosaga.orchestrator.api import (
     problems,
     qr,
     sagas,
+    search,
     start,
     webhooks,
 )
@@ -33,6 +34,7 @@ from evosaga.orchestrator.config.settings import SettingsError, split_secrets
 
 _TOPICS: Final = (
     integrations,
+    search,
     qr,
     commands,
     sagas,
@@ -42,7 +44,7 @@ _TOPICS: Final = (
     asyncapi,
     docs_page,
 )
-_WHATSAPP: Final = (integrations, qr, webhooks)
+_WHATSAPP: Final = (integrations, search, qr, webhooks)
 """What there is only where WhatsApp is one of the domains."""
 
 

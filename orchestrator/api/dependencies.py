@@ -1,6 +1,7 @@
 """The parts of a running process that the HTTP API uses, with or without a worker."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 from uuid import UUID
@@ -21,6 +22,7 @@ from evosaga.orchestrator.engine.resources import ResourceUnavailable, ServicesB
 from evosaga.orchestrator.queries import attention
 from evosaga.orchestrator.whatsapp.attention import Situation, situation
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
+from evosaga.orchestrator.whatsapp.integrations.names import names_of
 from evosaga.sagas.explainer import PLAIN, Explainer
 from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.services import Services
@@ -55,6 +57,10 @@ class AppContext:
         if self.whatsapp:
             return await situation(self.pool, organization_id)
         return Situation(**asdict(await attention.situation(self.pool, organization_id)))
+
+    async def names_of(self, saga_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """The clinics' names by saga, as far as they are known."""
+        return await names_of(self.pool, saga_ids) if self.whatsapp else {}
 
     def explain(self, saga: str) -> Explainer:
         """What the domain of that saga has to say of it."""

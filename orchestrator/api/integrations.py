@@ -1,10 +1,9 @@
 """Integrations over HTTP: create and delete as in the original system, and reads."""
 
 import json
-from typing import Annotated, Any, Final
-from uuid import UUID
+from typing import Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
@@ -35,11 +34,7 @@ from evosaga.orchestrator.queries.sagas import (
     list_sagas,
     newest_of_instance,
 )
-from evosaga.orchestrator.whatsapp.integrations.queries import (
-    IntegrationView,
-    find_integration,
-    list_integrations,
-)
+from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView, find_integration
 from evosaga.sagas.whatsapp.create_integration import CreateIntegration
 from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
 
@@ -238,28 +233,6 @@ async def _the_one_before(
 async def one(instance_name: str, who: CurrentCaller, here: Context) -> schemas.IntegrationShape:
     """Its state, its phone number, and the newest saga about it."""
     return schemas.integration_shape(await find(here, who, instance_name))
-
-
-@router.get(
-    "/integrations",
-    summary="All integrations, newest first",
-    responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
-)
-async def listing(
-    who: CurrentCaller,
-    here: Context,
-    organization_id: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> schemas.IntegrationPage:
-    """A key with an organization sees its own; without, all or those of `organization_id`."""
-    if organization_id is not None and not visible(who, organization_id):
-        return schemas.IntegrationPage(integrations=[], cursor=None)
-    wanted = organization_id or who.organization_id
-    page, after = await list_integrations(here.pool, wanted, limit=limit, cursor=cursor)
-    return schemas.IntegrationPage(
-        integrations=[schemas.integration_shape(view) for view in page], cursor=after
-    )
 
 
 async def find(here: AppContext, who: Caller, instance_name: str) -> IntegrationView:

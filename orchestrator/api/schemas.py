@@ -174,13 +174,38 @@ class IntegrationShape(_Shape):
     created_at: datetime | None = Field(examples=[_AT])
     updated_at: datetime | None = Field(examples=[_AT])
     last_saga: LastSaga | None
+    connection: str | None = Field(
+        None,
+        description="how the phone was connected when that was last checked; null before",
+        examples=["connected"],
+    )
+    connection_since: datetime | None = Field(None, examples=[_AT])
 
 
 class IntegrationPage(_Shape):
-    """A page, newest first. ``cursor`` leads to the next one; null: this was the last."""
+    """A page. ``cursor`` leads to the next one, ``previous`` back; null: there is none.
+
+    ``count`` is of all pages; ``more`` says that there are more than were counted.
+    """
 
     integrations: list[IntegrationShape]
     cursor: str | None
+    previous: str | None = None
+    count: int = Field(0, examples=[412])
+    more: bool = False
+
+
+class SearchAnswer(_Shape):
+    """What was found: integrations, the newest first, and sagas, the parked ones first.
+
+    ``count`` is of the integrations; ``organization_id`` is one whose id begins so.
+    """
+
+    integrations: list[IntegrationShape]
+    count: int
+    more: bool = Field(description="there are more integrations than were counted")
+    sagas: list[SagaShape]
+    organization_id: UUID | None
 
 
 class QrAnswer(_Shape):

@@ -258,6 +258,14 @@ VERBS: Final = (
         needs=(DATABASE,),
     ),
     Verb(
+        "integrations",
+        "See what happened",
+        "cli.integration_lists:app",
+        "Find integrations: `integrations list` searches and filters, `integrations show` has one.",
+        more="By the beginnings of the words of a clinic's name, by a phone number in any form, or "
+        "by a part of an id.",
+    ),
+    Verb(
         "events",
         "See what happened",
         "cli.events:app",

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,6 +17,7 @@ from evosaga.events.commands import literal_id, saga_id_of
 from evosaga.events.database import Queryable
 from evosaga.events.event_log import recorded_from
 from evosaga.events.model import Recorded
+from evosaga.events.statuses import OPEN_STATUSES
 
 
 class Unreadable(Exception):
@@ -111,6 +113,56 @@ async def newest_of_instance(
         organization_id,
     )
     return _view(row) if row else None
+
+
+async def sagas_by_part(
+    pool: Queryable, part: str, organization_id: UUID | None = None, *, limit: int = 20
+) -> list[SagaView]:
+    """Sagas whose id begins or ends so, or whose command's id begins so; newest first."""
+    text = part.strip().lower()
+    digits = text.replace("-", "")
+    hexadecimal = len(digits) >= _LEAST and re.fullmatch(r"[0-9a-f]{1,32}", digits) is not None
+    low, high = (
+        (UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))) if hexadecimal else (None, None)
+    )
+    rows = await pool.fetch(
+        f"{_SELECT} WHERE saga_id IN ("  # noqa: S608  # constants only
+        "(SELECT saga_id FROM evosaga.sagas WHERE saga_id BETWEEN $1 AND $2"
+        " AND ($3::uuid IS NULL OR organization_id = $3) ORDER BY saga_id DESC LIMIT $6) UNION ALL "
+        "(SELECT saga_id FROM evosaga.sagas WHERE reverse(saga_id::text) LIKE $4"
+        " AND ($3::uuid IS NULL OR organization_id = $3) LIMIT $6) UNION ALL "
+        "(SELECT saga_id FROM evosaga.sagas WHERE command_id LIKE $5"
+        " AND command_id <> saga_id::text"
+        " AND ($3::uuid IS NULL OR organization_id = $3) LIMIT $6)) "
+        "ORDER BY created_at DESC, saga_id DESC LIMIT $6",
+        *(low, high, organization_id),
+        f"{text[::-1]}%" if hexadecimal else None,
+        f"{_literal(part.strip())}%" if len(part.strip()) >= _LEAST else None,
+        limit,
+    )
+    return [_view(row) for row in rows]
+
+
+async def sagas_of(
+    pool: Queryable, ids: Sequence[UUID], organization_id: UUID | None = None, *, limit: int = 20
+) -> list[SagaView]:
+    """Of these the parked ones, then the other open ones, then the newest."""
+    rows = await pool.fetch(
+        f"{_SELECT} WHERE saga_id = ANY($1) AND ($2::uuid IS NULL OR organization_id = $2) "
+        f"ORDER BY status = 'failed' DESC, {OPEN_STATUSES} DESC, created_at DESC, saga_id DESC "
+        "LIMIT $3",
+        *(ids, organization_id, limit),
+    )
+    return [_view(row) for row in rows]
+
+
+def _literal(text: str) -> str:
+    """For LIKE: each character stands for itself."""
+    return re.sub(r"([\\%_])", r"\\\1", text)
+
+
+_LEAST: Final = 4
+"""Characters of an id below which it is not looked for by a part."""
 
 
 @dataclass(frozen=True, slots=True)

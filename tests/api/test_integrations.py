@@ -36,6 +36,8 @@ async def test_an_integration_tells_its_state_and_its_newest_saga_and_no_secret(
             "saga": "create-integration",
             "status": "completed",
         },
+        "connection": told["connection"],
+        "connection_since": told["connection_since"],
     }
     assert (await operator.get("/integrations")).json()["integrations"] == [told]
     # A duplicate that was refused has nothing to do with it.

@@ -11,6 +11,7 @@ import pytest
 import zxingcpp
 from PIL import Image
 
+from evosaga.events.streams import DEAD_COMMANDS
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages.rendering import NAVIGATION
 from evosaga.orchestrator.config.settings import Settings
@@ -72,7 +73,7 @@ async def test_log_in_create_see_the_qr_and_pair(
     page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     await sign_in(page, address_, OUR_KEY)
-    await page.until("All is calm")
+    await page.until("No known problems.")
     await page.goto(f"{address_}/ui/new-integration")
     await page.fill("#name", "Clínica Sol")
     await page.fill("#clinic_id", CLINIC)
@@ -122,7 +123,7 @@ async def test_a_create_that_failed_is_understood_and_replayed_from_its_plan(
 ) -> None:
     saga = await parked(parts, evolution, name="Clínica Sol")
     await sign_in(page, address_, OPERATOR)
-    await page.until("1 saga needs a person", "h1")
+    await page.until("1 saga parked", "h1")
     await page.click(".card a")
     await page.until("could not be undone", ".because")
     assert await page.count(".bar.backward") >= 2
@@ -146,7 +147,7 @@ async def test_cancelling_says_what_will_be_undone_and_undoes_it(
     await page.goto(f"{address_}/ui/sagas/{command['id']}")
     await page.until("held", ".timeline")
     await page.click("#a-cancel")
-    await page.until("Cancel it?")
+    await page.until("Cancel create-integration for", "h1")
     await page.fill("#reason", "it was a mistake")
     await page.click("form.confirm button")
     await page.until("Rolled back", "h1")
@@ -305,13 +306,13 @@ async def test_hostile_text_in_every_field_is_only_text(
 
 
 @pytest.mark.long
-async def test_every_page_fits_a_phone(
+async def test_every_page_fits_a_phone_a_tablet_and_a_desk(
     page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:
     saga = await parked(parts, evolution, name="W" * 120)
     nice = await made(parts, channel="WHATSAPP-BAILEYS", name="W" * 120)
     await sign_in(page, address_, OPERATOR)
-    await page.size(360)
+    await parts.redis.xadd(DEAD_COMMANDS, {"data": f'{{"data": {{"name": "{"W" * 120}"}}}}'})
     paths = [path for _, _, path in NAVIGATION] + [
         f"/ui/sagas/{saga.saga_id}",
         f"/ui/sagas/{saga.saga_id}/replay",
@@ -320,16 +321,50 @@ async def test_every_page_fits_a_phone(
         f"/ui/integrations/{nice.instance_name}/delete",
         "/ui/new-integration",
         "/ui/sagas/nothing",
+        "/ui/search?q=WWW",
+        "/ui/letters",
+        "/ui/workers",
+        f"/ui/selected-sagas?do=cancel&id={saga.saga_id}",
     ]
     for path in paths:
         await page.goto(address_ + path)
-        assert await page.js("document.documentElement.scrollWidth") <= 360, path
+        for width in (1440, 768, 360):
+            await page.size(width)
+            assert await page.js("document.documentElement.scrollWidth") <= width, (path, width)
 
 
 _ROW = """
 INSERT INTO healthcare.integrations (organization_id, config, whatsapp_number, enabled)
 VALUES ($1, $2, $3, $4)
 """
+
+
+async def test_times_are_local_when_asked_and_updates_pause(
+    page: Page, address_: str, parts: AppContext
+) -> None:
+    saga = await made(parts)
+    await sign_in(page, address_, OPERATOR)
+    await page.call("Emulation.setTimezoneOverride", timezoneId="America/Sao_Paulo")
+    await page.goto(f"{address_}/ui/sagas/{saga.saga_id}")
+    first = 'time[data-clock="precise"]'
+    in_utc = await page.text(first)
+    await page.js("document.querySelector('#local-time').click()")
+    assert "UTC\N{MINUS SIGN}03:00" in await page.text("#zone")
+    assert await page.text(first) != in_utc
+    assert (await page.text(first))[2:] == in_utc[2:], "only the hour differs"
+    await page.goto(f"{address_}/")  # it is remembered
+    assert "UTC\N{MINUS SIGN}03:00" in await page.text("#zone")
+    await page.js("document.querySelector('#local-time').click()")
+    assert "All times are UTC" in await page.text("footer")
+    await page.until("1 begun")
+    await page.js("document.querySelector('#pause').click()")
+    await made(parts)
+    await page.until("Updates are paused since", "#stale")
+    assert "1 begun" in await page.text()
+    await page.js("document.querySelector('#pause').click()")
+    await page.until("2 begun")
+    assert await page.count("#stale[hidden]") == 1
+    await page.call("Emulation.setTimezoneOverride", timezoneId="")
 
 
 async def test_a_page_whose_server_is_gone_says_since_when_and_turns_grey(

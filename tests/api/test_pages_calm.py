@@ -1,4 +1,4 @@
-"""When the first page may say that all is calm: only when nothing is worth a second look."""
+"""When the first page knows of no problem: only when nothing is worth a second look."""
 
 import uuid
 from typing import Any
@@ -43,15 +43,15 @@ async def saga(pool: Pool, **columns: Any) -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({}, "All is calm: 1 saga under way."),
-        ({"status": "compensating", "code": "rejected"}, "All is calm: 1 saga under way."),
-        ({"saga": "watch-instance", "attempt": 3}, "All is calm: 1 saga under way."),
-        ({"attempt": 4, "code": "timeout"}, "1 saga under way: 1 trying again."),
-        ({"status": "compensating", "attempt": 2}, "1 saga under way: 1 trying again."),
-        ({"code": "timeout"}, "1 saga under way: 1 trying again."),
-        ({"due": -60}, "1 saga under way: 1 overdue."),
-        ({"attempt": 2, "due": -60}, "1 saga under way: 1 trying again, 1 overdue."),
-        ({"status": "failed"}, "1 saga needs a person; nothing moves."),
+        ({}, "1 active saga. No known problems."),
+        ({"status": "compensating", "code": "rejected"}, "1 active saga. No known problems."),
+        ({"saga": "watch-instance", "attempt": 3}, "1 active saga. No known problems."),
+        ({"attempt": 4, "code": "timeout"}, "1 active saga: 1 retrying."),
+        ({"status": "compensating", "attempt": 2}, "1 active saga: 1 retrying."),
+        ({"code": "timeout"}, "1 active saga: 1 retrying."),
+        ({"due": -60}, "1 active saga: 1 overdue."),
+        ({"attempt": 2, "due": -60}, "1 active saga: 1 retrying, 1 overdue."),
+        ({"status": "failed"}, "1 saga parked. No active sagas."),
     ],
 )
 async def test_calm_is_only_what_needs_no_second_look(
@@ -68,16 +68,16 @@ async def test_a_saga_that_is_held_is_counted_once(pool: Pool) -> None:
         "SELECT saga_id, 0, 'step.failed', '{\"outcome\": \"held\"}', 'c' FROM evosaga.sagas"
     )
     work = await home_queries.activity(pool, None, ["watch-instance"])
-    assert headline(work, FINE) == "1 saga under way: 1 held."
+    assert headline(work, FINE) == "1 active saga: 1 held."
 
 
 async def test_a_server_that_is_away_is_no_calm(pool: Pool) -> None:
     away = [*FINE, Server("Redis", "bad", "no answer")]
     assert (
         headline(await home_queries.activity(pool, None, ["watch-instance"]), away)
-        == "Trouble with Redis; nothing moves."
+        == "Trouble with Redis. No active sagas."
     )
     assert (
         headline(await home_queries.activity(pool, None, ["watch-instance"]), FINE)
-        == "All is calm, and nothing moves."
+        == "No active sagas. No known problems."
     )

@@ -208,4 +208,4 @@ async def test_an_instance_may_be_called_anything(
     ana: httpx.AsyncClient, parts: AppContext
 ) -> None:
     await made(parts, instance_name="new")
-    assert "In its three places" in (await look(ana, "/ui/integrations/new")).text
+    assert "Evolution, Postgres and Redis" in (await look(ana, "/ui/integrations/new")).text

@@ -134,12 +134,14 @@ async def test_no_list_and_no_search_tells_of_another_organization(
 ) -> None:
     saga = await made(parts, organization_id=str(OURS), name="Clínica Sol")
     told = [str(saga.saga_id), str(saga.instance_name), str(OURS), "Clínica Sol"]
-    searches = [f"/ui/sagas?q={word}" for word in told[:3]]
+    searches = [f"/ui/search?q={word}" for word in (*told, told[0][:13], told[1][-8:], "clin")]
     filters = [f"/ui/sagas?organization={OURS}", f"/ui/sagas?instance={saga.instance_name}"]
     for path in (*PAGES, *searches, *filters):
         answer = await their_browser.get(path)
         assert answer.status_code == 200, path
-        heading = answer.text.replace(path.rpartition("=")[2], "")  # what they typed themselves
+        heading = answer.text.replace(path.rpartition("=")[2], "").replace(
+            "?search=", ""
+        )  # what they typed themselves
         assert not [word for word in told if word in heading], path
     assert str(saga.instance_name) in (await look(our_browser, "/ui/sagas")).text
     assert "1 begun" in (await look(our_browser, "/")).text
@@ -176,14 +178,16 @@ async def test_a_search_leads_to_the_saga_whatever_it_is_called(
         answer = await ana.get("/ui/sagas", params={"q": text})
         page = await look(ana, answer.headers["location"])
         assert f"/ui/sagas/{saga.saga_id}" in [a.get("href") for a in page.all("a")]
-    assert "Nothing is called" in (await look(ana, "/ui/sagas?q=nothing")).text
+    answer = await ana.get("/ui/sagas?q=nothing")
+    assert answer.headers["location"] == "/ui/search?q=nothing"
+    assert "Nothing is called" in (await look(ana, answer.headers["location"])).text
 
 
 async def test_empty_pages_teach(ana: httpx.AsyncClient) -> None:
     assert "evosaga create --help" in (await look(ana, "/ui/sagas")).text
     assert "evosaga create --help" in (await look(ana, "/ui/integrations")).text
     assert "No saga fits" in (await look(ana, "/ui/sagas?status=failed")).text
-    assert "All is calm" in (await look(ana, "/")).text
+    assert "No active sagas. No known problems." in (await look(ana, "/")).text
 
 
 # --- replay and cancel --------------------------------------------------------------------------
@@ -235,7 +239,7 @@ async def test_without_redis_the_first_page_says_so_and_what_it_means(
         page = await look(ana, "/")
         assert "no answer" in page.text
         assert "accepted all the same" in page.text
-        assert "Trouble with Redis; nothing moves" in page.text  # what Postgres knows is told
+        assert "Trouble with Redis. No active sagas." in page.text  # what Postgres knows is told
 
 
 async def test_without_postgres_there_is_a_page_and_no_internals(
@@ -275,8 +279,8 @@ async def test_upkeep_shows_drift_and_health_to_whom_it_concerns(
     theirs = (await look(their_browser, "/ui/upkeep")).text
     assert "The stores have not been compared yet" in theirs
     assert name not in theirs
-    assert "Chores" in (await look(ana, "/ui/upkeep")).text
-    assert "Chores" not in (await look(our_browser, "/ui/upkeep")).text
+    assert "Background jobs" in (await look(ana, "/ui/upkeep")).text
+    assert "Background jobs" not in (await look(our_browser, "/ui/upkeep")).text
 
 
 async def test_what_is_left_of_an_integration_can_still_be_looked_up(

@@ -61,6 +61,8 @@ ABOUT_AN_INSTANCE: Final = {
     "DELETE /integrations/evolution/{instance_name}",
 }
 LISTS: Final = {"GET /sagas", "GET /integrations"}
+SEARCHES: Final = {"GET /search"}
+"""Asked by both in ``test_find``."""
 GIVES: Final = {"POST /integrations/evolution/create", "POST /commands"}
 OPERATORS: Final = {"GET /metrics"}
 
@@ -121,7 +123,7 @@ def leaves(routes: Iterable[Any]) -> Iterator[Any]:
 
 
 async def test_every_route_says_here_what_it_shows_to_whom(parts: AppContext) -> None:
-    told = OPEN | ABOUT_A_SAGA | ABOUT_AN_INSTANCE | LISTS | GIVES | OPERATORS
+    told = OPEN | ABOUT_A_SAGA | ABOUT_AN_INSTANCE | LISTS | SEARCHES | GIVES | OPERATORS
     assert routes_of(parts) == told
 
 

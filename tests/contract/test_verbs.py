@@ -48,6 +48,8 @@ async def test_each_verb_prints_the_json_and_ends_with_the_code_that_were_promis
             run("why", "why", name),
             run("events", "events", made.json["saga_id"]),
             run("qr", "qr", name),
+            run("integrations list", "integrations", "list", "--search", "cl", "--limit", "1"),
+            run("integrations show", "integrations", "show", name),
             run("reconcile", "reconcile"),
             run("health", "health"),
             run("check-deploy", "check-deploy"),

@@ -11,17 +11,35 @@ from fastapi import APIRouter
 from evosaga.orchestrator.api.pages import (
     definitions,
     home,
+    integration_list,
     integrations,
+    letters,
     login,
     reconciliation,
     saga_actions,
+    saga_selection,
     sagas,
+    search,
     start,
     static_files,
+    upkeep_actions,
+    workers,
 )
 
-_TOPICS: Final = (home, sagas, saga_actions, definitions, start, login, static_files)
-_WHATSAPP: Final = (integrations, reconciliation)
+_TOPICS: Final = (
+    home,
+    sagas,
+    saga_actions,
+    saga_selection,
+    search,
+    letters,
+    workers,
+    definitions,
+    start,
+    login,
+    static_files,
+)
+_WHATSAPP: Final = (integration_list, integrations, reconciliation, upkeep_actions)
 
 
 def router(*, whatsapp: bool) -> APIRouter:

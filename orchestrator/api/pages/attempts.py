@@ -26,6 +26,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
+from evosaga.orchestrator.api.pages.step_words import step_word
 from evosaga.orchestrator.engine.retries import WORKER_LOST
 
 Ending: TypeAlias = Literal["done", "refused", "unclear", "held", "lost", "out"]
@@ -158,9 +159,9 @@ def _mark(recorded: Recorded) -> Mark | None:
         case SagaCancelRequested():
             return Mark("cancel", sequence, at, f"cancel asked for by {event.by}", _reason(event))
         case CompensationBegan():
-            return Mark("turn", sequence, at, "turned round: from here on it undoes", event.message)
+            return Mark("turn", sequence, at, "rollback started", event.message)
         case SagaFailed():
-            said = f"parked at {event.step}: a person must look"
+            said = f"parked at {step_word(event.step)}: it needs attention"
             return Mark("park", sequence, at, said, event.message)
         case SagaResumed():
             return Mark("resume", sequence, at, f"replayed by {event.by}", _reason(event))

@@ -208,12 +208,20 @@ def frame(request: Request, who: Caller, here: str) -> dict[str, Any]:
         "csrf": authenticator_of(request).csrf_token(session) if session else "",
         "static": f"{ROOT}/static",
         "whatsapp": parts(request).whatsapp,
+        "searched": "",
     }
 
 
 def bare() -> dict[str, Any]:
     """The same without a session."""
-    return {"who": None, "here": "", "csrf": "", "static": f"{ROOT}/static", "whatsapp": False}
+    return {
+        "who": None,
+        "here": "",
+        "csrf": "",
+        "static": f"{ROOT}/static",
+        "whatsapp": False,
+        "searched": "",
+    }
 
 
 def parts(request: Request) -> AppContext:

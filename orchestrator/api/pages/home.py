@@ -1,10 +1,11 @@
-"""The home page: current activity, with the problems that need a person first."""
+"""The home page: what needs attention first, then current activity and its charts."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 from fastapi import Request
@@ -15,22 +16,34 @@ from evosaga.events.streams import Backlog
 from evosaga.orchestrator.api.auth import Caller
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages import home_queries
+from evosaga.orchestrator.api.pages.charts import PERIODS, Charts, charts
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
-from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Minute, Server
-from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, WORDS, clock, respond
+from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Server
+from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
-from evosaga.orchestrator.queries.attention import LATE, Problem
+from evosaga.orchestrator.queries.attention import LATE, Problem, counted
 from evosaga.orchestrator.whatsapp.attention import Situation, problems
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 router: Final = page_router()
 
-_HEIGHT: Final = 80
 _WORDS: Final = 4
 """The most problems named in a headline."""
 _THROUGH: Final = "calls are let through"
-_ORDER: Final = ("completed", "rejected", "compensated", "failed", "compensating", "running")
-"""From the bottom of a column to its top: open sagas are on top."""
+_LONG: Final = 60.0
+"""Seconds after which an open breaker needs attention: until then it may close by itself."""
+_PLACES: Final = {
+    "dead_letters": (f"{ROOT}/letters", "Dead letters"),
+    "drift": (f"{ROOT}/upkeep#h-drift", "Drift"),
+    "repairs": (f"{ROOT}/upkeep#h-drift", "Drift"),
+    "phones": (f"{ROOT}/integrations?attention=1", "These integrations"),
+    "workers": (f"{ROOT}/workers", "Workers"),
+    "overdue": (f"{ROOT}/workers", "Workers"),
+    "chores": (f"{ROOT}/upkeep#h-chores", "Background jobs"),
+}
+"""Where a problem is looked at: an address and its name, by code."""
+_MENDED_HERE: Final = ("dead_letters", "drift", "repairs")
+"""Problems that a page mends, so that no verb of the terminal is named."""
 
 
 @router.get(HOME)
@@ -58,17 +71,37 @@ async def _content(request: Request, who: Caller) -> dict[str, Any]:
     if house:  # the backlog of the whole system is for operators only
         servers += [*_of_workers(now_), *_of_commands(backlog)]
     found = problems(now_, backlog if house else None) if now_ else []
-    tallest = max([1, *(minute.total for minute in work.minutes)]) if work else 1
+    chart, names = await _drawn(request, who, work)
+    wrong = needs(servers, found)
+    parked = work.failed if work else 0
     return frame(request, who, "now") | {
         "work": work,
         "servers": servers,
-        "columns": [_column(n, m, tallest) for n, m in enumerate(work.minutes)] if work else [],
-        "tallest": tallest,
+        "chart": chart,
+        "periods": PERIODS,
         "headline": headline(work, servers, found),
-        # Parked sagas are listed one by one.
-        "wrong": [one for one in found if one.code != "parked"],
+        "wrong": wrong,
+        "count": len(wrong) + parked,
+        "names": names,
         "at": work.now if work else datetime.now(UTC),
     }
+
+
+async def _drawn(
+    request: Request, who: Caller, work: Activity | None
+) -> tuple[Charts | None, dict[UUID, str]]:
+    """The charts, and the names of the clinics whose sagas are parked."""
+    if work is None:
+        return None, {}
+    here = parts(request)
+    period = request.query_params.get("period", "hour")
+    try:
+        return (
+            await charts(here.pool, period, who.organization_id),
+            await here.names_of([saga.saga_id for saga in work.needs]),
+        )
+    except (asyncpg.PostgresError, *TRANSIENT):
+        return None, {}
 
 
 async def _work(here: AppContext, who: Caller) -> Activity | None:
@@ -89,31 +122,58 @@ async def _present(here: AppContext, who: Caller) -> Situation | None:
 def headline(
     work: Activity | None, servers: Sequence[Server], found: Sequence[Problem] = ()
 ) -> str:
-    """The system's state in one sentence; calm only when nothing needs attention."""
+    """The state of everything in two sentences. Pure."""
     if work is None:
-        return "Postgres does not answer, so nothing moves."
+        return "Postgres does not answer, so nothing goes on."
     active = work.running + work.compensating
-    moving = (
-        f"{active} {'saga' if active == 1 else 'sagas'} under way" if active else "nothing moves"
-    )
-    counts = ((work.held, "held"), (work.retrying, "trying again"), (work.overdue, "overdue"))
+    counts = ((work.held, "held"), (work.retrying, "retrying"), (work.overdue, "overdue"))
     restless = ", ".join(f"{count} {word}" for count, word in counts if count)
-    said = f"{moving}: {restless}" if restless else moving
-    wrongs = [one.brief for one in found if one.code != "overdue"]
+    said = f"{counted(active, 'active saga')}" if active else "No active sagas"
+    said += f": {restless}." if restless else "."
+    wrongs = [brief(one) for one in found if one.code != "overdue"]
     if work.failed and not any(one.code == "parked" for one in found):
-        verb = "saga needs" if work.failed == 1 else "sagas need"
-        wrongs.insert(0, f"{work.failed} {verb} a person")
+        wrongs.insert(0, f"{counted(work.failed, 'saga')} parked")
     # Problems of workers are in `found`.
     trouble = [s.name for s in servers if s.verdict == "bad" and s.name != "Workers"]
     if trouble:
         wrongs.insert(0, f"trouble with {' and '.join(trouble)}")
-    if wrongs:
-        more = len(wrongs) - _WORDS
-        told = ", ".join(wrongs[:_WORDS]) + (f", and {more} more" if more > 0 else "")
-        return f"{told[0].upper()}{told[1:]}; {said}."
-    if restless:
-        return f"{said.capitalize()}."
-    return f"All is calm: {moving}." if active else "All is calm, and nothing moves."
+    if not wrongs:
+        return said if restless else f"{said} No known problems."
+    more = len(wrongs) - _WORDS
+    told = ", ".join(wrongs[:_WORDS]) + (f", and {more} more" if more > 0 else "")
+    return f"{told[0].upper()}{told[1:]}. {said}"
+
+
+def brief(one: Problem) -> str:
+    """A problem in a headline."""
+    if one.code == "parked":
+        return f"{one.said.partition(' ')[0]} {'saga' if one.said[:2] == '1 ' else 'sagas'} parked"
+    return one.brief
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that needs attention, and the page where that can be given."""
+
+    said: str
+    cure: str = ""
+    href: str = ""
+    link: str = ""
+
+
+def needs(servers: Sequence[Server], found: Sequence[Problem]) -> list[Need]:
+    """All that needs attention but parked sagas, which are listed one by one. Pure."""
+    listed = [
+        Need(f"{server.name}: {server.said}", server.cure)
+        for server in servers
+        if server.verdict == "bad" and server.name != "Workers" and server.lasting
+    ]
+    for one in found:
+        if one.code != "parked":
+            href, link = _PLACES.get(one.code, ("", ""))
+            told = (one.brief, "") if one.code in _MENDED_HERE else (one.said, one.cure)
+            listed.append(Need(*told, href, link))
+    return listed
 
 
 def _evolution(here: AppContext, work: Activity | None, now: Situation | None) -> list[Server]:
@@ -133,7 +193,7 @@ def _one_evolution(here: AppContext, server: str, held: Holding | None, calm: st
     if known.state != "closed":
         said = f"its breaker is {known.state}: {known.reason}"
         cure = f"Sagas are held; the next call in {duration(known.retry_in or 0)}."
-        return Server(name, "bad", said, cure)
+        return Server(name, "bad", said, cure, lasting=known.since_seconds >= _LONG)
     if held:
         return Server(name, "warn", held.message, "Sagas wait for it, and go on by themselves.")
     return Server(name, "ok", calm)
@@ -163,37 +223,6 @@ def _of_commands(backlog: Backlog | None) -> list[Server]:
     found = [Server("Commands", "warn" if late else "ok", said)]
     if backlog.dead:
         letters = "letter" if backlog.dead == 1 else "letters"
-        cure = "See why: evosaga letters"
+        cure = "See why on the page of dead letters"
         return [*found, Server("Dead letters", "warn", f"{backlog.dead} dead {letters}", cure)]
     return [*found, Server("Dead letters", "ok", "none")]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a column, in pixels from the top."""
-
-    status: str
-    y: float
-    height: float
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One minute of the chart; ``x`` is in percent."""
-
-    x: float
-    said: str
-    parts: Sequence[Part]
-
-
-def _column(number: int, minute: Minute, tallest: int) -> Column:
-    parts, top = [], float(_HEIGHT + 3)
-    for status in _ORDER:
-        count = minute.counts.get(status, 0)
-        if count:
-            height = max(1.5, round(_HEIGHT * count / tallest, 1))
-            top = round(top - height, 1)
-            parts.append(Part(status, top, height))
-    counts = ", ".join(f"{minute.counts[s]} {WORDS[s]}" for s in _ORDER if s in minute.counts)
-    said = f"{clock(minute.at)[:-3]}: {counts or 'none'}"
-    return Column(round(number * 100 / 60, 3), said, parts)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
@@ -21,9 +21,6 @@ from evosaga.orchestrator.whatsapp.explain import SERVER_CODES
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 _SHOWN: Final = 12
-_RECENT: Final = 20_000
-"""The most sagas counted for the chart of the last hour; a busier hour is cut short."""
-_MINUTES: Final = 60
 _PATIENCE: Final = 3.0
 
 Verdict = Literal["ok", "warn", "bad"]
@@ -42,18 +39,6 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class Minute:
-    """Sagas that began in one minute, by status."""
-
-    at: datetime
-    counts: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-
-@dataclass(frozen=True, slots=True)
 class Activity:
     """Counts of sagas, from Postgres."""
 
@@ -69,9 +54,6 @@ class Activity:
     """Open sagas whose last attempt failed, was held, or will be retried."""
     needs: Sequence[SagaView]
     holdings: Sequence[Holding]
-    minutes: Sequence[Minute]
-    cut: bool
-    """The hour was too busy to count completely."""
 
     @property
     def held(self) -> int:
@@ -82,19 +64,6 @@ class Activity:
         """Sagas that are retrying or will retry."""
         return max(0, self.stumbled - self.held)
 
-    def begun(self, status: str) -> int:
-        """Of the sagas that began in the last hour, how many have that status now."""
-        return sum(minute.counts.get(status, 0) for minute in self.minutes)
-
-    @property
-    def recent(self) -> int:
-        return sum(minute.total for minute in self.minutes)
-
-    @property
-    def per_minute(self) -> float:
-        """Sagas begun per minute, over the last five whole minutes."""
-        return sum(minute.total for minute in self.minutes[-6:-1]) / 5
-
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -104,6 +73,8 @@ class Server:
     verdict: Verdict
     said: str
     cure: str = ""
+    lasting: bool = True
+    """Its state, when it is bad, does not pass by itself within moments."""
 
 
 async def activity(
@@ -112,11 +83,9 @@ async def activity(
     """Counts of the sagas that the caller may see, those named ``background`` left out of news."""
     numbers = await pool.fetchrow(_NUMBERS, organization_id, background)
     holdings = await pool.fetch(_HOLDINGS, organization_id, background, SERVER_CODES)
-    recent = await pool.fetch(_HOUR, organization_id, _RECENT)
     wanted = Filter(status="failed", organization_id=organization_id)
     needs, _ = await list_sagas(pool, wanted, limit=_SHOWN)
     assert numbers is not None
-    counted = sum(row["count"] for row in recent)
     return Activity(
         now=numbers["now"],
         running=numbers["running"],
@@ -127,19 +96,7 @@ async def activity(
         stumbled=numbers["stumbled"],
         needs=needs,
         holdings=[Holding(**dict(row)) for row in holdings],
-        minutes=_minutes(numbers["now"], recent),
-        cut=counted >= _RECENT,
     )
-
-
-def _minutes(now: datetime, rows: Sequence[asyncpg.Record]) -> list[Minute]:
-    """Sixty minutes, the present one last, empty where no saga began."""
-    last = now.replace(second=0, microsecond=0)
-    found: dict[datetime, dict[str, int]] = {}
-    for row in rows:
-        found.setdefault(row["minute"], {})[row["status"]] = row["count"]
-    moments = [last - timedelta(minutes=back) for back in range(_MINUTES - 1, -1, -1)]
-    return [Minute(at, found.get(at, {})) for at in moments]
 
 
 async def postgres(pool: Queryable) -> Server:
@@ -203,12 +160,3 @@ WHERE s.{ACTIVE_STATUSES} AND s.next_at IS NOT NULL AND s.code IS NOT NULL
        OR e.type IN ('step.failed', 'compensation.failed') AND e.data ->> 'outcome' = 'held')
 GROUP BY s.code, 5 ORDER BY count DESC, s.code, 5 LIMIT 10
 """  # noqa: S608  # constants only
-
-_HOUR: Final = """
-SELECT date_trunc('minute', created_at) AS minute, status, count(*) AS count
-FROM (SELECT created_at, status FROM evosaga.sagas
-      WHERE created_at >= date_trunc('minute', now()) - interval '59 minutes'
-        AND ($1::uuid IS NULL OR organization_id = $1)
-      ORDER BY created_at DESC LIMIT $2) AS recent
-GROUP BY minute, status
-"""

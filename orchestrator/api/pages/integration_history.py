@@ -18,10 +18,10 @@ def leaving_said(row: IntegrationView | None, sagas: Sequence[SagaView]) -> str:
         return ""
     deletes = [saga for saga in sagas if saga.saga == "delete-integration"]
     if any(not saga.over for saga in deletes):
-        return "A delete is at work on it."
+        return "It is being deleted by a saga."
     if any(saga.status == "failed" for saga in deletes):
-        return "Its delete is parked: a person must look."
-    return "It is marked as being deleted, and no saga is at work on it: evosaga reconcile."
+        return "Its delete is parked: it needs attention."
+    return "It is marked as being deleted, and no saga is deleting it: evosaga reconcile."
 
 
 @dataclass(frozen=True, slots=True)

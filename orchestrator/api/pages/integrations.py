@@ -1,6 +1,7 @@
-"""Pages of integrations: the list, one with its three stores and its QR code, and two forms."""
+"""Pages of one integration, with its three stores and its QR code, and two forms."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -29,44 +30,19 @@ from evosaga.orchestrator.api.pages.rendering import HEADERS, ROOT, respond
 from evosaga.orchestrator.api.pages.saga_actions import by_form
 from evosaga.orchestrator.api.submission import submit
 from evosaga.orchestrator.commands.accept import parse_request
-from evosaga.orchestrator.queries.sagas import BadCursor, Filter, SagaView, list_sagas
+from evosaga.orchestrator.queries.sagas import Filter, SagaView, list_sagas
 from evosaga.orchestrator.whatsapp.integrations.pairing import current_qr
-from evosaga.orchestrator.whatsapp.integrations.queries import (
-    IntegrationView,
-    find_integration,
-    list_integrations,
-)
+from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView, find_integration
 
 router: Final = page_router()
 
-_PAGE: Final = 50
 _PATIENCE: Final = 5.0
 """Seconds that a page waits for Evolution, of which connecting may take two."""
 _OPTIONAL: Final = ("instance_name", "number", "webhook_url", "server")
+_FIELDS: Final = ("name", "organization_id", "clinic_id", "channel", *_OPTIONAL)
 _HERE: Final = f"{ROOT}/integrations"
 _NEW: Final = f"{ROOT}/new-integration"
 """Not below ``_HERE``, where an instance may have any name."""
-
-
-@router.get(_HERE)
-async def listed(request: Request, who: Reader) -> Response:
-    """A page of integrations, newest first."""
-    here = parts(request)
-    cursor = request.query_params.get("cursor") or None
-    try:
-        page, following = await list_integrations(
-            here.pool, who.organization_id, limit=_PAGE, cursor=cursor
-        )
-    except BadCursor:
-        return see_other(_HERE)
-    return respond(
-        "integrations.html",
-        **frame(request, who, "integrations"),
-        integrations=page,
-        older=f"{_HERE}?cursor={following}" if following else None,
-        newest=_HERE if cursor else None,
-        now=await here.pool.fetchval("SELECT now()"),
-    )
 
 
 @router.get(_NEW)
@@ -92,17 +68,34 @@ async def create(request: Request, who: Reader, submitted: Submitted) -> Respons
         organization_id: UUID = parse_request(here.registry, command).input.organization_id
         accepted = await submit(here, who, command, organization_id)
     except BadCommand as error:
-        return _form(request, who, submitted, error.message)
+        return _form(request, who, submitted, error.message, wrong_fields(error.message))
     return see_other(f"{ROOT}/sagas/{accepted.saga_id}")
 
 
-def _form(request: Request, who: Caller, given: Form, wrong: str) -> Response:
+def wrong_fields(message: str) -> dict[str, str]:
+    """The sentences of a refusal by the field of the form that each is about. Pure."""
+    found: dict[str, str] = {}
+    for part in message.split("; "):
+        name, colon, said = part.partition(": ")
+        if colon and name in _FIELDS:
+            found.setdefault(name, said)
+    return found
+
+
+def _form(
+    request: Request,
+    who: Caller,
+    given: Form,
+    wrong: str,
+    fields: Mapping[str, str] | None = None,
+) -> Response:
     return respond(
         "create.html",
         422 if wrong else 200,
         **frame(request, who, "integrations"),
         given=given,
         wrong=wrong,
+        wrongs=fields or {},
         webhooks=bool(parts(request).services.webhook_hosts),
         servers=list(parts(request).services.servers),
     )

@@ -1,4 +1,4 @@
-"""Upkeep: drift between the stores, disconnected phones, and the scheduled jobs' results."""
+"""Maintenance: drift between the stores, disconnected phones, and the scheduled jobs' results."""
 
 import json
 import re
@@ -14,13 +14,20 @@ from starlette.responses import Response
 from evosaga.events.database import Queryable
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
 from evosaga.orchestrator.api.pages.rendering import ROOT, ago, respond
+from evosaga.orchestrator.queries.sagas import living_workers
 from evosaga.orchestrator.whatsapp.attention import reason_of
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+from evosaga.orchestrator.whatsapp.integrations.names import names_of_instances
 from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 
 router: Final = page_router()
 
 _MOST: Final = 100
+_ASKED: Final = {
+    "compare": "The stores are being compared. Reload this page in a few seconds for the result.",
+    "reconnect": "Reconnecting. Reload this page in a few seconds to see the result.",
+}
+"""What a form of this page asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,8 @@ class Drifted:
     cause: str
     repair: str
     by_itself: bool
+    name: str | None = None
+    """The clinic's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,7 @@ async def upkeep(request: Request, who: Reader) -> Response:
     """What is known; the page itself compares nothing, which is the jobs' task."""
     pool = parts(request).pool
     chores = await pool.fetch(_CHORES)
+    alive = await living_workers(pool)
     results = {row["name"]: json.loads(row["last_result"] or "{}") for row in chores}
     unwell = await pool.fetch(_UNWELL, who.organization_id, _MOST, list(WELL))
     drifted = await _drifted(pool, who.organization_id, results)
@@ -91,6 +101,8 @@ async def upkeep(request: Request, who: Reader) -> Response:
             for row in chores
             if who.organization_id is None
         ],
+        asked=_ASKED.get(request.query_params.get("asked", ""), ""),
+        alive=alive,
         now=now,
     )
 
@@ -109,7 +121,7 @@ def headline(
         said = f"{seen} {them} should be"
     elif asked:
         repairs = "repair was" if asked == 1 else "repairs were"
-        said = f"{asked} {repairs} asked for, and nobody has looked since"
+        said = f"{asked} {repairs} requested and not checked since"
     elif compared is None:
         said = "The stores have not been compared yet"
     elif blind:
@@ -132,6 +144,7 @@ async def _drifted(
         for result in results.values()
         for shown in result.get("shown", ())
     }
+    names = await names_of_instances(pool, [row["instance_name"] for row in rows])
     drifted = []
     for row in rows:
         verdict = VERDICTS.get(row["what"])
@@ -140,7 +153,10 @@ async def _drifted(
         cause = causes.get((row["what"], row["instance_name"]), general)
         by_itself = verdict is not None and verdict.policy == "auto"
         repair = verdict.repair if verdict else "this release does not know what to do"
-        drifted.append(Drifted(**dict(row), cause=cause, repair=repair, by_itself=by_itself))
+        name = names.get(row["instance_name"])
+        drifted.append(
+            Drifted(**dict(row), cause=cause, repair=repair, by_itself=by_itself, name=name)
+        )
     return drifted
 
 

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from evosaga.orchestrator.api.pages.step_words import step_word
 from evosaga.orchestrator.api.pages.time_axis import duration
 
 HERE: Final = Path(__file__).parent
@@ -22,7 +23,7 @@ NAVIGATION: Final = (
     ("now", "Now", HOME),
     ("sagas", "Sagas", f"{ROOT}/sagas"),
     ("integrations", "Integrations", f"{ROOT}/integrations"),
-    ("upkeep", "Upkeep", f"{ROOT}/upkeep"),
+    ("upkeep", "Maintenance", f"{ROOT}/upkeep"),
     ("definitions", "Definitions", f"{ROOT}/definitions"),
 )
 """Name, title and address of each navigation entry."""
@@ -52,7 +53,7 @@ WORDS: Final = {
     "compensating": "rolling back",
     "completed": "completed",
     "compensated": "rolled back",
-    "failed": "needs a person",
+    "failed": "needs attention",
     "rejected": "refused",
 }
 """A status in plain words; the exact word is shown beside it where it matters."""
@@ -102,6 +103,16 @@ def ago(at: datetime, now: datetime) -> str:
     return f"{said} ago" if seconds > 0 else f"in {said}"
 
 
+def minute(at: datetime) -> str:
+    """The time of day to the minute, for the axis of a chart."""
+    return at.astimezone(UTC).strftime("%H:%M")
+
+
+def weekday(at: datetime) -> str:
+    """A day for the axis of a chart."""
+    return at.astimezone(UTC).strftime("%a %H:%M")
+
+
 def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat()
 
@@ -128,6 +139,9 @@ _environment: Final = Environment(
 _environment.filters |= {
     "clock": clock,
     "precise": precise,
+    "minute": minute,
+    "weekday": weekday,
+    "step_word": step_word,
     "ago": ago,
     "iso": iso,
     "short": short,

@@ -9,6 +9,7 @@ from uuid_utils.compat import uuid7
 
 from evosaga.events.commands import Command
 from evosaga.orchestrator.api.auth import Caller
+from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.pages.forms import (
     Form,
     PageProblem,
@@ -36,7 +37,12 @@ async def replay_plan(request: Request, who: Reader, saga_id: str) -> Response:
     view = await its_view(here, who, saga_id)
     plan = await plan_of(here.pool, here.gate.services, here.registry, view.saga_id)
     return respond(
-        "replay.html", **frame(request, who, "sagas"), saga=view, plan=plan, id=str(uuid7())
+        "replay.html",
+        **frame(request, who, "sagas"),
+        saga=view,
+        plan=plan,
+        clinic=await _clinic(here, view),
+        id=str(uuid7()),
     )
 
 
@@ -56,7 +62,12 @@ async def cancel_plan(request: Request, who: Reader, saga_id: str) -> Response:
         raise PageProblem(409, "That can't be done", "This release can't read its history.")
     plan = cancellation(here.registry.find(view.saga, view.version), state)
     return respond(
-        "cancel.html", **frame(request, who, "sagas"), saga=view, plan=plan, id=str(uuid7())
+        "cancel.html",
+        **frame(request, who, "sagas"),
+        saga=view,
+        plan=plan,
+        clinic=await _clinic(here, view),
+        id=str(uuid7()),
     )
 
 
@@ -64,6 +75,10 @@ async def cancel_plan(request: Request, who: Reader, saga_id: str) -> Response:
 async def cancel(request: Request, who: Reader, submitted: Submitted, saga_id: str) -> Response:
     """Cancel the saga."""
     return await _steer(request, who, submitted, saga_id, "saga.cancel")
+
+
+async def _clinic(here: AppContext, view: SagaView) -> str | None:
+    return (await here.names_of([view.saga_id])).get(view.saga_id)
 
 
 async def _steer(

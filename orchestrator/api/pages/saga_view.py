@@ -8,6 +8,7 @@ from typing import Final
 
 from evosaga.events.model import Direction, Recorded, SagaRejected, SagaStarted, public_data
 from evosaga.orchestrator.api.pages.attempts import AttemptHistory, attempt_history
+from evosaga.orchestrator.api.pages.step_words import step_word
 from evosaga.orchestrator.api.pages.time_axis import duration
 from evosaga.orchestrator.api.pages.timeline import Timeline, timeline
 from evosaga.orchestrator.engine.decider import can_compensate
@@ -21,7 +22,7 @@ from evosaga.sagas.explainer import Note
 KINDS: Final = {
     "compensatable": "can be undone",
     "pivot": "point of no return",
-    "retryable": "goes on until it works",
+    "retryable": "retried until it succeeds",
 }
 _NEWEST: Final = 200
 """The most events listed; the rest is behind a link."""
@@ -94,6 +95,7 @@ def saga_view(
 
 def headline(view: SagaView, history: Sequence[Recorded]) -> str:
     """The saga's state or outcome, in one sentence."""
+    at = step_word(view.step) if view.step else "the start"
     spent = duration((view.updated_at - view.created_at).total_seconds())
     match view.status:
         case "completed":
@@ -101,17 +103,17 @@ def headline(view: SagaView, history: Sequence[Recorded]) -> str:
         case "compensated":
             return f"Rolled back after {spent}; nothing is left behind."
         case "rejected":
-            return "Refused before anything was touched."
+            return "Refused before anything was changed."
         case "failed":
             way = "undoing " if view.direction == "compensation" else ""
-            return f"Stopped at {way}{view.step or 'the start'}: a person must look."
+            return f"Stopped at {way}{at}: it needs attention."
         case "compensating":
-            return f"Rolling back{f', undoing {view.step}' if view.step else ''}."
+            return f"Rolling back{f', undoing {at}' if view.step else ''}."
         case _ if len(history) <= 1 and view.step is None:
             return "Accepted, and not begun yet."
         case _:
             again = f", attempt {view.attempt}" if view.attempt and view.attempt > 1 else ""
-            return f"Under way, at {view.step or 'the start'}{again}."
+            return f"Running, at {at}{again}."
 
 
 def _asked(history: Sequence[Recorded]) -> list[tuple[str, str]]:
@@ -186,7 +188,7 @@ def cancellation(definition: Saga | None, state: State) -> Cancellation:
         said = "This release does not know its definition, so it can't say what to undo."
         return Cancellation(False, said)
     if state.direction == "compensation":
-        said = "It is on its way back already; a cancel gives it fresh attempts to undo the rest."
+        said = "It is rolling back already; a cancel gives it new attempts to undo the rest."
         return Cancellation(True, said, state.to_compensate)
     if not can_compensate(definition, state):
         said = "It is past its point of no return: it goes on until it is completed."

@@ -52,8 +52,9 @@ async def listed(request: Request, who: Reader) -> Response:
     here = parts(request)
     query = request.query_params
     search = query.get("q", "").strip()[:200]
-    if search and (found := await _searched(here, who, search)):
-        return see_other(found)
+    if search:  # an address of earlier releases
+        found = await _searched(here, who, search)
+        return see_other(found or f"{ROOT}/search?{urlencode({'q': search})}")
     now = await here.pool.fetchval("SELECT now()")
     asked, ignored = _understood(query, now)
     wanted = _filter(asked, who, now)
@@ -69,8 +70,8 @@ async def listed(request: Request, who: Reader) -> Response:
         "sagas.html",
         **frame(request, who, "sagas"),
         sagas=page,
+        clinics=await here.names_of([saga.saga_id for saga in page]),
         asked=asked,
-        search=search,
         ignored=ignored,
         now=now,
         names=sorted({name for name, _ in here.registry.versions} | {asked["saga"]} - {""}),
@@ -201,6 +202,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
         "can_cancel": cancellable(definition, state) if state else False,
         "made": view.status == "completed" and view.saga == CREATE_INTEGRATION.name,
         "everything": everything,
+        "clinic": (await here.names_of([view.saga_id])).get(view.saga_id),
     }
 
 

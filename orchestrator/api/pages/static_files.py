@@ -17,6 +17,7 @@ _TYPES: Final = {
     "dashboard.css": "text/css; charset=utf-8",
     "htmx.min.js": "text/javascript; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
     "htmx.LICENSE.txt": "text/plain; charset=utf-8",
     "favicon.svg": "image/svg+xml",
 }

@@ -56,8 +56,8 @@ def agreement(stores: Sequence[Store], *, busy: bool) -> tuple[Literal["ok", "wa
     if instance == row == key == "absent":
         return "ok", "All three agree: nothing is left of it."
     if busy:
-        return "warn", "They do not agree: a saga is at work, so that is how it should be."
-    return "warn", "They do not agree, and no saga is at work on it: evosaga reconcile says more."
+        return "warn", "They differ while a saga is running, as is to be expected."
+    return "warn", "They differ, and no saga is running."
 
 
 async def _evolution(
@@ -101,8 +101,8 @@ def _instance(presence: Presence, said: str, facts: Sequence[tuple[str, str]] = 
 
 
 _SIGHTS: Final[dict[Sight, tuple[Presence, str]]] = {
-    Sight.MINE: ("there", "It is there, and carries our birthmark"),
-    Sight.FOREIGN: ("foreign", "An instance of that name is there, and it is somebody else's"),
+    Sight.MINE: ("there", "It is there, with our ownership token"),
+    Sight.FOREIGN: ("foreign", "An instance of that name is there, with another owner's token"),
     Sight.ABSENT: ("absent", "Neither of its two views has it"),
     Sight.HALF: ("half", "One of its two views has it, the other not"),
     Sight.UNKNOWN: ("unknown", "It does not answer clearly"),

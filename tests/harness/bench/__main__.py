@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness.bench import http, measures, report, sizes, upkeep
+from tests.harness.bench import finding, http, measures, report, sizes, upkeep
 from tests.harness.bench.measures import Result
 from tests.harness.bench.peers import PEERS, missing
 from tests.harness.bench.rig import Rig, rig
 from tests.harness.bench.throughput import throughput
 
-LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j")
+LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k")
 """a, b and d are measured in the same rounds, so each of them stands for all three."""
 
 
@@ -88,6 +88,8 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
         results.append(await upkeep.delivery(one, count, say))
     if "j" in chosen:
         results += await http.latency(one, 500 // tenth, say)
+    if "k" in chosen:
+        results += await finding.found(one, 100_000 // tenth, say)
     return results
 
 

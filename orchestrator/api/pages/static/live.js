@@ -9,7 +9,7 @@
   const fresh = new WeakMap(); // a part is replaced whenever it is brought up to date
   const failed = new WeakMap();
 
-  const clock = (at) => `${new Date(at).toISOString().slice(11, 19)} UTC`;
+  const clock = (at) => window.evosagaClock?.(new Date(at)) ?? `${new Date(at).toISOString().slice(11, 19)} UTC`;
   const period = (part) => 1000 * parseFloat(part.getAttribute("hx-trigger").slice(6));
 
   function staleSince(part, now) {
@@ -22,9 +22,10 @@
     const note = document.getElementById("stale");
     if (!note || document.hidden) return;
     const now = Date.now();
+    const paused = document.documentElement.dataset.paused;
     const parts = [...document.querySelectorAll('[hx-trigger^="every "]')];
     let since = null, why = "the server does not answer";
-    for (const part of parts) {
+    for (const part of paused ? [] : parts) {
       const at = staleSince(part, now);
       part.classList.toggle("stale", at !== null);
       if (at !== null && (since === null || at < since)) {
@@ -33,7 +34,8 @@
       }
     }
     let said = "";
-    if (since !== null) said = `Not up to date since ${clock(since)}: ${why}. What is grey is from then.`;
+    if (paused) said = `Updates are paused since ${clock(Number(paused))}. What is shown is from then.`;
+    else if (since !== null) said = `Not up to date since ${clock(since)}: ${why}. What is grey is from then.`;
     else if (!parts.length && now - loaded > OLD) said = `This page is from ${clock(loaded)}; reload it to see what is so now.`;
     document.documentElement.classList.toggle("stale", since !== null);
     note.hidden = !said;
@@ -53,6 +55,10 @@
     document.body.addEventListener("htmx:afterSwap", look);
     look();
     setInterval(look, 1000);
+  });
+  document.addEventListener("resumed", () => {
+    awake = Date.now();
+    look();
   });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) awake = Date.now();

@@ -1,0 +1,30 @@
+"""One search over everything, from the header of every page."""
+
+from typing import Final
+
+from fastapi import Request
+from starlette.responses import Response
+
+from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts, see_other
+from evosaga.orchestrator.api.pages.rendering import ROOT, respond
+from evosaga.orchestrator.whatsapp.integrations import words
+from evosaga.orchestrator.whatsapp.integrations.find import find
+
+router: Final = page_router()
+
+
+@router.get(f"{ROOT}/search")
+async def search(request: Request, who: Reader) -> Response:
+    """What is called like that; the page of a saga or its command whose whole id was typed."""
+    here = parts(request)
+    text = words.tidy(request.query_params.get("q", ""))
+    found = await find(here.pool, text, who.organization_id, whatsapp=here.whatsapp)
+    if found.exact and text.lower() in (str(found.exact.saga_id), found.exact.command_id.lower()):
+        return see_other(f"{ROOT}/sagas/{found.exact.saga_id}")
+    return respond(
+        "search.html",
+        **frame(request, who, "search") | {"searched": text},
+        found=found,
+        clinics=await here.names_of([saga.saga_id for saga in found.sagas]),
+        now=await here.pool.fetchval("SELECT now()"),
+    )
