@@ -24,11 +24,12 @@ _SEARCHED = "a clinic's name, a phone number in any form, or a part of an id"
 
 app = App(
     name="integrations",
-    usage="evosaga integrations list [--search TEXT] …, or evosaga integrations show NAME",
+    usage="evosaga integrations [list] [--search TEXT] …, or evosaga integrations show NAME",
     **verb_options("integrations list --search odonto", [DATABASE]),
 )
 
 
+@app.default
 def list_(
     *,
     search: Annotated[params.Text | None, Parameter(help=_SEARCHED)] = None,

@@ -186,7 +186,8 @@ async def test_lists_hold_only_ones_own_whatever_one_asks_for(two: Two) -> None:
             foreign = await us.get(f"{path}?organization_id={THEIRS}")
             absent = await us.get(f"{path}?organization_id={uuid.uuid4()}")
             assert foreign.json() == absent.json()
-            assert foreign.json() == {field: [], "cursor": None}
+            assert foreign.json()[field] == []
+            assert not any(foreign.json().values()), "no count and no cursor either"
             everything = (await operator.get(path)).json()[field]
             assert {row["organization_id"] for row in everything} == {str(OURS), str(THEIRS)}
         by_name = await us.get(f"/sagas?instance_name={two.their_instance}")
