@@ -47,6 +47,8 @@ class Call:
         """Do it; the exit code."""
         if self.app is not None:
             os.environ["EVOSAGA_APP"] = self.app
+        if self.function.__module__ in _WHATSAPP:
+            _require_whatsapp()
         if not isinstance(getattr(self.function, "__self__", None), App):
             return int(self.function(*self.bound.args, **self.bound.kwargs, out=out))
         self.bound.arguments["console"] = out.console
@@ -55,6 +57,21 @@ class Call:
         lines = (line.rstrip() for line in page.get().rstrip().splitlines())
         out.line(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)))
         return DONE
+
+
+_WHATSAPP: Final = frozenset(
+    f"evosaga.orchestrator.cli.{name}" for name in ("health", "integrations", "qr", "reconcile")
+)
+"""Where the verbs are that are about integrations."""
+
+
+def _require_whatsapp() -> None:
+    from evosaga.orchestrator import app
+    from evosaga.orchestrator.config.settings import load_settings
+
+    if not app.has_whatsapp(load_settings()):
+        cure = "set EVOSAGA_EVOLUTION_URL to your Evolution API server, or EVOSAGA_WHATSAPP=true"
+        raise CliError(WRONG, f"this verb is about WhatsApp, which is not run here: {cure}")
 
 
 def read_words(words: Sequence[str]) -> Call:

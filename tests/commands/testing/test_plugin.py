@@ -14,7 +14,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(tmp_path_factory.mktemp("plugin"), "guest-house")
 
 
-def tested(package: Path, *words: str) -> tuple[int, str]:
+def pytest_in(package: Path, *words: str) -> tuple[int, str]:
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
         cwd=package,
@@ -26,7 +26,7 @@ def tested(package: Path, *words: str) -> tuple[int, str]:
 
 
 def test_the_starter_passes_its_own_tests_and_its_mistakes_are_caught(package: Path) -> None:
-    code, said = tested(package, "--evosaga-mutate", "-v")
+    code, said = pytest_in(package, "--evosaga-mutate", "-v")
     assert code == 0, said
     assert "FakeHotel[1 faults] PASSED" in said
     assert "FakeHotel[mistakes] PASSED" in said
@@ -37,7 +37,7 @@ def test_a_module_that_is_named_is_tortured_and_a_failure_is_a_story(package: Pa
     right = sagas.read_text()
     sagas.write_text(right.replace("if ctx.in_doubt:", "if False:"))
     try:
-        code, said = tested(package, "--evosaga", "tests.test_booking", "-k", "FakeHotel")
+        code, said = pytest_in(package, "--evosaga", "tests.test_booking", "-k", "FakeHotel")
     finally:
         sagas.write_text(right)
     assert code == 1
@@ -56,6 +56,6 @@ def test_a_module_that_is_named_is_tortured_and_a_failure_is_a_story(package: Pa
 def test_a_module_with_nothing_to_torture_is_a_usage_error(
     package: Path, module: str, cure: str
 ) -> None:
-    code, said = tested(package, "--evosaga", module)
+    code, said = pytest_in(package, "--evosaga", module)
     assert code == 4
     assert cure in said
