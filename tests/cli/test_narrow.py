@@ -38,13 +38,12 @@ def drawn(width: int, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
         "message": CURE,
     }
     pages = []
-    for draw in (
-        lambda: tell_connections([patient] * 2, {"banned": 2}, out),
-        lambda: draw_described([drift] * 2, out),
-        lambda: draw_letters([letter] * 2, out),
-    ):
-        draw()
-        pages.append(capsys.readouterr().out.splitlines())
+    tell_connections([patient] * 2, {"banned": 2}, out)
+    pages.append(capsys.readouterr().out.splitlines())
+    draw_described([drift] * 2, out)
+    pages.append(capsys.readouterr().out.splitlines())
+    draw_letters([letter] * 2, out)
+    pages.append(capsys.readouterr().out.splitlines())
     return pages
 
 
