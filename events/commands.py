@@ -10,7 +10,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
@@ -39,12 +39,14 @@ class BadCommand(Exception):
     """The message is invalid or not allowed; the sender must correct it.
 
     ``code`` is for programs, the text for people. The message ends in the dead-letter stream.
+    ``fields``: where in ``data`` a value is wrong, and what is wrong with it.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, fields: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.fields = tuple(fields)
 
 
 @dataclass(frozen=True, slots=True)

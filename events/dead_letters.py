@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -59,6 +60,11 @@ class StoredDeadLetter:
     data: bytes
     others: Mapping[str, bytes]
 
+    @property
+    def came_at(self) -> datetime:
+        """When it became one: Redis's ids begin with the time."""
+        return datetime.fromtimestamp(int(self.id.partition("-")[0]) / 1000, UTC)
+
 
 async def since(redis: Redis, after: str) -> tuple[list[StoredDeadLetter], str]:
     """The dead letters above a stream id, and the id to continue from."""
@@ -72,6 +78,16 @@ async def newest(redis: Redis, limit: int) -> tuple[list[StoredDeadLetter], int]
     found: Any = await redis.xrevrange(DEAD_COMMANDS, count=limit)
     more = await redis.xlen(DEAD_COMMANDS) - len(found)
     return [_letter(*entry) for entry in found], max(0, more)
+
+
+async def page(
+    redis: Redis, limit: int, before: str | None = None
+) -> tuple[list[StoredDeadLetter], str | None]:
+    """A page, newest first, and the id before which the next one begins."""
+    last = f"({before}" if before else "+"
+    found: Any = await redis.xrevrange(DEAD_COMMANDS, max=last, count=limit + 1)
+    told = [_letter(*entry) for entry in found[:limit]]
+    return told, told[-1].id if len(found) > limit else None
 
 
 def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> StoredDeadLetter:

@@ -10,6 +10,7 @@ from evosaga.orchestrator.api import (
     asyncapi,
     commands,
     docs_page,
+    findings,
     integrations,
     openapi,
     ops,
@@ -19,6 +20,7 @@ from evosaga.orchestrator.api import (
     sagas,
     search,
     start,
+    upkeep,
     webhooks,
 )
 from evosaga.orchestrator.api.auth import Authenticator
@@ -34,6 +36,7 @@ from evosaga.orchestrator.config.settings import SettingsError, split_secrets
 
 _TOPICS: Final = (
     integrations,
+    findings,
     search,
     qr,
     commands,
@@ -41,10 +44,11 @@ _TOPICS: Final = (
     start,
     webhooks,
     ops,
+    upkeep,
     asyncapi,
     docs_page,
 )
-_WHATSAPP: Final = (integrations, search, qr, webhooks)
+_WHATSAPP: Final = (integrations, findings, search, qr, webhooks)
 """What there is only where WhatsApp is one of the domains."""
 
 
@@ -54,18 +58,7 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         document = super().openapi()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                answers = operation["responses"]
-                for answer in answers.values():
-                    if answer["description"] == "Successful Response":
-                        answer["description"] = "done"
-                if "application/json" in answers.get("422", {}).get("content", {}):
-                    answers["422"] = openapi.problems("invalid_data")[422]
-                for status, door in openapi.problems(*AT_THE_DOOR).items():
-                    answers.setdefault(str(status), door)
-        for unused in ("HTTPValidationError", "ValidationError"):
-            document.get("components", {}).get("schemas", {}).pop(unused, None)
+        openapi.finish(document, openapi.problems(*AT_THE_DOOR))
         return document
 
 
@@ -84,6 +77,7 @@ def create_app(parts: AppContext) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": "/", "description": "the server that this document was read from"}],
     )
     app.state.parts = parts
     app.state.doorkeeper = Authenticator(

@@ -33,7 +33,12 @@ _OMITTED_SAID: Final = (
 )
 
 
-@router.get("/asyncapi.json", summary="AsyncAPI of the streams", openapi_extra={"security": []})
+@router.get(
+    "/asyncapi.json",
+    summary="AsyncAPI of the streams",
+    operation_id="getAsyncApi",
+    openapi_extra={"security": []},
+)
 async def asyncapi(request: Request) -> Response:
     """What to publish on `evosaga:commands`, and all that comes out of it over Redis."""
     return static_documents.answer(

@@ -12,7 +12,7 @@ from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import Caller, CurrentCaller, visible
 from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
-from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.problems import Problem, refused
 from evosaga.orchestrator.api.submission import as_it_is, submit
 from evosaga.orchestrator.commands.accept import checked, parse_request, unknown_type
 from evosaga.orchestrator.commands.control import STEERING, ControlCommand
@@ -52,6 +52,7 @@ OPEN_TO_ORGANIZATIONS: Final = STEERING | {"integration.create", "integration.de
 @router.post(
     "/commands",
     summary="Give a command",
+    operation_id="submitCommand",
     status_code=202,
     response_model=schemas.Submitted,
     responses=problems(
@@ -83,6 +84,13 @@ async def give(request: Request, who: CurrentCaller, here: Context) -> Response:
     too, whose status is `rejected`.
     """
     command = read_command(await request.body())
+    try:
+        return await _given(command, who, here)
+    except BadCommand as refusal:
+        raise refused(refusal, "body.data") from None
+
+
+async def _given(command: Command, who: Caller, here: AppContext) -> Response:
     if who.organization_id is not None:
         command = await allowed(here, who, who.organization_id, command)
     organization, command = await understood(here, command)

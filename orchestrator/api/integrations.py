@@ -12,7 +12,7 @@ from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import Caller, CurrentCaller, visible
 from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
-from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.problems import Problem, refused
 from evosaga.orchestrator.api.responses import deleted, failure, results
 from evosaga.orchestrator.api.saga_watcher import SagaWatcher, Watching
 from evosaga.orchestrator.api.submission import (
@@ -81,6 +81,7 @@ _FAILURES: Final = (
 @router.post(
     "/integrations/evolution/create",
     summary="Create a WhatsApp integration",
+    operation_id="createIntegration",
     status_code=201,
     response_model=schemas.Created,
     responses={
@@ -159,6 +160,7 @@ async def _created(here: AppContext, view: SagaView) -> Response:
 @router.delete(
     "/integrations/evolution/{instance_name}",
     summary="Delete a WhatsApp integration",
+    operation_id="deleteIntegration",
     response_model=schemas.Deleted,
     responses={
         202: {"model": schemas.Submitted, "description": "not over yet; it goes on by itself"},
@@ -188,7 +190,7 @@ async def delete(
         parse_request(here.registry, command)
     except BadCommand as refusal:
         await find(here, who, instance_name)  # raises the 404 when it does not exist
-        raise Problem(refusal.code, refusal.message) from None
+        raise refused(refusal, "path") from None
     accepted = await submit(here, who, command)
     view = await settled(watch, here.pool, accepted, patience)
     if view.status == "rejected" and view.code == "in_progress":
@@ -228,6 +230,7 @@ async def _the_one_before(
 @router.get(
     "/integrations/evolution/{instance_name}",
     summary="One integration",
+    operation_id="getIntegration",
     responses=problems("unknown_instance", *EVERYWHERE),
 )
 async def one(instance_name: str, who: CurrentCaller, here: Context) -> schemas.IntegrationShape:

@@ -36,7 +36,7 @@ _OPEN: Final[dict[str, Any]] = {"openapi_extra": {"security": []}}
 
 
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz", summary="Is the process alive?", **_OPEN)
+@router.get("/healthz", summary="Is the process alive?", operation_id="getLiveness", **_OPEN)
 async def healthz() -> Alive:
     """It answers, so it is. Restart it when it does not."""
     return Alive()
@@ -46,6 +46,7 @@ async def healthz() -> Alive:
 @router.get(
     "/readyz",
     summary="Can it do its work?",
+    operation_id="getReadiness",
     response_model=Readiness,
     responses={503: {"model": Readiness, "description": "something that is needed is missing"}},
     **_OPEN,
@@ -60,6 +61,7 @@ async def readyz(here: Context) -> Response:
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
+    operation_id="getMetrics",
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}},

@@ -75,6 +75,9 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
 """Every code with its status and title. Public: codes may be added, none changes its meaning."""
 
 
+_MOST_FIELDS: Final = 20
+
+
 class Problem(HTTPException):
     """An answer that is an error. ``detail`` tells the caller what is wrong and the cure."""
 
@@ -129,9 +132,18 @@ def from_exception(error: Exception, correlation_id: str) -> Problem:
     )
 
 
-def refused(error: BadCommand) -> Problem:
-    """The problem for a command that is invalid or not allowed."""
-    return Problem(error.code if error.code in TITLES else "refused", error.message)
+def refused(error: BadCommand, place: str = "body") -> Problem:
+    """The problem for a command that is invalid or not allowed.
+
+    ``place``: where in the request the command's data are.
+    """
+    more: dict[str, Any] = {}
+    if error.fields:
+        more["fields"] = [
+            {"where": ".".join(filter(None, (place, where[:200]))), "what": what}
+            for where, what in error.fields[:_MOST_FIELDS]
+        ]
+    return Problem(error.code if error.code in TITLES else "refused", error.message, **more)
 
 
 Draw = Callable[[Request, Problem], Response | None]
@@ -182,7 +194,7 @@ def _invalid(error: RequestValidationError) -> Problem:
         for e in error.errors()
     ]
     detail = "; ".join(f"{field['where']}: {field['what']}" for field in fields)[:500]
-    return Problem("invalid_data", detail, fields=fields[:20])
+    return Problem("invalid_data", detail, fields=fields[:_MOST_FIELDS])
 
 
 _OF_STATUS: Final = {

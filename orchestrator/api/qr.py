@@ -18,6 +18,7 @@ router: Final = APIRouter(tags=["integrations"])
 @router.get(
     "/integrations/evolution/{instance_name}/qr",
     summary="The QR code to pair its phone with",
+    operation_id="getQrCode",
     responses=problems("unknown_instance", "already_connected", "no_qr_code", *EVERYWHERE),
 )
 async def qr(

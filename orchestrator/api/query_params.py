@@ -2,13 +2,14 @@
 
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator, WithJsonSchema
 
+from evosaga.events.statuses import ALIASES
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.queries.timeparse import moment
 
@@ -37,6 +38,17 @@ def _parameters(route: APIRoute) -> list[str]:
     """The route's parameters, with those of its dependencies."""
     fields = get_flat_params(route.dependant)
     return [field.alias for field in fields if isinstance(field.field_info, params.Query)]
+
+
+def _status(value: Any) -> Any:
+    return ALIASES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
+StatusFilter = Annotated[
+    Literal["running", "compensating", "completed", "compensated", "failed", "rejected", "held"],
+    BeforeValidator(_status),
+]
+"""A status, or ``held``: active sagas that wait for a dependency. Other words are understood."""
 
 
 def _moment(value: Any) -> Any:

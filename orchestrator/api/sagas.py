@@ -14,7 +14,7 @@ from evosaga.orchestrator.api.concurrency import PlaceOfAStream
 from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from evosaga.orchestrator.api.problems import Problem
-from evosaga.orchestrator.api.query_params import SINCE, Since
+from evosaga.orchestrator.api.query_params import SINCE, Since, StatusFilter
 from evosaga.orchestrator.api.saga_watcher import Watching
 from evosaga.orchestrator.api.sse import last_seen, tell
 from evosaga.orchestrator.api.submission import (
@@ -25,7 +25,6 @@ from evosaga.orchestrator.api.submission import (
     submit,
 )
 from evosaga.orchestrator.commands.replay import plan_of
-from evosaga.orchestrator.engine.state import Status
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, find_saga, history, list_sagas
 from evosaga.orchestrator.queries.why import why_of
 
@@ -50,15 +49,17 @@ _MESSAGE: Final = {
 @router.get(
     "/sagas",
     summary="Sagas, newest first",
+    operation_id="listSagas",
     responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
 )
 async def listing(
     who: CurrentCaller,
     here: Context,
-    status: Status | None = None,
+    status: StatusFilter | None = None,
     saga: Annotated[str | None, Query(max_length=200, examples=["create-integration"])] = None,
     organization_id: UUID | None = None,
     instance_name: Annotated[str | None, Query(max_length=200)] = None,
+    code: Annotated[str | None, Query(max_length=200, description="why it stopped")] = None,
     since: Annotated[Since | None, SINCE] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
@@ -72,6 +73,7 @@ async def listing(
         organization_id=organization_id or who.organization_id,
         instance_name=instance_name,
         since=since,
+        code=code,
     )
     page, after = await list_sagas(here.pool, wanted, limit=limit, cursor=cursor)
     return schemas.SagaPage(sagas=[schemas.saga_shape(view) for view in page], cursor=after)
@@ -80,6 +82,7 @@ async def listing(
 @router.get(
     "/sagas/{saga_id}",
     summary="One saga",
+    operation_id="getSaga",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
 async def one(saga_id: str, who: CurrentCaller, here: Context) -> schemas.SagaShape:
@@ -90,6 +93,7 @@ async def one(saga_id: str, who: CurrentCaller, here: Context) -> schemas.SagaSh
 @router.get(
     "/sagas/{saga_id}/events",
     summary="Its history",
+    operation_id="listSagaEvents",
     response_model=schemas.EventPage,
     responses=problems("unknown_saga", "invalid_data", *EVERYWHERE),
 )
@@ -115,6 +119,7 @@ async def events(
 @router.get(
     "/sagas/{saga_id}/stream",
     summary="Its history and what follows, as server-sent events",
+    operation_id="streamSagaEvents",
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": _MESSAGE}}},
@@ -149,6 +154,7 @@ async def stream(
 @router.get(
     "/sagas/{saga_id}/why",
     summary="Why it is where it is",
+    operation_id="explainSaga",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
 async def why(saga_id: str, who: CurrentCaller, here: Context) -> schemas.WhyShape:
@@ -161,6 +167,7 @@ async def why(saga_id: str, who: CurrentCaller, here: Context) -> schemas.WhySha
 @router.get(
     "/sagas/{saga_id}/replay-plan",
     summary="What a replay would do",
+    operation_id="getReplayPlan",
     responses=problems("unknown_saga", *EVERYWHERE),
 )
 async def replay_plan(saga_id: str, who: CurrentCaller, here: Context) -> schemas.PlanShape:
@@ -173,6 +180,7 @@ async def replay_plan(saga_id: str, who: CurrentCaller, here: Context) -> schema
 @router.post(
     "/sagas/{saga_id}/replay",
     summary="Try again",
+    operation_id="replaySaga",
     status_code=202,
     response_model=schemas.Submitted,
     responses=problems("not_replayable", "blocked", *_STEERING),
@@ -194,6 +202,7 @@ async def replay(
 @router.post(
     "/sagas/{saga_id}/cancel",
     summary="Stop and undo",
+    operation_id="cancelSaga",
     status_code=202,
     response_model=schemas.Submitted,
     responses=problems("not_cancellable", *_STEERING),

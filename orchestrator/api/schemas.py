@@ -116,6 +116,9 @@ class SagaShape(_Shape):
     )
     owner: str | None = Field(description="the worker that has it in hand")
     sequence: int = Field(description="how many events it has", examples=[12])
+    held: bool = Field(
+        False, description="it waits for a dependency that is away, and uses up no attempt"
+    )
 
 
 class SagaPage(_Shape):

@@ -23,6 +23,7 @@ _SEARCHED: Final = (
 @router.get(
     "/integrations",
     summary="All integrations, newest first",
+    operation_id="listIntegrations",
     responses=problems("invalid_data", "bad_cursor", *EVERYWHERE),
 )
 async def listing(
@@ -55,6 +56,7 @@ async def listing(
 @router.get(
     "/search",
     summary="Find integrations and sagas",
+    operation_id="search",
     responses=problems("invalid_data", *EVERYWHERE),
 )
 async def search(

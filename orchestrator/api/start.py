@@ -13,7 +13,7 @@ from evosaga.orchestrator.api.auth import CurrentCaller
 from evosaga.orchestrator.api.commands import allowed, understood
 from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
-from evosaga.orchestrator.api.problems import Problem
+from evosaga.orchestrator.api.problems import Problem, refused
 from evosaga.orchestrator.api.responses import failure
 from evosaga.orchestrator.api.saga_watcher import Watching
 from evosaga.orchestrator.api.submission import (
@@ -53,6 +53,7 @@ class Ended(BaseModel):
 @router.post(
     "/sagas",
     summary="Start a saga",
+    operation_id="startSaga",
     status_code=200,
     response_model=Ended,
     responses={
@@ -89,9 +90,12 @@ async def start(
         where = ".".join(str(part) for part in first["loc"])
         raise BadCommand("wrong_shape", f"{where}: {first['msg']}") from None
     command = chosen(who, idempotency_key, given.command, given.data)
-    if who.organization_id is not None:
-        command = await allowed(here, who, who.organization_id, command)
-    organization, command = await understood(here, command)
+    try:
+        if who.organization_id is not None:
+            command = await allowed(here, who, who.organization_id, command)
+        organization, command = await understood(here, command)
+    except BadCommand as refusal:
+        raise refused(refusal, "body.data") from None
     accepted = await submit(here, who, command, organization)
     view = await settled(watch, here.pool, accepted, patience)
     if not view.over:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from evosaga.events.database import TRANSIENT
-from evosaga.orchestrator.api.openapi import problems
+from evosaga.orchestrator.api.openapi import problems, secured
 from evosaga.orchestrator.api.problems import Problem, unavailable
 from evosaga.orchestrator.api.webhook_receiver import Receiver, receiver_of
 from evosaga.orchestrator.routing import RoutingUnavailable
@@ -60,7 +60,11 @@ class Receipt(BaseModel):
 
 
 @router.post(
-    "/{instance_name}", summary="Evolution's events about one instance", responses=_PROBLEMS
+    "/{instance_name}",
+    summary="Evolution's events about one instance",
+    operation_id="receiveInstanceWebhook",
+    responses=_PROBLEMS,
+    openapi_extra=secured("Webhook-Token", "Webhook-JWT"),
 )
 @router.post("/{instance_name}/{event:path}", include_in_schema=False)
 async def instance_webhook(
@@ -96,7 +100,13 @@ async def instance_webhook(
     return await _take(receiver, request, told, integration_id)
 
 
-@router.post("", summary="Evolution's global webhook", responses=_PROBLEMS)
+@router.post(
+    "",
+    summary="Evolution's global webhook",
+    operation_id="receiveGlobalWebhook",
+    responses=_PROBLEMS,
+    openapi_extra=secured("Global-Webhook-Token"),
+)
 @router.post("/", include_in_schema=False)
 async def global_webhook(request: Request, token: Annotated[str, Query()] = "") -> Receipt:
     """For the instances whose own webhook leads elsewhere. `evosaga doctor` shows the address, with

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -77,15 +76,6 @@ async def chosen(pool: Pool, selection: Selection) -> list[SagaView]:
         sagas += page
         if cursor is None:
             return sagas[::-1]
-
-
-def confirmed(question: str, out: Output) -> bool:
-    """Whether the person at the terminal agrees; True without a terminal."""
-    if not out.terminal or not sys.stdin.isatty():
-        return True
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 async def steer_all(
@@ -192,7 +182,7 @@ def report(kind: str, wishes: Sequence[Wish], wanted: str, out: Output) -> int:
         if left:
             out.table([_row(wish) for wish in left], wrap=("why",))
         if any(wish.status == "waiting" for wish in wishes):
-            out.problem("nobody has obeyed some of them; they are kept: is a worker running?")
+            out.problem("no worker has taken some of them yet; they are kept: is a worker running?")
     return UNFINISHED if left else DONE
 
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from evosaga.orchestrator.cli import running_dev
 from evosaga.orchestrator.cli.errors import reaching_postgres, reaching_redis
 from evosaga.orchestrator.cli.output import Output
 from evosaga.sagas import whatsapp  # noqa: F401  # so old histories are read in today's words
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def servers(out: Output, *, redis: bool = True) -> Iterator[Settings]:
+def servers(out: Output, *, redis: bool = True, join_dev: bool = True) -> Iterator[Settings]:
     """The settings, with the URL of a running server where none was given.
 
-    Embedded servers are shared by all processes that use the same state folder, and stop with
-    the last of them; what they store stays.
+    ``join_dev``: what a running ``evosaga dev`` made completes them. Embedded servers are shared
+    by all processes that use the same state folder, and stop with the last of them; what they
+    store stays.
     """
     from evosaga.orchestrator.config.dotenv import overlooked
     from evosaga.orchestrator.config.settings import load_settings
 
-    settings = load_settings()
+    settings = running_dev.settings() if join_dev else load_settings()
     if remark := overlooked():
         out.note(f"evosaga: {remark}")
     with contextlib.ExitStack() as stack:

@@ -12,6 +12,7 @@ from uuid import UUID
 from cyclopts import Parameter
 
 from evosaga.orchestrator.cli import bulk, connections, params
+from evosaga.orchestrator.cli.confirm import confirmed
 from evosaga.orchestrator.cli.errors import DONE, INTERRUPTED, UNFINISHED
 from evosaga.orchestrator.cli.integrations import new_id, published, raise_if_dead, refused, workers
 from evosaga.orchestrator.cli.output import Output
@@ -51,7 +52,7 @@ def replay(
 
 def cancel(
     *references: params.References,
-    status: Literal["running", "compensating", "failed"] | None = None,
+    status: Literal["running", "compensating", "failed", "held"] | None = None,
     selection: _Options = _NONE,
     out: params.Out,
 ) -> int:
@@ -88,7 +89,7 @@ async def _steer_many(
             if out.json:
                 return bulk.report(kind, [], wanted, out)
             return DONE
-        if not selection.yes and not bulk.confirmed(f"{verb} {len(sagas)} sagas?", out):
+        if not selection.yes and not confirmed(f"{verb} {len(sagas)} sagas?", out):
             out.note("nothing was done")
             return UNFINISHED
         await workers(pool, out)

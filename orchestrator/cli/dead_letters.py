@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -27,10 +27,10 @@ def letters(
     remove: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=1)] = (),
     out: params.Out,
 ) -> int:
-    """Show the newest, or take some away.
+    """Show the newest, or remove some.
 
     Args:
-        remove: take these away, by the ids that are shown
+        remove: remove these, by the ids that are shown
     """
     with connections.servers(out) as settings:
         return asyncio.run(_letters(settings, limit, remove, out))
@@ -47,14 +47,17 @@ async def _letters(settings: Settings, limit: int, remove: Sequence[str], out: O
             redis = await stack.enter_async_context(connections.own_redis(settings, pool))
             gone = await letters.delete(redis, remove)
             if gone < len(set(remove)):
-                said = f"{gone} taken away; the others are not there: see `evosaga letters`"
+                said = f"{gone} removed; the others are not there: see `evosaga letters`"
                 raise CliError(WRONG, said)
             return _tell_removed(gone, out)
         found, more = await letters.newest(redis, limit)
+    letters_ = [_described(letter) for letter in found]
     if out.json:
-        out.data({"letters": [_described(letter) for letter in found], "more": more})
+        out.data({"letters": letters_, "more": more})
         return DONE
-    _draw(found, more, out)
+    draw_letters(letters_, out)
+    if more:
+        out.note(f"{more} older ones are there: --limit {min(500, len(found) + more)}")
     return DONE
 
 
@@ -62,29 +65,28 @@ def _tell_removed(gone: int, out: Output) -> int:
     if out.json:
         out.data({"removed": gone})
     else:
-        out.line(f"took {gone} away")
+        out.line(f"removed {gone}")
     return DONE
 
 
-def _draw(found: Sequence[StoredDeadLetter], more: int, out: Output) -> None:
+def draw_letters(found: Sequence[Mapping[str, Any]], out: Output) -> None:
+    """A table of them; each has the fields of ``--json``."""
     if not found:
         out.note("there is no dead letter")
         return
     out.table(
         [
             {
-                "letter": letter.id,
-                "came": clock(_came(letter)),
-                "code": letter.code,
-                "command": _command_id(letter.data),
-                "why": letter.message,
+                "letter": letter["letter_id"],
+                "came": clock(datetime.fromisoformat(letter["came_at"])),
+                "code": letter["code"],
+                "command": _command_id(letter["data"]),
+                "why": letter["message"],
             }
             for letter in found
         ],
         wrap=("command", "why"),
     )
-    if more:
-        out.note(f"{more} older ones are there: --limit {min(500, len(found) + more)}")
     out.note("whole, with what was sent: --json; read and done with: --remove LETTER …")
 
 
@@ -92,7 +94,7 @@ def _described(letter: StoredDeadLetter) -> dict[str, Any]:
     """For programs, with what was sent; bytes that are no UTF-8 as escapes."""
     return {
         "letter_id": letter.id,
-        "came_at": _came(letter).isoformat(),
+        "came_at": letter.came_at.isoformat(),
         "message_id": letter.message_id,
         "code": letter.code,
         "message": letter.message,
@@ -106,12 +108,7 @@ def _readable(sent: bytes) -> str:
     return sent.decode(errors="backslashreplace")
 
 
-def _came(letter: StoredDeadLetter) -> datetime:
-    """Redis gives a letter the time as its id."""
-    return datetime.fromtimestamp(int(letter.id.partition("-")[0]) / 1000, UTC)
-
-
-def _command_id(data: bytes) -> str:
+def _command_id(data: str) -> str:
     """The id of what was sent, as far as it can be read."""
     try:
         body = json.loads(data)

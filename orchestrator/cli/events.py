@@ -20,6 +20,7 @@ from evosaga.orchestrator.cli.verb_table import DATABASE, REDIS
 
 if TYPE_CHECKING:
     from evosaga.events.model import Recorded
+    from evosaga.orchestrator.cli.follow import Seen, Watch
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.queries.sagas import SagaView
 
@@ -35,7 +36,7 @@ def events(
     reference: params.Reference,
     /,
     *,
-    follow: bool = False,
+    follow: params.Follow = False,
     out: params.Out,
 ) -> int:
     """Show the history of a saga, and with ``--follow`` the events to come.
@@ -71,14 +72,23 @@ def republish(
 app.command(
     republish,
     help="Tell events on evosaga:events once more, from Postgres, in order, with the same ids.\n\n"
-    "A Redis that lost its data is told again by the workers themselves; this is for a consumer "
+    "After a Redis lost its data the workers publish again by themselves; this is for a consumer "
     "that lost what it had read. Consumers deduplicate by id.",
     **verb_options("events republish --since 2h", [DATABASE, REDIS]),
 )
 
 
 async def _events(settings: Settings, reference: str, follow_on: bool, out: Output) -> int:
-    from evosaga.orchestrator.cli.follow import Seen, follow
+    from evosaga.orchestrator.cli.follow import follow
+
+    async with connections.postgres(settings) as pool:
+        view = await find(pool, reference, or_else=_perhaps(reference))
+        await follow(pool, view.saga_id, shown(out), timeout=None if follow_on else 0)
+    return DONE
+
+
+def shown(out: Output) -> Watch:
+    """Shows each event that is new."""
     from evosaga.orchestrator.cli.render import draw_event
     from evosaga.orchestrator.queries.timeline import event_line
     from evosaga.orchestrator.whatsapp.explain import note
@@ -93,10 +103,7 @@ async def _events(settings: Settings, reference: str, follow_on: bool, out: Outp
             else:
                 out.line(event_line(recorded, note))
 
-    async with connections.postgres(settings) as pool:
-        view = await find(pool, reference, or_else=_perhaps(reference))
-        await follow(pool, view.saga_id, show, timeout=None if follow_on else 0)
-    return DONE
+    return show
 
 
 def _perhaps(reference: str) -> str:
@@ -130,7 +137,7 @@ async def _republish(
         connections.own_redis(settings, pool) as redis,
     ):
         began = time.monotonic()
-        with progress_bar("telling again", out) as progress:
+        with progress_bar("publishing", out) as progress:
             if until is None:
                 count = await republish_from(
                     pool, redis, worker_name(), since, progress, integration_events.tell_again

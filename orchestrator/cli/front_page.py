@@ -11,7 +11,19 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from evosaga.orchestrator.cli.verb_table import APP, COMMON, DEBUG, JSON, SUMMARY, USAGE, VERBS
+from evosaga.orchestrator.cli.aliases import GROUPS
+from evosaga.orchestrator.cli.verb_table import (
+    API_KEY,
+    APP,
+    COMMON,
+    DEBUG,
+    JSON,
+    PROFILE,
+    SUMMARY,
+    URL,
+    USAGE,
+    VERBS,
+)
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.cli.output import Output
@@ -20,16 +32,19 @@ _WIDTH: Final = 80
 _NARROWEST: Final = 18
 """Columns that a description gets however narrow the window is."""
 _OPTIONS: Final = (
-    ("--json", JSON),
+    ("--json, -j", JSON),
     ("--debug", DEBUG),
     ("--app", APP),
+    ("--url URL", URL),
+    ("--api-key KEY", API_KEY),
+    ("--profile NAME", PROFILE),
     ("--help, -h", "Display this message and exit."),
     ("--version", "Display application version."),
 )
 _BEGINNINGS: Final = (
     ("evosaga demo", "see it work"),
     ("evosaga dev", "play with it, from a second terminal"),
-    ("evosaga VERB --help", "an example, and the variables it needs"),
+    ("evosaga help VERB", "an example, and the variables it needs"),
 )
 EXIT_CODES: Final = (
     ("0", "done"),
@@ -51,8 +66,8 @@ EXIT_CODES: Final = (
 
 def asked_for(words: Iterable[str]) -> str | None:
     """The text for words that ask for nothing but this page or the version."""
-    match [word for word in words if word not in ("--json", "--debug")]:
-        case [] | ["--help"] | ["-h"]:
+    match [word for word in words if word not in ("--json", "-j", "--debug")]:
+        case [] | ["--help"] | ["-h"] | ["help"]:
             return "page"
         case ["--version"]:
             return "version"
@@ -82,6 +97,9 @@ def show(out: Output) -> None:
             first, *more = _wrapped(text, max(width - 2 - column, _NARROWEST))
             lines.append(f"  {cyan}{name}{plain}{' ' * (column - len(name))}{first}")
             lines += [f"  {'':<{column}}{line}" for line in more]
+    lines += ["", f"{bold}The same by what it is about:{plain}"]
+    for name, verbs in GROUPS.items():
+        lines += _wrapped(f"  {cyan}{name}{plain} {'|'.join(verbs)}", width)
     lines += ["", "Start here:", *entries(_BEGINNINGS, 21, min(width, _WIDTH))]
     lines += ["", "Exit codes:", *entries(EXIT_CODES, 4, min(width, _WIDTH))]
     out.line("\n".join(lines))

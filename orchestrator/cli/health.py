@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,6 +90,15 @@ def _tell(done: HealthReport, out: Output) -> int:
         out.data({"integrations": told, "summary": done.summary()})
         return code
     tell_unseen(done.unseen, out)
+    tell_connections(told, done.summary()["states"], out)
+    return code
+
+
+def tell_connections(
+    told: Sequence[Mapping[str, Any]], states: Mapping[str, int], out: Output
+) -> None:
+    """Each integration, or only those that are not well where there are many; then all counted."""
+    ill = [one for one in told if not one["well"]]
     shown = sorted(
         told if len(told) <= _FEW else ill, key=lambda one: (one["well"], one["instance"])
     )
@@ -96,11 +106,9 @@ def _tell(done: HealthReport, out: Output) -> int:
         [{n: str(v or "") for n, v in one.items() if n not in ("well", "id")} for one in shown],
         wrap=("cure",),
     )
-    states = done.summary()["states"]
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     number = "1 integration" if len(told) == 1 else f"{len(told)} integrations"
     out.line(f"{number}: {counts}" if told else "there are no integrations")
-    return code
 
 
 def _described(patient: CheckedIntegration) -> dict[str, Any]:

@@ -18,6 +18,9 @@ OPTIONS: Final = Group("Options", sort_key=2)
 COMMON: Final = Group(verb_table.COMMON, sort_key=100)
 
 _VARIABLES: Final = {
+    "EVOSAGA_URL": "a server's address: then neither a database nor anything else is needed",
+    "EVOSAGA_API_KEY": "one of that server's EVOSAGA_API_KEYS",
+    "EVOSAGA_PROFILE": "the server and key that `evosaga login` has kept under this name",
     "EVOSAGA_DATABASE_URL": "postgresql://…; without it the embedded Postgres is used",
     "EVOSAGA_REDIS_URL": "redis://…, rediss://… or unix://…; without it the embedded Valkey is "
     "used",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from cyclopts import Parameter
 
 from evosaga.orchestrator.cli import connections, params
-from evosaga.orchestrator.cli.errors import DONE, INTERRUPTED, WRONG, CliError
+from evosaga.orchestrator.cli.confirm import agreed_to_delete
+from evosaga.orchestrator.cli.errors import DONE, INTERRUPTED, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Asking:
     ] = 60.0
 
 
+Yes = Annotated[
+    bool, Parameter(help="don't ask first; without a terminal nobody is asked", alias="-y")
+]
 _Options = Annotated[Asking, Parameter(name="*")]
 _DEFAULTS: Final = Asking()
 
@@ -94,6 +98,7 @@ def delete(
     /,
     *,
     organization_id: params.Uuid | None = None,
+    yes: Yes = False,
     asking: _Options = _DEFAULTS,
     out: params.Out,
 ) -> int:
@@ -102,6 +107,8 @@ def delete(
     Args:
         organization_id: refuse unless it belongs to this organization
     """
+    if not yes and not agreed_to_delete(instance_name, out):
+        return UNFINISHED
     given = {"instance_name": instance_name, "organization_id": organization_id}
     return ask("integration.delete", given, asking, out)
 

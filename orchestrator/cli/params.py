@@ -93,7 +93,12 @@ Uuid = Annotated[str, _read(_uuid, "UUID")]
 Digits = Annotated[str, _read(_digits, "DIGITS", "asks for a pairing code as well")]
 Letter = Annotated[str, _read(_letter, "LETTER")]
 Port = Annotated[int, _read(_whole(0, 65535), "PORT")]
-Page = Annotated[int, _read(_whole(1, _LONGEST_PAGE), "N", "how many at most (default: 20)")]
+Page = Annotated[
+    int,
+    _read(_whole(1, _LONGEST_PAGE), "N", "how many at most (default: 20)"),
+    Parameter(alias="-n"),
+]
+Follow = Annotated[bool, Parameter(alias="-f")]
 Seconds = Annotated[float, _read(_amount, "SECONDS")]
 Factor = Annotated[float, _read(_amount, "FACTOR")]
 
@@ -105,7 +110,9 @@ References = Annotated[
 ]
 InstanceName = Annotated[str, _read(_text, "NAME", "the instance's name"), Parameter(name="NAME")]
 NoWait = Annotated[bool, Parameter(help="publish and leave")]
-Status = Literal["running", "compensating", "completed", "compensated", "failed", "rejected"]
+Status = Literal[
+    "running", "compensating", "completed", "compensated", "failed", "rejected", "held"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +128,12 @@ class Selection:
     code: Annotated[
         Text | None, Parameter(help="only those that stopped for this reason: list shows it")
     ] = None
-    organization_id: Annotated[Uuid | None, Parameter(help="only its sagas")] = None
+    organization_id: Annotated[Uuid | None, Parameter(help="only its sagas", alias="-o")] = None
     since: Annotated[
         When | None, Parameter(help="only those begun since: 2025-12-05T12:00Z, 2d")
     ] = None
     reason: Annotated[str | None, _read(_reason, "TEXT", "recorded in the saga's history")] = None
-    yes: Annotated[bool, Parameter(help="don't ask before steering many")] = False
+    yes: Annotated[bool, Parameter(help="don't ask before steering many", alias="-y")] = False
     no_wait: NoWait = False
     timeout: Annotated[
         Seconds | None,

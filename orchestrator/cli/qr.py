@@ -35,7 +35,7 @@ def qr(
     instance_name: params.InstanceName,
     /,
     *,
-    follow: bool = False,
+    follow: params.Follow = False,
     number: params.Digits | None = None,
     out: params.Out,
 ) -> int:

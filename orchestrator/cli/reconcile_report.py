@@ -45,8 +45,9 @@ def report(
         some = ", ".join(map(printable, rest.strangers[:_SOME]))
         more = "" if len(rest.strangers) <= _SOME else ", …"
         number = len(rest.strangers)
-        them = "1 instance is" if number == 1 else f"{number} instances are"
-        out.note(f"{them} nobody's we know of, and left alone: {some}{more}")
+        one = "1 instance of an unknown owner is"
+        them = one if number == 1 else f"{number} instances of unknown owners are"
+        out.note(f"{them} left alone: {some}{more}")
     if not drifts:
         partly = rest.unseen or rest.busy
         out.line("what was seen agrees" if partly else "the stores agree")
@@ -76,19 +77,14 @@ def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
 
 def draw(drifts: Sequence[Drift], out: Output) -> None:
     """The drifts as a table."""
-    out.table(
-        [
-            {
-                "what": drift.what,
-                "where": drift.where,
-                "policy": drift.policy,
-                "cause": drift.cause,
-                "repair": drift.repair,
-            }
-            for drift in drifts
-        ],
-        wrap=("cause", "repair"),
-    )
+    draw_described([described(drift) for drift in drifts], out)
+
+
+def draw_described(drifts: Sequence[Mapping[str, Any]], out: Output) -> None:
+    """The same of drifts as ``--json`` has them."""
+    columns = ("what", "where", "policy", "cause", "repair")
+    rows = [{name: str(drift[name]) for name in columns} for drift in drifts]
+    out.table(rows, wrap=("cause", "repair"))
 
 
 def described(drift: Drift) -> dict[str, Any]:

@@ -40,6 +40,8 @@ COLOURS: Final = {
     "compensated": "yellow",
     "failed": "bold red",
     "rejected": "magenta",
+    "running, held": "yellow",
+    "compensating, held": "yellow",
 }
 
 

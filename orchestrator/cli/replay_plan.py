@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -53,10 +54,17 @@ async def _show(settings: Settings, selection: Selection, out: Output) -> int:
                 return await plan_of(pool, outside, known, view.saga_id)
 
         plans = await asyncio.gather(*map(look, sagas))
+    return tell_plans(sagas, plans, out, single=len(selection.references) == 1)
+
+
+def tell_plans(
+    sagas: Sequence[SagaView], plans: Sequence[ReplayPlan], out: Output, *, single: bool
+) -> int:
+    """Say what each replay would do; 1 when any of them would be refused."""
     told = list(zip(sagas, plans, strict=True))
     if out.json:
         documents = [{"saga_id": view.saga_id, **plan.as_dict()} for view, plan in told]
-        out.data(documents[0] if len(selection.references) == 1 else {"plans": documents})
+        out.data(documents[0] if single else {"plans": documents})
     else:
         for view, plan in told:
             _tell(view, plan, out)

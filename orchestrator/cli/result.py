@@ -29,8 +29,22 @@ async def tell_outcome(
 ) -> int:
     """Say how it ended; the exit code. ``wanted`` is the status that counts as done."""
     view = seen.view
-    done = view is not None and view.status == wanted
     code = await _qr_code(redis, view) if view is not None and view.status == "completed" else None
+    return told_outcome(seen, code, seconds, saga_id, out, wanted=wanted)
+
+
+def told_outcome(
+    seen: Seen,
+    code: dict[str, Any] | None,
+    seconds: float,
+    saga_id: str,
+    out: Output,
+    *,
+    wanted: str = "completed",
+) -> int:
+    """The same with the QR code at hand, if there is one."""
+    view = seen.view
+    done = view is not None and view.status == wanted
     result = _result(seen)
     if out.json:
         out.data(
@@ -84,7 +98,7 @@ def _not_done(seen: Seen, seconds: float, saga_id: str) -> str:
     view = seen.view
     if view is None:
         return (
-            f"nobody has taken the command up within {seconds:.0f} s; it is kept, and a worker "
+            f"no worker has taken the command within {seconds:.0f} s; it is kept, and a worker "
             f"will: evosaga status {saga_id}"
         )
     match view.status:

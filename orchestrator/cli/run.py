@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from evosaga.orchestrator.cli import connections, params
+from evosaga.orchestrator.cli import connections, params, running_dev
 from evosaga.orchestrator.cli.doctor_postgres import require_writable, said_of
 from evosaga.orchestrator.cli.errors import (
     DONE,
@@ -103,9 +103,8 @@ def worker(*, out: params.Out) -> int:
 def require(out: Output, *, http: bool = False) -> None:
     """Refuse to start while settings are missing that have no embedded stand-in."""
     from evosaga.orchestrator import app
-    from evosaga.orchestrator.config.settings import load_settings
 
-    settings = load_settings()
+    settings = running_dev.settings()
     needed = dict(_NEEDED) if app.has_whatsapp(settings) else {}
     if http:
         needed |= {"api_keys": _API_KEYS, "secret_key": _NEEDED["secret_key"]}

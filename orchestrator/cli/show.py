@@ -15,6 +15,7 @@ from evosaga.orchestrator.cli.output import Output
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
+    from evosaga.events.model import Recorded
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.queries.sagas import Filter, SagaView
 
@@ -97,14 +98,20 @@ def moment(text: str, now: datetime, option: str = "--since") -> datetime:
 
 
 async def _status(settings: Settings, reference: str, out: Output) -> int:
-    from evosaga.orchestrator.engine.repeated_holds import with_hold
     from evosaga.orchestrator.queries.sagas import history
-    from evosaga.orchestrator.queries.timeline import steps_of
-    from evosaga.orchestrator.whatsapp.explain import note
 
     async with connections.postgres(settings) as pool:
         view = await find(pool, reference)
         told = await history(pool, view.saga_id)
+    return tell_saga(view, told, out)
+
+
+def tell_saga(view: SagaView, told: Sequence[Recorded], out: Output) -> int:
+    """Show a saga with its steps; the exit code."""
+    from evosaga.orchestrator.engine.repeated_holds import with_hold
+    from evosaga.orchestrator.queries.timeline import steps_of
+    from evosaga.orchestrator.whatsapp.explain import note
+
     steps = steps_of(with_hold(view, told), note=note)
     if out.json:
         out.data(document(view) | {"steps": [step.as_dict() for step in steps]})
@@ -127,7 +134,7 @@ def _headline(view: SagaView, in_flight: bool, out: Output) -> None:
     due = "answers by" if in_flight else "next try"
     facts = {
         "saga": f"{view.saga} v{view.version}",
-        "status": view.status,
+        "status": status_of(view),
         "saga id": view.saga_id,
         "command id": view.command_id if view.command_id != str(view.saga_id) else None,
         "instance": view.instance_name,
@@ -163,10 +170,15 @@ async def _list(
             page, cursor = await sagas.list_sagas(pool, wanted, limit=limit, cursor=cursor)
         except sagas.BadCursor as error:
             raise CliError(WRONG, str(error)) from None
+    return tell_page(page, cursor, out, narrowed=wanted != sagas.Filter())
+
+
+def tell_page(page: Sequence[SagaView], cursor: str | None, out: Output, *, narrowed: bool) -> int:
+    """Show a page of sagas; the exit code. ``narrowed``: there may be others."""
     if out.json:
         out.data({"sagas": [document(view) for view in page], "cursor": cursor})
         return DONE
-    if not page and wanted == sagas.Filter():
+    if not page and not narrowed:
         out.note("there is no saga yet; `evosaga create --help` shows how to start one")
         return DONE
     _draw_list(page, out)
@@ -187,12 +199,17 @@ def _draw_list(page: Sequence[SagaView], out: Output) -> None:
 def _row(view: SagaView) -> dict[str, str]:
     return {
         "began": clock(view.created_at),
-        "status": view.status,
+        "status": status_of(view),
         "saga": view.saga,
         "saga id": str(view.saga_id),
         "instance": view.instance_name or "",
         "why": _reason(view),
     }
+
+
+def status_of(view: SagaView) -> str:
+    """The status for people, who see that a saga only waits for a dependency."""
+    return f"{view.status}, held" if view.held else view.status
 
 
 def _reason(view: SagaView) -> str:
@@ -202,5 +219,6 @@ def _reason(view: SagaView) -> str:
 
 
 def clock(at: datetime) -> str:
-    """A time for people, in their zone."""
-    return at.astimezone().strftime("%b %d %H:%M:%S")
+    """A time for people, in their zone, which is told: ``--since`` reads it as it is printed."""
+    told = at.astimezone().isoformat(sep=" ", timespec="seconds")
+    return told.removesuffix("+00:00") + ("Z" if told.endswith("+00:00") else "")

@@ -6,8 +6,8 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Any, Final
 
@@ -23,11 +23,17 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from evosaga.orchestrator.cli.aliases import resolved
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
+from evosaga.orchestrator.cli.remote.dispatch import OWN_SERVER_OPTIONS, over_http
 from evosaga.orchestrator.cli.verbs import app, common
 
-_EVERYWHERE: Final = ("--json", "--debug", "--app", "--help", "--version")
+_SERVER: Final = ("url", "api_key", "profile")
+_EVERYWHERE: Final = (
+    *("--json", "--debug", "--app", "--help", "--version"),
+    *("--url", "--api-key", "--profile"),
+)
 """The options of every verb, before it or behind it."""
 _ALIKE: Final = 0.75
 """How much two words must have in common for the one to be meant by the other."""
@@ -42,6 +48,8 @@ class Call:
     json: bool = False
     debug: bool = False
     app: str | None = None
+    server: Mapping[str, str] = field(default_factory=dict)
+    """The options that name a server."""
 
     def make(self, out: Output) -> int:
         """Do it; the exit code."""
@@ -50,7 +58,8 @@ class Call:
         if self.function.__module__ in _WHATSAPP:
             _require_whatsapp()
         if not isinstance(getattr(self.function, "__self__", None), App):
-            return int(self.function(*self.bound.args, **self.bound.kwargs, out=out))
+            work = over_http(self.function, self.server, out)
+            return int(work(*self.bound.args, **self.bound.kwargs, out=out))
         self.bound.arguments["console"] = out.console
         with out.console.capture() as page:
             self.function(*self.bound.args, **self.bound.kwargs)
@@ -77,11 +86,15 @@ def _require_whatsapp() -> None:
 def read_words(words: Sequence[str]) -> Call:
     """What is asked for. Raises ``CliError`` when it makes no sense."""
     try:
-        function, bound = _parsed(app.meta, words)
+        function, bound = _parsed(app.meta, resolved(words, [*app]))
         if function is not common:
             return Call(function, bound)
-        function, inner = _parsed(app, bound.args)
-        return Call(function, inner, **bound.kwargs)
+        given = {name: bound.kwargs[name] for name in _SERVER if bound.kwargs.get(name)}
+        own = OWN_SERVER_OPTIONS.get(next(iter(bound.args), ""), ())
+        handed_on = [f"--{n.replace('_', '-')}={given.pop(n)}" for n in own if n in given]
+        function, inner = _parsed(app, (*bound.args, *handed_on))
+        flags = {name: bound.kwargs.get(name, False) for name in ("json", "debug")}
+        return Call(function, inner, **flags, app=bound.kwargs.get("app"), server=given)
     except CycloptsError as error:
         verb = " ".join(("evosaga", *(error.command_chain or ())))
         sentence = printable(_sentence(error)).rstrip(".")

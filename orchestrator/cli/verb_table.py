@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 DATABASE: Final = "EVOSAGA_DATABASE_URL"
 REDIS: Final = "EVOSAGA_REDIS_URL"
+SERVER: Final = ("EVOSAGA_URL", "EVOSAGA_API_KEY", "EVOSAGA_PROFILE")
+"""Of verbs that go over HTTP as well."""
 _STORES: Final = (DATABASE, REDIS)
 _WORKER: Final = (
     *_STORES,
@@ -28,6 +30,10 @@ COMMON: Final = "Options, before or after the verb"
 JSON: Final = "JSON on stdout, for programs (verbs that print data)"
 APP: Final = "a domain of your own (also: EVOSAGA_APP)"
 DEBUG: Final = "the traceback of what fails (also: EVOSAGA_LOG_LEVEL=debug)"
+
+URL: Final = "speak to this server over HTTP, with an API key and nothing else (EVOSAGA_URL)"
+API_KEY: Final = "the key for it (EVOSAGA_API_KEY)"
+PROFILE: Final = "the server and key that `evosaga login` has kept under NAME (EVOSAGA_PROFILE)"
 
 
 class Verb(NamedTuple):
@@ -132,6 +138,23 @@ VERBS: Final = (
         needs=_WORKER,
     ),
     Verb(
+        "login",
+        "Reach a server",
+        "cli.login:login",
+        "Keep the address and an API key of a server, so that verbs speak to it over HTTP.",
+        more="The key is tried first, and kept in a file that only you can read, in the folder "
+        "for settings (XDG_CONFIG_HOME). Without a database at hand the last one is used; "
+        "--profile NAME or EVOSAGA_PROFILE chooses another.",
+        example="login --url https://evosaga.example.com --profile prod",
+    ),
+    Verb(
+        "logout",
+        "Reach a server",
+        "cli.login:logout",
+        "Forget the address and the key of a server.",
+        example="logout --profile prod",
+    ),
+    Verb(
         "start",
         "Ask for something",
         "cli.start:start",
@@ -149,7 +172,7 @@ VERBS: Final = (
         more="The same --id again with the same content changes nothing: it is safe to repeat.",
         example="create --name 'Clínica Sol' \\\n"
         f"      --organization-id {_SOME_ID}1 \\\n      --clinic-id {_SOME_ID}2",
-        needs=_STORES,
+        needs=(*SERVER, *_STORES),
     ),
     Verb(
         "delete",
@@ -157,7 +180,7 @@ VERBS: Final = (
         "cli.integrations:delete",
         "Delete an integration from Evolution, Postgres and Redis, and watch it happen.",
         example=f"delete wa-{_SOME_ID}3",
-        needs=_STORES,
+        needs=(*SERVER, *_STORES),
     ),
     Verb(
         "qr",
@@ -168,7 +191,7 @@ VERBS: Final = (
         "all its codes, calling it again begins a new series. Without the variables of Evolution "
         "only what webhooks have put into Redis is shown.",
         example=f"qr wa-{_SOME_ID}3 --follow",
-        needs=_WORKER,
+        needs=(*SERVER, *_WORKER),
     ),
     Verb(
         "replay",
@@ -180,17 +203,17 @@ VERBS: Final = (
         "--plan needs the variables of Evolution: it looks at the world and changes nothing; exit "
         "code 1 when a replay would be refused.",
         example=f"replay {_SOME_ID}3 --plan",
-        needs=_WORKER,
+        needs=(*SERVER, *_WORKER),
         usage="replay [OPTIONS] ID…, or evosaga replay --status STATUS",
     ),
     Verb(
         "cancel",
         "Ask for something",
         "cli.control:cancel",
-        "Stop sagas and undo what they have done, as long as they can still turn round.",
+        "Stop sagas and roll back what they have done, up to their point of no return.",
         more="Exit code 0 when everything was undone.",
         example=f"cancel {_SOME_ID}3",
-        needs=_STORES,
+        needs=(*SERVER, *_STORES),
         usage="cancel [OPTIONS] ID…, or evosaga cancel --status STATUS",
     ),
     Verb(
@@ -202,7 +225,7 @@ VERBS: Final = (
         "what is marked ask is repaired only for the organization that is named, since it can't "
         "be had back. Workers carry the repairs out. Exit code 1 when anything drifted (is left).",
         example=f"reconcile --organization-id {_SOME_ID}1 --fix",
-        needs=_WORKER,
+        needs=(*SERVER, *_WORKER),
     ),
     Verb(
         "health",
@@ -212,7 +235,7 @@ VERBS: Final = (
         more="Who was logged out or banned needs a person and a new QR code. "
         "Exit code 1 when any integration is not well.",
         example="health --fix",
-        needs=_WORKER,
+        needs=(*SERVER, *_WORKER),
     ),
     Verb(
         "rebuild",
@@ -239,7 +262,7 @@ VERBS: Final = (
         "cli.show:status",
         "Show one saga: how far it is, what failed and what was undone.",
         example=f"status wa-{_SOME_ID}3",
-        needs=(DATABASE,),
+        needs=(*SERVER, DATABASE),
     ),
     Verb(
         "why",
@@ -247,7 +270,7 @@ VERBS: Final = (
         "cli.why:why",
         "Say why a saga is where it is, what happens next and when, and what you can do.",
         example=f"why wa-{_SOME_ID}3",
-        needs=(DATABASE,),
+        needs=(*SERVER, DATABASE),
     ),
     Verb(
         "list",
@@ -255,7 +278,7 @@ VERBS: Final = (
         "cli.show:list_sagas",
         "List sagas, newest first.",
         example="list --status failed --since 2d",
-        needs=(DATABASE,),
+        needs=(*SERVER, DATABASE),
     ),
     Verb(
         "integrations",
@@ -276,11 +299,11 @@ VERBS: Final = (
         "letters",
         "See what happened",
         "cli.dead_letters:letters",
-        "Show the commands that nobody could obey, newest first, and why; or take them away.",
+        "Show dead letters: commands that could not be processed, and why; or remove them.",
         more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
         "shows it), until somebody removes them. docs/reference/codes.md explains the codes.",
         example="letters --limit 10",
-        needs=_STORES,
+        needs=(*SERVER, *_STORES),
     ),
     Verb(
         "completion",

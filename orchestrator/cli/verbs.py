@@ -8,7 +8,18 @@ from cyclopts import App, Group, Parameter
 
 from evosaga.orchestrator.cli.front_page import release
 from evosaga.orchestrator.cli.help_page import COMMON, OPTIONS, HelpPage, verb_options
-from evosaga.orchestrator.cli.verb_table import APP, DEBUG, JSON, SUMMARY, USAGE, VERBS, Verb
+from evosaga.orchestrator.cli.verb_table import (
+    API_KEY,
+    APP,
+    DEBUG,
+    JSON,
+    PROFILE,
+    SUMMARY,
+    URL,
+    USAGE,
+    VERBS,
+    Verb,
+)
 
 app: Final = App(
     name="evosaga",
@@ -28,9 +39,12 @@ for _flag in ("--help", "--version"):
 @app.meta.default
 def common(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    json: Annotated[bool, Parameter(help=JSON, group=COMMON)] = False,
+    json: Annotated[bool, Parameter(help=JSON, group=COMMON, alias="-j")] = False,
     debug: Annotated[bool, Parameter(help=DEBUG, group=COMMON)] = False,
     app: Annotated[str | None, Parameter(help=APP, metavar="MODULE:NAME", group=COMMON)] = None,
+    url: Annotated[str | None, Parameter(help=URL, group=COMMON, metavar="URL")] = None,
+    api_key: Annotated[str | None, Parameter(help=API_KEY, group=COMMON, metavar="KEY")] = None,
+    profile: Annotated[str | None, Parameter(help=PROFILE, group=COMMON, metavar="NAME")] = None,
 ) -> None:
     """Only its signature is used: ``usage.read_words`` parses the words that are left."""
 

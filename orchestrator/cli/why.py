@@ -14,6 +14,7 @@ from evosaga.orchestrator.cli.show import clock, find
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.queries.diagnosis import Diagnosis
+    from evosaga.orchestrator.queries.sagas import SagaView
 
 
 def why(reference: params.Reference, /, *, out: params.Out) -> int:
@@ -30,6 +31,11 @@ async def _why(settings: Settings, reference: str, out: Output) -> int:
     async with connections.postgres(settings) as pool:
         view = await find(pool, reference)
         answer = await why_of(pool, app.registry(), view, explainer())
+    return tell(view, answer, out)
+
+
+def tell(view: SagaView, answer: Diagnosis, out: Output) -> int:
+    """Say why the saga is where it is; the exit code."""
     if out.json:
         out.data({"saga_id": view.saga_id, "status": view.status, **answer.as_dict()})
     else:

@@ -27,7 +27,15 @@ from evosaga.orchestrator.client.errors import (
     ServerFault,
     Unavailable,
 )
-from evosaga.orchestrator.client.models import Created, Deleted, Event, QrCode, Saga, SagaPage
+from evosaga.orchestrator.client.models import (
+    Created,
+    Deleted,
+    Event,
+    QrCode,
+    Saga,
+    SagaPage,
+    Submitted,
+)
 
 __all__ = [
     "AlreadyExists",
@@ -48,5 +56,6 @@ __all__ = [
     "Saga",
     "SagaPage",
     "ServerFault",
+    "Submitted",
     "Unavailable",
 ]

@@ -1,6 +1,7 @@
 """The client: one method for each route of the HTTP API."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -12,7 +13,15 @@ from uuid import UUID
 import httpx
 from uuid_utils.compat import uuid7
 
-from evosaga.orchestrator.client.errors import Busy, EvosagaError, NotYet, Unavailable, trouble_in
+from evosaga.events.connection_errors import reason
+from evosaga.orchestrator.client.errors import (
+    Busy,
+    EvosagaError,
+    NotYet,
+    Unavailable,
+    read,
+    trouble_in,
+)
 from evosaga.orchestrator.client.models import (
     Created,
     Deleted,
@@ -20,6 +29,7 @@ from evosaga.orchestrator.client.models import (
     QrCode,
     Saga,
     SagaPage,
+    Submitted,
     event_from,
     parse,
 )
@@ -33,15 +43,28 @@ _ROUND: Final = 25.0
 
 
 class Client:
-    """Use as an async context manager. ``timeout``: seconds for one answer, waits excluded."""
+    """Use as an async context manager. ``timeout``: seconds for one answer, waits excluded.
 
-    def __init__(self, url: str, api_key: str, *, timeout: float = 10.0) -> None:
-        self._timeout = timeout
+    ``tries``: how often a request is sent until an answer comes that is no passing trouble.
+    ``verify``: which certificates are trusted; without it the usual authorities.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        timeout: float = 10.0,
+        tries: int = _TRIES,
+        verify: ssl.SSLContext | None = None,
+    ) -> None:
+        self._timeout, self._tries = timeout, tries
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=timeout,
             trust_env=False,
+            verify=True if verify is None else verify,
         )
 
     async def __aenter__(self) -> Self:
@@ -126,10 +149,10 @@ class Client:
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 1.5)
 
-    async def events(self, reference: UUID | str) -> tuple[Event, ...]:
-        """The saga's history so far."""
+    async def events(self, reference: UUID | str, *, after: int = -1) -> tuple[Event, ...]:
+        """The saga's history so far, above the sequence ``after``."""
         found: list[Event] = []
-        cursor: str | None = "-1"
+        cursor: str | None = str(after)
         while cursor is not None:
             page = await self._ask("GET", f"{_saga(reference)}/events", {"cursor": cursor})
             found += [event_from(told) for told in page["events"]]
@@ -175,6 +198,20 @@ class Client:
         page = await self._ask("GET", "/sagas", asked)
         return SagaPage(tuple(parse(Saga, saga) for saga in page["sagas"]), page["cursor"])
 
+    async def command(
+        self, type_: str, data: Mapping[str, Any], *, id: str | None = None
+    ) -> Submitted:
+        """Give a command as on the stream, and wait for nothing.
+
+        The saga that is named tells what becomes of it; one that is refused is ``rejected``.
+        """
+        body = {"id": id or str(uuid7()), "type": type_, "data": dict(data)}
+        return parse(Submitted, await self._ask("POST", "/commands", json=body))
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Any other route that answers with JSON, such as ``/health``."""
+        return await self._ask("GET", path, params)
+
     async def _steer(
         self, verb: str, reference: UUID | str, reason: str | None, id_: str | None
     ) -> Saga:
@@ -209,25 +246,25 @@ class Client:
     ) -> dict[str, Any]:
         """One answer. What may pass is tried again: every request here is safe to repeat."""
         timeout = self._timeout + float((params or {}).get("wait", 0.0))
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, self._tries + 1):
             try:
                 answer = await self._http.request(
                     method, path, params=params, headers=headers, json=json, timeout=timeout
                 )
             except httpx.TransportError as error:
                 trouble: EvosagaError = Unavailable(
-                    "unreachable", f"evosaga can't be reached ({type(error).__name__})"
+                    "unreachable", f"evosaga can't be reached ({reason(error)})"
                 )
+                trouble.__cause__ = error
                 pause = _PAUSE * 2**attempt
             else:
                 if answer.status_code < 400:
-                    told: dict[str, Any] = answer.json()
-                    return told
+                    return read(answer)
                 trouble = trouble_in(answer)
                 if not isinstance(trouble, Busy | Unavailable):
                     raise trouble
                 pause = float(answer.headers.get("retry-after", _PAUSE))
-            if attempt == _TRIES:
+            if attempt == self._tries:
                 raise trouble
             await asyncio.sleep(min(pause, _LONGEST_PAUSE))
         raise AssertionError("unreachable")

@@ -88,12 +88,22 @@ _KINDS: Final[Mapping[int, type[EvosagaError]]] = {
 }
 
 
+def read(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON of an answer below 400. Raises ``ServerFault`` where it is none of evosaga's."""
+    try:
+        told: dict[str, Any] = dict(answer.json())
+    except (ValueError, TypeError):  # another server's page, or a redirect to one
+        said = f"something that is no evosaga answered HTTP {answer.status_code}"
+        raise ServerFault("not_evosaga", said) from None
+    return told
+
+
 def trouble_in(answer: httpx.Response) -> EvosagaError:
     """The error that an answer of 400 or more stands for."""
     status = answer.status_code
     try:
         body = dict(answer.json())
-    except ValueError:  # a proxy's page
+    except (ValueError, TypeError):  # a proxy's page
         kind = Unavailable if status in (502, 503, 504) else ServerFault
         return kind(f"http_{status}", f"something before evosaga answered HTTP {status}")
     if body.get("success") is False:

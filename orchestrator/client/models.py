@@ -40,6 +40,15 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Submitted:
+    """A command that is committed: its saga, and how that stands."""
+
+    saga_id: UUID
+    status: Status
+    instance_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Saga:
     saga_id: UUID
     saga: str
@@ -57,6 +66,12 @@ class Saga:
     updated_at: datetime
     next_at: datetime | None
     sequence: int
+    business_key: str = ""
+    direction: Literal["forward", "compensation"] | None = None
+    existing_instance: str | None = None
+    behind: UUID | None = None
+    owner: str | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,8 @@ class Event:
     sequence: int
     time: datetime
     data: dict[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = None
+    causation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,7 @@ _CONVERTED: Final[Mapping[str, Callable[[str], Any]]] = {
     "saga_id": UUID,
     "integration_id": UUID,
     "organization_id": UUID,
+    "behind": UUID,
     "created_at": datetime.fromisoformat,
     "updated_at": datetime.fromisoformat,
     "next_at": datetime.fromisoformat,
@@ -103,4 +121,12 @@ def event_from(told: Mapping[str, Any]) -> Event:
     """A CloudEvent as the server tells it."""
     sequence = int(str(told["id"]).rpartition(":")[2])
     at = datetime.fromisoformat(told["time"])
-    return Event(told["id"], told["type"], sequence, at, dict(told["data"]))
+    return Event(
+        told["id"],
+        told["type"],
+        sequence,
+        at,
+        dict(told["data"]),
+        told.get("correlationid"),
+        told.get("causationid"),
+    )

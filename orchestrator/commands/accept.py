@@ -66,11 +66,12 @@ def checked(
     try:
         return model.model_validate_json(json.dumps(command.data))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(p) for p in e['loc']) or 'data'}: {_said(e, patterns)}"
+        fields = [
+            (".".join(str(part) for part in e["loc"]), _said(e, patterns))
             for e in error.errors(include_input=False, include_url=False)
         ]
-        raise BadCommand("invalid_data", "; ".join(problems)[:500]) from None
+        problems = [f"{where or 'data'}: {what}" for where, what in fields]
+        raise BadCommand("invalid_data", "; ".join(problems)[:500], fields) from None
 
 
 def _said(problem: ErrorDetails, patterns: Mapping[str, str]) -> str:

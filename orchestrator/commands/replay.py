@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from evosaga.events.commands import BadCommand, Command
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
 from evosaga.events.model import Recorded, SagaRejected
 from evosaga.orchestrator.commands.accept import dry_run, parse_request
@@ -57,7 +58,7 @@ async def _ask(step: Step, live: SagaInstance, services: object, seconds: float)
         return Finding(Sighting.UNKNOWN, f"no answer within {seconds:g} s")
     except Exception as error:  # its text may carry a stranger's keys
         _logger.warning("look failed", step=step.name, error=type(error).__name__)
-        return Finding(Sighting.UNKNOWN, f"the look failed ({type(error).__name__})")
+        return Finding(Sighting.UNKNOWN, f"the look failed ({reason(error)})")
 
 
 async def plan_of(

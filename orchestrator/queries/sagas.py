@@ -17,7 +17,7 @@ from evosaga.events.commands import literal_id, saga_id_of
 from evosaga.events.database import Queryable
 from evosaga.events.event_log import recorded_from
 from evosaga.events.model import Recorded
-from evosaga.events.statuses import OPEN_STATUSES
+from evosaga.events.statuses import ACTIVE_STATUSES, HELD, OPEN_STATUSES
 
 
 class Unreadable(Exception):
@@ -60,6 +60,8 @@ class SagaView:
     scheduled_at: datetime | None = None
     """These three are about holds that no event tells of
     (``evosaga.orchestrator.engine.repeated_holds``)."""
+    held: bool = False
+    """Whether it waits for a dependency that is away, without using up an attempt."""
 
     @property
     def over(self) -> bool:
@@ -167,7 +169,7 @@ _LEAST: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a page of sagas is narrowed to; None means all."""
+    """What a page of sagas is narrowed to; None means all. The status may be ``held``."""
 
     status: str | None = None
     saga: str | None = None
@@ -189,7 +191,9 @@ async def list_sagas(
         conditions.append(condition.format(f"${len(values)}"))
 
     for column in ("status", "saga", "organization_id", "instance_name", "code"):
-        if (value := getattr(wanted, column)) is not None:
+        if column == "status" and wanted.status == HELD:
+            conditions.append(_HELD)
+        elif (value := getattr(wanted, column)) is not None:
             need(f"{column} = {{}}", value)
     if wanted.since is not None:
         need("created_at >= {}", wanted.since)
@@ -253,9 +257,17 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise BadCursor("that cursor is not one of ours; leave it out to start anew") from error
 
 
-_SELECT: Final = """
+# The event says whether the last attempt was held, the row does not; only waiting sagas are read.
+_HELD: Final = f"""({ACTIVE_STATUSES} AND next_at IS NOT NULL AND code IS NOT NULL
+    AND (held_claim IS NOT NULL OR EXISTS (
+        SELECT FROM evosaga.saga_events AS last
+        WHERE last.saga_id = sagas.saga_id AND last.sequence = next_sequence - 1
+          AND last.type IN ('step.failed', 'compensation.failed')
+          AND last.data ->> 'outcome' = 'held')))"""
+_SELECT: Final = f"""
 SELECT saga_id, saga, version, status, business_key, organization_id, instance_name, command_id,
        step, direction, attempt, code, message, existing_instance, behind, created_at,
-       updated_at, next_at, owner, next_sequence AS sequence, held_claim, holds, scheduled_at
+       updated_at, next_at, owner, next_sequence AS sequence, held_claim, holds, scheduled_at,
+       {_HELD} AS held
 FROM evosaga.sagas
-"""
+"""  # noqa: S608  # constants only

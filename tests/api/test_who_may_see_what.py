@@ -60,11 +60,11 @@ ABOUT_AN_INSTANCE: Final = {
     "GET /integrations/evolution/{instance_name}/qr",
     "DELETE /integrations/evolution/{instance_name}",
 }
-LISTS: Final = {"GET /sagas", "GET /integrations"}
+LISTS: Final = {"GET /sagas", "GET /integrations", "GET /health", "GET /drifts"}
 SEARCHES: Final = {"GET /search"}
 """Asked by both in ``test_find``."""
 GIVES: Final = {"POST /integrations/evolution/create", "POST /commands"}
-OPERATORS: Final = {"GET /metrics"}
+OPERATORS: Final = {"GET /metrics", "GET /dead-letters", "GET /workers", "GET /jobs"}
 
 
 database_url, redis, evolution, settings, parts, address_ = ONES

@@ -17,7 +17,7 @@ import zxingcpp
 from cyclopts import Group
 from PIL import Image
 
-from evosaga.orchestrator.cli import dev, main, verbs
+from evosaga.orchestrator.cli import dev_page, main, verbs
 from evosaga.orchestrator.cli.errors import CliError, place
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.render import draw_qr
@@ -249,12 +249,12 @@ def test_called_as_a_module_dev_names_a_command_that_can_be_typed(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "orchestrator" / "cli" / "__main__.py")])
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    assert dev._program() == f"{tmp_path}/bin/python -m evosaga.orchestrator.cli"
+    assert dev_page._program() == f"{tmp_path}/bin/python -m evosaga.orchestrator.cli"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "evosaga").touch()
-    assert dev._program() == f"{tmp_path}/bin/evosaga"
+    assert dev_page._program() == f"{tmp_path}/bin/evosaga"
     monkeypatch.chdir(tmp_path)
-    assert dev._program() == "bin/evosaga"
+    assert dev_page._program() == "bin/evosaga"
 
 
 def test_a_moment_is_iso_or_so_long_ago() -> None:

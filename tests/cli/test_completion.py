@@ -60,7 +60,7 @@ def in_fish(scripts: Path, line: str) -> list[str]:
     [
         ("evosaga rep", ["replay"]),
         ("evosaga che", ["check-deploy"]),
-        ("evosaga replay --p", ["--plan"]),
+        ("evosaga replay --p", ["--plan", "--profile"]),
         ("evosaga replay --status ", ["compensated", "failed"]),
         ("evosaga --json list --status comp", ["compensated", "compensating", "completed"]),
         ("evosaga create --channel E", ["EVOLUTION"]),

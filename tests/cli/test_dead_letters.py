@@ -51,7 +51,7 @@ async def test_each_letter_says_when_it_came_why_and_which_command_it_was(
 
     ids = [letter["letter_id"] for letter in told["letters"]]
     gone = await evosaga("letters", "--remove", *ids)
-    assert (gone.code, gone.out) == (0, "took 2 away\n")
+    assert (gone.code, gone.out) == (0, "removed 2\n")
     assert await dead_letters(redis) == []
     again = await evosaga("letters", "--remove", *ids)
     assert again.code == 2

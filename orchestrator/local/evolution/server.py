@@ -278,6 +278,15 @@ class SimulatedEvolution:
         """Back the database up."""
         self._backup = admin.copy_of(self._world)
 
+    def dump(self) -> dict[str, Row]:
+        """A copy of the database."""
+        return admin.copy_of(self._world)
+
+    def load(self, rows: Mapping[str, Row]) -> None:
+        """Put these instances into the database, and load them as at a start."""
+        admin.put_back(self._world, dict(rows))
+        admin.start_again(self._world)
+
     async def restore(self) -> None:
         """Restore the last backup, followed by a restart."""
         admin.put_back(self._world, self._backup)

@@ -41,6 +41,9 @@ VARIABLES: Final[Mapping[str, str]] = {
 }
 
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
+    "`EVOSAGA_URL`": "for the terminal: the server that verbs speak to over HTTP",
+    "`EVOSAGA_API_KEY`": "the API key for it",
+    "`EVOSAGA_PROFILE`": "instead of both: the profile that `evosaga login` has kept",
     "`EVOSAGA_STATE_DIR`": "where `demo` and `dev` keep the embedded servers and what they store; "
     "default `~/.local/state/evosaga`",
     "`EVOSAGA_LOCAL`": "which embedded servers: `wheel`, `system` (those on PATH) or `docker`",

@@ -60,7 +60,7 @@ async def test_the_command_line_says_that_the_stores_agree_only_where_they_do(
     evolution.put("a-neighbour", phone="5511900000000")
     ran = await evosaga("reconcile")
     assert (ran.code, ran.out) == (0, "the stores agree\n")
-    assert "1 instance is nobody's we know of, and left alone: a-neighbour" in ran.err
+    assert "1 instance of an unknown owner is left alone: a-neighbour" in ran.err
     await rows.insert("gone-for-good", status="disconnected")
     name = forgotten(evolution)
     forgotten(evolution, name="chosen-by-people")

@@ -1,0 +1,115 @@
+"""Routes for operators: dead letters, workers and background jobs."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from evosaga.events import dead_letters
+from evosaga.orchestrator.api.auth import operator
+from evosaga.orchestrator.api.dependencies import Context
+from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
+from evosaga.orchestrator.queries import upkeep
+
+router: Final = APIRouter(tags=["operations"])
+_Limit = Annotated[int, Query(ge=1, le=1000)]
+_FOR_OPERATORS: Final[dict[str, Any]] = {
+    "responses": problems("forbidden", *EVERYWHERE),
+    "dependencies": [Depends(operator)],
+}
+"""Routes that show all organizations at once, so they take a key that belongs to none."""
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class DeadLetterShape(_Shape):
+    """A message on the stream of commands that could not be one, with the reason."""
+
+    letter_id: str = Field(examples=["1767778200123-0"])
+    came_at: datetime
+    message_id: str
+    code: str = Field(examples=["malformed_json"])
+    message: str
+    deliveries: int
+    data: str = Field(description="what was sent; bytes that are no UTF-8 as escapes")
+    fields: dict[str, str]
+
+
+class DeadLetterPage(_Shape):
+    """A page, newest first. ``cursor`` leads to the next one; null: this was the last."""
+
+    letters: list[DeadLetterShape]
+    cursor: str | None
+
+
+class WorkerShape(_Shape):
+    worker_id: str = Field(examples=["host-4711-0a1b2c3d"])
+    alive: bool
+    started_at: datetime
+    lease_until: datetime
+    sagas: int = Field(description="sagas that it has in hand")
+    definitions: list[str] = Field(examples=[["create-integration/1"]])
+
+
+class WorkerList(_Shape):
+    """Workers that have shown a sign of life in the last hour, those alive first."""
+
+    workers: list[WorkerShape]
+
+
+class JobShape(_Shape):
+    name: str = Field(examples=["reconcile"])
+    leader: str | None = Field(description="the worker that is at it now")
+    last_run: datetime | None
+    next_at: datetime
+    result: dict[str, Any] = Field(description="what came of the last run")
+
+
+class JobList(_Shape):
+    jobs: list[JobShape]
+
+
+@router.get(
+    "/dead-letters",
+    summary="Commands that could not be understood",
+    operation_id="listDeadLetters",
+    **_FOR_OPERATORS,
+)
+async def letters(
+    here: Context,
+    limit: _Limit = 100,
+    cursor: Annotated[str | None, Query(pattern="^[0-9]{1,19}-[0-9]{1,19}$")] = None,
+) -> DeadLetterPage:
+    """What was sent, why it was refused, and how often it was delivered."""
+    found, before = await dead_letters.page(here.redis, limit, cursor)
+    return DeadLetterPage(letters=[_letter(letter) for letter in found], cursor=before)
+
+
+def _letter(letter: dead_letters.StoredDeadLetter) -> DeadLetterShape:
+    return DeadLetterShape(
+        letter_id=letter.id,
+        came_at=letter.came_at,
+        message_id=letter.message_id,
+        code=letter.code,
+        message=letter.message,
+        deliveries=letter.deliveries,
+        data=letter.data.decode(errors="backslashreplace"),
+        fields={name: raw.decode(errors="backslashreplace") for name, raw in letter.others.items()},
+    )
+
+
+@router.get("/workers", summary="The workers", operation_id="listWorkers", **_FOR_OPERATORS)
+async def workers(here: Context) -> WorkerList:
+    """Which are alive, what each can run, and how many sagas it has in hand."""
+    found = await upkeep.workers(here.pool)
+    return WorkerList(workers=[WorkerShape(**asdict(one)) for one in found])
+
+
+@router.get("/jobs", summary="The background jobs", operation_id="listJobs", **_FOR_OPERATORS)
+async def jobs(here: Context) -> JobList:
+    """When each ran last, what came of it, and when it runs next."""
+    return JobList(jobs=[JobShape(**asdict(one)) for one in await upkeep.jobs(here.pool)])

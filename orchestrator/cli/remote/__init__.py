@@ -1,0 +1,1 @@
+"""Verbs over HTTP: with an address and a key, and neither a database nor a secret at hand."""

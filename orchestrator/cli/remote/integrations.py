@@ -1,0 +1,201 @@
+"""``health``, ``reconcile``, ``qr`` and ``letters`` over HTTP: what the server found last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
+from evosaga.orchestrator.cli.remote.session import connect
+from evosaga.orchestrator.cli.show import clock
+from evosaga.orchestrator.client import Conflict, Unavailable
+
+if TYPE_CHECKING:
+    from evosaga.orchestrator.cli.output import Output
+    from evosaga.orchestrator.cli.remote.target import Target
+
+_EVERY: Final = 1.0
+_SELF: Final = (
+    "needs the servers themselves and can't go over HTTP: set EVOSAGA_DATABASE_URL and what "
+    "`evosaga worker --help` names"
+)
+
+
+def health(*, fix: bool = False, target: Target, out: Output) -> int:
+    """Show how each integration was connected at the last check."""
+    if fix:
+        raise CliError(WRONG, f"health --fix {_SELF}. The server's own check connects what it can")
+    return asyncio.run(_health(target, out))
+
+
+async def _health(target: Target, out: Output) -> int:
+    from evosaga.orchestrator.cli.health import tell_connections
+
+    found: list[dict[str, Any]] = []
+    checked: str | None = None
+    params: dict[str, str] = {"limit": "1000"}
+    async with connect(target) as client:
+        while True:
+            page = await client.get("/health", params)
+            checked = page["checked_at"]
+            found += page["connections"]
+            if page["cursor"] is None:
+                break
+            params["cursor"] = page["cursor"]
+    told = [
+        {
+            "instance": one["instance_name"],
+            "organization": str(one["organization_id"]),
+            "id": one["integration_id"],
+            "row": one["status"],
+            "state": one["state"],
+            "since": _seconds(one["since"]),
+            "cure": one["cure"],
+            "well": one["well"],
+        }
+        for one in found
+    ]
+    ill = [one for one in told if not one["well"]]
+    code = UNFINISHED if ill else DONE
+    states = dict(Counter(one["state"] for one in told))
+    if out.json:
+        summary = {"states": states, "checked_at": checked}
+        out.data({"integrations": told, "summary": summary})
+        return code
+    tell_connections(told, states, out)
+    out.note(_as_of("checked", checked))
+    return code
+
+
+def reconcile(
+    *,
+    organization_id: str | None = None,
+    fix: bool = False,
+    keep: str | None = None,
+    remove: tuple[str, ...] = (),
+    timeout: float = 120.0,
+    target: Target,
+    out: Output,
+) -> int:
+    """Show what the server's last comparison of the stores found."""
+    if fix or keep or remove:
+        raise CliError(WRONG, f"reconcile --fix {_SELF}. The dashboard repairs as well")
+    return asyncio.run(_drifts(target, organization_id, out))
+
+
+async def _drifts(target: Target, organization_id: str | None, out: Output) -> int:
+    from evosaga.orchestrator.cli.reconcile_report import draw_described
+
+    params = {"limit": "1000"} | ({"organization_id": organization_id} if organization_id else {})
+    async with connect(target) as client:
+        told = await client.get("/drifts", params)
+    drifts = told["drifts"]
+    if out.json:
+        out.data(told)
+        return UNFINISHED if drifts else DONE
+    if not drifts:
+        out.line("the stores agreed" if told["compared_at"] else "nothing was compared yet")
+    draw_described(drifts, out)
+    if told["more"]:
+        out.note(f"{told['more']} more are known; the dashboard has them all")
+    if told["unfinished"]:
+        out.note(f"the comparison was incomplete: {told['unfinished']}")
+    out.note(_as_of("compared", told["compared_at"]))
+    return UNFINISHED if drifts else DONE
+
+
+def qr(
+    instance_name: str,
+    /,
+    *,
+    follow: bool = False,
+    number: str | None = None,
+    target: Target,
+    out: Output,
+) -> int:
+    """Show the QR code; with ``--follow`` until the phone is connected."""
+    return asyncio.run(_qr(target, instance_name, follow, number, out))
+
+
+async def _qr(target: Target, name: str, follow: bool, number: str | None, out: Output) -> int:
+    params = {"number": number} if number else {}
+    shown: Any = None
+    async with connect(target) as client:
+        again = {"again": "true"}
+        while True:
+            try:
+                told = await client.get(
+                    f"/integrations/evolution/{quote(name, safe='')}/qr", params | again
+                )
+            except Conflict as error:
+                return _no_code(error, name, out)
+            except Unavailable as error:
+                if error.code == "unreachable" or not follow:
+                    raise
+                told = {"qr_code": shown, "message": error.message}
+            again = {}
+            if told["qr_code"] != shown:
+                shown = told["qr_code"]
+                _show(name, told, out, follow=follow)
+            if not follow:
+                return DONE
+            await asyncio.sleep(_EVERY)
+
+
+def _no_code(error: Conflict, name: str, out: Output) -> int:
+    """There is nothing to scan: that is well when the phone is paired."""
+    paired = error.code == "already_connected"
+    if out.json:
+        state = error.body.get("state")
+        told = {"instance_name": name, "state": state, "message": error.message, "qr_code": None}
+        out.data(told)
+    else:
+        out.line(f"{name}: {error.message}")
+    return DONE if paired or error.body.get("state") == "not_needed" else UNFINISHED
+
+
+def _show(name: str, told: dict[str, Any], out: Output, *, follow: bool) -> None:
+    from evosaga.orchestrator.cli.render import draw_qr
+
+    code = told["qr_code"]
+    if out.json:
+        told = {"instance_name": name, "state": "qr", "message": told["message"], "qr_code": code}
+        out.data(told)
+        return
+    if code.get("pairing_code"):
+        out.line(f"pairing code: {code['pairing_code']}")
+    out.line(f"{told['message']}{', within a minute' if not follow else ''}:")
+    draw_qr(out, str(code["code"]))
+
+
+def letters(*, limit: int = 20, remove: tuple[str, ...] = (), target: Target, out: Output) -> int:
+    """Show the newest dead letters."""
+    if remove:
+        raise CliError(WRONG, f"letters --remove {_SELF}")
+    return asyncio.run(_letters(target, limit, out))
+
+
+async def _letters(target: Target, limit: int, out: Output) -> int:
+    from evosaga.orchestrator.cli.dead_letters import draw_letters
+
+    async with connect(target) as client:
+        page = await client.get("/dead-letters", {"limit": str(limit)})
+    if out.json:
+        out.data({"letters": page["letters"], "more": page["cursor"] is not None})
+        return DONE
+    draw_letters(page["letters"], out)
+    if page["cursor"] is not None:
+        out.note(f"older ones are there: --limit {min(500, 2 * limit)}")
+    return DONE
+
+
+def _seconds(at: str | None) -> str | None:
+    return datetime.fromisoformat(at).isoformat(timespec="seconds") if at else None
+
+
+def _as_of(done: str, at: str | None) -> str:
+    when = clock(datetime.fromisoformat(at)) if at else "never yet"
+    return f"{done} by the server: {when}"

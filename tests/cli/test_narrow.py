@@ -1,0 +1,77 @@
+"""Tables in windows of 60, 80 and 200 columns: an id is never cut, a cure never vanishes. Pure."""
+
+import pytest
+from rich.console import Console
+
+from evosaga.orchestrator.cli.dead_letters import draw_letters
+from evosaga.orchestrator.cli.health import tell_connections
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.reconcile_report import draw_described
+
+NAME = "wa-01a22d2a-da95-746e-a725-6a01f33b2fb7"
+ORGANIZATION = "4e8ddba1-ad52-4613-9a03-ec64636b3f6c"
+CURE = "WhatsApp bans or forbids the number: see what it says on the phone itself, and scan again"
+REPAIR = "remove the instance, with its own token"
+
+
+def drawn(width: int, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """The lines of ``health``, ``reconcile`` and ``letters`` in a window so wide."""
+    out = Output()
+    out.terminal = True
+    out._console = Console(width=width, highlight=False, soft_wrap=False, color_system=None)
+    patient = {
+        "instance": NAME,
+        "organization": ORGANIZATION,
+        "id": "left out",
+        "row": "disconnected",
+        "state": "banned",
+        "since": "2026-11-30T15:55:57+00:00",
+        "cure": CURE,
+        "well": False,
+    }
+    drift = {"what": "duplicate", "where": NAME, "policy": "ask", "cause": CURE, "repair": REPAIR}
+    letter = {
+        "letter_id": "1764439698000-0",
+        "came_at": "2026-11-30T15:55:57+00:00",
+        "code": "malformed_json",
+        "data": f'{{"id": "{ORGANIZATION}"}}',
+        "message": CURE,
+    }
+    pages = []
+    tell_connections([patient] * 2, {"banned": 2}, out)
+    pages.append(capsys.readouterr().out.splitlines())
+    draw_described([drift] * 2, out)
+    pages.append(capsys.readouterr().out.splitlines())
+    draw_letters([letter] * 2, out)
+    pages.append(capsys.readouterr().out.splitlines())
+    return pages
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_nothing_is_cut_or_left_out_and_no_line_is_wider_than_the_window(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    health, drifts, letters = drawn(width, capsys)
+    for page, ids, sentences in (
+        (health, (NAME, ORGANIZATION), (CURE,)),
+        (drifts, (NAME,), (CURE, REPAIR)),
+        (letters, ("1764439698000-0", ORGANIZATION), (CURE,)),
+    ):
+        assert max(map(len, page)) <= width
+        text = "\n".join(page)
+        assert "…" not in text
+        for one in ids:
+            assert text.count(one) == 2, one
+        if width < 200:  # as a card, whose sentences are in one piece
+            words = " ".join(text.split())
+            for sentence in sentences:
+                assert words.count(sentence) == 2
+        else:  # as a table, whose columns are folded
+            assert all(word in text for sentence in sentences for word in sentence.split())
+
+
+def test_headers_are_in_one_style(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = drawn(200, capsys)
+    assert all(page[0] == page[0].upper() for page in wide)
+    narrow = drawn(60, capsys)
+    assert [page[0].partition(":")[0] for page in narrow] == ["instance", "what", "letter"]
