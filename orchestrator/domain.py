@@ -5,13 +5,14 @@ get from here. It lies above them, since some of its functions are called with s
 command handler or with a lease.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
+from evosaga.events.alerts import Condition
 from evosaga.events.database import Pool
 from evosaga.events.relay import OnRewind, nothing_else
 from evosaga.orchestrator.commands.handler import CommandHandler
@@ -21,6 +22,9 @@ from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import Job
 from evosaga.sagas.explainer import PLAIN, Explainer
 from evosaga.sagas.registry import SagaRegistry
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 ServicesT = TypeVar("ServicesT")
 
@@ -39,6 +43,14 @@ def _no_parts(
     return {}
 
 
+async def _no_conditions(_: Pool) -> Sequence[Condition]:
+    return ()
+
+
+def _nothing_own(_services: object) -> tuple[()]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Domain(Generic[ServicesT]):
     """``sagas`` and ``open_services`` are all that a domain needs.
@@ -51,6 +63,10 @@ class Domain(Generic[ServicesT]):
     ``on_rewind``: publishes its own events once more when Redis has lost what it was told.
     ``explain``: what it has to say of its sagas, for ``why`` and for timelines.
     ``jobs``: what is done now and then, by one worker at a time.
+    ``conditions``: what Postgres knows to be wrong with what it is about, for alerts; asked by one
+    process every few seconds.
+    ``own_conditions``: what one process sees in its own services.
+    ``metrics``: of its services in one process, for Prometheus.
     ``parts``: what runs in every worker beside its engine, by name; none of them ever ends.
 
     What older releases stored is no part of it, since histories are read without a domain too: the
@@ -67,3 +83,6 @@ class Domain(Generic[ServicesT]):
     parts: Callable[[Pool, Redis, ServicesT, str], Mapping[str, Coroutine[Any, Any, None]]] = (
         _no_parts
     )
+    metrics: "Callable[[ServicesT], Sequence[Metric]]" = _nothing_own
+    conditions: Callable[[Pool], Awaitable[Sequence[Condition]]] = _no_conditions
+    own_conditions: Callable[[ServicesT], Sequence[Condition]] = _nothing_own

@@ -20,14 +20,17 @@ from evosaga.events.relay import Relay
 from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
-from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.config.settings import Settings, SettingsError
 from evosaga.orchestrator.domain import Domain, ServicesT
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
+from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.orchestrator.maintenance.scheduler import Scheduler
+from evosaga.orchestrator.queries import conditions
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
@@ -50,6 +53,7 @@ class Worker(Generic[ServicesT]):
     services: ServicesT
     pool: Pool
     redis: Redis
+    lease: Lease
     failed: asyncio.Future[None]
     """Fails when a part ends that never should."""
 
@@ -123,14 +127,65 @@ async def running_worker(
             ).run(),
             chores=Scheduler(pool, name, domain.jobs(settings, pool, services, gate)).run(),
             **domain.parts(pool, redis, services, name),
+            **alerting(settings, domain, pool, redis, services, name),
         )
+        worker = Worker(name, engine, reader, relay, log, services, pool, redis, lease, failed)
         try:
+            await stack.enter_async_context(_metrics(settings, domain, worker))
             await reader.start()
             _logger.info("worker is up", worker=name)
-            yield Worker(name, engine, reader, relay, log, services, pool, redis, failed)
+            yield worker
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _metrics(
+    settings: Settings, domain: Domain[ServicesT], worker: Worker[ServicesT]
+) -> AsyncIterator[None]:
+    """Serve metrics where a port is set for them. Raises ``SettingsError`` when it can't be had."""
+    if settings.metrics_port is None:
+        yield
+        return
+    # Only here, since a worker without it should not pay for the libraries.
+    from evosaga.orchestrator.maintenance import metrics_server
+    from evosaga.orchestrator.queries import metrics
+
+    async def render() -> bytes:
+        stored = [*await metrics.of_postgres(worker.pool), *await metrics.of_redis(worker.redis)]
+        own = metrics.of_worker(worker.engine, worker.lease, worker.reader.healthy)
+        served = domain.metrics(worker.services)
+        return metrics.text([*stored, *metrics.of_pool(worker.pool), *own, *served])
+
+    try:
+        listener = metrics_server.bind(settings.host, settings.metrics_port)
+    except OSError as error:
+        said = f"can't listen on {settings.host}, port {settings.metrics_port}"
+        raise SettingsError(f"EVOSAGA_METRICS_PORT: {said}: {error.strerror or error}") from None
+    async with metrics_server.serving(listener, render, metrics.CONTENT_TYPE):
+        yield
+
+
+def alerting(
+    settings: Settings,
+    domain: Domain[ServicesT],
+    pool: Pool,
+    redis: Redis,
+    services: ServicesT,
+    name: str,
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What finds and tells alerts, in a process without a worker too: it must outlive them all."""
+
+    async def look() -> Seen:
+        found = await conditions.of_postgres(pool)
+        found += await domain.conditions(pool)
+        streamed, unseen = await conditions.of_redis(redis)
+        return Seen([*found, *streamed], unseen)
+
+    monitor = AlertMonitor(pool, name, look, lambda: domain.own_conditions(services))
+    dispatcher = Dispatcher(pool, redis, name, Posting.of(settings))
+    return {"alerts": monitor.run(), "deliveries": dispatcher.run()}
 
 
 def start_parts(

@@ -7,6 +7,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from evosaga.orchestrator.api import (
+    alerts,
     asyncapi,
     commands,
     docs_page,
@@ -37,6 +38,7 @@ _TOPICS: Final = (
     sagas,
     webhooks,
     ops,
+    alerts,
     asyncapi,
     docs_page,
     pages,

@@ -14,13 +14,17 @@ from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.engine import Engine
+from evosaga.orchestrator.engine.lease import Lease
 from evosaga.sagas.registry import SagaRegistry
 from evosaga.sagas.whatsapp.services import Services
 
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """``engine``, ``reader`` and ``failed`` are set when a worker runs in this process."""
+    """``engine``, ``reader`` and ``lease`` are set when a worker runs in this process.
+
+    ``failed`` fails when a part of it ends unexpectedly.
+    """
 
     settings: Settings
     pool: Pool
@@ -32,7 +36,7 @@ class AppContext:
     engine: Engine | None = None
     reader: CommandConsumer | None = None
     failed: asyncio.Future[None] | None = None
-    """Fails when a part of the worker ends unexpectedly."""
+    lease: Lease | None = None
 
 
 def context_of(connection: HTTPConnection) -> AppContext:

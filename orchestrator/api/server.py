@@ -109,7 +109,8 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
         log, known = EventLog(pool), WHATSAPP.sagas
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
-        tasks = worker.start_parts(failed, log=log.run(), owner=owner)
+        alerting = worker.alerting(settings, WHATSAPP, pool, redis, outside, worker.worker_name())
+        tasks = worker.start_parts(failed, log=log.run(), owner=owner, **alerting)
         try:
             gate = CommandHandler(pool, log, outside, known)
             yield AppContext(settings, pool, redis, log, outside, known, gate, failed=failed)
@@ -139,6 +140,7 @@ async def parts_with_worker(
             running.engine,
             running.reader,
             running.failed,
+            running.lease,
         )
 
 

@@ -46,7 +46,8 @@ def _register(verb: Verb) -> None:
         help=f"{verb.sentence}\n\n{verb.more}".strip(),
         group=_groups.setdefault(verb.group, Group(verb.group, sort_key=10 + len(_groups))),
         sort_key=len(list(app)),
-        **({} if verb.name == "events" else own),  # which is an ``App`` that has them
+        # An ``App`` has them already.
+        **({} if verb.name in ("events", "alerts") else own),
     )
 
 

@@ -23,6 +23,7 @@ def why(reference: params.Reference, /, *, out: params.Out) -> int:
 
 
 async def _why(settings: Settings, reference: str, out: Output) -> int:
+    from evosaga.orchestrator.config.receivers import runbook_of
     from evosaga.orchestrator.queries.why import why_of
     from evosaga.orchestrator.whatsapp.explain import explainer
     from evosaga.sagas import registry
@@ -31,9 +32,12 @@ async def _why(settings: Settings, reference: str, out: Output) -> int:
         view = await find(pool, reference)
         answer = await why_of(pool, registry.discover(), view, explainer())
     if out.json:
-        out.data({"saga_id": view.saga_id, "status": view.status, **answer.as_dict()})
-    else:
-        _tell(answer, out)
+        told = {"saga_id": view.saga_id, "status": view.status, **answer.as_dict()}
+        out.data(told | {"runbook": runbook_of(settings, view.code)})
+        return DONE
+    _tell(answer, out)
+    if (runbook := runbook_of(settings, view.code)) is not None:
+        out.wrapped(f"More on {view.code}: {runbook}", indent=2)
     return DONE
 
 

@@ -23,6 +23,7 @@ PAGES: Final = (
     "/ui/integrations",
     "/ui/new-integration",
     "/ui/upkeep",
+    "/ui/alerts",
     "/ui/definitions",
 )
 _ADDRESSES: Final = ("href", "src", "action", "formaction", "xlink:href", "hx-get", "hx-post")

@@ -62,7 +62,7 @@ ABOUT_AN_INSTANCE: Final = {
 }
 LISTS: Final = {"GET /sagas", "GET /integrations"}
 GIVES: Final = {"POST /integrations/evolution/create", "POST /commands"}
-OPERATORS: Final = {"GET /metrics"}
+OPERATORS: Final = {"GET /metrics", "GET /alerts", "POST /alerts/test"}
 
 
 database_url, redis, evolution, settings, parts, address_ = ONES
@@ -266,7 +266,7 @@ async def test_nobody_gives_our_own_commands_over_http_not_even_an_operator(
 async def test_numbers_over_everybody_are_for_operators(two: Two) -> None:
     async with client_with(two.where, OUR_KEY) as us:
         for route in OPERATORS:
-            answer = await us.get(route.split(" ")[1])
+            answer = await us.request(*route.split(" "))
             assert (answer.status_code, problem(answer)["code"]) == (403, "forbidden")
 
 

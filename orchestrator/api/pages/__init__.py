@@ -9,6 +9,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from evosaga.orchestrator.api.pages import (
+    alerts,
     definitions,
     home,
     integrations,
@@ -26,6 +27,7 @@ for _topic in (
     saga_actions,
     integrations,
     reconciliation,
+    alerts,
     definitions,
     login,
     static_files,
