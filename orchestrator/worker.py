@@ -25,7 +25,7 @@ from evosaga.orchestrator.domain import Domain, ServicesT
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
-from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance import redis_owner, tracing
 from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
 from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
@@ -88,7 +88,7 @@ async def running_worker(
 
     On leaving it stops gracefully: attempts that are out are finished, nothing new is begun.
     """
-    known = domain.sagas
+    known, traced = domain.sagas, tracing.configured()
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
@@ -102,7 +102,7 @@ async def running_worker(
         services = await stack.enter_async_context(
             domain.open_services(settings, pool, redis, lease)
         )
-        relay = Relay(pool, redis, name, domain.on_rewind)
+        relay = Relay(pool, redis, name, domain.on_rewind, traced=traced)
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, services, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
@@ -175,7 +175,9 @@ def alerting(
     services: ServicesT,
     name: str,
 ) -> dict[str, Coroutine[Any, Any, None]]:
-    """What finds and tells alerts, in a process without a worker too: it must outlive them all."""
+    """What finds and tells alerts, and sends traces, in a process without a worker as well:
+    alerts must outlive all of them.
+    """
 
     async def look() -> Seen:
         found = await conditions.of_postgres(pool)
@@ -185,7 +187,12 @@ def alerting(
 
     monitor = AlertMonitor(pool, name, look, lambda: domain.own_conditions(services))
     dispatcher = Dispatcher(pool, redis, name, Posting.of(settings))
-    return {"alerts": monitor.run(), "deliveries": dispatcher.run()}
+    parts = {"alerts": monitor.run(), "deliveries": dispatcher.run()}
+    if tracing.configured():
+        from evosaga.orchestrator.maintenance.tracing.follower import TraceFollower
+
+        parts["traces"] = TraceFollower(pool, redis, name).run()
+    return parts
 
 
 def start_parts(

@@ -16,7 +16,7 @@ from evosaga.orchestrator.api.connection_limits import connections_of, rate_limi
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance import redis_owner, tracing
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from evosaga.orchestrator.whatsapp.services import open_services
 from evosaga.sagas import registry
@@ -103,6 +103,7 @@ async def listening(
 @contextlib.asynccontextmanager
 async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts except a worker: commands accepted here are carried out by workers elsewhere."""
+    tracing.configured()  # so that an extra that is missing is said before anything starts
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(worker.stores(settings))
         outside = await stack.enter_async_context(open_services(settings, pool, redis))

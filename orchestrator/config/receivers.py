@@ -28,6 +28,8 @@ SIMPLE: Final = "alerts"
 """The receiver of EVOSAGA_ALERTS_URL."""
 PHONES: Final = "alert-url"
 """The receiver of EVOSAGA_ALERT_URL, of which phones alone are told."""
+TRACES: Final = "otel"
+"""Under which the traces keep how far they are."""
 PAGERDUTY: Final = "https://events.pagerduty.com/v2/enqueue"
 _PREFIX: Final = "whsec_"
 _URL: Final = "url must start with https:// or http:// and have a host"
@@ -103,7 +105,7 @@ class Receiver:
 
 
 def _free(name: str) -> str:
-    if name in (SIMPLE, PHONES):
+    if name in (SIMPLE, PHONES, TRACES):
         raise ValueError(f"{name} is a name of our own; choose another name")
     return name
 
