@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,7 +23,12 @@ from evosaga.events.relay import OnRewind, nothing_else
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease
-from evosaga.orchestrator.engine.resources import ResourceUnavailable, ServicesBySaga
+from evosaga.orchestrator.engine.resources import (
+    Resource,
+    ResourceUnavailable,
+    ServicesBySaga,
+    opened,
+)
 from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import Job
 from evosaga.sagas.definition import Saga
@@ -205,3 +211,27 @@ class Domains:
 
 def _failed(what: str, one: Domain[Any], error: Exception) -> None:
     _logger.error("a domain's own failed", what=what, domain=one.name, error=type(error).__name__)
+
+
+@contextlib.asynccontextmanager
+async def open_domains(
+    domains: Domains, settings: Settings, pool: Pool, redis: Redis, lease: Lease | None
+) -> AsyncIterator[tuple[list[Resource[Any]], ServicesBySaga]]:
+    """Each domain's services, in order, and all of them by saga.
+
+    Raises what an essential one raises; another that can't be opened is tried again meanwhile.
+    """
+    resources = []
+    for one in domains.each:
+        open_services = partial(one.open_services, settings, pool, redis, lease)
+        resources.append(Resource(one.package, open_services))
+    by_saga = {
+        name: resource
+        for one, resource in zip(domains.each, resources, strict=True)
+        for name, _ in one.sagas.versions
+    }
+    async with opened(resources):
+        for one, resource in zip(domains.each, resources, strict=True):
+            if one.essential and resource.error is not None:
+                raise resource.error
+        yield resources, ServicesBySaga(by_saga)

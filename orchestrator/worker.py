@@ -22,11 +22,11 @@ from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
 from evosaga.orchestrator.config.settings import Settings, SettingsError
-from evosaga.orchestrator.domain import Domain, Domains, ServicesT
+from evosaga.orchestrator.domain import Domain, Domains, ServicesT, open_domains
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
-from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga, opened
+from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga
 from evosaga.orchestrator.maintenance import redis_owner, tracing
 from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
 from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
@@ -103,13 +103,8 @@ async def running_worker(
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
-        lease = Lease(
-            pool,
-            name,
-            ttl=settings.lease_seconds,
-            beat=settings.lease_seconds / 5,
-            knows=announced(known),
-        )
+        ttl = settings.lease_seconds
+        lease = Lease(pool, name, ttl=ttl, beat=ttl / 5, knows=announced(known))
         resources, services = await stack.enter_async_context(
             open_domains(domains, settings, pool, redis, lease)
         )
@@ -141,8 +136,8 @@ async def running_worker(
             **alerting(settings, domains, services, pool, redis, name),
         )
         first: Resource[ServicesT] = resources[0]
-        parts_of = (name, engine, reader, relay, log, first, services, pool, redis, lease, failed)
-        worker = Worker(*parts_of)
+        own = (name, engine, reader, relay, log, first, services, pool, redis, lease, failed)
+        worker = Worker(*own)
         try:
             await stack.enter_async_context(_metrics(settings, domains, worker))
             await reader.start()
@@ -151,30 +146,6 @@ async def running_worker(
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
-
-
-@contextlib.asynccontextmanager
-async def open_domains(
-    domains: Domains, settings: Settings, pool: Pool, redis: Redis, lease: Lease | None
-) -> AsyncIterator[tuple[list[Resource[Any]], ServicesBySaga]]:
-    """Each domain's services, in order, and all of them by saga.
-
-    Raises what an essential one raises; another that can't be opened is tried again meanwhile.
-    """
-    resources = []
-    for one in domains.each:
-        open_services = partial(one.open_services, settings, pool, redis, lease)
-        resources.append(Resource(one.package, open_services))
-    by_saga = {
-        name: resource
-        for one, resource in zip(domains.each, resources, strict=True)
-        for name, _ in one.sagas.versions
-    }
-    async with opened(resources):
-        for one, resource in zip(domains.each, resources, strict=True):
-            if one.essential and resource.error is not None:
-                raise resource.error
-        yield resources, ServicesBySaga(by_saga)
 
 
 @dataclass(frozen=True, slots=True)

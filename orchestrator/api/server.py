@@ -18,7 +18,7 @@ from evosaga.orchestrator.api.connection_limits import connections_of, rate_limi
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings, split_secrets
-from evosaga.orchestrator.domain import Domains
+from evosaga.orchestrator.domain import Domains, open_domains
 from evosaga.orchestrator.engine.resources import Resource
 from evosaga.orchestrator.maintenance import redis_owner, tracing
 from evosaga.sagas import registry
@@ -112,7 +112,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(worker.stores(settings))
         resources, services = await stack.enter_async_context(
-            worker.open_domains(domains, settings, pool, redis, None)
+            open_domains(domains, settings, pool, redis, None)
         )
         log = EventLog(pool)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
