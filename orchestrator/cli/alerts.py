@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -15,11 +16,10 @@ from evosaga.orchestrator.cli.show import clock
 from evosaga.orchestrator.cli.verb_table import DATABASE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.maintenance.alerts.dispatcher import Posting
-    from evosaga.orchestrator.maintenance.alerts.view import AlertView, ReceiverView
 
 app = App(
     name="alerts",
@@ -89,27 +89,29 @@ async def _alerts(settings: Settings, resolved: bool, limit: int, out: Output) -
 
     async with connections.postgres(settings) as pool:
         found = await listing(pool, resolved=resolved, limit=limit)
+    return tell_alerts([one.told(settings.runbook_url) for one in found], out)
+
+
+def tell_alerts(found: Sequence[Mapping[str, Any]], out: Output) -> int:
+    """Show alerts as JSON has them; the exit code."""
     if out.json:
-        out.data({"alerts": [one.told(settings.runbook_url) for one in found]})
-        return DONE
-    if not found:
+        out.data({"alerts": list(found)})
+    elif not found:
         out.note("nothing is wrong that anybody would have to be told")
-        return DONE
-    out.table([_row(one, settings.runbook_url) for one in found], wrap=("what", "cure", "runbook"))
+    else:
+        out.table([_row(one) for one in found], wrap=("what", "cure", "runbook"))
     return DONE
 
 
-def _row(one: AlertView, runbook: str) -> dict[str, str]:
-    from evosaga.orchestrator.maintenance.alerts.view import link
-
+def _row(one: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "alert": str(one.id),
-        "state": one.state,
-        "severity": one.severity,
-        "since": clock(one.opened_at),
-        "what": printable(one.message),
-        "cure": one.cure,
-        "runbook": link(runbook, one.code),
+        "alert": str(one["id"]),
+        "state": one["status"],
+        "severity": one["severity"],
+        "since": clock(datetime.fromisoformat(one["opened_at"])),
+        "what": printable(one["message"]),
+        "cure": printable(one["cure"]),
+        "runbook": printable(one["runbook"]),
     }
 
 
@@ -141,29 +143,32 @@ async def _receivers(settings: Settings, show_secrets: bool, out: Output) -> int
         for name, one in posting.receivers.items()
         if show_secrets
     }
+    told = [
+        one.told() | ({"secrets": secrets[one.name]} if one.name in secrets else {})
+        for one in found
+    ]
+    return tell_receivers(told, out)
+
+
+def tell_receivers(found: Sequence[Mapping[str, Any]], out: Output) -> int:
+    """Show receivers as JSON has them; the exit code."""
     if out.json:
-        shown = [_described(one, secrets.get(one.name)) for one in found]
-        out.data({"receivers": shown})
-        return DONE
-    if not found:
+        out.data({"receivers": list(found)})
+    elif not found:
         out.note(f"no receiver is configured: {_CURE}")
-        return DONE
-    out.table([_line(one, secrets.get(one.name)) for one in found], wrap=("events", "error"))
+    else:
+        out.table([_line(one) for one in found], wrap=("events", "error"))
     return DONE
 
 
-def _described(one: ReceiverView, secrets: Sequence[str] | None) -> dict[str, Any]:
-    return one.told() | ({} if secrets is None else {"secrets": list(secrets)})
-
-
-def _line(one: ReceiverView, secrets: Sequence[str] | None) -> dict[str, str]:
+def _line(one: Mapping[str, Any]) -> dict[str, str]:
     line = {
-        "receiver": one.name,
-        "format": one.format,
-        "alerts": "yes" if one.alerts else "",
-        "events": " ".join(one.events),
-        "waiting": str(one.waiting or ""),
-        "given up": str(one.given_up or ""),
-        "error": one.error or "",
+        "receiver": one["name"],
+        "format": one["format"],
+        "alerts": "yes" if one["alerts"] else "",
+        "events": " ".join(one["events"]),
+        "waiting": str(one["waiting"] or ""),
+        "given up": str(one["given_up"] or ""),
+        "error": printable(one["error"] or ""),
     }
-    return line if secrets is None else line | {"secret": " ".join(secrets)}
+    return line | ({"secret": " ".join(one["secrets"])} if "secrets" in one else {})

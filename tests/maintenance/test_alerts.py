@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from evosaga.events.append import PARKED, Append, StatusRow
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import SagaFailed
+from evosaga.orchestrator.domain import Domain, Domains, domain
 from evosaga.orchestrator.maintenance.alerts import outbox
 from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
 from evosaga.orchestrator.maintenance.alerts.view import AlertView, listing
@@ -229,3 +231,27 @@ async def test_a_full_redis_is_an_alert(pool: Pool, own_redis: Redis) -> None:
     [alert] = await open_alerts(pool, "redis_full")
     assert "of its memory" in alert.message
     assert alert.severity == "critical"
+
+
+async def test_each_domain_has_conditions_and_one_that_fails_hides_no_other(pool: Pool) -> None:
+    async def full(_: Pool) -> list[Condition]:
+        return [Condition("hotel/full", "hotel_full", "no room is left")]
+
+    async def broken(_: Pool) -> list[Condition]:
+        raise ValueError("a fault of theirs")
+
+    hotel: Domain[object] = domain("hotel")
+    cinema: Domain[object] = domain("cinema")
+    both = Domains.of(replace(hotel, conditions=full), replace(cinema, conditions=broken))
+
+    async def look() -> Seen:
+        found, whole = await both.conditions(pool)
+        return Seen(found, whole=whole)
+
+    await alerts.observe(pool, [Condition("cinema/dark", "cinema_dark", "the lamp is out")])
+    await later(pool, 60)
+    await AlertMonitor(pool, "me", look).round()
+    assert [one.message for one in await open_alerts(pool, "hotel_full")] == ["no room is left"]
+    assert await open_alerts(pool, "cinema_dark"), "nobody could say whether it is over"
+    found, whole = await Domains.of(hotel).conditions(pool)
+    assert (found, whole) == ([], True), "without WhatsApp there are none of its"
