@@ -20,7 +20,7 @@ import evosaga.orchestrator.commands.accept
 from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool, open_pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
@@ -40,6 +40,7 @@ from tests.support.driving import (
     story,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 CATALOGUE = discover()
 
