@@ -302,7 +302,8 @@ async def test_a_create_right_after_the_queue_is_empty_is_not_caught_by_it(
 async def test_a_delete_that_has_waited_keeps_creates_out_until_it_is_over(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
-    evolution.arm("429", operation="create", times=None, retry_after=0.1)
+    # Long enough that the delete stops it before it is tried again, with nothing sent.
+    evolution.arm("429", operation="create", times=None, retry_after=2)
     made = create(instance_name="the-name")
     await publish(redis, made)
     await publish(redis, gone := delete("the-name"))
