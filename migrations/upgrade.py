@@ -144,7 +144,7 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
             await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             builder = await asyncpg.connect(url, statement_cache_size=0)
             try:
-                await _build_all(builder, revision)
+                await _build_all(builder, revision, whatsapp)
             finally:
                 await builder.close()
         return whatsapp
@@ -152,9 +152,9 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
         await lock.close()
 
 
-async def _build_all(connection: Any, revision: str) -> None:
+async def _build_all(connection: Any, revision: str, whatsapp: bool) -> None:
     """Build what the revisions above this one would lock the tables for."""
-    if revision < "0005":
+    if whatsapp and revision < "0005":
         try:
             await _build(connection, "healthcare", _NARROW, _NARROW_MADE, unique=True)
         except asyncpg.UniqueViolationError:
@@ -164,6 +164,8 @@ async def _build_all(connection: Any, revision: str) -> None:
             cure = "keep one of each (delete or disable the others), then migrate"
             raise Unfit([Misfit(said, cure)]) from None
     for index in INDEXES:
+        if index.schema == "healthcare" and not whatsapp:
+            continue
         if await connection.fetchval("SELECT to_regclass($1)", index.table):
             await _build(connection, index.schema, index.name, index.made)
 

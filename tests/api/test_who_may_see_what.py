@@ -63,6 +63,8 @@ ABOUT_AN_INSTANCE: Final = {
 LISTS: Final = {"GET /sagas", "GET /integrations", "GET /health", "GET /drifts"}
 SEARCHES: Final = {"GET /search"}
 """Asked by both in ``test_find``."""
+STARTS: Final = {"POST /sagas"}
+"""Asked by both in ``test_start``."""
 GIVES: Final = {"POST /integrations/evolution/create", "POST /commands"}
 OPERATORS: Final = {
     *("GET /metrics", "GET /dead-letters", "GET /workers", "GET /jobs"),
@@ -126,7 +128,7 @@ def leaves(routes: Iterable[Any]) -> Iterator[Any]:
 
 
 async def test_every_route_says_here_what_it_shows_to_whom(parts: AppContext) -> None:
-    told = OPEN | ABOUT_A_SAGA | ABOUT_AN_INSTANCE | LISTS | SEARCHES | GIVES | OPERATORS
+    told = OPEN | ABOUT_A_SAGA | ABOUT_AN_INSTANCE | LISTS | SEARCHES | STARTS | GIVES | OPERATORS
     assert routes_of(parts) == told
 
 

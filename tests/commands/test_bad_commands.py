@@ -14,12 +14,13 @@ import evosaga.orchestrator.commands.consumer
 import evosaga.orchestrator.commands.handler
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.accept import Request
 from evosaga.orchestrator.config.settings import Settings
 from tests.conftest import Servers
 from tests.support.driving import create, dead_letters, nothing_pending, outcome, publish
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 
 def command(**changes: Any) -> bytes:

@@ -15,7 +15,7 @@ from evosaga.events import dead_letters, streams
 from evosaga.events.database import Pool
 from evosaga.events.dead_letters import DeadLetter
 from evosaga.events.retention import trim
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
@@ -29,6 +29,7 @@ from tests.support.driving import (
     publish,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.queries.sagas import SagaView
 from evosaga.sagas.definition import InCommit, Retry, Step
@@ -20,6 +20,7 @@ from evosaga.sagas.registry import SagaRegistry, discover, registry_of
 from evosaga.sagas.whatsapp.services import Context
 from tests.support.commandline import Evosaga, commandline
 from tests.support.driving import create, outcome, publish
+from tests.support.workers import Worker
 
 
 @dataclass

@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker
 from evosaga.orchestrator.cli import bulk
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.control.conftest import Gossip, parked
@@ -21,6 +20,7 @@ from tests.support.commandline import Evosaga
 from tests.support.driving import count, create, outcome, publish
 from tests.support.preloaded import forkserver, run_at_terminal
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 ID = "0197a0de-0000-7000-8000-000000000001"
 

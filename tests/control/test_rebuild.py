@@ -12,7 +12,7 @@ import evosaga.orchestrator.maintenance.rebuild
 from evosaga.events import streams
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool, open_pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.control import apply_control
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -25,6 +25,7 @@ from tests.support.commandline import Evosaga
 from tests.support.databases import Databases
 from tests.support.driving import count, create, delete, outcome, publish, running_log
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 ROWS = "SELECT * FROM evosaga.sagas ORDER BY saga_id"
 ACTIVE = ("running", "compensating")

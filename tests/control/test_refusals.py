@@ -6,12 +6,12 @@ from redis.asyncio import Redis
 
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.control.conftest import Gossip, parked, send
 from tests.support.commandline import Evosaga
 from tests.support.driving import create, dead_letters, delete, outcome, publish
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 
 async def test_what_the_history_forbids_is_refused_before_it_is_published(

@@ -13,7 +13,7 @@ from evosaga.events import streams
 from evosaga.events.commands import BadCommand
 from evosaga.events.database import Pool
 from evosaga.events.model import SagaResumed
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.control import apply_control
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.replay import plan_of
@@ -34,6 +34,7 @@ from tests.support.driving import (
     story,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 
 async def replayed(pool: Pool, redis: Redis, saga: SagaView) -> SagaView:

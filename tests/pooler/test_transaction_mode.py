@@ -13,7 +13,7 @@ from evosaga import migrations
 from evosaga.events import streams
 from evosaga.events.database import Pool, behind_pooler
 from evosaga.orchestrator.api.server import address, bind
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.recovery.conftest import WorkerProcess
@@ -30,6 +30,7 @@ from tests.support.driving import (
     publish,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 from tests.whatsapp.webhooks.conftest import open_house
 
 

@@ -20,7 +20,7 @@ import evosaga.sagas.whatsapp.evolution.client
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.engine import retries
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.definition import Admission, Saga, retryable
 from evosaga.sagas.outcome import Done, Outcome
@@ -34,7 +34,7 @@ from tests.support.waiting import eventually
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "FIRST_PAUSE", 0.2)
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "LONGEST_PAUSE", 1.0)
-    monkeypatch.setattr(decider, "_HOLD_CAP", 1.0)
+    monkeypatch.setattr(retries, "_HOLD_CAP", 1.0)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from evosaga.events import streams
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.engine import retries
 from evosaga.orchestrator.engine.repeated_holds import with_hold
 from evosaga.orchestrator.engine.state import replay
 from evosaga.orchestrator.maintenance.rebuild import rebuild
@@ -57,7 +57,7 @@ class Dependency:
 
 @pytest.fixture(autouse=True)
 def _short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decider, "_HOLD_CAP", 0.1)
+    monkeypatch.setattr(retries, "_HOLD_CAP", 0.1)
 
 
 async def held(pool: Pool, id_: str, times: int) -> SagaView:

@@ -16,7 +16,7 @@ from evosaga import migrations
 from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.relay import Relay
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
@@ -24,6 +24,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
 from tests.support.driving import contradictions, create, entries, outcome, publish, story
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 
 def lease_of(worker: Worker) -> Lease:

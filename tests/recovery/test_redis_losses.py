@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 import evosaga.orchestrator.commands.consumer
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
@@ -34,6 +34,7 @@ from tests.support.driving import (
     publish,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 Command = dict[str, Any]
 

@@ -18,7 +18,7 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.evolution_servers import read_servers
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine import decider
+from evosaga.orchestrator.engine import retries
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import Filter, find_saga, list_sagas
 from evosaga.orchestrator.queries.why import Diagnosis, why_of
@@ -36,7 +36,7 @@ from tests.whatsapp.test_late_landing import IMPATIENT
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "FIRST_PAUSE", 0.2)
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.circuit_breaker, "LONGEST_PAUSE", 1.0)
-    monkeypatch.setattr(decider, "_HOLD_CAP", 1.0)
+    monkeypatch.setattr(retries, "_HOLD_CAP", 1.0)
     monkeypatch.setattr(evosaga.sagas.whatsapp.evolution.unconfigured, "_LATER", 0.3)
 
 

@@ -10,12 +10,13 @@ from redis.asyncio import Redis
 
 import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView
 from tests.support.driving import contradictions, create, impatient, outcome, publish, story
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 
 @pytest.fixture

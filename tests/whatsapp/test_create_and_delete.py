@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 import evosaga.sagas.whatsapp.steps.instance_removal
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import SagaView
@@ -32,6 +32,7 @@ from tests.support.driving import (
     story,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 EVENTS_OF_A_CREATE = [
     "saga.started",

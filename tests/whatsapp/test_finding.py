@@ -239,7 +239,7 @@ async def begun(pool: Pool, name: str, **columns: Any) -> uuid.UUID:
     await pool.execute(
         "INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id, "
         "command_hash, correlation_id, next_sequence, organization_id, instance_name) VALUES "
-        "($1, 'create-integration', 1, $2, $1::text, $3, 'h', 'c', 1, $4, $5)",
+        "($1::uuid, 'create-integration', 1, $2, $1::uuid::text, $3, 'h', 'c', 1, $4, $5)",
         id_,
         row["status"],
         row["command_id"],

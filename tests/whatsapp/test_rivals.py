@@ -20,7 +20,7 @@ import evosaga.orchestrator.commands.accept
 from evosaga.events import streams
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool, open_pool
-from evosaga.orchestrator.app import Worker, running_worker
+from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.commands.results import Accepted, Conflict
 from evosaga.orchestrator.config.settings import Settings
@@ -40,6 +40,7 @@ from tests.support.driving import (
     story,
 )
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 CATALOGUE = discover()
 
@@ -301,7 +302,8 @@ async def test_a_create_right_after_the_queue_is_empty_is_not_caught_by_it(
 async def test_a_delete_that_has_waited_keeps_creates_out_until_it_is_over(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
-    evolution.arm("429", operation="create", times=None, retry_after=0.1)
+    # Long enough that the delete stops it before it is tried again, with nothing sent.
+    evolution.arm("429", operation="create", times=None, retry_after=2)
     made = create(instance_name="the-name")
     await publish(redis, made)
     await publish(redis, gone := delete("the-name"))

@@ -26,7 +26,7 @@ def pytest_in(package: Path, *words: str) -> tuple[int, str]:
 
 
 def test_the_starter_passes_its_own_tests_and_its_mistakes_are_caught(package: Path) -> None:
-    code, said = pytest_in(package, "--evosaga-mutate", "-v")
+    code, said = pytest_in(package, "--evosaga-mutate", "-vv")
     assert code == 0, said
     assert "FakeHotel[1 faults] PASSED" in said
     assert "FakeHotel[mistakes] PASSED" in said
