@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from evosaga.events.alerts import Condition, observe
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.dependencies import AppContext
+from evosaga.orchestrator.api.metrics import HttpMetrics, exposition
 from evosaga.orchestrator.api.server import parts_with_worker
 from evosaga.orchestrator.config.settings import Settings, SettingsError
 from evosaga.orchestrator.queries import metrics
@@ -133,3 +134,11 @@ def test_a_worker_that_serves_no_metrics_imports_no_library_for_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_without_whatsapp_nothing_of_it_is_counted(settings: Settings) -> None:
+    own = {"app": "tests.api.tables_domain:DOMAIN", "whatsapp": False, "metrics_port": None}
+    async with parts_with_worker(settings.model_copy(update=own)) as parts:
+        told = (await exposition(parts, HttpMetrics())).decode()
+    assert "evosaga_alerts_firing" in told
+    assert not re.search("integrations|evolution", told)
