@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
+from evosaga.events import alerts
 from evosaga.events.database import Connection
 from evosaga.events.model import SagaEvent, data_json
 
+PARKED: Final = "failed"
 StateT = TypeVar("StateT")
 """What a history amounts to for the appender; it is handed back as it came, and never stored."""
 
@@ -101,10 +103,13 @@ async def write(
     if not planned:
         return {}
     moved = await connection.fetch(_APPEND, *_rows(planned, plans), *_events(planned, plans))
-    written = ((plans[row["saga_id"]], row) for row in moved)
-    return {
-        row["saga_id"]: Appended(w.events, row["updated_at"], w.row, w.state) for w, row in written
-    }
+    appended = {}
+    for row in moved:
+        w = plans[row["saga_id"]]
+        appended[row["saga_id"]] = Appended(w.events, row["updated_at"], w.row, w.state)
+    if failed := [id_ for id_ in appended if plans[id_].row.status == PARKED]:
+        await alerts.parked(connection, failed)
+    return appended
 
 
 async def _run_joins(

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from evosaga.events import trace_context
 from evosaga.events.database import Pool
 from evosaga.events.model import KINDS, Recorded, public_data
 
@@ -40,13 +41,19 @@ class Batch:
     last: int
 
 
-async def read_batch(pool: Pool, after: int, limit: int) -> Batch | None:
-    """At most ``limit`` events above a position; None when there are none."""
-    rows = await pool.fetch(_READ, after, limit, _KNOWN, _PRIVATE)
+async def read_batch(pool: Pool, after: int, limit: int, *, traced: bool = False) -> Batch | None:
+    """At most ``limit`` events above a position; None when there are none.
+
+    ``traced``: with the ``traceparent`` of their saga, for which its beginning is read as well.
+    """
+    rows = await pool.fetch(_READ_TRACED if traced else _READ, after, limit, _KNOWN, _PRIVATE)
     if not rows:
         return None
     return Batch(
-        [_told(row, row, row["type"], row["public"]) for row in rows],
+        [
+            _told(row, row, row["type"], row["public"], _trace(row) if traced else "")
+            for row in rows
+        ],
         [_follow_up(row) for row in rows if row["follow_up"]],
         rows[-1]["position"],
     )
@@ -66,8 +73,14 @@ def cloud_event(saga: Mapping[str, Any], recorded: Recorded) -> bytes:
 _Columns = Mapping[str, Any] | asyncpg.Record
 
 
-def _told(place: _Columns, saga: _Columns, type_: str, public: str) -> bytes:
-    """The CloudEvents envelope around data that is JSON text."""
+def _trace(row: asyncpg.Record) -> str:
+    """The attribute of CloudEvents' extension for tracing."""
+    place = trace_context.of_saga(row["saga_id"], trace_context.valid(row["traceparent"]))
+    return f',"traceparent":"{place}"'
+
+
+def _told(place: _Columns, saga: _Columns, type_: str, public: str, more: str = "") -> bytes:
+    """The CloudEvents envelope around data that is JSON text. ``more``: further attributes."""
     subject = str(place["saga_id"])
     correlation, causation = place["correlation_id"], place["causation_id"]
     if type_ not in _NAMING:
@@ -81,7 +94,7 @@ def _told(place: _Columns, saga: _Columns, type_: str, public: str) -> bytes:
         f'{{"specversion":"1.0","id":"{subject}:{place["sequence"]}","source":"/evosaga",'
         f'"type":{_word(type_)},"subject":"{subject}","time":"{place["time"]}",'
         '"datacontenttype":"application/json",'
-        f'"correlationid":{story}{caused},"data":{public}}}'
+        f'"correlationid":{story}{caused}{more},"data":{public}}}'
     ).encode()
 
 
@@ -111,3 +124,8 @@ SELECT e.position, e.saga_id, e.sequence, e.correlation_id, e.causation_id, e.ty
 FROM evosaga.saga_events AS e JOIN evosaga.sagas AS s USING (saga_id)
 WHERE e.position > $1 ORDER BY e.position LIMIT $2
 """
+_READ_TRACED: Final = _READ.replace(
+    "SELECT e.position,", "SELECT born.facts ->> 'traceparent' AS traceparent, e.position,"
+).replace(
+    "USING (saga_id)", "USING (saga_id) LEFT JOIN evosaga.saga_starts AS born USING (saga_id)"
+)

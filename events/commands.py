@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from evosaga.events import trace_context
+
 STEERING: Final = frozenset({"saga.replay", "saga.cancel"})
 """The commands about an existing saga."""
 LARGEST: Final = 64 * 1024
@@ -62,6 +64,8 @@ class Command:
     """The command is refused after this time; has a time zone."""
     organization_id: UUID | None = None
     """The organization whose key gave the id: the id is unique within that organization only."""
+    traceparent: str | None = None
+    """The span that caused it, as W3C Trace Context has it; None where there is none to be read."""
     follow_up: bool = False
     """Whether an event of the log caused it: such ids have a namespace of their own."""
 
@@ -127,6 +131,7 @@ def read_command(raw: bytes) -> Command:
         correlation_id=_text(body, "correlationid") if "correlationid" in body else None,
         causation_id=_text(body, "causationid") if "causationid" in body else None,
         expires_at=_moment(body, "expirytime") if "expirytime" in body else None,
+        traceparent=trace_context.valid(body.get("traceparent")),
     )
 
 

@@ -27,7 +27,7 @@ import asyncpg
 import structlog
 from pydantic import ValidationError
 
-from evosaga.events.append import Append, Appended, StateT, write
+from evosaga.events.append import PARKED, Append, Appended, StateT, write
 from evosaga.events.database import TRANSIENT, Connection, Pool
 from evosaga.events.model import Recorded, data_json, event_from
 from evosaga.events.statuses import ACTIVE_STATUSES
@@ -211,7 +211,7 @@ async def _write(
     connection: Connection, batch: Sequence[Append[Any]], doubtful: bool
 ) -> dict[UUID, Appended[Any] | Exception]:
     """One transaction for all of ``batch``; the result of each."""
-    if any(append.join for append in batch):
+    if any(append.join or append.row.status == PARKED for append in batch):
         async with connection.transaction():
             written = await write(connection, batch)
     else:

@@ -55,12 +55,20 @@ class Relay:
     """One candidate for leadership; run one in every worker."""
 
     def __init__(
-        self, pool: Pool, redis: Redis, me: str, on_rewind: OnRewind = nothing_else
+        self,
+        pool: Pool,
+        redis: Redis,
+        me: str,
+        on_rewind: OnRewind = nothing_else,
+        *,
+        traced: bool = False,
     ) -> None:
+        """``traced``: events are published with the ``traceparent`` of their saga."""
         self._pool = pool
         self._redis = redis
         self._me = me
         self._on_rewind = on_rewind
+        self._traced = traced
         self._nudge = asyncio.Event()
         self._leads = False
 
@@ -111,7 +119,7 @@ class Relay:
                 return True
         if cursor >= newest:
             return False
-        batch = await read_batch(self._pool, cursor, _BATCH)
+        batch = await read_batch(self._pool, cursor, _BATCH, traced=self._traced)
         if batch is None:
             return False
         await syncpoints.reach("rel.read")

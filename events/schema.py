@@ -251,6 +251,67 @@ chores = Table(
     schema="evosaga",
 )
 
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text),
+    Column("severity", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("cure", Text, nullable=False, server_default=""),
+    Column("count", BigInteger, nullable=False, server_default=text("1")),
+    Column("data", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("of_process", Boolean, nullable=False, server_default=text("false")),
+    _timestamp("opened_at"),
+    _timestamp("seen_at"),
+    Column("fires_at", DateTime(timezone=True), nullable=False),
+    _timestamp("announced_at", nullable=True),
+    Column("announced_count", BigInteger),
+    _timestamp("resolved_at", nullable=True),
+    _timestamp("resolution_announced_at", nullable=True),
+    schema="evosaga",
+)
+Index(
+    "one_open_alert_a_key", alerts.c.key, unique=True, postgresql_where=text("resolved_at IS NULL")
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("receiver", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("alert_id", BigInteger),
+    _timestamp("created_at"),
+    _timestamp("next_at"),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("error", Text),
+    _timestamp("delivered_at", nullable=True),
+    _timestamp("gave_up_at", nullable=True),
+    schema="evosaga",
+)
+Index("one_delivery_a_message", deliveries.c.receiver, deliveries.c.message_id, unique=True)
+Index(
+    "deliveries_due",
+    deliveries.c.receiver,
+    deliveries.c.next_at,
+    postgresql_where=text("delivered_at IS NULL AND gave_up_at IS NULL"),
+)
+
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("last_event", Text, nullable=False),
+    _timestamp("delivered_at", nullable=True),
+    _timestamp("updated_at"),
+    schema="evosaga",
+)
+
 integrations = Table(
     "integrations",
     metadata,

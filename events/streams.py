@@ -4,6 +4,7 @@ Only ``letters``, ``note`` and ``trimming`` know their commands beside it.
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -185,6 +186,28 @@ async def backlog(redis: "Redis") -> Backlog | None:
                 dead=await redis.xlen(DEAD_COMMANDS),
             )
     return None
+
+
+async def oldest_waiting(redis: "Redis") -> float | None:
+    """Age in seconds of the oldest command that is unread or being accepted; None: there is none.
+
+    By this machine's clock, beside Redis's, which gave the command its id.
+    """
+    found = [
+        group for group in await redis.xinfo_groups(COMMANDS) if as_text(group["name"]) == GROUP
+    ]
+    if not found:
+        return None
+    last = as_text(found[0]["last-delivered-id"])
+    unread: Any = await redis.xrange(COMMANDS, min=f"({last}", count=1)
+    ids = [as_text(unread[0][0])] if unread else []
+    if found[0]["pending"]:
+        summary: Any = await redis.xpending(COMMANDS, GROUP)
+        ids += [as_text(summary["min"])] if summary["min"] else []
+    if not ids:
+        return None
+    oldest = min(int(id_.partition("-")[0]) for id_ in ids)
+    return max(0.0, time.time() - oldest / 1000)
 
 
 async def drop_idle_consumers(redis: "Redis", idle_seconds: float) -> None:

@@ -111,7 +111,10 @@ BEGIN
     END IF;
 
     -- What Evolution goes on showing is recognised by its hash.
-    IF theirs IS NULL THEN RETURN; END IF;
+    IF theirs IS NULL
+        OR to_regclass('healthcare.one_enabled_integration_an_organization') IS NULL THEN
+        RETURN;  -- somebody else's, where WhatsApp is not run
+    END IF;
     UPDATE healthcare.integrations SET webhook_token = 'sha256:' || translate(rtrim(encode(
         sha256(convert_to(webhook_token, 'UTF8')), 'base64'), '='), '+/', '-_')
     WHERE type = 'whatsapp' AND provider = 'evolution' AND webhook_token <> ''

@@ -6,27 +6,41 @@ command handler or with a lease.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import structlog
 from redis.asyncio import Redis
 
-from evosaga.events.database import Pool, Queryable
+from evosaga.events.alerts import Condition
+from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.relay import OnRewind, nothing_else
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.resources import (
+    Resource,
+    ResourceUnavailable,
+    ServicesBySaga,
+    opened,
+)
 from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import Job
 from evosaga.sagas.definition import Saga
 from evosaga.sagas.explainer import PLAIN, Explainer
 from evosaga.sagas.registry import SagaRegistry, merged, registry_of
 
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+_logger = structlog.get_logger("evosaga.domain")
 ServicesT = TypeVar("ServicesT")
+ToldT = TypeVar("ToldT")
 
 
 def _plain(_services: object) -> Explainer:
@@ -41,6 +55,14 @@ def _no_parts(
     _: Pool, __: Redis, _services: object, _worker: str
 ) -> Mapping[str, Coroutine[Any, Any, None]]:
     return {}
+
+
+async def _no_conditions(_: Pool) -> Sequence[Condition]:
+    return ()
+
+
+def _nothing_own(_services: object) -> tuple[()]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +80,10 @@ class Domain(Generic[ServicesT]):
     ``on_rewind``: publishes its own events once more when Redis has lost what it was told.
     ``explain``: what it has to say of its sagas, for ``why`` and for timelines.
     ``jobs``: what is done now and then, by one worker at a time.
+    ``conditions``: what Postgres knows to be wrong with what it is about, for alerts; asked by one
+    process every few seconds.
+    ``own_conditions``: what one process sees in its own services.
+    ``metrics``: of its services in one process, for Prometheus.
     ``parts``: what runs in every worker beside its engine, by name; none of them ever ends.
 
     What older releases stored is no part of it, since histories are read without a domain too: the
@@ -76,6 +102,9 @@ class Domain(Generic[ServicesT]):
     parts: Callable[[Pool, Redis, ServicesT, str], Mapping[str, Coroutine[Any, Any, None]]] = (
         _no_parts
     )
+    metrics: "Callable[[ServicesT], Sequence[Metric]]" = _nothing_own
+    conditions: Callable[[Pool], Awaitable[Sequence[Condition]]] = _no_conditions
+    own_conditions: Callable[[ServicesT], Sequence[Condition]] = _nothing_own
     name: str = "domain"
     package: str = "evosaga"
     essential: bool = False
@@ -144,3 +173,65 @@ class Domains:
             if any(saga == name for name, _ in one.sagas.versions):
                 return one
         return None
+
+    async def conditions(self, pool: Pool) -> tuple[list[Condition], bool]:
+        """What each finds wrong, and whether all could be asked.
+
+        Raises ``TRANSIENT``; any other failure of one domain hides no other's trouble.
+        """
+        found: list[Condition] = []
+        whole = True
+        for one in self.each:
+            try:
+                found += await one.conditions(pool)
+            except TRANSIENT:
+                raise
+            except Exception as error:
+                whole = False
+                _failed("conditions", one, error)
+        return found, whole
+
+    def of_open(
+        self,
+        services: ServicesBySaga,
+        told: "Callable[[Domain[Any]], Callable[[Any], Sequence[ToldT]]]",
+    ) -> "list[ToldT]":
+        """What each tells of its services in this process, if they are open."""
+        found: list[ToldT] = []
+        for one in self.each:
+            try:
+                name = next(name for name, _ in one.sagas.versions)
+                found += told(one)(services.of(name))
+            except (ResourceUnavailable, StopIteration):
+                continue
+            except Exception as error:
+                _failed("metrics or conditions", one, error)
+        return found
+
+
+def _failed(what: str, one: Domain[Any], error: Exception) -> None:
+    _logger.error("a domain's own failed", what=what, domain=one.name, error=type(error).__name__)
+
+
+@contextlib.asynccontextmanager
+async def open_domains(
+    domains: Domains, settings: Settings, pool: Pool, redis: Redis, lease: Lease | None
+) -> AsyncIterator[tuple[list[Resource[Any]], ServicesBySaga]]:
+    """Each domain's services, in order, and all of them by saga.
+
+    Raises what an essential one raises; another that can't be opened is tried again meanwhile.
+    """
+    resources = []
+    for one in domains.each:
+        open_services = partial(one.open_services, settings, pool, redis, lease)
+        resources.append(Resource(one.package, open_services))
+    by_saga = {
+        name: resource
+        for one, resource in zip(domains.each, resources, strict=True)
+        for name, _ in one.sagas.versions
+    }
+    async with opened(resources):
+        for one, resource in zip(domains.each, resources, strict=True):
+            if one.essential and resource.error is not None:
+                raise resource.error
+        yield resources, ServicesBySaga(by_saga)

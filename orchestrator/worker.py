@@ -21,15 +21,18 @@ from evosaga.events.relay import Relay
 from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
-from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.domain import Domain, Domains, ServicesT
+from evosaga.orchestrator.config.settings import Settings, SettingsError
+from evosaga.orchestrator.domain import Domain, Domains, ServicesT, open_domains
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
-from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga, opened
-from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga
+from evosaga.orchestrator.maintenance import redis_owner, tracing
+from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
+from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
+from evosaga.orchestrator.queries import conditions
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
@@ -54,6 +57,7 @@ class Worker(Generic[ServicesT]):
     all_services: ServicesBySaga
     pool: Pool
     redis: Redis
+    lease: Lease
     failed: asyncio.Future[None]
     """Fails when a part ends that never should."""
 
@@ -95,21 +99,16 @@ async def running_worker(
     Raises what an essential domain raises while it is opened.
     """
     domains = Domains.of(domain, *others)
-    known = domains.sagas
+    known, traced = domains.sagas, tracing.configured()
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(stores(settings))
-        lease = Lease(
-            pool,
-            name,
-            ttl=settings.lease_seconds,
-            beat=settings.lease_seconds / 5,
-            knows=announced(known),
-        )
+        ttl = settings.lease_seconds
+        lease = Lease(pool, name, ttl=ttl, beat=ttl / 5, knows=announced(known))
         resources, services = await stack.enter_async_context(
             open_domains(domains, settings, pool, redis, lease)
         )
-        relay = Relay(pool, redis, name, domains.on_rewind)
+        relay = Relay(pool, redis, name, domains.on_rewind, traced=traced)
         log = EventLog(pool, relay.nudge)
         engine = Engine(known, log, services, lease, capacity=settings.capacity)
         assert settings.redis_url is not None
@@ -134,39 +133,19 @@ async def running_worker(
                 pool, name, settings.rejected_keep, settings.rejected_most
             ).run(),
             **of_domains.parts(domains, resources),
+            **alerting(settings, domains, services, pool, redis, name),
         )
+        first: Resource[ServicesT] = resources[0]
+        own = (name, engine, reader, relay, log, first, services, pool, redis, lease, failed)
+        worker = Worker(*own)
         try:
+            await stack.enter_async_context(_metrics(settings, domains, worker))
             await reader.start()
             _logger.info("worker is up", worker=name)
-            first: Resource[ServicesT] = resources[0]
-            yield Worker(name, engine, reader, relay, log, first, services, pool, redis, failed)
+            yield worker
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
-
-
-@contextlib.asynccontextmanager
-async def open_domains(
-    domains: Domains, settings: Settings, pool: Pool, redis: Redis, lease: Lease | None
-) -> AsyncIterator[tuple[list[Resource[Any]], ServicesBySaga]]:
-    """Each domain's services, in order, and all of them by saga.
-
-    Raises what an essential one raises; another that can't be opened is tried again meanwhile.
-    """
-    resources = []
-    for one in domains.each:
-        open_services = partial(one.open_services, settings, pool, redis, lease)
-        resources.append(Resource(one.package, open_services))
-    by_saga = {
-        name: resource
-        for one, resource in zip(domains.each, resources, strict=True)
-        for name, _ in one.sagas.versions
-    }
-    async with opened(resources):
-        for one, resource in zip(domains.each, resources, strict=True):
-            if one.essential and resource.error is not None:
-                raise resource.error
-        yield resources, ServicesBySaga(by_saga)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +187,63 @@ class _Beside:
 
 async def _nothing(_services: object) -> None:
     pass
+
+
+@contextlib.asynccontextmanager
+async def _metrics(
+    settings: Settings, domains: Domains, worker: Worker[ServicesT]
+) -> AsyncIterator[None]:
+    """Serve metrics where a port is set for them. Raises ``SettingsError`` when it can't be had."""
+    if settings.metrics_port is None:
+        yield
+        return
+    # Only here, since a worker without it should not pay for the libraries.
+    from evosaga.orchestrator.maintenance import metrics_server
+    from evosaga.orchestrator.queries import metrics
+
+    async def render() -> bytes:
+        stored = [*await metrics.of_postgres(worker.pool), *await metrics.of_redis(worker.redis)]
+        own = metrics.of_worker(worker.engine, worker.lease, worker.reader.healthy)
+        served = domains.of_open(worker.all_services, lambda one: one.metrics)
+        return metrics.text([*stored, *metrics.of_pool(worker.pool), *own, *served])
+
+    try:
+        listener = metrics_server.bind(settings.host, settings.metrics_port)
+    except OSError as error:
+        said = f"can't listen on {settings.host}, port {settings.metrics_port}"
+        raise SettingsError(f"EVOSAGA_METRICS_PORT: {said}: {error.strerror or error}") from None
+    async with metrics_server.serving(listener, render, metrics.CONTENT_TYPE):
+        yield
+
+
+def alerting(
+    settings: Settings,
+    domains: Domains,
+    services: ServicesBySaga,
+    pool: Pool,
+    redis: Redis,
+    name: str,
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What finds and tells alerts, and sends traces, in a process without a worker as well:
+    alerts must outlive all of them.
+    """
+
+    async def look() -> Seen:
+        found = await conditions.of_postgres(pool)
+        own, whole = await domains.conditions(pool)
+        streamed, unseen = await conditions.of_redis(redis)
+        return Seen([*found, *own, *streamed], unseen, whole)
+
+    monitor = AlertMonitor(
+        pool, name, look, lambda: domains.of_open(services, lambda one: one.own_conditions)
+    )
+    dispatcher = Dispatcher(pool, redis, name, Posting.of(settings))
+    parts = {"alerts": monitor.run(), "deliveries": dispatcher.run()}
+    if tracing.configured():
+        from evosaga.orchestrator.maintenance.tracing.follower import TraceFollower
+
+        parts["traces"] = TraceFollower(pool, redis, name).run()
+    return parts
 
 
 def start_parts(

@@ -7,6 +7,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from evosaga.orchestrator.api import (
+    alerts,
     asyncapi,
     commands,
     docs_page,
@@ -45,6 +46,7 @@ _TOPICS: Final = (
     webhooks,
     ops,
     upkeep,
+    alerts,
     asyncapi,
     docs_page,
 )

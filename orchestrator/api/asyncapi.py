@@ -176,6 +176,7 @@ def _cloud_event(name: str, data: dict[str, Any], id_: str, subject: str) -> dic
             "datacontenttype": {"const": "application/json"},
             "correlationid": text,
             "causationid": text,
+            "traceparent": text | {"description": "where traces are made: its saga's span"},
             "data": data,
         },
     }

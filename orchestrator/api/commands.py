@@ -35,6 +35,7 @@ SCHEMA: Final[dict[str, Any]] = {
         "specversion": {"const": "1.0"},
         "correlationid": {"type": "string", "minLength": 1, "maxLength": 200},
         "causationid": {"type": "string", "minLength": 1, "maxLength": 200},
+        "traceparent": {"description": "W3C Trace Context; what is none is left out"},
     },
 }
 EXAMPLE: Final[dict[str, Any]] = {

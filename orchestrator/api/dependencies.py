@@ -18,6 +18,7 @@ from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.domain import Domains
 from evosaga.orchestrator.engine.engine import Engine
+from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.resources import ResourceUnavailable, ServicesBySaga
 from evosaga.orchestrator.queries import attention
 from evosaga.orchestrator.whatsapp.attention import Situation, situation
@@ -30,7 +31,10 @@ from evosaga.sagas.whatsapp.services import Services
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """``engine``, ``reader`` and ``failed`` are set when a worker runs in this process."""
+    """``engine``, ``reader`` and ``lease`` are set when a worker runs in this process.
+
+    ``failed`` fails when a part of it ends unexpectedly.
+    """
 
     settings: Settings
     pool: Pool
@@ -43,7 +47,7 @@ class AppContext:
     engine: Engine | None = None
     reader: CommandConsumer | None = None
     failed: asyncio.Future[None] | None = None
-    """Fails when a part of the worker ends unexpectedly."""
+    lease: Lease | None = None
     domains: Domains | None = None
     """None: WhatsApp alone."""
 

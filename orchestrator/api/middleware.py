@@ -18,6 +18,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
+from evosaga.events import trace_context
 from evosaga.orchestrator.api.problems import Draw, Problem, answer, from_exception
 from evosaga.orchestrator.engine.transient_errors import is_transient
 
@@ -126,6 +127,8 @@ class GuardMiddleware:
         method = scope["method"]
         if method == "HEAD":  # the same as GET, without the body (RFC 9110, 9.3.2)
             scope, send = {**scope, "method": "GET"}, _without_body(send)
+        given = Headers(scope=scope).get("traceparent")
+        trace_context.incoming.set(trace_context.valid(given))
         correlation_id, began = str(uuid7()), time.monotonic()
         begun, status = False, 0
 

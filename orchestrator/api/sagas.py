@@ -25,6 +25,7 @@ from evosaga.orchestrator.api.submission import (
     submit,
 )
 from evosaga.orchestrator.commands.replay import plan_of
+from evosaga.orchestrator.config.receivers import runbook_of
 from evosaga.orchestrator.queries.sagas import Filter, SagaView, find_saga, history, list_sagas
 from evosaga.orchestrator.queries.why import why_of
 
@@ -161,7 +162,8 @@ async def why(saga_id: str, who: CurrentCaller, here: Context) -> schemas.WhySha
     """What it waits for, or what went wrong, and what can be done about it."""
     view = await find(here, who, saga_id)
     told = await why_of(here.pool, here.registry, view, here.explain(view.saga))
-    return schemas.WhyShape.model_validate(told.as_dict() | {"saga_id": view.saga_id})
+    more = {"saga_id": view.saga_id, "runbook": runbook_of(here.settings, view.code)}
+    return schemas.WhyShape.model_validate(told.as_dict() | more)
 
 
 @router.get(

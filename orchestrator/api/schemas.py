@@ -245,6 +245,7 @@ class WhyShape(_Shape):
     )
     cure: str | None
     in_flight: bool = Field(description="an attempt is out right now")
+    runbook: str | None = Field(description="where the paragraph of its reason is")
 
 
 class Reason(BaseModel):

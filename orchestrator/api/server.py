@@ -18,9 +18,9 @@ from evosaga.orchestrator.api.connection_limits import connections_of, rate_limi
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings, split_secrets
-from evosaga.orchestrator.domain import Domains
+from evosaga.orchestrator.domain import Domains, open_domains
 from evosaga.orchestrator.engine.resources import Resource
-from evosaga.orchestrator.maintenance import redis_owner
+from evosaga.orchestrator.maintenance import redis_owner, tracing
 from evosaga.sagas import registry
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
@@ -108,15 +108,18 @@ async def listening(
 async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts except a worker: commands accepted here are carried out by workers elsewhere."""
     domains = app.domains_of(settings)
+    tracing.configured()  # so that an extra that is missing is said before anything starts
     async with contextlib.AsyncExitStack() as stack:
         pool, redis = await stack.enter_async_context(worker.stores(settings))
         resources, services = await stack.enter_async_context(
-            worker.open_domains(domains, settings, pool, redis, None)
+            open_domains(domains, settings, pool, redis, None)
         )
         log = EventLog(pool)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owner = redis_owner.watch(redis, await redis_owner.identity(pool))
-        tasks = worker.start_parts(failed, log=log.run(), owner=owner)
+        name = worker.worker_name()
+        alerting = worker.alerting(settings, domains, services, pool, redis, name)
+        tasks = worker.start_parts(failed, log=log.run(), owner=owner, **alerting)
         try:
             gate = CommandHandler(pool, log, services, domains.sagas)
             whatsapp = _whatsapp(settings, domains, resources[0], redis)
@@ -152,6 +155,7 @@ async def parts_with_worker(
             engine,
             running.reader,
             running.failed,
+            running.lease,
             domains,
         )
 

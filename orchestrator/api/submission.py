@@ -14,6 +14,7 @@ from fastapi import Depends, Header, Query, Request
 from starlette.responses import JSONResponse
 from uuid_utils.compat import uuid7
 
+from evosaga.events import trace_context
 from evosaga.events.commands import BadCommand, Command, checked_text, read_json, saga_id_of
 from evosaga.events.database import Pool
 from evosaga.events.statuses import ACTIVE_STATUSES
@@ -119,6 +120,8 @@ async def submit(
     ):
         # By an older release, or from the stream: it keeps its id, and this is a repetition.
         command = replace(command, organization_id=None)
+    if command.traceparent is None:
+        command = replace(command, traceparent=trace_context.incoming.get())
     if who.organization_id is not None:
         await _own_name(here, who.organization_id, command)
     if organization_id is not None:

@@ -14,6 +14,7 @@ from evosaga.orchestrator.cli.doctor_environment import check_variables
 from evosaga.orchestrator.cli.doctor_evolution import check_evolution, check_stranded
 from evosaga.orchestrator.cli.doctor_instances import check_instances
 from evosaga.orchestrator.cli.doctor_postgres import check_database
+from evosaga.orchestrator.cli.doctor_receivers import check_receivers
 from evosaga.orchestrator.cli.doctor_redis import check_redis
 from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError, explained
@@ -137,6 +138,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
         if not app.has_whatsapp(settings):
             async for finding in _look_at_sagas(pool):
                 yield finding
+            async for finding in check_receivers(pool, settings):
+                yield finding
             return
         async for finding in check_database(pool):
             yield finding
@@ -145,6 +148,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
         async for finding in check_stranded(pool, list(servers_of(settings))):
             yield finding
         async for finding in check_secret_keys(pool, settings):
+            yield finding
+        async for finding in check_receivers(pool, settings):
             yield finding
 
 

@@ -53,7 +53,7 @@ async def _health(settings: Settings, fix: bool, out: Output) -> int:
         pool = await stack.enter_async_context(connections.postgres(settings))
         redis = await stack.enter_async_context(connections.own_redis(settings, pool))
         outside = await stack.enter_async_context(open_services(settings, pool, redis))
-        doctor = HealthMonitor(pool, outside, settings.alert_after)
+        doctor = HealthMonitor(pool, outside, settings.alert_after, settings.alert_url is not None)
         try:
             if fix:
                 done = await run_once(doctor, eager=True)

@@ -238,6 +238,14 @@ VERBS: Final = (
         needs=(*SERVER, *_WORKER),
     ),
     Verb(
+        "alerts",
+        "Keep it true",
+        "cli.alerts:app",
+        "Show what is wrong now; `alerts test` tries the receivers, `alerts receivers` shows them.",
+        more="Alerts are told to EVOSAGA_ALERTS_URL and EVOSAGA_RECEIVERS by a worker or the API, "
+        "until they are taken; what is over is told as well.",
+    ),
+    Verb(
         "rebuild",
         "Keep it true",
         "cli.maintenance:rebuild",

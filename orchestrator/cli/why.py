@@ -25,21 +25,25 @@ def why(reference: params.Reference, /, *, out: params.Out) -> int:
 
 async def _why(settings: Settings, reference: str, out: Output) -> int:
     from evosaga.orchestrator import app
+    from evosaga.orchestrator.config.receivers import runbook_of
     from evosaga.orchestrator.queries.why import why_of
     from evosaga.orchestrator.whatsapp.explain import explainer
 
     async with connections.postgres(settings) as pool:
         view = await find(pool, reference)
         answer = await why_of(pool, app.registry(), view, explainer())
-    return tell(view, answer, out)
+    return tell(view, answer, out, runbook_of(settings, view.code))
 
 
-def tell(view: SagaView, answer: Diagnosis, out: Output) -> int:
-    """Say why the saga is where it is; the exit code."""
+def tell(view: SagaView, answer: Diagnosis, out: Output, runbook: str | None) -> int:
+    """Say why the saga is where it is, and where more is said of its code; the exit code."""
     if out.json:
-        out.data({"saga_id": view.saga_id, "status": view.status, **answer.as_dict()})
-    else:
-        _tell(answer, out)
+        told = {"saga_id": view.saga_id, "status": view.status, **answer.as_dict()}
+        out.data(told | {"runbook": runbook})
+        return DONE
+    _tell(answer, out)
+    if runbook is not None:
+        out.wrapped(f"More on {view.code}: {runbook}", indent=2)
     return DONE
 
 

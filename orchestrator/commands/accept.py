@@ -19,7 +19,7 @@ import asyncpg
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from evosaga.events import syncpoints
+from evosaga.events import syncpoints, trace_context
 from evosaga.events.append import Append, write
 from evosaga.events.commands import STEERING, BadCommand, Command
 from evosaga.events.database import Connection, Pool
@@ -219,6 +219,10 @@ def _first_commit(
     return append
 
 
+def _with_trace(facts: Mapping[str, Any], traceparent: str | None) -> Mapping[str, Any]:
+    return facts if traceparent is None else {**facts, trace_context.FACT: traceparent}
+
+
 def _beginning(request: Request, verdict: Admission | Refusal) -> SagaStarted | SagaRejected:
     about: dict[str, Any] = {
         "saga": request.saga.name,
@@ -241,7 +245,7 @@ def _beginning(request: Request, verdict: Admission | Refusal) -> SagaStarted | 
     follow = verdict.follow_up
     return SagaStarted(
         **about,
-        facts=verdict.facts,
+        facts=_with_trace(verdict.facts, request.command.traceparent),
         deadline_seconds=verdict.deadline_seconds,
         behind=verdict.behind,
         follow_up=FollowUp(type=follow.type, data=dict(follow.data)) if follow else None,

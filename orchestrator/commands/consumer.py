@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import background, dead_letters, streams, syncpoints
+from evosaga.events import alerts, background, dead_letters, streams, syncpoints
 from evosaga.events.commands import BadCommand
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_clients import prefix_of
@@ -184,3 +184,12 @@ class CommandConsumer:
         )
         for message, refusal in bad:
             _logger.warning("dead letter", message=message.id.decode(), code=refusal.code)
+        try:
+            await alerts.open_now(self._handler.pool, [_alert(bad[-1][1])])
+        except Exception as trouble:  # they are found on their stream as well, if later
+            _logger.warning("alerts_retrying", reason=type(trouble).__name__)
+
+
+def _alert(refusal: BadCommand) -> alerts.Condition:
+    said = f"a command could not be obeyed: {refusal.code}"
+    return alerts.Condition("dead_letters", "dead_letters", said, reason=refusal.code)

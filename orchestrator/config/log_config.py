@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 
+from evosaga.orchestrator.config.receivers import receivers_of
+
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
@@ -108,8 +110,11 @@ def _secrets(settings: Settings) -> list[str]:
     if settings.evolution_api_key:
         found.append(settings.evolution_api_key.get_secret_value())
     found += [server.api_key.get_secret_value() for server in settings.evolution_servers.values()]
-    if settings.alert_url:
-        found.append(settings.alert_url.get_secret_value())
+    for receiver in receivers_of(settings).values():
+        secrets = (receiver.url, receiver.secret, receiver.routing_key)
+        found += [secret.get_secret_value() for secret in secrets if secret]
+        if receiver.secret:
+            found += [part.strip() for part in receiver.secret.get_secret_value().split(",")]
     if settings.secret_key:
         found += [part.strip() for part in settings.secret_key.get_secret_value().split(",")]
     for url in (settings.database_url, settings.redis_url, settings.evolution_url):

@@ -30,6 +30,13 @@ from evosaga.orchestrator.config.evolution_servers import (
     refuse_twins,
 )
 from evosaga.orchestrator.config.legacy_names import PLACEHOLDERS_ANYWHERE, compiled
+from evosaga.orchestrator.config.receivers import (
+    Format,
+    Receiver,
+    check_secret,
+    check_url,
+    read_receivers,
+)
 
 _REDIS: Final = ("redis", "rediss", "unix")
 _HTTP: Final = ("http", "https")
@@ -110,7 +117,22 @@ class Settings(BaseSettings):
     alert_after: float = Field(900.0, ge=0)
     """Seconds that an integration may be disconnected before somebody is told; 0: never told."""
     alert_url: SecretStr | None = None
-    """Where alerts are posted. Such URLs often are a secret themselves."""
+    """Where it is posted. Such URLs often are a secret themselves."""
+    alerts_url: SecretStr | None = None
+    """Where alerts of all kinds are posted."""
+    alerts_format: Format = "json"
+    alerts_secret: SecretStr | None = None
+    """Signs what is sent there, ``whsec_…``; without it a key is derived from ``secret_key``."""
+    alerts_routing_key: SecretStr | None = Field(None, validate_default=True)
+    """PagerDuty's; then ``alerts_url`` is not needed."""
+    receivers: Annotated[Mapping[str, Receiver], NoDecode] = Field(default_factory=dict)
+    """Further receivers of alerts and of events, by name."""
+    receivers_private: bool = False
+    """Whether a receiver may have a private address, this machine's included."""
+    runbook_url: str = Field("docs/monitoring/runbook.md", pattern=r"^[!-~]{1,400}$")
+    """Where alerts and ``why`` say that the runbook is; a paragraph's name is put behind ``#``."""
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """Where a worker serves ``/metrics``, on ``host``; None: nowhere."""
     host: str = "127.0.0.1"
     """Where the HTTP API listens; 0.0.0.0 is for containers and whoever has a proxy in front."""
     port: int = Field(8080, ge=0, le=65535)
@@ -178,6 +200,31 @@ class Settings(BaseSettings):
     def _posted_to(cls, value: SecretStr | None) -> SecretStr | None:
         url = _url(value.get_secret_value(), _HTTP) if value else None
         return SecretStr(url) if url else None
+
+    @field_validator("alerts_url", "alerts_secret", "alerts_routing_key")
+    @classmethod
+    def _receiver(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None or not value.get_secret_value().strip():
+            return None
+        checks = {"alerts_url": check_url, "alerts_secret": check_secret}
+        return checks.get(info.field_name or "", lambda same: same)(value)
+
+    @field_validator("receivers", mode="before")
+    @classmethod
+    def _receivers(cls, value: Any) -> Any:
+        return read_receivers(value)
+
+    @field_validator("metrics_port", mode="before")
+    @classmethod
+    def _no_port(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator("alerts_routing_key")
+    @classmethod
+    def _complete(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None and info.data.get("alerts_format") == "pagerduty":
+            raise ValueError("is not set, and EVOSAGA_ALERTS_FORMAT is pagerduty")
+        return value
 
     @field_validator("evolution_api_key", "api_keys")
     @classmethod

@@ -39,6 +39,7 @@ from evosaga.orchestrator.engine.execution import execute, from_exception, outco
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
 from evosaga.orchestrator.engine.left_to_others import LeftToOthers
+from evosaga.orchestrator.engine.measures import Measures
 from evosaga.orchestrator.engine.parking import tell_parked
 from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import hold_of, interrupted
@@ -77,6 +78,7 @@ class SagaDriver:
         self._quarantine = quarantine
         self._others = others
         self._longest_wait = longest_wait
+        self.measures = Measures()
 
     async def drive(self, live: SagaInstance, lost_attempt: bool) -> None:
         """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
@@ -170,7 +172,10 @@ class SagaDriver:
                     self._others.note(live.saga_id)
                 raised = error
                 continue
-            live.apply(appended, time.monotonic())
+            now = time.monotonic()
+            took, age = now - live.last_at, now - live.started_at
+            self.measures.note(live.saga.name, appended.events, took, age)
+            live.apply(appended, now)
             if any(type(event) in _PROGRESS_EVENTS for event in appended.events):
                 self._quarantine.forget(live.saga_id)
             tell_parked(live, appended.events)

@@ -17,6 +17,7 @@ from evosaga.orchestrator.engine.execution import where
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.left_to_others import LeftToOthers
+from evosaga.orchestrator.engine.measures import Measures
 from evosaga.orchestrator.engine.overload import Concurrency
 from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, resume
@@ -57,6 +58,11 @@ class Engine:
     def worker(self) -> str:
         """The name under which this engine claims attempts."""
         return self._lease.worker
+
+    @property
+    def measures(self) -> Measures:
+        """How long its sagas and their attempts have taken."""
+        return self._driver.measures
 
     @property
     def driving(self) -> frozenset[UUID]:

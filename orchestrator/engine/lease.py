@@ -73,6 +73,11 @@ class Lease:
         if time.monotonic() >= self._valid_until or _bound_epoch.get() not in (None, self._epoch):
             raise LeaseLost(f"worker {self.worker} has not been seen for a while")
 
+    @property
+    def held(self) -> bool:
+        """Whether this worker may act right now."""
+        return time.monotonic() < self._valid_until
+
     async def regained(self) -> None:
         """Wait until this worker may act again."""
         while time.monotonic() >= self._valid_until:

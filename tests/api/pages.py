@@ -24,6 +24,7 @@ PAGES: Final = (
     "/ui/new-integration",
     "/ui/upkeep",
     "/ui/search?q=odonto",
+    "/ui/alerts",
     "/ui/definitions",
 )
 _ADDRESSES: Final = ("href", "src", "action", "formaction", "xlink:href", "hx-get", "hx-post")

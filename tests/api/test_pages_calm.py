@@ -7,7 +7,7 @@ import pytest
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.pages import home_queries
-from evosaga.orchestrator.api.pages.home import headline
+from evosaga.orchestrator.api.pages.home import headline, needs, of_alerts
 from evosaga.orchestrator.api.pages.home_queries import Server
 
 FINE = [Server("Postgres", "ok", ""), Server("Evolution", "warn", "")]
@@ -81,3 +81,15 @@ async def test_a_server_that_is_away_is_no_calm(pool: Pool) -> None:
         headline(await home_queries.activity(pool, None, ["watch-instance"]), FINE)
         == "No active sagas. No known problems."
     )
+
+
+def test_alerts_are_listed_once_and_not_beside_the_trouble_they_are_about() -> None:
+    known = {"parked": 2, "phones": 1, "overdue": 1, "breaker": 1, "disk_full": 1}
+    away = Server("Evolution berlin", "bad", "its breaker is open")
+    [listed] = of_alerts(known, [*FINE, away])
+    [_, need] = needs([away], [listed])
+    assert (need.said, need.href) == ("1 alert firing: disk_full", "/ui/alerts")
+    [listed] = of_alerts(known, FINE)
+    assert listed.said == "2 alerts firing: breaker, disk_full"
+    assert headline(None, [], [listed]).startswith("Postgres")
+    assert of_alerts({"parked": 2}, FINE) == []

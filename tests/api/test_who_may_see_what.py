@@ -66,7 +66,10 @@ SEARCHES: Final = {"GET /search"}
 STARTS: Final = {"POST /sagas"}
 """Asked by both in ``test_start``."""
 GIVES: Final = {"POST /integrations/evolution/create", "POST /commands"}
-OPERATORS: Final = {"GET /metrics", "GET /dead-letters", "GET /workers", "GET /jobs"}
+OPERATORS: Final = {
+    *("GET /metrics", "GET /dead-letters", "GET /workers", "GET /jobs"),
+    *("GET /alerts", "POST /alerts/test"),
+}
 
 
 database_url, redis, evolution, settings, parts, address_ = ONES
@@ -271,7 +274,7 @@ async def test_nobody_gives_our_own_commands_over_http_not_even_an_operator(
 async def test_numbers_over_everybody_are_for_operators(two: Two) -> None:
     async with client_with(two.where, OUR_KEY) as us:
         for route in OPERATORS:
-            answer = await us.get(route.split(" ")[1])
+            answer = await us.request(*route.split(" "))
             assert (answer.status_code, problem(answer)["code"]) == (403, "forbidden")
 
 

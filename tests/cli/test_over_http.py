@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from evosaga.events.alerts import Condition, observe
+from evosaga.events.database import open_pool
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, THEIRS, asked, client_with
@@ -57,8 +59,12 @@ def refused(ran: Ran, code: int, *words: str) -> None:
 
 
 async def test_what_is_read_over_http_is_what_is_read_from_the_databases(
-    laptop: Evosaga, direct: Evosaga, made: dict[str, Any]
+    laptop: Evosaga, direct: Evosaga, made: dict[str, Any], settings: Settings
 ) -> None:
+    assert settings.database_url is not None
+    async with await open_pool(settings.database_url) as pool:  # it is over, so it stays as it is
+        await observe(pool, [Condition("breaker/far", "breaker", "far is away")])
+        await pool.execute("UPDATE evosaga.alerts SET resolved_at = now(), announced_at = now()")
     saga, name = made["saga_id"], made["instance_name"]
     for words in (
         ("status", name),
@@ -67,6 +73,8 @@ async def test_what_is_read_over_http_is_what_is_read_from_the_databases(
         ("events", saga),
         ("replay", saga, "--plan"),
         ("letters",),
+        ("alerts", "--all"),
+        ("alerts", "receivers"),
     ):
         there, here = await asyncio.gather(laptop(*words, "--json"), direct(*words, "--json"))
         assert (there.code, there.err) == (here.code, ""), there.err
@@ -148,6 +156,7 @@ async def test_an_organizations_key_is_told_what_it_may_not(
 ) -> None:
     ours = laptop.having(api_key=OUR_KEY)
     refused(await ours("letters"), 2, "may not", "a key without an organization")
+    refused(await ours("alerts"), 2, "may not", "a key without an organization")
     refused(await ours("status", made["saga_id"]), 2, "is called", "evosaga list")
     stranger = creation(**{"organization-id": str(THEIRS)})
     refused(await ours(*stranger), 2, "may not", "its own organization")

@@ -9,6 +9,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from evosaga.orchestrator.api.pages import (
+    alerts,
     definitions,
     home,
     integration_list,
@@ -34,6 +35,7 @@ _TOPICS: Final = (
     search,
     letters,
     workers,
+    alerts,
     definitions,
     start,
     login,

@@ -1,7 +1,7 @@
 """The home page: what needs attention first, then current activity and its charts."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,6 +21,7 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Server
 from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
+from evosaga.orchestrator.maintenance.alerts.view import firing
 from evosaga.orchestrator.queries.attention import LATE, Problem, counted
 from evosaga.orchestrator.whatsapp.attention import Situation, problems
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
@@ -40,8 +41,16 @@ _PLACES: Final = {
     "workers": (f"{ROOT}/workers", "Workers"),
     "overdue": (f"{ROOT}/workers", "Workers"),
     "chores": (f"{ROOT}/upkeep#h-chores", "Background jobs"),
+    "alerts": (f"{ROOT}/alerts", "Alerts"),
 }
 """Where a problem is looked at: an address and its name, by code."""
+_SEEN_HERE: Final = frozenset(
+    {
+        *("parked", "dead_letters", "workers", "overdue", "commands", "relay"),
+        *("schema", "chores", "phones"),
+    }
+)
+"""Codes of alerts whose trouble this page finds by itself."""
 _MENDED_HERE: Final = ("dead_letters", "drift", "repairs")
 """Problems that a page mends, so that no verb of the terminal is named."""
 
@@ -60,17 +69,19 @@ async def now_again(request: Request, who: Reader) -> Response:
 
 async def _content(request: Request, who: Caller) -> dict[str, Any]:
     here = parts(request)
-    work, now_, postgres, (redis, backlog) = await asyncio.gather(
+    work, now_, postgres, (redis, backlog), alerts = await asyncio.gather(
         _work(here, who),
         _present(here, who),
         home_queries.postgres(here.pool),
         home_queries.redis_server(here.redis),
+        _firing(here, who),
     )
     servers = [postgres, redis, *_evolution(here, work, now_)]
     house = who.organization_id is None
     if house:  # the backlog of the whole system is for operators only
         servers += [*_of_workers(now_), *_of_commands(backlog)]
     found = problems(now_, backlog if house else None) if now_ else []
+    found += of_alerts(alerts, servers)
     chart, names = await _drawn(request, who, work)
     wrong = needs(servers, found)
     parked = work.failed if work else 0
@@ -117,6 +128,29 @@ async def _present(here: AppContext, who: Caller) -> Situation | None:
         return await here.situation(who.organization_id)
     except (asyncpg.PostgresError, *TRANSIENT):
         return None
+
+
+async def _firing(here: AppContext, who: Caller) -> Mapping[str, int]:
+    """Alerts by code; they are about the whole installation, so for operators only."""
+    if who.organization_id is not None:
+        return {}
+    try:
+        return await firing(here.pool)
+    except (asyncpg.PostgresError, *TRANSIENT):
+        return {}
+
+
+def of_alerts(alerts: Mapping[str, int], servers: Sequence[Server]) -> list[Problem]:
+    """The alerts whose trouble is not listed on this page already, as one problem. Pure."""
+    bad = [one.name for one in servers if one.verdict == "bad" and one.lasting]
+    listed = {"redis_away"} if "Redis" in bad else set()
+    if any(name.startswith("Evolution") for name in bad):
+        listed.add("breaker")
+    codes = sorted(alerts.keys() - _SEEN_HERE - listed)
+    if not codes:
+        return []
+    said = f"{counted(sum(alerts[code] for code in codes), 'alert')} firing"
+    return [Problem("alerts", "alerts are firing", said, f"{said}: {', '.join(codes)}")]
 
 
 def headline(

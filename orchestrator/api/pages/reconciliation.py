@@ -14,6 +14,7 @@ from starlette.responses import Response
 from evosaga.events.database import Queryable
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
 from evosaga.orchestrator.api.pages.rendering import ROOT, ago, respond
+from evosaga.orchestrator.config.receivers import PHONES, receivers_of
 from evosaga.orchestrator.queries.sagas import living_workers
 from evosaga.orchestrator.whatsapp.attention import reason_of
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
@@ -94,7 +95,10 @@ async def upkeep(request: Request, who: Reader) -> Response:
         compared=compared,
         # Why a server cannot be checked is for operators only.
         reason=reason if who.organization_id is None or reason is None else "",
-        told=bool(parts(request).settings.alert_url),
+        told=any(
+            one.alerts or name == PHONES
+            for name, one in receivers_of(parts(request).settings).items()
+        ),
         unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
         chores=[
             Chored(row["name"], row["last_run"], row["next_at"], _came(results[row["name"]]))

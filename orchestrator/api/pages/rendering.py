@@ -24,6 +24,7 @@ NAVIGATION: Final = (
     ("sagas", "Sagas", f"{ROOT}/sagas"),
     ("integrations", "Integrations", f"{ROOT}/integrations"),
     ("upkeep", "Maintenance", f"{ROOT}/upkeep"),
+    ("alerts", "Alerts", f"{ROOT}/alerts"),
     ("definitions", "Definitions", f"{ROOT}/definitions"),
 )
 """Name, title and address of each navigation entry."""

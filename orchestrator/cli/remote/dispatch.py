@@ -26,6 +26,8 @@ _OVER_HTTP: Final = {
     "health:health": "integrations:health",
     "reconcile:reconcile": "integrations:reconcile",
     "dead_letters:letters": "integrations:letters",
+    "alerts:alerts": "alerts:alerts",
+    "alerts:receivers": "alerts:receivers",
 }
 """The function of a verb, and the one that does the same over HTTP, with the same arguments."""
 OWN_SERVER_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -70,7 +70,7 @@ async def _why(target: Target, reference: str, out: Output) -> int:
         told.get("cure"),
         bool(told.get("in_flight")),
     )
-    return tell(view, answer, out)
+    return tell(view, answer, out, told.get("runbook"))
 
 
 def events(reference: str, /, *, follow: bool = False, target: Target, out: Output) -> int:

@@ -1,34 +1,47 @@
-"""Alerts by HTTP about integrations that have been disconnected for long."""
+"""Alerts about integrations that have been disconnected for long."""
 
-import asyncio
+import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
-import httpx
 import structlog
 
-from evosaga.events.connection_errors import reason
+from evosaga.events.alerts import open_now
+from evosaga.events.database import Connection
+from evosaga.orchestrator.config.receivers import PHONES
+from evosaga.orchestrator.maintenance.alerts import outbox
+from evosaga.orchestrator.whatsapp.conditions import disconnected
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, Judgement
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
 
 _logger = structlog.get_logger("evosaga.health")
-_TRIES: Final = 3
-_TIMEOUT: Final = 5.0
 _SHOWN: Final = 100
+_TYPE: Final = "integration.alert"
 
 
-async def send(url: str | None, alerts: Sequence[tuple[Row, Judgement]]) -> None:
-    """A log line each, and one message to the webhook for all of them.
+async def record(
+    connection: Connection, alarming: Sequence[tuple[Row, Judgement]], posts: bool
+) -> None:
+    """Open their alerts in the caller's transaction.
 
-    The event ``integration.alert`` is what can be relied on; this is quick and may be lost.
+    ``posts``: one message for all of them goes to EVOSAGA_ALERT_URL, in the form that it has had
+    since it was there.
     """
-    if not alerts:
-        return
-    told = [_alert(row, judged) for row, judged in alerts]
-    for one in told:
-        _logger.warning("integration disconnected for long", **one)
-    if url is not None:
-        await _post(url, {"type": "integration.alert", "count": len(told), "alerts": told[:_SHOWN]})
+    states = {judged.record.state: row for row, judged in alarming}
+    await open_now(
+        connection,
+        [disconnected(state, row.id, row.instance_name) for state, row in states.items()],
+    )
+    if posts:
+        told = [_alert(row, judged) for row, judged in alarming]
+        body = {"type": _TYPE, "count": len(told), "alerts": told[:_SHOWN]}
+        await outbox.queue(connection, PHONES, f"phones_{uuid.uuid4()}", _TYPE, body)
+
+
+def log(alarming: Sequence[tuple[Row, Judgement]]) -> None:
+    """A line each."""
+    for row, judged in alarming:
+        _logger.warning("integration disconnected for long", **_alert(row, judged))
 
 
 def _alert(row: Row, judged: Judgement) -> dict[str, Any]:
@@ -43,21 +56,3 @@ def _alert(row: Row, judged: Judgement) -> dict[str, Any]:
         "reason": record.reason,
         "cure": CURES[record.state],
     }
-
-
-async def _post(url: str, body: dict[str, Any]) -> None:
-    trouble = ""
-    for left in reversed(range(_TRIES)):
-        try:
-            # Its own client: what posts to strangers shares nothing with what knows our keys.
-            async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT) as client:
-                answer = await client.post(url, json=body)
-            if answer.is_success:
-                return
-            trouble = f"HTTP {answer.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            trouble = reason(error)
-        if left:
-            await asyncio.sleep(1.0)
-    # The URL stays out of the log: it is enough to post there.
-    _logger.warning("the alert could not be delivered", reason=trouble, alerts=body["count"])

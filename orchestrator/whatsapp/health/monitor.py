@@ -48,12 +48,12 @@ _IN_TURN: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class HealthMonitor:
-    """What the health check needs. ``alert_url`` may be a secret; seconds."""
+    """What the health check needs. Seconds. ``posts_alerts``: EVOSAGA_ALERT_URL is set."""
 
     pool: Pool
     services: Services
     alert_after: float = 900.0
-    alert_url: str | None = None
+    posts_alerts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +151,10 @@ async def run_once(
     if not may_go_on():
         return HealthReport(patients, aborted="another worker does it now")
     news = [p for p in patients if p.judgement and _is_news(p, look)]
-    changed = await store.write(doctor.pool, [(p.row, p.judgement) for p in news if p.judgement])
-    told = [p for p in news if p.judgement and p.judgement.alert]
-    await alerts.send(doctor.alert_url, [(p.row, p.judgement) for p in told if p.judgement])
+    judged = [(p.row, p.judgement) for p in news if p.judgement]
+    changed = await store.write(doctor.pool, judged, doctor.posts_alerts)
+    told = [(row, judgement) for row, judgement in judged if judgement.alert]
+    alerts.log(told)
     due = [(p.row, p.judgement.record) for p in patients if p.judgement and p.judgement.reconnect]
     reconnects = await reconnect(
         doctor.pool, doctor.services, due, look.tokens, look.now, may_go_on

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from evosaga.events.database import Connection, Pool
+from evosaga.orchestrator.whatsapp.health import alerts
 from evosaga.orchestrator.whatsapp.health.connection_state import Judgement, Record
 from evosaga.orchestrator.whatsapp.integrations.paging import pages
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
@@ -33,8 +34,12 @@ def _records(page: Sequence[asyncpg.Record]) -> list[tuple[UUID, Record]]:
     ]
 
 
-async def write(pool: Pool, judged: Sequence[tuple[Row, Judgement]]) -> int:
+async def write(
+    pool: Pool, judged: Sequence[tuple[Row, Judgement]], posts_alerts: bool = False
+) -> int:
     """Remember, let rows follow and write the notices of it; how many rows were changed.
+
+    ``posts_alerts``: EVOSAGA_ALERT_URL is set, so a message to it is written as well.
 
     A row is left alone that was changed since it was read, that is being deleted, or that a saga
     is at work for: what was seen may not be so any more.
@@ -45,6 +50,9 @@ async def write(pool: Pool, judged: Sequence[tuple[Row, Judgement]]) -> int:
         async with pool.acquire() as connection, connection.transaction():
             changed += await _follow(connection, page)
             await _remember(connection, page)
+            alarming = [(row, judged) for row, judged in page if judged.alert]
+            if alarming:
+                await alerts.record(connection, alarming, posts_alerts)
     return changed
 
 

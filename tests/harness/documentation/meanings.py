@@ -38,6 +38,19 @@ VARIABLES: Final[Mapping[str, str]] = {
     "`{organization_id}`, `{clinic_id}`, comma separated",
     "host": "Where HTTP listens; `--host` goes before. `0.0.0.0` in containers",
     "port": "The port of HTTP; `--port` goes before",
+    "alert_url": "Where messages about phones alone are posted, as JSON. Such URLs often are a "
+    "secret themselves",
+    "alerts_url": "Where [alerts](../alerts.md) of all kinds are posted",
+    "alerts_format": "How: `json`, `slack` or `pagerduty`",
+    "alerts_secret": "Signs what is sent there, `whsec_…`; without it a key is derived from "
+    "`EVOSAGA_SECRET_KEY`",
+    "alerts_routing_key": "PagerDuty's; with it `EVOSAGA_ALERTS_URL` is not needed",
+    "receivers": "Further [receivers](../alerts.md#receivers) of alerts and of events, by name, as "
+    "JSON",
+    "runbook_url": "Where alerts and `why` say that the [runbook](../monitoring/runbook.md) is; "
+    "the name of a paragraph is put behind `#`",
+    "metrics_port": "Where a worker serves [metrics](../alerts.md#metrics), on `EVOSAGA_HOST`; "
+    "without it: nowhere",
 }
 
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
@@ -53,12 +66,16 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
 
 TABLES: Final[Mapping[str, str]] = {
     "evosaga.alembic_version": "The revision of the schema.",
+    "evosaga.alerts": "What is wrong, and what was for 30 days: one open row for each group of "
+    "causes.",
     "evosaga.chores": "Scheduled jobs: who runs each, when it is due, and its last result.",
     "evosaga.connections": "How each integration's phone is connected, as the last look found it.",
+    "evosaga.deliveries": "Messages to receivers, until each has taken them or they are given up.",
     "evosaga.ended_sessions": "Sessions of the dashboard that were signed out.",
     "evosaga.leaders": "Who does what only one worker may do at a time.",
     "evosaga.notices": "Events of integrations that belong to no saga, kept for a week.",
     "evosaga.open_sagas": "A view: sagas that are running, compensating or failed.",
+    "evosaga.receivers": "Receivers of events: how far on the stream each is.",
     "evosaga.refused": "Ids of rejected sagas that are no longer kept, so that they stay taken.",
     "evosaga.relay": "How far the relay has published.",
     "evosaga.saga_events": "The history of every saga. Append-only: triggers refuse UPDATE and "

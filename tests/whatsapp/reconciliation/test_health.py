@@ -4,16 +4,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.receivers import PHONES, Receiver
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
+from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
 from evosaga.orchestrator.whatsapp.health.monitor import (
     HealthMonitor,
     HealthReport,
@@ -428,17 +431,17 @@ async def test_a_long_disconnection_is_told_once_as_an_event_a_log_line_and_a_me
     pager: Pager,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = replace(doctor, alert_url=pager.url)
+    told = replace(doctor, posts_alerts=True)
     await put(evolution, rows, "clinic-sol", "clinic-mar")
     await rounds(told, 1)
     for name in ("clinic-sol", "clinic-mar"):
         evolution.logout(name)
     await eventually(lambda: evolution.rows()["clinic-mar"].state == "close")
     await rounds(told, 2)
-    assert pager.posted == []
     await long_gone(pool)
     assert (await rounds(told, 1)).alerts == 2
     await rounds(told, 2)
+    await deliver(pool, pager)
     [message] = pager.posted
     assert (message["type"], message["count"]) == ("integration.alert", 2)
     assert {one["instance_name"] for one in message["alerts"]} == {"clinic-sol", "clinic-mar"}
@@ -453,22 +456,35 @@ async def test_a_long_disconnection_is_told_once_as_an_event_a_log_line_and_a_me
         assert secret not in said
 
 
-async def test_an_alert_that_can_not_be_delivered_disturbs_nobody(
+async def deliver(pool: Pool, pager: Pager) -> None:
+    """Send what is due, as the process that leads the deliveries does."""
+    receiver = Receiver(SecretStr(pager.url), alerts=False)
+    posting = Posting({PHONES: receiver}, ["a-secret"])
+    dispatcher = Dispatcher(pool, cast(Redis, None), "me", posting)
+    await dispatcher.round()
+    await dispatcher.rest()
+
+
+async def test_an_alert_that_could_not_be_delivered_is_delivered_later(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool, pager: Pager
 ) -> None:
     pager.status = 500
-    told = replace(doctor, alert_url=pager.url)
+    told = replace(doctor, posts_alerts=True)
     await put(evolution, rows, "clinic-sol")
     evolution.logout("clinic-sol")
     await eventually(lambda: evolution.rows()["clinic-sol"].state == "close")
     await rounds(told, 1)
     await long_gone(pool)
     assert (await rounds(told, 1)).alerts == 1
-    assert len(pager.posted) == 3
     assert [kind for kind, _ in await notices(pool)].count("integration.alert") == 1
-    nowhere = replace(told, alert_url="http://127.0.0.1:1/secret-path")
-    await pool.execute("UPDATE evosaga.connections SET alerted_at = NULL")
-    assert (await rounds(nowhere, 1)).alerts == 1
+    await deliver(pool, pager)
+    await deliver(pool, pager)
+    assert len(pager.posted) == 1, "a receiver that failed is left alone for a while"
+    pager.status = 200
+    await pool.execute("UPDATE evosaga.deliveries SET next_at = now()")
+    await deliver(pool, pager)
+    await deliver(pool, pager)
+    assert [message["count"] for message in pager.posted] == [1, 1]
 
 
 async def test_what_is_remembered_of_integrations_that_are_gone_is_forgotten(

@@ -1,0 +1,36 @@
+"""What ``doctor`` says of the receivers of alerts and events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from evosaga.orchestrator.cli.check import Finding
+
+if TYPE_CHECKING:
+    from evosaga.events.database import Pool
+    from evosaga.orchestrator.config.settings import Settings
+
+_CHECK = "alerts"
+
+
+async def check_receivers(pool: Pool, settings: Settings) -> AsyncGenerator[Finding, None]:
+    """Who is told, and who does not take it."""
+    from evosaga.orchestrator.config.receivers import receivers_of
+    from evosaga.orchestrator.maintenance.alerts.view import receivers
+    from evosaga.orchestrator.queries.attention import counted
+
+    found = await receivers(pool, receivers_of(settings))
+    if not any(one.alerts for one in found):
+        cure = "set EVOSAGA_ALERTS_URL; until then: evosaga alerts"
+        yield Finding(_CHECK, "warn", "nobody is told of them", cure)
+    for one in found:
+        if one.given_up:
+            said = f"to {one.name} {counted(one.given_up, 'message')} given up: {one.error}"
+            yield Finding(_CHECK, "warn", said, f"then try it: evosaga alerts test {one.name}")
+        elif one.failing_since is not None:
+            since = one.failing_since.isoformat(timespec="seconds")
+            said = f"{one.name} takes nothing since {since}: {one.error}"
+            yield Finding(_CHECK, "warn", said, f"try it: evosaga alerts test {one.name}")
+        elif one.alerts:
+            yield Finding(_CHECK, "ok", f"{one.name} is told, as {one.format}")

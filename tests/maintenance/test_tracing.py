@@ -1,0 +1,171 @@
+"""A saga is a trace and an attempt is a span, made from events, whoever carried them out."""
+
+import importlib.util
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+from redis.asyncio import Redis
+
+from evosaga.events import streams, trace_context
+from evosaga.events.database import Pool
+from evosaga.orchestrator.api.server import parts_with_worker
+from evosaga.orchestrator.config.settings import Settings, SettingsError
+from evosaga.orchestrator.maintenance import tracing
+from evosaga.orchestrator.maintenance.tracing.spans import StoredEvent, spans_of
+from tests.api.conftest import API_KEYS, CREATE, OPERATOR, asked, client_with, served
+from tests.support.driving import create, outcome, publish
+from tests.support.waiting import eventually
+
+GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE, PARENT = GIVEN.split("-")[1:3]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "",
+        "x",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        f"00-{'0' * 32}-b7ad6b7169203331-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"{GIVEN}-more",
+        GIVEN.upper(),
+        GIVEN + "0" * 300,
+        7,
+        None,
+    ],
+)
+def test_a_traceparent_that_is_garbage_is_left_out(garbage: Any) -> None:
+    assert trace_context.valid(garbage) is None
+
+
+def test_a_traceparent_of_a_later_version_is_read() -> None:
+    later = GIVEN.replace("00-", "cc-", 1) + "-more"
+    assert trace_context.read(later) == trace_context.SpanPlace(TRACE, PARENT)
+
+
+def history(*events: tuple[str, dict[str, Any]]) -> list[StoredEvent]:
+    """A second between two of them."""
+    id_, at = uuid.UUID(int=7), datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        StoredEvent(id_, number, type_, data, at + timedelta(seconds=number))
+        for number, (type_, data) in enumerate(events)
+    ]
+
+
+def test_a_trace_survives_the_worker_that_began_it() -> None:
+    told = history(
+        ("saga.started", {"saga": "room.book", "facts": {"traceparent": GIVEN}}),
+        ("step.started", {"step": "charge", "attempt": 1, "worker": "one"}),
+        ("step.failed", {"step": "charge", "outcome": "unknown", "code": "worker_lost"}),
+        ("step.started", {"step": "charge", "attempt": 2, "worker": "two"}),
+        ("step.succeeded", {"step": "charge", "attempt": 2}),
+        ("saga.completed", {}),
+    )
+    spans = spans_of(told, {1, 2, 3, 4, 5})
+    lost, done, whole = spans
+    assert {span.place.trace_id for span in spans} == {TRACE}
+    assert [lost.attributes["evosaga.worker"], done.attributes["evosaga.worker"]] == ["one", "two"]
+    assert (lost.failed, done.failed, whole.failed) == (True, False, False)
+    assert lost.attributes["evosaga.code"] == "worker_lost"
+    assert lost.parent == done.parent == whole.place
+    assert whole.parent == trace_context.SpanPlace(TRACE, PARENT)
+    assert (whole.began, whole.ended) == (told[0].at, told[5].at)
+    assert spans_of(told, {4}) == [done], "told in two goes, they are the same"
+
+
+def test_a_saga_that_nobody_traced_has_a_trace_of_its_own() -> None:
+    told = history(("saga.started", {"saga": "s", "facts": {}}), ("saga.completed", {}))
+    [whole] = spans_of(told, {0, 1})
+    assert whole.place.trace_id == uuid.UUID(int=7).hex
+    assert whole.parent is None
+
+
+def test_a_history_without_a_beginning_has_no_spans() -> None:
+    assert spans_of([], {0}) == []
+    assert spans_of(history(("of.a.newer.release", {})), {0}) == []
+
+
+def test_nothing_configured_is_nothing_asked_for() -> None:
+    assert not tracing.configured({})
+    off = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}
+    assert not tracing.configured(off)
+
+
+def test_an_extra_that_is_missing_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"pip install 'evosaga\[otel\]'"):
+        tracing.configured({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"})
+
+
+@dataclass
+class Collector:
+    """Takes traces over OTLP/HTTP; ``away``: it answers 503 first."""
+
+    url: str = ""
+    spans: list[Any] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+        told = trace_service_pb2.ExportTraceServiceRequest()
+        told.ParseFromString(await request.read())
+        for resource in told.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return web.Response(content_type="application/x-protobuf")
+
+    def names(self, trace: str) -> list[str]:
+        return [span.name for span in self.spans if span.trace_id.hex() == trace]
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel")
+    stub, app = Collector(), web.Application()
+    app.router.add_post("/v1/traces", stub.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    stub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", stub.url)
+    yield stub
+    await runner.cleanup()
+
+
+async def test_one_trace_leads_from_http_through_all_steps_to_a_collector(
+    collector: Collector, settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    keyed = Settings.model_validate(settings.model_dump() | {"api_keys": API_KEYS})
+    # A follower that is new begins with what comes from then on.
+    await pool.execute("INSERT INTO evosaga.receivers (name, last_event) VALUES ('otel', '0-0')")
+    async with (
+        parts_with_worker(keyed) as parts,
+        served(parts) as where,
+        client_with(where, OPERATOR) as client,
+    ):
+        made = await client.post(CREATE, json=asked(), headers={"traceparent": GIVEN})
+        assert made.status_code == 201
+        plain = await publish(redis, create() | {"traceparent": "garbage"})
+        assert (await outcome(pool, plain)).status == "completed"
+        own = uuid.UUID(plain).hex
+
+        def whole(trace: str) -> bool:
+            return "create-integration" in collector.names(trace)
+
+        await eventually(lambda: whole(TRACE) and whole(own), 20, message="both traces")
+    steps = {name.split(" ")[1] for name in collector.names(TRACE) if " " in name}
+    assert {"evolution", "row", "cache"} <= steps or len(steps) >= 4, steps
+    [root] = [s for s in collector.spans if s.name == "create-integration" and s.parent_span_id]
+    assert root.parent_span_id.hex() == PARENT
+    entries: Any = await redis.xrange(streams.EVENTS)
+    told = [entry[1][b"data"].decode() for entry in entries]
+    assert any(f'"traceparent":"00-{TRACE}-' in one for one in told)
+    assert any(f'"traceparent":"00-{own}-' in one for one in told)
+    assert not any("garbage" in one for one in told)
