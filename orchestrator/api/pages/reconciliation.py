@@ -148,7 +148,7 @@ async def _drifted(
         for result in results.values()
         for shown in result.get("shown", ())
     }
-    names = await names_of_instances(pool, [row["instance_name"] for row in rows])
+    names = await names_of_instances(pool, [row["instance_name"] for row in rows], organization_id)
     drifted = []
     for row in rows:
         verdict = VERDICTS.get(row["what"])

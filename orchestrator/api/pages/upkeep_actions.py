@@ -98,7 +98,7 @@ async def repair_plan(request: Request, who: Reader) -> Response:
     here = parts(request)
     organization = _organization(who, request.query_params.get("organization", ""))
     drifts = (await _look(here, organization)).drifts
-    names = await names_of_instances(here.pool, [drift.where for drift in drifts])
+    names = await names_of_instances(here.pool, [one.where for one in drifts], organization)
     now = _first(drifts)
     return respond(
         "repair.html",
