@@ -99,6 +99,12 @@ async def test_the_form_is_drawn_from_the_model_and_says_which_field_is_wrong(
         wrong = await send(browser, "/ui/start/table.reserve", **data, **{"field.guests": "many"})
         assert wrong.status_code == 422
         assert "guests: must be a number" in wrong.text
+        for dishes in ("[" * 20_000, "[NaN]", "[1e999]", '[{"a": 1, "a": 2}]', "soup"):
+            wrong = await send(
+                browser, "/ui/start/table.reserve", **data, **{"field.dishes": dishes}
+            )
+            assert wrong.status_code == 422, dishes[:9]
+            assert "dishes: must be JSON" in wrong.text
 
         right = {"field.guests": "3", "field.dishes": '["soup"]'}
         made = await send(browser, "/ui/start/table.reserve", **data, **right)
