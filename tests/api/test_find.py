@@ -132,5 +132,5 @@ async def test_a_refused_delete_does_not_tell_the_name_of_anothers_clinic(
     async with signed_in(address_, THEIR_KEY) as mallory:
         for path in ("/ui/sagas", f"/ui/search?q={saga.instance_name}"):
             page = await mallory.get(path)
-            assert saga.instance_name in page.text, path
+            assert str(saga.instance_name) in page.text, path
             assert "Secreta" not in page.text, path
