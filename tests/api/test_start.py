@@ -37,7 +37,7 @@ async def test_a_saga_is_started_waited_for_and_gives_its_result(
     assert again == told
 
     answer = await operator.post("/sagas?wait=0", json=order())
-    assert answer.status_code == 202
+    assert answer.status_code in (200, 202)  # a worker may be done before the answer is read
     assert answer.headers["Location"] == f"/sagas/{answer.json()['saga_id']}"
     # WhatsApp is there as before.
     assert (await operator.post(CREATE_PATH, json=asked())).status_code == 201
