@@ -23,7 +23,10 @@ from evosaga.orchestrator.api.problems import Draw, Problem, answer, from_except
 from evosaga.orchestrator.engine.transient_errors import is_transient
 
 COMMAND_BYTES: Final = 64 * 1024
-AT_THE_DOOR: Final = ("forbidden_character", "body_timeout", "oversized", "unsupported_encoding")
+AT_THE_DOOR: Final = (
+    *("forbidden_character", "ambiguous_length"),
+    *("body_timeout", "oversized", "unsupported_encoding"),
+)
 """The codes that any route may answer before the route itself runs."""
 _BODY_SECONDS: Final = 30.0
 """Seconds after which a body that is not complete is refused."""
@@ -32,7 +35,7 @@ _MISTAKES: Final = 20
 _SLOWER: Final = 0.002
 """Seconds by which each further wrong key slows the answer."""
 _TOO_OFTEN: Final = "this key may ask {rate:g} times a second"
-_OURS: Final = ("orchestrator.", "sagas.", "events.", "migrations")
+_OURS: Final = "evosaga."
 _logger = structlog.get_logger("evosaga.api")
 
 _EVENTS: Final = "text/event-stream"
@@ -188,6 +191,13 @@ def _without_body(send: Send) -> Send:
 def _refuse(scope: Scope) -> None:
     """Raise what can be refused before the body has arrived."""
     headers = Headers(scope=scope)
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # A proxy that goes by the other one takes the rest for the next request (RFC 9112, 6.3).
+        raise Problem(
+            "ambiguous_length",
+            "send either Content-Length or Transfer-Encoding, not both",
+            headers={"Connection": "close"},
+        )
     if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         raise Problem(
             "unsupported_encoding",

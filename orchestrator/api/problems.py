@@ -37,6 +37,7 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "number_out_of_range": (400, "A number is too large"),
     "forbidden_character": (400, "A character that is not allowed"),
     "incomplete": (400, "The request was cut off"),
+    "ambiguous_length": (400, "The body's length is given twice"),
     "unauthorized": (401, "Who are you?"),
     "forbidden": (403, "Not with this key"),
     "not_found": (404, "There is nothing here"),

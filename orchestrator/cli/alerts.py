@@ -127,7 +127,7 @@ async def _test(posting: Posting, names: Sequence[str], out: Output) -> int:
         out.data({"receivers": told})
     else:
         for one in told:
-            out.line(f"{one['receiver']}: {one['error'] or 'taken'}")
+            out.line(printable(f"{one['receiver']}: {one['error'] or 'taken'}"))
     return DONE if all(answer.ok for answer in answers) else UNFINISHED
 
 

@@ -207,10 +207,14 @@ class Output:
             self.data(json.loads(document))
 
     def note(self, text: str) -> None:
-        """A remark on stderr; a reader that is gone changes nothing."""
+        """A remark on stderr; a reader that is gone changes nothing.
+
+        It may quote what a server said.
+        """
         self.settle()
+        safe = "\n".join(map(printable, text.split("\n")))
         try:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{safe}\n")
             sys.stderr.flush()
         except OSError:
             _abandon(sys.stderr)

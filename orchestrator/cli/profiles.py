@@ -24,7 +24,7 @@ class Profile:
     """A server and the key for it."""
 
     url: str
-    api_key: str
+    api_key: str = field(repr=False)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
-from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.show import clock
 
 if TYPE_CHECKING:
@@ -115,13 +115,13 @@ def _show(pairing: Pairing, name: str, out: Output, *, follow: bool) -> None:
         )
         return
     if pairing.qr is None:
-        out.line(f"{name}: {pairing.message}{_cure(pairing, name)}")
+        out.line(printable(f"{name}: {pairing.message}{_cure(pairing, name)}"))
         return
     from evosaga.orchestrator.cli.render import draw_qr
 
     if pairing.qr["pairing_code"]:
-        out.line(f"pairing code: {pairing.qr['pairing_code']}")
-    out.line(f"{pairing.message}{', within a minute' if not follow else ''}:")
+        out.line(printable(f"pairing code: {pairing.qr['pairing_code']}"))
+    out.line(printable(f"{pairing.message}{', within a minute' if not follow else ''}:"))
     draw_qr(out, str(pairing.qr["code"]))
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED
-from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.show import document
 from evosaga.orchestrator.queries.timeline import steps_of, undone
 from evosaga.orchestrator.whatsapp.explain import note
@@ -61,7 +61,7 @@ def told_outcome(
     elif view is not None and view.status == "completed":
         out.line(_completed(view, seconds))
         if result is not None:
-            out.line(", ".join(f"{name}: {value}" for name, value in result.items()))
+            out.line(printable(", ".join(f"{name}: {value}" for name, value in result.items())))
         if code:
             _show_qr(code, str(view.instance_name), out)
     elif done:
@@ -149,7 +149,7 @@ async def _qr_code(redis: Redis, view: SagaView) -> dict[str, Any] | None:
 
 def _show_qr(code: dict[str, Any], instance_name: str, out: Output) -> None:
     if code.get("pairing_code"):
-        out.line(f"pairing code: {code['pairing_code']}")
+        out.line(printable(f"pairing code: {code['pairing_code']}"))
     if out.terminal and code.get("code"):
         from evosaga.orchestrator.cli.render import draw_qr
 

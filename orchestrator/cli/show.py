@@ -11,7 +11,7 @@ from uuid import UUID
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
-from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output, printable
 
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
@@ -126,7 +126,8 @@ def tell_saga(view: SagaView, told: Sequence[Recorded], out: Output) -> int:
     else:
         for step in steps:
             spent = f"{step.seconds:.2f} s" if step.seconds is not None else ""
-            out.line(f"  {step.name:<12}{step.state:<12}{spent:>8}  {step.note}".rstrip())
+            line = f"  {step.name:<12}{step.state:<12}{spent:>8}  {step.note}"
+            out.line(printable(line.rstrip()))
     return DONE
 
 
@@ -149,7 +150,7 @@ def _headline(view: SagaView, in_flight: bool, out: Output) -> None:
     known = {name: str(value) for name, value in facts.items() if value is not None}
     if not out.terminal:
         for name, value in known.items():
-            out.line(f"{name + ':':<14}{value}")
+            out.line(printable(f"{name + ':':<14}{value}"))
         return
     from evosaga.orchestrator.cli.render import COLOURS, facts_table
 

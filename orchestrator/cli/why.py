@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE
-from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.show import clock, find
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _GOES_ON: Final = "It goes on by itself, by {} at the latest."
 def _tell_cure(cure: str, out: Output) -> None:
     """What to do; at a terminal a line for each command, so that it can be copied."""
     if not out.terminal:
-        out.line(f"What you can do: {cure}")
+        out.line(printable(f"What you can do: {cure}"))
         return
     out.wrapped("What you can do:", style="cyan")
     for part in re.split(r"[:;,] (?=evosaga )|; ", cure):

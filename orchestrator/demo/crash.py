@@ -92,6 +92,6 @@ async def _claim_exactly_one(stage: Stage, name: str, history: list[Recorded]) -
     ]
     stage.claim(
         len(results) == 1 and results[0].get("adopted") is True,
-        "It looked before it acted, found the instance with our birthmark, and kept it.",
+        "It looked before it acted, found the instance with our ownership token, and kept it.",
         results,
     )

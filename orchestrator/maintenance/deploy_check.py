@@ -90,8 +90,8 @@ def unfit(saga: Saga, told: ScannedHistory) -> str | None:
             state = evolve(state, SagaResumed(by="check-deploy"))
         decide(saga, state)
         return _overtaken(names, state) or _not_undoable(saga, state) or _input(saga, told.history)
-    except (IllegalTransition, LookupError, AssertionError) as error:
-        return f"it makes no sense of the history ({type(error).__name__})"
+    except (IllegalTransition, LookupError, AssertionError):
+        return "its history is one that this definition could not have written"
 
 
 def _overtaken(names: Sequence[str], state: State) -> str | None:

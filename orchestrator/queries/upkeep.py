@@ -1,4 +1,4 @@
-"""Reading workers and background jobs, as Postgres knows them. Bounded by their number."""
+"""Reading workers and background jobs, as Postgres knows them."""
 
 import json
 from dataclasses import dataclass
@@ -36,9 +36,12 @@ class JobView:
     result: dict[str, Any]
 
 
-async def workers(pool: Queryable) -> list[WorkerView]:
+MOST_WORKERS: Final = 1000
+
+
+async def workers(pool: Queryable, *, limit: int = MOST_WORKERS) -> list[WorkerView]:
     """The workers, those alive first."""
-    return [WorkerView(**dict(row)) for row in await pool.fetch(_WORKERS)]
+    return [WorkerView(**dict(row)) for row in await pool.fetch(_WORKERS, limit)]
 
 
 async def jobs(pool: Queryable) -> list[JobView]:
@@ -54,7 +57,7 @@ FROM evosaga.workers
 LEFT JOIN (SELECT owner, count(*) AS sagas FROM evosaga.sagas
            WHERE {ACTIVE_STATUSES} AND owner IS NOT NULL GROUP BY owner) AS held
     ON held.owner = worker_id
-ORDER BY alive DESC, started_at, worker_id
+ORDER BY alive DESC, started_at, worker_id LIMIT $1
 """  # noqa: S608  # constants only
 _JOBS: Final = """
 SELECT name, CASE WHEN lease_until > now() THEN leader END AS leader, last_run, next_at,

@@ -84,8 +84,8 @@ def why(case: SagaFacts) -> Diagnosis:
             return _parked(case, state)
         told = waiting_for(case, case.history, state)
         return _stumbled(view, told) if view.code == STUMBLED else told
-    except (IllegalTransition, LookupError, AssertionError) as error:
-        return _unreadable(case, f"that makes no sense here ({type(error).__name__})")
+    except (IllegalTransition, LookupError, AssertionError):
+        return _unreadable(case, "that this release's definition could not have written")
 
 
 def _completed(case: SagaFacts) -> Diagnosis:

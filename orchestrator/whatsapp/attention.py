@@ -91,7 +91,7 @@ def _drifts(now: Situation) -> list[Problem]:
 def _chore(name: str, reason: str) -> Problem:
     kind = f"the last {name} was not done to its end"
     said = f"the last {name} could not be done to its end: {reason}"
-    return Problem("chores", "a chore was not done to its end", kind, said)
+    return Problem("chores", "a background job was not done to its end", kind, said)
 
 
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

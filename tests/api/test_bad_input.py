@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 import uuid
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,8 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from evosaga.events.commands import BadCommand, read_json
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.dependencies import AppContext
+from evosaga.orchestrator.api.middleware import _place
 from evosaga.orchestrator.config.settings import Settings
 from tests.api.conftest import CREATE, OPERATOR, asked, client_with, problem, served
 from tests.api.standing import ONES
@@ -229,6 +232,21 @@ async def test_a_body_that_trickles_is_not_waited_for(
     writer.close()
 
 
+async def test_a_body_whose_length_is_given_twice_is_refused(address_: str) -> None:
+    """A proxy that goes by the other header would take the rest for somebody's next request."""
+    parts = urlsplit(address_)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    head = f"POST {CREATE} HTTP/1.1\r\nHost: x\r\nX-API-Key: {OPERATOR}\r\n"
+    both = "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    writer.write(f"{head}{both}GET /sagas HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = (await asyncio.wait_for(reader.read(), 20)).decode()  # until the connection is closed
+    assert answer.startswith("HTTP/1.1 400 ")
+    assert answer.count("HTTP/1.1") == 1
+    assert '"code":"ambiguous_length"' in answer
+    assert "connection: close" in answer.lower()
+    writer.close()
+
+
 async def test_a_compressed_body_is_refused(operator: httpx.AsyncClient) -> None:
     raw = gzip.compress(json.dumps(asked()).encode())
     for coding in ("gzip", "br", "deflate", "GZIP", "identity, gzip"):
@@ -334,3 +352,9 @@ async def test_bytes_that_no_client_would_send_do_no_harm(
             assert b" 500 " not in answer.partition(b"\r\n")[0]
     async with client_with(address_, OPERATOR) as client:
         assert (await client.get("/sagas")).status_code == 200
+
+
+def test_the_log_names_the_line_of_ours_where_a_request_failed() -> None:
+    with pytest.raises(BadCommand) as failed:
+        read_json(b"{")
+    assert re.fullmatch(r"commands\.py:\d+ read_json", _place(failed.value))

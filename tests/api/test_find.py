@@ -118,3 +118,19 @@ async def test_a_form_keeps_what_was_typed_and_puts_each_error_at_its_field(
     assert {"w-organization_id", "w-number"} <= said
     assert (page.field("name"), page.field("number")) == ("Sol", "12ab")
     assert "Error" in page.text
+
+
+async def test_a_refused_delete_does_not_tell_the_name_of_anothers_clinic(
+    address_: str, parts: AppContext
+) -> None:
+    """Its saga names the instance that was asked for, which is another organization's."""
+    saga = await made(parts, organization_id=str(OURS), name="Odonto Secreta")
+    async with client_with(address_, THEIR_KEY) as theirs:
+        await theirs.delete(f"/integrations/evolution/{saga.instance_name}")
+        command = {"type": "integration.delete", "data": {"instance_name": saga.instance_name}}
+        await theirs.post("/commands", json=command | {"id": str(uuid.uuid4())})
+    async with signed_in(address_, THEIR_KEY) as mallory:
+        for path in ("/ui/sagas", f"/ui/search?q={saga.instance_name}"):
+            page = await mallory.get(path)
+            assert str(saga.instance_name) in page.text, path
+            assert "Secreta" not in page.text, path

@@ -37,7 +37,7 @@ async def test_a_saga_is_started_waited_for_and_gives_its_result(
     assert again == told
 
     answer = await operator.post("/sagas?wait=0", json=order())
-    assert answer.status_code == 202
+    assert answer.status_code in (200, 202)  # a worker may be done before the answer is read
     assert answer.headers["Location"] == f"/sagas/{answer.json()['saga_id']}"
     # WhatsApp is there as before.
     assert (await operator.post(CREATE_PATH, json=asked())).status_code == 201
@@ -99,6 +99,12 @@ async def test_the_form_is_drawn_from_the_model_and_says_which_field_is_wrong(
         wrong = await send(browser, "/ui/start/table.reserve", **data, **{"field.guests": "many"})
         assert wrong.status_code == 422
         assert "guests: must be a number" in wrong.text
+        for dishes in ("[" * 20_000, "[NaN]", "[1e999]", '[{"a": 1, "a": 2}]', "soup"):
+            wrong = await send(
+                browser, "/ui/start/table.reserve", **data, **{"field.dishes": dishes}
+            )
+            assert wrong.status_code == 422, dishes[:9]
+            assert "dishes: must be JSON" in wrong.text
 
         right = {"field.guests": "3", "field.dishes": '["soup"]'}
         made = await send(browser, "/ui/start/table.reserve", **data, **right)

@@ -220,6 +220,7 @@ async def test_a_wrong_address_or_key_is_one_sentence_with_the_cure(
         (f"{address_}/somewhere", 2, ("does not have that route", "older release")),
         ("ftp://127.0.0.1", 2, ("no address of a server", "https://")),
         ("http://me:secret@127.0.0.1", 2, ("no address of a server", "without user")),
+        ("http://:secret@127.0.0.1", 2, ("no address of a server", "without user")),
         ("http://127.0.0.1:x", 2, ("no address of a server",)),
     ):
         refused(await laptop.having(url=url)("list"), code, *words)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.config.settings import Settings
 from tests.support.commandline import Evosaga, commandline, everything
 from tests.support.driving import create, outcome, publish
@@ -120,3 +121,8 @@ async def test_a_result_that_can_not_be_written_is_told_in_one_line(
             _, said = await process.communicate()
             told = "evosaga: stdout can't be written to: No space left on device\n"
             assert (said.decode(), process.returncode) == (told, 2)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().problem("it says: \x1b[2J\x9b1m\rgone\nand more")
+    assert capsys.readouterr().err == "evosaga: it says: ?[2J?1m?gone\nand more\n"

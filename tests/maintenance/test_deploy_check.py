@@ -144,7 +144,7 @@ def test_an_input_that_the_definition_no_longer_takes_is_found() -> None:
 def test_a_history_that_makes_no_sense_is_found() -> None:
     twice = (begun(), step.succeeded("hotel"), step.succeeded("hotel")[1])
     found = unfit(TRIP, told(twice))
-    assert found == "it makes no sense of the history (IllegalTransition)"
+    assert found == "its history is one that this definition could not have written"
 
 
 def test_a_history_that_this_release_cannot_read_is_found() -> None:

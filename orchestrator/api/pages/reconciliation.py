@@ -1,7 +1,5 @@
 """Maintenance: drift between the stores, disconnected phones, and the scheduled jobs' results."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +14,11 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.rendering import ROOT, ago, respond
 from evosaga.orchestrator.config.receivers import PHONES, receivers_of
 from evosaga.orchestrator.queries.sagas import living_workers
+from evosaga.orchestrator.queries.upkeep import JobView, jobs
 from evosaga.orchestrator.whatsapp.attention import reason_of
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
 from evosaga.orchestrator.whatsapp.integrations.names import names_of_instances
-from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
+from evosaga.orchestrator.whatsapp.reconciliation.listing import known_drifts
 
 router: Final = page_router()
 
@@ -79,13 +78,13 @@ class Chored:
 async def upkeep(request: Request, who: Reader) -> Response:
     """What is known; the page itself compares nothing, which is the jobs' task."""
     pool = parts(request).pool
-    chores = await pool.fetch(_CHORES)
+    known = await jobs(pool)
     alive = await living_workers(pool)
-    results = {row["name"]: json.loads(row["last_result"] or "{}") for row in chores}
     unwell = await pool.fetch(_UNWELL, who.organization_id, _MOST, list(WELL))
-    drifted = await _drifted(pool, who.organization_id, results)
-    compared = next((row["last_run"] for row in chores if row["name"] == "reconcile"), None)
-    reason = reason_of(results.get("reconcile", {}))
+    drifted = await _drifted(pool, who.organization_id, known)
+    last = next((job for job in known if job.name == "reconcile"), None)
+    compared = last.last_run if last else None
+    reason = reason_of(last.result) if last else None
     now = await pool.fetchval("SELECT now()")
     return respond(
         "upkeep.html",
@@ -101,8 +100,8 @@ async def upkeep(request: Request, who: Reader) -> Response:
         ),
         unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
         chores=[
-            Chored(row["name"], row["last_run"], row["next_at"], _came(results[row["name"]]))
-            for row in chores
+            Chored(job.name, job.last_run, job.next_at, _came(job.result))
+            for job in known
             if who.organization_id is None
         ],
         asked=_ASKED.get(request.query_params.get("asked", ""), ""),
@@ -140,28 +139,26 @@ def headline(
 
 
 async def _drifted(
-    pool: Queryable, organization_id: UUID | None, results: Mapping[str, Any]
+    pool: Queryable, organization_id: UUID | None, known: list[JobView]
 ) -> list[Drifted]:
-    rows = await pool.fetch(_SIGHTINGS, organization_id, _MOST)
-    causes = {
-        (shown["what"], shown["where"]): str(shown["cause"])
-        for result in results.values()
-        for shown in result.get("shown", ())
-    }
-    names = await names_of_instances(pool, [row["instance_name"] for row in rows])
-    drifted = []
-    for row in rows:
-        verdict = VERDICTS.get(row["what"])
-        # A placeholder that only the comparison itself could fill.
-        general = re.sub(r"\{\w+\}", "…", verdict.cause) if verdict else row["what"]
-        cause = causes.get((row["what"], row["instance_name"]), general)
-        by_itself = verdict is not None and verdict.policy == "auto"
-        repair = verdict.repair if verdict else "this release does not know what to do"
-        name = names.get(row["instance_name"])
-        drifted.append(
-            Drifted(**dict(row), cause=cause, repair=repair, by_itself=by_itself, name=name)
+    drifts, _ = await known_drifts(pool, known, organization_id, limit=_MOST)
+    names = await names_of_instances(pool, [one.where for one in drifts], organization_id)
+    return [
+        Drifted(
+            what=one.what,
+            instance_name=one.where,
+            organization_id=one.organization_id,
+            first_seen=one.first_seen,
+            looks=one.looks,
+            repairs=one.repairs,
+            repaired_at=one.repaired_at,
+            cause=one.cause,
+            repair=one.repair,
+            by_itself=one.policy == "auto",
+            name=names.get(one.where),
         )
-    return drifted
+        for one in drifts
+    ]
 
 
 def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -170,12 +167,6 @@ def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in plain if value and not isinstance(value, dict)]
 
 
-_SIGHTINGS: Final = """
-SELECT what, instance_name, organization_id, first_seen, looks, repairs, repaired_at
-FROM evosaga.sightings
-WHERE $1::uuid IS NULL OR organization_id = $1
-ORDER BY first_seen, what, instance_name LIMIT $2
-"""
 _UNWELL: Final = """
 SELECT row.config ->> 'instance_name' AS instance_name, row.config ->> 'name' AS name, seen.state,
        seen.since, seen.reason, seen.reconnects, seen.next_reconnect_at, seen.alerted_at
@@ -185,4 +176,3 @@ WHERE row.enabled AND NOT seen.state = ANY($3) AND row.config ->> 'instance_name
   AND ($1::uuid IS NULL OR row.organization_id = $1)
 ORDER BY seen.since LIMIT $2
 """
-_CHORES: Final = "SELECT name, last_run, next_at, last_result FROM evosaga.chores ORDER BY name"

@@ -1,6 +1,5 @@
 """The form that starts any saga: its fields are those of the command's model."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -9,7 +8,7 @@ from fastapi import Request
 from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
-from evosaga.events.commands import BadCommand
+from evosaga.events.commands import BadCommand, read_json
 from evosaga.orchestrator.api.auth import Caller
 from evosaga.orchestrator.api.commands import allowed, understood
 from evosaga.orchestrator.api.dependencies import AppContext
@@ -131,9 +130,9 @@ def _data(saga: Saga, submitted: Form) -> dict[str, Any]:
             data[field.name] = text
         elif text:
             try:
-                data[field.name] = json.loads(text)
-            except ValueError:
-                kind = "a number" if field.kind == "number" else "JSON"
+                data[field.name] = read_json(text.encode())
+            except BadCommand as error:
+                kind = "a number" if field.kind == "number" else f"JSON ({error.message})"
                 raise BadCommand("invalid_data", f"{field.name}: must be {kind}") from None
     return data
 

@@ -97,8 +97,8 @@ async def repair_plan(request: Request, who: Reader) -> Response:
     """What is wrong with an organization's integration right now, and what a repair would do."""
     here = parts(request)
     organization = _organization(who, request.query_params.get("organization", ""))
-    drifts = (await _look(here, organization)).drifts
-    names = await names_of_instances(here.pool, [drift.where for drift in drifts])
+    drifts = (await _look(here, who, organization)).drifts
+    names = await names_of_instances(here.pool, [one.where for one in drifts], organization)
     now = _first(drifts)
     return respond(
         "repair.html",
@@ -114,7 +114,7 @@ async def repair_now(request: Request, who: Reader, submitted: Submitted) -> Res
     here = parts(request)
     organization = _organization(who, submitted["organization"])
     named = {line.strip() for line in submitted["drifts"].splitlines()}
-    found = await _look(here, organization)
+    found = await _look(here, who, organization)
     chosen = [drift for drift in _first(found.drifts) if _key(drift) in named]
     seen = await confirmations.note(
         *(here.pool, found.drifts),
@@ -133,13 +133,16 @@ async def repair_now(request: Request, who: Reader, submitted: Submitted) -> Res
     return see_other(f"{ROOT}/sagas?organization={organization}")
 
 
-async def _look(here: AppContext, organization: UUID) -> Found:
+async def _look(here: AppContext, who: Caller, organization: UUID) -> Found:
     """Compare the stores for one organization. Raises ``PageProblem`` when that is not possible."""
     try:
         async with asyncio.timeout(_PATIENCE):
             return await find(_keeper(here), keep=Keep(organization, "connected"))
     except (ObservationFailed, TimeoutError) as reason:
-        said = f"Nothing was changed: {str(reason) or 'the look took too long'}."
+        why = str(reason) or "the look took too long"
+        if who.organization_id is not None and isinstance(reason, ObservationFailed):
+            why = "a server could not be checked"  # which one and why is for operators
+        said = f"Nothing was changed: {why}."
         raise PageProblem(503, "Can't compare now", said) from None
 
 

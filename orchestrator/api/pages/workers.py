@@ -5,9 +5,9 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response
 
-from evosaga.events.clock import LIVING
 from evosaga.orchestrator.api.pages.forms import Reader, absent, frame, page_router, parts
 from evosaga.orchestrator.api.pages.rendering import ROOT, respond
+from evosaga.orchestrator.queries import upkeep
 
 router: Final = page_router()
 
@@ -23,15 +23,6 @@ async def workers(request: Request, who: Reader) -> Response:
     return respond(
         "workers.html",
         **frame(request, who, "upkeep"),
-        workers=await pool.fetch(_WORKERS, _MOST),
+        workers=await upkeep.workers(pool, limit=_MOST),
         now=await pool.fetchval("SELECT now()"),
     )
-
-
-_WORKERS: Final = f"""
-SELECT worker_id, started_at, lease_until, alive, coalesce(cardinality(knows), 0) AS definitions,
-       (SELECT count(*) FROM evosaga.sagas
-        WHERE owner = worker_id AND status IN ('running', 'compensating')) AS sagas
-FROM (SELECT *, ({LIVING}) AS alive FROM evosaga.workers) AS known
-ORDER BY alive DESC, started_at DESC LIMIT $1
-"""  # noqa: S608  # constants only

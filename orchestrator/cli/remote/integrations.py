@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
+from evosaga.orchestrator.cli.output import printable
 from evosaga.orchestrator.cli.remote.session import connect
 from evosaga.orchestrator.cli.show import clock
 from evosaga.orchestrator.client import Conflict, Unavailable
@@ -153,7 +154,7 @@ def _no_code(error: Conflict, name: str, out: Output) -> int:
         told = {"instance_name": name, "state": state, "message": error.message, "qr_code": None}
         out.data(told)
     else:
-        out.line(f"{name}: {error.message}")
+        out.line(printable(f"{name}: {error.message}"))
     return DONE if paired or error.body.get("state") == "not_needed" else UNFINISHED
 
 
@@ -166,8 +167,8 @@ def _show(name: str, told: dict[str, Any], out: Output, *, follow: bool) -> None
         out.data(told)
         return
     if code.get("pairing_code"):
-        out.line(f"pairing code: {code['pairing_code']}")
-    out.line(f"{told['message']}{', within a minute' if not follow else ''}:")
+        out.line(printable(f"pairing code: {code['pairing_code']}"))
+    out.line(printable(f"{told['message']}{', within a minute' if not follow else ''}:"))
     draw_qr(out, str(code["code"]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ class Target:
     """A server, its key, and what named them."""
 
     url: str
-    api_key: str
+    api_key: str = field(repr=False)
     source: str
     silent: bool = False
     """Whether nothing on the command line or in the environment chose it."""
@@ -92,7 +92,7 @@ def checked_url(url: str, named: str) -> str:
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        fits = fits and not (parts.query or parts.fragment or parts.username)
+        fits = fits and not (parts.query or parts.fragment or "@" in parts.netloc)
     except ValueError:
         fits = False
     if not fits:

@@ -66,8 +66,10 @@ async def _organization(pool: Queryable, text: str, mine: UUID | None) -> UUID |
     digits = words.hexadecimal(text)
     if digits is None:
         return None
-    between = (UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
-    found: UUID | None = await pool.fetchval(_ORGANIZATION, *between, mine)
+    if mine is not None and not mine.hex.startswith(digits):
+        return None
+    between = (mine, mine) if mine else (UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
+    found: UUID | None = await pool.fetchval(_ORGANIZATION, *between)
     return found
 
 
@@ -90,5 +92,5 @@ SELECT organization_id FROM (
     UNION ALL
     (SELECT organization_id FROM healthcare.integrations
      WHERE organization_id BETWEEN $1 AND $2 ORDER BY organization_id LIMIT 1)) AS found
-WHERE $3::uuid IS NULL OR organization_id = $3 ORDER BY organization_id LIMIT 1
+ORDER BY organization_id LIMIT 1
 """
