@@ -55,7 +55,7 @@ async def due_again(pool: Pool, hours: float = 0.0) -> None:
 async def over(pool: Pool) -> None:
     """The alert is over."""
     await pool.execute("UPDATE evosaga.alerts SET seen_at = now() - interval '1 min'")
-    await resolve(pool, [], [], settled=True)
+    await resolve(pool, [], [GONE.code], settled=True)
 
 
 async def test_a_message_is_signed_as_standard_webhooks_describe_it(
@@ -190,6 +190,7 @@ async def test_a_private_address_is_refused_unless_it_is_allowed(
         "fe80::1%eth0",
         "fd00::1",
         "::ffff:127.0.0.1",
+        "::127.0.0.1",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
     ],
