@@ -280,7 +280,10 @@ def test_conditions_whose_alerts_could_never_end_are_refused() -> None:
     ("broken", "mended"),
     [
         ("LOCK TABLE evosaga.alerts IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
-        ("ALTER TABLE evosaga.alerts RENAME TO elsewhere; COMMIT", "ROLLBACK"),
+        (
+            "ALTER TABLE evosaga.alerts RENAME TO elsewhere; COMMIT",
+            "ALTER TABLE evosaga.elsewhere RENAME TO alerts",
+        ),
     ],
 )
 async def test_an_alert_that_can_not_be_written_keeps_no_saga_from_being_parked(
