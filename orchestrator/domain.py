@@ -152,7 +152,15 @@ class Domains:
 
     @staticmethod
     def of(*each: Domain[Any]) -> "Domains":
-        """Raises ``DefinitionError`` where two packages have one saga or one command."""
+        """Raises ``DefinitionError`` where two packages have one saga or one command.
+
+        And where two domains with migrations have one name, which is that of their version table.
+        """
+        named = [one.name for one in each if one.migrations is not None]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise DefinitionError(
+                f"two domains with migrations are named {twice[0]!r}: rename one of them"
+            )
         return Domains(each, merged([(one.package, one.sagas) for one in each]))
 
     @property
