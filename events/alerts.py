@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import asyncpg
+import structlog
+
 from evosaga.events.database import Connection, Queryable
 
+_logger = structlog.get_logger("evosaga.alerts")
 Severity = Literal["warning", "critical"]
 
 GATHERED: Final = 10.0
@@ -45,8 +49,18 @@ class Condition:
 
 
 async def parked(connection: Connection, saga_ids: Sequence[UUID]) -> None:
-    """Open the alerts of sagas that this transaction parks. How many there are is counted later."""
-    await connection.execute(_PARKED, saga_ids, GATHERED)
+    """Open the alerts of sagas that this transaction parks. How many there are is counted later.
+
+    In a savepoint, and with a short wait for locks: other appends wait for this transaction, and an
+    alert that can't be written must not keep a saga from being parked. The process that leads the
+    alerts finds it within seconds.
+    """
+    try:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '200ms'")
+            await connection.execute(_PARKED, saga_ids, GATHERED)
+    except asyncpg.PostgresError as trouble:
+        _logger.warning("alerts_retrying", reason=type(trouble).__name__)
 
 
 async def open_now(connection: Queryable, conditions: Sequence[Condition]) -> None:
@@ -64,15 +78,16 @@ async def observe(
 
 
 async def resolve(
-    pool: Queryable, still: Sequence[Condition], unseen: Sequence[str], *, settled: bool
+    pool: Queryable, still: Sequence[Condition], codes: Sequence[str], *, settled: bool
 ) -> None:
     """End what is not true any more, and drop what was over before it was told.
 
-    ``unseen``: codes that could not be looked into. ``settled``: the caller has led for long
-    enough to have heard of what processes report.
+    ``codes``: those that the caller has looked into; alerts of others are left as they are.
+    ``settled``: the caller has led for long enough to have heard of what processes report, and
+    ends what none of them has reported for a while, whatever its code.
     """
     keys = [one.key for one in still]
-    await pool.execute(_RESOLVE, keys, list(unseen), _GONE, _SILENT, settled)
+    await pool.execute(_RESOLVE, keys, list(codes), _GONE, _SILENT, settled)
 
 
 def _columns(conditions: Sequence[Condition]) -> list[list[Any]]:
@@ -129,10 +144,10 @@ ON CONFLICT (key) WHERE resolved_at IS NULL DO UPDATE SET
 _RESOLVE: Final = """
 WITH over AS (
     SELECT id, fires_at > now() AS early FROM evosaga.alerts
-    WHERE resolved_at IS NULL AND key <> ALL($1) AND code <> ALL($2)
+    WHERE resolved_at IS NULL AND key <> ALL($1)
       AND seen_at < now()
           - make_interval(secs => CASE WHEN of_process THEN $4::float8 ELSE $3::float8 END)
-      AND (NOT of_process OR $5)
+      AND CASE WHEN of_process THEN $5 ELSE code = ANY($2) END
     ORDER BY key FOR UPDATE
 ), never_told AS (
     DELETE FROM evosaga.alerts USING over

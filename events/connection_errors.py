@@ -3,6 +3,7 @@
 Nothing of an exception's own text is repeated: it may carry addresses, headers or passwords.
 """
 
+import os
 import re
 import socket
 import ssl
@@ -26,6 +27,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 # By name, so that none of these libraries has to be imported.
 _NAMED: Final = {
     "BadHttpMessage": "what came is no HTTP",
+    "ClientConnectorDNSError": "its name is not known",
     "ClientPayloadError": "the answer broke off",
     "ClientResponseError": "what came is no HTTP",
     "ConnectionClosedError": "connection closed",
@@ -46,8 +48,9 @@ def reason(error: BaseException) -> str:
         for kind, words in _REASONS:
             if isinstance(one, kind):
                 return words
-    told = (one.strerror for one in chain if isinstance(one, OSError) and one.errno)
-    if said := next((text for text in told if text), None):
+    # The system's words for the number: asyncio puts the address into its own.
+    numbers = (one.errno for one in chain if isinstance(one, OSError))
+    if said := next((os.strerror(one) for one in numbers if one and one > 0), None):
         return said[0].lower() + said[1:]
     for one in reversed(chain):
         if (words_of := _NAMED.get(type(one).__name__)) is not None:

@@ -19,7 +19,10 @@ DECLARE
     ids oid[] := 0::oid || ARRAY(SELECT oid FROM pg_roles
         WHERE rolname IN ('anon', 'authenticated'));
     service boolean := EXISTS (SELECT FROM pg_roles WHERE rolname = 'evosaga_service');
-    theirs oid := to_regclass('healthcare.integrations');
+    -- In the catalog: to_regclass raises where a schema of that name is somebody else's.
+    theirs oid := (SELECT pg_class.oid FROM pg_class
+        JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname = 'healthcare' AND relname = 'integrations');
     mine boolean;
     one record;
 BEGIN
@@ -52,8 +55,9 @@ BEGIN
 
     FOR one IN SELECT oid::regprocedure AS name, proacl, proconfig FROM pg_proc
         WHERE (pronamespace = 'evosaga'::regnamespace
-               OR oid = to_regprocedure(
-                   'healthcare.save_evolution_integration(uuid, text, text, text)'))
+               OR proname = 'save_evolution_integration' AND pronamespace =
+                   (SELECT oid FROM pg_namespace WHERE nspname = 'healthcare')
+                   AND oidvectortypes(proargtypes) = 'uuid, text, text, text')
           AND pg_has_role(proowner, 'USAGE')
     LOOP
         IF one.proacl IS NULL
@@ -112,7 +116,9 @@ BEGIN
 
     -- What Evolution goes on showing is recognised by its hash.
     IF theirs IS NULL
-        OR to_regclass('healthcare.one_enabled_integration_an_organization') IS NULL THEN
+        OR NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = (SELECT relnamespace
+            FROM pg_class WHERE oid = theirs)
+            AND relname = 'one_enabled_integration_an_organization') THEN
         RETURN;  -- somebody else's, where WhatsApp is not run
     END IF;
     UPDATE healthcare.integrations SET webhook_token = 'sha256:' || translate(rtrim(encode(

@@ -36,9 +36,11 @@ async def has_whatsapp(connection: Connection) -> bool:
     return bool(await connection.fetchval(_WHATSAPP))
 
 
-_WHATSAPP: Final = (
-    "SELECT to_regclass('healthcare.one_enabled_integration_an_organization') IS NOT NULL"
-)
+# In the catalog: ``to_regclass`` raises where a schema of that name is somebody else's.
+_WHATSAPP: Final = """
+SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = 'healthcare' AND relname = 'one_enabled_integration_an_organization')
+"""
 
 
 def newer(found: str | None, needed: str) -> bool:

@@ -18,7 +18,7 @@ import structlog
 from redis.asyncio import Redis
 
 from evosaga.events.alerts import Condition
-from evosaga.events.database import TRANSIENT, Pool, Queryable
+from evosaga.events.database import Pool, Queryable
 from evosaga.events.relay import OnRewind, nothing_else
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
@@ -31,7 +31,7 @@ from evosaga.orchestrator.engine.resources import (
 )
 from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import Job
-from evosaga.sagas.definition import Saga
+from evosaga.sagas.definition import DefinitionError, Saga
 from evosaga.sagas.explainer import PLAIN, Explainer
 from evosaga.sagas.registry import SagaRegistry, merged, registry_of
 
@@ -81,7 +81,8 @@ class Domain(Generic[ServicesT]):
     ``explain``: what it has to say of its sagas, for ``why`` and for timelines.
     ``jobs``: what is done now and then, by one worker at a time.
     ``conditions``: what Postgres knows to be wrong with what it is about, for alerts; asked by one
-    process every few seconds.
+    process every few seconds. ``codes``: every code that they may have; an alert of one of these is
+    over when it is no longer among the conditions.
     ``own_conditions``: what one process sees in its own services.
     ``metrics``: of its services in one process, for Prometheus.
     ``parts``: what runs in every worker beside its engine, by name; none of them ever ends.
@@ -104,12 +105,19 @@ class Domain(Generic[ServicesT]):
     )
     metrics: "Callable[[ServicesT], Sequence[Metric]]" = _nothing_own
     conditions: Callable[[Pool], Awaitable[Sequence[Condition]]] = _no_conditions
+    codes: tuple[str, ...] = ()
     own_conditions: Callable[[ServicesT], Sequence[Condition]] = _nothing_own
     name: str = "domain"
     package: str = "evosaga"
     essential: bool = False
     migrations: Path | None = None
     """A folder with Alembic revisions of its own: a branch beside evosaga's."""
+
+    def __post_init__(self) -> None:
+        if self.conditions is not _no_conditions and not self.codes:
+            raise DefinitionError(
+                f"the domain {self.name} has conditions and no codes: name the codes that they have"
+            )
 
 
 def domain(
@@ -144,7 +152,15 @@ class Domains:
 
     @staticmethod
     def of(*each: Domain[Any]) -> "Domains":
-        """Raises ``DefinitionError`` where two packages have one saga or one command."""
+        """Raises ``DefinitionError`` where two packages have one saga or one command.
+
+        And where two domains with migrations have one name, which is that of their version table.
+        """
+        named = [one.name for one in each if one.migrations is not None]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise DefinitionError(
+                f"two domains with migrations are named {twice[0]!r}: rename one of them"
+            )
         return Domains(each, merged([(one.package, one.sagas) for one in each]))
 
     @property
@@ -173,23 +189,6 @@ class Domains:
             if any(saga == name for name, _ in one.sagas.versions):
                 return one
         return None
-
-    async def conditions(self, pool: Pool) -> tuple[list[Condition], bool]:
-        """What each finds wrong, and whether all could be asked.
-
-        Raises ``TRANSIENT``; any other failure of one domain hides no other's trouble.
-        """
-        found: list[Condition] = []
-        whole = True
-        for one in self.each:
-            try:
-                found += await one.conditions(pool)
-            except TRANSIENT:
-                raise
-            except Exception as error:
-                whole = False
-                _failed("conditions", one, error)
-        return found, whole
 
     def of_open(
         self,

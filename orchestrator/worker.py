@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from evosaga import migrations
 from evosaga.events import background, streams
+from evosaga.events.alerts import Condition
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
@@ -29,7 +30,7 @@ from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga
 from evosaga.orchestrator.maintenance import redis_owner, tracing
 from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
-from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
+from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen, full_disks
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
 from evosaga.orchestrator.queries import conditions
@@ -228,22 +229,45 @@ def alerting(
     alerts must outlive all of them.
     """
 
-    async def look() -> Seen:
-        found = await conditions.of_postgres(pool)
-        own, whole = await domains.conditions(pool)
-        streamed, unseen = await conditions.of_redis(redis)
-        return Seen([*found, *own, *streamed], unseen, whole)
+    def own() -> list[Condition]:
+        return [*domains.of_open(services, lambda one: one.own_conditions), *full_disks()]
 
-    monitor = AlertMonitor(
-        pool, name, look, lambda: domains.of_open(services, lambda one: one.own_conditions)
-    )
+    monitor = AlertMonitor(pool, name, partial(_look, pool, redis), own)
     dispatcher = Dispatcher(pool, redis, name, Posting.of(settings))
     parts = {"alerts": monitor.run(), "deliveries": dispatcher.run()}
+    parts |= {one.task: one.run() for one in domain_monitors(domains, pool, name)}
     if tracing.configured():
         from evosaga.orchestrator.maintenance.tracing.follower import TraceFollower
 
         parts["traces"] = TraceFollower(pool, redis, name).run()
     return parts
+
+
+async def _look(pool: Pool, redis: Redis) -> Seen:
+    """At everything that is not a domain's."""
+    found = await conditions.of_postgres(pool)
+    streamed, unseen = await conditions.of_redis(redis)
+    looked = [code for code in conditions.CODES if code not in unseen]
+    return Seen([*found, *streamed], looked)
+
+
+def domain_monitors(domains: Domains, pool: Pool, name: str) -> list[AlertMonitor]:
+    """One for each domain that has conditions; one that fails hides no other's trouble."""
+
+    async def look(one: Domain[Any]) -> Seen:
+        return Seen(await one.conditions(pool), one.codes)
+
+    return [
+        AlertMonitor(
+            pool,
+            name,
+            partial(look, one),
+            task=f"alerts/{'/'.join(sorted(one.codes))}",
+            hears=False,
+        )
+        for one in domains.each
+        if one.codes
+    ]
 
 
 def start_parts(

@@ -14,6 +14,11 @@ from evosaga.orchestrator.queries.attention import Problem, counted
 
 REDIS: Final = ("dead_letters", "commands", "redis_full")
 """Codes that can't be looked into while Redis is away."""
+CODES: Final = (
+    *("schema", "workers", "parked", "overdue", "relay", "chores", "redis_away"),
+    *REDIS,
+)
+"""Every code of the conditions that are found here."""
 _PATIENCE: Final = {"workers": 15.0, "schema": 30.0}
 """Seconds that a deploy or a restart may take without waking anybody."""
 _LONG: Final = 60.0

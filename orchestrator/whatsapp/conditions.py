@@ -10,6 +10,8 @@ from evosaga.orchestrator.queries.attention import counted
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
 from evosaga.sagas.whatsapp.services import Services
 
+PHONES: Final = "phones"
+"""The code of alerts about integrations that are away."""
 _SHOWN: Final = 20
 _OPEN_LONG: Final = 60.0
 """Seconds that a circuit breaker may be open; a restart of Evolution takes less."""
@@ -30,7 +32,7 @@ def _phones(state: str, number: int, ids: Sequence[UUID], names: Sequence[str]) 
     verb = "has" if number == 1 else "have"
     return Condition(
         f"phones/{state}",
-        "phones",
+        PHONES,
         f"{counted(number, 'integration')} {verb} not been connected for long: {state}",
         CURES.get(state, "which, and what to do: evosaga health"),
         reason=state,

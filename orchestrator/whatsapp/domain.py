@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from evosaga.events.database import Pool
 from evosaga.orchestrator.domain import Domain
 from evosaga.orchestrator.whatsapp import metrics
-from evosaga.orchestrator.whatsapp.conditions import of_integrations, of_servers
+from evosaga.orchestrator.whatsapp.conditions import PHONES, of_integrations, of_servers
 from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.orchestrator.whatsapp.jobs import jobs_of
 from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
@@ -37,6 +37,7 @@ WHATSAPP: Final[Domain[Services]] = Domain(
     parts=_parts,
     metrics=metrics.of_servers,
     conditions=of_integrations,
+    codes=(PHONES,),
     own_conditions=of_servers,
     name="whatsapp",
     essential=True,

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 from evosaga import Command, Done, Outcome, Saga, StepContext, compensatable, domain, retryable
 from evosaga.events.database import Pool
 from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.domain import Domain, Domains
 from evosaga.orchestrator.maintenance.deploy_check import check_deploy
 from evosaga.orchestrator.queries.sagas import find_saga
 from evosaga.orchestrator.queries.why import why_of
@@ -176,3 +178,11 @@ async def test_two_packages_with_one_name_are_refused(
     with pytest.raises(DefinitionError, match=f"cellar 1 and lobby 2 both {said}: rename it"):
         async with running_worker(settings, first, other):
             pass
+
+
+def test_two_domains_can_not_share_one_table_of_versions() -> None:
+    one: Domain[object] = domain("hotel", migrations=Path("one"))
+    other: Domain[object] = domain("hotel", migrations=Path("other"))
+    with pytest.raises(DefinitionError, match="'hotel': rename one"):
+        Domains.of(one, other)
+    assert Domains.of(one, domain("hotel")).each[0] is one

@@ -21,6 +21,9 @@ from evosaga.orchestrator.maintenance.alerts import outbox
 from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
 from evosaga.orchestrator.maintenance.alerts.view import AlertView, listing
 from evosaga.orchestrator.queries import conditions
+from evosaga.orchestrator.whatsapp.domain import WHATSAPP
+from evosaga.orchestrator.worker import domain_monitors
+from evosaga.sagas.definition import DefinitionError
 
 _SAGA = """
 INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id, command_hash,
@@ -42,7 +45,7 @@ def monitor(pool: Pool, redis: Redis) -> AlertMonitor:
     async def look() -> Seen:
         found = await conditions.of_postgres(pool)
         streamed, unseen = await conditions.of_redis(redis)
-        return Seen([*found, *streamed], unseen)
+        return Seen([*found, *streamed], [one for one in conditions.CODES if one not in unseen])
 
     return AlertMonitor(pool, "me", look)
 
@@ -240,18 +243,64 @@ async def test_each_domain_has_conditions_and_one_that_fails_hides_no_other(pool
     async def broken(_: Pool) -> list[Condition]:
         raise ValueError("a fault of theirs")
 
-    hotel: Domain[object] = domain("hotel")
-    cinema: Domain[object] = domain("cinema")
-    both = Domains.of(replace(hotel, conditions=full), replace(cinema, conditions=broken))
-
-    async def look() -> Seen:
-        found, whole = await both.conditions(pool)
-        return Seen(found, whole=whole)
-
-    await alerts.observe(pool, [Condition("cinema/dark", "cinema_dark", "the lamp is out")])
+    hotel: Domain[object] = replace(domain("hotel"), conditions=full, codes=("hotel_full",))
+    cinema: Domain[object] = replace(domain("cinema"), conditions=broken, codes=("cinema_dark",))
+    found = [
+        Condition("cinema/dark", "cinema_dark", "the lamp is out"),
+        Condition("hotel/dirty", "hotel_full", "it was true once"),
+    ]
+    await alerts.observe(pool, found)
     await later(pool, 60)
-    await AlertMonitor(pool, "me", look).round()
+    monitors = domain_monitors(Domains.of(hotel, cinema, domain("spa")), pool, "me")
+    assert [one.task for one in monitors] == ["alerts/hotel_full", "alerts/cinema_dark"]
+    await asyncio.gather(*(one.round() for one in monitors), return_exceptions=True)
     assert [one.message for one in await open_alerts(pool, "hotel_full")] == ["no room is left"]
     assert await open_alerts(pool, "cinema_dark"), "nobody could say whether it is over"
-    found, whole = await Domains.of(hotel).conditions(pool)
-    assert (found, whole) == ([], True), "without WhatsApp there are none of its"
+
+
+async def test_who_leads_without_a_domain_ends_no_alert_of_it(pool: Pool, redis: Redis) -> None:
+    await alerts.observe(pool, [Condition("phones/down", "phones", "1 integration is away")])
+    await later(pool, 600)
+    await monitor(pool, redis).round()
+    assert len(await open_alerts(pool, "phones")) == 1
+    with_whatsapp = domain_monitors(Domains.of(WHATSAPP), pool, "me")
+    await asyncio.gather(*(one.round() for one in with_whatsapp))
+    assert await open_alerts(pool, "phones") == [], "no phone is away"
+
+
+def test_conditions_whose_alerts_could_never_end_are_refused() -> None:
+    async def full(_: Pool) -> list[Condition]:
+        return []
+
+    with pytest.raises(DefinitionError, match="hotel has conditions and no codes"):
+        replace(domain("hotel"), conditions=full)
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ("LOCK TABLE evosaga.alerts IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
+        (
+            "ALTER TABLE evosaga.alerts RENAME TO elsewhere; COMMIT",
+            "ALTER TABLE evosaga.elsewhere RENAME TO alerts",
+        ),
+    ],
+)
+async def test_an_alert_that_can_not_be_written_keeps_no_saga_from_being_parked(
+    pool: Pool, broken: str, mended: str
+) -> None:
+    [id_] = await sagas(pool, 1, "running")
+    log = EventLog(pool)
+    running = asyncio.create_task(log.run())
+    try:
+        async with pool.acquire() as other:
+            await other.execute("BEGIN")
+            await other.execute(broken)
+            try:
+                await asyncio.wait_for(log.append(parks(id_)), 5)
+            finally:
+                await other.execute(mended)
+    finally:
+        running.cancel()
+    assert await pool.fetchval("SELECT status FROM evosaga.sagas") == PARKED
+    assert await pool.fetchval("SELECT count(*) FROM evosaga.saga_events") == 1

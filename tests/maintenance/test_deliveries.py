@@ -14,7 +14,7 @@ from evosaga.events.alerts import Condition, observe, resolve
 from evosaga.events.database import Pool
 from evosaga.orchestrator.config.receivers import Receiver, read_receivers
 from evosaga.orchestrator.config.settings import SettingsError, load_settings
-from evosaga.orchestrator.maintenance.alerts import sending, view
+from evosaga.orchestrator.maintenance.alerts import outbox, sending, view
 from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
 from evosaga.orchestrator.maintenance.alerts.messages import keys_of, told_secret
 from tests.support.receiving import StubReceiver, receiving
@@ -55,7 +55,7 @@ async def due_again(pool: Pool, hours: float = 0.0) -> None:
 async def over(pool: Pool) -> None:
     """The alert is over."""
     await pool.execute("UPDATE evosaga.alerts SET seen_at = now() - interval '1 min'")
-    await resolve(pool, [], [], settled=True)
+    await resolve(pool, [], [GONE.code], settled=True)
 
 
 async def test_a_message_is_signed_as_standard_webhooks_describe_it(
@@ -190,6 +190,7 @@ async def test_a_private_address_is_refused_unless_it_is_allowed(
         "fe80::1%eth0",
         "fd00::1",
         "::ffff:127.0.0.1",
+        "::127.0.0.1",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
     ],
@@ -209,6 +210,18 @@ async def test_slack_is_told_in_its_own_words(pool: Pool, redis: Redis, stub: St
     [message] = stub.received
     assert message.json["text"] == ":rotating_light: firing: none alive &lt;here&gt;"
     assert "start one" in message.json["attachments"][0]["text"]
+
+
+async def test_a_message_that_can_not_be_made_counts_as_tried_and_holds_up_no_other(
+    pool: Pool, redis: Redis, stub: StubReceiver
+) -> None:
+    one = dispatcher(pool, redis, stub, format="slack")
+    await outbox.queue(pool, "ops", "odd", "alert.odd", {})
+    await observe(pool, [GONE])
+    await turn(one)
+    assert len(stub.received) == 1
+    [state] = await view.receivers(pool, one.posting.receivers)
+    assert (state.waiting, state.error) == (1, "sending it raised KeyError")
 
 
 async def test_pagerduty_is_told_to_trigger_and_to_resolve_the_same_incident(

@@ -94,3 +94,22 @@ async def test_a_domain_brings_revisions_of_its_own(empty: str, tmp_path: Path) 
     assert await asked(empty, "SELECT count(guest) FROM rooms") == 0
     # Uninstalled, it is in nobody's way.
     await migrations.migrate(empty, whatsapp=False)
+
+
+async def test_without_whatsapp_a_schema_of_somebody_elses_needs_no_right_to_look(
+    empty: str, servers: Servers
+) -> None:
+    role, name = f"migrator_{uuid.uuid4().hex}", await asked(empty, "SELECT current_database()")
+    owner = await asyncpg.connect(empty)
+    try:
+        await owner.execute(
+            f"CREATE SCHEMA healthcare; CREATE TABLE healthcare.integrations (id int);"
+            f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT CREATE ON DATABASE {name} TO {role}"
+        )
+        theirs = empty.replace("postgres@", f"{role}:x@")
+        for _ in range(2):
+            assert await migrations.migrate(theirs, whatsapp=False) == []
+        assert await asked(theirs, "SELECT version_num FROM evosaga.alembic_version")
+    finally:
+        await owner.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+        await owner.close()

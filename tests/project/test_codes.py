@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from evosaga.orchestrator.queries import conditions
+
 ROOT = Path(__file__).parents[2]
 MAKERS = {
     "AdmissionHeld",
@@ -81,3 +83,12 @@ def test_every_code_is_explained_in_the_documents() -> None:
     every = codes()
     assert {"half_removed", "instance_incomplete", "worker_lost", "unknown_type"} <= every
     assert sorted(every - told) == []
+
+
+def test_every_code_of_a_condition_is_looked_into_so_that_its_alert_can_end() -> None:
+    made = ast.parse((ROOT / "orchestrator" / "queries" / "conditions.py").read_text())
+    calls = (node for node in ast.walk(made) if isinstance(node, ast.Call))
+    given = (call.args[1] for call in calls if getattr(call.func, "id", "") == "Condition")
+    found = {str(code.value) for code in given if isinstance(code, ast.Constant)}
+    found |= attention(ast.parse((ROOT / "orchestrator" / "queries" / "attention.py").read_text()))
+    assert found == set(conditions.CODES)

@@ -134,7 +134,10 @@ class Dispatcher:
 
     async def _one(self, name: str, row: asyncpg.Record, limit: asyncio.Semaphore) -> bool:
         async with limit:
-            answer = await self.posting.send(name, row["message_id"], row["type"], row["body"])
+            try:
+                answer = await self.posting.send(name, row["message_id"], row["type"], row["body"])
+            except Exception as fault:  # ours; it must not keep the others of the batch waiting
+                answer = sending.Answer(False, f"sending it raised {type(fault).__name__}")
         if answer.ok:
             await outbox.delivered(self.pool, row["id"])
             return True

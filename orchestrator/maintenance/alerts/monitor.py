@@ -31,34 +31,39 @@ _ENOUGH: Final = 5 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is wrong now. ``unseen``: codes of alerts that could not be looked into.
+    """What is wrong now. ``codes``: those of alerts that could be looked into.
 
-    ``whole``: everybody could be asked, so what is not among the conditions is over.
+    Of these, what is not among the conditions is over.
     """
 
-    conditions: Sequence[Condition] = ()
-    unseen: Sequence[str] = ()
-    whole: bool = True
+    conditions: Sequence[Condition]
+    codes: Sequence[str]
 
 
 @dataclass(slots=True)
 class AlertMonitor:
-    """One candidate for looking; ``own`` is what this process sees in itself."""
+    """One candidate for looking; ``own`` is what this process sees in itself.
+
+    ``task``: what is led. A domain's conditions have a leader of their own, since not every process
+    has that domain. ``hears``: it also ends what processes have stopped to report.
+    """
 
     pool: Pool
     me: str
     look: Callable[[], Awaitable[Seen]]
     own: Callable[[], Sequence[Condition]] = lambda: ()
+    task: str = "alerts"
+    hears: bool = True
     tick: float = TICK
     _leads_since: float | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Look for ever; cancel it to stop. Trouble with the stores is waited out."""
-        candidacy = Candidacy(self.pool, "alerts", self.me, lease=_LEASE)
+        candidacy = Candidacy(self.pool, self.task, self.me, lease=_LEASE)
 
         async def turn() -> float:
             try:
-                await alerts.observe(self.pool, [*self.own(), *full_disks()], of_process=True)
+                await alerts.observe(self.pool, self.own(), of_process=True)
                 if await candidacy.held():
                     await self.round()
                 else:
@@ -77,10 +82,8 @@ class AlertMonitor:
         self._leads_since = self._leads_since or now
         seen = await self.look()
         await alerts.observe(self.pool, seen.conditions)
-        if not seen.whole:
-            return
-        settled = now - self._leads_since > _SETTLED
-        await alerts.resolve(self.pool, seen.conditions, seen.unseen, settled=settled)
+        settled = self.hears and now - self._leads_since > _SETTLED
+        await alerts.resolve(self.pool, seen.conditions, seen.codes, settled=settled)
 
 
 def full_disks() -> list[Condition]:

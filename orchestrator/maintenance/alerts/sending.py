@@ -63,12 +63,14 @@ def public(address: str) -> bool:
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
         if inner is not None:
             return public(str(inner))
-        if found in _NAT64:
+        if found in _NAT64 or found in _COMPATIBLE:
             return public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
     return found.is_global and not found.is_multicast
 
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.ip_network("::/96")
+"""IPv4 addresses as an older form of IPv6 has them."""
 
 
 async def post(
