@@ -110,7 +110,8 @@ INDEXES: Final = (
     SearchIndex(
         "evosaga",
         "saga_starts_by_words",
-        f"ON evosaga.saga_events USING gin (({START_WORDS})) "
+        # No pending list: its flush would fall to an append, which holds the lock of all appends.
+        f"ON evosaga.saga_events USING gin (({START_WORDS})) WITH (fastupdate = off) "
         "WHERE sequence = 0 AND type = 'saga.started'",
     ),
     SearchIndex(

@@ -52,7 +52,8 @@ def resolved(words: Sequence[str], verbs: Sequence[str]) -> list[str]:
     name, second = rest[0], rest[1] if len(rest) > 1 else "--help"
     if second in group:
         return [*before, *group[second], *rest[2:]]
-    if name in verbs:
+    alike = difflib.get_close_matches(second, group, 1, _ALIKE)
+    if name in verbs and (second.startswith("-") or not alike):
         return before + rest
     raise CliError(WRONG, _unknown(name, second, group))
 

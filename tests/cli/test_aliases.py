@@ -37,7 +37,7 @@ def test_words_become_todays_names(words: str, meant: str) -> None:
     ("words", "said"),
     [
         ("sagas lst", "did you mean list?"),
-        ("sagas", "evosaga sagas list|show|why"),
+        ("dead-letters", "evosaga dead-letters list|remove"),
         ("drifts mend", "evosaga drifts list|repair"),
     ],
 )

@@ -267,8 +267,9 @@ async def test_why_says_what_a_parked_saga_waits_for(
     assert told.code == 0
     first = "Parked: step notify could not be finished: nobody can be told."
     assert told.lines[0] == first
-    assert f"evosaga replay {saga.saga_id} --plan" in told.lines[-1]
+    assert f"evosaga replay {saga.saga_id} --plan" in told.lines[-2]
+    assert told.lines[-1].endswith("runbook.md#no_voice")
     document: dict[str, Any] = data.json
     words = {"saga_id", "status", "headline", "details", "next_at", "cure", "in_flight"}
-    assert document.keys() == words
+    assert document.keys() == words | {"runbook"}
     assert (document["headline"], document["status"]) == (first, "failed")
