@@ -49,11 +49,11 @@ async def test_a_relay_whose_server_hung_tells_nothing_from_where_it_was_and_rep
     asleep, wake = asyncio.Event(), asyncio.Event()
 
     def late(call: Any) -> Any:
-        async def called(*arguments: Any) -> Any:
+        async def called(*arguments: Any, **named: Any) -> Any:
             if not asleep.is_set():
                 asleep.set()
                 await wake.wait()
-            return await call(*arguments)
+            return await call(*arguments, **named)
 
         return called
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from tests.project.test_codes import codes
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,7 @@ def test_each_alert_has_a_paragraph_and_a_row_in_its_table() -> None:
             if "Condition" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
                 found |= {str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant)}
     found |= {"schema", "workers", "overdue", "relay", "commands"}  # which are ``Problem``s first
+    found |= {code for domain in (WHATSAPP,) for code in domain.codes}
     assert len(found) >= 13
     assert sorted(found - set(paragraphs())) == []
     table = (ROOT / "docs" / "alerts.md").read_text()
