@@ -8,6 +8,7 @@ Imported by every pytest where evosaga is installed, so it imports nothing of ev
 has to.
 """
 
+import argparse
 import ast
 import importlib
 import os
@@ -38,7 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="put mistakes into the steps, each of which must be caught",
     )
     group.addoption(
-        "--evosaga-repeat", metavar="FAULTS", help="only the run that a failure names under `Again`"
+        "--evosaga-repeat",
+        type=_faults,
+        metavar="FAULTS",
+        help="only the run that a failure names under `Again`",
     )
 
 
@@ -113,7 +117,7 @@ class TortureItem(pytest.Item):
 
     def runtest(self) -> None:
         if again := self.config.getoption("--evosaga-repeat"):
-            self.torture.repeat(*_faults(again))
+            self.torture.repeat(*again)
             return
         tally = self.torture(self.config.getoption("--evosaga-faults"))
         ends = ", ".join(f"{times} {' '.join(end)}" for end, times in tally.endings.most_common())
@@ -136,8 +140,8 @@ def _faults(said: str) -> tuple[Any, ...]:
         faults, *number = ast.literal_eval(f"[{said}]")
         return tuple((int(at), str(how)) for at, how in faults), *map(int, number[:1])
     except (ValueError, SyntaxError, TypeError):
-        raise pytest.UsageError(
-            f"--evosaga-repeat {said}: copy what a failure says, such as \"((4, 'lost'),)\""
+        raise argparse.ArgumentTypeError(
+            f"{said!r}: copy what a failure says, such as \"((4, 'lost'),)\""
         ) from None
 
 
