@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Final
 
 from evosaga import sagas
+from evosaga.events.commands import STEERING
 from evosaga.sagas.definition import DefinitionError, Saga
 
 
@@ -37,13 +38,19 @@ class SagaRegistry:
 def registry_of(definitions: Iterable[Saga]) -> SagaRegistry:
     """A registry; the highest version of a saga is the one that commands start.
 
-    Raises ``DefinitionError`` when two sagas claim one version or one command.
+    Raises ``DefinitionError`` when two sagas claim one version or one command, or one claims a
+    command that steers sagas.
     """
     versions: dict[tuple[str, int], Saga] = {}
     by_command: dict[str, Saga] = {}
     for saga in sorted(definitions, key=lambda s: (s.name, s.version)):
         if (saga.name, saga.version) in versions:
             raise DefinitionError(f"saga {saga.name!r} v{saga.version} is defined twice")
+        if saga.command in STEERING:
+            raise DefinitionError(
+                f"saga {saga.name!r} v{saga.version} takes the command {saga.command!r}, which is "
+                "evosaga's own: give it another one"
+            )
         versions[saga.name, saga.version] = saga
         holder = by_command.get(saga.command)
         if holder is not None and holder.name != saga.name:

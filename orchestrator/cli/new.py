@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,9 +30,10 @@ def new(name: Annotated[params.Name, Parameter(name="NAME")], /, *, out: params.
     Args:
         name: of the package and its folder, such as hotel
     """
-    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or name in _TAKEN:
-        raise CliError(WRONG, f"{name!r} can't be a package's name; take one such as hotel")
     folder, package = Path(name), name.replace("-", "_")
+    taken = package in _TAKEN or package in sys.stdlib_module_names or keyword.iskeyword(package)
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or taken:
+        raise CliError(WRONG, f"{name!r} can't be a package's name; take one such as hotel")
     try:
         folder.mkdir()
         written = write(folder, name)

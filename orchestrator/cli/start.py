@@ -33,6 +33,11 @@ def start(
         command: the command's name: evosaga sagas lists them
         data: its data as a JSON object; @FILE reads a file, - what is piped in
     """
+    from evosaga.events.commands import STEERING
+
+    if command in STEERING:
+        verb = command.removeprefix("saga.")
+        raise CliError(WRONG, f"{command!r} starts no saga: evosaga {verb} ID")
     return ask(command, _object(data), asking, out)
 
 

@@ -55,10 +55,10 @@ class Call:
         """Do it; the exit code."""
         if self.app is not None:
             os.environ["EVOSAGA_APP"] = self.app
-        if self.function.__module__ in _WHATSAPP:
-            _require_whatsapp()
         if not isinstance(getattr(self.function, "__self__", None), App):
             work = over_http(self.function, self.server, out)
+            if work is self.function and self.function.__module__ in _WHATSAPP:
+                _require_whatsapp()
             return int(work(*self.bound.args, **self.bound.kwargs, out=out))
         self.bound.arguments["console"] = out.console
         with out.console.capture() as page:
@@ -69,9 +69,11 @@ class Call:
 
 
 _WHATSAPP: Final = frozenset(
-    f"evosaga.orchestrator.cli.{name}" for name in ("health", "integrations", "qr", "reconcile")
+    f"evosaga.orchestrator.cli.{name}"
+    for name in ("health", "integration_lists", "integrations", "qr", "reconcile")
 )
-"""Where the verbs are that are about integrations."""
+"""Where the verbs are that are about integrations. A server that is asked over HTTP says itself
+whether it runs WhatsApp."""
 
 
 def _require_whatsapp() -> None:

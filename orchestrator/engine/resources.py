@@ -6,6 +6,7 @@ domain under ``resource_unavailable`` and is tried again; the others never notic
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -77,13 +78,22 @@ class Resource(Generic[ServicesT]):
             except Exception as error:
                 self.error = error
                 _logger.warning(
-                    "resource unavailable", domain=self.name, reason=type(error).__name__
+                    "resource unavailable",
+                    domain=self.name,
+                    reason=type(error).__name__,
+                    at=_where(error),
                 )
             finally:
                 self._opened = None
             self._tried.set()
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+def _where(error: Exception) -> str:
+    """The file and line that raised, without the text, which may carry a password."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 @dataclass(frozen=True, slots=True)

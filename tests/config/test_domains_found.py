@@ -23,6 +23,7 @@ def inn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "no_syntax.py").write_text("def x(:\n")
     (place / "imports.py").write_text("\n\nimport nothing_of_that_name\n")
     (place / "plain.py").write_text("A = 1\n")
+    (place / "steers.py").write_text(sagas.replace('"room.book"', '"saga.cancel"'))
     (place / "same.py").write_text(sagas)
     return place
 
@@ -49,6 +50,7 @@ def ran(place: Path, *words: str) -> tuple[int, str]:
         ("imports", "imports.py:3: ModuleNotFoundError"),
         ("wrong_order", "'reserve' comes after pivot step 'charge'"),
         ("inn.sagas,same", "inn.sagas and same both define the saga 'book-a-room'"),
+        ("steers", "takes the command 'saga.cancel', which is evosaga's own"),
         ("../x", "EVOSAGA_APP: "),
     ],
 )
@@ -95,13 +97,14 @@ def test_a_command_that_would_be_refused_is_refused_before_it_is_sent(
     assert said in told
 
 
-def test_without_whatsapp_its_verbs_say_what_turns_it_on(inn: Path) -> None:
-    code, told = ran(inn, "health", "--app", "inn.sagas")
+@pytest.mark.parametrize("verb", ["health", "integrations"])
+def test_without_whatsapp_its_verbs_say_what_turns_it_on(inn: Path, verb: str) -> None:
+    code, told = ran(inn, verb, "--app", "inn.sagas")
     assert code == 2
     assert "set EVOSAGA_EVOLUTION_URL to your Evolution API server" in told
 
 
-@pytest.mark.parametrize("name", ["Hotel", "1st", "evosaga", "a b", "inn"])
+@pytest.mark.parametrize("name", ["Hotel", "1st", "evosaga", "a b", "inn", "class", "json"])
 def test_a_name_that_no_package_can_have_is_refused(inn: Path, name: str) -> None:
     (inn / "inn").mkdir(exist_ok=True)
     code, told = ran(inn, "new", name)

@@ -8,6 +8,8 @@ Imported by every pytest where evosaga is installed, so it imports nothing of ev
 has to.
 """
 
+import argparse
+import ast
 import importlib
 import os
 import sys
@@ -36,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="put mistakes into the steps, each of which must be caught",
     )
+    group.addoption(
+        "--evosaga-repeat",
+        type=_faults,
+        metavar="FAULTS",
+        help="only the run that a failure names under `Again`",
+    )
 
 
 def pytest_pycollect_makeitem(
@@ -50,7 +58,9 @@ def pytest_pycollect_makeitem(
 def _items(parent: pytest.Collector, name: str, torture: Any) -> Iterator["TortureItem"]:
     most = parent.config.getoption("--evosaga-faults")
     depth = torture.faults if most is None else most
-    yield TortureItem.from_parent(parent, name=f"{name}[{depth} faults]", torture=torture)
+    yield TortureItem.from_parent(
+        parent, name=f"{name}[{depth} fault{'' if depth == 1 else 's'}]", torture=torture
+    )
     if parent.config.getoption("--evosaga-mutate"):
         yield MutantItem.from_parent(parent, name=f"{name}[mistakes]", torture=torture)
 
@@ -106,6 +116,9 @@ class TortureItem(pytest.Item):
         self.torture = torture
 
     def runtest(self) -> None:
+        if again := self.config.getoption("--evosaga-repeat"):
+            self.torture.repeat(*again)
+            return
         tally = self.torture(self.config.getoption("--evosaga-faults"))
         ends = ", ".join(f"{times} {' '.join(end)}" for end, times in tally.endings.most_common())
         self.add_report_section("call", "torture", f"{tally.runs} runs: {ends}")
@@ -119,6 +132,17 @@ class TortureItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
+
+
+def _faults(said: str) -> tuple[Any, ...]:
+    """What follows ``Again``: the faults, and the number of the input where it is not the first."""
+    try:
+        faults, *number = ast.literal_eval(f"[{said}]")
+        return tuple((int(at), str(how)) for at, how in faults), *map(int, number[:1])
+    except (ValueError, SyntaxError, TypeError):
+        raise argparse.ArgumentTypeError(
+            f"{said!r}: copy what a failure says, such as \"((4, 'lost'),)\""
+        ) from None
 
 
 class MutantItem(TortureItem):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from evosaga.events.model import StepSucceeded
 from evosaga.orchestrator.commands.testing.memory import Status, at_once
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Kind
@@ -16,7 +17,7 @@ def disagreements(stage: "Stage", saga: Status) -> list[str]:
     definition = stage.torture.saga
     start: Any = saga.start
     assert saga.state is not None
-    results = {n: p.result for n, p in saga.state.steps.items() if p.result is not None}
+    known = {n: p.result for n, p in saga.state.steps.items() if p.result is not None}
     found = []
     for step in definition.steps:
         if step.probe is None:
@@ -26,7 +27,7 @@ def disagreements(stage: "Stage", saga: Status) -> list[str]:
             input=definition.input.model_validate(start.input),
             services=stage.world,
             facts=start.facts,
-            results=results,
+            results=known,
         )
         seen = at_once(step.probe(ctx))
         there = saga.row.status == "completed"
@@ -36,3 +37,13 @@ def disagreements(stage: "Stage", saga: Status) -> list[str]:
                 f"it is {saga.row.status}, and the probe of {step.name} says {seen.evidence}"
             )
     return found
+
+
+def results(stage: "Stage") -> list[Any]:
+    """What every step said when it was done, in order."""
+    return [
+        event.result
+        for saga in stage.database.sagas
+        for event in stage.database.history(saga)
+        if isinstance(event, StepSucceeded)
+    ]

@@ -34,8 +34,9 @@ def told(label: str, number: int, faults: Faults, stage: "Stage", wrong: Sequenc
     shown = [_line(one) for one in stage.trace]
     if len(shown) > _MOST:
         shown = [*shown[: _MOST // 2], "    …", *shown[-_MOST // 2 :]]
-    repeat = f"{label}.torture.repeat({faults!r}{f', {number}' if number else ''})"
-    return "\n".join([*lines, *shown, "", f"Again: {repeat}"])
+    which = f"{faults!r}{f', {number}' if number else ''}"
+    again = f"Again: {label}.torture.repeat({which})"
+    return "\n".join([*lines, *shown, "", again, f'   or: pytest --evosaga-repeat "{which}"'])
 
 
 def _line(one: str) -> str:

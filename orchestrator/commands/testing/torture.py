@@ -28,7 +28,7 @@ from evosaga.orchestrator.commands.testing.explorer import (
     play,
     runs,
 )
-from evosaga.orchestrator.commands.testing.probing import disagreements
+from evosaga.orchestrator.commands.testing.probing import disagreements, results
 from evosaga.orchestrator.commands.testing.scene import FAULTS, WORKER, Scene
 from evosaga.orchestrator.commands.testing.story import told
 from evosaga.orchestrator.commands.testing.wall_clock import clock_watched
@@ -238,7 +238,9 @@ class Torture:
                     f"{self.label}: two runs with the same faults differ: {before.strip()!r}, "
                     f"then {after.strip()!r}; {_CURE}"
                 )
-        said = difference(state_of(other.world), state_of(one.world))
+        said = difference(state_of(other.world), state_of(one.world)) or difference(
+            {"what the steps said": results(other)}, {"what the steps said": results(one)}
+        )
         if said or first.histories != second.histories:
             raise Broken(f"{self.label}: two runs with the same faults differ: {said}; {_CURE}")
 

@@ -28,7 +28,7 @@ def pytest_in(package: Path, *words: str) -> tuple[int, str]:
 def test_the_starter_passes_its_own_tests_and_its_mistakes_are_caught(package: Path) -> None:
     code, said = pytest_in(package, "--evosaga-mutate", "-vv")
     assert code == 0, said
-    assert "FakeHotel[1 faults] PASSED" in said
+    assert "FakeHotel[1 fault] PASSED" in said
     assert "FakeHotel[mistakes] PASSED" in said
 
 
@@ -38,12 +38,16 @@ def test_a_module_that_is_named_is_tortured_and_a_failure_is_a_story(package: Pa
     sagas.write_text(right.replace("if ctx.in_doubt:", "if False:"))
     try:
         code, said = pytest_in(package, "--evosaga", "tests.test_booking", "-k", "FakeHotel")
+        faults = said.partition('--evosaga-repeat "')[2].partition('"')[0]
+        again, told = pytest_in(package, "-k", "FakeHotel", "--evosaga-repeat", faults)
     finally:
         sagas.write_text(right)
     assert code == 1
     assert "bank.charge took effect twice" in said
     assert "Again: FakeHotel.torture.repeat(" in said
     assert "Traceback" not in said
+    assert again == 1
+    assert "bank.charge took effect twice" in told
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,15 @@ def test_a_world_that_is_not_deterministic_is_refused_with_the_first_difference(
         replace(torture(hotel), world=Dice)()
 
 
+def test_an_answer_that_is_not_deterministic_is_refused_as_well(hotel: Any) -> None:
+    async def lucky(ctx: Any) -> Any:
+        await ctx.services.door.send_key(ctx.input.room, ctx.input.guest)
+        return Done({"luck": random.random()})
+
+    with pytest.raises(Broken, match=r"two runs .* differ: what the steps said is \[.*'luck'"):
+        torture(hotel, with_step(hotel.BOOK_A_ROOM, "send-key", do=lucky))()
+
+
 def test_a_step_that_reads_the_wall_clock_is_told_where(hotel: Any) -> None:
     async def timed(ctx: Any) -> Any:
         time.time()
