@@ -43,15 +43,21 @@ def ran(place: Path, *words: str) -> tuple[int, str]:
     ("app", "said"),
     [
         ("nowhere:DOMAIN", "there is no module 'nowhere'; is its package installed"),
-        ("inn.sagas:NOTHING", "has no attribute 'NOTHING'"),
-        ("inn.sagas:BOOK_A_ROOM", "is no domain but a Saga; make one: evosaga.domain("),
-        ("plain", "plain is no domain but a module without one"),
+        pytest.param("inn.sagas:NOTHING", "has no attribute 'NOTHING'", marks=pytest.mark.long),
+        pytest.param(
+            "inn.sagas:BOOK_A_ROOM",
+            "is no domain but a Saga; make one: evosaga.domain(",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "plain", "plain is no domain but a module without one", marks=pytest.mark.long
+        ),
         ("no_syntax", "no_syntax.py:1: SyntaxError"),
-        ("imports", "imports.py:3: ModuleNotFoundError"),
+        pytest.param("imports", "imports.py:3: ModuleNotFoundError", marks=pytest.mark.long),
         ("wrong_order", "'reserve' comes after pivot step 'charge'"),
         ("inn.sagas,same", "inn.sagas and same both define the saga 'book-a-room'"),
         ("steers", "takes the command 'saga.cancel', which is evosaga's own"),
-        ("../x", "EVOSAGA_APP: "),
+        pytest.param("../x", "EVOSAGA_APP: ", marks=pytest.mark.long),
     ],
 )
 def test_a_domain_that_cannot_be_loaded_is_refused_in_one_line(
@@ -83,10 +89,20 @@ def test_its_sagas_are_listed_with_their_package_and_whatsapp_is_not_there(inn: 
     [
         (("room.sell",), "known: room.book"),
         (("room.book", "--data", "{"), "--data: "),
-        (("room.book", "--data", "[]"), "must be a JSON object"),
-        (("room.book", "--data", "@nowhere.json"), "'nowhere.json' can't be read"),
+        pytest.param(
+            ("room.book", "--data", "[]"), "must be a JSON object", marks=pytest.mark.long
+        ),
+        pytest.param(
+            ("room.book", "--data", "@nowhere.json"),
+            "'nowhere.json' can't be read",
+            marks=pytest.mark.long,
+        ),
         (("room.book", "--data", '{"room": 1, "guest": "ada", "euros": 80}'), "room: "),
-        (("room.book", "--data", '{"room": 101, "guest": "ada", "cents": 80}'), "cents: "),
+        pytest.param(
+            ("room.book", "--data", '{"room": 101, "guest": "ada", "cents": 80}'),
+            "cents: ",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_command_that_would_be_refused_is_refused_before_it_is_sent(
@@ -104,7 +120,13 @@ def test_without_whatsapp_its_verbs_say_what_turns_it_on(inn: Path, verb: str) -
     assert "set EVOSAGA_EVOLUTION_URL to your Evolution API server" in told
 
 
-@pytest.mark.parametrize("name", ["Hotel", "1st", "evosaga", "a b", "inn", "class", "json"])
+_MORE = ("1st", "a b", "class", "json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Hotel", "evosaga", "inn", *(pytest.param(name, marks=pytest.mark.long) for name in _MORE)],
+)
 def test_a_name_that_no_package_can_have_is_refused(inn: Path, name: str) -> None:
     (inn / "inn").mkdir(exist_ok=True)
     code, told = ran(inn, "new", name)
