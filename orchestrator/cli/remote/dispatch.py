@@ -59,8 +59,9 @@ def over_http(
     from evosaga.orchestrator.cli import running_dev
     from evosaga.orchestrator.cli.remote import target
 
-    variables = target.variables()
-    chosen = target.target_of(target.Wish(**given), variables, dev_runs=bool(running_dev.found()))
+    wish = target.Wish(**given)
+    variables = target.variables(wish)
+    chosen = target.target_of(wish, variables, dev_runs=bool(running_dev.found()))
     if chosen is None:
         return function
     if chosen.silent:

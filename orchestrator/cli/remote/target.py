@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -71,7 +73,7 @@ def target_of(wish: Wish, variables: dict[str, str], *, dev_runs: bool = False) 
     return Target(url, one.api_key, f"profile {known.current}", silent=True)
 
 
-def variables() -> dict[str, str]:
+def variables(wish: Wish) -> dict[str, str]:
     """What the environment and ``.env`` say; the environment goes first. Raises ``CliError``."""
     from evosaga.orchestrator.config.dotenv import DotenvError, dotenv
 
@@ -84,7 +86,16 @@ def variables() -> dict[str, str]:
         from dotenv import dotenv_values
 
         told = {k: v for k, v in dotenv_values(file, encoding="utf-8-sig").items() if v}
+        if not (wish.url or wish.profile):
+            _require_one_source(file, told)
     return told | {name: value for name, value in os.environ.items() if value}
+
+
+def _require_one_source(file: Path, told: Mapping[str, str]) -> None:
+    """A ``.env`` of somebody else's folder must not draw a key of the environment to its server."""
+    if URL in told and API_KEY not in told and API_KEY in os.environ and URL not in os.environ:
+        said = f"{URL} is from {file}, {API_KEY} from the environment, and a key goes only where"
+        raise CliError(WRONG, f"{said} both are named together: set {URL} as well, or give --url")
 
 
 def checked_url(url: str, named: str) -> str:
