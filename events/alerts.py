@@ -5,7 +5,7 @@ A row is opened in the transaction of what causes it, or by the process that lea
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from evosaga.events.database import Connection, Queryable
+from evosaga.events.database import Connection, Pool, Queryable
 
 _logger = structlog.get_logger("evosaga.alerts")
 Severity = Literal["warning", "critical"]
@@ -46,6 +46,10 @@ class Condition:
     count: int = 1
     after: float = GATHERED
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+FindConditions = Callable[[Pool], Awaitable[Sequence[Condition]]]
+"""Looks at the stores for what is wrong now. Raises what Postgres raises."""
 
 
 async def parked(connection: Connection, saga_ids: Sequence[UUID]) -> None:

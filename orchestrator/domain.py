@@ -6,7 +6,7 @@ command handler or with a lease.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import structlog
 from redis.asyncio import Redis
 
-from evosaga.events.alerts import Condition
+from evosaga.events.alerts import Condition, FindConditions
 from evosaga.events.database import Pool, Queryable
 from evosaga.events.relay import OnRewind, nothing_else
 from evosaga.orchestrator.commands.handler import CommandHandler
@@ -104,7 +104,7 @@ class Domain(Generic[ServicesT]):
         _no_parts
     )
     metrics: "Callable[[ServicesT], Sequence[Metric]]" = _nothing_own
-    conditions: Callable[[Pool], Awaitable[Sequence[Condition]]] = _no_conditions
+    conditions: FindConditions = _no_conditions
     codes: tuple[str, ...] = ()
     own_conditions: Callable[[ServicesT], Sequence[Condition]] = _nothing_own
     name: str = "domain"
@@ -189,6 +189,13 @@ class Domains:
             if any(saga == name for name, _ in one.sagas.versions):
                 return one
         return None
+
+    @property
+    def conditions(
+        self,
+    ) -> list[tuple[Sequence[str], FindConditions]]:
+        """What finds each one's conditions, behind the codes that they may have."""
+        return [(one.codes, one.conditions) for one in self.each]
 
     def of_open(
         self,

@@ -22,6 +22,8 @@ from evosaga.events.relay import Relay
 from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
+from evosaga.orchestrator.config.listener import bind
+from evosaga.orchestrator.config.receivers import receivers_of
 from evosaga.orchestrator.config.settings import Settings, SettingsError
 from evosaga.orchestrator.domain import Domain, Domains, ServicesT, open_domains
 from evosaga.orchestrator.engine.engine import Engine
@@ -29,8 +31,12 @@ from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga
 from evosaga.orchestrator.maintenance import redis_owner, tracing
-from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
-from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen, full_disks
+from evosaga.orchestrator.maintenance.alerts.monitor import (
+    AlertMonitor,
+    Seen,
+    domain_monitors,
+    full_disks,
+)
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
 from evosaga.orchestrator.queries import conditions
@@ -209,7 +215,7 @@ async def _metrics(
         return metrics.text([*stored, *metrics.of_pool(worker.pool), *own, *served])
 
     try:
-        listener = metrics_server.bind(settings.host, settings.metrics_port)
+        listener = bind(settings.host, settings.metrics_port)
     except OSError as error:
         said = f"can't listen on {settings.host}, port {settings.metrics_port}"
         raise SettingsError(f"EVOSAGA_METRICS_PORT: {said}: {error.strerror or error}") from None
@@ -233,9 +239,12 @@ def alerting(
         return [*domains.of_open(services, lambda one: one.own_conditions), *full_disks()]
 
     monitor = AlertMonitor(pool, name, partial(_look, pool, redis), own)
-    dispatcher = Dispatcher(pool, redis, name, Posting.of(settings))
-    parts = {"alerts": monitor.run(), "deliveries": dispatcher.run()}
-    parts |= {one.task: one.run() for one in domain_monitors(domains, pool, name)}
+    parts = {"alerts": monitor.run()}
+    parts |= {one.task: one.run() for one in domain_monitors(domains.conditions, pool, name)}
+    if receivers_of(settings):  # else nothing pays for the library that posts
+        from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
+
+        parts["deliveries"] = Dispatcher(pool, redis, name, Posting.of(settings)).run()
     if tracing.configured():
         from evosaga.orchestrator.maintenance.tracing.follower import TraceFollower
 
@@ -249,25 +258,6 @@ async def _look(pool: Pool, redis: Redis) -> Seen:
     streamed, unseen = await conditions.of_redis(redis)
     looked = [code for code in conditions.CODES if code not in unseen]
     return Seen([*found, *streamed], looked)
-
-
-def domain_monitors(domains: Domains, pool: Pool, name: str) -> list[AlertMonitor]:
-    """One for each domain that has conditions; one that fails hides no other's trouble."""
-
-    async def look(one: Domain[Any]) -> Seen:
-        return Seen(await one.conditions(pool), one.codes)
-
-    return [
-        AlertMonitor(
-            pool,
-            name,
-            partial(look, one),
-            task=f"alerts/{'/'.join(sorted(one.codes))}",
-            hears=False,
-        )
-        for one in domains.each
-        if one.codes
-    ]
 
 
 def start_parts(

@@ -11,12 +11,14 @@ import structlog
 import uvicorn
 from redis.asyncio import Redis
 
+from evosaga.events import background
 from evosaga.events.event_log import EventLog
 from evosaga.orchestrator import app, worker
 from evosaga.orchestrator.api.application import create_app
 from evosaga.orchestrator.api.connection_limits import connections_of, rate_limited_log
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.commands.handler import CommandHandler
+from evosaga.orchestrator.config.listener import bind as bind
 from evosaga.orchestrator.config.settings import Settings, split_secrets
 from evosaga.orchestrator.domain import Domains, open_domains
 from evosaga.orchestrator.engine.resources import Resource
@@ -38,24 +40,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bind the address before anything else starts. Raises ``OSError`` when it cannot be bound."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    # The protocol must be named: asyncio sets TCP_NODELAY only where it reads IPPROTO_TCP. Without
-    # it a body waits behind its head for the client's delayed acknowledgement, some 40 ms.
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
 
 
 def address(listener: socket.socket) -> str:
@@ -129,9 +113,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
                 domains=domains,
             )
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await background.end(tasks)
             failed.cancel()
 
 

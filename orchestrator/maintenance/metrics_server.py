@@ -8,21 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take the address. Raises ``OSError`` when it can't be had."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
 @contextlib.asynccontextmanager
 async def serving(
     listener: socket.socket, render: Callable[[], Awaitable[bytes]], content_type: str

@@ -18,11 +18,10 @@ from evosaga.events.event_log import EventLog
 from evosaga.events.model import SagaFailed
 from evosaga.orchestrator.domain import Domain, Domains, domain
 from evosaga.orchestrator.maintenance.alerts import outbox
-from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen
+from evosaga.orchestrator.maintenance.alerts.monitor import AlertMonitor, Seen, domain_monitors
 from evosaga.orchestrator.maintenance.alerts.view import AlertView, listing
 from evosaga.orchestrator.queries import conditions
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
-from evosaga.orchestrator.worker import domain_monitors
 from evosaga.sagas.definition import DefinitionError
 
 _SAGA = """
@@ -251,7 +250,7 @@ async def test_each_domain_has_conditions_and_one_that_fails_hides_no_other(pool
     ]
     await alerts.observe(pool, found)
     await later(pool, 60)
-    monitors = domain_monitors(Domains.of(hotel, cinema, domain("spa")), pool, "me")
+    monitors = domain_monitors(Domains.of(hotel, cinema, domain("spa")).conditions, pool, "me")
     assert [one.task for one in monitors] == ["alerts/hotel_full", "alerts/cinema_dark"]
     await asyncio.gather(*(one.round() for one in monitors), return_exceptions=True)
     assert [one.message for one in await open_alerts(pool, "hotel_full")] == ["no room is left"]
@@ -263,7 +262,7 @@ async def test_who_leads_without_a_domain_ends_no_alert_of_it(pool: Pool, redis:
     await later(pool, 600)
     await monitor(pool, redis).round()
     assert len(await open_alerts(pool, "phones")) == 1
-    with_whatsapp = domain_monitors(Domains.of(WHATSAPP), pool, "me")
+    with_whatsapp = domain_monitors(Domains.of(WHATSAPP).conditions, pool, "me")
     await asyncio.gather(*(one.round() for one in with_whatsapp))
     assert await open_alerts(pool, "phones") == [], "no phone is away"
 

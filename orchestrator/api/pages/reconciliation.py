@@ -16,7 +16,7 @@ from evosaga.orchestrator.config.receivers import PHONES, receivers_of
 from evosaga.orchestrator.queries.sagas import living_workers
 from evosaga.orchestrator.queries.upkeep import JobView, jobs
 from evosaga.orchestrator.whatsapp.attention import reason_of
-from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+from evosaga.orchestrator.whatsapp.health.listing import findings
 from evosaga.orchestrator.whatsapp.integrations.names import names_of_instances
 from evosaga.orchestrator.whatsapp.reconciliation.listing import known_drifts
 
@@ -50,21 +50,6 @@ class Drifted:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwell:
-    """An integration whose phone is not connected."""
-
-    instance_name: str
-    name: str | None
-    state: str
-    since: datetime
-    reason: int | None
-    reconnects: int
-    next_reconnect_at: datetime | None
-    alerted_at: datetime | None
-    cure: str
-
-
-@dataclass(frozen=True, slots=True)
 class Chored:
     """A scheduled job: its last run, the result, and its next run."""
 
@@ -80,7 +65,7 @@ async def upkeep(request: Request, who: Reader) -> Response:
     pool = parts(request).pool
     known = await jobs(pool)
     alive = await living_workers(pool)
-    unwell = await pool.fetch(_UNWELL, who.organization_id, _MOST, list(WELL))
+    unwell, _ = await findings(pool, who.organization_id, well=False, limit=_MOST)
     drifted = await _drifted(pool, who.organization_id, known)
     last = next((job for job in known if job.name == "reconcile"), None)
     compared = last.last_run if last else None
@@ -98,7 +83,7 @@ async def upkeep(request: Request, who: Reader) -> Response:
             one.alerts or name == PHONES
             for name, one in receivers_of(parts(request).settings).items()
         ),
-        unwell=[Unwell(**dict(row), cure=CURES.get(row["state"], "")) for row in unwell],
+        unwell=sorted(unwell, key=lambda one: one.since or now),  # those away longest first
         chores=[
             Chored(job.name, job.last_run, job.next_at, _came(job.result))
             for job in known
@@ -165,14 +150,3 @@ def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers of a result that are worth showing."""
     plain = ((k.replace("_", " "), v) for k, v in result.items() if k not in ("shown", "seconds"))
     return [(name, str(value)) for name, value in plain if value and not isinstance(value, dict)]
-
-
-_UNWELL: Final = """
-SELECT row.config ->> 'instance_name' AS instance_name, row.config ->> 'name' AS name, seen.state,
-       seen.since, seen.reason, seen.reconnects, seen.next_reconnect_at, seen.alerted_at
-FROM evosaga.connections AS seen
-JOIN healthcare.integrations AS row ON row.id = seen.integration_id
-WHERE row.enabled AND NOT seen.state = ANY($3) AND row.config ->> 'instance_name' IS NOT NULL
-  AND ($1::uuid IS NULL OR row.organization_id = $1)
-ORDER BY seen.since LIMIT $2
-"""

@@ -67,7 +67,7 @@ class Posting:
 
 @dataclass(slots=True)
 class Dispatcher:
-    """One candidate for delivering; it does nothing where no receiver is configured."""
+    """One candidate for delivering; not run where no receiver is configured."""
 
     pool: Pool
     redis: Redis
@@ -79,8 +79,6 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Deliver for ever; cancel it to stop. Trouble with the stores is waited out."""
-        if not self.posting.receivers:
-            await asyncio.Event().wait()
         candidacy = Candidacy(self.pool, "deliveries", self.me, lease=_LEASE)
 
         async def turn() -> float:

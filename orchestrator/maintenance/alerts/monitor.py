@@ -7,15 +7,16 @@ worker is.
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from evosaga.events import alerts, background
-from evosaga.events.alerts import Condition
+from evosaga.events.alerts import Condition, FindConditions
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
 
@@ -84,6 +85,32 @@ class AlertMonitor:
         await alerts.observe(self.pool, seen.conditions)
         settled = self.hears and now - self._leads_since > _SETTLED
         await alerts.resolve(self.pool, seen.conditions, seen.codes, settled=settled)
+
+
+def domain_monitors(
+    domains: Iterable[tuple[Sequence[str], FindConditions]],
+    pool: Pool,
+    me: str,
+) -> list[AlertMonitor]:
+    """One for each domain that has conditions, by its codes and what finds them.
+
+    One that fails hides no other's trouble.
+    """
+
+    async def look(codes: Sequence[str], conditions: FindConditions) -> Seen:
+        return Seen(await conditions(pool), codes)
+
+    return [
+        AlertMonitor(
+            pool,
+            me,
+            partial(look, codes, conditions),
+            task=f"alerts/{'/'.join(sorted(codes))}",
+            hears=False,
+        )
+        for codes, conditions in domains
+        if codes
+    ]
 
 
 def full_disks() -> list[Condition]:

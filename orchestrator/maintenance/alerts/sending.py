@@ -8,8 +8,6 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import aiohttp
@@ -17,6 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from evosaga.events.connection_errors import reason
+from evosaga.events.retry_after import seconds_of
 
 _TIMEOUT: Final = 10.0
 _READ: Final = 2048
@@ -98,7 +97,7 @@ async def post(
             ) as answer,
         ):
             await answer.content.read(_READ)
-            return _judge(answer.status, answer.headers.get("Retry-After"))
+            return _judge(answer.status, answer.headers)
     except TimeoutError:
         return Answer(False, f"no answer within {timeout:g} s")
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -107,7 +106,7 @@ async def post(
         return Answer(False, f"could not be reached: {reason(error)}")
 
 
-def _judge(status: int, retry_after: str | None) -> Answer:
+def _judge(status: int, headers: Mapping[str, str]) -> Answer:
     if 200 <= status < 300:
         return Answer(True)
     said = f"HTTP {status}"
@@ -115,21 +114,7 @@ def _judge(status: int, retry_after: str | None) -> Answer:
         said += ": redirects are not followed; set the address where it leads"
     if status == 410:
         said += ": the receiver says that it is gone for good"
-    return Answer(False, said, _seconds(retry_after))
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """The header as seconds from now; None: there is none that can be read."""
-    if not retry_after:
-        return None
-    if retry_after.strip().isdecimal():
-        return min(float(retry_after), _LONGEST_WAIT)
-    try:
-        at = parsedate_to_datetime(retry_after)
-        left = (at - datetime.now(at.tzinfo or UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return None
-    return min(max(0.0, left), _LONGEST_WAIT)
+    return Answer(False, said, seconds_of(headers, _LONGEST_WAIT))
 
 
 def _is_literal(host: str) -> bool:

@@ -28,8 +28,8 @@ class ConnectionFinding:
 
     @property
     def well(self) -> bool:
-        """Whether nothing is wrong with it."""
-        return self.state in WELL
+        """Whether nothing is wrong with it; a phone that is being deleted needs nothing."""
+        return self.state in WELL or self.status == "deleting"
 
     @property
     def cure(self) -> str:
@@ -69,7 +69,8 @@ LEFT JOIN evosaga.connections AS seen ON seen.integration_id = row.id
 WHERE row.type = 'whatsapp' AND row.provider = 'evolution' AND row.enabled
   AND row.config ->> 'instance_name' IS NOT NULL
   AND ($1::uuid IS NULL OR row.organization_id = $1)
-  AND ($2::bool IS NULL OR $2 = (coalesce(seen.state, row.status::text, 'pending') = ANY($4)))
+  AND ($2::bool IS NULL OR $2 = (coalesce(seen.state, row.status::text, 'pending') = ANY($4)
+                                 OR row.status::text IS NOT DISTINCT FROM 'deleting'))
   AND ($3::uuid IS NULL OR row.id > $3)
 ORDER BY row.id LIMIT $5
 """

@@ -10,8 +10,8 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from evosaga.events.connection_errors import reason
+from evosaga.events.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.answers import UNREACHABLE, Answer
-from evosaga.sagas.whatsapp.evolution.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 
 LARGEST_BODY: Final = 1024 * 1024

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-_LONGEST: Final = 300.0
+LONGEST: Final = 300.0
 """Seconds; who asks for more is asked again then."""
 
 
-def seconds_of(headers: Mapping[str, str]) -> float | None:
-    """How long to stay away, in seconds from 0 to 300; None when nothing sensible is said.
+def seconds_of(headers: Mapping[str, str], longest: float = LONGEST) -> float | None:
+    """How long to stay away, in seconds from 0 to ``longest``; None when nothing sensible is said.
 
     A date is read against the answer's own ``Date``, since the two clocks may differ.
     """
@@ -25,7 +25,7 @@ def seconds_of(headers: Mapping[str, str]) -> float | None:
             return None
         now = _moment(headers.get("date", "")) or datetime.now(UTC)
         seconds = (at - now).total_seconds()
-    return None if seconds != seconds else min(_LONGEST, max(0.0, seconds))  # no NaN
+    return None if seconds != seconds else min(longest, max(0.0, seconds))  # no NaN
 
 
 def _moment(text: str) -> datetime | None:
