@@ -55,7 +55,7 @@ async def test_no_tcp_connection_of_ours_holds_a_small_packet_back(
     operator: httpx.AsyncClient, evolution: SimulatedEvolution
 ) -> None:
     """Those of the API, of its client, to Evolution and of the simulator."""
-    evolution.arm("slow", operation="create", seconds=1.0)
+    evolution.arm("slow_after", operation="create", seconds=1.0)
     creating = asyncio.create_task(operator.post(CREATE, json=asked()))
     await eventually(lambda: evolution.live() != {} or creating.done(), 20)
     with held() as sockets:
@@ -174,7 +174,7 @@ async def at_end(reader: asyncio.StreamReader) -> bool:
 async def test_when_every_connection_is_at_work_another_is_told_to_come_again(
     parts: AppContext, settings: Settings, evolution: SimulatedEvolution
 ) -> None:
-    evolution.arm("slow", operation="create", seconds=3.0)
+    evolution.arm("slow_after", operation="create", seconds=3.0)
     async with few(parts, settings, 1) as where, client_with(where, OPERATOR) as client:
         creating = asyncio.create_task(client.post(CREATE, json=asked()))
         await eventually(lambda: evolution.live() != {}, 20)

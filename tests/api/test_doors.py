@@ -322,14 +322,11 @@ async def test_more_waits_than_an_organization_may_have_are_refused_before_anyth
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(MOST, WAITS, replace(MOST[WAITS], of_an_organization=1))
-    evolution.arm("slow", operation="create", seconds=1.0)
-    under_way = (
-        "SELECT count(*) FROM evosaga.open_sagas WHERE organization_id = $1 AND status = 'running'"
-    )
+    evolution.arm("slow_after", operation="create", seconds=1.0)
+    before = evolution.live()
     async with client_with(address_, OUR_KEY) as ours, client_with(address_, THEIR_KEY) as theirs:
         waiting = asyncio.create_task(ours.post(CREATE, json=asked()))
-        # Evolution takes a second from here on; once it has the instance, the wait is soon over.
-        await eventually(lambda: parts.pool.fetchval(under_way, OURS), 20)
+        await eventually(lambda: evolution.live() != before, 20)
         body = {"Idempotency-Key": "the-second"}
         refused = await ours.delete("/integrations/evolution/wa-nothing", headers=body)
         assert (refused.status_code, problem(refused)["code"]) == (429, "too_many_waits")
