@@ -283,11 +283,15 @@ async def hotel(settings: Settings, redis: Redis) -> AsyncIterator[Redis]:
         yield redis
 
 
-async def book(redis: Redis, pool: Pool, room: int, guest: str, euros: int = 80) -> SagaView:
-    """Publish the command, as any program in any language could; the saga once it is over."""
+async def order(redis: Redis, room: int, guest: str, euros: int = 80) -> str:
+    """Publish the command, as any program in any language could; its id, which is the saga's."""
     data = {"room": room, "guest": guest, "euros": euros}
-    command = {"id": str(uuid.uuid4()), "type": "room.book", "data": data}
-    return await outcome(pool, await publish(redis, command))
+    return await publish(redis, {"id": str(uuid.uuid4()), "type": "room.book", "data": data})
+
+
+async def book(redis: Redis, pool: Pool, room: int, guest: str, euros: int = 80) -> SagaView:
+    """The same, and the saga once it is over."""
+    return await outcome(pool, await order(redis, room, guest, euros))
 
 
 async def test_a_booking_ends_with_a_key_in_the_guests_hand(hotel: Redis, pool: Pool) -> None:

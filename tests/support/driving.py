@@ -64,6 +64,12 @@ async def story(pool: Pool, saga: SagaView) -> list[str]:
     return [" ".join(filter(None, (e.type, getattr(e, "step", None)))) for e in events]
 
 
+async def told(pool: Pool, reference: str, line: str) -> bool:
+    """Whether the saga's history has this line of its ``story``."""
+    saga = await find_saga(pool, reference)
+    return saga is not None and line in await story(pool, saga)
+
+
 def impatient(attempts: int = 2) -> SagaRegistry:
     """The same sagas with few attempts and short pauses."""
     retry = Retry(attempts=attempts, first=0.05, factor=1.0)
