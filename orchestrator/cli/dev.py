@@ -86,8 +86,9 @@ async def _run(
 
             urls = {"database_url": settings.database_url, "redis_url": settings.redis_url}
             settings = load_settings(**urls, **given)
-        _tell(settings, given, address(listener), out)
+        # First the file: whoever reads what is told may call a verb at once.
         stack.enter_context(running_dev.announced(state(), _facts(settings, given, listener)))
+        _tell(settings, given, address(listener), out)
         if not out.json:
             assert settings.redis_url is not None
             await stack.enter_async_context(

@@ -125,7 +125,8 @@ class ManagedServer:
                 extra_groups=[] if account else None,
             )
         if started.stdin is not None:
-            with started.stdin, contextlib.suppress(BrokenPipeError):
+            # Closing writes what is buffered. What ended before it read that says why itself.
+            with contextlib.suppress(BrokenPipeError), started.stdin:
                 started.stdin.write(words.encode())
         return started
 

@@ -43,11 +43,12 @@ async def connected(evosaga: Evosaga) -> set[str]:
 @pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_verbs_find_a_running_dev_and_the_next_one_has_what_it_stored(
-    tmp_path: Path,
+    open_folder: Path,
 ) -> None:
-    evosaga = Evosaga(tmp_path).having(state_dir=str(tmp_path / "s"))
+    folder = open_folder / "kept"
+    evosaga = Evosaga(open_folder).having(state_dir=str(folder))
     async with dev(evosaga):
-        file = tmp_path / "s" / "dev.json"
+        file = folder / "dev.json"
         assert file.stat().st_mode & 0o777 == 0o600
         made = await evosaga(*creation(channel="EVOLUTION"), "--json")
         assert made.code == 0, made.err

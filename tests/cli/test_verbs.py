@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -346,23 +344,10 @@ async def test_the_simulated_evolution_runs_alone_and_keeps_a_journal(
     assert "/instance/fetchInstances" in journal.read_text()
 
 
-@pytest.fixture
-def open_folder(tmp_path: Path) -> Callable[[], Path]:
-    """A folder that Postgres's own account can reach, for when the tests run as root."""
-
-    def made() -> Path:
-        for folder in (tmp_path, *tmp_path.parents):
-            if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
-        return tmp_path / "kept"
-
-    return made
-
-
 async def test_without_addresses_the_embedded_servers_are_used_and_keep_what_they_are_told(
-    evosaga: Evosaga, open_folder: Callable[[], Path]
+    evosaga: Evosaga, open_folder: Path
 ) -> None:
-    folder = open_folder()
+    folder = open_folder / "kept"
     alone = evosaga.having(database_url=None, redis_url=None, state_dir=str(folder))
     migrated = await alone("migrate")
     assert migrated.code == 0, migrated.err

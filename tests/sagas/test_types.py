@@ -61,7 +61,7 @@ def test_a_step_that_reads_what_is_not_there_is_an_error_of_types(tmp_path: Path
     for said in (
         '"Book" has no attribute "rom"',
         '"Bank" has no attribute "refund"',
-        "Step[Book, Door]",
+        'Argument "do" to "retryable" has incompatible type "Callable[[StepContext[Book, Door]]',
         'Argument "services" to "domain" has incompatible type',
     ):
         assert said in told.stdout, told.stdout
