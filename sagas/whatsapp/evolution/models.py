@@ -8,10 +8,11 @@ and an element without a token does not show who owns it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+from typing import Final, Literal, TypeAlias, TypedDict, get_args
 
 ConnectionState: TypeAlias = Literal["open", "connecting", "close"]
 
@@ -20,6 +21,8 @@ _LINKED: Final = re.compile(r"[0-9]+(?:_[0-9]+)?(?::[0-9]+)?(?:@[a-z.]+)?")
 _LONGEST_CODE: Final = 2000
 _LONGEST_PICTURE: Final = 64 * 1024
 _LONGEST_PAIRING_CODE: Final = 20
+_NAMES: Final = frozenset({"name", "instanceName", "instance"})
+"""What an element of the list is recognised by."""
 
 
 class UnreadableList(Exception):
@@ -100,53 +103,56 @@ class ListedInstance:
 
 
 class InstanceList:
-    """The answer of ``fetchInstances``. Thousands of elements, so each is read when it is needed.
+    """The answer of ``fetchInstances``, of which only what we use is kept.
 
-    The answer may be shared by several callers: read only.
+    It may be shared by several callers: read only, once it is complete.
     """
 
-    __slots__ = ("_elements",)
+    __slots__ = ("_found", "_unreadable", "evolutions")
 
-    def __init__(self, elements: Sequence[Any]) -> None:
-        self._elements = elements
+    def __init__(self, elements: Iterable[object] = ()) -> None:
+        self._found: list[ListedInstance] = []
+        self._unreadable = 0
+        self.evolutions = True
+        """Whether an Evolution server can have said it: it is empty, or an element has a name."""
+        for element in elements:
+            self.add(element)
+
+    def add(self, element: object) -> None:
+        """The next element."""
+        one = listed_instance(element)
+        named = isinstance(element, dict) and not _NAMES.isdisjoint(element)
+        self.evolutions = named or (self.evolutions and len(self) > 0)
+        if one is None:
+            self._unreadable += 1
+        else:
+            self._found.append(one)
 
     def __len__(self) -> int:
-        return len(self._elements)
+        return len(self._found) + self._unreadable
 
     def find(self, name: str) -> ListedInstance | None:
         """The element of that name; None proves that the instance is not in the list.
 
         Of two elements of one name, one with a token is preferred. Raises ``UnreadableList``.
         """
-        found: ListedInstance | None = None
-        unreadable = 0
-        for element in self._elements:
-            # Fast path for elements of today's shape, of which one is looked for.
-            if isinstance(element, dict) and "instance" not in element:
-                said = element.get("instanceName", element.get("name"))
-                if isinstance(said, str) and said != name:
-                    continue
-            one = listed_instance(element)
-            if one is None:
-                unreadable += 1
-            elif one.name == name and (found is None or found.token is None):
-                found = one
-        if found is None and unreadable:
-            some = f"{unreadable} of {len(self)} elements of Evolution's list have no name"
+        found = self.get(name)
+        if found is None and self._unreadable:
+            some = f"{self._unreadable} of {len(self)} elements of Evolution's list have no name"
             raise UnreadableList(f"{some}, so nobody can say what is not in it")
         return found
 
     def get(self, name: str) -> ListedInstance | None:
         """The same, where None proves nothing."""
-        try:
-            return self.find(name)
-        except UnreadableList:
-            return None
+        found: ListedInstance | None = None
+        for one in self._found:
+            if one.name == name and (found is None or found.token is None):
+                found = one
+        return found
 
-    def read(self) -> tuple[list[ListedInstance], int]:
+    def read(self) -> tuple[Sequence[ListedInstance], int]:
         """All elements that can be read, and the number of those that can't."""
-        found = [one for one in map(listed_instance, self._elements) if one is not None]
-        return found, len(self) - len(found)
+        return self._found, self._unreadable
 
 
 def listed_instance(element: object) -> ListedInstance | None:
@@ -164,8 +170,8 @@ def listed_instance(element: object) -> ListedInstance | None:
     return ListedInstance(
         name=name,
         token=_text(fields.get("token") or fields.get("apikey")) or None,
-        status=_text(fields.get("connectionStatus", fields.get("status"))),
-        channel=_text(channel),
+        status=_shared(fields.get("connectionStatus", fields.get("status"))),
+        channel=_shared(channel),
         owner=_text(fields.get("ownerJid", fields.get("owner"))),
         reason=reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
         closed_at=_moment(fields.get("disconnectionAt")),
@@ -175,6 +181,8 @@ def listed_instance(element: object) -> ListedInstance | None:
 
 def instance_list(body: object) -> InstanceList | None:
     """The list in an answer; None when the body is none."""
+    if isinstance(body, InstanceList):
+        return body
     return InstanceList(body) if isinstance(body, list) else None
 
 
@@ -261,6 +269,11 @@ def linked(jid: object) -> bool:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _shared(value: object) -> str | None:
+    """One of a few words, kept once for all instances."""
+    return sys.intern(value) if type(value) is str else None
 
 
 def _moment(value: object) -> datetime | None:
