@@ -21,6 +21,10 @@ NUMBER_BACKWARDS: Final = "#"
 """What no word begins with: they mark an id and a number, so that no letter of a name finds one."""
 
 
+SERVER: Final = "coalesce(nullif({0}config ->> 'server', ''), 'default')"
+"""The Evolution server of a row of ``healthcare.integrations``, whose alias and dot go in front."""
+
+
 class SearchIndex(NamedTuple):
     """An index. ``made`` is everything after its name in CREATE INDEX."""
 
@@ -125,6 +129,18 @@ INDEXES: Final = (
         "ON evosaga.sagas (command_id text_pattern_ops) WHERE command_id <> saga_id::text",
     ),
 )
+
+SCALE_INDEXES: Final = (
+    SearchIndex(
+        "healthcare", "integrations_by_server", f"{_ROWS} (({SERVER.format('')}), id) {_OURS}"
+    ),
+    SearchIndex(
+        "evosaga",
+        "sagas_waiting_their_time",
+        "ON evosaga.sagas (next_at) WHERE status IN ('running', 'compensating') AND owner IS NULL",
+    ),
+)
+"""Those of revision 0012: a server's rows in pages, and what nobody drives by when it is due."""
 
 
 def made(index: SearchIndex) -> str:

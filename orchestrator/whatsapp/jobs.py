@@ -15,7 +15,8 @@ from evosaga.sagas.whatsapp.services import Services
 def jobs_of(settings: Settings, pool: Pool, services: Services, gate: CommandHandler) -> list[Job]:
     """What a worker does every now and then, as far as the settings have not turned it off."""
     keeper = Reconciler(pool, services, gate, settings.older_names, settings.quiet_seconds)
-    doctor = HealthMonitor(pool, services, settings.alert_after, settings.alert_url is not None)
+    posts = settings.alert_url is not None
+    doctor = HealthMonitor(pool, services, settings.alert_after, posts, settings.health_every)
 
     async def reconcile_all(may_go_on: StillLeader) -> JobResult:
         return _reconciled(keeper, await reconciler.run_once(keeper, may_go_on=may_go_on))
