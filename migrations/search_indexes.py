@@ -130,17 +130,23 @@ INDEXES: Final = (
     ),
 )
 
+WAITING_COLUMNS: Final = """
+ALTER TABLE evosaga.sagas ADD COLUMN IF NOT EXISTS due_at timestamptz,
+    ADD COLUMN IF NOT EXISTS waits_since timestamptz
+"""
+"""Made beforehand as well, so that their indexes can be."""
 SCALE_INDEXES: Final = (
     SearchIndex(
         "healthcare", "integrations_by_server", f"{_ROWS} (({SERVER.format('')}), id) {_OURS}"
     ),
+    SearchIndex("evosaga", "sagas_due", "ON evosaga.sagas (due_at) WHERE due_at IS NOT NULL"),
     SearchIndex(
         "evosaga",
-        "sagas_waiting_their_time",
-        "ON evosaga.sagas (next_at) WHERE status IN ('running', 'compensating') AND owner IS NULL",
+        "sagas_waiting_since",
+        "ON evosaga.sagas (waits_since) WHERE waits_since IS NOT NULL",
     ),
 )
-"""Those of revision 0012: a server's rows in pages, and what nobody drives by when it is due."""
+"""Those of revision 0012: a server's rows in pages, and what no worker drives by when it is due."""
 
 
 def made(index: SearchIndex) -> str:

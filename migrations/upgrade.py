@@ -23,7 +23,7 @@ from evosaga.events.postgres_url import understood
 from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
 from evosaga.migrations.revision import LOCK, current, has_whatsapp, head
-from evosaga.migrations.search_indexes import INDEXES, SCALE_INDEXES, made
+from evosaga.migrations.search_indexes import INDEXES, SCALE_INDEXES, WAITING_COLUMNS, made
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
@@ -163,6 +163,9 @@ async def _build_all(connection: Any, revision: str, whatsapp: bool) -> None:
             said = f"these organizations have several enabled integrations: {doubled}"
             cure = "keep one of each (delete or disable the others), then migrate"
             raise Unfit([Misfit(said, cure)]) from None
+    if await connection.fetchval("SELECT to_regclass('evosaga.sagas')"):
+        await connection.execute(f"SET lock_timeout = '{_PATIENCE}'; {WAITING_COLUMNS}")
+        await connection.execute("RESET lock_timeout")
     for index in (*INDEXES, *SCALE_INDEXES):
         if index.schema == "healthcare" and not whatsapp:
             continue

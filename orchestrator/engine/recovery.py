@@ -1,20 +1,23 @@
 """The recovery sweep: takes over sagas that are due and not driven, after a crash or a wait.
 
 A saga is due when its owner's lease is over, or when its time has come and no worker drives it.
+Each of these is found by an index, so a sweep costs nothing for what waits, whatever its number. Of
+the sagas that living workers drive each sweep looks at those of one worker, in turn.
 Taking one sets the row's owner and moves its time; the claim that counts is the append that
 follows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 import structlog
 from redis.asyncio import Redis
 
 from evosaga.events import background, streams
-from evosaga.events.clock import LIVING, PUT_BACK
-from evosaga.events.database import TRANSIENT, Pool
+from evosaga.events.clock import LEEWAY, LIVING, PUT_BACK
+from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import KEEP_SECONDS
 from evosaga.events.retention import trim
@@ -41,6 +44,8 @@ class Recovery:
         self._log = log
         self._engine = engine
         self._lease = lease
+        self._watched: str | None = None
+        """The worker whose sagas the last sweep looked at."""
 
     async def run(self) -> None:
         """Sweep for ever; cancel it to stop."""
@@ -61,16 +66,7 @@ class Recovery:
             return 0
         known = self._engine.registry.versions
         self._engine.bind_lease()  # what is taken over rests on the lease as it is before
-        rows = await self._pool.fetch(
-            _TAKE,
-            self._lease.worker,
-            room,
-            _GRACE,
-            list(self._engine.left_alone),
-            [name for name, _ in known],
-            [version for _, version in known],
-            self._lease.steady,
-        )
+        rows = await self._take(room, known)
         if rows:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
             # A paused owner may have woken up and gone on in between: then it is not lost.
@@ -88,6 +84,45 @@ class Recovery:
                 if sagas:
                     _logger.info(event, sagas=sagas)
         return len(rows)
+
+    async def _take(self, room: int, known: Collection[tuple[str, int]]) -> list[asyncpg.Record]:
+        self._watched = await self._pool.fetchval(_NEXT_OWNER, self._watched)
+        return await look(
+            self._pool,
+            self._lease.worker,
+            room,
+            known,
+            watched=self._watched,
+            left_alone=self._engine.left_alone,
+            steady=self._lease.steady,
+        )
+
+
+async def look(
+    pool: Queryable,
+    worker: str,
+    room: int,
+    known: Collection[tuple[str, int]],
+    *,
+    watched: str | None = None,
+    left_alone: Collection[UUID] = (),
+    steady: bool = True,
+) -> list[asyncpg.Record]:
+    """Make what is due this worker's, ``room`` sagas at the most, of the definitions it knows.
+
+    ``watched``: the worker whose sagas are looked at though it lives.
+    """
+    return await pool.fetch(
+        _TAKE,
+        worker,
+        room,
+        _GRACE,
+        list(left_alone),
+        [name for name, _ in known],
+        [version for _, version in known],
+        steady,
+        watched,
+    )
 
 
 def _taken(row: asyncpg.Record) -> ClaimedRow:
@@ -126,12 +161,36 @@ async def tidy(redis: Redis, others: Sequence[str] = (), every: float = 60.0) ->
 # An owner without a row has left and is not waited for. One that is merely silent is believed
 # to be dead only by a worker that has itself been seen without a break. What has a time that lies
 # ahead of a clock that was put back is looked at; what a living worker drives, by that one alone.
+_KNOWN: Final = """saga_id <> ALL($4) AND (saga, version) IN (
+        SELECT * FROM unnest($5::text[], $6::int[]))"""
 _TAKE: Final = f"""
-WITH due AS (
+WITH RECURSIVE owners AS (
+    (SELECT owner FROM evosaga.sagas WHERE {ACTIVE_STATUSES} ORDER BY owner LIMIT 1)
+    UNION ALL
+    SELECT (SELECT owner FROM evosaga.sagas WHERE {ACTIVE_STATUSES} AND owner > owners.owner
+            ORDER BY owner LIMIT 1)
+    FROM owners WHERE owners.owner IS NOT NULL
+), dead AS (
+    SELECT owner FROM owners WHERE owner IS NOT NULL AND CASE
+        WHEN NOT EXISTS (SELECT FROM evosaga.workers WHERE worker_id = owners.owner) THEN true
+        ELSE $7::boolean AND NOT EXISTS (SELECT FROM evosaga.workers
+                                         WHERE worker_id = owners.owner AND {LIVING})
+    END
+), found AS (
+    (SELECT saga_id FROM evosaga.sagas WHERE due_at <= now() AND {_KNOWN}
+     ORDER BY due_at LIMIT $2)
+    UNION ALL
+    (SELECT saga_id FROM evosaga.sagas WHERE waits_since > now() + {LEEWAY} AND {_KNOWN} LIMIT $2)
+    UNION ALL
+    (SELECT saga_id FROM evosaga.sagas
+     WHERE owner = ANY(ARRAY(SELECT owner FROM dead)) AND {ACTIVE_STATUSES} AND {_KNOWN} LIMIT $2)
+    UNION ALL
+    (SELECT saga_id FROM evosaga.sagas
+     WHERE owner = $8 AND {ACTIVE_STATUSES} AND {_KNOWN}
+       AND (next_at <= now() - make_interval(secs => $3) OR (owner = $1 AND {PUT_BACK})) LIMIT $2)
+), due AS (
     SELECT saga_id, owner, {PUT_BACK} AND next_at > now() AS put_back FROM evosaga.sagas AS saga
-    JOIN unnest($5::text[], $6::int[]) AS known (saga, version) USING (saga, version)
-    WHERE {ACTIVE_STATUSES} AND saga_id <> ALL($4)
-      AND CASE
+    WHERE saga_id = ANY(ARRAY(SELECT saga_id FROM found)) AND {ACTIVE_STATUSES} AND CASE
           WHEN owner IS NULL THEN next_at <= now() OR {PUT_BACK}
           WHEN NOT EXISTS (SELECT FROM evosaga.workers WHERE worker_id = saga.owner) THEN true
           WHEN NOT EXISTS (SELECT FROM evosaga.workers
@@ -147,4 +206,12 @@ SET owner = $1, next_at = now() + interval '60 seconds', scheduled_at = now()
 FROM due WHERE saga.saga_id = due.saga_id
 RETURNING saga.saga_id, saga.next_sequence, due.owner AS was, now() AS now, due.put_back,
     saga.held_claim, saga.holds, saga.doubted_at, saga.code, saga.message
+"""  # noqa: S608  # constants only
+# From one owner to the next, and after the last one to the first.
+_NEXT_OWNER: Final = f"""
+SELECT coalesce(
+    (SELECT owner FROM evosaga.sagas WHERE {ACTIVE_STATUSES} AND owner > $1::text
+     ORDER BY owner LIMIT 1),
+    (SELECT owner FROM evosaga.sagas WHERE {ACTIVE_STATUSES} AND owner IS NOT NULL
+     ORDER BY owner LIMIT 1))
 """  # noqa: S608  # constants only

@@ -38,7 +38,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
 __all__ = ["CheckedIntegration", "HealthMonitor", "HealthReport", "examine", "run_once"]
 
 _logger = structlog.get_logger("evosaga.health")
-_AT_ONCE: Final = 4
+_AT_ONCE: Final = 3
 """Servers that are looked at at the same time: one that hangs holds up no round."""
 
 

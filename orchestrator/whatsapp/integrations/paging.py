@@ -12,7 +12,7 @@ import asyncpg
 
 from evosaga.events.database import Pool
 
-PAGE: Final = 2000
+_PAGE: Final = 2000
 _T = TypeVar("_T")
 
 
@@ -27,8 +27,8 @@ async def pages(
     found: list[_T] = []
     after: Any = None
     while True:
-        page = await pool.fetch(query, after, PAGE)
+        page = await pool.fetch(query, after, _PAGE)
         found += await asyncio.to_thread(build, page)
-        if len(page) < PAGE:
+        if len(page) < _PAGE:
             return found
         after = page[-1][key]

@@ -9,9 +9,12 @@ import asyncpg
 
 from evosaga.events.database import Pool
 from evosaga.migrations.search_indexes import SERVER
-from evosaga.orchestrator.whatsapp.integrations.paging import PAGE, pages
+from evosaga.orchestrator.whatsapp.integrations.paging import pages
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
+
+_SOME: Final = 500
+"""Rows of a server that are read at a time: a few milliseconds of work for the event loop."""
 
 
 async def rows_of(pool: Pool) -> list[Row]:
@@ -27,10 +30,10 @@ async def rows_on(pool: Pool, server: str) -> AsyncIterator[list[Row]]:
     """
     after: UUID | None = None
     while True:
-        page = await pool.fetch(_ROWS_ON, after, PAGE, server)
+        page = await pool.fetch(_ROWS_ON, after, _SOME, server)
         if page:
             yield await asyncio.to_thread(_rows, page)
-        if len(page) < PAGE:
+        if len(page) < _SOME:
             return
         after = page[-1]["id"]
 

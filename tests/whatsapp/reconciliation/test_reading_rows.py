@@ -9,6 +9,7 @@ import pytest
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.health import store
 from evosaga.orchestrator.whatsapp.integrations import paging
+from evosaga.orchestrator.whatsapp.integrations import rows as rows_module
 from evosaga.orchestrator.whatsapp.integrations.paging import pages
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of, rows_on
 from tests.whatsapp.reconciliation.conftest import Rows
@@ -18,7 +19,8 @@ from tests.whatsapp.reconciliation.conftest import Rows
 async def test_every_row_is_read_once_and_the_newest_come_first(
     pool: Pool, rows: Rows, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(paging, "PAGE", 2)
+    monkeypatch.setattr(paging, "_PAGE", 2)
+    monkeypatch.setattr(rows_module, "_SOME", 2)
     for n in range(number):
         await rows.insert(f"clinic-{n}")
     await pool.execute(
@@ -38,7 +40,7 @@ async def test_every_row_is_read_once_and_the_newest_come_first(
 async def test_a_page_is_built_in_a_thread_of_its_own(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paging, "PAGE", 10)
+    monkeypatch.setattr(paging, "_PAGE", 10)
     where = set()
 
     def build(page: Sequence[Any]) -> list[int]:
