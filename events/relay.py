@@ -46,6 +46,8 @@ _IDLE_POLL: Final = 0.5
 """Seconds between two looks for what others have committed; our own commits say so."""
 _FOLLOW: Final = 1.0
 """Seconds between two looks whether another still leads; our own commits are no reason for one."""
+_FOLLOW_LONGEST: Final = 3.0
+"""The same once another has led for a while: with a hundred workers that is 33 looks a second."""
 _GATHER: Final = 0.01
 """Seconds that what was committed waits for what comes next: a saga commits every few of them."""
 _logger = structlog.get_logger("evosaga.relay")
@@ -79,10 +81,10 @@ class Relay:
 
     async def run(self) -> None:
         """Relay for ever; cancel it to stop. Outages of either server are waited out."""
-        pause = _IDLE_POLL
+        pause, follow = _IDLE_POLL, _FOLLOW
 
         async def turn() -> float:
-            nonlocal pause
+            nonlocal pause, follow
             try:
                 while await self.pump():
                     pass
@@ -92,9 +94,11 @@ class Relay:
                 pause = min(5.0, pause * 2)
                 self._nudge.clear()
             if self._leads:
+                follow = _FOLLOW
                 return pause
             self._nudge.clear()
-            return max(pause, _FOLLOW)
+            follow = min(_FOLLOW_LONGEST, follow * 1.25)
+            return max(pause, follow)
 
         await background.repeat(turn, nudge=self._nudge, gather=_GATHER)
 

@@ -38,7 +38,7 @@ from evosaga.orchestrator.maintenance.alerts.monitor import (
     full_disks,
 )
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
+from evosaga.orchestrator.maintenance.scheduler import AnyJob, Scheduler
 from evosaga.orchestrator.queries import conditions
 
 _logger = structlog.get_logger("evosaga.app")
@@ -173,7 +173,7 @@ class _Beside:
         self, domains: Domains, resources: list[Resource[Any]]
     ) -> Mapping[str, Coroutine[Any, Any, None]]:
         found: dict[str, Coroutine[Any, Any, None]] = {}
-        jobs: list[Job] = []
+        jobs: list[AnyJob] = []
         for one, resource in zip(domains.each, resources, strict=True):
             if one.essential:
                 services = resource.get()
