@@ -157,7 +157,6 @@ async def counted(pool: Queryable) -> dict[str, int]:
         if status != "completed":
             number = int(await pool.fetchval(_SOME, status, FEW))
             found[status] = number if number < FEW else await _estimated(pool, status, row["size"])
-    found = {status: number for status, number in found.items() if number}
     return found | {"completed": max(0, int(row["size"]) - sum(found.values()))}
 
 

@@ -27,7 +27,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibi
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
 from evosaga.sagas.whatsapp.evolution.completeness import Missing
-from evosaga.sagas.whatsapp.evolution.models import ListedInstance
+from evosaga.sagas.whatsapp.evolution.models import InstanceList
 from evosaga.sagas.whatsapp.services import Services
 
 
@@ -91,16 +91,20 @@ async def look_at(
     listed = await instances_on(monitor.services.server(server))
     if isinstance(listed, str):
         return listed
-    by_name = await asyncio.to_thread(lambda: {one.name: one for one in listed})
+    places = await asyncio.to_thread(listed.places)
     turns = in_turn(len(listed), monitor.every) if how.turns is None else how.turns
     selection = Selection(now, monitor.alert_after, turns, how.everybody)
     async for rows in rows_on(monitor.pool, server):
-        page = await _page(monitor, server, by_name, rows)
+        page = await _page(monitor, server, listed, places, rows)
         known = await store.read(monitor.pool, [row.id for row in rows])
         await asyncio.to_thread(selection.take, page, known)
     asked = [*selection.ill.in_order(), *selection.well.in_order()]
     snapshot = _snapshot(server, selection, asked)
-    tokens = {one.row.instance_name: _token(by_name, one.row) for one in (*asked, *selection.rest)}
+    tokens = {
+        one.instance.name: listed.at(places[one.instance.name]).token or ""
+        for one in (*asked, *selection.rest)
+        if one.instance is not None
+    }
     names = [one.row.instance_name for one in asked]
     memory = await ask(monitor.pool, monitor.services, snapshot, tokens, names)
     snapshot = snapshot.asked(memory)
@@ -131,10 +135,11 @@ async def act(
 async def _page(
     monitor: HealthMonitor,
     server: str,
-    by_name: Mapping[str, ListedInstance],
+    listed: InstanceList,
+    places: Mapping[str, int],
     rows: Sequence[Row],
 ) -> Snapshot:
-    here = [one for row in rows if (one := by_name.get(row.instance_name)) is not None]
+    here = [listed.at(at) for row in rows if (at := places.get(row.instance_name)) is not None]
     listing = await asyncio.to_thread(
         lambda: Listing(
             {one.name: instance_of(one, server) for one in here},
@@ -143,11 +148,6 @@ async def _page(
     )
     snapshot = await attribute_owners(monitor.pool, monitor.services.keys, listing, rows)
     return await with_busy(monitor.pool, snapshot, rows)
-
-
-def _token(by_name: Mapping[str, ListedInstance], row: Row) -> str:
-    one = by_name.get(row.instance_name)
-    return (one.token or "") if one is not None else ""
 
 
 def _snapshot(server: str, selection: Selection, asked: Sequence[Sight]) -> Snapshot:

@@ -14,7 +14,7 @@ import httpx
 
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
-from evosaga.sagas.whatsapp.evolution.models import ListedInstance
+from evosaga.sagas.whatsapp.evolution.models import InstanceList, ListedInstance
 from evosaga.sagas.whatsapp.ownership import BIRTHMARK, fingerprint
 from evosaga.sagas.whatsapp.services import Services
 
@@ -86,7 +86,7 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
     return told if isinstance(told, str) else await asyncio.to_thread(_read, told, name)
 
 
-async def instances_on(server: EvolutionApi) -> Sequence[ListedInstance] | str:
+async def instances_on(server: EvolutionApi) -> InstanceList | str:
     """Everything that a server lists; a text is the reason why that can't be said."""
     began = time.monotonic()
     answer = await server.instances()
@@ -97,11 +97,11 @@ async def instances_on(server: EvolutionApi) -> Sequence[ListedInstance] | str:
         return f"Evolution does not answer at {where} ({answer.told}): {cure}"
     if answer.status != 200 or answer.instances is None:
         return f"Evolution does not give its list: {answer.told}"
-    found, unreadable = answer.instances.read()
-    if unreadable:
+    found = answer.instances
+    if found.unreadable:
         # Any of them may be the one that some row names, so nothing can be said to be missing.
-        of = len(answer.instances)
-        return f"{unreadable} of {of} elements of Evolution's list have no readable name"
+        of = len(found)
+        return f"{found.unreadable} of {of} elements of Evolution's list have no readable name"
     return found
 
 
@@ -131,7 +131,8 @@ def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
     return Listing(instances, tokens, elsewhere, unseen)
 
 
-def _read(found: Sequence[ListedInstance], server: str) -> OneList:
+def _read(listed: InstanceList, server: str) -> OneList:
+    found, _ = listed.read()
     return OneList(
         {one.name: instance_of(one, server) for one in found},
         {one.name: one.token or "" for one in found},

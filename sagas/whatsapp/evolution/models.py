@@ -9,7 +9,7 @@ and an element without a token does not show who owns it.
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, TypeAlias, TypedDict, get_args
@@ -102,16 +102,23 @@ class ListedInstance:
         return linked(self.owner)
 
 
+_Fields: TypeAlias = tuple[
+    str, str | None, str | None, str | None, str | None, int | None, datetime | None, bool
+]
+
+
 class InstanceList:
     """The answer of ``fetchInstances``, of which only what we use is kept.
 
-    It may be shared by several callers: read only, once it is complete.
+    It may be shared by several callers: read only, once it is complete. Inside it are plain tuples,
+    which Python's garbage collector leaves alone: tens of thousands of objects would make it hold
+    up everything for a tenth of a second.
     """
 
     __slots__ = ("_found", "_unreadable", "evolutions")
 
     def __init__(self, elements: Iterable[object] = ()) -> None:
-        self._found: list[ListedInstance] = []
+        self._found: list[_Fields] = []
         self._unreadable = 0
         self.evolutions = True
         """Whether an Evolution server can have said it: it is empty, or an element has a name."""
@@ -120,7 +127,7 @@ class InstanceList:
 
     def add(self, element: object) -> None:
         """The next element."""
-        one = listed_instance(element)
+        one = _fields(element)
         named = isinstance(element, dict) and not _NAMES.isdisjoint(element)
         self.evolutions = named or (self.evolutions and len(self) > 0)
         if one is None:
@@ -145,18 +152,37 @@ class InstanceList:
     def get(self, name: str) -> ListedInstance | None:
         """The same, where None proves nothing."""
         found: ListedInstance | None = None
-        for one in self._found:
-            if one.name == name and (found is None or found.token is None):
-                found = one
+        for fields in self._found:
+            if fields[0] == name and (found is None or found.token is None):
+                found = ListedInstance(*fields)
         return found
 
-    def read(self) -> tuple[Sequence[ListedInstance], int]:
+    def read(self) -> tuple[list[ListedInstance], int]:
         """All elements that can be read, and the number of those that can't."""
-        return self._found, self._unreadable
+        return [ListedInstance(*fields) for fields in self._found], self._unreadable
+
+    @property
+    def unreadable(self) -> int:
+        """The number of elements that can't be read."""
+        return self._unreadable
+
+    def places(self) -> dict[str, int]:
+        """By name, where in the list it is: the last one of a name."""
+        return {fields[0]: place for place, fields in enumerate(self._found)}
+
+    def at(self, place: int) -> ListedInstance:
+        """The element at one of those places."""
+        return ListedInstance(*self._found[place])
 
 
 def listed_instance(element: object) -> ListedInstance | None:
     """One element of the list; None when it has no name that can be read."""
+    fields = _fields(element)
+    return None if fields is None else ListedInstance(*fields)
+
+
+def _fields(element: object) -> _Fields | None:
+    """What is kept of an element, in the order of ``ListedInstance``."""
     if not isinstance(element, dict):
         return None
     inner = element.get("instance")
@@ -167,15 +193,15 @@ def listed_instance(element: object) -> ListedInstance | None:
     channel = fields.get("integration")
     channel = channel.get("integration") if isinstance(channel, dict) else channel
     reason = fields.get("disconnectionReasonCode")
-    return ListedInstance(
-        name=name,
-        token=_text(fields.get("token") or fields.get("apikey")) or None,
-        status=_shared(fields.get("connectionStatus", fields.get("status"))),
-        channel=_shared(channel),
-        owner=_text(fields.get("ownerJid", fields.get("owner"))),
-        reason=reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
-        closed_at=_moment(fields.get("disconnectionAt")),
-        has_settings=fields.get("Setting", fields) is not None,
+    return (
+        name,
+        _text(fields.get("token") or fields.get("apikey")) or None,
+        _shared(fields.get("connectionStatus", fields.get("status"))),
+        _shared(channel),
+        _text(fields.get("ownerJid", fields.get("owner"))),
+        reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
+        _moment(fields.get("disconnectionAt")),
+        fields.get("Setting", fields) is not None,
     )
 
 
