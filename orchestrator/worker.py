@@ -117,7 +117,14 @@ async def running_worker(
         )
         relay = Relay(pool, redis, name, domains.on_rewind, traced=traced)
         log = EventLog(pool, relay.nudge)
-        engine = Engine(known, log, services, lease, capacity=settings.capacity)
+        engine = Engine(
+            known,
+            log,
+            services,
+            lease,
+            capacity=settings.capacity,
+            share=settings.organization_share,
+        )
         assert settings.redis_url is not None
         gate = CommandHandler(pool, log, services, known, engine)
         patience = settings.unknown_command_seconds

@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """A command that no living worker knows waits for one so long before it is a dead letter."""
     capacity: int = Field(1000, ge=1, le=100_000)
     """Sagas that one worker drives at the same time."""
+    organization_share: float = Field(0.5, gt=0, le=1)
+    """How much of a worker's capacity one organization may use; more of its sagas wait."""
     reconcile_every: float = Field(86400.0, ge=0)
     """Seconds between two comparisons of all the stores; 0 turns it off, as for the next two."""
     orphans_every: float = Field(300.0, ge=0)

@@ -7,7 +7,8 @@ Taking one sets the row's owner and moves its time; the claim that counts is the
 follows.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -95,6 +96,8 @@ class Recovery:
             watched=self._watched,
             left_alone=self._engine.left_alone,
             steady=self._lease.steady,
+            largest=self._engine.largest,
+            share=self._engine.share,
         )
 
 
@@ -107,10 +110,14 @@ async def look(
     watched: str | None = None,
     left_alone: Collection[UUID] = (),
     steady: bool = True,
+    largest: Mapping[UUID, int] = MappingProxyType({}),
+    share: int = 1_000_000,
 ) -> list[asyncpg.Record]:
     """Make what is due this worker's, ``room`` sagas at the most, of the definitions it knows.
 
-    ``watched``: the worker whose sagas are looked at though it lives.
+    ``watched``: the worker whose sagas are looked at though it lives. Of what is due one saga of
+    each organization after another, and no more than its ``share``; ``largest``: how many sagas
+    this worker drives of those that use much of it.
     """
     return await pool.fetch(
         _TAKE,
@@ -122,6 +129,9 @@ async def look(
         [version for _, version in known],
         steady,
         watched,
+        list(largest),
+        list(largest.values()),
+        share,
     )
 
 
@@ -161,6 +171,8 @@ async def tidy(redis: Redis, others: Sequence[str] = (), every: float = 60.0) ->
 # An owner without a row has left and is not waited for. One that is merely silent is believed
 # to be dead only by a worker that has itself been seen without a break. What has a time that lies
 # ahead of a clock that was put back is looked at; what a living worker drives, by that one alone.
+_WINDOW: Final = 2000
+"""Due sagas, those due longest, among which organizations take turns."""
 _KNOWN: Final = """saga_id <> ALL($4) AND (saga, version) IN (
         SELECT * FROM unnest($5::text[], $6::int[]))"""
 _TAKE: Final = f"""
@@ -176,9 +188,21 @@ WITH RECURSIVE owners AS (
         ELSE $7::boolean AND NOT EXISTS (SELECT FROM evosaga.workers
                                          WHERE worker_id = owners.owner AND {LIVING})
     END
+), busy AS (
+    SELECT organization_id, driven FROM unnest($9::uuid[], $10::int[])
+        AS busy (organization_id, driven)
 ), found AS (
-    (SELECT saga_id FROM evosaga.sagas WHERE due_at <= now() AND {_KNOWN}
-     ORDER BY due_at LIMIT $2)
+    (SELECT saga_id FROM (
+        SELECT saga_id, organization_id, due_at, row_number() OVER (
+            PARTITION BY coalesce(organization_id, saga_id) ORDER BY due_at) AS turn
+        FROM (SELECT saga_id, organization_id, due_at FROM evosaga.sagas
+              WHERE due_at <= now() AND {_KNOWN} AND (organization_id IS NULL
+                  OR organization_id <> ALL(ARRAY(SELECT organization_id FROM busy
+                                                  WHERE driven >= $11)))
+              ORDER BY due_at LIMIT {_WINDOW}) AS next_ones) AS turns
+        LEFT JOIN busy USING (organization_id)
+     WHERE organization_id IS NULL OR turn <= $11 - coalesce(driven, 0)
+     ORDER BY turn, due_at LIMIT $2)
     UNION ALL
     (SELECT saga_id FROM evosaga.sagas WHERE waits_since > now() + {LEEWAY} AND {_KNOWN} LIMIT $2)
     UNION ALL

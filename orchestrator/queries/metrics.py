@@ -125,6 +125,11 @@ def of_worker(engine: Engine, lease: Lease | None, healthy: bool) -> list[Metric
     found: list[Metric] = [
         gauge("evosaga_consumers_healthy", "Both subscribers run", int(healthy)),
         gauge("evosaga_driving", "Sagas this process drives", len(engine.driving)),
+        gauge(
+            "evosaga_organizations_at_share",
+            "Organizations of which this process drives as many sagas as it may",
+            sum(number >= engine.share for number in engine.largest.values()),
+        ),
         histogram(
             "evosaga_step_attempt_seconds",
             "From the claim of an attempt to the commit of its outcome",

@@ -40,7 +40,7 @@ async def test_no_sweep_reads_the_sagas_whose_time_has_not_come(pool: Pool) -> N
     await pool.execute("VACUUM ANALYZE evosaga.sagas")
     plan = await pool.fetch(
         f"EXPLAIN (ANALYZE, BUFFERS) {recovery._TAKE}",
-        *("me", 500, 5.0, [], ["create-integration"], [1], True, "nobody"),
+        *("me", 500, 5.0, [], ["create-integration"], [1], True, "nobody", [], [], 500),
     )
     lines = [row[0] for row in plan]
     assert not [line for line in lines if "Seq Scan on sagas" in line]
