@@ -19,6 +19,7 @@ from evosaga.events.alerts import Condition
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
+from evosaga.events.retention import Retention
 from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
@@ -115,7 +116,8 @@ async def running_worker(
         resources, services = await stack.enter_async_context(
             open_domains(domains, settings, pool, redis, lease)
         )
-        relay = Relay(pool, redis, name, domains.on_rewind, traced=traced)
+        keep = Retention(settings.events_keep, settings.events_most_bytes)
+        relay = Relay(pool, redis, name, domains.on_rewind, traced=traced, keep=keep)
         log = EventLog(pool, relay.nudge)
         engine = Engine(
             known,
@@ -141,7 +143,7 @@ async def running_worker(
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
             watchdog=reader.watch(),
-            tidy=tidy(redis, domains.streams),
+            tidy=tidy(redis, domains.streams, keep=keep),
             owner=redis_owner.watch(redis, database),
             rejected=RejectedSagaArchive(
                 pool, name, settings.rejected_keep, settings.rejected_most

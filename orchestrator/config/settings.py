@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     """Seconds between two looks for instances of ours that no row names."""
     health_every: float = Field(60.0, ge=0)
     """Seconds between two looks at every integration's connection."""
+    events_keep: float = Field(7 * 86400.0, ge=60)
+    """Seconds that events, and those of Evolution, stay on their streams."""
+    events_most_bytes: int = Field(0, ge=0)
+    """Bytes of Redis memory that each of these streams may have; 0: as many as come."""
     rejected_keep: float = Field(30 * 86400.0, ge=0)
     """Seconds that a rejected saga is kept; 0: for ever."""
     rejected_most: int = Field(1000, ge=1)

@@ -21,7 +21,7 @@ from evosaga.events.clock import LEEWAY, LIVING, PUT_BACK
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import KEEP_SECONDS
-from evosaga.events.retention import trim
+from evosaga.events.retention import Retention, trim
 from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
@@ -33,8 +33,8 @@ _GRACE: Final = 5.0
 """Seconds a living owner may be late before another worker takes its saga."""
 _MOST: Final = 500
 _UNREADABLE: Final = "its history has an event that this release can't read"
-_KEEP_COMMANDS: Final = 3600.0
-_KEEP_EVENTS: Final = KEEP_SECONDS
+_KEEP_COMMANDS: Final = Retention(3600.0)
+_KEEP_EVENTS: Final = Retention(KEEP_SECONDS)
 
 
 class Recovery:
@@ -147,17 +147,22 @@ def _taken(row: asyncpg.Record) -> ClaimedRow:
     )
 
 
-async def tidy(redis: Redis, others: Sequence[str] = (), every: float = 60.0) -> None:
+async def tidy(
+    redis: Redis,
+    others: Sequence[str] = (),
+    every: float = 60.0,
+    keep: Retention = _KEEP_EVENTS,
+) -> None:
     """Now and then trim the streams and forget silent consumers; cancel it to stop.
 
-    ``others``: the domain's streams, which are kept as long as the events are.
+    ``others``: the domain's streams, of which each is kept as much as of the events.
     """
 
     async def turn() -> float:
         try:
             await trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
             for stream in (streams.EVENTS, *others):
-                await trim(redis, stream, _KEEP_EVENTS)
+                await trim(redis, stream, keep)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("retention_retrying", reason=type(trouble).__name__)
