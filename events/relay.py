@@ -29,9 +29,14 @@ from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.leader_election import vacant
 from evosaga.events.redis_errors import cause
 from evosaga.events.relay_position import RelayPosition
+from evosaga.events.retention import Retention, trim_bytes
 
 KEEP_SECONDS: Final = 7 * 86400.0
-"""How long events stay on the stream, and how much a Redis that lost everything is told again."""
+"""How long events stay on the stream unless a setting says otherwise, and how much a Redis that
+lost everything is told again."""
+KEPT: Final = Retention(KEEP_SECONDS)
+_TRIM_EVERY: Final = 20
+"""Batches between two looks at the stream's size, while it is caught up after an outage."""
 OnRewind: TypeAlias = Callable[[Queryable, datetime], Awaitable[None]]
 """``async (pool, since)``: what else was published from then on is published once more."""
 
@@ -46,6 +51,8 @@ _IDLE_POLL: Final = 0.5
 """Seconds between two looks for what others have committed; our own commits say so."""
 _FOLLOW: Final = 1.0
 """Seconds between two looks whether another still leads; our own commits are no reason for one."""
+_FOLLOW_LONGEST: Final = 3.0
+"""The same once another has led for a while: with a hundred workers that is 33 looks a second."""
 _GATHER: Final = 0.01
 """Seconds that what was committed waits for what comes next: a saga commits every few of them."""
 _logger = structlog.get_logger("evosaga.relay")
@@ -62,13 +69,19 @@ class Relay:
         on_rewind: OnRewind = nothing_else,
         *,
         traced: bool = False,
+        keep: Retention = KEPT,
     ) -> None:
-        """``traced``: events are published with the ``traceparent`` of their saga."""
+        """``traced``: events are published with the ``traceparent`` of their saga.
+
+        ``keep``: how much of them the stream keeps.
+        """
         self._pool = pool
         self._redis = redis
         self._me = me
         self._on_rewind = on_rewind
         self._traced = traced
+        self._keep = keep
+        self._told = 0
         self._nudge = asyncio.Event()
         self._leads = False
 
@@ -79,10 +92,10 @@ class Relay:
 
     async def run(self) -> None:
         """Relay for ever; cancel it to stop. Outages of either server are waited out."""
-        pause = _IDLE_POLL
+        pause, follow = _IDLE_POLL, _FOLLOW
 
         async def turn() -> float:
-            nonlocal pause
+            nonlocal pause, follow
             try:
                 while await self.pump():
                     pass
@@ -92,9 +105,11 @@ class Relay:
                 pause = min(5.0, pause * 2)
                 self._nudge.clear()
             if self._leads:
+                follow = _FOLLOW
                 return pause
             self._nudge.clear()
-            return max(pause, _FOLLOW)
+            follow = min(_FOLLOW_LONGEST, follow * 1.25)
+            return max(pause, follow)
 
         await background.repeat(turn, nudge=self._nudge, gather=_GATHER)
 
@@ -130,6 +145,9 @@ class Relay:
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")
+        self._told += 1
+        if self._keep.most_bytes and self._told % _TRIM_EVERY == 0:
+            await trim_bytes(self._redis, streams.EVENTS, self._keep.most_bytes)
         return len(batch.events) == _BATCH
 
     async def _go_back(self, cursor: int, told: RelayPosition) -> int:
@@ -139,7 +157,7 @@ class Relay:
             _logger.warning("note was wrong", what=what, cure="it is written anew")
         has = told.up_to if told.up_to is not None else await self._newest_on_stream()
         if has is None:
-            week_ago = await self._pool.fetchval(_AGO, timedelta(seconds=KEEP_SECONDS))
+            week_ago = await self._pool.fetchval(_AGO, timedelta(seconds=self._keep.seconds))
             has = await position_at(self._pool, week_ago)
         if has < cursor:
             if (await self._newest_on_stream() or 0) > has:

@@ -41,11 +41,14 @@ async def republish_from(
     if start >= target:
         return 0
     total = int(await pool.fetchval(_COUNT, start, target))
+    counted, done = start, 0
     await relay_position.go_back(redis, start)
     relay = Relay(pool, redis, me, on_rewind)
     try:
         while (told := (await relay_position.read(redis)).up_to or start) < target:
-            done = int(await pool.fetchval(_COUNT, start, told))
+            if told > counted:  # only what is new: all of it again and again would be quadratic
+                done += int(await pool.fetchval(_COUNT, counted, told))
+                counted = told
             progress(done, total)
             if not await relay.pump():
                 await asyncio.sleep(_POLL)

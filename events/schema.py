@@ -87,6 +87,8 @@ sagas = Table(
     Column("holds", Integer),
     _timestamp("doubted_at", nullable=True),
     _timestamp("scheduled_at", nullable=True),
+    _timestamp("due_at", nullable=True),
+    _timestamp("waits_since", nullable=True),
     CheckConstraint(
         "status IN ('running','compensating','completed','compensated','failed','rejected')",
         name="sagas_status",
@@ -109,6 +111,10 @@ Index("one_saga_behind_another", sagas.c.behind, unique=True, postgresql_where=t
 Index("sagas_waiting_by_organization", sagas.c.organization_id, postgresql_where=text(WAITING))
 Index("sagas_waiting_by_instance", sagas.c.instance_name, postgresql_where=text(WAITING))
 Index("sagas_owned", sagas.c.owner, postgresql_where=text(ACTIVE_STATUSES))
+# The two columns are set by a trigger while no worker drives the saga, and only then: a step that
+# changed an indexed column would have to touch every index.
+Index("sagas_due", sagas.c.due_at, postgresql_where=text("due_at IS NOT NULL"))
+Index("sagas_waiting_since", sagas.c.waits_since, postgresql_where=text("waits_since IS NOT NULL"))
 Index("sagas_newest", sagas.c.created_at.desc(), sagas.c.saga_id.desc())
 Index("sagas_by_status", sagas.c.status, sagas.c.created_at.desc(), sagas.c.saga_id.desc())
 Index(

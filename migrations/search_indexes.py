@@ -21,6 +21,10 @@ NUMBER_BACKWARDS: Final = "#"
 """What no word begins with: they mark an id and a number, so that no letter of a name finds one."""
 
 
+SERVER: Final = "coalesce(nullif({0}config ->> 'server', ''), 'default')"
+"""The Evolution server of a row of ``healthcare.integrations``, whose alias and dot go in front."""
+
+
 class SearchIndex(NamedTuple):
     """An index. ``made`` is everything after its name in CREATE INDEX."""
 
@@ -125,6 +129,24 @@ INDEXES: Final = (
         "ON evosaga.sagas (command_id text_pattern_ops) WHERE command_id <> saga_id::text",
     ),
 )
+
+WAITING_COLUMNS: Final = """
+ALTER TABLE evosaga.sagas ADD COLUMN IF NOT EXISTS due_at timestamptz,
+    ADD COLUMN IF NOT EXISTS waits_since timestamptz
+"""
+"""Made beforehand as well, so that their indexes can be."""
+SCALE_INDEXES: Final = (
+    SearchIndex(
+        "healthcare", "integrations_by_server", f"{_ROWS} (({SERVER.format('')}), id) {_OURS}"
+    ),
+    SearchIndex("evosaga", "sagas_due", "ON evosaga.sagas (due_at) WHERE due_at IS NOT NULL"),
+    SearchIndex(
+        "evosaga",
+        "sagas_waiting_since",
+        "ON evosaga.sagas (waits_since) WHERE waits_since IS NOT NULL",
+    ),
+)
+"""Those of revision 0012: a server's rows in pages, and what no worker drives by when it is due."""
 
 
 def made(index: SearchIndex) -> str:

@@ -23,7 +23,7 @@ from evosaga.events.postgres_url import understood
 from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
 from evosaga.migrations.revision import LOCK, current, has_whatsapp, head
-from evosaga.migrations.search_indexes import INDEXES, made
+from evosaga.migrations.search_indexes import INDEXES, SCALE_INDEXES, WAITING_COLUMNS, made
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
@@ -111,7 +111,7 @@ def _with_whatsapp() -> Iterator[str]:
     first = importlib.import_module("evosaga.migrations.versions.0001_first_release")
     fifth = importlib.import_module("evosaga.migrations.versions.0005_what_fits_and_who_may_look")
     yield from (first.INTEGRATIONS, first.SAVE_RPC, fifth.INDEX, fifth.SAVE_RPC)
-    yield from (made(index) for index in INDEXES if index.schema == "healthcare")
+    yield from (made(index) for index in (*INDEXES, *SCALE_INDEXES) if index.schema == "healthcare")
 
 
 async def _prepare(url: str, whatsapp: bool) -> bool:
@@ -137,7 +137,7 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
             found += await preflight.rights(lock, whatsapp=whatsapp)
         if fatal := [misfit for misfit in found if misfit.fatal]:
             raise Unfit(fatal)
-        if revision is None or revision >= "0010":
+        if revision is None or revision >= "0012":
             return whatsapp
         async with lock.transaction():
             # Not as a prepared statement: the index would wait for a portal that stays open.
@@ -163,7 +163,10 @@ async def _build_all(connection: Any, revision: str, whatsapp: bool) -> None:
             said = f"these organizations have several enabled integrations: {doubled}"
             cure = "keep one of each (delete or disable the others), then migrate"
             raise Unfit([Misfit(said, cure)]) from None
-    for index in INDEXES:
+    if await connection.fetchval("SELECT to_regclass('evosaga.sagas')"):
+        await connection.execute(f"SET lock_timeout = '{_PATIENCE}'; {WAITING_COLUMNS}")
+        await connection.execute("RESET lock_timeout")
+    for index in (*INDEXES, *SCALE_INDEXES):
         if index.schema == "healthcare" and not whatsapp:
             continue
         if await connection.fetchval("SELECT to_regclass($1)", index.table):

@@ -30,7 +30,7 @@ from evosaga.orchestrator.engine.resources import (
     opened,
 )
 from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
-from evosaga.orchestrator.maintenance.scheduler import Job
+from evosaga.orchestrator.maintenance.scheduler import AnyJob
 from evosaga.sagas.definition import DefinitionError, Saga
 from evosaga.sagas.explainer import PLAIN, Explainer
 from evosaga.sagas.registry import SagaRegistry, merged, registry_of
@@ -47,7 +47,9 @@ def _plain(_services: object) -> Explainer:
     return PLAIN
 
 
-def _no_jobs(_: Settings, __: Pool, _services: object, _handler: CommandHandler) -> Sequence[Job]:
+def _no_jobs(
+    _: Settings, __: Pool, _services: object, _handler: CommandHandler
+) -> Sequence[AnyJob]:
     return ()
 
 
@@ -79,7 +81,7 @@ class Domain(Generic[ServicesT]):
     ``redis``: its keys and commands there, for the checks of access lists.
     ``on_rewind``: publishes its own events once more when Redis has lost what it was told.
     ``explain``: what it has to say of its sagas, for ``why`` and for timelines.
-    ``jobs``: what is done now and then, by one worker at a time.
+    ``jobs``: what is done now and then, by one worker at a time, or in parts that workers share.
     ``conditions``: what Postgres knows to be wrong with what it is about, for alerts; asked by one
     process every few seconds. ``codes``: every code that they may have; an alert of one of these is
     over when it is no longer among the conditions.
@@ -99,7 +101,7 @@ class Domain(Generic[ServicesT]):
     redis: RedisUse = NOTHING_MORE
     on_rewind: OnRewind = nothing_else
     explain: Callable[[ServicesT], Explainer] = _plain
-    jobs: Callable[[Settings, Pool, ServicesT, CommandHandler], Sequence[Job]] = _no_jobs
+    jobs: Callable[[Settings, Pool, ServicesT, CommandHandler], Sequence[AnyJob]] = _no_jobs
     parts: Callable[[Pool, Redis, ServicesT, str], Mapping[str, Coroutine[Any, Any, None]]] = (
         _no_parts
     )

@@ -19,6 +19,7 @@ from evosaga.events.alerts import Condition
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
+from evosaga.events.retention import Retention
 from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import announced
@@ -38,7 +39,7 @@ from evosaga.orchestrator.maintenance.alerts.monitor import (
     full_disks,
 )
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
+from evosaga.orchestrator.maintenance.scheduler import AnyJob, Scheduler
 from evosaga.orchestrator.queries import conditions
 
 _logger = structlog.get_logger("evosaga.app")
@@ -115,9 +116,17 @@ async def running_worker(
         resources, services = await stack.enter_async_context(
             open_domains(domains, settings, pool, redis, lease)
         )
-        relay = Relay(pool, redis, name, domains.on_rewind, traced=traced)
+        keep = Retention(settings.events_keep, settings.events_most_bytes)
+        relay = Relay(pool, redis, name, domains.on_rewind, traced=traced, keep=keep)
         log = EventLog(pool, relay.nudge)
-        engine = Engine(known, log, services, lease, capacity=settings.capacity)
+        engine = Engine(
+            known,
+            log,
+            services,
+            lease,
+            capacity=settings.capacity,
+            share=settings.organization_share,
+        )
         assert settings.redis_url is not None
         gate = CommandHandler(pool, log, services, known, engine)
         patience = settings.unknown_command_seconds
@@ -134,7 +143,7 @@ async def running_worker(
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
             watchdog=reader.watch(),
-            tidy=tidy(redis, domains.streams),
+            tidy=tidy(redis, domains.streams, keep=keep),
             owner=redis_owner.watch(redis, database),
             rejected=RejectedSagaArchive(
                 pool, name, settings.rejected_keep, settings.rejected_most
@@ -173,7 +182,7 @@ class _Beside:
         self, domains: Domains, resources: list[Resource[Any]]
     ) -> Mapping[str, Coroutine[Any, Any, None]]:
         found: dict[str, Coroutine[Any, Any, None]] = {}
-        jobs: list[Job] = []
+        jobs: list[AnyJob] = []
         for one, resource in zip(domains.each, resources, strict=True):
             if one.essential:
                 services = resource.get()

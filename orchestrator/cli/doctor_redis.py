@@ -44,6 +44,8 @@ async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
             yield finding
         async for finding in _look_at_commands(redis):
             yield finding
+        if known.info is not None:
+            yield await _memory(settings, redis)
 
 
 def _version(info: dict[str, Any]) -> Finding:
@@ -93,6 +95,31 @@ async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Fin
             return
         said = "this database's" if mark else "nobody's yet; the first worker has it marked"
         yield Finding("owner", "ok", f"this Redis is {said}")
+
+
+async def _memory(settings: Settings, redis: Redis) -> Finding:
+    """Whether what the streams are to keep will fit."""
+    from evosaga.events import streams
+    from evosaga.events.retention import Retention
+    from evosaga.orchestrator import app
+    from evosaga.orchestrator.maintenance.redis_memory import forecast
+
+    names = (streams.EVENTS, *app.domains_of(settings).streams)
+    keep = Retention(settings.events_keep, settings.events_most_bytes)
+    found = await forecast(redis, names, keep)
+    told = [
+        f"{one.stream} has {_mb(one.size)} in {one.entries:,} entries"
+        + (f", will have {_mb(one.announced)}" if one.announced is not None else "")
+        for one in found.streams
+    ]
+    room = f" of {_mb(found.room)}" if found.room is not None else ""
+    said = "; ".join([*told, f"Redis will have {_mb(found.announced)}{room}"])
+    cure = "keep less: EVOSAGA_EVENTS_KEEP (seconds), EVOSAGA_EVENTS_MOST_BYTES; or give it more"
+    return Finding("memory", "ok" if found.fits else "warn", said, "" if found.fits else cure)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 async def _look_at_commands(redis: Redis) -> AsyncGenerator[Finding, None]:

@@ -93,6 +93,7 @@ Uuid = Annotated[str, _read(_uuid, "UUID")]
 Digits = Annotated[str, _read(_digits, "DIGITS", "asks for a pairing code as well")]
 Letter = Annotated[str, _read(_letter, "LETTER")]
 Port = Annotated[int, _read(_whole(0, 65535), "PORT")]
+Processes = Annotated[int, _read(_whole(1, 256), "N")]
 Page = Annotated[
     int,
     _read(_whole(1, _LONGEST_PAGE), "N", "how many at most (default: 20)"),

@@ -36,6 +36,7 @@ _NEEDED: Final = {
 }
 _SOON: Final = 3.0
 """Seconds that a Redis may take to answer which is not needed at the start."""
+_LAST_PORT: Final = 65535
 _API_KEYS: Final = "set EVOSAGA_API_KEYS to name:key, the key from: openssl rand -hex 32"
 
 
@@ -93,11 +94,41 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
     return before, migrations.head(), [str(note) for note in notes]
 
 
-def worker(*, out: params.Out) -> int:
-    """Carry out sagas until SIGTERM or Ctrl-C."""
+def worker(*, processes: params.Processes = 1, out: params.Out) -> int:
+    """Carry out sagas until SIGTERM or Ctrl-C.
+
+    Args:
+        processes: so many workers, one a core; one that dies is started again. Each has a port
+            for metrics of its own: EVOSAGA_METRICS_PORT and those behind it
+    """
     require(out)
     with connections.servers(out) as settings:
-        return run_until_signal(settings, out)
+        if processes == 1:
+            return run_until_signal(settings, out)
+        return _several(processes, settings, out)
+
+
+def _several(number: int, settings: Settings, out: Output) -> int:
+    """So many workers, each a process of its own."""
+    first, last = settings.metrics_port, (settings.metrics_port or 0) + number - 1
+    if first is not None and last > _LAST_PORT:
+        said = f"{number} processes need the ports {first} to {last} for metrics"
+        raise CliError(WRONG, f"{said}: set EVOSAGA_METRICS_PORT lower")
+    asyncio.run(look_first(settings))
+    from evosaga.orchestrator.cli.processes import Processes
+    from evosaga.orchestrator.config import log_config
+
+    log_config.configure(settings)
+
+    def run(place: int) -> int:
+        own = {"metrics_port": None if first is None else first + place}
+        try:
+            return run_until_signal(settings.model_copy(update=own), out)
+        except CliError as error:
+            out.problem(error.sentence)
+            return error.code
+
+    return Processes(number, run).supervise()
 
 
 def require(out: Output, *, http: bool = False) -> None:

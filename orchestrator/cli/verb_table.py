@@ -98,7 +98,8 @@ VERBS: Final = (
         "cli.run:worker",
         "Read commands and carry out sagas until SIGTERM or Ctrl-C.",
         more="Run as many as you like. SIGTERM lets the steps that are out finish; a second signal "
-        "ends at once, and other workers take over what was left.",
+        "ends at once, and other workers take over what was left. --processes 4 runs four on this "
+        "machine, and starts again what dies.",
         needs=_WORKER,
     ),
     Verb(

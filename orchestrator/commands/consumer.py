@@ -8,9 +8,14 @@ FastStream stops a subscriber for good when the group vanishes, as after FLUSHAL
 error; ``watch`` starts it again.
 """
 
+import asyncio
+import contextlib
+import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 import structlog
 from pydantic import ValidationError
@@ -22,6 +27,7 @@ from evosaga.events.commands import BadCommand
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_clients import prefix_of
 from evosaga.events.redis_errors import cause
+from evosaga.orchestrator.commands.fair_queue import AHEAD, FairQueue
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.commands.handover import Handover
 from evosaga.orchestrator.commands.keyed_queue import KeyedQueue
@@ -33,6 +39,10 @@ from evosaga.orchestrator.engine.engine import Engine
 _logger = structlog.get_logger("evosaga.worker")
 _RECLAIM_AFTER: Final = 5.0
 """Seconds after which an unacknowledged message is given to another worker."""
+_BATCH: Final = 100
+"""Commands that are accepted in one transaction."""
+_STALE: Final = 1.5
+"""Seconds after which what waits here is marked as looked after, or another would reclaim it."""
 _PATIENCE: Final = 3
 """Deliveries after which a message that our code fails on is dead-lettered. Our bug, not lost."""
 _LONG_PATIENCE: Final = 100
@@ -58,6 +68,11 @@ class CommandConsumer:
         self._intake = StreamIntake(redis, handler, worker, self._settle)
         self._left = KeyedQueue(1)
         self._handover = Handover(redis, handler.pool, handler.registry, worker, patience)
+        self._queue = FairQueue()
+        self._pump: asyncio.Task[None] | None = None
+        self._obeying: asyncio.Future[None] | None = None
+        self._kept_at = 0.0
+        self._stopping = False
         self._broker, self._subscribers, self._reads = subscribed(
             redis_url, prefix_of(redis), worker, _RECLAIM_AFTER, self._handle
         )
@@ -65,12 +80,19 @@ class CommandConsumer:
     async def start(self) -> None:
         """Make the group, at 0, before anything reads; then read."""
         await streams.ensure_group(self._redis)
+        self._pump = asyncio.create_task(self._hand_on(), name="turns")
         await self._broker.start()
 
     async def stop(self) -> None:
         """Read no more; what is being accepted, or applied as control, is finished."""
         self._intake.stop()
+        self._stopping = True
+        self._queue.add(())  # whoever waits for a change looks again
         await self._broker.stop()
+        if self._pump is not None:
+            await background.end([self._pump])
+        if self._obeying is not None:
+            await asyncio.wait([self._obeying])
         await self._left.rest()
         await self._intake.close()
 
@@ -84,6 +106,8 @@ class CommandConsumer:
         """Why no commands are read; None when they are."""
         if not all(subscriber.running for subscriber in self._subscribers):
             return "a subscriber has stopped"
+        if self._pump is not None and self._pump.done() and not self._stopping:
+            return "what was read is not handed on"
         failing = [reads.trouble for reads in self._reads if reads.trouble]
         return f"no command can be read: {failing[0]}" if failing else None
 
@@ -119,9 +143,58 @@ class CommandConsumer:
             await self._left.begin("left", partial(quietly, self._intake.obey, found))
 
     async def _handle(self, messages: Sequence[Message]) -> None:
-        await self._engine.wait_for_capacity()
+        """Take what was read; returns when more may be read.
+
+        While an organization floods the stream, it reads on to what is behind the flood. Without
+        room it leaves what is there to other workers.
+        """
         await syncpoints.reach("cmd.read")
-        await self._intake.obey(messages)
+        self._queue.add(messages)
+        while not self._stopping and len(self._queue) >= self._ahead():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STALE):
+                    await self._queue.change()
+            await self._keep()
+
+    def _ahead(self) -> int:
+        """How many commands may wait here while more is read."""
+        if not self._engine.free:
+            return 1
+        return AHEAD if self._queue.flooded else _BATCH
+
+    async def _keep(self) -> None:
+        """What waits for its turn here stays this worker's."""
+        now = time.monotonic()
+        if now - self._kept_at >= _STALE:
+            self._kept_at = now
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await streams.keep(self._redis, self._engine.worker, self._queue.ids)
+
+    async def _hand_on(self) -> None:
+        """Obey what was read, one command of each organization after another, for ever."""
+        while True:
+            while not len(self._queue):
+                await self._queue.change()
+            await self._engine.wait_for_capacity()
+            here: list[Message] = []
+            later: list[Message] = []
+            coming: Counter[UUID] = Counter()
+            for whose, message in self._queue.take(_BATCH):
+                if whose is not None:
+                    coming[whose] += 1
+                full = whose is not None and (
+                    coming[whose] + self._engine.driving_of(whose) > self._engine.share
+                )
+                (later if full else here).append(message)
+            self._obeying = asyncio.ensure_future(self._obey(here, later))
+            await asyncio.shield(self._obeying)
+            background.obey_cancel()
+
+    async def _obey(self, here: Sequence[Message], later: Sequence[Message]) -> None:
+        """``later``: of organizations that use their share; accepted, and driven in their turn."""
+        for messages, drive in ((here, True), (later, False)):
+            if messages:
+                await quietly(partial(self._intake.obey, drive=drive), messages)
 
     async def _settle(self, told: Sequence[Told]) -> None:
         """Dead-letter what is bad, acknowledge what is committed, leave what must come again."""

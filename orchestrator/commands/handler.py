@@ -125,15 +125,18 @@ class CommandHandler:
             # Find the one, and let its neighbours through.
             return [one for request in requests for one in await self._take([request])]
 
-    async def start_all(self, requests: Sequence[Request]) -> list[Accepted | Conflict]:
+    async def start_all(
+        self, requests: Sequence[Request], *, drive: bool = True
+    ) -> list[Accepted | Conflict]:
         """Accept a batch of the stream for this worker, waiting while Postgres is away.
 
+        Without ``drive`` the sagas are accepted and wait for whichever worker has room for them.
         Raises ``TooSoon``, and what is no outage.
         """
         pause, doubtful, rivals = 0.05, False, 0
         while True:
             try:
-                answers = await self._accept(requests, "acc.post", drive=True, doubtful=doubtful)
+                answers = await self._accept(requests, "acc.post", drive=drive, doubtful=doubtful)
             except (*TRANSIENT, asyncpg.UniqueViolationError, *_UNREADY) as trouble:
                 # Losing against others about the same key is no poison, unless it never ends.
                 rivals += isinstance(trouble, asyncpg.UniqueViolationError)

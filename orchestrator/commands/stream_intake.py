@@ -54,8 +54,11 @@ class StreamIntake:
         """Finish what was begun."""
         await self._turns.rest()
 
-    async def obey(self, messages: Sequence[Message]) -> None:
-        """Obey a batch; control commands are begun here and settled later."""
+    async def obey(self, messages: Sequence[Message], *, drive: bool = True) -> None:
+        """Obey a batch; control commands are begun here and settled later.
+
+        Without ``drive`` what starts waits for whichever worker has room for it.
+        """
         told: list[Told] = []
         requests: list[tuple[Message, Request]] = []
         control: list[tuple[Message, Command]] = []
@@ -81,7 +84,7 @@ class StreamIntake:
                 requests.append((message, resolved))
             else:
                 told.append((message, resolved))
-        await self._settle([*told, *await self._start(requests)])
+        await self._settle([*told, *await self._start(requests, drive)])
         await self._begin_control(control)  # last, since they may be about what came with them
 
     async def _resolve(
@@ -97,18 +100,20 @@ class StreamIntake:
 
     # --- starting sagas ------------------------------------------------------------------------
 
-    async def _start(self, requests: Sequence[tuple[Message, Request]]) -> list[Told]:
+    async def _start(
+        self, requests: Sequence[tuple[Message, Request]], drive: bool = True
+    ) -> list[Told]:
         if not requests:
             return []
         try:
-            answers = await self._handler.start_all([request for _, request in requests])
+            answers = await self._handler.start_all([r for _, r in requests], drive=drive)
         except TooSoon as doubt:
             return await self._start_in_turn(requests, doubt)
         except Exception as error:
             if len(requests) == 1 or is_transient(error):
                 return [(m, _raised(error, r.command, "accepting_retrying")) for m, r in requests]
             # Find the one, and let its neighbours through.
-            return [one for request in requests for one in await self._start([request])]
+            return [one for request in requests for one in await self._start([request], drive)]
         return [(message, one) for (message, _), one in zip(requests, answers, strict=True)]
 
     async def _start_in_turn(

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """One call to Evolution; a create with everything in its way takes 6 s."""
     evolution_concurrency: int = Field(64, ge=1, le=1000)
     """Calls to one Evolution server that one worker has out at the same time."""
+    evolution_upkeep_rate: float = Field(100.0, ge=1, le=10_000)
+    """Calls a second that the health check and the comparison make to one Evolution server."""
     quiet_seconds: float = Field(10.0, ge=0, le=3600)
     """An effect whose outcome is unknown may still land for this long."""
     watch_after: tuple[float, float, float, float] = (10.0, 60.0, 300.0, 1800.0)
@@ -102,12 +104,18 @@ class Settings(BaseSettings):
     """A command that no living worker knows waits for one so long before it is a dead letter."""
     capacity: int = Field(1000, ge=1, le=100_000)
     """Sagas that one worker drives at the same time."""
+    organization_share: float = Field(0.5, gt=0, le=1)
+    """How much of a worker's capacity one organization may use; more of its sagas wait."""
     reconcile_every: float = Field(86400.0, ge=0)
     """Seconds between two comparisons of all the stores; 0 turns it off, as for the next two."""
     orphans_every: float = Field(300.0, ge=0)
     """Seconds between two looks for instances of ours that no row names."""
     health_every: float = Field(60.0, ge=0)
     """Seconds between two looks at every integration's connection."""
+    events_keep: float = Field(7 * 86400.0, ge=60)
+    """Seconds that events, and those of Evolution, stay on their streams."""
+    events_most_bytes: int = Field(0, ge=0)
+    """Bytes of Redis memory that each of these streams may have; 0: as many as come."""
     rejected_keep: float = Field(30 * 86400.0, ge=0)
     """Seconds that a rejected saga is kept; 0: for ever."""
     rejected_most: int = Field(1000, ge=1)

@@ -4,6 +4,8 @@ Each saga in flight is one asyncio task with the loop of ``evosaga.orchestrator.
 """
 
 import asyncio
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -39,7 +41,9 @@ class Engine:
         lease: Lease,
         *,
         capacity: int,
+        share: float = 1.0,
     ) -> None:
+        """``share``: how much of the capacity one organization may use."""
         self.registry = registry
         self._lease = lease
         self._quarantine = Quarantine(log, lease.worker)
@@ -48,6 +52,9 @@ class Engine:
             registry, log, services, lease, self._quarantine, self._others, self._longest_wait
         )
         self._capacity = capacity
+        self.share = max(1, math.ceil(capacity * share))
+        """Sagas of one organization that this worker drives, at the most."""
+        self._of: Counter[UUID] = Counter()
         self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance]] = {}
         self._allowed = Concurrency(capacity)
         self._has_capacity = asyncio.Event()
@@ -78,6 +85,18 @@ class Engine:
     def free(self) -> int:
         """How many more sagas this worker takes."""
         return 0 if self._driver.stopping else max(0, self._allowed.now - len(self._driving))
+
+    def driving_of(self, organization_id: UUID) -> int:
+        """How many sagas of that organization this worker drives."""
+        return self._of[organization_id]
+
+    @property
+    def largest(self) -> dict[UUID, int]:
+        """The organizations that use much of their share, and how many sagas each has here."""
+        much = max(2, self.share // 8)
+        if len(self._driving) < much:
+            return {}
+        return {whose: number for whose, number in self._of.items() if number >= much}
 
     def _longest_wait(self) -> float:
         """How long a saga may wait in memory, in seconds: briefly when capacity is scarce."""
@@ -153,13 +172,19 @@ class Engine:
             self._driver.drive(live, lost_attempt), name=f"saga-{live.saga_id}"
         )
         self._driving[live.saga_id] = (task, live)
+        if (whose := _organization(live)) is not None:
+            self._of[whose] += 1
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
         if len(self._driving) >= self._allowed.now:
             self._has_capacity.clear()
 
     def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
         if saga_id in self._driving and self._driving[saga_id][0] is done:
-            del self._driving[saga_id]
+            _, live = self._driving.pop(saga_id)
+            if (whose := _organization(live)) is not None:
+                self._of[whose] -= 1
+                if not self._of[whose]:
+                    del self._of[whose]
         if len(self._driving) < self._allowed.now:
             self._has_capacity.set()
 
@@ -170,3 +195,9 @@ class Engine:
             self._has_capacity.set()
         else:
             self._has_capacity.clear()
+
+
+def _organization(live: SagaInstance) -> UUID | None:
+    """Whose saga it is, where its input says so."""
+    whose = getattr(live.input, "organization_id", None)
+    return whose if isinstance(whose, UUID) else None

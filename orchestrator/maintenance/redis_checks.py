@@ -225,6 +225,7 @@ def _of_a_worker() -> list[tuple[str, ...]]:
         ("XINFO", "STREAM", events),
         ("XRANGE", events, "0-0", "0-0"),
         ("XREVRANGE", events, "+", "-", "COUNT", "1"),
+        ("MEMORY", "USAGE", events),
         ("XDEL", dead, "0-0"),
     ]
     for stream in (commands, events, dead):

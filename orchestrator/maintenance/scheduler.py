@@ -1,5 +1,8 @@
 """Chores: what is done every now and then, by one worker at a time.
 
+A chore of many parts is shared: each part is a chore of its own (``health/berlin``), and a worker
+that has done one takes the next that is due, so that a round is done by as many as there are.
+
 A row in ``evosaga.chores`` says who is at it, until when, when it is due again and what came of
 it. Whoever takes a chore that is due holds its lease while it works; a worker that dies or is
 paused loses the lease, and another one begins the chore anew. Everything a chore does is harmless
@@ -9,9 +12,11 @@ when it is done twice.
 import asyncio
 import contextlib
 import json
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -31,6 +36,8 @@ _SOON: Final = 60.0
 """Seconds until a chore is done again that could not be done to its end; doubled each time."""
 _LATEST: Final = 3600.0
 """And no longer than that."""
+_CHOICE: Final = 8
+"""Parts that a worker chooses from: those due for longest."""
 _IN_A_ROW: Final = "unfinished_in_a_row"
 
 
@@ -71,20 +78,41 @@ class Job:
     work: Callable[[StillLeader], Awaitable[JobResult]]
 
 
+@dataclass(frozen=True, slots=True)
+class SharedJob:
+    """A chore in parts, each done every so many seconds by whichever worker is free.
+
+    ``parts``: their names; ``work`` is given one.
+    """
+
+    name: str
+    every: float
+    parts: Sequence[str]
+    work: Callable[[str, StillLeader], Awaitable[JobResult]]
+
+    def part(self, name: str) -> Job:
+        """The chore that one part is."""
+        return Job(f"{self.name}/{name}", self.every, partial(self.work, name))
+
+
+AnyJob: TypeAlias = Job | SharedJob
+
+
 @dataclass(slots=True)
 class Scheduler:
     """The chores of one worker."""
 
     pool: Pool
     worker: str
-    chores: Sequence[Job]
+    chores: Sequence[AnyJob]
     lease: float = _LEASE
 
     async def run(self) -> None:
         """Do what is due, for ever; cancel it to stop."""
         async with asyncio.TaskGroup() as group:
             for chore in self.chores:
-                group.create_task(self._repeat(chore), name=chore.name)
+                one = self._repeat(chore) if isinstance(chore, Job) else self._share(chore)
+                group.create_task(one, name=chore.name)
             # A part that returns counts as broken, even if there is nothing to do.
             group.create_task(asyncio.Event().wait())
 
@@ -99,6 +127,28 @@ class Scheduler:
                     await self.pool.execute(_KNOW, chore.name, first, chore.every)
                     known = True
                 await self.do(chore)
+            except TRANSIENT as trouble:
+                _logger.warning("chore waits", chore=chore.name, reason=type(trouble).__name__)
+            return min(5.0, max(0.1, chore.every / 10))
+
+        await background.repeat(turn, jitter=0.2)
+
+    async def _share(self, chore: SharedJob) -> None:
+        """One part at a time, however many are due: the others are for other workers."""
+        parts = {part.name: part for part in map(chore.part, chore.parts)}
+        known = False
+
+        async def turn() -> float:
+            nonlocal known
+            try:
+                if not known:
+                    first = min(chore.every, _FIRST)
+                    await self.pool.execute(_KNOW_ALL, list(parts), first, chore.every)
+                    known = True
+                due = await self.pool.fetch(_DUE_PARTS, list(parts), chore.every, _CHOICE)
+                for row in random.sample(due, len(due)):  # so that not all workers want the same
+                    if await self.do(parts[row["name"]]):
+                        return 0.0
             except TRANSIENT as trouble:
                 _logger.warning("chore waits", chore=chore.name, reason=type(trouble).__name__)
             return min(5.0, max(0.1, chore.every / 10))
@@ -163,10 +213,24 @@ VALUES ($1, now() + make_interval(secs => $2))
 ON CONFLICT (name) DO UPDATE SET
     next_at = least(known.next_at, now() + make_interval(secs => $3))
 """
+# Spread, so that the parts of a round do not all fall due at one moment.
+_KNOW_ALL: Final = """
+INSERT INTO evosaga.chores AS known (name, next_at)
+SELECT name, now() + make_interval(secs => $2 * place / count(*) OVER ())
+FROM unnest($1::text[]) WITH ORDINALITY AS part (name, place) ORDER BY name
+ON CONFLICT (name) DO UPDATE SET
+    next_at = least(known.next_at, now() + make_interval(secs => $3))
+"""
+_DUE_NOW: Final = """(next_at <= now() OR next_at > now() + make_interval(secs => {}) + {})"""
+_DUE_PARTS: Final = f"""
+SELECT name FROM evosaga.chores
+WHERE name = ANY($1) AND {_DUE_NOW.format("$2", LEEWAY)} AND {vacant("chores")}
+ORDER BY next_at LIMIT $3
+"""  # noqa: S608  # constants only
 _TAKE: Final = f"""
 UPDATE evosaga.chores SET leader = $2, lease_until = now() + make_interval(secs => $3)
 WHERE name = $1
-  AND (next_at <= now() OR next_at > now() + make_interval(secs => $5) + {LEEWAY})
+  AND {_DUE_NOW.format("$5", LEEWAY)}
   AND {vacant("chores")}
 RETURNING coalesce((last_result ->> $4::text)::int, 0) AS unfinished
 """  # noqa: S608  # constants only

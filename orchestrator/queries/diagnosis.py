@@ -73,6 +73,8 @@ class SagaFacts:
     ahead: SagaView | None = None
     explain: Explainer = PLAIN
     after: Explanation = NOTHING
+    beside: int = 0
+    """Sagas of the same organization that workers drive at the moment."""
 
 
 def who_could(case: SagaFacts) -> tuple[str, ...]:

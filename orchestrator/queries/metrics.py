@@ -125,6 +125,11 @@ def of_worker(engine: Engine, lease: Lease | None, healthy: bool) -> list[Metric
     found: list[Metric] = [
         gauge("evosaga_consumers_healthy", "Both subscribers run", int(healthy)),
         gauge("evosaga_driving", "Sagas this process drives", len(engine.driving)),
+        gauge(
+            "evosaga_organizations_at_share",
+            "Organizations of which this process drives as many sagas as it may",
+            sum(number >= engine.share for number in engine.largest.values()),
+        ),
         histogram(
             "evosaga_step_attempt_seconds",
             "From the claim of an attempt to the commit of its outcome",
@@ -152,11 +157,18 @@ async def counted(pool: Queryable) -> dict[str, int]:
     row = await pool.fetchrow(_SIZE)
     if row is None or row["size"] < FEW:
         return {row["status"]: row["number"] for row in await pool.fetch(_EXACT)}
-    found = {row["status"]: row["number"] for row in await pool.fetch(_OPEN)}
-    ended = await pool.fetchrow(_ENDED, FEW)
-    assert ended is not None
-    found |= dict(ended)
+    found: dict[str, int] = {}
+    for status in STATUSES:
+        if status != "completed":
+            number = int(await pool.fetchval(_SOME, status, FEW))
+            found[status] = number if number < FEW else await _estimated(pool, status, row["size"])
     return found | {"completed": max(0, int(row["size"]) - sum(found.values()))}
+
+
+async def _estimated(pool: Queryable, status: str, size: int) -> int:
+    """At least ``FEW``: the share that Postgres's statistics say it has."""
+    shares = {row["value"]: row["share"] for row in await pool.fetch(SHARES, "evosaga", "sagas")}
+    return max(FEW, int(size * shares.get(status, 0.0)))
 
 
 def up(dependency: str, value: int) -> Metric:
@@ -193,10 +205,14 @@ def histogram(
 
 _WORK: Final = f"""
 SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
-       coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM evosaga.sagas
-           WHERE {ACTIVE_STATUSES})), 0) AS oldest,
-       greatest(0, coalesce(extract(epoch FROM now() - (SELECT min(next_at) FROM evosaga.sagas
-           WHERE {ACTIVE_STATUSES})), 0)) AS due,
+       coalesce(extract(epoch FROM now() - least(
+           (SELECT min(created_at) FROM evosaga.sagas WHERE status = 'running'),
+           (SELECT min(created_at) FROM evosaga.sagas WHERE status = 'compensating'))), 0)
+           AS oldest,
+       greatest(0, coalesce(extract(epoch FROM now() - least(
+           (SELECT min(due_at) FROM evosaga.sagas WHERE due_at IS NOT NULL),
+           (SELECT min(next_at) FROM evosaga.sagas
+            WHERE {ACTIVE_STATUSES} AND owner IS NOT NULL))), 0)) AS due,
        {UNRELAYED} AS lag,
        coalesce(extract(epoch FROM now() - (SELECT recorded_at FROM evosaga.saga_events
            WHERE position > coalesce((SELECT position FROM evosaga.relay
@@ -215,10 +231,11 @@ _SIZE: Final = (
     "SELECT reltuples::bigint AS size FROM pg_class WHERE oid = 'evosaga.sagas'::regclass"
 )
 _EXACT: Final = "SELECT status, count(*) AS number FROM evosaga.sagas GROUP BY status"
-_OPEN: Final = "SELECT status, count(*) AS number FROM evosaga.open_sagas GROUP BY status"
-_ENDED: Final = """
-SELECT (SELECT count(*) FROM (SELECT FROM evosaga.sagas WHERE status = 'compensated' LIMIT $1) AS c)
-           AS compensated,
-       (SELECT count(*) FROM (SELECT FROM evosaga.sagas WHERE status = 'rejected' LIMIT $1) AS r)
-           AS rejected
+_SOME: Final = """
+SELECT count(*) FROM (SELECT FROM evosaga.sagas WHERE status = $1 LIMIT $2) AS some_of_them
 """
+SHARES: Final = """
+SELECT unnest(most_common_vals::text::text[]) AS value, unnest(most_common_freqs)::float8 AS share
+FROM pg_stats WHERE schemaname = $1 AND tablename = $2 AND attname = 'status'
+"""
+"""The share of a table's rows that each status has, as of the last ANALYZE."""

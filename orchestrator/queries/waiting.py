@@ -16,6 +16,9 @@ from evosaga.sagas.explainer import HeldStep
 _LATE: Final = timedelta(seconds=10)
 """Overdue for so long, a saga is not merely next in the queue."""
 
+_MANY: Final = 20
+"""Sagas of one organization under way, from which on it may be that which holds up another."""
+
 
 def waiting_for(case: SagaFacts, history: Sequence[Recorded], state: State) -> Diagnosis:
     """What an active saga waits for, and when it goes on."""
@@ -141,8 +144,18 @@ def _which(state: State, step: Step, direction: Direction, attempt: int) -> str:
 
 
 def _overdue(case: SagaFacts, told: Diagnosis, due: datetime) -> Diagnosis:
-    """Its time has come and gone, and nobody has taken it."""
+    """Its time has come and gone, and no worker has taken it."""
     view = case.view
+    if view.owner is None and due <= case.now and case.beside >= _MANY:
+        told = replace(
+            told,
+            details=(
+                f"Workers drive {case.beside} sagas of its organization, and of one organization "
+                "no more than a share of what they can (EVOSAGA_ORGANIZATION_SHARE): it has its "
+                "turn when some of them are over.",
+                *told.details,
+            ),
+        )
     if case.now - due < _LATE or not case.company.alive or view.owner in case.company.alive:
         return told
     late = f"It is due since {ago(due, case)}, and no worker has taken it."

@@ -7,10 +7,12 @@ workers, to what it waits for, since when, what happens next and when, and what 
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from evosaga.events.clock import LIVING
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationSucceeded, Recorded
+from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.engine.decider import can_compensate
 from evosaga.orchestrator.engine.quarantine import STUMBLED
 from evosaga.orchestrator.engine.repeated_holds import with_hold
@@ -40,7 +42,10 @@ async def why_of(
     done = view.status == "completed"
     after = await explain.completed(pool, view.saga, view.saga_id, now) if done else NOTHING
     workers = await living(pool)
-    return why(SagaFacts(view, saga, history, workers, now, ahead, explain, after))
+    beside = 0
+    if view.owner is None and view.organization_id is not None:
+        beside = await pool.fetchval(_BESIDE, view.organization_id)
+    return why(SagaFacts(view, saga, history, workers, now, ahead, explain, after, beside))
 
 
 async def living(pool: Pool) -> Workers:
@@ -163,3 +168,9 @@ def _parked(case: SagaFacts, state: State) -> Diagnosis:
         cure=f"mend the cause; see what a replay would do: evosaga replay {view.saga_id} --plan; "
         f"then: evosaga replay {view.saga_id}{undo}",
     )
+
+
+_BESIDE: Final = f"""
+SELECT count(*) FROM (SELECT FROM evosaga.sagas WHERE organization_id = $1 AND {ACTIVE_STATUSES}
+                      AND owner IS NOT NULL LIMIT 1000) AS driven
+"""  # noqa: S608  # constants only

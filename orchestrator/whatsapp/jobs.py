@@ -1,21 +1,35 @@
 """The periodic jobs of WhatsApp: reconciliation, the search for orphans, the health check."""
 
+from typing import Final
+
 from evosaga.events.database import Pool
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.maintenance.scheduler import Job, JobResult, StillLeader
-from evosaga.orchestrator.whatsapp.health import monitor
+from evosaga.orchestrator.maintenance.scheduler import (
+    AnyJob,
+    Job,
+    JobResult,
+    SharedJob,
+    StillLeader,
+)
+from evosaga.orchestrator.whatsapp.health import monitor, overview
 from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.reconciliation import reconciler
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import may_come_back
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
 from evosaga.sagas.whatsapp.services import Services
 
+HEALTH: Final = "health"
+"""The chore; of several servers each has one of its own, ``health/NAME``."""
 
-def jobs_of(settings: Settings, pool: Pool, services: Services, gate: CommandHandler) -> list[Job]:
+
+def jobs_of(
+    settings: Settings, pool: Pool, services: Services, gate: CommandHandler
+) -> list[AnyJob]:
     """What a worker does every now and then, as far as the settings have not turned it off."""
     keeper = Reconciler(pool, services, gate, settings.older_names, settings.quiet_seconds)
-    doctor = HealthMonitor(pool, services, settings.alert_after, settings.alert_url is not None)
+    posts = settings.alert_url is not None
+    doctor = HealthMonitor(pool, services, settings.alert_after, posts, settings.health_every)
 
     async def reconcile_all(may_go_on: StillLeader) -> JobResult:
         return _reconciled(keeper, await reconciler.run_once(keeper, may_go_on=may_go_on))
@@ -24,16 +38,34 @@ def jobs_of(settings: Settings, pool: Pool, services: Services, gate: CommandHan
         done = await reconciler.run_once(keeper, kinds=reconciler.OFTEN, may_go_on=may_go_on)
         return _reconciled(keeper, done)
 
-    async def check_health(may_go_on: StillLeader) -> JobResult:
-        done = await monitor.run_once(doctor, may_go_on=may_go_on)
-        return JobResult(done.summary())
-
-    wanted = [
+    wanted: list[AnyJob] = [
         Job("reconcile", settings.reconcile_every, reconcile_all),
         Job("orphans", settings.orphans_every, look_for_orphans),
-        Job("health", settings.health_every, check_health),
+        *(_health(doctor) if doctor.every > 0 else ()),
     ]
     return [chore for chore in wanted if chore.every > 0]
+
+
+def _health(doctor: HealthMonitor) -> list[AnyJob]:
+    """The check of one server, or one chore for each of several, and one that sums them up."""
+
+    async def check_all(may_go_on: StillLeader) -> JobResult:
+        return JobResult((await monitor.run_once(doctor, may_go_on=may_go_on)).summary())
+
+    async def check_one(server: str, may_go_on: StillLeader) -> JobResult:
+        done = await monitor.run_once(doctor, may_go_on=may_go_on, only=[server])
+        return JobResult(done.summary())
+
+    async def sum_up(_: StillLeader) -> JobResult:
+        return JobResult(await overview.of_servers(doctor, HEALTH))
+
+    servers = list(doctor.services.servers)
+    if len(servers) == 1:
+        return [Job(HEALTH, doctor.every, check_all)]
+    return [
+        SharedJob(HEALTH, doctor.every, servers, check_one),
+        Job(HEALTH, doctor.every, sum_up),
+    ]
 
 
 def _reconciled(keeper: Reconciler, done: reconciler.ReconcileReport) -> JobResult:

@@ -124,7 +124,8 @@ async def test_many_sagas_are_counted_without_looking_at_each(
     )
     await pool.execute("ANALYZE evosaga.sagas")
     found = await metrics.counted(pool)
-    assert found == {"failed": 7, "compensated": 3, "rejected": 0, "completed": 990}
+    there = {status: number for status, number in found.items() if number}
+    assert there == {"failed": 7, "compensated": 3, "completed": 990}
 
 
 def test_a_worker_that_serves_no_metrics_imports_no_library_for_them() -> None:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 import evosaga.orchestrator.commands.consumer
 from evosaga.events import streams
 from evosaga.events.database import Pool
-from evosaga.events.retention import trim
+from evosaga.events.retention import Retention, trim
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.commands import handover
 from evosaga.orchestrator.commands.handover import NOBODY, announced
@@ -232,7 +232,7 @@ async def test_what_waits_circles_nowhere_and_is_not_trimmed(
 
         await eventually(some_time_later, 20)
         after: Any = await redis.info("commandstats")
-        await trim(redis, streams.COMMANDS, 0)
+        await trim(redis, streams.COMMANDS, Retention(0))
         assert await redis.xlen(streams.COMMANDS) == 20
     assert sum(handled) == 20, "each was handed to one worker once"
     asked = [s["cmdstat_xrange"]["calls"] if "cmdstat_xrange" in s else 0 for s in (before, after)]

@@ -14,7 +14,7 @@ import evosaga.orchestrator.commands.consumer
 from evosaga.events import dead_letters, streams
 from evosaga.events.database import Pool
 from evosaga.events.dead_letters import DeadLetter
-from evosaga.events.retention import trim
+from evosaga.events.retention import Retention, trim
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -164,16 +164,16 @@ async def test_r13_trimming_never_takes_what_is_unread_or_pending(own_redis: Red
         )
         return [id_ for id_, _ in answer[0][1]]
 
-    await trim(own_redis, streams.COMMANDS, 3600)
+    await trim(own_redis, streams.COMMANDS, Retention(3600))
     assert await own_redis.xlen(streams.COMMANDS) == 400
     ids = await read(300)
     await streams.acknowledge(own_redis, ids[:200])
-    await trim(own_redis, streams.COMMANDS, 3600)
+    await trim(own_redis, streams.COMMANDS, Retention(3600))
     left = [id_ for id_, _ in await entries(own_redis, streams.COMMANDS)]
     assert set(ids[200:]) <= set(left)
     assert len(left) < 400
     await streams.acknowledge(own_redis, ids[200:])
-    await trim(own_redis, streams.COMMANDS, 3600)
+    await trim(own_redis, streams.COMMANDS, Retention(3600))
     assert len(await read(1000)) == 100
 
 

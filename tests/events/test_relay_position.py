@@ -17,7 +17,7 @@ from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
-from evosaga.events.retention import trim
+from evosaga.events.retention import Retention, trim
 from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.sagas.whatsapp.integration_events import Notice, cloud_event, record, unpublished
 from tests.events.test_relay import committed, new_saga, running, tell, told
@@ -205,7 +205,7 @@ async def test_a_worker_whose_clock_is_days_ahead_trims_nothing_that_is_young(
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 8 * 86400)
     for stream in (streams.EVENTS, streams.COMMANDS, wa_events.STREAM):
-        assert await trim(redis, stream, 7 * 86400) == 0
+        assert await trim(redis, stream, Retention(7 * 86400)) == 0
     assert len(await entries(redis, streams.EVENTS)) == 900
 
 
@@ -217,12 +217,12 @@ for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '1000-' .. i, 'data', '{}') en
 async def test_everything_that_is_old_goes_at_once_however_much_it_is(redis: Redis) -> None:
     await redis.eval(_OLD, 1, streams.EVENTS, "50000")
     await redis.xadd(streams.EVENTS, {"data": json.dumps({"id": "new"})})
-    await trim(redis, streams.EVENTS, 3600)
+    await trim(redis, streams.EVENTS, Retention(3600))
     assert await redis.xlen(streams.EVENTS) < 200
     assert await streams.newest_ids(redis, 1) == ["new"]
 
 
 async def test_commands_are_kept_while_their_group_is_gone(redis: Redis) -> None:
     await redis.eval(_OLD, 1, streams.COMMANDS, "500")
-    await trim(redis, streams.COMMANDS, 3600)
+    await trim(redis, streams.COMMANDS, Retention(3600))
     assert await redis.xlen(streams.COMMANDS) == 500

@@ -14,7 +14,13 @@ from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.scheduler import Job, JobResult, Scheduler, StillLeader
+from evosaga.orchestrator.maintenance.scheduler import (
+    Job,
+    JobResult,
+    Scheduler,
+    SharedJob,
+    StillLeader,
+)
 from evosaga.orchestrator.whatsapp.jobs import jobs_of
 from tests.support.waiting import eventually
 from tests.whatsapp.reconciliation.conftest import Rows
@@ -219,3 +225,47 @@ async def test_the_worker_keeps_house_and_settings_turn_it_off(
 def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: Any, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load_settings(_env_file=None, **{name: value})
+
+
+async def test_workers_share_the_parts_of_a_round_and_each_is_done_once(pool: Pool) -> None:
+    done: list[tuple[str, str]] = []
+    both = asyncio.Barrier(2)
+
+    def shared(who: str) -> Scheduler:
+        async def work(part: str, _: StillLeader) -> JobResult:
+            if len(done) < 2:
+                async with asyncio.timeout(20):
+                    await both.wait()  # the first two parts are done by two workers at once
+            done.append((who, part))
+            return JobResult({"part": part})
+
+        return Scheduler(pool, who, [SharedJob("look", 3600.0, [f"s{n}" for n in range(9)], work)])
+
+    async with at_work(shared("one"), shared("two")):
+        await eventually(lambda: known_parts(pool, 9))
+        await pool.execute("UPDATE evosaga.chores SET next_at = now()")
+        await eventually(lambda: len(done) == 9, 30)
+    assert sorted(part for _, part in done) == [f"s{n}" for n in range(9)]
+    assert {who for who, _ in done} == {"one", "two"}
+    results = await pool.fetch("SELECT name, last_result FROM evosaga.chores")
+    assert all(json.loads(r["last_result"])["part"] == r["name"].partition("/")[2] for r in results)
+
+
+async def known_parts(pool: Pool, number: int) -> bool:
+    there: int = await pool.fetchval("SELECT count(*) FROM evosaga.chores")
+    return there == number
+
+
+async def test_a_part_whose_worker_dies_is_done_by_another(pool: Pool) -> None:
+    done: list[str] = []
+
+    async def work(part: str, _: StillLeader) -> JobResult:
+        done.append(part)
+        return JobResult()
+
+    await pool.execute(
+        "INSERT INTO evosaga.chores (name, leader, lease_until, next_at) "
+        "VALUES ('look/s1', 'dead', now() - interval '1 s', now() - interval '1 minute')"
+    )
+    async with at_work(Scheduler(pool, "heir", [SharedJob("look", 3600.0, ["s1"], work)])):
+        await eventually(lambda: done == ["s1"], 20)

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from evosaga import migrations
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.schema import metadata
-from evosaga.migrations.search_indexes import INDEXES
+from evosaga.migrations.search_indexes import INDEXES, SCALE_INDEXES
 from evosaga.migrations.upgrade import alembic_config
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
@@ -94,7 +94,7 @@ def downgrade(connection: Connection, revision: str = "base") -> None:
 def drift(connection: Connection) -> list[Any]:
     def ours(name: str | None, type_: str, _: Any) -> bool:
         if type_ == "index":  # these are expressions, which only Postgres itself compares
-            return name not in {index.name for index in INDEXES}
+            return name not in {index.name for index in (*INDEXES, SCALE_INDEXES[0])}
         return type_ != "schema" or name in ("evosaga", "healthcare")
 
     context = MigrationContext.configure(
@@ -348,7 +348,7 @@ async def test_indexes_of_searches_are_built_beforehand_and_anew_after_a_kill(
         "::regclass"
     )
     await migrations.migrate(empty)
-    for index in INDEXES:
+    for index in (*INDEXES, *SCALE_INDEXES):
         assert await database.fetchval(valid, f"{index.schema}.{index.name}"), index.name
     made = "SELECT indexdef FROM pg_indexes WHERE indexname = $1"
     assert "tsvector" in await database.fetchval(made, half.name)

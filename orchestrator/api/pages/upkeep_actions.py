@@ -185,6 +185,9 @@ def _unless_off(every: float, variable: str) -> None:
 _POLICIES: Final[tuple[Policy, ...]] = ("auto", "ask")
 # Its worker may be gone, or none may ever have run here.
 _DUE: Final = """
+WITH parts AS (
+    UPDATE evosaga.chores SET next_at = least(next_at, now()) WHERE starts_with(name, $1 || '/')
+)
 INSERT INTO evosaga.chores AS known (name, next_at) VALUES ($1, now())
 ON CONFLICT (name) DO UPDATE SET next_at = least(known.next_at, now())
 """

@@ -1,8 +1,11 @@
-"""Health check: how each integration is connected, with one list call a round.
+"""Health check: how each integration is connected, with one list call a server and round.
 
-Only what looks wrong in the list is asked about by name, and a few of the others in turn, since
+Only what looks wrong in the list is asked about by name, and a share of the others in turn, since
 the list is Evolution's database and may believe in a connection that its memory has lost. Rows
 follow, what may be reconnected is, a few at a time, and no saga is disturbed.
+
+A round looks at one server after the other, a few at the same time, and keeps of each no more than
+its list and a page of its rows.
 """
 
 import asyncio
@@ -12,56 +15,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
 
-from evosaga.events.database import Pool
-from evosaga.orchestrator.whatsapp.health import alerts, store
-from evosaga.orchestrator.whatsapp.health.connection_state import (
-    WELL,
-    Judgement,
-    Record,
-    next_state,
+from evosaga.orchestrator.whatsapp.health import store
+from evosaga.orchestrator.whatsapp.health.server_check import (
+    CheckedIntegration,
+    HealthMonitor,
+    ServerLook,
+    Thoroughness,
+    act,
+    look_at,
 )
-from evosaga.orchestrator.whatsapp.health.reconnect import reconnect
-from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
-from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
-from evosaga.orchestrator.whatsapp.reconciliation.classify import Name, can_be_sent, found
+from evosaga.orchestrator.whatsapp.integrations.rows import number_on, servers_named
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
+    NOT_CONFIGURED,
     ObservationFailed,
-    listed,
-    merge,
+    refuse_blindness,
     unreachable,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.observe import attribute_owners, with_busy
-from evosaga.orchestrator.whatsapp.reconciliation.probes import ask, without_implausible
-from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
-from evosaga.sagas.whatsapp.evolution.completeness import Missing
-from evosaga.sagas.whatsapp.services import Services
+
+__all__ = ["CheckedIntegration", "HealthMonitor", "HealthReport", "examine", "run_once"]
 
 _logger = structlog.get_logger("evosaga.health")
-_ASKED: Final = 500
-_IN_TURN: Final = 20
-"""Integrations that look well and are asked all the same, a round."""
-
-
-@dataclass(frozen=True, slots=True)
-class HealthMonitor:
-    """What the health check needs. Seconds. ``posts_alerts``: EVOSAGA_ALERT_URL is set."""
-
-    pool: Pool
-    services: Services
-    alert_after: float = 900.0
-    posts_alerts: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedIntegration:
-    """One integration and its judgement; None when it is unknown, or a saga is at work for it."""
-
-    row: Row
-    judgement: Judgement | None
+_AT_ONCE: Final = 3
+"""Servers that are looked at at the same time: one that hangs holds up no round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +47,8 @@ class HealthReport:
     """What one round found and did."""
 
     patients: Sequence[CheckedIntegration] = ()
+    """Every integration, where a person asked; else those that were asked about."""
+    states: Mapping[str, int] = field(default_factory=dict)
     asked: int = 0
     changed: int = 0
     reconnects: int = 0
@@ -82,10 +62,9 @@ class HealthReport:
 
     def summary(self) -> dict[str, Any]:
         """As the table of chores keeps it."""
-        states = (p.judgement.record.state if p.judgement else "unknown" for p in self.patients)
         return {
-            "integrations": len(self.patients),
-            "states": dict(Counter(states)),
+            "integrations": sum(self.states.values()),
+            "states": dict(self.states),
             "asked": self.asked,
             "webhooks": self.webhooks,
             "changed": self.changed,
@@ -98,23 +77,33 @@ class HealthReport:
 
 
 @dataclass(slots=True)
-class _Look:
-    """A round's findings on their way."""
+class _Round:
+    """What is found on the way."""
 
-    now: datetime
-    snapshot: Snapshot
-    tokens: Mapping[str, str]
-    known: Mapping[UUID, Record]
-    asked: frozenset[str] = field(default_factory=frozenset)
-    lacks: Mapping[str, Missing] = field(default_factory=dict)
-    """What instances lack whose webhook was asked for."""
+    states: Counter[str] = field(default_factory=Counter)
+    patients: list[CheckedIntegration] = field(default_factory=list)
+    unseen: dict[str, str] = field(default_factory=dict)
+    done: Counter[str] = field(default_factory=Counter)
+    aborted: str | None = None
 
-    def whole(self, name: str) -> bool | None:
-        """Whether webhook and settings are as they should be; None: unknown."""
-        if incomplete_instances.settings_missing(self.snapshot, name):
-            return False
-        lacks = self.lacks.get(name)
-        return lacks.said is None if lacks else None
+    def add(self, look: ServerLook, how: Thoroughness) -> None:
+        self.states += look.states
+        self.done += Counter(asked=look.asked, webhooks=look.webhooks)
+        if how.everybody:
+            self.patients += look.patients
+
+    def report(self, began: float) -> HealthReport:
+        return HealthReport(
+            self.patients,
+            dict(self.states),
+            aborted=self.aborted,
+            seconds=time.monotonic() - began,
+            unseen=self.unseen,
+            **{name: self.done[name] for name in _COUNTED},
+        )
+
+
+_COUNTED: Final = ("asked", "changed", "reconnects", "alerts", "webhooks")
 
 
 async def examine(
@@ -122,147 +111,77 @@ async def examine(
 ) -> HealthReport:
     """Look and judge; nothing is changed. Raises ``ObservationFailed``.
 
-    ``webhooks``: so many are asked for; None: all, since a person wants to know.
+    ``webhooks``: so many are asked for on each server; None: all, since a person wants to know.
     """
-    began = time.monotonic()
-    look = await _look(doctor, in_turn=0, webhooks=webhooks)
-    patients = await asyncio.to_thread(_patients, doctor, look, eager)
-    seconds, unseen = time.monotonic() - began, look.snapshot.unseen
-    return HealthReport(
-        patients,
-        asked=len(look.asked),
-        seconds=seconds,
-        unseen=unseen,
-        webhooks=len(look.lacks),
-    )
+    began, found = time.monotonic(), _Round()
+    how = Thoroughness(eager, webhooks, turns=0)
+    await _look_around(doctor, how, found, None, None)
+    return found.report(began)
 
 
 async def run_once(
-    doctor: HealthMonitor, *, eager: bool = False, may_go_on: Callable[[], bool] = lambda: True
+    doctor: HealthMonitor,
+    *,
+    eager: bool = False,
+    may_go_on: Callable[[], bool] = lambda: True,
+    only: Sequence[str] | None = None,
 ) -> HealthReport:
-    """One round: rows follow, what may be reconnected is, and what lasts is reported."""
-    began = time.monotonic()
+    """One round: rows follow, what may be reconnected is, and what lasts is reported.
+
+    ``only``: of these servers, since other workers look at the others.
+    """
+    began, found = time.monotonic(), _Round()
+    how = Thoroughness(eager, None if eager else 0)
     try:
-        look = await _look(doctor, in_turn=_IN_TURN, webhooks=None if eager else 0)
+        await _look_around(doctor, how, found, may_go_on, only)
     except ObservationFailed as reason:
         _logger.warning("health check gives up", reason=str(reason))
         return HealthReport(aborted=str(reason), seconds=time.monotonic() - began)
-    patients = await asyncio.to_thread(_patients, doctor, look, eager)
-    if not may_go_on():
-        return HealthReport(patients, aborted="another worker does it now")
-    news = [p for p in patients if p.judgement and _is_news(p, look)]
-    judged = [(p.row, p.judgement) for p in news if p.judgement]
-    changed = await store.write(doctor.pool, judged, doctor.posts_alerts)
-    told = [(row, judgement) for row, judgement in judged if judgement.alert]
-    alerts.log(told)
-    due = [(p.row, p.judgement.record) for p in patients if p.judgement and p.judgement.reconnect]
-    reconnects = await reconnect(
-        doctor.pool, doctor.services, due, look.tokens, look.now, may_go_on
-    )
-    await store.forget(doctor.pool)
-    done = HealthReport(
-        patients,
-        len(look.asked),
-        changed,
-        reconnects,
-        len(told),
-        None,
-        time.monotonic() - began,
-        look.snapshot.unseen,
-        len(look.lacks),
-    )
+    if only is None:
+        await store.forget(doctor.pool)
+    done = found.report(began)
     if done.unseen:
         _logger.warning("health check is blind in part", reason=unreachable(done.unseen))
-    (_logger.info if changed or reconnects or told else _logger.debug)("health", **done.summary())
+    news = done.changed or done.reconnects or done.alerts
+    (_logger.info if news else _logger.debug)("health", **done.summary())
     return done
 
 
-async def _look(doctor: HealthMonitor, *, in_turn: int, webhooks: int | None) -> _Look:
-    """``webhooks``: of so many who are not asked by name, too; None: of all."""
-    lists = await listed(doctor.services)
-    every = await rows_of(doctor.pool)
-    listing = await asyncio.to_thread(merge, lists, every)
-    rows = [row for row in every if row.enabled and row.status != "deleting"]
-    snapshot = await attribute_owners(doctor.pool, doctor.services.keys, listing, rows)
-    snapshot = await with_busy(doctor.pool, snapshot)
-    now, known = await store.read(doctor.pool)
-    look = _Look(now, snapshot, listing.tokens, known)
-    names = await asyncio.to_thread(_suspects, doctor, look, in_turn)
-    memory = await ask(doctor.pool, doctor.services, snapshot, listing.tokens, names)
-    look.snapshot = without_implausible(doctor.services, snapshot.asked(memory))
-    look.asked = frozenset(memory)
-    others = [row.instance_name for row in _free(look.snapshot)][:webhooks]
-    look.lacks = await incomplete_instances.look(
-        doctor.pool, doctor.services, look.snapshot, {*names, *others}
-    )
-    return look
+async def _look_around(
+    doctor: HealthMonitor,
+    how: Thoroughness,
+    found: _Round,
+    may_go_on: Callable[[], bool] | None,
+    only: Sequence[str] | None,
+) -> None:
+    """Look at each server, and act unless ``may_go_on`` is None. Raises ``ObservationFailed``."""
+    now: datetime = await doctor.pool.fetchval("SELECT now()")
+    servers = list(doctor.services.servers) if only is None else only
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(server: str) -> None:
+        async with places:
+            look = await look_at(doctor, server, how, now)
+            if isinstance(look, str):
+                await _not_seen(doctor, found, server, look)
+                return
+            found.add(look, how)
+            if may_go_on is None:
+                return
+            if not may_go_on():
+                found.aborted = "another worker does it now"
+                return
+            changed, reconnects, alerts = await act(doctor, look, now, may_go_on)
+            found.done += Counter(changed=changed, reconnects=reconnects, alerts=alerts)
+
+    await asyncio.gather(*(one(server) for server in servers))
+    refuse_blindness(dict.fromkeys(servers), found.unseen)
+    if only is None:
+        for server in await servers_named(doctor.pool):
+            if server not in doctor.services.servers:
+                await _not_seen(doctor, found, server, NOT_CONFIGURED)
 
 
-def _suspects(doctor: HealthMonitor, look: _Look, in_turn: int) -> list[str]:
-    """The names to ask about: missing ones first, then what looks ill, then some of the others."""
-    ill: list[Row] = []
-    well: list[Row] = []
-    for row in _free(look.snapshot):
-        record = look.known.get(row.id)
-        one = _name(look, row)
-        whole = look.whole(row.instance_name)
-        judgement = next_state(one, record, look.now, alert_after=doctor.alert_after, whole=whole)
-        quiet = judgement is not None and _quiet(judgement, record)
-        (well if quiet else ill).append(row)
-    # The longest unasked first, so that a limit leaves none out for ever.
-    shown = look.snapshot.instances
-    ill.sort(key=lambda row: (row.instance_name in shown, _checked(look, row)))
-    well.sort(key=lambda row: _checked(look, row))
-    return [row.instance_name for row in (*ill[:_ASKED], *well[:in_turn])]
-
-
-def _quiet(judgement: Judgement, record: Record | None) -> bool:
-    """Whether the list shows nothing that has to be looked into."""
-    news = record is not None and (record.state != judgement.record.state or record.reconnects)
-    return judgement.record.state in WELL and judgement.status is None and not news
-
-
-def _checked(look: _Look, row: Row) -> float:
-    record = look.known.get(row.id)
-    return record.checked_at.timestamp() if record and record.checked_at else 0.0
-
-
-def _free(snapshot: Snapshot) -> list[Row]:
-    """The rows that no saga is at work for, and that can be asked about."""
-    return [
-        row
-        for row in snapshot.named().values()
-        if row.instance_name not in snapshot.busy_names
-        and row.organization_id not in snapshot.busy_organizations
-        and can_be_sent(row.instance_name)
-    ]
-
-
-def _name(look: _Look, row: Row) -> Name:
-    return found(look.snapshot, row.instance_name, row)
-
-
-def _patients(doctor: HealthMonitor, look: _Look, eager: bool) -> list[CheckedIntegration]:
-    free = {row.id for row in _free(look.snapshot)}
-    patients = []
-    for row in look.snapshot.named().values():
-        judgement = None
-        one = _name(look, row)
-        # What is missing in the list and was not asked for by name is not known to be gone.
-        if row.id in free and (one.instance is not None or one.memory is not None):
-            judgement = next_state(
-                one,
-                look.known.get(row.id),
-                look.now,
-                alert_after=doctor.alert_after,
-                eager=eager,
-                whole=look.whole(row.instance_name),
-            )
-        patients.append(CheckedIntegration(row, judgement))
-    return patients
-
-
-def _is_news(patient: CheckedIntegration, look: _Look) -> bool:
-    """Whether it has to be written down: asked for, or seen for the first time."""
-    name = patient.row.instance_name
-    return name in look.asked or patient.row.id not in look.known or look.whole(name) is False
+async def _not_seen(doctor: HealthMonitor, found: _Round, server: str, why: str) -> None:
+    found.unseen[server] = why
+    found.states["unknown"] += await number_on(doctor.pool, server)

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
-
-import asyncpg
+from uuid import UUID, uuid4
 
 from evosaga.events.database import Connection, Pool
 from evosaga.orchestrator.whatsapp.health import alerts
 from evosaga.orchestrator.whatsapp.health.connection_state import Judgement, Record
-from evosaga.orchestrator.whatsapp.integrations.paging import pages
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
 from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.arbitration import business_key
@@ -20,18 +16,16 @@ from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 
 ALERT: Final = "integration.alert"
 _PAGE: Final = 500
+_FORGOTTEN: Final = 20_000
+"""Records that a round looks through for those of integrations that are gone."""
 
 
-async def read(pool: Pool) -> tuple[datetime, dict[UUID, Record]]:
-    """Postgres's time, and everything that is remembered."""
-    now: datetime = await pool.fetchval("SELECT now()")
-    return now, dict(await pages(pool, _READ, "integration_id", _records))
-
-
-def _records(page: Sequence[asyncpg.Record]) -> list[tuple[UUID, Record]]:
-    return [
-        (row["integration_id"], Record(**{name: row[name] for name in _REMEMBERED})) for row in page
-    ]
+async def read(pool: Pool, ids: Sequence[UUID]) -> dict[UUID, Record]:
+    """What is remembered of these integrations."""
+    return {
+        row["integration_id"]: Record(**{name: row[name] for name in _REMEMBERED})
+        for row in await pool.fetch(_READ, ids)
+    }
 
 
 async def write(
@@ -122,15 +116,17 @@ async def still_free(pool: Pool, row: Row) -> bool:
 
 
 async def forget(pool: Pool) -> None:
-    """Drop what is remembered of integrations that are gone."""
-    await pool.execute(_FORGET)
+    """Drop what is remembered of integrations that are gone: a part of many, in turn by chance."""
+    begin = uuid4()
+    looked: int = await pool.fetchval(_FORGET, begin, _FORGOTTEN)
+    if looked < _FORGOTTEN:
+        await pool.fetchval(_FORGET, UUID(int=0), _FORGOTTEN)
 
 
 _READ: Final = """
 SELECT integration_id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at,
        alerted_at, checked_at
-FROM evosaga.connections WHERE $1::uuid IS NULL OR integration_id > $1
-ORDER BY integration_id LIMIT $2
+FROM evosaga.connections WHERE integration_id = ANY($1)
 """
 _REMEMBERED: Final = tuple(field.name for field in fields(Record))
 _FOLLOW: Final = f"""
@@ -171,6 +167,13 @@ SELECT EXISTS (SELECT FROM healthcare.integrations
                    WHERE instance_name = $2 OR business_key = $3)
 """
 _FORGET: Final = """
-DELETE FROM evosaga.connections AS known
-WHERE NOT EXISTS (SELECT FROM healthcare.integrations AS row WHERE row.id = known.integration_id)
+WITH looked AS (
+    SELECT integration_id FROM evosaga.connections WHERE integration_id >= $1
+    ORDER BY integration_id LIMIT $2
+), gone AS (
+    DELETE FROM evosaga.connections AS known USING looked
+    WHERE known.integration_id = looked.integration_id AND NOT EXISTS (
+        SELECT FROM healthcare.integrations AS row WHERE row.id = known.integration_id)
+)
+SELECT count(*) FROM looked
 """

@@ -23,6 +23,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot
 from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.completeness import Missing, webhook_of
+from evosaga.sagas.whatsapp.evolution.pacing import Pace
 from evosaga.sagas.whatsapp.ownership import UnknownKey
 from evosaga.sagas.whatsapp.repairs.completeness import CreateFacts, create_facts
 from evosaga.sagas.whatsapp.services import Services
@@ -127,6 +128,7 @@ async def _ask_server(
     A server that is in trouble is asked no further: the next round will tell.
     """
     evolution, limit = services.server(server), asyncio.Semaphore(_AT_ONCE)
+    pace = Pace(services.upkeep_rate)
     stop = asyncio.Event()
 
     async def one(about: CreateFacts) -> tuple[str | None, Answer | None] | None:
@@ -148,6 +150,7 @@ async def _ask_server(
 
     found: dict[UUID, str | None] = {}
     for page in (group[at : at + _PAGE] for at in range(0, len(group), _PAGE)):
+        await pace.page(len(page))
         answers = await asyncio.gather(*(one(about) for about in page))
         for about, answer in zip(page, answers, strict=True):
             if answer is not None and answer[1] is None:

@@ -82,6 +82,12 @@ def unreachable(unseen: Mapping[str, str]) -> str | None:
 
 
 async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
+    told = await instances_on(server)
+    return told if isinstance(told, str) else await asyncio.to_thread(_read, told, name)
+
+
+async def instances_on(server: EvolutionApi) -> InstanceList | str:
+    """Everything that a server lists; a text is the reason why that can't be said."""
     began = time.monotonic()
     answer = await server.instances()
     if answer.status == 0 and answer.tried and time.monotonic() - began < _AT_ONCE:
@@ -91,7 +97,12 @@ async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
         return f"Evolution does not answer at {where} ({answer.told}): {cure}"
     if answer.status != 200 or answer.instances is None:
         return f"Evolution does not give its list: {answer.told}"
-    return await asyncio.to_thread(_read, answer.instances, name)
+    found = answer.instances
+    if found.unreadable:
+        # Any of them may be the one that some row names, so nothing can be said to be missing.
+        of = len(found)
+        return f"{found.unreadable} of {of} elements of Evolution's list have no readable name"
+    return found
 
 
 def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
@@ -120,18 +131,15 @@ def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
     return Listing(instances, tokens, elsewhere, unseen)
 
 
-def _read(listed: InstanceList, server: str) -> OneList | str:
-    found, unreadable = listed.read()
-    if unreadable:
-        # Any of them may be the one that some row names, so nothing can be said to be missing.
-        return f"{unreadable} of {len(listed)} elements of Evolution's list have no readable name"
+def _read(listed: InstanceList, server: str) -> OneList:
+    found, _ = listed.read()
     return OneList(
-        {one.name: _instance(one, server) for one in found},
+        {one.name: instance_of(one, server) for one in found},
         {one.name: one.token or "" for one in found},
     )
 
 
-def _instance(one: ListedInstance, server: str) -> Instance:
+def instance_of(one: ListedInstance, server: str) -> Instance:
     return Instance(
         name=one.name,
         status=one.status or "close",

@@ -92,9 +92,16 @@ def _given(snapshot: Snapshot, keep: Keep | None) -> Snapshot:
     return snapshot
 
 
-async def with_busy(pool: Pool, snapshot: Snapshot) -> Snapshot:
-    """The same, knowing which names and organizations an open saga is at work for."""
-    open_ = await pool.fetch(_BUSY)
+async def with_busy(pool: Pool, snapshot: Snapshot, of: Sequence[Row] | None = None) -> Snapshot:
+    """The same, knowing which names and organizations an open saga is at work for.
+
+    ``of``: only of these rows, where there may be very many sagas.
+    """
+    if of is None:
+        open_ = await pool.fetch(_BUSY)
+    else:
+        names = [row.instance_name for row in of]
+        open_ = await pool.fetch(_BUSY_OF, names, [row.organization_id for row in of])
     busy = replace(
         snapshot,
         busy_names=frozenset(row["instance_name"] for row in open_ if row["instance_name"]),
@@ -220,6 +227,7 @@ def _key(key: bytes | str, value: Any, life: Any) -> Key:
 _BUSY: Final = """
 SELECT instance_name, organization_id, business_key FROM evosaga.open_sagas
 """
+_BUSY_OF: Final = f"{_BUSY} WHERE instance_name = ANY($1) OR organization_id = ANY($2)"
 _MAKERS: Final = """
 SELECT saga_id, instance_name, organization_id, status FROM evosaga.sagas
 WHERE saga = 'create-integration' AND status <> 'rejected'

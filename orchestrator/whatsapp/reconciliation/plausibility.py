@@ -17,15 +17,17 @@ def implausibility(snapshot: Snapshot, server: str = DEFAULT_SERVER) -> str | No
     missing at once, each of them must have been asked for by name and be gone there, too.
     """
     here = (row for row in snapshot.rows if row.server == server)
-    expected = [row for row in here if _expected(snapshot, row)]
-    missing = [row for row in expected if row.instance_name not in snapshot.instances]
-    if not too_many(len(missing), len(expected)):
+    should = [row for row in here if expected(snapshot, row)]
+    missing = [row for row in should if row.instance_name not in snapshot.instances]
+    beyond, missing_beyond = snapshot.beyond.get(server, (0, 0))
+    number, of = len(missing) + missing_beyond, len(should) + beyond
+    if not too_many(number, of):
         return None
     gone: tuple[Memory, ...] = ("absent", "half", "foreign")
-    if all(snapshot.memory.get(row.instance_name) in gone for row in missing):
+    if not missing_beyond and all(snapshot.memory.get(r.instance_name) in gone for r in missing):
         return None
     return (
-        f"{len(missing)} of {len(expected)} integrations are not in Evolution's list, and asked "
+        f"{number} of {of} integrations are not in Evolution's list, and asked "
         "for by name not all of them are gone: the list is not to be believed"
     )
 
@@ -35,7 +37,7 @@ def too_many(missing: int, of: int) -> bool:
     return missing > max(_FEW, _SHARE * of)
 
 
-def _expected(snapshot: Snapshot, row: Row) -> bool:
+def expected(snapshot: Snapshot, row: Row) -> bool:
     """Whether Evolution should have an instance for this row."""
     return (
         row.enabled

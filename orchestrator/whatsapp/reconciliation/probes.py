@@ -19,6 +19,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Memory, Snapsh
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.legacy_instances import NO_TOKEN
+from evosaga.sagas.whatsapp.evolution.pacing import Pace
 from evosaga.sagas.whatsapp.ownership import UnknownKey
 from evosaga.sagas.whatsapp.services import Services
 
@@ -143,7 +144,7 @@ async def ask(
         groups.setdefault(snapshot.server_of(name, rows), []).append(name)
     found = await asyncio.gather(
         *(
-            _ask_server(services.server(server), server, snapshot, tokens, own, group)
+            _ask_server(services, server, snapshot, tokens, own, group)
             for server, group in groups.items()
         )
     )
@@ -151,17 +152,19 @@ async def ask(
 
 
 async def _ask_server(
-    evolution: EvolutionApi,
+    services: Services,
     server: str,
     snapshot: Snapshot,
     tokens: Mapping[str, str],
     own: Mapping[str, str],
     names: Sequence[str],
 ) -> dict[str, Memory]:
+    evolution, pace = services.server(server), Pace(services.upkeep_rate)
     known: dict[str, Memory] = {}
     hidden = {name for name, instance in snapshot.instances.items() if instance.hidden}
     for page in (names[at : at + _PAGE] for at in range(0, len(names), _PAGE)):
         limit = asyncio.Semaphore(_AT_ONCE)
+        await pace.page(len(page))
         answers = await asyncio.gather(
             *(
                 _one(evolution, name, tokens.get(name), own.get(name), name in hidden, limit)

@@ -132,6 +132,9 @@ class Snapshot:
     """Names that a second Evolution server has as well, with that server."""
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Evolution servers of which nothing can be said now, and why."""
+    beyond: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Rows of a server that are not in ``rows`` and should have an instance, and how many of those
+    have none in the list: where a large server is looked at in part."""
 
     def without(self, servers: Mapping[str, str]) -> "Snapshot":
         """The same without what is on these servers, and without its organizations.

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from evosaga.sagas.whatsapp.evolution.answers import Answer, Operation, words_in
+from evosaga.sagas.whatsapp.evolution.models import instance_list
 
 _URL: Final = "EVOSAGA_EVOLUTION_URL (of a further server, EVOSAGA_EVOLUTION_SERVERS)"
 _KEY: Final = "EVOSAGA_EVOLUTION_API_KEY (of a further server, EVOSAGA_EVOLUTION_SERVERS)"
@@ -170,8 +171,9 @@ def _is_an_error(body: object) -> bool:
 def _is_an_answer(asked: Operation, body: object) -> bool:
     """Whether it has the shape of what a server answers when it goes well, or nearly."""
     match asked:
-        case Operation.LIST | Operation.OWN | Operation.NAMED if isinstance(body, list):
-            return not body or any(isinstance(row, dict) and _names(row) for row in body)
+        case Operation.LIST | Operation.OWN | Operation.NAMED:
+            if (listed := instance_list(body)) is not None:
+                return listed.evolutions
         case Operation.CONNECT:
             return isinstance(body, dict)
         case Operation.WEBHOOK | Operation.SET_WEBHOOK | Operation.SET_SETTINGS if isinstance(
@@ -184,10 +186,6 @@ def _is_an_answer(asked: Operation, body: object) -> bool:
     # Some of its failures are a 200 with "error": true.
     known = isinstance(body.get("error"), bool) or body.get("status") == "SUCCESS"
     return known or bool(body.keys() & {"instance", "hash"}) or _is_an_error(body)
-
-
-def _names(row: dict[object, object]) -> bool:
-    return bool(row.keys() & {"name", "instanceName", "instance"})
 
 
 def _register(body: object) -> str:

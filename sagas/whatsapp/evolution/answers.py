@@ -262,4 +262,6 @@ def _first(rows: Iterable[tuple[Status, str, _Found]], answer: Answer) -> _Found
 
 def words_in(body: object, words: str) -> bool:
     """Whether the body says these words, which are in small letters, anywhere."""
-    return not words or (body is not None and words in json.dumps(body).lower())
+    if not words or body is None or isinstance(body, InstanceList):
+        return not words
+    return words in json.dumps(body).lower()

@@ -8,10 +8,11 @@ and an element without a token does not show who owns it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+from typing import Final, Literal, TypeAlias, TypedDict, get_args
 
 ConnectionState: TypeAlias = Literal["open", "connecting", "close"]
 
@@ -20,6 +21,8 @@ _LINKED: Final = re.compile(r"[0-9]+(?:_[0-9]+)?(?::[0-9]+)?(?:@[a-z.]+)?")
 _LONGEST_CODE: Final = 2000
 _LONGEST_PICTURE: Final = 64 * 1024
 _LONGEST_PAIRING_CODE: Final = 20
+_NAMES: Final = frozenset({"name", "instanceName", "instance"})
+"""What an element of the list is recognised by."""
 
 
 class UnreadableList(Exception):
@@ -99,58 +102,87 @@ class ListedInstance:
         return linked(self.owner)
 
 
-class InstanceList:
-    """The answer of ``fetchInstances``. Thousands of elements, so each is read when it is needed.
+_Fields: TypeAlias = tuple[
+    str, str | None, str | None, str | None, str | None, int | None, datetime | None, bool
+]
 
-    The answer may be shared by several callers: read only.
+
+class InstanceList:
+    """The answer of ``fetchInstances``, of which only what we use is kept.
+
+    It may be shared by several callers: read only, once it is complete. Inside it are plain tuples,
+    which Python's garbage collector leaves alone: tens of thousands of objects would make it hold
+    up everything for a tenth of a second.
     """
 
-    __slots__ = ("_elements",)
+    __slots__ = ("_found", "_unreadable", "evolutions")
 
-    def __init__(self, elements: Sequence[Any]) -> None:
-        self._elements = elements
+    def __init__(self, elements: Iterable[object] = ()) -> None:
+        self._found: list[_Fields] = []
+        self._unreadable = 0
+        self.evolutions = True
+        """Whether an Evolution server can have said it: it is empty, or an element has a name."""
+        for element in elements:
+            self.add(element)
+
+    def add(self, element: object) -> None:
+        """The next element."""
+        one = _fields(element)
+        named = isinstance(element, dict) and not _NAMES.isdisjoint(element)
+        self.evolutions = named or (self.evolutions and len(self) > 0)
+        if one is None:
+            self._unreadable += 1
+        else:
+            self._found.append(one)
 
     def __len__(self) -> int:
-        return len(self._elements)
+        return len(self._found) + self._unreadable
 
     def find(self, name: str) -> ListedInstance | None:
         """The element of that name; None proves that the instance is not in the list.
 
         Of two elements of one name, one with a token is preferred. Raises ``UnreadableList``.
         """
-        found: ListedInstance | None = None
-        unreadable = 0
-        for element in self._elements:
-            # Fast path for elements of today's shape, of which one is looked for.
-            if isinstance(element, dict) and "instance" not in element:
-                said = element.get("instanceName", element.get("name"))
-                if isinstance(said, str) and said != name:
-                    continue
-            one = listed_instance(element)
-            if one is None:
-                unreadable += 1
-            elif one.name == name and (found is None or found.token is None):
-                found = one
-        if found is None and unreadable:
-            some = f"{unreadable} of {len(self)} elements of Evolution's list have no name"
+        found = self.get(name)
+        if found is None and self._unreadable:
+            some = f"{self._unreadable} of {len(self)} elements of Evolution's list have no name"
             raise UnreadableList(f"{some}, so nobody can say what is not in it")
         return found
 
     def get(self, name: str) -> ListedInstance | None:
         """The same, where None proves nothing."""
-        try:
-            return self.find(name)
-        except UnreadableList:
-            return None
+        found: ListedInstance | None = None
+        for fields in self._found:
+            if fields[0] == name and (found is None or found.token is None):
+                found = ListedInstance(*fields)
+        return found
 
     def read(self) -> tuple[list[ListedInstance], int]:
         """All elements that can be read, and the number of those that can't."""
-        found = [one for one in map(listed_instance, self._elements) if one is not None]
-        return found, len(self) - len(found)
+        return [ListedInstance(*fields) for fields in self._found], self._unreadable
+
+    @property
+    def unreadable(self) -> int:
+        """The number of elements that can't be read."""
+        return self._unreadable
+
+    def places(self) -> dict[str, int]:
+        """By name, where in the list it is: the last one of a name."""
+        return {fields[0]: place for place, fields in enumerate(self._found)}
+
+    def at(self, place: int) -> ListedInstance:
+        """The element at one of those places."""
+        return ListedInstance(*self._found[place])
 
 
 def listed_instance(element: object) -> ListedInstance | None:
     """One element of the list; None when it has no name that can be read."""
+    fields = _fields(element)
+    return None if fields is None else ListedInstance(*fields)
+
+
+def _fields(element: object) -> _Fields | None:
+    """What is kept of an element, in the order of ``ListedInstance``."""
     if not isinstance(element, dict):
         return None
     inner = element.get("instance")
@@ -161,20 +193,22 @@ def listed_instance(element: object) -> ListedInstance | None:
     channel = fields.get("integration")
     channel = channel.get("integration") if isinstance(channel, dict) else channel
     reason = fields.get("disconnectionReasonCode")
-    return ListedInstance(
-        name=name,
-        token=_text(fields.get("token") or fields.get("apikey")) or None,
-        status=_text(fields.get("connectionStatus", fields.get("status"))),
-        channel=_text(channel),
-        owner=_text(fields.get("ownerJid", fields.get("owner"))),
-        reason=reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
-        closed_at=_moment(fields.get("disconnectionAt")),
-        has_settings=fields.get("Setting", fields) is not None,
+    return (
+        name,
+        _text(fields.get("token") or fields.get("apikey")) or None,
+        _shared(fields.get("connectionStatus", fields.get("status"))),
+        _shared(channel),
+        _text(fields.get("ownerJid", fields.get("owner"))),
+        reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
+        _moment(fields.get("disconnectionAt")),
+        fields.get("Setting", fields) is not None,
     )
 
 
 def instance_list(body: object) -> InstanceList | None:
     """The list in an answer; None when the body is none."""
+    if isinstance(body, InstanceList):
+        return body
     return InstanceList(body) if isinstance(body, list) else None
 
 
@@ -261,6 +295,11 @@ def linked(jid: object) -> bool:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _shared(value: object) -> str | None:
+    """One of a few words, kept once for all instances."""
+    return sys.intern(value) if type(value) is str else None
 
 
 def _moment(value: object) -> datetime | None:

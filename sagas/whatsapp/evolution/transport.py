@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterable, AsyncIterator
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ from httpx_aiohttp import AiohttpTransport
 from evosaga.events.connection_errors import reason
 from evosaga.events.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.answers import UNREACHABLE, Answer
+from evosaga.sagas.whatsapp.evolution.list_reader import SLICE, ListReader
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 
 LARGEST_BODY: Final = 1024 * 1024
-LARGEST_LIST: Final = 64 * 1024 * 1024
-"""Bytes of a body, and of the list of all instances."""
+LARGEST_LIST: Final = 1024 * 1024 * 1024
+"""Bytes of a body, and of the list of all instances, of which only a part is kept."""
 _TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
 """Seconds; ``send`` bounds the rest, and a timer for each read would come on top."""
 _parsed: Final = lru_cache(maxsize=1024)(httpx.URL)
@@ -69,7 +71,8 @@ class HttpTransport:
             async with asyncio.timeout(timeout):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    return await read_answer(response, largest, self._secret)
+                    read = read_answer if largest == LARGEST_BODY else read_list
+                    return await read(response, largest, self._secret)
                 finally:
                     await response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -89,14 +92,61 @@ def may_have_been_sent(error: BaseException) -> bool:
 
 
 async def read_answer(response: httpx.Response, largest: int, secret: str) -> Answer:
-    # Through httpx's decoders only where there is something to decode.
-    encoded = "content-encoding" in response.headers
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    raw = bytearray()
-    async for chunk in response.aiter_bytes() if encoded else response.stream:
+    """The answer with its whole body."""
+    return await _read(response, aiter(_chunks(response)), bytearray(), largest, secret)
+
+
+async def read_list(response: httpx.Response, largest: int, secret: str) -> Answer:
+    """The answer with a list as its body, of which no more is kept than is used.
+
+    What is no list is read like any other answer.
+    """
+    chunks, size = aiter(_chunks(response)), 0
+    head = bytearray()
+    async for chunk in chunks:
+        head += chunk
+        if head.strip():
+            break
+    if response.status_code != 200 or not head.lstrip().startswith(b"["):
+        return await _read(response, chunks, head, LARGEST_BODY, secret)
+    reader, piece = ListReader(secret), bytes(head)
+    while piece:
+        size += len(piece)
+        if size > largest:
+            return _too_large(response)
+        for at in range(0, len(piece), SLICE):
+            reader.feed(piece[at : at + SLICE])
+            await asyncio.sleep(0)  # what has arrived already would be read without a pause
+        piece = await anext(chunks, b"")
+    return Answer(response.status_code, reader.found, f"HTTP {response.status_code}")
+
+
+async def _read(
+    response: httpx.Response,
+    chunks: AsyncIterator[bytes],
+    raw: bytearray,
+    largest: int,
+    secret: str,
+) -> Answer:
+    """The answer with its whole body, which begins with ``raw``."""
+    async for chunk in chunks:
         raw += chunk
         if len(raw) > largest:
-            return Answer(response.status_code, None, f"HTTP {response.status_code}, too large")
+            return _too_large(response)
+    return _answer(response, raw, secret)
+
+
+def _chunks(response: httpx.Response) -> AsyncIterable[bytes]:
+    """The body, through httpx's decoders only where there is something to decode."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return response.aiter_bytes() if "content-encoding" in response.headers else response.stream
+
+
+def _too_large(response: httpx.Response) -> Answer:
+    return Answer(response.status_code, None, f"HTTP {response.status_code}, too large")
+
+
+def _answer(response: httpx.Response, raw: bytearray, secret: str) -> Answer:
     try:
         # What the server says may end up in an error text, so it can't be trusted with the key.
         body = json.loads(raw.replace(secret.encode(), b"[redacted]"))

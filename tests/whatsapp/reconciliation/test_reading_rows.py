@@ -9,8 +9,9 @@ import pytest
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.health import store
 from evosaga.orchestrator.whatsapp.integrations import paging
+from evosaga.orchestrator.whatsapp.integrations import rows as rows_module
 from evosaga.orchestrator.whatsapp.integrations.paging import pages
-from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
+from evosaga.orchestrator.whatsapp.integrations.rows import rows_of, rows_on
 from tests.whatsapp.reconciliation.conftest import Rows
 
 
@@ -19,6 +20,7 @@ async def test_every_row_is_read_once_and_the_newest_come_first(
     pool: Pool, rows: Rows, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(paging, "_PAGE", 2)
+    monkeypatch.setattr(rows_module, "_SOME", 2)
     for n in range(number):
         await rows.insert(f"clinic-{n}")
     await pool.execute(
@@ -28,7 +30,9 @@ async def test_every_row_is_read_once_and_the_newest_come_first(
     assert [row.instance_name for row in await rows_of(pool)] == [
         f"clinic-{n}" for n in reversed(range(number))
     ]
-    _, known = await store.read(pool)
+    ids = [row.id async for page in rows_on(pool, "default") for row in page]
+    assert len(set(ids)) == len(ids) == number
+    known = await store.read(pool, ids)
     assert len(known) == number
     assert {record.state for record in known.values()} <= {"connected"}
 

@@ -1,5 +1,6 @@
 """Upkeep over several Evolution servers: what one of them does not say harms nobody on another."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.evolution_servers import read_servers
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.maintenance.scheduler import Scheduler
+from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler, SharedJob
 from evosaga.orchestrator.whatsapp.health import monitor
 from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
 from evosaga.orchestrator.whatsapp.integrations.connection import integrations, observe
@@ -231,6 +232,7 @@ async def test_while_a_server_is_away_the_comparison_comes_again_after_growing_p
     house.berlin.arm("5xx_before", times=None)
     gate = house.keeper.gate
     everything = jobs_of(house.settings, pool, house.services, gate)[0]
+    assert isinstance(everything, Job)
     chores = Scheduler(pool, "me", [everything])
 
     async def due() -> int:
@@ -416,3 +418,41 @@ def test_a_list_is_doubted_for_its_own_server_alone() -> None:
     blinded = snapshot.without({"berlin": "it lied"})
     assert implausibility(blinded, "berlin") is None
     assert not [drift for drift in reconcile_plan(blinded) if drift.where.startswith("there")]
+
+
+async def test_the_servers_are_checked_one_chore_each_and_summed_up(
+    house: House, rows: Rows, pool: Pool
+) -> None:
+    house.here.put("clinic-sol", phone=PHONE)
+    house.berlin.put("clinic-mar", phone=PHONE)
+    await rows.insert("clinic-sol", number=PHONE)
+    for name, server in (("clinic-mar", "berlin"), ("clinic-lua", "nowhere")):
+        id_ = await rows.insert(name, number=PHONE)
+        await pool.execute(
+            "UPDATE healthcare.integrations SET config = config || jsonb_build_object("
+            "'server', $2::text) WHERE id = $1",
+            id_,
+            server,
+        )
+    jobs = jobs_of(house.settings, pool, house.services, house.keeper.gate)
+    [shared] = [job for job in jobs if isinstance(job, SharedJob)]
+    [summed] = [job for job in jobs if isinstance(job, Job) and job.name == "health"]
+    assert sorted(shared.parts) == ["berlin", "default"]
+    every = [*map(shared.part, shared.parts), summed]
+    for job in every:
+        await pool.execute(
+            "INSERT INTO evosaga.chores (name, next_at) VALUES ($1, now())", job.name
+        )
+        assert await Scheduler(pool, "me", [job]).do(job)
+
+    async def told(name: str) -> dict[str, Any]:
+        query = "SELECT last_result FROM evosaga.chores WHERE name = $1"
+        found: dict[str, Any] = json.loads(await pool.fetchval(query, name))
+        return found
+
+    assert (await told("health/berlin"))["states"] == {"connected": 1}
+    summary = await told("health")
+    assert summary["states"] == {"connected": 2, "unknown": 1}
+    assert (summary["integrations"], summary["aborted"]) == (3, None)
+    assert summary["not_looked_at"].startswith("nowhere: ")
+    assert await states(pool) == ["connected", "connected"]

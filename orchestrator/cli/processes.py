@@ -1,0 +1,150 @@
+"""Several workers on one machine: a parent that starts them, and starts again what dies.
+
+Python uses one core a process. The parent opens no connection and runs no saga. Its children are
+forked once everything is imported, so they share that memory, and each is a worker of its own. One
+that dies is started again after a pause that grows while it dies soon. The first SIGTERM or SIGINT
+is handed on to the children, which stop gracefully; the second ends them at once. When the parent
+is killed the children stop, gracefully, since the kernel tells them (on Linux).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG
+from evosaga.orchestrator.local.os_support import end_with_parent
+
+_logger = structlog.get_logger("evosaga.processes")
+_POLL: Final = 0.1
+_SOON: Final = 10.0
+"""A child that ends sooner than after so many seconds was not well at all."""
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+
+
+@dataclass(slots=True)
+class _Child:
+    """One place of so many, and the process in it. Times are monotonic seconds."""
+
+    number: int
+    pid: int | None = None
+    started_at: float = 0.0
+    due_at: float = 0.0
+    pause: float = _FIRST_PAUSE
+
+    def ended(self, now: float) -> None:
+        """Its process is gone: when the next one is due."""
+        self.pid = None
+        lived = now - self.started_at
+        self.pause = min(_LONGEST_PAUSE, self.pause * 2) if lived < _SOON else _FIRST_PAUSE
+        self.due_at = now + self.pause
+
+
+@dataclass(slots=True)
+class Processes:
+    """``run``: what the child of that number does; its exit code."""
+
+    number: int
+    run: Callable[[int], int]
+    _children: list[_Child] = field(default_factory=list)
+    _signals: int = 0
+    _told: int = 0
+    _code: int = DONE
+
+    def supervise(self) -> int:
+        """Until all children have ended after a signal; the exit code.
+
+        A child that ends with wrong usage or settings ends all: it would only do so again.
+        """
+        self._children = [_Child(number) for number in range(self.number)]
+        before = {
+            number: signal.signal(number, self._signalled)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            gc.freeze()  # what is imported is shared by all children as long as none writes to it
+            while True:
+                self._start_what_is_due()
+                self._hand_on()
+                if self._signals and all(child.pid is None for child in self._children):
+                    return self._code
+                time.sleep(_POLL)
+                self._reap()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, _number: int, _frame: object) -> None:
+        self._signals += 1
+
+    def _start_what_is_due(self) -> None:
+        for child in self._children:
+            if child.pid is None and not self._signals and time.monotonic() >= child.due_at:
+                self._start(child)
+
+    def _start(self, child: _Child) -> None:
+        ends = end_with_parent(signal.SIGTERM)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child.started_at = time.monotonic()
+        child.pid = os.fork()
+        if child.pid:
+            _logger.info("process started", number=child.number, pid=child.pid)
+            return
+        code = UNFINISHED
+        try:
+            # Of its own group, or Ctrl-C would reach it twice: from the terminal and from us.
+            os.setpgid(0, 0)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            if ends is not None:
+                ends()
+            code = self.run(child.number)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _hand_on(self) -> None:
+        """Tell the children of each signal; of the second one at once."""
+        while self._told < self._signals:
+            self._told += 1
+            for child in self._children:
+                if child.pid is not None:
+                    _signal(child.pid, signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+
+    def _reap(self) -> None:
+        for child in self._children:
+            if child.pid is None:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if not pid:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            gone = child.pid
+            child.ended(time.monotonic())
+            if self._signals:
+                continue
+            if code == WRONG:
+                _logger.error("process refused to start", number=child.number, pid=gone)
+                self._code, self._signals = WRONG, 1
+                continue
+            _logger.error(
+                "process died", number=child.number, pid=gone, code=code, again_in=child.pause
+            )
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,113 @@
+"""``evosaga worker --processes N``: as many workers, restarted when they die, and no orphans."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from evosaga.events.database import Pool
+from evosaga.orchestrator.cli.processes import _Child
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.os_support import children_of
+from evosaga.orchestrator.queries.sagas import living_workers
+from tests.support.commandline import Evosaga, commandline
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def evosaga(tmp_path: Path, settings: Settings) -> Evosaga:
+    return commandline(tmp_path, settings)
+
+
+async def start(evosaga: Evosaga, pool: Pool, number: int) -> asyncio.subprocess.Process:
+    process = await evosaga.start("worker", "--processes", str(number))
+
+    async def up() -> bool:
+        assert process.returncode is None, await process.communicate()
+        return await living_workers(pool) == number
+
+    await eventually(up, 60, message="the workers to be up")
+    return process
+
+
+@pytest.fixture
+async def three(evosaga: Evosaga, pool: Pool) -> AsyncIterator[asyncio.subprocess.Process]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    evosaga = evosaga.having(metrics_port=str(port))
+    process = await start(evosaga, pool, 3)
+    process.port = port  # type: ignore[attr-defined]
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+async def test_each_serves_metrics_one_that_dies_comes_again_and_all_stop_together(
+    three: asyncio.subprocess.Process, pool: Pool
+) -> None:
+    children = children_of(three.pid)
+    assert len(children) == 3
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for place in range(3):
+            url = f"http://127.0.0.1:{three.port + place}/metrics"  # type: ignore[attr-defined]
+            assert "evosaga_driving" in (await http.get(url, timeout=20)).text
+    os.kill(children[0], signal.SIGKILL)
+    await eventually(
+        lambda: len(set(children_of(three.pid)) - set(children)) == 1, 20, message="another one"
+    )
+    await eventually(lambda: is_up(pool, 3), 60, message="it to be up")
+    three.terminate()
+    out, err = await asyncio.wait_for(three.communicate(), 60)
+    assert three.returncode == 0, (out, err)
+    assert await living_workers(pool) == 0, "each has left"
+    assert "process died" in (out + err).decode()
+
+
+async def is_up(pool: Pool, number: int) -> bool:
+    return await living_workers(pool) >= number
+
+
+async def test_when_the_parent_is_killed_no_worker_is_left(evosaga: Evosaga, pool: Pool) -> None:
+    process = await start(evosaga, pool, 2)
+    children = children_of(process.pid)
+    process.kill()
+    await process.wait()
+    await eventually(lambda: not alive(children), 60, message="the children to end")
+
+
+@pytest.mark.parametrize("number", ["0", "257", "two", "-1"])
+async def test_a_number_that_is_none_is_wrong_usage(evosaga: Evosaga, number: str) -> None:
+    ran = await evosaga("worker", f"--processes={number}")
+    assert ran.code == 2
+    assert "1 to 256" in ran.err
+
+
+async def test_ports_that_do_not_exist_are_refused_before_anything_starts(
+    evosaga: Evosaga,
+) -> None:
+    ran = await evosaga.having(metrics_port="65535")("worker", "--processes=2")
+    assert ran.code == 2
+    assert "EVOSAGA_METRICS_PORT" in ran.err
+
+
+def test_one_that_dies_at_once_again_and_again_is_started_after_growing_pauses() -> None:
+    child, pauses = _Child(0), []
+    for _ in range(8):
+        child.started_at = 100.0
+        child.ended(101.0)
+        pauses.append(child.pause)
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    child.started_at = 100.0
+    child.ended(500.0)
+    assert child.pause == 0.5, "it was well for a while"

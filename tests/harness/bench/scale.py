@@ -1,0 +1,137 @@
+"""What upkeep and recovery cost at a million: a health round, and a sweep past what waits."""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, Final
+
+from evosaga.orchestrator.engine import recovery
+from tests.harness.bench.measures import Result, Say
+from tests.harness.bench.rig import Database, Rig, end, spawn
+
+_SERVERS: Final = 50
+_CHUNK: Final = 50_000
+MOST_MEMORY: Final = 300.0
+"""MB that a process with a health round may have."""
+LONGEST_STILL: Final = 50.0
+"""Milliseconds that its event loop may be held up."""
+LONGEST_SWEEP: Final = 5.0
+"""Milliseconds of a sweep that finds nothing due."""
+
+
+async def health(rig: Rig, count: int, say: Say) -> list[Result]:
+    """(l): one round over so many integrations on 50 servers, and a tenth of them beside it."""
+    told = {}
+    for number in (count // 10, count):
+        database = await rig.fresh()
+        say(f"filling in {number:,} integrations on {_SERVERS} servers")
+        await fill_integrations(database, number, _SERVERS)
+        told[number] = await health_round(rig, database, number, _SERVERS, rounds=2)
+        await database.connection.close()
+    few, many = told[count // 10], told[count]
+    values = {
+        f"{number:,}: {name}": round(float(one[name]), 1)
+        for number, one in told.items()
+        for name in ("seconds", "cpu seconds", "MB at most", "longest still ms", "99.9 % still ms")
+    }
+    say(f"a health round over {count:,}: {json.dumps(many)}")
+    growth = many["MB at most"] / few["MB at most"]
+    target = f"under {MOST_MEMORY:.0f} MB"
+    met = many["MB at most"] < MOST_MEMORY and many["connected"] == count
+    return [Result("l", "a health round", values, "", growth, target, met)]
+
+
+async def health_round(
+    rig: Rig, database: Database, count: int, servers: int, *, rounds: int
+) -> dict[str, Any]:
+    """What a process of its own measured in the last of so many rounds."""
+    lists = spawn(
+        ["-m", "tests.harness.bench.list_stub", str(count), str(servers)], rig.folder / "lists.log"
+    )
+    try:
+        assert lists.stdout is not None
+        port = int(await asyncio.to_thread(lists.stdout.readline))
+        address = f"http://127.0.0.1:{port}"
+        arguments = [database.url, address, str(servers), str(rounds)]
+        measured = spawn(
+            ["-m", "tests.harness.bench.health_round", *arguments], rig.folder / "health.log"
+        )
+        said, _ = await asyncio.to_thread(measured.communicate)
+        if measured.returncode:
+            raise subprocess.CalledProcessError(measured.returncode, "health_round")
+        told: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return told
+    finally:
+        end(lists)
+
+
+async def sweep(rig: Rig, count: int, say: Say) -> Result:
+    """(m): the query of a sweep, with so many sagas waiting for a time that has not come."""
+    database = await rig.fresh()
+    for at in range(0, count, _CHUNK):
+        await database.connection.execute(_WAITING, at, min(at + _CHUNK, count) - 1)
+    await database.connection.execute("VACUUM ANALYZE evosaga.sagas")
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        await recovery.look(database.connection, "bench", 500, [("create-integration", 1)])
+        times.append((time.perf_counter() - began) * 1000)
+    await database.connection.close()
+    took = statistics.median(times)
+    say(f"a sweep past {count:,} waiting sagas: {took:.2f} ms")
+    values = {f"{count:,} waiting": took}
+    target = f"< {LONGEST_SWEEP:g} ms"
+    return Result("m", "a sweep, nothing due", values, "ms", None, target, took < LONGEST_SWEEP)
+
+
+async def fill_integrations(database: Database, count: int, servers: int) -> None:
+    """Connected ones of ours: rows, and the sagas that made them."""
+    for at in range(0, count, _CHUNK):
+        last = min(at + _CHUNK, count) - 1
+        await database.connection.execute(_MAKERS, at, last)
+        await database.connection.execute(_ROWS, at, last, servers)
+    for table in ("evosaga.sagas", "healthcare.integrations"):
+        await database.connection.execute(f"VACUUM ANALYZE {table}")
+
+
+_ID: Final = "md5(n::text)::uuid"
+_MAKERS: Final = f"""
+INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, organization_id,
+    instance_name, command_id, command_hash, correlation_id, next_sequence, created_at, updated_at)
+SELECT {_ID}, 'create-integration', 1, 'completed', 'whatsapp/evolution/' || {_ID}, {_ID},
+    'wa-' || {_ID}, {_ID}::text, '', {_ID}::text, 12, now() - interval '1 day',
+    now() - interval '1 day'
+FROM generate_series($1::bigint, $2::bigint) AS n
+"""  # constants only
+_ROWS: Final = f"""
+INSERT INTO healthcare.integrations (id, organization_id, status, config, whatsapp_number)
+SELECT {_ID}, {_ID}, 'connected', jsonb_strip_nulls(jsonb_build_object(
+    'instance_name', 'wa-' || {_ID}, 'clinic_id', {_ID}, 'name', 'Cl\u00ednica ' || n,
+    'channel', 'WHATSAPP-BAILEYS', 'server',
+    CASE WHEN n % $3 > 0 THEN 's' || (n % $3) END)), '55' || lpad(n::text, 11, '0')
+FROM generate_series($1::bigint, $2::bigint) AS n
+"""  # constants only
+_WAITING: Final = f"""
+INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id, command_hash,
+    correlation_id, next_sequence, next_at, scheduled_at)
+SELECT {_ID}, 'create-integration', 1, 'running', 'waiting/' || n, {_ID}::text, '', {_ID}::text, 3,
+    now() + interval '1 hour' + make_interval(secs => n % 86400), now()
+FROM generate_series($1::bigint, $2::bigint) AS n
+"""  # constants only
+
+
+async def _alone() -> None:
+    """``python -m tests.harness.bench.scale COUNT``: the health round alone."""
+    from tests.harness.bench.rig import rig
+
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    async with rig() as one:
+        for result in await health(one, count, lambda text: print(text, flush=True)):
+            print(result)
+
+
+if __name__ == "__main__":
+    asyncio.run(_alone())
