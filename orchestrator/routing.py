@@ -91,7 +91,8 @@ class ClinicCache:
         """Drop what is cached; the next ``get`` asks Postgres. Raises ``RedisError``."""
         async with self._leaving():
             await self._redis.delete(
-                routing_key.key(instance_name), routing_key.filled_key(instance_name)
+                routing_key.key(instance_name),
+                routing_key.filled_key(instance_name, self._redis),
             )
 
     @asynccontextmanager
@@ -105,7 +106,8 @@ class ClinicCache:
 
     async def _look(self, instance_name: str) -> tuple[bytes | None, Route | None]:
         """What is under the key, and the route in it if that can be believed."""
-        keys = (routing_key.key(instance_name), routing_key.filled_key(instance_name))
+        filled = routing_key.filled_key(instance_name, self._redis)
+        keys = (routing_key.key(instance_name), filled)
         try:
             async with asyncio.timeout(_REDIS_SECONDS):
                 value, seal = map(_bytes, await self._redis.mget(keys))

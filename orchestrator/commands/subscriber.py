@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from faststream import AckPolicy, Context
-from faststream.redis import RedisBroker, StreamSub
+from faststream.redis import RedisBroker, RedisClusterBroker, RedisSentinelBroker, StreamSub
 from faststream.redis.parser import BinaryMessageFormatV1, MessageFormat
 from redis.exceptions import RedisError, ResponseError
 
-from evosaga.events import streams
+from evosaga.events import redis_address, streams
 from evosaga.events.commands import BadCommand
 from evosaga.events.dead_letters import DeadLetter
 from evosaga.events.redis_clients import options_of
@@ -102,13 +102,7 @@ def subscribed(
 
     ``reclaim_after``: seconds after which an unacknowledged message is taken over.
     """
-    broker = RedisBroker(
-        redis_url.partition("?")[0],
-        logger=logging.getLogger("evosaga.faststream"),
-        message_format=_Raw,
-        graceful_timeout=10.0,
-        **options_of(redis_url),
-    )
+    broker = _broker(redis_url)
 
     async def handle_raw(message: Annotated[Any, Context("message")]) -> None:
         raw = message.raw_message
@@ -141,6 +135,34 @@ def subscribed(
         subscriber(handle_raw)
         _calm(subscriber, how)
     return broker, subscribers, reads
+
+
+def _broker(redis_url: str) -> RedisBroker:
+    """FastStream's broker for a single Redis, a cluster or the master that Sentinels name."""
+    address, options = redis_address.read(redis_url), options_of(redis_url)
+    common: dict[str, Any] = {
+        "logger": logging.getLogger("evosaga.faststream"),
+        "message_format": _Raw,
+        "graceful_timeout": 10.0,
+    }
+    url = address.plain.partition("?")[0]
+    if address.kind == "cluster":
+        from evosaga.events.redis_cluster import options_of_cluster
+
+        common |= options_of_cluster(address, options)
+        return RedisClusterBroker(url, startup_nodes=address.nodes[1:], **common)
+    if address.kind == "sentinel":
+        from evosaga.events import redis_sentinel
+
+        common |= redis_sentinel.options_of_master(address, options)
+        return RedisSentinelBroker(
+            url,
+            sentinels=list(address.nodes),
+            sentinel_master_name=address.service,
+            sentinel_kwargs=redis_sentinel.options_of_sentinels(address, options),
+            **common,
+        )
+    return RedisBroker(url, **common, **options)
 
 
 def _calm(subscriber: Any, reads: StreamSubscription) -> None:
