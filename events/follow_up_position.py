@@ -73,6 +73,6 @@ def _number(value: Any) -> int | None:
 _RAISE: Final = """
 for i = 2, #ARGV do redis.call('XADD', KEYS[1], '*', 'data', ARGV[i]) end
 local held = redis.pcall('GET', KEYS[2])
-if type(held) ~= 'string' or not string.match(held, '^%d+$') then held = '0' end
-if tonumber(held) < tonumber(ARGV[1]) then redis.call('SET', KEYS[2], ARGV[1]) end
+local known = type(held) == 'string' and string.match(held, '^%d+$')
+if not known or tonumber(held) < tonumber(ARGV[1]) then redis.call('SET', KEYS[2], ARGV[1]) end
 """

@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -94,6 +94,14 @@ def prefix_of(redis: "Redis") -> str:
     return str(getattr(redis, "prefix", ""))
 
 
+def client_of(options: dict[str, Any], kind: type[Redis] = AutoPipelineRedis) -> "Redis":
+    """A client of one server alone, without retries: for a look, or for a node of a cluster."""
+    pool = BlockingConnectionPool(
+        **options, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
+    )
+    return kind.from_pool(pool)
+
+
 async def masters(redis: "Redis") -> "list[Redis]":
     """A client of each master, for what has to be asked of all of them: of a single Redis itself.
 
@@ -105,5 +113,5 @@ async def masters(redis: "Redis") -> "list[Redis]":
 
 async def leave(redis: "Redis", error: BaseException) -> None:
     """The same for a client that evosaga did not make: drop its idle connections."""
-    if elsewhere(error):
+    if elsewhere(error) and hasattr(redis, "connection_pool"):
         await redis.connection_pool.disconnect(inuse_connections=False)

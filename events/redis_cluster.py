@@ -5,19 +5,18 @@ so that commands share pipelines with those for the same node, and a node that h
 other. MOVED and ASK are followed. What passes by itself (a failover, a slot that is being moved) is
 tried again a few times and then raised, as a Redis that is away is.
 
-redis-py's own ``ClusterPipeline`` is not used: without ``raise_on_error`` it never learns of a
-failover, and its transactions start a thread for each command.
+redis-py's own ``RedisCluster`` (8.1) is not enough: it asks one node where the keys of XREADGROUP
+are and never another one when that node is gone, its pipelines don't learn of a failover without
+``raise_on_error``, and its transactions start a thread for each command.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.cluster import PRIMARY, get_node_name
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -36,7 +35,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from evosaga.events.auto_pipeline import AutoPipelineRedis
 from evosaga.events.key_prefix import PrefixedPipeline, keys_of, prefixed
 from evosaga.events.redis_address import Address, Node
-from evosaga.events.redis_clients import CONNECTIONS, TIMEOUT
+from evosaga.events.redis_clients import CONNECTIONS, TIMEOUT, client_of
 from evosaga.events.streams import COMMANDS
 
 _PASSING: Final = (
@@ -63,7 +62,9 @@ class ClusterRedis(AutoPipelineRedis):
     topology: RedisCluster
     seeds: Sequence[Node]
     options: dict[str, Any]
-    _clients: dict[str, AutoPipelineRedis]
+    kind: type[Redis]
+    """Of the clients of its nodes."""
+    _clients: dict[str, Redis]
 
     @property
     def nodes_manager(self) -> Any:
@@ -79,9 +80,9 @@ class ClusterRedis(AutoPipelineRedis):
                 raise
             return await self._left_to_redis_py(args, options)
 
-        async def ask(node: AutoPipelineRedis, asking: bool) -> Any:
+        async def ask(node: Redis, asking: bool) -> Any:
             if not asking:
-                return await node.execute_command(*args, **options)
+                return await node.execute_command(*args, **options)  # type: ignore[no-untyped-call]
             pipeline = node.pipeline(transaction=False)
             pipeline.execute_command("ASKING")
             pipeline.execute_command(*args, **options)
@@ -100,7 +101,7 @@ class ClusterRedis(AutoPipelineRedis):
     async def transaction_of(self, commands: Sequence[Any], raise_on_error: bool) -> list[Any]:
         """MULTI and EXEC around commands of one slot; all or nothing. Raises like a command."""
 
-        async def ask(node: AutoPipelineRedis, asking: bool) -> list[Any]:
+        async def ask(node: Redis, asking: bool) -> list[Any]:
             pipeline = node.pipeline(transaction=True)
             if asking:
                 raise TryAgainError("a slot is being moved")
@@ -111,9 +112,7 @@ class ClusterRedis(AutoPipelineRedis):
 
         return await self.routed(self._slot([args for args, _ in commands]), ask)
 
-    async def routed(
-        self, slot: int, ask: Callable[[AutoPipelineRedis, bool], Awaitable[_Answer]]
-    ) -> _Answer:
+    async def routed(self, slot: int, ask: Callable[[Redis, bool], Awaitable[_Answer]]) -> _Answer:
         """What the node that has the slot answers. ``ask`` may be called several times."""
         failed: str | None = None
         asked_at: str | None = None
@@ -152,7 +151,7 @@ class ClusterRedis(AutoPipelineRedis):
                 raise error.__cause__ from None
             raise RedisConnectionError("no node of the cluster answers") from error
 
-    async def masters(self) -> list[AutoPipelineRedis]:
+    async def masters(self) -> list[Redis]:
         """A client of every master, as the cluster is now. Raises ``RedisError``."""
         await self.refresh()
         found = self.nodes_manager.get_nodes_by_server_type(PRIMARY)
@@ -189,13 +188,16 @@ class ClusterRedis(AutoPipelineRedis):
             raise ClusterDownError("CLUSTERDOWN Hash slot not served")
         return str(nodes[0].name)
 
-    def _client(self, name: str) -> AutoPipelineRedis:
+    def _client(self, name: str) -> Redis:
         """The client of a node. Raises ``RedisConnectionError`` for one that is not known."""
         if (client := self._clients.get(name)) is not None:
             return client
         host, _, port = name.rpartition(":")
         where = {"host": host, "port": int(port)}
-        client = _client_of_node(self.options | where, self.prefix)
+        # Without retries of its own: the next one may have to go to another node.
+        client = client_of(self.options | where, self.kind)
+        if isinstance(client, AutoPipelineRedis):
+            client.prefix = self.prefix
         self._clients[name] = client
         return client
 
@@ -272,8 +274,16 @@ class _AnyNodeTls(_AnyNode, SSLConnection):
     pass
 
 
-def connect(address: Address, options: dict[str, Any], prefix: str = "") -> ClusterRedis:
-    """A client of a cluster, which connects when it is first asked."""
+def connect(
+    address: Address,
+    options: dict[str, Any],
+    prefix: str = "",
+    kind: type[Redis] = AutoPipelineRedis,
+) -> ClusterRedis:
+    """A client of a cluster, which connects when it is first asked.
+
+    Of a ``kind`` that pipelines by itself it is not for commands that block, and a prefix needs it.
+    """
     cluster = RedisCluster(
         startup_nodes=[ClusterNode(*node) for node in address.nodes],
         require_full_coverage=False,
@@ -284,16 +294,16 @@ def connect(address: Address, options: dict[str, Any], prefix: str = "") -> Clus
     def places() -> list[Node]:
         return client.places()
 
-    kind = _AnyNodeTls if address.tls else _AnyNodeTcp
+    connection = _AnyNodeTls if address.tls else _AnyNodeTcp
     shared = {name: value for name, value in options.items() if name not in ("host", "port")}
     pool = BlockingConnectionPool(
-        **shared | {"connection_class": kind, "places": places},
+        **shared | {"connection_class": connection, "places": places},
         max_connections=CONNECTIONS,
         timeout=TIMEOUT,
     )
     client = cast(ClusterRedis, ClusterRedis.from_pool(pool))
     client.topology, client.seeds, client.options = cluster, seeds, options
-    client.prefix, client._clients = prefix, {}
+    client.prefix, client.kind, client._clients = prefix, kind, {}
     return client
 
 
@@ -302,13 +312,3 @@ def options_of_cluster(address: Address, options: dict[str, Any]) -> dict[str, A
     no_options = ("host", "port", "db", "connection_class")
     kept = {name: value for name, value in options.items() if name not in no_options}
     return kept | ({"ssl": True} if address.tls else {})
-
-
-def _client_of_node(options: dict[str, Any], prefix: str) -> AutoPipelineRedis:
-    """No retries: the next one may have to go to another node."""
-    pool = BlockingConnectionPool(
-        **options, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
-    )
-    client = cast(AutoPipelineRedis, AutoPipelineRedis.from_pool(pool))
-    client.prefix = prefix
-    return client

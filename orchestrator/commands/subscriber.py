@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from faststream import AckPolicy, Context
-from faststream.redis import RedisBroker, RedisClusterBroker, RedisSentinelBroker, StreamSub
+from faststream.redis import RedisBroker, RedisSentinelBroker, StreamSub
 from faststream.redis.parser import BinaryMessageFormatV1, MessageFormat
 from redis.exceptions import RedisError, ResponseError
 
@@ -145,22 +145,21 @@ def _broker(redis_url: str) -> RedisBroker:
         "message_format": _Raw,
         "graceful_timeout": 10.0,
     }
-    url = address.plain.partition("?")[0]
     if address.kind == "cluster":
-        from evosaga.events.redis_cluster import options_of_cluster
+        from evosaga.orchestrator.commands.cluster_broker import cluster_broker
 
-        common |= options_of_cluster(address, options)
-        return RedisClusterBroker(url, startup_nodes=address.nodes[1:], **common)
+        return cluster_broker(address, options, common)
+    url = address.plain.partition("?")[0]
     if address.kind == "sentinel":
         from evosaga.events import redis_sentinel
 
-        common |= redis_sentinel.options_of_master(address, options)
         return RedisSentinelBroker(
             url,
             sentinels=list(address.nodes),
             sentinel_master_name=address.service,
             sentinel_kwargs=redis_sentinel.options_of_sentinels(address, options),
             **common,
+            **redis_sentinel.options_of_master(address, options),
         )
     return RedisBroker(url, **common, **options)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,11 @@ class Cluster:
         )
 
     async def replicating(self) -> bool:
-        """Whether every replica follows its master."""
+        """Whether every replica follows its master, and every node knows of all of them."""
         for node in self.nodes:
+            known = {int(one[1]) for _, _, *nodes in await self._slots(node) for one in nodes}
+            if len(known) != len(self.nodes):
+                return False
             async with Redis.from_url(node.url) as client:
                 told: Any = await client.info("replication")
             if told["role"] == "slave" and told["master_link_status"] != "up":
@@ -156,10 +159,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, masters: int = 3, replicas: int = 0) -> AsyncIterator[Cluster]:
-    """A cluster with so many replicas for each master; it is killed at the end."""
-    count = masters * (1 + replicas)
-    ports = free_ports(count * 2)
+async def cluster(folder: Path, replicas_of: Sequence[int] = ()) -> AsyncIterator[Cluster]:
+    """Three masters, and a replica of each of these; all are killed at the end."""
+    masters = 3
+    ports = free_ports((masters + len(replicas_of)) * 2)
     nodes = []
     for number, (port, bus) in enumerate(zip(ports[::2], ports[1::2], strict=True)):
         own = folder / f"node-{number}"
@@ -181,8 +184,8 @@ async def cluster(folder: Path, masters: int = 3, replicas: int = 0) -> AsyncIte
         for node in nodes[1:]:
             await node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, ports[1])
         await eventually(made.well, 20, message="the cluster to be up")
-        for number, node in enumerate(nodes[masters:]):
-            id_ = await nodes[number % masters].ask("CLUSTER", "MYID")
+        for number, node in zip(replicas_of, nodes[masters:], strict=True):
+            id_ = await nodes[number].ask("CLUSTER", "MYID")
             await node.ask("CLUSTER", "REPLICATE", id_)
         await eventually(made.replicating, 20, message="the replicas to follow")
         yield made
