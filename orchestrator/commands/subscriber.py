@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from faststream import AckPolicy, Context
-from faststream.redis import RedisBroker, RedisSentinelBroker, StreamSub
+from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.parser import BinaryMessageFormatV1, MessageFormat
 from redis.exceptions import RedisError, ResponseError
 
-from evosaga.events import redis_address, streams
+from evosaga.events import streams
 from evosaga.events.commands import BadCommand
 from evosaga.events.dead_letters import DeadLetter
-from evosaga.events.redis_clients import options_of
 from evosaga.events.redis_errors import cause
+from evosaga.orchestrator.commands.brokers import broker_of
 
 _BATCH: Final = 100
 _BLOCK: Final = 3000
@@ -102,7 +102,12 @@ def subscribed(
 
     ``reclaim_after``: seconds after which an unacknowledged message is taken over.
     """
-    broker = _broker(redis_url)
+    common: dict[str, Any] = {
+        "logger": logging.getLogger("evosaga.faststream"),
+        "message_format": _Raw,
+        "graceful_timeout": 10.0,
+    }
+    broker = broker_of(redis_url, common)
 
     async def handle_raw(message: Annotated[Any, Context("message")]) -> None:
         raw = message.raw_message
@@ -135,33 +140,6 @@ def subscribed(
         subscriber(handle_raw)
         _calm(subscriber, how)
     return broker, subscribers, reads
-
-
-def _broker(redis_url: str) -> RedisBroker:
-    """FastStream's broker for a single Redis, a cluster or the master that Sentinels name."""
-    address, options = redis_address.read(redis_url), options_of(redis_url)
-    common: dict[str, Any] = {
-        "logger": logging.getLogger("evosaga.faststream"),
-        "message_format": _Raw,
-        "graceful_timeout": 10.0,
-    }
-    if address.kind == "cluster":
-        from evosaga.orchestrator.commands.cluster_broker import cluster_broker
-
-        return cluster_broker(address, options, common)
-    url = address.plain.partition("?")[0]
-    if address.kind == "sentinel":
-        from evosaga.events import redis_sentinel
-
-        return RedisSentinelBroker(
-            url,
-            sentinels=list(address.nodes),
-            sentinel_master_name=address.service,
-            sentinel_kwargs=redis_sentinel.options_of_sentinels(address, options),
-            **common,
-            **redis_sentinel.options_of_master(address, options),
-        )
-    return RedisBroker(url, **common, **options)
 
 
 def _calm(subscriber: Any, reads: StreamSubscription) -> None:

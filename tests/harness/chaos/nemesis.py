@@ -163,7 +163,8 @@ class Nemesis:
     async def _proxy(self, slot: Slot, strike: Strike) -> None:
         how = strike.how
         if how["service"] == "valkey" and self.topology.cluster is not None:
-            return await self._fail_over(self.topology.cluster, strike)
+            await self._fail_over(self.topology.cluster, strike)
+            return
         slots = self.topology.slots if how["everybody"] else [slot]
         front = how["service"] == "front"
         proxies = [self.topology.front] if front else [s.proxies[how["service"]] for s in slots]
@@ -233,7 +234,8 @@ class Nemesis:
 
     async def _disaster(self, kind: str) -> None:
         if (nodes := self.topology.cluster) is not None and kind in ("flush", "aof.restore"):
-            return await self._cluster_disaster(nodes, kind)
+            await self._cluster_disaster(nodes, kind)
+            return
         data = self.topology.valkey.folder / "valkey" / "data"
         copy = self.topology.folder / "valkey.copy"
         match kind:
