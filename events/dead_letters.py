@@ -129,11 +129,11 @@ async def send_again(redis: Redis, letters: Sequence[StoredDeadLetter]) -> None:
     """Put the messages back on the stream of commands as they were sent, then delete the letters.
 
     In this order, so that nothing is lost between the two; a command's id makes a second one
-    harmless.
+    harmless. Not in one transaction, since in a cluster they are on different nodes.
     """
     pipeline = redis.pipeline(transaction=True)
     for letter in letters:
         fields: dict[Any, Any] = {FIELD: letter.data} if letter.data else {}
         pipeline.xadd(COMMANDS, fields | dict(letter.others) or {FIELD: b""})
-    pipeline.xdel(DEAD_COMMANDS, *(letter.id for letter in letters))
     await pipeline.execute()
+    await delete(redis, [letter.id for letter in letters])

@@ -4,7 +4,7 @@ It is added where commands leave the client, so no other module knows of it. An 
 refused, since it could be sent with another application's key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from redis.asyncio.client import Pipeline
@@ -20,32 +20,43 @@ _FIRST: Final = frozenset(
 )
 """Commands whose first argument is their only key."""
 _ALL: Final = frozenset({"DEL", "EXISTS", "MGET"})
-_NONE: Final = frozenset({"PING", "TIME", "HELLO", "INFO", "MULTI", "EXEC", "DISCARD"})
+_NONE: Final = frozenset(
+    {"PING", "TIME", "HELLO", "INFO", "MULTI", "EXEC", "DISCARD", "ASKING", "CLUSTER INFO"}
+)
 
 
 def prefixed(prefix: str, command: Sequence[Any]) -> tuple[Any, ...]:
     """The command with the prefix before each of its keys. Raises ``ValueError``."""
     if not prefix or command[0] in _NONE:
         return tuple(command)
-    name, words = command[0], list(command)
-    if name in ("XGROUP", "XINFO"):
-        places: Any = [2]
-    elif name in _FIRST:
-        places = [1]
-    elif name in _ALL:
-        places = range(1, len(words))
-    elif name == "EVAL":
-        places = range(3, 3 + int(words[2]))
-    elif name in ("XREADGROUP", "XREAD"):
-        first = _after("STREAMS", words)
-        places = range(first, first + (len(words) - first) // 2)
-    elif name == "SCAN":
-        places = [_after("MATCH", words)]
-    else:
-        raise ValueError(f"where {name} has its keys is not known, so none can have a prefix")
-    for place in places:
+    words = list(command)
+    for place in _places(words):
         words[place] = _before(prefix, words[place])
     return tuple(words)
+
+
+def keys_of(command: Sequence[Any]) -> list[Any]:
+    """The keys, streams and channels of a command. Raises ``ValueError``."""
+    return [] if command[0] in _NONE else [command[place] for place in _places(command)]
+
+
+def _places(words: Sequence[Any]) -> Iterable[int]:
+    """Where a command has its keys. Raises ``ValueError``."""
+    name = words[0]
+    if name in ("XGROUP", "XINFO"):
+        return [2]
+    if name in _FIRST:
+        return [1]
+    if name in _ALL:
+        return range(1, len(words))
+    if name == "EVAL":
+        return range(3, 3 + int(words[2]))
+    if name in ("XREADGROUP", "XREAD"):
+        first = _after("STREAMS", words)
+        return range(first, first + (len(words) - first) // 2)
+    if name == "SCAN":
+        return [_after("MATCH", words)]
+    raise ValueError(f"where {name} has its keys is not known, so none can have a prefix")
 
 
 def stripped(prefix: str, name: Any) -> Any:

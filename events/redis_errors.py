@@ -26,7 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 _PASSING: Final = (
     RedisConnectionError,
     RedisTimeoutError,
-    MasterDownError,
+    ClusterDownError,
     OutOfMemoryError,
     ReadOnlyError,
     TryAgainError,
@@ -40,13 +40,16 @@ _PASSING_WORDS: Final = (
     "LOADING",
     "MASTERDOWN",
     "UNBLOCKED",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
 )
 _ELSEWHERE: Final = (ReadOnlyError, BusyLoadingError, MasterDownError)
 _ELSEWHERE_WORDS: Final = ("READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED")
-_CLUSTER: Final = (AskError, ClusterCrossSlotError, ClusterDownError)  # MOVED is an AskError
+# MOVED is an AskError. A client of a cluster follows both, so whoever gets one is none.
+_CLUSTER: Final = (AskError, ClusterCrossSlotError)
 CLUSTER: Final = (
-    "it is a node of a Redis Cluster, which evosaga does not support: "
-    "set EVOSAGA_REDIS_URL to a Redis without cluster mode"
+    "it is a node of a Redis Cluster: let EVOSAGA_REDIS_URL begin with redis+cluster:// "
+    "(rediss+cluster:// with TLS)"
 )
 """The message about a cluster, with its cure."""
 
@@ -80,7 +83,7 @@ def misconfigured(error: BaseException) -> str | None:
     match error:
         case NoPermissionError():
             return _forbidden(str(error))
-        case MasterDownError():
+        case ClusterDownError():
             return None
         case AuthenticationError() | AuthorizationError():
             return "it does not know the user or the password that EVOSAGA_REDIS_URL gives"

@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis.asyncio.connection import parse_url
 
+from evosaga.events import redis_address
+
 _KEPT: Final = frozenset(
     {
         "db",
@@ -55,6 +57,8 @@ def usable(url: str) -> tuple[str, list[str]]:
 
     Raises ``ValueError`` naming an unknown parameter or one with an invalid value.
     """
+    if (several := redis_address.read(url)).kind != "single":
+        return url, usable(several.plain)[1]
     parts = urlsplit(url)
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise ValueError("its path must be the number of a database, as in redis://host:6379/1")
@@ -80,6 +84,9 @@ def usable(url: str) -> tuple[str, list[str]]:
 
 
 def options(url: str) -> dict[str, Any]:
-    """The URL's options for a client's constructor. Raises ``ValueError`` like ``usable``."""
-    read: dict[str, Any] = dict(parse_url(usable(url)[0]))
+    """The URL's options for a client's constructor. Raises ``ValueError`` like ``usable``.
+
+    Of several servers: those of a connection to the first.
+    """
+    read: dict[str, Any] = dict(parse_url(usable(redis_address.read(url).plain)[0]))
     return read

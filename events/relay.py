@@ -155,7 +155,9 @@ class Relay:
         if told.wrong:
             what = f"the key {relay_position.TOLD} {told.wrong}"
             _logger.warning("note was wrong", what=what, cure="it is written anew")
-        has = told.up_to if told.up_to is not None else await self._newest_on_stream()
+        has = told.up_to
+        if has is None and not told.commands_lost:
+            has = await self._newest_on_stream()
         if has is None:
             week_ago = await self._pool.fetchval(_AGO, timedelta(seconds=self._keep.seconds))
             has = await position_at(self._pool, week_ago)
@@ -168,7 +170,7 @@ class Relay:
             if lost_at is not None:
                 await self._on_rewind(self._pool, lost_at)
             await self._pool.execute(_GO_BACK, streams.EVENTS, self._me, has)
-        if told.up_to is None:
+        if told.up_to is None or told.commands_lost:
             await relay_position.replace(self._redis, told, min(has, cursor))
         return min(has, cursor)
 
@@ -189,7 +191,9 @@ class Relay:
 
 def _behind(told: RelayPosition, cursor: int) -> bool:
     """Whether Redis has less than the log says that it was told, or can't prove that it has it."""
-    return bool(told.wrong) or (cursor > 0 and (told.up_to is None or told.up_to < cursor))
+    return bool(told.wrong or told.commands_lost) or (
+        cursor > 0 and (told.up_to is None or told.up_to < cursor)
+    )
 
 
 async def position_at(pool: Pool, at: datetime) -> int:

@@ -2,9 +2,10 @@
 
 The position is one in the log. The proof names the entry that was last on the stream when the
 position was written, and how many entries had ever been added. Both are written by the script that
-publishes, so they are lost together with the end of an append-only file; a stream that was evicted,
-deleted or flushed alone no longer matches its proof. A position without a matching proof is
-ignored: the relay reads the stream instead and writes a new one.
+publishes (in a cluster they are in the hash slot of the stream), so they are lost together with the
+end of an append-only file or with a master that fails; a stream that was evicted, deleted or
+flushed alone no longer matches its proof. A position without a matching proof is ignored: the relay
+reads the stream instead and writes a new one.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from evosaga.events import follow_up_position
+from evosaga.events.slots import beside
 from evosaga.events.streams import COMMANDS, EVENTS
 
 TOLD: Final = "evosaga:events:told"
@@ -39,6 +42,8 @@ class RelayPosition:
     raw: bytes
     up_to: int | None
     wrong: str | None = None
+    commands_lost: bool = False
+    """In a cluster: follow-up commands are gone that were told with it."""
 
 
 _NOTHING: Final = RelayPosition(b"", None)
@@ -48,7 +53,6 @@ _WRONG: Final = {
     b"unproved": "has no proof beside it",
     b"lost": "speaks of events that are not on the stream any more",
 }
-_KEYS: Final = (TOLD, PROOF, EVENTS, COMMANDS)
 
 
 async def read(redis: "Redis") -> RelayPosition:
@@ -56,9 +60,12 @@ async def read(redis: "Redis") -> RelayPosition:
     raw, verdict = cast(tuple[bytes, bytes], await _run(redis, _READ))
     if verdict == b"none":
         return _NOTHING
-    if verdict == b"sound":
-        return RelayPosition(raw, int(raw))
-    return RelayPosition(raw, None, _WRONG[verdict])
+    if verdict != b"sound":
+        return RelayPosition(raw, None, _WRONG[verdict])
+    if follow_up_position.apart(redis) and (lost := await follow_up_position.lost(redis)):
+        after = None if lost.after is None else min(lost.after, int(raw))
+        return RelayPosition(raw, after, commands_lost=True)
+    return RelayPosition(raw, int(raw))
 
 
 async def tell(
@@ -71,8 +78,12 @@ async def tell(
     """XADD events in order, and their follow-up commands, and store the new position.
 
     All or nothing, in a script: a Redis that is short of memory could refuse one XADD of a pipeline
-    and accept the next. Raises ``OutOfStep`` unless the position is still ``before``.
+    and accept the next. Raises ``OutOfStep`` unless the position is still ``before``. In a cluster
+    the commands go before, to their own node.
     """
+    if commands and follow_up_position.apart(redis):
+        await follow_up_position.tell(redis, commands, up_to)
+        commands = ()
     count = str(len(events))
     if not await _run(redis, _TELL, before.raw, str(up_to), count, *events, *commands):
         raise OutOfStep("Redis is not where it was")
@@ -83,6 +94,8 @@ async def replace(redis: "Redis", before: RelayPosition, position: int) -> None:
     ones.
     """
     await _run(redis, _REPLACE, before.raw, str(position))
+    if before.commands_lost:
+        await follow_up_position.correct(redis, position)
 
 
 async def go_back(redis: "Redis", position: int) -> None:
@@ -91,7 +104,10 @@ async def go_back(redis: "Redis", position: int) -> None:
 
 
 async def _run(redis: "Redis", script: str, *arguments: str | bytes) -> Any:
-    return await redis.eval(_COMMON + script, len(_KEYS), *_KEYS, *arguments)
+    keys = [*(beside(redis, EVENTS, key) for key in (TOLD, PROOF)), EVENTS]
+    if not follow_up_position.apart(redis):
+        keys.append(COMMANDS)
+    return await redis.eval(_COMMON + script, len(keys), *keys, *arguments)
 
 
 _COMMON: Final = """

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from evosaga.events.redis_clients import connect as connect
+from evosaga.events.slots import same_slot
 
 COMMANDS: Final = "evosaga:commands"
 DEAD_COMMANDS: Final = "evosaga:commands:dead"
@@ -59,14 +60,17 @@ async def publish_events(
     """XADD events in order, and what they command; all or, when this raises, perhaps nothing.
 
     In a transaction, since a Redis that is short of memory refuses one XADD of a pipeline and
-    takes the next, and then an event would be seen before the one ahead of it.
+    takes the next, and then an event would be seen before the one ahead of it. In a cluster the
+    streams are on different nodes, and the commands go first: a second one is harmless.
     """
-    pipeline = redis.pipeline(transaction=True)
-    for event in events:
-        pipeline.xadd(EVENTS, {FIELD: event})
-    for command in commands:
-        pipeline.xadd(COMMANDS, {FIELD: command})
-    await pipeline.execute()
+    told = [[(COMMANDS, one) for one in commands], [(EVENTS, one) for one in events]]
+    if same_slot(redis, COMMANDS, EVENTS):
+        told = [told[1] + told[0]]
+    for together in told:
+        pipeline = redis.pipeline(transaction=True)
+        for stream, one in together:
+            pipeline.xadd(stream, {FIELD: one})
+        await pipeline.execute()
 
 
 async def newest_ids(redis: "Redis", count: int = 100) -> list[str]:

@@ -9,7 +9,8 @@ It needs a Redis client and an asyncpg pool and nothing else of ours::
         async for change in changes:               # first everything there is, then what changes
             ...
 
-With ``EVOSAGA_REDIS_PREFIX`` the client must come from ``connect(url, prefix)``.
+With ``EVOSAGA_REDIS_PREFIX`` the client must come from ``connect(url, prefix)``, which takes the
+URLs of a cluster and of Sentinels as well. Of a cluster, redis-py's own ``RedisCluster`` will do.
 
 The key in Redis expires after an hour, may be evicted or flushed, and anybody may write it. So
 ``get`` believes what this product wrote, and asks Postgres about everything else; Postgres is the
@@ -27,10 +28,11 @@ from uuid import UUID
 
 import asyncpg
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from evosaga.events.database import TRANSIENT, Queryable
 from evosaga.events.redis_clients import connect, leave, prefix_of
+from evosaga.events.slots import in_cluster
 from evosaga.sagas.whatsapp.steps import routing_key
 from evosaga.sagas.whatsapp.steps.notify_workers import ADDED, REMOVED
 from evosaga.sagas.whatsapp.steps.routing_key import Route
@@ -42,6 +44,7 @@ _REDIS_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 10.0
 """What was read from Postgres longer ago than that is not put into Redis any more."""
 _PAUSE: Final = 1.0
+_AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
 class RoutingUnavailable(Exception):
@@ -91,7 +94,8 @@ class ClinicCache:
         """Drop what is cached; the next ``get`` asks Postgres. Raises ``RedisError``."""
         async with self._leaving():
             await self._redis.delete(
-                routing_key.key(instance_name), routing_key.filled_key(instance_name)
+                routing_key.key(instance_name),
+                routing_key.filled_key(instance_name, self._redis),
             )
 
     @asynccontextmanager
@@ -105,11 +109,12 @@ class ClinicCache:
 
     async def _look(self, instance_name: str) -> tuple[bytes | None, Route | None]:
         """What is under the key, and the route in it if that can be believed."""
-        keys = (routing_key.key(instance_name), routing_key.filled_key(instance_name))
+        filled = routing_key.filled_key(instance_name, self._redis)
+        keys = (routing_key.key(instance_name), filled)
         try:
             async with asyncio.timeout(_REDIS_SECONDS):
                 value, seal = map(_bytes, await self._redis.mget(keys))
-        except (RedisError, OSError, TimeoutError):
+        except _AWAY:
             return None, None
         if value is None or seal is None:
             return value, None
@@ -129,7 +134,7 @@ class ClinicCache:
                     await routing_key.forget(self._redis, instance_name, seen)
                 elif route is not None and time.monotonic() - before < _FRESH_SECONDS:
                     await routing_key.put(self._redis, route)
-        except (RedisError, OSError, TimeoutError):
+        except _AWAY:
             pass  # the answer is known all the same
         return route
 
@@ -199,7 +204,17 @@ async def follow(
             names = known.keys() | found.keys() if news is None else news
             for change in _differences(known, found, names):
                 yield change
-            news = await _listen(channel, prefix, max(0.0, compare_at - time.monotonic()))
+            names = set()
+            try:
+                await redis.initialize()
+                seconds = max(0.0, compare_at - time.monotonic())
+                news = None if await _listen(channel, prefix, seconds, names) else names
+            except _AWAY:
+                news = names
+                await asyncio.sleep(_PAUSE)
+                if in_cluster(redis):  # the node that it listened to may be gone for good
+                    await channel.aclose()  # type: ignore[no-untyped-call]
+                    channel = redis.pubsub()
             if time.monotonic() >= compare_at:
                 news, compare_at = None, time.monotonic() + every
     finally:
@@ -225,23 +240,19 @@ def _differences(
     return changes
 
 
-async def _listen(channel: Any, prefix: str, seconds: float) -> _News:
-    """Wait for news, at most so long; then take all that has come."""
-    names: set[str] = set()
+async def _listen(channel: Any, prefix: str, seconds: float, names: set[str]) -> bool:
+    """Wait for news, at most so long, then take all that has come; True: some may be missing."""
     missed = False
-    try:
-        if not channel.subscribed:
-            await channel.subscribe(prefix + ADDED, prefix + REMOVED)
-        message = await channel.get_message(timeout=seconds)
-        while message is not None:
-            # The client subscribes again by itself when its connection broke, and the answer to
-            # that is the only sign that messages may have been missed.
-            missed = missed or message["type"] == "subscribe"
-            names |= _names(message)
-            message = await channel.get_message(timeout=0)
-    except (RedisError, OSError, TimeoutError):
-        await asyncio.sleep(_PAUSE)
-    return None if missed else names
+    if not channel.subscribed:
+        await channel.subscribe(prefix + ADDED, prefix + REMOVED)
+    message = await channel.get_message(timeout=seconds)
+    while message is not None:
+        # The client subscribes again by itself when its connection broke, and the answer to
+        # that is the only sign that messages may have been missed.
+        missed = missed or message["type"] == "subscribe"
+        names |= _names(message)
+        message = await channel.get_message(timeout=0)
+    return missed
 
 
 def _names(message: dict[str, Any]) -> set[str]:

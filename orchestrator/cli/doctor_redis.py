@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.cli import connections
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from evosaga.orchestrator.config.settings import Settings
+    from evosaga.orchestrator.maintenance.redis_checks import Known
 
 _OLDEST: Final = (7, 0)
 _LATE: Final = 1000
@@ -30,12 +31,14 @@ async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
         if known.info is None:
             yield Finding("redis", "ok", "answers")
         else:
-            yield _version(known.info)
+            yield _version(known.info, len(known.infos))
         for fault in known.faults:
             yield Finding(fault.check, "warn" if fault.harmless else "bad", fault.said, fault.cure)
         if known.info is not None:
-            for finding in _told_by(known.info, known.faults):
+            for finding in _told_by(known):
                 yield finding
+            if (replicas := _replicas(settings, known.infos)) is not None:
+                yield replicas
         if (left_out := _left_out(settings)) is not None:
             yield left_out
         if any(fault.check in ("mode", "rights") for fault in known.faults):
@@ -48,25 +51,42 @@ async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
             yield await _memory(settings, redis)
 
 
-def _version(info: dict[str, Any]) -> Finding:
+def _version(info: dict[str, Any], masters: int) -> Finding:
     name = str(info.get("server_name", "redis")).capitalize()
     version = str(info.get(f"{name.lower()}_version") or info["redis_version"])
     spoken = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     old = spoken < _OLDEST
     cure = "evosaga needs Redis 7.0 or newer, or Valkey" if old else ""
-    return Finding("redis", "bad" if old else "ok", f"{name} {version}", cure)
+    several = f", a cluster of {masters} masters" if masters > 1 else ""
+    return Finding("redis", "bad" if old else "ok", f"{name} {version}{several}", cure)
 
 
-def _told_by(info: dict[str, Any], faults: Any) -> list[Finding]:
+def _told_by(known: Known) -> list[Finding]:
     """What needs a look at its settings. By INFO and not CONFIG, which managed servers forbid."""
     found = []
-    policy = str(info.get("maxmemory_policy", "unknown"))
-    if not any(fault.check == "eviction" for fault in faults):
-        found.append(Finding("eviction", "ok", f"maxmemory-policy {policy}"))
-    kept = bool(info.get("aof_enabled"))
+    policies = sorted({str(info.get("maxmemory_policy", "unknown")) for info in known.infos})
+    if not any(fault.check == "eviction" for fault in known.faults):
+        found.append(Finding("eviction", "ok", f"maxmemory-policy {' and '.join(policies)}"))
+    kept = all(info.get("aof_enabled") for info in known.infos)
     cure = "" if kept else "a crash loses commands nobody has read yet: set appendonly to yes"
     said = f"appendonly {'yes' if kept else 'no'}"
     return [*found, Finding("persistence", "ok" if kept else "warn", said, cure)]
+
+
+def _replicas(settings: Settings, infos: Sequence[dict[str, Any]]) -> Finding | None:
+    """What a failover would cost: of a cluster, or behind Sentinels. None of a single Redis."""
+    from evosaga.events import redis_address
+
+    if redis_address.read(str(settings.redis_url)).kind == "single":
+        return None
+    if lonely := sum(not info.get("connected_slaves") for info in infos):
+        said = f"{lonely} of {len(infos)} masters have no replica"
+        return Finding("replicas", "warn", said, "while such a master is away, all of it waits")
+    # INFO tells it only where min-replicas-to-write is set.
+    if not all("min_slaves_good_slaves" in info for info in infos):
+        said = "a master acknowledges what no replica has yet, and a failover loses that"
+        return Finding("replicas", "warn", said, "set min-replicas-to-write to 1 on every node")
+    return Finding("replicas", "ok", "a master takes nothing while no replica follows it")
 
 
 def _left_out(settings: Settings) -> Finding | None:

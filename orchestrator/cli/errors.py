@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
+from evosaga.events import redis_address
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -151,6 +153,8 @@ def place(url: str) -> str:
     """Where a URL leads, without the user, the password or anything else that may be secret."""
     try:
         parts = urlsplit(url)
+        if parts.scheme in redis_address.SCHEMES:
+            return redis_address.hosts(url)
         socket = parse_qs(parts.query).get("host", [""])[0]
         host = parts.hostname or socket
         port = f":{parts.port}" if parts.port else ""

@@ -22,8 +22,8 @@ _VARIABLES: Final = {
     "EVOSAGA_API_KEY": "one of that server's EVOSAGA_API_KEYS",
     "EVOSAGA_PROFILE": "the server and key that `evosaga login` has kept under this name",
     "EVOSAGA_DATABASE_URL": "postgresql://…; without it the embedded Postgres is used",
-    "EVOSAGA_REDIS_URL": "redis://…, rediss://… or unix://…; without it the embedded Valkey is "
-    "used",
+    "EVOSAGA_REDIS_URL": "redis://…, rediss://…, unix://…, redis+cluster://h1,h2/ or "
+    "redis+sentinel://h1,h2/service/0; without it the embedded Valkey is used",
     "EVOSAGA_EVOLUTION_URL": "the Evolution API server, https://…",
     "EVOSAGA_EVOLUTION_API_KEY": "its global API key",
     "EVOSAGA_SECRET_KEY": "32 bytes or more, for ownership tokens: openssl rand -hex 32",

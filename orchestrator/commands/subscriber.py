@@ -18,8 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 from evosaga.events import streams
 from evosaga.events.commands import BadCommand
 from evosaga.events.dead_letters import DeadLetter
-from evosaga.events.redis_clients import options_of
 from evosaga.events.redis_errors import cause
+from evosaga.orchestrator.commands.brokers import broker_of
 
 _BATCH: Final = 100
 _BLOCK: Final = 3000
@@ -102,13 +102,12 @@ def subscribed(
 
     ``reclaim_after``: seconds after which an unacknowledged message is taken over.
     """
-    broker = RedisBroker(
-        redis_url.partition("?")[0],
-        logger=logging.getLogger("evosaga.faststream"),
-        message_format=_Raw,
-        graceful_timeout=10.0,
-        **options_of(redis_url),
-    )
+    common: dict[str, Any] = {
+        "logger": logging.getLogger("evosaga.faststream"),
+        "message_format": _Raw,
+        "graceful_timeout": 10.0,
+    }
+    broker = broker_of(redis_url, common)
 
     async def handle_raw(message: Annotated[Any, Context("message")]) -> None:
         raw = message.raw_message

@@ -127,7 +127,8 @@ def _passwords(url: str) -> list[str]:
     wrongly says where it stopped.
     """
     parts = urlsplit(url)
-    given = [parts.password or "", dict(parse_qsl(parts.query)).get("password", "")]
+    named = dict(parse_qsl(parts.query))
+    given = [parts.password or "", *(named.get(n, "") for n in ("password", "sentinel_password"))]
     whole = {form for one in given for form in (one, unquote(one))}
     pieces = {piece for one in whole for piece in re.split(r"[@:/?#\[\]%]", one)}
     plain = _NO_SECRETS | {parts.username, parts.hostname, parts.path.strip("/")}

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from evosaga.events import redis_address
 from evosaga.events.postgres_url import understood
 from evosaga.events.redis_url import usable
 from evosaga.orchestrator.config import field_errors
@@ -38,7 +39,7 @@ from evosaga.orchestrator.config.receivers import (
     read_receivers,
 )
 
-_REDIS: Final = ("redis", "rediss", "unix")
+_REDIS: Final = ("redis", "rediss", "unix", *redis_address.SCHEMES)
 _HTTP: Final = ("http", "https")
 _UNPREFIXED: Final = ("DATABASE_URL", "REDIS_URL")
 """Honoured without the prefix too, since most platforms set them."""
@@ -164,6 +165,9 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str | None) -> str | None:
+        if url and urlsplit(url).scheme in redis_address.SCHEMES:
+            usable(url)
+            return url
         checked = _url(url, _REDIS)
         if checked:
             usable(checked)

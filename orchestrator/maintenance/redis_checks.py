@@ -11,12 +11,16 @@ from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from evosaga.events import redis_errors, relay_position, streams
 from evosaga.events.key_prefix import prefixed
-from evosaga.events.redis_clients import prefix_of
+from evosaga.events.redis_clients import masters, prefix_of
+from evosaga.events.slots import in_cluster
 from evosaga.orchestrator.config.settings import SettingsError
+from evosaga.orchestrator.maintenance import redis_topology
 from evosaga.orchestrator.maintenance.redis_owner import OWNER
 
 _OURS: Final = "~{}evosaga:*"
@@ -69,10 +73,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What Redis says of itself; ``info`` is None where it may not be asked."""
+    """What Redis says of itself; ``info`` is None where it may not be asked.
+
+    ``infos``: that of every master, of which a cluster has several.
+    """
 
     faults: Sequence[Fault]
     info: dict[str, Any] | None
+    infos: Sequence[dict[str, Any]] = ()
 
 
 def rights(use: RedisUse = NOTHING_MORE, prefix: str = "") -> str:
@@ -102,14 +110,47 @@ _REPLICA: Final = Fault(
 
 async def look(redis: Redis, role: Role = "worker", use: RedisUse = NOTHING_MORE) -> Known:
     """Everything that is wrong, the worst first. Raises what Redis raises while it is away."""
-    mode, role_there = await _mode_and_role(redis)
-    if mode == "sentinel":
-        cure = "set EVOSAGA_REDIS_URL to the server, not to the Sentinel that watches it"
-        return Known([Fault("mode", "it is a Sentinel", cure)], None)
-    refused = [] if mode == "cluster" else await _refused(redis, role, use)
-    if mode == "cluster" or None in refused:
-        said, _, cure = redis_errors.CLUSTER.partition(": ")
-        return Known([Fault("mode", said, cure)], None)
+    if in_cluster(redis):
+        return await _look_at_cluster(redis, role, use)
+    mode, role_there = await redis_topology.mode_and_role(redis)
+    if mode not in ("sentinel", "cluster"):
+        known, elsewhere = await _look_at_one(redis, role, use, role_there)
+        if not elsewhere:
+            return known
+        mode = "cluster"  # HELLO is forbidden, and it said so otherwise
+    return Known([Fault("mode", *await redis_topology.other_kind(redis, mode))], None)
+
+
+async def _look_at_cluster(redis: Redis, role: Role, use: RedisUse) -> Known:
+    """The same of every master: each has an access list and settings of its own."""
+    faults: list[Fault] = []
+    infos: list[dict[str, Any]] = []
+    trouble: RedisError | None = None
+    answered: Redis | None = None
+    for master in await masters(redis):
+        try:
+            known, _ = await _look_at_one(master, role, use, "")
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            trouble = error
+            continue
+        faults += known.faults
+        infos += known.infos
+        answered = master
+    if answered is None:
+        raise trouble or RedisConnectionError("no node of the cluster answers")
+    if (said := await redis_topology.unserved(answered)) is not None:
+        faults.insert(0, Fault("cluster", *said, fatal=False))
+    elif trouble is not None:
+        cure = "wait for its failover, or start it again"
+        faults.insert(0, Fault("cluster", "a master does not answer", cure, fatal=False))
+    return Known(list(dict.fromkeys(faults)), infos[0] if infos else None, infos)
+
+
+async def _look_at_one(
+    redis: Redis, role: Role, use: RedisUse, role_there: str
+) -> tuple[Known, bool]:
+    """What is wrong with one server, and whether it sends us to another node of a cluster."""
+    refused = await _refused(redis, role, use)
     named = list(dict.fromkeys(name for name in refused if name))
     faults = [_REPLICA] if role_there in ("replica", "slave") else []
     faults += [_forbidden(named, rights(use, prefix_of(redis)))] if named else []
@@ -121,26 +162,13 @@ async def look(redis: Redis, role: Role = "worker", use: RedisUse = NOTHING_MORE
     elif (policy := str(info.get("maxmemory_policy", ""))).startswith("allkeys"):
         said, cure = f"maxmemory-policy is {policy}", "set maxmemory-policy to noeviction"
         faults.append(Fault("eviction", said, f"streams could be evicted: {cure}"))
-    return Known(faults, info)
+    return Known(faults, info, [info] if info is not None else []), None in refused
 
 
 def _forbidden(named: Sequence[str], needed: str) -> Fault:
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     said = f"its access list forbids {', '.join(named[:_SHOWN])}{more}"
     return Fault("rights", said, f"give its user what it needs: ACL SETUSER … {needed}")
-
-
-async def _mode_and_role(redis: Redis) -> tuple[str, str]:
-    """``standalone``, ``cluster`` or ``sentinel``, and ``master`` or ``replica``.
-
-    Nothing when it may not be asked.
-    """
-    try:
-        told = await redis.execute_command("HELLO")  # type: ignore[no-untyped-call]
-    except ResponseError:
-        return "", ""
-    pairs = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=False))
-    return streams.as_text(pairs.get(b"mode", b"")), streams.as_text(pairs.get(b"role", b""))
 
 
 async def _info(redis: Redis) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Finds out quickly that a port speaks TLS where the URL does not, or no TLS, or no Redis at all.
+"""Finds out quickly that a port speaks TLS where the URL does not, or no TLS, or no Redis at all,
+and that a URL of a cluster or of Sentinels leads to something else.
 
 A client would wait for its deadline and try again, a quarter of a minute in all, and then only know
 that there was no answer. One connection is opened and closed for it.
@@ -7,9 +8,11 @@ that there was no answer. One connection is opened and closed for it.
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
-from evosaga.events import redis_url
+from evosaga.events import redis_address, redis_clients
+from evosaga.orchestrator.maintenance import redis_topology
 from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
 
 _PATIENCE: Final = 2.0
@@ -21,17 +24,32 @@ _TLS: Final = (0x14, 0x15, 0x16)
 
 
 async def require(url: str) -> None:
-    """Raise ``RedisUnfit`` when the URL's scheme and the port do not go together.
+    """Raise ``RedisUnfit`` when the URL's scheme and what is there do not go together.
 
-    Raises ``TimeoutError`` when nothing is said at all, and ``OSError`` when nobody is there.
+    Of several servers, those that answer. Raises ``TimeoutError`` when nothing is said at all, and
+    ``OSError`` or ``RedisError`` when nobody is there.
     """
-    options = redis_url.options(url)
+    options, address = redis_clients.options_of(url), redis_address.read(url)
     if "path" in options:
         return
-    where = {"host": options.get("host", "localhost"), "port": options.get("port", 6379)}
-    said = await (_tls_refused(where) if "connection_class" in options else _not_plain(where))
-    if said:
+    nodes = address.nodes or ((options.get("host", "localhost"), options.get("port", 6379)),)
+    if said := await _spoken(nodes, tls=url.startswith("rediss")):
         raise RedisUnfit(f"EVOSAGA_REDIS_URL: {said}")
+    if address.kind != "single" and (said := await redis_topology.misfit(address, options)):
+        raise RedisUnfit(f"EVOSAGA_REDIS_URL does not fit that server, {said}")
+
+
+async def _spoken(nodes: Sequence[tuple[str, int]], *, tls: bool) -> str | None:
+    """What is wrong with the protocol of the first one that answers."""
+    trouble: OSError | None = None
+    for host, port in nodes:
+        where = {"host": host, "port": port}
+        try:
+            return await (_tls_refused(where) if tls else _not_plain(where))
+        except OSError as error:  # TimeoutError is one
+            trouble = error
+    assert trouble is not None
+    raise trouble
 
 
 async def _not_plain(where: dict[str, Any]) -> str | None:

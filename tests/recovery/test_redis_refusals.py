@@ -281,7 +281,7 @@ async def test_a_cluster_is_refused_at_the_start_and_by_doctor_and_held_at_run_t
     ran = await there("worker")
     assert ran.code == 2
     assert "Redis Cluster" in ran.err
-    assert "without cluster mode" in ran.err
+    assert f"set EVOSAGA_REDIS_URL to redis+cluster://{cluster.split('/')[2]}/" in ran.err
     told = await there("doctor", "--json")
     assert told.code == 1
     [mode] = [check for check in told.json["checks"] if check["check"] == "mode"]
@@ -321,6 +321,17 @@ async def test_parameters_that_are_not_the_urls_business_are_left_out(
         ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "may be none, optional, required"),
         ("redis://h/staging", "the number of a database"),
         ("redis://h/0?db=one", "whole number"),
+        ("redis+cluster://h:1,h:2/3", "no numbered databases"),
+        ("redis+cluster://h:1/?db=2", "no numbered databases"),
+        ("redis+cluster://h:1/?ssl_password=x", "not for a cluster"),
+        ("redis+cluster://h:1;h:2/", "several with commas"),
+        ("redis+cluster://me:pass/word@h:1/", "percent-encoded"),
+        ("redis+cluster://h:1/?timeout_of=3", "'timeout_of' is not one that evosaga knows"),
+        ("redis+cluster://h:70000/", "host:port"),
+        ("redis+sentinel://h:1,h:2/", "must name the service"),
+        ("redis+sentinel://h:1/mine/one", "must name the service"),
+        ("redis+cluster://h:1/?ssl_cert_reqs=none", "rediss://"),
+        ("redis://h:1,h:2/", "can't be read as a URL"),
     ],
 )
 def test_a_parameter_that_nobody_knows_is_refused_by_name(url: str, words: str) -> None:
@@ -336,6 +347,10 @@ def test_a_parameter_that_nobody_knows_is_refused_by_name(url: str, words: str) 
         "unix://user:pw@/tmp/s?db=3&health_check_interval=10",
         "redis://h",
         "redis://h:6379/",
+        "redis+cluster://me:p%40ss@h1:7000,h2,[::1]:7001/?client_name=me&socket_timeout=3",
+        "rediss+cluster://h1:7000/?ssl_ca_certs=/ca.pem",
+        "redis+sentinel://me:pw@h1,h2:26380/my-master/2?sentinel_username=s&sentinel_password=pw",
+        "rediss+sentinel://h1/mine",
     ],
 )
 def test_usual_urls_are_taken(url: str) -> None:

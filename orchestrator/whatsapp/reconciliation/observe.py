@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
+from evosaga.events.redis_clients import masters
 from evosaga.orchestrator.config import legacy_names
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
@@ -191,25 +192,29 @@ async def _older(
 
 
 async def _keys(redis: Redis) -> list[Key]:
-    """Every routing key, a page at a time."""
-    found: list[Key] = []
-    cursor = 0
+    """Every routing key, a page at a time, of each master of a cluster."""
     try:
-        while True:
-            cursor, page = await redis.scan(cursor, match=routing_key.key("*"), count=_PAGE)
-            if page:
-                pipeline = redis.pipeline(transaction=False)
-                pipeline.mget(page)
-                for key in page:
-                    pipeline.pttl(key)
-                values, *lives = await pipeline.execute(raise_on_error=False)
-                found += [_key(*one) for one in zip(page, values, lives, strict=True)]
-            if not cursor:
-                return found
+        return [key for master in await masters(redis) for key in await _keys_of(master, redis)]
     except RedisError as error:
         said = f"Redis does not answer ({reason(error)})"
         cure = "is it running, and is EVOSAGA_REDIS_URL right?"
         raise ObservationFailed(f"{said}: {cure}") from error
+
+
+async def _keys_of(master: Redis, redis: Redis) -> list[Key]:
+    found: list[Key] = []
+    cursor = 0
+    while True:
+        cursor, page = await master.scan(cursor, match=routing_key.key("*"), count=_PAGE)
+        if page:
+            pipeline = redis.pipeline(transaction=False)
+            for key in page:
+                pipeline.get(key)
+                pipeline.pttl(key)
+            told = await pipeline.execute(raise_on_error=False)
+            found += [_key(*one) for one in zip(page, told[::2], told[1::2], strict=True)]
+        if not cursor:
+            return found
 
 
 def _key(key: bytes | str, value: Any, life: Any) -> Key:

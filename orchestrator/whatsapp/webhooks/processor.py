@@ -207,8 +207,8 @@ class InboxProcessor:
         for route in routes.values():
             await routing_key.put(self.redis, route)
         connected = [it.instance_name for it in changed if it.type == "integration.connected"]
-        if connected:  # it must not be scanned any more
-            await self.redis.delete(*map(routing_key.qr_key, connected))
+        # They must not be scanned any more. In a cluster each may be on another node.
+        await asyncio.gather(*(self.redis.delete(routing_key.qr_key(name)) for name in connected))
         events = [integration_events.cloud_event(one) for one in recorded]
         await streams.publish_events(self.redis, events)
         await integration_events.note_published(self.pool, recorded)

@@ -8,12 +8,15 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from evosaga.events.slots import beside
+
 STREAM: Final = "wa:events"
 
 
-def told_key(digest: str) -> str:
-    """There while a webhook of this digest is not published again."""
-    return f"evosaga:told:{digest}"
+def told_key(digest: str, redis: Redis | None = None) -> str:
+    """There while a webhook of this digest is not published again. None: on a single Redis."""
+    plain = f"evosaga:told:{digest}"
+    return plain if redis is None else beside(redis, STREAM, plain)
 
 
 async def publish(
@@ -25,7 +28,7 @@ async def publish(
     XADD, which comes first: what fails in between is told twice rather than never.
     """
     arguments = [item for pair in fields.items() for item in pair]
-    keys = (STREAM, told_key(digest))
+    keys = (STREAM, told_key(digest, redis))
     return bool(await redis.eval(_TELL_ONCE, len(keys), *keys, str(remember_seconds), *arguments))
 
 

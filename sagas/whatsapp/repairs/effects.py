@@ -151,11 +151,10 @@ async def _tell(connection: Any, contexts: Sequence[Context]) -> None:
 async def drop_key(ctx: Context) -> Outcome:
     """Drop the routing key; the next reader fills it again, from the row as it is now."""
     names = {ctx.facts["instance_name"], ctx.facts.get("before", ctx.facts["instance_name"])}
+    redis = ctx.services.redis
     try:
-        keys = [
-            key for name in names for key in (routing_key.key(name), routing_key.filled_key(name))
-        ]
-        await ctx.services.redis.delete(*keys)
+        for name in names:
+            await redis.delete(routing_key.key(name), routing_key.filled_key(name, redis))
     except RedisError as error:
         return routing_key.trouble(error)
     return Done()

@@ -4,7 +4,9 @@ Three keys belong to an instance's name. ``whatsapp:instance:…`` is what worke
 ``evosaga:filled:…`` says which integration it was filled for, from which version of its row, and
 what exactly was written, so that a reader tells what we wrote from what others put there.
 ``evosaga:removed:…`` is the mark that a removal leaves: it names the integration, and a
-process that fills the key for that integration late is refused.
+process that fills the key for that integration late is refused. Beside ``evosaga:qr:…`` there
+are the time of the code and the same mark. In a cluster, what is beside a key is in its hash slot
+(``evosaga.events.slots``).
 """
 
 import hashlib
@@ -17,6 +19,7 @@ from redis.exceptions import RedisError
 
 from evosaga.events import redis_errors
 from evosaga.events.connection_errors import reason
+from evosaga.events.slots import beside
 from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting, Unknown
 
 if TYPE_CHECKING:  # routing workers read the key with this module, and need nothing else of ours
@@ -101,9 +104,12 @@ def key(instance_name: str) -> str:
     return f"whatsapp:instance:{instance_name}"
 
 
-def filled_key(instance_name: str) -> str:
-    """The key that records what we wrote under the routing key."""
-    return f"evosaga:filled:{instance_name}"
+def filled_key(instance_name: str, redis: "Redis | None" = None) -> str:
+    """The key that records what we wrote under the routing key. None: on a single Redis."""
+    plain = f"evosaga:filled:{instance_name}"
+    if redis is None:
+        return plain
+    return beside(redis, key(instance_name), plain, "evosaga:filled")
 
 
 def qr_key(instance_name: str) -> str:
@@ -123,7 +129,8 @@ async def put(redis: "Redis", route: Route) -> Literal["filled", "newer", "remov
     """
     value = route.value()
     seal = f"{route.integration_id} {route.version} {digest(value.encode())}"
-    keys = (key(route.instance_name), filled_key(route.instance_name), _mark(route.instance_name))
+    name = route.instance_name
+    keys = (key(name), filled_key(name, redis), _mark(redis, name, key(name)))
     said = await _script(
         redis, _FILL, keys, str(route.integration_id), str(route.version), value, seal, str(TTL)
     )
@@ -132,7 +139,7 @@ async def put(redis: "Redis", route: Route) -> Literal["filled", "newer", "remov
 
 async def forget(redis: "Redis", instance_name: str, value: bytes) -> bool:
     """Drop the routing key if that is still its value. Raises ``RedisError``."""
-    keys = (key(instance_name), filled_key(instance_name))
+    keys = (key(instance_name), filled_key(instance_name, redis))
     return bool(await _script(redis, _FORGET, keys, value))
 
 
@@ -143,7 +150,8 @@ async def keep_qr(
 
     ``at`` is Evolution's time of it, where that is known. Raises ``RedisError``.
     """
-    keys = (qr_key(instance_name), _mark(instance_name), _qr_time_key(instance_name))
+    qr = qr_key(instance_name)
+    keys = (qr, _mark(redis, instance_name, qr), _qr_time_key(redis, instance_name))
     arguments = (integration_id, json.dumps(code), at, str(QR_TTL))
     return bool(await _script(redis, _KEEP_QR, keys, *arguments))
 
@@ -167,18 +175,17 @@ async def fill(ctx: "Context") -> Outcome:
 
 
 async def invalidate(ctx: "Context") -> Outcome:
-    """Drop the routing key and the QR code, and leave the mark."""
-    name = ctx.facts["instance_name"]
-    keys = (
-        _mark(name),
-        key(name),
-        filled_key(name),
-        qr_key(name),
-        qr_limit_key(name),
-        _qr_time_key(name),
-    )
+    """Drop the routing key and the QR code, and leave the mark; in a cluster, one in each slot."""
+    name, redis = ctx.facts["instance_name"], ctx.services.redis
+    of_route = [key(name), filled_key(name, redis)]
+    dropped: dict[str, list[str]] = {_mark(redis, name, key(name)): of_route}
+    of_code = [qr_key(name), _qr_time_key(redis, name)]
+    dropped.setdefault(_mark(redis, name, qr_key(name)), []).extend(of_code)
     try:
-        await _script(ctx.services.redis, _REMOVE, keys, ctx.facts["created_by"], str(_MARK_TTL))
+        for mark, keys in dropped.items():
+            left = (ctx.facts["created_by"], str(_MARK_TTL))
+            await _script(redis, _REMOVE, (mark, *keys), *left)
+        await redis.delete(qr_limit_key(name))
     except RedisError as error:
         return trouble(error)
     return Done()
@@ -188,7 +195,8 @@ async def probe_filled(ctx: "Context") -> Finding:
     """Whether the routing key is there and is ours. Anything else under it is to be overwritten."""
     try:
         name = ctx.facts["instance_name"]
-        value, seal = await ctx.services.redis.mget(key(name), filled_key(name))
+        redis = ctx.services.redis
+        value, seal = await redis.mget(key(name), filled_key(name, redis))
     except RedisError as error:
         return Finding(Sighting.UNKNOWN, f"Redis can't be asked: {reason(error)}")
     if value is None:
@@ -234,12 +242,14 @@ async def _script(
     return await redis.eval(script, len(keys), *keys, *arguments)
 
 
-def _mark(instance_name: str) -> str:
-    return f"evosaga:removed:{instance_name}"
+def _mark(redis: "Redis", instance_name: str, of: str) -> str:
+    """The mark of a removal that is looked at together with this key."""
+    return beside(redis, of, f"evosaga:removed:{instance_name}", "evosaga:removed")
 
 
-def _qr_time_key(instance_name: str) -> str:
-    return f"evosaga:qr-time:{instance_name}"
+def _qr_time_key(redis: "Redis", instance_name: str) -> str:
+    plain = f"evosaga:qr-time:{instance_name}"
+    return beside(redis, qr_key(instance_name), plain, "evosaga:qr-time")
 
 
 def _text(value: bytes | str) -> str:

@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.sagas,
         arguments.version,
         arguments.workers,
+        clustered=arguments.topology == "cluster",
         keep=arguments.keep.absolute() if arguments.keep else None,
     )
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sagas", type=int, default=2200, help="sagas to ask for (2200)")
     parser.add_argument("--version", choices=("2.3.6", "2.3.7"), default="2.3.7")
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--topology", choices=("single", "cluster"), default="single")
     parser.add_argument("--keep", type=Path, help="a folder for the logs of the workers and so on")
     parser.add_argument("--json", action="store_true")
     return parser

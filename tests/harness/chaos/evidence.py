@@ -18,6 +18,7 @@ from evosaga.events import streams
 from evosaga.events.database import Pool
 from evosaga.events.event_log import recorded_from
 from evosaga.events.model import Recorded, SagaRejected, SagaStarted, StepSucceeded
+from evosaga.events.redis_clients import masters
 from evosaga.orchestrator.local.evolution.journal import JournalEntry
 from evosaga.sagas.registry import SagaRegistry, discover
 from evosaga.sagas.whatsapp.ownership import KeyRing, fingerprint
@@ -203,10 +204,12 @@ async def _stream(redis: Redis, name: str) -> list[Entry]:
 
 async def _cache(redis: Redis) -> dict[str, tuple[bytes, int]]:
     found = {}
-    async for key in redis.scan_iter("whatsapp:instance:*", count=1000):
-        value: Any = await redis.get(key)
-        if value is not None:
-            found[key.decode().removeprefix("whatsapp:instance:")] = (value, await redis.pttl(key))
+    for master in await masters(redis):
+        async for key in master.scan_iter("whatsapp:instance:*", count=1000):
+            value: Any = await redis.get(key)
+            if value is not None:
+                name = key.decode().removeprefix("whatsapp:instance:")
+                found[name] = (value, await redis.pttl(key))
     return found
 
 

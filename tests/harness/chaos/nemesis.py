@@ -15,10 +15,16 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from evosaga.events import streams
+from evosaga.events.redis_clients import masters
+from evosaga.events.slots import beside
+from evosaga.sagas.whatsapp.steps import routing_key
 from tests.harness.chaos.faults import Strike
 from tests.harness.chaos.plan import STRANGERS, Plan
 from tests.harness.chaos.proxy import Cut, Delay, Fault, Hang, Hole, Refuse
 from tests.harness.chaos.topology import Slot, Topology
+from tests.support.valkeys import NODE_TIMEOUT, Cluster
+from tests.support.waiting import eventually
 
 _MARK_TTL: Final = 3600
 
@@ -44,6 +50,8 @@ class Nemesis:
     """How often these have struck, by mode: one that was armed may meet several retries."""
     paired: set[str] = field(default_factory=set)
     """Instances whose QR code somebody has scanned."""
+    nodes: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One node of a cluster at a time: the others have to elect another one."""
     servers: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One server at a time is taken away."""
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -71,6 +79,8 @@ class Nemesis:
                 self._signal(slot, signal.SIGKILL)
         await asyncio.to_thread(self.topology.postgres.start_again)
         await asyncio.to_thread(self.topology.valkey.start_again)
+        if self.topology.cluster is not None:
+            await self._all_well(self.topology.cluster)
         told = await self.topology.evolution.ask("DELETE", "faults")
         self.fired = told["fired"]
         await self.topology.evolution.ask("POST", "restart")
@@ -95,6 +105,8 @@ class Nemesis:
                 case "mode":
                     await self.topology.evolution.ask("POST", "faults", **strike.how)
                     self.armed[strike.how["mode"]] += 1
+                case "valkey" if self.topology.cluster is not None:
+                    await self._fail_over(self.topology.cluster, strike)
                 case "postgres" | "valkey":
                     await self._take_away(strike.kind, strike.how["seconds"])
                 case "mark":
@@ -150,6 +162,9 @@ class Nemesis:
 
     async def _proxy(self, slot: Slot, strike: Strike) -> None:
         how = strike.how
+        if how["service"] == "valkey" and self.topology.cluster is not None:
+            await self._fail_over(self.topology.cluster, strike)
+            return
         slots = self.topology.slots if how["everybody"] else [slot]
         front = how["service"] == "front"
         proxies = [self.topology.front] if front else [s.proxies[how["service"]] for s in slots]
@@ -180,7 +195,47 @@ class Nemesis:
             finally:
                 await asyncio.shield(asyncio.to_thread(server.start_again))
 
+    async def _fail_over(self, cluster: Cluster, strike: Strike) -> None:
+        """A master is killed, is paused for so long that it loses its place, or is told to go."""
+        rng = Random(f"{self.plan.seed}/{strike.at}")
+        key = rng.choice((streams.COMMANDS, streams.COMMANDS, streams.EVENTS, "whatsapp:instance:"))
+        how = rng.choices(("killed", "paused", "told to go"), (3, 1, 1))[0]
+        async with self.nodes:
+            master = await cluster.master_of(key)
+            try:
+                if how == "told to go":
+                    await cluster.fail_over(master)
+                else:
+                    (master.kill if how == "killed" else master.pause)()
+                    await asyncio.sleep(NODE_TIMEOUT / 1000 + strike.how["seconds"] * 2)
+                self.done[f"master {how}"] += 1
+            finally:
+                await asyncio.shield(self._all_well(cluster))
+
+    async def _all_well(self, cluster: Cluster) -> None:
+        """All nodes run, and what the last master had alone is lost."""
+        for node in cluster.nodes:
+            node.wake()
+            node.start()
+        with contextlib.suppress(AssertionError):
+            await eventually(cluster.well, 30, 0.1)
+            await eventually(cluster.replicating, 30, 0.1)
+        self.redis_lost_at.append(time.time())
+
+    async def _cluster_disaster(self, cluster: Cluster, kind: str) -> None:
+        """All is flushed, or one master of three loses all it had."""
+        if kind == "flush":
+            for master in await masters(self.redis):
+                await master.flushall()
+        else:
+            await (await cluster.master_of(streams.COMMANDS)).ask("FLUSHALL")
+        self.redis_lost_at.append(time.time())
+        self.done["FLUSHALL" if kind == "flush" else "FLUSHALL of one master"] += 1
+
     async def _disaster(self, kind: str) -> None:
+        if (nodes := self.topology.cluster) is not None and kind in ("flush", "aof.restore"):
+            await self._cluster_disaster(nodes, kind)
+            return
         data = self.topology.valkey.folder / "valkey" / "data"
         copy = self.topology.folder / "valkey.copy"
         match kind:
@@ -210,7 +265,9 @@ class Nemesis:
 
     async def _mark(self, name: str, wrong: bool) -> None:
         """What the removal of an instance leaves in Redis, before there is one; or nonsense."""
-        key = f"evosaga:removed:{name}"
+        key = beside(
+            self.redis, routing_key.key(name), f"evosaga:removed:{name}", "evosaga:removed"
+        )
         if wrong:
             await self.redis.delete(key)
             pushed: Any = self.redis.rpush(key, "not a string")

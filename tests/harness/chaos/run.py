@@ -66,7 +66,13 @@ async def _stage(options: Options, say: Say) -> AsyncIterator[Stage]:
             folder = options.keep / f"{options.seed}-{int(time.time())}"
             folder.mkdir(parents=True)
         made = await stack.enter_async_context(
-            topology(folder, workers=options.workers, version=options.version, seed=options.seed)
+            topology(
+                folder,
+                workers=options.workers,
+                version=options.version,
+                seed=options.seed,
+                clustered=options.clustered,
+            )
         )
         plan = make_plan(
             options.seed,
@@ -80,9 +86,10 @@ async def _stage(options: Options, say: Say) -> AsyncIterator[Stage]:
             await made.evolution.ask("POST", "foreign", name=stranger)
         pool = await open_pool(made.postgres.url, size=3)
         stack.callback(pool.terminate)
-        redis = streams.connect(made.valkey.url)
+        redis = streams.connect(made.redis_url)
         stack.push_async_callback(redis.aclose)
-        publishing = streams.connect(f"redis://127.0.0.1:{made.publisher.port}/0")
+        proxied = f"redis://127.0.0.1:{made.publisher.port}/0"
+        publishing = streams.connect(proxied if made.cluster is None else made.cluster.url)
         stack.push_async_callback(publishing.aclose)
         http = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {HTTP_KEY}"}, timeout=aiohttp.ClientTimeout(10)

@@ -34,6 +34,8 @@ class Options:
     """Workers that are killed in the end, when nothing else is wrong, to see how long it takes."""
     patience: float = 150.0
     """Seconds that the world may take to come to rest when all faults are over."""
+    clustered: bool = False
+    """On a Redis Cluster."""
     keep: Path | None = None
     """Where logs and journals are to stay."""
 

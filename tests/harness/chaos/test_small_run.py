@@ -41,11 +41,13 @@ def test_a_long_plan_strikes_every_sync_point_and_uses_every_mode_and_ends_in_ti
 
 
 @pytest.mark.long
-async def test_a_small_run_loses_nothing_and_says_so() -> None:
+@pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
+async def test_a_small_run_loses_nothing_and_says_so(clustered: bool) -> None:
     said: list[str] = []
-    outcome = await run(
-        Options(seed=5, minutes=0.15, sagas=70, version="2.3.7", drills=0), said.append
+    options = Options(
+        seed=5, minutes=0.15, sagas=70, version="2.3.7", drills=0, clustered=clustered
     )
+    outcome = await run(options, said.append)
     verdict = judge(outcome)
     assert not verdict.violations, trouble(outcome, verdict)
     told = summary(outcome, verdict)

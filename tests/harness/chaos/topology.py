@@ -29,6 +29,7 @@ from evosaga.orchestrator.local.os_support import end_with_parent
 from evosaga.orchestrator.local.servers import local_servers
 from tests.harness.chaos.faults import LEASE, QUIET, WATCH_AFTER, Strike
 from tests.harness.chaos.proxy import Proxy, through, upstream_of
+from tests.support.valkeys import Cluster, cluster
 
 HTTP_KEY: Final = "canary-key-of-the-http-api-81c4d05e"
 API_KEY: Final = 'canary+key/"of the"=whole%run&7Q'
@@ -88,6 +89,8 @@ class Topology:
     publisher: Proxy
     front: Proxy
     """What stands before the API."""
+    cluster: Cluster | None = None
+    """In place of ``valkey``, which then does nothing. No proxy stands before its nodes."""
     deaths: list[Death] = field(default_factory=list)
     waiting: deque[Strike] = field(default_factory=deque)
     """Sync points that the next processes to be started get, if they ever come there."""
@@ -102,6 +105,11 @@ class Topology:
             yield from slot.proxies.values()
         yield self.publisher
         yield self.front
+
+    @property
+    def redis_url(self) -> str:
+        """Where whoever judges finds Redis."""
+        return self.valkey.url if self.cluster is None else self.cluster.url
 
     @property
     def workers(self) -> "list[Slot]":
@@ -174,6 +182,8 @@ class Topology:
         found = {
             _VARIABLES[name]: through(url, slot.proxies[name]) for name, url in servers.items()
         }
+        if self.cluster is not None:
+            found[_VARIABLES["valkey"]] = self.cluster.url
         return found | {
             "EVOSAGA_EVOLUTION_API_KEY": API_KEY,
             "EVOSAGA_API_KEYS": f"chaos:{HTTP_KEY}",
@@ -259,7 +269,7 @@ def _spawn(words: list[str], folder: Path) -> "subprocess.Popen[bytes]":
 
 @contextlib.asynccontextmanager
 async def topology(
-    folder: Path, *, workers: int, version: str, seed: int
+    folder: Path, *, workers: int, version: str, seed: int, clustered: bool = False
 ) -> AsyncIterator[Topology]:
     """Start everything but the workers, which ``supervise`` starts."""
     from evosaga import migrations
@@ -288,6 +298,9 @@ async def topology(
         made = Topology(
             folder, servers.postgres, servers.valkey, evolution, slots, publisher, front
         )
+        if clustered:
+            of_each = cluster(folder / "cluster", replicas_of=(0, 1, 2))
+            made.cluster = await stack.enter_async_context(of_each)
         try:
             yield made
         finally:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events.database import TRANSIENT, Pool
+from evosaga.events.redis_clients import masters
 
 
 @dataclass
@@ -69,10 +70,11 @@ class Watcher:
         return list(await self.pool.fetch(_NEW_EVENTS, 0))
 
     async def _collect_codes(self) -> None:
-        async for key in self.redis.scan_iter("evosaga:qr:*", count=1000):
-            raw: Any = await self.redis.get(key)
-            if raw is not None:
-                self.codes |= {str(code) for code in json.loads(raw).values() if code}
+        for master in await masters(self.redis):
+            async for key in master.scan_iter("evosaga:qr:*", count=1000):
+                raw: Any = await self.redis.get(key)
+                if raw is not None:
+                    self.codes |= {str(code) for code in json.loads(raw).values() if code}
 
 
 # What the log says must be there, against what is there: either side alone is a lie.

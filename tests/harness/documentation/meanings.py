@@ -155,5 +155,7 @@ def keys() -> dict[str, str]:
         "`evosaga:told:{digest}`": "messages of webhooks that were told already; half an hour",
         f"`{TOLD}`": "how far events were told",
         f"`{PROOF}`": "what stood last on the stream then, which proves the former",
+        "`evosaga:events:told:commands`": "in a cluster: how far follow-up commands were told",
+        "`evosaga:commands:told`": "in a cluster: the same, on their own node",
         f"`{OWNER}`": "whose Redis this is: the database's identifier",
     }

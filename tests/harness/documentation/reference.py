@@ -117,6 +117,10 @@ def streams_and_keys() -> str:
         _table(("type", "data"), _commands()),
         "## Keys",
         _table(("key", "what it holds"), meanings.keys().items()),
+        "In a Redis Cluster a key that a script uses together with another one is in the slot of "
+        "that one, which it names in braces: `evosaga:filled:{whatsapp:instance:wa-1}`, "
+        "`evosaga:removed:{evosaga:qr:wa-1}`, `evosaga:events:told:{evosaga:events}` "
+        "([Redis Cluster](../how-to/redis-cluster.md#names)).",
     )
 
 

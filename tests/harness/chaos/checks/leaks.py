@@ -15,6 +15,7 @@ from urllib.parse import quote, quote_plus
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
+from evosaga.events.redis_clients import masters
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from tests.harness.chaos.evidence import Evidence, Violation
 
@@ -87,12 +88,13 @@ async def dumps(pool: Pool, redis: Redis, logs: Mapping[str, str]) -> dict[str, 
         table = named["name"]
         rows = await pool.fetch(f"SELECT t::text AS told FROM {table} AS t")
         texts[f"table {table}"] = "\n".join(row["told"] for row in rows)
-    async for raw in redis.scan_iter("*", count=1000):
-        key = raw.decode(errors="replace")
-        if not key.startswith("evosaga:qr:"):
-            kind = key if key.startswith("evosaga:") and key.count(":") < 3 else "routing keys"
-            told = await _value(redis, raw)
-            texts[f"redis {kind}"] = texts.get(f"redis {kind}", "") + f"{key} {told}\n"
+    for master in await masters(redis):
+        async for raw in master.scan_iter("*", count=1000):
+            key = raw.decode(errors="replace")
+            if not key.startswith("evosaga:qr:"):
+                kind = key if key.startswith("evosaga:") and key.count(":") < 3 else "routing keys"
+                told = await _value(master, raw)
+                texts[f"redis {kind}"] = texts.get(f"redis {kind}", "") + f"{key} {told}\n"
     return texts
 
 
