@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from evosaga.events import log_loss
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.commands.handler import CommandHandler
@@ -41,6 +42,7 @@ ORPHANS: Final = ("orphan", "rowless")
 """Instances of ours that should not be there: what may be left behind in spite of everything."""
 OFTEN: Final = (*ORPHANS, *incomplete_instances.KINDS)
 """What is looked for between two looks at everything."""
+_FOR_GOOD: Final = ("instance.remove", "integration.delete", "key.drop")
 _MOST: Final = 200
 """Repairs that one round asks for; what is left comes in the next, soon after."""
 _SHOWN: Final = 50
@@ -59,6 +61,8 @@ class Reconciler:
     gate: CommandHandler
     patterns: Sequence[str] = ()
     quiet: float = 10.0
+    decided: bool = False
+    """Whether an operator is deciding what becomes of what the log lost: removals are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +207,19 @@ async def run_once(
 
 
 async def repair(keeper: Reconciler, sighting: ObservedDrift) -> Asked | None:
-    """Ask for the saga that repairs it; None when that was refused, which is logged."""
+    """Ask for the saga that repairs it; None when that was refused, which is logged.
+
+    What would be gone for good waits while the log is known to have gone back: what it forgot may
+    be why the thing is there.
+    """
     drift = sighting.drift
     assert drift.command is not None
+    if drift.command.type in _FOR_GOOD and not keeper.decided:
+        loss = (await log_loss.notice(keeper.pool, keeper.services.redis)).loss
+        if loss is not None:
+            about = {"what": drift.what, "instance_name": drift.where}
+            _logger.warning("repair waits", **about, reason=str(loss), cure=log_loss.CURE)
+            return None
     command = Command(
         id=sighting.command_id, type=drift.command.type, data=dict(drift.command.data)
     )
