@@ -151,6 +151,8 @@ def place(url: str) -> str:
     """Where a URL leads, without the user, the password or anything else that may be secret."""
     try:
         parts = urlsplit(url)
+        if "," in parts.netloc:
+            return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
         socket = parse_qs(parts.query).get("host", [""])[0]
         host = parts.hostname or socket
         port = f":{parts.port}" if parts.port else ""
@@ -161,6 +163,8 @@ def place(url: str) -> str:
 
 def _postgres(error: BaseException, where: str) -> CliError | None:
     import asyncpg
+
+    from evosaga.events.postgres_hosts import NoWritableHost
 
     match error:
         case asyncpg.InvalidAuthorizationSpecificationError():  # a wrong password among them
@@ -175,6 +179,10 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
         case asyncpg.ReadOnlySQLTransactionError():
             said = f"Postgres{where} is read-only, a standby perhaps"
             return CliError(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
+        case NoWritableHost():
+            said = f"Postgres can't be written to: {error}"
+            cure = "promote one of them, or let EVOSAGA_DATABASE_URL name the primary as well"
+            return CliError(UNREACHABLE, f"{said}: {cure}")
         case asyncpg.TargetServerAttributeNotMatched():
             said = f"Postgres{where} is not what target_session_attrs asks for"
             return CliError(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
