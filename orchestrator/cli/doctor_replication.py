@@ -53,9 +53,7 @@ async def check_standbys(pool: Pool) -> AsyncGenerator[Finding, None]:
     names, commit = settings["names"], settings["commit"]
     if names and not any(row["sync"] in ("sync", "quorum") for row in rows):
         said = f"synchronous_standby_names is {names!r} and no such standby is connected"
-        cure = (
-            "every commit waits for it: start it, or ALTER SYSTEM RESET synchronous_standby_names"
-        )
+        cure = "every commit waits: start it, or ALTER SYSTEM RESET synchronous_standby_names"
         yield Finding("replication", "warn" if commit not in _WAITS else "bad", said, cure)
     for row in rows:
         yield _standby(row, commit)
@@ -71,8 +69,8 @@ def _standby(row: Any, commit: str) -> Finding:
         return Finding("replication", "warn" if late else "ok", said, cure)
     why = "" if row["sync"] in ("async", "potential") else f" (synchronous_commit is {commit})"
     cure = (
-        "acknowledged commands of the last moments are lost when it is promoted, and found again by "
-        "evosaga recover; to lose none: synchronous_standby_names = 'ANY 1 (*)'"
+        "when it is promoted, what was acknowledged in the last moments is lost (then: evosaga "
+        "recover); to lose nothing: synchronous_standby_names = 'ANY 1 (*)'"
     )
     if late:
         cure = f"look at its disk and its network; {cure}"

@@ -164,8 +164,6 @@ def place(url: str) -> str:
 def _postgres(error: BaseException, where: str) -> CliError | None:
     import asyncpg
 
-    from evosaga.events.postgres_hosts import NoWritableHost
-
     match error:
         case asyncpg.InvalidAuthorizationSpecificationError():  # a wrong password among them
             said = f"Postgres{where} does not let this user in: check EVOSAGA_DATABASE_URL"
@@ -179,13 +177,8 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
         case asyncpg.ReadOnlySQLTransactionError():
             said = f"Postgres{where} is read-only, a standby perhaps"
             return CliError(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
-        case NoWritableHost():
-            said = f"Postgres can't be written to: {error}"
-            cure = "promote one of them, or let EVOSAGA_DATABASE_URL name the primary as well"
-            return CliError(UNREACHABLE, f"{said}: {cure}")
         case asyncpg.TargetServerAttributeNotMatched():
-            said = f"Postgres{where} is not what target_session_attrs asks for"
-            return CliError(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
+            return CliError(UNREACHABLE, _unmatched(error, where))
         case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
             cure = "add sslrootcert=FILE to EVOSAGA_DATABASE_URL, or sslrootcert=system"
             return CliError(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
@@ -217,6 +210,17 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
         said = f"Postgres{where} can't be reached ({_kind(error)})"
         return CliError(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_DATABASE_URL right?")
     return None
+
+
+def _unmatched(error: BaseException, where: str) -> str:
+    """Hosts are there, and none is what is needed."""
+    from evosaga.events.postgres_hosts import NoWritableHost
+
+    if isinstance(error, NoWritableHost):
+        cure = "promote one of them, or let EVOSAGA_DATABASE_URL name the primary as well"
+        return f"Postgres can't be written to, {error}: {cure}"
+    said = f"Postgres{where} is not what target_session_attrs asks for"
+    return f"{said}: is EVOSAGA_DATABASE_URL right?"
 
 
 def _parameter(error: BaseException) -> str | None:
