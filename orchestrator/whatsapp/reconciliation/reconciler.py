@@ -20,6 +20,7 @@ import structlog
 from evosaga.events import log_loss
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
+from evosaga.orchestrator.commands.forgotten import ForgottenSaga
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.whatsapp.reconciliation import confirmations, incomplete_instances
 from evosaga.orchestrator.whatsapp.reconciliation.classify import choices, strangers
@@ -32,7 +33,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
 )
 from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.probes import probe
-from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep, Snapshot
 from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS, Policy
 from evosaga.sagas.whatsapp.services import Services
 
@@ -61,8 +62,6 @@ class Reconciler:
     gate: CommandHandler
     patterns: Sequence[str] = ()
     quiet: float = 10.0
-    decided: bool = False
-    """Whether an operator is deciding what becomes of what the log lost: removals are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +122,10 @@ class Found:
     """Instances of unknown owners."""
     busy: int = 0
     """Instances that sagas are at work for, and that were not compared therefore."""
+    paired: frozenset[str] = frozenset()
+    """Instances to which a phone is or was linked."""
+    forgotten: Mapping[str, str] = field(default_factory=dict)
+    """Instances of the sagas that the log has forgotten, with the hash of their token."""
 
 
 async def find(
@@ -131,16 +134,23 @@ async def find(
     kinds: Collection[str] = EVERYTHING,
     keep: Keep | None = None,
     share: int | None = None,
+    forgotten: Sequence[ForgottenSaga] = (),
 ) -> Found:
     """What is wrong now; with ``keep``, for that organization only.
 
-    ``share``: so many webhooks are asked for, in turn; None: all. Raises ``ObservationFailed``, and
+    ``share``: so many webhooks are asked for, in turn; None: all. ``forgotten``: sagas of which
+    the stream of events knows more than the log. Raises ``ObservationFailed``, and
     ``UnknownChoice`` when the instance to keep is not there.
     """
     everything = set(kinds) >= set(EVERYTHING)
     patterns = keeper.patterns if everything else ()
     seen = await observe(
-        keeper.pool, keeper.services, patterns=patterns, keys=everything, keep=keep
+        keeper.pool,
+        keeper.services,
+        patterns=patterns,
+        keys=everything,
+        keep=keep,
+        forgotten=forgotten,
     )
     snapshot = await probe(keeper.pool, keeper.services, seen, everything=everything)
     if keep is not None and keep.choice not in ("connected", "none"):
@@ -166,7 +176,14 @@ async def find(
         Unobserved(away, hidden),
         await asyncio.to_thread(strangers, snapshot) if everything and keep is None else (),
         len(snapshot.busy_names) if keep is None else 0,
+        frozenset(name for name, one in snapshot.instances.items() if one.paired),
+        _made_by(snapshot, forgotten) if forgotten else {},
     )
+
+
+def _made_by(snapshot: Snapshot, forgotten: Sequence[ForgottenSaga]) -> dict[str, str]:
+    ids = {saga.saga_id for saga in forgotten}
+    return {name: one.token_hash for name, one in snapshot.instances.items() if one.made_by in ids}
 
 
 async def run_once(
@@ -214,7 +231,7 @@ async def repair(keeper: Reconciler, sighting: ObservedDrift) -> Asked | None:
     """
     drift = sighting.drift
     assert drift.command is not None
-    if drift.command.type in _FOR_GOOD and not keeper.decided:
+    if drift.command.type in _FOR_GOOD:
         loss = (await log_loss.notice(keeper.pool, keeper.services.redis)).loss
         if loss is not None:
             about = {"what": drift.what, "instance_name": drift.where}
