@@ -8,7 +8,7 @@ from evosaga.events.database import Pool
 _TABLES: Final = """
 SELECT oid::regclass::text AS name FROM pg_class
 WHERE relkind = 'r' AND relnamespace IN ('evosaga'::regnamespace, 'healthcare'::regnamespace)
-  AND relname NOT IN ('alembic_version', 'workers', 'leaders')
+  AND relname <> 'alembic_version'
 """
 _POSITION: Final = "pg_get_serial_sequence('evosaga.saga_events', 'position')"
 
@@ -43,5 +43,8 @@ class Backup:
                     f" SELECT * FROM jsonb_populate_recordset(null::{name}, $1::jsonb)",
                     rows,
                 )
+            # Nobody of then is left, and nobody should wait for their leases.
+            await one.execute("DELETE FROM evosaga.leaders")
+            await one.execute("DELETE FROM evosaga.workers")
             newest = "(SELECT coalesce(max(position), 0) + 1 FROM evosaga.saga_events)"
             await one.execute(f"SELECT setval({_POSITION}, {newest}, false)")
