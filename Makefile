@@ -11,6 +11,7 @@ SEED =
 MINUTES =
 SAGAS =
 VERSION =
+TOPOLOGY =
 PYTEST = .venv/bin/python -m pytest
 # Most tests wait for a server, so four at a time keep two cores busy. Each has servers of its own.
 JOBS = 4
@@ -41,11 +42,11 @@ test: setup ## the whole test suite on the embedded servers
 test-docker: setup ## the same suite on servers in Docker containers
 	@$(PYTEST) --servers=docker $(ARGS)
 
-chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION=)
+chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION= TOPOLOGY=standby)
 	@$(PYTEST) -m long
 	@.venv/bin/python -m tests.harness.chaos $(if $(SEED),--seed "$(SEED)") \
 	    $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SAGAS),--sagas "$(SAGAS)") \
-	    $(if $(VERSION),--version "$(VERSION)") $(ARGS)
+	    $(if $(VERSION),--version "$(VERSION)") $(if $(TOPOLOGY),--topology "$(TOPOLOGY)") $(ARGS)
 
 bench: setup ## how fast it is, as ratios within one run (ARGS="--help" says what can be chosen)
 	@.venv/bin/python -m tests.harness.bench $(ARGS)

@@ -56,7 +56,11 @@ def explained(error: BaseException) -> CliError | None:
             | asyncpg.InvalidSchemaNameError()
         ):
             return CliError(WRONG, "the database has no (or an old) schema: run `evosaga migrate`")
-        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+        case (
+            asyncpg.PostgresError()
+            | asyncpg.InterfaceError()
+            | asyncpg.TargetServerAttributeNotMatched()
+        ):
             return _postgres(error, "")
         case redis.RedisError():
             return _redis(error, "")
