@@ -11,15 +11,19 @@ from evosaga.events.postgres_hosts import NoWritableHost, connect, host_of
 from evosaga.events.postgres_url import understood
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.postgres import SETTINGS
 from tests.harness.chaos.proxy import Hang, Proxy, upstream_of
 from tests.harness.chaos.standby import fail_over
 from tests.support.commandline import commandline
+from tests.support.databases import NEEDLESS
 
 
 @pytest.mark.parametrize("synchronous", [True, False], ids=["synchronous", "asynchronous"])
 async def test_after_a_promotion_nothing_acknowledged_is_lost_or_is_found_again(
-    synchronous: bool, tmp_path: Path
+    synchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for setting in NEEDLESS:
+        monkeypatch.setitem(SETTINGS, setting, "off")
     run = await fail_over(8, synchronous=synchronous, folder=tmp_path, seconds=0.5, workers=1)
     assert bool(run.forgotten) is not synchronous
 

@@ -9,9 +9,8 @@ every row an instance, and no stranger was touched.
 
 import asyncio
 import contextlib
-import json
+import os
 import random
-import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +28,7 @@ from evosaga.orchestrator.local.postgres import local_postgres
 from evosaga.orchestrator.local.valkey import local_valkey
 from tests.harness.chaos.topology import API_KEY, SECRET
 from tests.harness.chaos.worker import start_worker
+from tests.support.commandline import forked
 from tests.support.driving import contradictions, create, delete, nothing_pending
 from tests.support.standby import Pair, standby_of
 from tests.support.waiting import eventually
@@ -185,16 +185,10 @@ async def _recovered(run: Run, say: Callable[[str], None]) -> None:
 
 
 async def _verb(run: Run, *words: str) -> Any:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "evosaga.orchestrator.cli", "--json", *words),
-        env={**run.environment, "PYTHONPATH": str(Path(__file__).parents[3])},
-        cwd=run.folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode in (0, 1), err.decode()
-    return json.loads(out)
+    environment = {"PATH": os.environ["PATH"], **run.environment}
+    ran = await forked(("--json", *words), environment, run.folder)
+    assert ran.code in (0, 1), ran.err
+    return ran.json
 
 
 @contextlib.asynccontextmanager
