@@ -25,8 +25,8 @@ from evosaga.events.streams import EVENTS
 _logger = structlog.get_logger("evosaga.relay")
 _LOOK: Final = 100
 """So many of the newest entries are compared with the log."""
-CODE: Final = "log_went_back"
-CURE: Final = "see what was lost: evosaga recover; then: evosaga recover --fix"
+LOG_WENT_BACK: Final = "log_went_back"
+RECOVER: Final = "see what was lost: evosaga recover; then: evosaga recover --fix"
 
 
 class LogWentBack(Exception):
@@ -80,7 +80,7 @@ async def recorded(pool: Queryable) -> LogLoss | None:
 async def require_sound(pool: Queryable) -> None:
     """Raise ``LogWentBack`` while a loss waits for a decision."""
     if (loss := await recorded(pool)) is not None:
-        raise LogWentBack(f"the log went back ({loss}), so this waits for a decision: {CURE}")
+        raise LogWentBack(f"the log went back ({loss}), so this waits for a decision: {RECOVER}")
 
 
 async def epoch(pool: Queryable) -> int:
@@ -100,7 +100,7 @@ async def notice(pool: Pool, redis: Redis) -> Comparison:
             "event": found.loss.event,
         }
         if await pool.fetchval(_RECORD, EVENTS, found.epoch, json.dumps(told)):
-            _logger.error("log went back", reason=str(found.loss), cure=CURE)
+            _logger.error("log went back", reason=str(found.loss), cure=RECOVER)
     return found
 
 

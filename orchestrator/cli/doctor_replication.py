@@ -90,7 +90,7 @@ async def check_log(pool: Pool, redis: Redis) -> AsyncGenerator[Finding, None]:
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
         return  # a schema that is not up to date, which is said elsewhere
     if found.loss is not None:
-        yield Finding("log", "bad", f"the log went back: {found.loss}", log_loss.CURE)
+        yield Finding("log", "bad", f"the log went back: {found.loss}", log_loss.RECOVER)
         return
     epoch = f"; epoch {found.epoch}" if found.epoch else ""
     yield Finding("log", "ok", f"has what was published on evosaga:events{epoch}")

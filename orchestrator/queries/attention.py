@@ -85,7 +85,7 @@ def _went_back(now: Situation) -> Problem | None:
         return None
     kind = "the log went back"
     said = f"{kind}: {LogLoss.of(now.went_back)}"
-    return Problem("log_went_back", kind, kind, said, log_loss.CURE, bad=True)
+    return Problem("log_went_back", kind, kind, said, log_loss.RECOVER, bad=True)
 
 
 def _workers(now: Situation) -> Problem | None:

@@ -139,13 +139,15 @@ async def noticed_everywhere(pool: Pool, evosaga: Evosaga) -> None:
         return await count(pool, "SELECT count(*) FROM evosaga.alerts") > 0
 
     await eventually(alert, 20, message="an alert")
-    row = await pool.fetchrow("SELECT * FROM evosaga.alerts WHERE code = $1", log_loss.CODE)
+    row = await pool.fetchrow(
+        "SELECT * FROM evosaga.alerts WHERE code = $1", log_loss.LOG_WENT_BACK
+    )
     assert row is not None
     assert (row["severity"], "evosaga recover" in row["cure"]) == ("critical", True)
     ran = await evosaga("--json", "doctor")
     assert ran.code == 1
     bad = [one for one in ran.json["checks"] if one["verdict"] == "bad"]
-    assert [one["check"] for one in bad] == [log_loss.CODE]
+    assert [one["check"] for one in bad] == [log_loss.LOG_WENT_BACK]
     assert "evosaga recover" in bad[0]["cure"]
 
 

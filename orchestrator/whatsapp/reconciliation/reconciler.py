@@ -235,7 +235,7 @@ async def repair(keeper: Reconciler, sighting: ObservedDrift) -> Asked | None:
         loss = (await log_loss.notice(keeper.pool, keeper.services.redis)).loss
         if loss is not None:
             about = {"what": drift.what, "instance_name": drift.where}
-            _logger.warning("repair waits", **about, reason=str(loss), cure=log_loss.CURE)
+            _logger.warning("repair waits", **about, reason=str(loss), cure=log_loss.RECOVER)
             return None
     command = Command(
         id=sighting.command_id, type=drift.command.type, data=dict(drift.command.data)
