@@ -42,7 +42,7 @@ test: setup ## the whole test suite on the embedded servers
 test-docker: setup ## the same suite on servers in Docker containers
 	@$(PYTEST) --servers=docker $(ARGS)
 
-chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION= TOPOLOGY=cluster)
+chaos: setup ## break everything at random, and check what is left (SEED= MINUTES= SAGAS= VERSION= TOPOLOGY=cluster|standby)
 	@$(PYTEST) -m long
 	@.venv/bin/python -m tests.harness.chaos $(if $(SEED),--seed "$(SEED)") \
 	    $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SAGAS),--sagas "$(SAGAS)") \

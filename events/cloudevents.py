@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,29 +34,41 @@ _NAMING: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events as published; ``last`` is the position of the last one."""
+    """Events as published; ``last`` is the position of the last one, ``newest`` that event."""
 
     events: Sequence[bytes]
     commands: Sequence[bytes]
     last: int
+    newest: tuple[UUID, int, datetime]
+    """Its saga, its sequence, and when it was recorded."""
 
 
-async def read_batch(pool: Pool, after: int, limit: int, *, traced: bool = False) -> Batch | None:
+async def read_batch(
+    pool: Pool, after: int, limit: int, *, traced: bool = False, epoch: int = 0
+) -> Batch | None:
     """At most ``limit`` events above a position; None when there are none.
 
     ``traced``: with the ``traceparent`` of their saga, for which its beginning is read as well.
+    ``epoch``: in which they are published; the first, 0, is not named.
     """
     rows = await pool.fetch(_READ_TRACED if traced else _READ, after, limit, _KNOWN, _PRIVATE)
     if not rows:
         return None
+    begun, last = epoch_attribute(epoch), rows[-1]
     return Batch(
         [
-            _told(row, row, row["type"], row["public"], _trace(row) if traced else "")
+            _told(row, row, row["type"], row["public"], (_trace(row) if traced else "") + begun)
             for row in rows
         ],
         [_follow_up(row) for row in rows if row["follow_up"]],
-        rows[-1]["position"],
+        last["position"],
+        (last["saga_id"], last["sequence"], last["recorded_at"]),
     )
+
+
+def epoch_attribute(epoch: int) -> str:
+    """The extension attribute ``epoch`` as JSON behind another attribute; empty for the first."""
+    return f',"epoch":{epoch}' if epoch else ""
 
 
 def cloud_event(saga: Mapping[str, Any], recorded: Recorded) -> bytes:
@@ -114,7 +126,7 @@ def _follow_up(row: asyncpg.Record) -> bytes:
 
 
 _READ: Final = """
-SELECT e.position, e.saga_id, e.sequence, e.correlation_id, e.causation_id, e.type,
+SELECT e.position, e.saga_id, e.sequence, e.recorded_at, e.correlation_id, e.causation_id, e.type,
        s.saga, s.version, s.organization_id,
        to_char(e.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') AS time,
        CASE WHEN e.type <> ALL($3) THEN '{}'

@@ -1,10 +1,12 @@
 """Connections to Postgres, direct or through a pooler in transaction mode."""
 
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+
+from evosaga.events.postgres_hosts import connect
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -24,6 +26,9 @@ _SERVER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "10000",
 }
+
+_READ_ONLY: Final = ("in_hot_standby", "default_transaction_read_only")
+"""What Postgres reports of itself, from 14 on."""
 
 TRANSIENT: Final = (
     asyncpg.PostgresConnectionError,
@@ -54,7 +59,7 @@ async def behind_pooler(url: str) -> bool:
 
     A pooler reports a process id of its own, which differs from that of the backend.
     """
-    connection = await asyncpg.connect(url, statement_cache_size=0, timeout=_CONNECT_TIMEOUT)
+    connection = await connect(url, statement_cache_size=0, timeout=_CONNECT_TIMEOUT)
     try:
         backend = await connection.fetchval("SELECT pg_backend_pid()", timeout=_COMMAND_TIMEOUT)
         pooled = bool(connection.get_server_pid() != backend)
@@ -89,6 +94,7 @@ async def open_pool(url: str, *, size: int = 8) -> Pool:
     pooled = await behind_pooler(url)
     pool: Pool = await asyncpg.create_pool(
         url,
+        connect=cast(Any, connect),  # whose type leaves out what it hands on
         min_size=0,
         max_size=size,
         timeout=_CONNECT_TIMEOUT,
@@ -109,7 +115,12 @@ def _settings(url: str) -> dict[str, str]:
 async def _reset(connection: Connection) -> None:
     """Reset before the next user: nothing to do, since no code sets session state.
 
-    asyncpg would send a RESET ALL and more at each release, a round trip for every commit.
+    asyncpg would send a RESET ALL and more at each release, a round trip for every commit. A server
+    reports by itself when it takes no writes (any more); the next user gets a new connection then,
+    to a server that does.
     """
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
+    said = connection.get_settings()
+    if "on" in (getattr(said, name, "off") for name in _READ_ONLY):
+        connection.terminate()

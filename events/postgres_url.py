@@ -3,7 +3,8 @@
 A URL is often written for another program: an ORM's scheme in front, its own parameters behind.
 asyncpg sends every unknown parameter to the server, which then refuses the connection. So
 parameters that only configure another client are dropped, those with another name here are
-translated, and those for Postgres (``options``, ``statement_timeout``) are passed on.
+translated, and those for Postgres (``options``, ``statement_timeout``) are passed on. Of several
+hosts we use the one that takes writes.
 """
 
 import re
@@ -19,6 +20,7 @@ _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "veri
 _SSL_WORDS: Final = {"true": "require", "1": "require", "on": "require", "yes": "require"}
 _SSL_WORDS_OFF: Final = {"false": "disable", "0": "disable", "off": "disable", "no": "disable"}
 _SESSIONS: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+_WRITABLE: Final = ("primary", "read-write")
 _FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 _DRIVERS_OWN: Final = """
@@ -85,9 +87,58 @@ def understood(url: str) -> str:
     system = said.get("sslrootcert") == "system"
     if system and known.setdefault("sslmode", "verify-full") != "verify-full":
         raise ValueError("has sslrootcert=system, which goes with sslmode=verify-full alone")
+    if len(hosts_of(url)) > 1:
+        wanted = known.setdefault("target_session_attrs", "read-write")
+        if wanted not in (*_WRITABLE, "any"):
+            raise ValueError(
+                f"has target_session_attrs={wanted}, and evosaga writes: leave it out, or say "
+                "read-write"
+            )
+        known["target_session_attrs"] = "read-write" if wanted == "any" else wanted
     query = urlencode(known)
     rest = url.split("?", 1)[0].split("://", 1)[1] if "://" in url else ""
     return f"postgresql://{rest}{'?' if query else ''}{query}"
+
+
+def hosts_of(url: str) -> list[str]:
+    """The URL once for each of its hosts, in order. Raises ``ValueError`` without the password.
+
+    Several are written ``a:5432,b:5432``, or as ``?host=a,b&port=5432,5433``.
+    """
+    parts = _split(url)
+    user, at, where = parts.netloc.rpartition("@")
+    if where:
+        netlocs = where.split(",")
+        if not all(netlocs):
+            raise ValueError("names a host that is empty: is there a comma too many?")
+        return [parts._replace(netloc=f"{user}{at}{one}").geturl() for one in netlocs]
+    said = dict(parse_qsl(parts.query))
+    hosts, ports = said.get("host", "").split(","), said.get("port", "").split(",")
+    if len(hosts) == 1:
+        return [url]
+    if len(ports) not in (1, len(hosts)):
+        raise ValueError(f"names {len(hosts)} hosts and {len(ports)} ports")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    each = [
+        said | {"host": host} | ({"port": port} if port else {})
+        for host, port in zip(hosts, ports, strict=True)
+    ]
+    # By hand: without a host in front geturl leaves out the slashes.
+    head = url.partition("?")[0]
+    return [f"{head}?{urlencode(one)}" for one in each]
+
+
+def place_of(url: str) -> str:
+    """The hosts and ports of the URL, without a user or a password; where it names none, empty."""
+    try:
+        parts = _split(url)
+        said = dict(parse_qsl(parts.query))
+    except ValueError:
+        return "the given address"
+    where = parts.netloc.rpartition("@")[2]
+    if not where and "host" in said:
+        where = said["host"] + (f":{said['port']}" if said.get("port") else "")
+    return where
 
 
 def _split(url: str) -> SplitResult:

@@ -10,6 +10,10 @@ Redis keeps how far it was told, in the same script that tells it
 once that Redis was flushed, evicted the stream or came back with an older file, goes back to where
 Redis is, and tells the rest again; and one that was paused meanwhile finds Redis elsewhere than it
 was, and publishes nothing.
+
+The opposite, a log that lacks what was published (``evosaga.events.log_loss``), is looked for
+before anything is published: by a new leader on the stream, and then with every look at the cursor
+by whether the log still has the event that was published last. Nothing is published after it.
 """
 
 import asyncio
@@ -19,11 +23,12 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 from uuid import UUID
 
+import asyncpg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import background, relay_position, streams, syncpoints
+from evosaga.events import background, log_loss, relay_position, streams, syncpoints
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.leader_election import vacant
@@ -84,6 +89,9 @@ class Relay:
         self._told = 0
         self._nudge = asyncio.Event()
         self._leads = False
+        self._last: tuple[UUID, int, datetime] | None = None
+        """The event that is published last, as far as this leader knows."""
+        self._compared = False
 
     def nudge(self) -> None:
         """Something was committed here: don't wait for the next poll."""
@@ -117,11 +125,15 @@ class Relay:
         """Publish one batch if this relay leads; True when there may be more."""
         # Before the cursor: nobody has told anything since, if it still is the note at the end.
         told = await relay_position.read(self._redis)
-        lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS)
+        last = self._last or (None, None, None)
+        lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS, *last)
         self._leads = lead is not None
         if lead is None:
+            self._compared, self._last = False, None
             return False
         cursor, newest = lead["position"], lead["newest"] or 0
+        if await self._went_back(lead, told):
+            return False
         if _behind(told, cursor):
             told = await relay_position.read(
                 self._redis
@@ -134,14 +146,18 @@ class Relay:
                 return True
         if cursor >= newest:
             return False
-        batch = await read_batch(self._pool, cursor, _BATCH, traced=self._traced)
+        batch = await read_batch(
+            self._pool, cursor, _BATCH, traced=self._traced, epoch=lead["epoch"]
+        )
         if batch is None:
             return False
         await syncpoints.reach("rel.read")
         try:
             await relay_position.tell(self._redis, batch.events, batch.commands, told, batch.last)
         except relay_position.OutOfStep:
+            self._compared, self._last = False, None
             return True
+        self._last = batch.newest
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")
@@ -149,6 +165,21 @@ class Relay:
         if self._keep.most_bytes and self._told % _TRIM_EVERY == 0:
             await trim_bytes(self._redis, streams.EVENTS, self._keep.most_bytes)
         return len(batch.events) == _BATCH
+
+    async def _went_back(self, lead: asyncpg.Record, told: RelayPosition) -> bool:
+        """Whether the log lacks what was published: then nothing is published after it."""
+        if lead["went_back_at"] is not None:
+            self._compared, self._last = False, None
+            return True
+        sound = lead["has_last"] if self._last else self._compared
+        if sound and (told.up_to or 0) <= (lead["newest"] or 0):
+            return False
+        found = await log_loss.notice(self._pool, self._redis)
+        self._compared, self._last = True, None
+        if found.newest is not None:
+            one = found.newest
+            self._last = one.saga_id, one.sequence, one.recorded_at
+        return found.loss is not None
 
     async def _go_back(self, cursor: int, told: RelayPosition) -> int:
         """Redis lost what it was told: the position from which it has to be told again."""
@@ -216,16 +247,18 @@ async def position_at(pool: Pool, at: datetime) -> int:
 # The lease is renewed only when half of it is gone: a relay at rest should not write.
 _LEAD: Final = f"""
 WITH mine AS (
-    SELECT position FROM evosaga.relay
+    SELECT position, epoch, went_back_at FROM evosaga.relay
     WHERE stream = $1 AND leader = $2 AND lease_until > now() + make_interval(secs => $3 / 2)
       AND lease_until <= now() + make_interval(secs => $3)
 ), taken AS (
     UPDATE evosaga.relay SET leader = $2, lease_until = now() + make_interval(secs => $3)
     WHERE stream = $1 AND (leader = $2 OR {vacant("relay")}) AND NOT EXISTS (SELECT FROM mine)
-    RETURNING position
+    RETURNING position, epoch, went_back_at
 )
-SELECT position, (SELECT max(position) FROM evosaga.saga_events) AS newest
-FROM (SELECT position FROM mine UNION ALL SELECT position FROM taken) AS held
+SELECT held.*, (SELECT max(position) FROM evosaga.saga_events) AS newest,
+    EXISTS (SELECT FROM evosaga.saga_events
+            WHERE saga_id = $4 AND sequence = $5 AND recorded_at = $6) AS has_last
+FROM (TABLE mine UNION ALL TABLE taken) AS held
 """  # noqa: S608  # constants only
 # Nobody waits for this commit to reach the disk: if it is lost the events are told once more.
 _MOVE: Final = """

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from redis.asyncio import Redis
 
-from evosaga.events import relay_position, streams
+from evosaga.events import log_loss, relay_position, streams
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import Pool
 from evosaga.events.relay import OnRewind, Relay, nothing_else, position_at
@@ -35,7 +35,9 @@ async def republish_from(
 
     The relay is sent back to that point, so that nothing newer is published in between. A worker's
     relay does the work, or this process when no other leads. Interrupted, it continues by itself.
+    Raises ``LogWentBack`` while that has stopped the relay.
     """
+    await log_loss.require_sound(pool)
     start = await position_at(pool, since)
     target = int(await pool.fetchval(_CURSOR, streams.EVENTS))
     if start >= target:
@@ -69,14 +71,18 @@ async def republish_between(
     """Publish again what was recorded from ``since`` to ``until``, to within a minute.
 
     The relay continues meanwhile, and later events were published before: consumers get known ids
-    and must deduplicate.
+    and must deduplicate. Raises ``LogWentBack`` as above.
     """
+    await log_loss.require_sound(pool)
+    epoch = await log_loss.epoch(pool)
     position = await position_at(pool, since)
     cursor = int(await pool.fetchval(_CURSOR, streams.EVENTS))
     end = min(cursor, await position_at(pool, until + timedelta(minutes=2)))
     total, done = int(await pool.fetchval(_COUNT, position, end)), 0
     await on_rewind(pool, since)
-    while done < total and (batch := await read_batch(pool, position, min(_BATCH, total - done))):
+    while done < total and (
+        batch := await read_batch(pool, position, min(_BATCH, total - done), epoch=epoch)
+    ):
         await streams.publish_events(redis, batch.events, batch.commands)
         position, done = batch.last, done + len(batch.events)
         progress(done, total)

@@ -158,6 +158,9 @@ relay = Table(
     Column("position", BigInteger, nullable=False, server_default=text("0")),
     Column("leader", Text),
     _timestamp("lease_until", nullable=True),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    _timestamp("went_back_at", nullable=True),
+    Column("went_back", JSONB),
     schema="evosaga",
 )
 

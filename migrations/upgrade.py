@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from evosaga.events.postgres_hosts import connect
 from evosaga.events.postgres_url import understood
 from evosaga.migrations import grants, preflight
 from evosaga.migrations.preflight import Unfit
@@ -50,7 +51,7 @@ async def upgrade(
         whatsapp = await _prepare(url, whatsapp)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(url, statement_cache_size=0),
+        async_creator=lambda: connect(url, statement_cache_size=0),
         poolclass=NullPool,
     )
     config = alembic_config()
@@ -123,7 +124,7 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
     the lock ends with its transaction, so no pooler can leak it, and a concurrent index is not
     blocked by a transaction that only waits.
     """
-    lock = await asyncpg.connect(url, statement_cache_size=0)
+    lock = await connect(url, statement_cache_size=0)
     try:
         if (refusal := await preflight.read_only(lock)) is not None:
             raise refusal
@@ -142,7 +143,7 @@ async def _prepare(url: str, whatsapp: bool) -> bool:
         async with lock.transaction():
             # Not as a prepared statement: the index would wait for a portal that stays open.
             await lock.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
-            builder = await asyncpg.connect(url, statement_cache_size=0)
+            builder = await connect(url, statement_cache_size=0)
             try:
                 await _build_all(builder, revision, whatsapp)
             finally:

@@ -6,7 +6,7 @@ command handler or with a lease.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from evosaga.events.alerts import Condition, FindConditions
 from evosaga.events.database import Pool, Queryable
 from evosaga.events.relay import OnRewind, nothing_else
+from evosaga.orchestrator.commands.forgotten import ForgottenSaga, Leftover
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine.lease import Lease
@@ -59,6 +60,12 @@ def _no_parts(
     return {}
 
 
+async def _nothing_left(
+    _: Settings, __: Pool, _services: object, _handler: CommandHandler, ___: Sequence[ForgottenSaga]
+) -> Sequence[Leftover]:
+    return ()
+
+
 async def _no_conditions(_: Pool) -> Sequence[Condition]:
     return ()
 
@@ -87,6 +94,8 @@ class Domain(Generic[ServicesT]):
     over when it is no longer among the conditions.
     ``own_conditions``: what one process sees in its own services.
     ``metrics``: of its services in one process, for Prometheus.
+    ``leftovers``: what sagas that a log has forgotten which went back left behind outside, and the
+    commands that mend it, for ``evosaga recover``.
     ``parts``: what runs in every worker beside its engine, by name; none of them ever ends.
 
     What older releases stored is no part of it, since histories are read without a domain too: the
@@ -109,6 +118,10 @@ class Domain(Generic[ServicesT]):
     conditions: FindConditions = _no_conditions
     codes: tuple[str, ...] = ()
     own_conditions: Callable[[ServicesT], Sequence[Condition]] = _nothing_own
+    leftovers: Callable[
+        [Settings, Pool, ServicesT, CommandHandler, Sequence[ForgottenSaga]],
+        Awaitable[Sequence[Leftover]],
+    ] = _nothing_left
     name: str = "domain"
     package: str = "evosaga"
     essential: bool = False

@@ -12,9 +12,10 @@ from typing import Any, Final, Generic
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from evosaga import migrations
-from evosaga.events import background, streams
+from evosaga.events import background, log_loss, streams
 from evosaga.events.alerts import Condition
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
@@ -134,6 +135,7 @@ async def running_worker(
         await lease.beat()
         database = await redis_owner.identity(pool)
         await redis_owner.claim(redis, database)
+        await log_loss.notice(pool, redis)  # before any upkeep
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         of_domains = _Beside(settings, pool, redis, name, gate)
         parts = start_parts(
@@ -143,7 +145,7 @@ async def running_worker(
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
             watchdog=reader.watch(),
-            tidy=tidy(redis, domains.streams, keep=keep),
+            tidy=tidy(pool, redis, domains.streams, keep=keep),
             owner=redis_owner.watch(redis, database),
             rejected=RejectedSagaArchive(
                 pool, name, settings.rejected_keep, settings.rejected_most
@@ -263,6 +265,8 @@ def alerting(
 
 async def _look(pool: Pool, redis: Redis) -> Seen:
     """At everything that is not a domain's."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):  # which is said below
+        await log_loss.notice(pool, redis)
     found = await conditions.of_postgres(pool)
     streamed, unseen = await conditions.of_redis(redis)
     looked = [code for code in conditions.CODES if code not in unseen]

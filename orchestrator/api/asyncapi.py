@@ -177,6 +177,12 @@ def _cloud_event(name: str, data: dict[str, Any], id_: str, subject: str) -> dic
             "correlationid": text,
             "causationid": text,
             "traceparent": text | {"description": "where traces are made: its saga's span"},
+            "epoch": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "how often the log has lost its end, left out before the first time;"
+                " an id that comes again in a higher epoch replaces the older event",
+            },
             "data": data,
         },
     }

@@ -116,13 +116,12 @@ async def _simulated(
 
 async def _forget(settings: Settings) -> None:
     """Empty the embedded servers, which are ours, and the simulated Evolution's database."""
-    import asyncpg
-
     from evosaga.events import streams
+    from evosaga.events.postgres_hosts import connect
 
     assert settings.database_url is not None
     assert settings.redis_url is not None
-    connection = await asyncpg.connect(settings.database_url, statement_cache_size=0, timeout=10)
+    connection = await connect(settings.database_url, statement_cache_size=0, timeout=10)
     try:
         await connection.execute("DROP SCHEMA IF EXISTS evosaga, healthcare CASCADE")
     finally:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.check import Finding
@@ -16,6 +16,7 @@ from evosaga.orchestrator.cli.doctor_instances import check_instances
 from evosaga.orchestrator.cli.doctor_postgres import check_database
 from evosaga.orchestrator.cli.doctor_receivers import check_receivers
 from evosaga.orchestrator.cli.doctor_redis import check_redis
+from evosaga.orchestrator.cli.doctor_replication import check_hosts, check_standbys
 from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError, explained
 from evosaga.orchestrator.cli.output import Output, printable
@@ -23,6 +24,7 @@ from evosaga.orchestrator.cli.output import Output, printable
 if TYPE_CHECKING:
     from evosaga.events.database import Pool
     from evosaga.orchestrator.config.settings import Settings
+    from evosaga.orchestrator.queries.attention import Problem
 
 _OLDEST_POSTGRES: Final = 15
 _LATE: Final = 1000
@@ -126,6 +128,11 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
         old = number < _OLDEST_POSTGRES
         cure = f"evosaga needs Postgres {_OLDEST_POSTGRES} or newer" if old else ""
         yield Finding("postgres", "bad" if old else "ok", f"Postgres {version}", cure)
+        assert settings.database_url is not None
+        async for finding in check_hosts(settings.database_url):
+            yield finding
+        async for finding in check_standbys(pool):
+            yield finding
 
         async with pool.acquire() as connection:
             found, needed = await migrations.current(connection), migrations.head()
@@ -162,7 +169,7 @@ async def _look_at_sagas(pool: Pool) -> AsyncGenerator[Finding, None]:
     yield Finding("workers", "ok" if now.workers else "warn", f"{now.workers} alive")
     for one in found:
         if one.code != "workers":
-            yield Finding(one.code, "warn", printable(one.said), one.cure)
+            yield Finding(one.code, _verdict(one), printable(one.said), one.cure)
 
 
 async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
@@ -185,7 +192,12 @@ async def _look_at_work(pool: Pool) -> AsyncGenerator[Finding, None]:
             under_way = f", {now.active} under way" if code == "parked" else ""
             yield Finding(check, "warn", f"{printable(one.said)}{under_way}", one.cure)
     for code, one in found.items():
-        yield Finding(code, "warn", printable(one.said), one.cure)
+        yield Finding(code, _verdict(one), printable(one.said), one.cure)
+
+
+def _verdict(one: Problem) -> Literal["warn", "bad"]:
+    """Nothing can be trusted while the log lacks what was published; the rest goes on."""
+    return "bad" if one.code == "log_went_back" else "warn"
 
 
 # --- the API's keys ---------------------------------------------------------------------------

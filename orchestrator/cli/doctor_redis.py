@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from evosaga.orchestrator.cli import connections
 from evosaga.orchestrator.cli.check import Finding
+from evosaga.orchestrator.cli.doctor_replication import check_log
 from evosaga.orchestrator.cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Fin
             return
         said = "this database's" if mark else "nobody's yet; the first worker has it marked"
         yield Finding("owner", "ok", f"this Redis is {said}")
+        async with connections.postgres(settings) as pool:
+            async for finding in check_log(pool, redis):
+                yield finding
 
 
 async def _memory(settings: Settings, redis: Redis) -> Finding:

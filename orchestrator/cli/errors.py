@@ -58,7 +58,11 @@ def explained(error: BaseException) -> CliError | None:
             | asyncpg.InvalidSchemaNameError()
         ):
             return CliError(WRONG, "the database has no (or an old) schema: run `evosaga migrate`")
-        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+        case (
+            asyncpg.PostgresError()
+            | asyncpg.InterfaceError()
+            | asyncpg.TargetServerAttributeNotMatched()
+        ):
             return _postgres(error, "")
         case redis.RedisError():
             return _redis(error, "")
@@ -155,6 +159,8 @@ def place(url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme in redis_address.SCHEMES:
             return redis_address.hosts(url)
+        if "," in parts.netloc:
+            return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
         socket = parse_qs(parts.query).get("host", [""])[0]
         host = parts.hostname or socket
         port = f":{parts.port}" if parts.port else ""
@@ -180,8 +186,7 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
             said = f"Postgres{where} is read-only, a standby perhaps"
             return CliError(UNREACHABLE, f"{said}: let EVOSAGA_DATABASE_URL lead to the primary")
         case asyncpg.TargetServerAttributeNotMatched():
-            said = f"Postgres{where} is not what target_session_attrs asks for"
-            return CliError(UNREACHABLE, f"{said}: is EVOSAGA_DATABASE_URL right?")
+            return CliError(UNREACHABLE, _unmatched(error, where))
         case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
             cure = "add sslrootcert=FILE to EVOSAGA_DATABASE_URL, or sslrootcert=system"
             return CliError(WRONG, f"there is no certificate to check Postgres{where} with: {cure}")
@@ -213,6 +218,17 @@ def _postgres(error: BaseException, where: str) -> CliError | None:
         said = f"Postgres{where} can't be reached ({_kind(error)})"
         return CliError(UNREACHABLE, f"{said}: is it running, and is EVOSAGA_DATABASE_URL right?")
     return None
+
+
+def _unmatched(error: BaseException, where: str) -> str:
+    """Hosts are there, and none is what is needed."""
+    from evosaga.events.postgres_hosts import NoWritableHost
+
+    if isinstance(error, NoWritableHost):
+        cure = "promote one of them, or let EVOSAGA_DATABASE_URL name the primary as well"
+        return f"Postgres can't be written to, {error}: {cure}"
+    said = f"Postgres{where} is not what target_session_attrs asks for"
+    return f"{said}: is EVOSAGA_DATABASE_URL right?"
 
 
 def _parameter(error: BaseException) -> str | None:

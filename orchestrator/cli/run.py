@@ -61,6 +61,7 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
 
     from evosaga import migrations
     from evosaga.events.database import behind_pooler
+    from evosaga.events.postgres_hosts import connect
     from evosaga.migrations.preflight import ReadOnly, Unfit
     from evosaga.orchestrator import app
 
@@ -71,7 +72,7 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
     whatsapp = app.has_whatsapp(settings)
     with reaching_postgres(url):
         await behind_pooler(url)  # which refuses one that knows no transactions
-        connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10)
+        connection = await connect(url, statement_cache_size=0, timeout=10)
         try:
             before = await migrations.current(connection)
         finally:

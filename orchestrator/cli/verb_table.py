@@ -239,6 +239,18 @@ VERBS: Final = (
         needs=(*SERVER, *_WORKER),
     ),
     Verb(
+        "recover",
+        "Keep it true",
+        "cli.recover:recover",
+        "Show what Postgres has forgotten after a restore or a failover; with --fix, heal it.",
+        more="Commands that were acknowledged and are not known are taken again, instances of ours "
+        "without a row are adopted or removed (never one with a phone), and events are told in a "
+        "new epoch. Until then no event is told and nothing is removed. Exit code 1 when something "
+        "was forgotten (is left).",
+        example="recover --fix",
+        needs=_WORKER,
+    ),
+    Verb(
         "alerts",
         "Keep it true",
         "cli.alerts:app",

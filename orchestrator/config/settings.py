@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
 from evosaga.events import redis_address
-from evosaga.events.postgres_url import understood
+from evosaga.events.postgres_url import hosts_of, understood
 from evosaga.events.redis_url import usable
 from evosaga.orchestrator.config import field_errors
 from evosaga.orchestrator.config.api_keys import read_api_keys
@@ -159,7 +159,8 @@ class Settings(BaseSettings):
     def _postgres(cls, url: str | None) -> str | None:
         if not url:
             return None
-        _readable(url)
+        for one in hosts_of(url):
+            _readable(one)
         return understood(url)
 
     @field_validator("redis_url")

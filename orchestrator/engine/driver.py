@@ -185,6 +185,8 @@ class SagaDriver:
     async def _reload(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
         """Take in what others appended; whether the attempt this worker makes still counts."""
         history = await retry_while_transient(lambda: self._log.read(live.saga_id))
+        if not history:  # Postgres went back to a time before it: there is nothing to drive
+            return False
         before = live.state
         live.reload(self._registry, history)
         return still_claimed(before, live.state, history, fact)

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from evosaga.events import background, streams
+from evosaga.events import background, log_loss, streams
 from evosaga.events.clock import LEEWAY, LIVING, PUT_BACK
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.event_log import EventLog
@@ -148,6 +148,7 @@ def _taken(row: asyncpg.Record) -> ClaimedRow:
 
 
 async def tidy(
+    pool: Pool,
     redis: Redis,
     others: Sequence[str] = (),
     every: float = 60.0,
@@ -155,14 +156,16 @@ async def tidy(
 ) -> None:
     """Now and then trim the streams and forget silent consumers; cancel it to stop.
 
-    ``others``: the domain's streams, of which each is kept as much as of the events.
+    ``others``: the domain's streams, of which each is kept as much as of the events. Nothing is
+    trimmed while the log is known to have gone back: the streams have what it forgot.
     """
 
     async def turn() -> float:
         try:
-            await trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
-            for stream in (streams.EVENTS, *others):
-                await trim(redis, stream, keep)
+            if (await log_loss.notice(pool, redis)).loss is None:
+                await trim(redis, streams.COMMANDS, _KEEP_COMMANDS)
+                for stream in (streams.EVENTS, *others):
+                    await trim(redis, stream, keep)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
             _logger.warning("retention_retrying", reason=type(trouble).__name__)

@@ -10,10 +10,12 @@ from typing import Final
 from uuid import UUID
 
 from evosaga import migrations
+from evosaga.events import log_loss
 from evosaga.events.clock import LIVING
 from evosaga.events.database import Queryable
+from evosaga.events.log_loss import LogLoss
 from evosaga.events.relay import UNRELAYED
-from evosaga.events.streams import Backlog
+from evosaga.events.streams import EVENTS, Backlog
 
 LATE: Final = 1000
 """So many events or commands behind is worth a word."""
@@ -44,6 +46,8 @@ class Situation:
     workers: int | None = None
     unrelayed: int | None = None
     revision: str | None = None
+    went_back: str | None = None
+    """What proves that the log has lost its end, as ``evosaga.events.log_loss`` keeps it."""
 
 
 async def situation(pool: Queryable, organization_id: UUID | None = None) -> Situation:
@@ -57,7 +61,7 @@ async def situation(pool: Queryable, organization_id: UUID | None = None) -> Sit
 
 def of_sagas(now: Situation) -> list[Problem]:
     """What keeps sagas from going on: the schema, the workers, and what waits for a person."""
-    found = (_schema(now), _workers(now), _parked(now), _overdue(now))
+    found = (_schema(now), _went_back(now), _workers(now), _parked(now), _overdue(now))
     return [one for one in found if one is not None]
 
 
@@ -74,6 +78,14 @@ def _schema(now: Situation) -> Problem | None:
     said = f"the schema is {now.revision}, this release needs {needed}"
     kind = "the schema is old"
     return Problem("schema", kind, kind, said, "run: evosaga migrate", bad=True)
+
+
+def _went_back(now: Situation) -> Problem | None:
+    if now.went_back is None:
+        return None
+    kind = "the log went back"
+    said = f"{kind}: {LogLoss.of(now.went_back)}"
+    return Problem("log_went_back", kind, kind, said, log_loss.RECOVER, bad=True)
 
 
 def _workers(now: Situation) -> Problem | None:
@@ -141,6 +153,8 @@ SELECT count(*) FILTER (WHERE status = 'failed') AS parked,
        count(*) FILTER (WHERE status <> 'failed' AND next_at < now() - interval '10 s') AS overdue,
        (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
        {UNRELAYED} AS unrelayed,
-       (SELECT version_num FROM evosaga.alembic_version LIMIT 1) AS revision
+       (SELECT version_num FROM evosaga.alembic_version LIMIT 1) AS revision,
+       (SELECT to_jsonb(relay) -> 'went_back' FROM evosaga.relay
+        WHERE stream = '{EVENTS}' AND to_jsonb(relay) ->> 'went_back' IS NOT NULL) AS went_back
 FROM evosaga.open_sagas WHERE $1::uuid IS NULL OR organization_id = $1
 """  # noqa: S608  # constants only

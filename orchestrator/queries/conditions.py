@@ -15,14 +15,14 @@ from evosaga.orchestrator.queries.attention import Problem, counted
 REDIS: Final = ("dead_letters", "commands", "redis_full")
 """Codes that can't be looked into while Redis is away."""
 CODES: Final = (
-    *("schema", "workers", "parked", "overdue", "relay", "chores", "redis_away"),
+    *("schema", "log_went_back", "workers", "parked", "overdue", "relay", "chores", "redis_away"),
     *REDIS,
 )
 """Every code of the conditions that are found here."""
-_PATIENCE: Final = {"workers": 15.0, "schema": 30.0}
+_PATIENCE: Final = {"workers": 15.0, "schema": 30.0, "log_went_back": 0.0}
 """Seconds that a deploy or a restart may take without waking anybody."""
 _LONG: Final = 60.0
-_GRAVE: Final = ("workers", "schema")
+_GRAVE: Final = ("workers", "schema", "log_went_back")
 _FULL: Final = 0.9
 _LETTERS: Final = 100
 _IN_A_ROW: Final = 2

@@ -11,6 +11,7 @@ from evosaga.orchestrator.whatsapp import metrics
 from evosaga.orchestrator.whatsapp.conditions import PHONES, of_integrations, of_servers
 from evosaga.orchestrator.whatsapp.explain import explainer
 from evosaga.orchestrator.whatsapp.jobs import jobs_of
+from evosaga.orchestrator.whatsapp.reconciliation.forgotten import leftovers
 from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 from evosaga.orchestrator.whatsapp.services import open_services
 from evosaga.orchestrator.whatsapp.webhooks import wa_events
@@ -39,6 +40,7 @@ WHATSAPP: Final[Domain[Services]] = Domain(
     conditions=of_integrations,
     codes=(PHONES,),
     own_conditions=of_servers,
+    leftovers=leftovers,
     name="whatsapp",
     essential=True,
 )

@@ -34,11 +34,15 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RecordedNotice:
-    """A notice with its place; ``recorded_at`` is Postgres's time."""
+    """A notice with its place; ``recorded_at`` is Postgres's time.
+
+    ``epoch``: in which it is published; ids of notices that the log has forgotten are used again.
+    """
 
     id: int
     recorded_at: datetime
     notice: Notice
+    epoch: int = 0
 
 
 async def record(connection: Queryable, notices: Sequence[Notice]) -> None:
@@ -54,7 +58,10 @@ async def record(connection: Queryable, notices: Sequence[Notice]) -> None:
 
 
 async def unpublished(pool: Queryable) -> list[RecordedNotice]:
-    """The oldest notices that nobody has heard of, at most ``BATCH`` of them."""
+    """The oldest notices that nobody has heard of, at most ``BATCH`` of them.
+
+    None while the log is known to have gone back (``evosaga.events.log_loss``).
+    """
     return [_recorded(row) for row in await pool.fetch(_UNPUBLISHED, BATCH)]
 
 
@@ -86,7 +93,7 @@ def cloud_event(recorded: RecordedNotice) -> bytes:
         "organization_id": str(notice.organization_id),
         "instance_name": notice.instance_name,
     }
-    body = {
+    body: dict[str, Any] = {
         "specversion": "1.0",
         "id": f"{notice.integration_id}:notice:{recorded.id}",
         "source": "/evosaga",
@@ -98,6 +105,8 @@ def cloud_event(recorded: RecordedNotice) -> bytes:
         "correlationid": str(notice.integration_id),
         "data": told | dict(notice.data),
     }
+    if recorded.epoch:
+        body["epoch"] = recorded.epoch
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -109,7 +118,7 @@ def _recorded(row: asyncpg.Record) -> RecordedNotice:
         row["type"],
         json.loads(row["data"]),
     )
-    return RecordedNotice(row["id"], row["recorded_at"], notice)
+    return RecordedNotice(row["id"], row["recorded_at"], notice, row["epoch"])
 
 
 _TELL_AGAIN: Final = "UPDATE evosaga.notices SET published_at = NULL WHERE recorded_at >= $1"
@@ -124,10 +133,13 @@ _COLUMNS: Final = "id, integration_id, organization_id, instance_name, type, dat
 # Ids are not in commit order, but a row is changed by one transaction at a time, so those of one
 # integration are; and what commits late is found by what it lacks, not by a position.
 _UNPUBLISHED: Final = f"""
-SELECT {_COLUMNS} FROM evosaga.notices WHERE published_at IS NULL ORDER BY id LIMIT $1
+SELECT {_COLUMNS}, coalesce(relay.epoch, 0) AS epoch
+FROM evosaga.notices LEFT JOIN evosaga.relay ON stream = 'evosaga:events'
+WHERE published_at IS NULL AND went_back_at IS NULL ORDER BY id LIMIT $1
 """  # noqa: S608  # constants only
 _STORY: Final = f"""
-SELECT {_COLUMNS} FROM evosaga.notices WHERE integration_id = $1 ORDER BY id DESC LIMIT $2
+SELECT {_COLUMNS}, 0 AS epoch FROM evosaga.notices
+WHERE integration_id = $1 ORDER BY id DESC LIMIT $2
 """  # noqa: S608
 _PUBLISHED: Final = """
 UPDATE evosaga.notices SET published_at = now() WHERE id = ANY($1) AND published_at IS NULL

@@ -38,6 +38,20 @@ async def test_alive_and_ready_without_a_key(nobody: httpx.AsyncClient) -> None:
         assert (head.status_code, head.content) == (200, b"")
 
 
+async def test_it_stays_ready_where_the_log_went_back_and_says_so(
+    nobody: httpx.AsyncClient, parts: AppContext
+) -> None:
+    went_back = "UPDATE evosaga.relay SET went_back_at = {}, went_back = {}"
+    await parts.pool.execute(went_back.format("now()", "'{}'"))
+    try:
+        ready = await nobody.get("/readyz")
+        assert ready.status_code == 200, "commands are taken and committed all the same"
+        check = ready.json()["checks"]["log_went_back"]
+        assert check == {"ok": False, "needed": False, "said": "the log went back"}
+    finally:
+        await parts.pool.execute(went_back.format("NULL", "NULL"))
+
+
 async def red(client: httpx.AsyncClient, check: str) -> str:
     """Wait until that check is red, and the whole with it; what it says."""
     said: list[str] = []

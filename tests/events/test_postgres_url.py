@@ -2,7 +2,7 @@
 
 import pytest
 
-from evosaga.events.postgres_url import understood
+from evosaga.events.postgres_url import hosts_of, place_of, understood
 from evosaga.orchestrator.config.settings import SettingsError, load_settings
 
 PLAIN = "postgresql://me:pw@db:5432/clinic"
@@ -57,9 +57,31 @@ def test_a_scheme_may_name_a_driver(scheme: str) -> None:
     assert understood(f"{scheme}://me:pw@db:5432/clinic") == PLAIN
 
 
-def test_several_hosts_and_a_strange_password_stay_as_they_are() -> None:
+def test_of_several_hosts_the_one_that_takes_writes_is_asked_for() -> None:
     url = "postgresql://me:p%40%23w@one:5432,two:5433/clinic"
-    assert understood(url) == url
+    for query in ("", "?target_session_attrs=any", "?targetServerType=any"):
+        assert understood(url + query) == f"{url}?target_session_attrs=read-write"
+    assert understood(f"{url}?targetServerType=primary").endswith("?target_session_attrs=primary")
+    assert load_settings(_env_file=None, database_url=url).database_url == understood(url)
+    assert place_of(url) == "one:5432,two:5433"
+
+
+@pytest.mark.parametrize(
+    ("url", "each"),
+    [
+        (PLAIN, [PLAIN]),
+        ("postgresql://a,b:5433/x?sslmode=disable",
+         ["postgresql://a/x?sslmode=disable", "postgresql://b:5433/x?sslmode=disable"]),
+        ("postgresql://me:p%2Cw@[::1]:5432,[::2]/x",
+         ["postgresql://me:p%2Cw@[::1]:5432/x", "postgresql://me:p%2Cw@[::2]/x"]),
+        ("postgresql:///x?host=a,b&port=1,2",
+         ["postgresql:///x?host=a&port=1", "postgresql:///x?host=b&port=2"]),
+        ("postgresql://me@/x?host=%2Fa%2C%2Fb&port=5432",
+         ["postgresql://me@/x?host=%2Fa&port=5432", "postgresql://me@/x?host=%2Fb&port=5432"]),
+    ],
+)  # fmt: skip
+def test_each_host_has_a_url_of_its_own(url: str, each: list[str]) -> None:
+    assert hosts_of(url) == each
 
 
 @pytest.mark.parametrize(
@@ -70,6 +92,10 @@ def test_several_hosts_and_a_strange_password_stay_as_they_are() -> None:
         ("db/x?sslrootcert=/nowhere", "has sslrootcert, but there is no such file"),
         ("db/x?so%20strange=1", "has the parameter 'so strange'"),
         ("db/x#y", "must be percent-encoded"),
+        ("a:5432,b:54x2/x", "a port is a number"),
+        ("a:5432,/x", "names a host that is empty"),
+        ("/x?host=a,b&port=1,2,3", "names 2 hosts and 3 ports"),
+        ("a,b/x?target_session_attrs=prefer-standby", "and evosaga writes: leave it out"),
     ],
 )
 def test_what_nobody_understands_is_named_in_one_line_without_the_password(

@@ -128,7 +128,7 @@ async def test_everything_that_works_on_a_single_redis_works_on_a_cluster(
         assert await redis_checks.trouble_of(redis, "worker", REDIS_USE) is None
         assert worker.reader.healthy
     await _told_again(pool, redis)
-    assert await retention.trim(redis, streams.COMMANDS, 0) == 0
+    assert await retention.trim(redis, streams.COMMANDS, retention.Retention(0)) == 0
     await streams.drop_idle_consumers(redis, 0)
 
 

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
 from evosaga.events.redis_clients import masters
+from evosaga.orchestrator.commands.forgotten import ForgottenSaga
 from evosaga.orchestrator.config import legacy_names
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
@@ -34,6 +35,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import (
     RecordedState,
     Row,
     Snapshot,
+    published_origins,
 )
 from evosaga.sagas.whatsapp.arbitration import business_key
 from evosaga.sagas.whatsapp.ownership import KeyRing
@@ -59,15 +61,17 @@ async def observe(
     patterns: Sequence[str] = (),
     keys: bool = True,
     keep: Keep | None = None,
+    forgotten: Sequence[ForgottenSaga] = (),
 ) -> Observation:
     """First stage of a reconcile run. Raises ``ObservationFailed`` when a store can't be read.
 
     ``patterns``: how older code named its instances. ``keys``: whether to look at Redis, too.
+    ``forgotten``: sagas that the stream of events knows and the log does not.
     """
     lists = await listed(services)
     rows = await rows_of(pool)
     listing = await asyncio.to_thread(merge, lists, rows)
-    snapshot = await attribute_owners(pool, services.keys, listing, rows)
+    snapshot = await attribute_owners(pool, services.keys, listing, rows, forgotten)
     if patterns:
         wanted = keep.organization_id if keep else None
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
@@ -120,7 +124,11 @@ async def with_busy(pool: Pool, snapshot: Snapshot, of: Sequence[Row] | None = N
 
 
 async def attribute_owners(
-    pool: Pool, keyring: KeyRing, listing: Listing, rows: Sequence[Row]
+    pool: Pool,
+    keyring: KeyRing,
+    listing: Listing,
+    rows: Sequence[Row],
+    forgotten: Sequence[ForgottenSaga] = (),
 ) -> Snapshot:
     """Which instances carry a birthmark of ours, and what the log says of them."""
     born = {row.instance_name: row.id for row in rows if row.born}
@@ -135,6 +143,9 @@ async def attribute_owners(
         over = maker["status"] == "compensated" or str(maker["saga_id"]) in ended
         recorded: RecordedState = "ended" if over else "alive"
         origins[maker["saga_id"]] = Origin(recorded, maker["organization_id"])
+    for saga_id, (name, origin) in published_origins(forgotten).items():
+        by_name.setdefault(name, []).append(saga_id)
+        origins.setdefault(saga_id, origin)
     suspected = {name: [id_] for name, id_ in born.items()} | by_name
     for name, id_ in derived.items():
         suspected[name] = [*suspected.get(name, []), id_]

@@ -17,8 +17,10 @@ from uuid import UUID
 
 import structlog
 
+from evosaga.events import log_loss
 from evosaga.events.commands import BadCommand, Command
 from evosaga.events.database import Pool
+from evosaga.orchestrator.commands.forgotten import ForgottenSaga
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.whatsapp.reconciliation import confirmations, incomplete_instances
 from evosaga.orchestrator.whatsapp.reconciliation.classify import choices, strangers
@@ -31,7 +33,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
 )
 from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.probes import probe
-from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
+from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep, Snapshot
 from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS, Policy
 from evosaga.sagas.whatsapp.services import Services
 
@@ -41,6 +43,7 @@ ORPHANS: Final = ("orphan", "rowless")
 """Instances of ours that should not be there: what may be left behind in spite of everything."""
 OFTEN: Final = (*ORPHANS, *incomplete_instances.KINDS)
 """What is looked for between two looks at everything."""
+_FOR_GOOD: Final = ("instance.remove", "integration.delete", "key.drop")
 _MOST: Final = 200
 """Repairs that one round asks for; what is left comes in the next, soon after."""
 _SHOWN: Final = 50
@@ -119,6 +122,10 @@ class Found:
     """Instances of unknown owners."""
     busy: int = 0
     """Instances that sagas are at work for, and that were not compared therefore."""
+    paired: frozenset[str] = frozenset()
+    """Instances to which a phone is or was linked."""
+    forgotten: Mapping[str, str] = field(default_factory=dict)
+    """Instances of the sagas that the log has forgotten, with the hash of their token."""
 
 
 async def find(
@@ -127,16 +134,23 @@ async def find(
     kinds: Collection[str] = EVERYTHING,
     keep: Keep | None = None,
     share: int | None = None,
+    forgotten: Sequence[ForgottenSaga] = (),
 ) -> Found:
     """What is wrong now; with ``keep``, for that organization only.
 
-    ``share``: so many webhooks are asked for, in turn; None: all. Raises ``ObservationFailed``, and
+    ``share``: so many webhooks are asked for, in turn; None: all. ``forgotten``: sagas of which
+    the stream of events knows more than the log. Raises ``ObservationFailed``, and
     ``UnknownChoice`` when the instance to keep is not there.
     """
     everything = set(kinds) >= set(EVERYTHING)
     patterns = keeper.patterns if everything else ()
     seen = await observe(
-        keeper.pool, keeper.services, patterns=patterns, keys=everything, keep=keep
+        keeper.pool,
+        keeper.services,
+        patterns=patterns,
+        keys=everything,
+        keep=keep,
+        forgotten=forgotten,
     )
     snapshot = await probe(keeper.pool, keeper.services, seen, everything=everything)
     if keep is not None and keep.choice not in ("connected", "none"):
@@ -162,7 +176,14 @@ async def find(
         Unobserved(away, hidden),
         await asyncio.to_thread(strangers, snapshot) if everything and keep is None else (),
         len(snapshot.busy_names) if keep is None else 0,
+        frozenset(name for name, one in snapshot.instances.items() if one.paired),
+        _made_by(snapshot, forgotten) if forgotten else {},
     )
+
+
+def _made_by(snapshot: Snapshot, forgotten: Sequence[ForgottenSaga]) -> dict[str, str]:
+    ids = {saga.saga_id for saga in forgotten}
+    return {name: one.token_hash for name, one in snapshot.instances.items() if one.made_by in ids}
 
 
 async def run_once(
@@ -203,9 +224,19 @@ async def run_once(
 
 
 async def repair(keeper: Reconciler, sighting: ObservedDrift) -> Asked | None:
-    """Ask for the saga that repairs it; None when that was refused, which is logged."""
+    """Ask for the saga that repairs it; None when that was refused, which is logged.
+
+    What would be gone for good waits while the log is known to have gone back: what it forgot may
+    be why the thing is there.
+    """
     drift = sighting.drift
     assert drift.command is not None
+    if drift.command.type in _FOR_GOOD:
+        loss = (await log_loss.notice(keeper.pool, keeper.services.redis)).loss
+        if loss is not None:
+            about = {"what": drift.what, "instance_name": drift.where}
+            _logger.warning("repair waits", **about, reason=str(loss), cure=log_loss.RECOVER)
+            return None
     command = Command(
         id=sighting.command_id, type=drift.command.type, data=dict(drift.command.data)
     )

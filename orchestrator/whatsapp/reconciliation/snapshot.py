@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from evosaga.orchestrator.commands.forgotten import ForgottenSaga
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 Memory: TypeAlias = Literal[
@@ -171,3 +172,25 @@ class Snapshot:
             if before is None or (row.enabled and not before.enabled):
                 chosen[row.instance_name] = row
         return chosen
+
+
+def published_origins(forgotten: Sequence[ForgottenSaga]) -> dict[UUID, tuple[str, Origin]]:
+    """The creates among them, with the instance's name and what the log would say of it.
+
+    A delete is known by the name alone, and is the later one when it follows the create.
+    """
+    gone = {
+        one.instance_name: one.at
+        for one in forgotten
+        if one.saga in ("delete-integration", "remove-orphan") and one.last == "saga.completed"
+    }
+    found: dict[UUID, tuple[str, Origin]] = {}
+    for one in forgotten:
+        if one.saga == "create-integration" and one.instance_name and not one.known:
+            deleted_at = gone.get(one.instance_name)
+            over = one.last == "saga.compensated" or (
+                deleted_at is not None and deleted_at > one.at
+            )
+            recorded: RecordedState = "ended" if over else "alive"
+            found[one.saga_id] = one.instance_name, Origin(recorded, one.organization_id)
+    return found

@@ -10,9 +10,12 @@ import asyncio
 import json
 import secrets
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.harness.chaos import standby
 from tests.harness.chaos.judge import judge
 from tests.harness.chaos.report import summary, table, trouble
 from tests.harness.chaos.run import run
@@ -40,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr, flush=True)
 
     say(f"seed {seed}")
+    if arguments.topology == "standby":
+        return _fail_over(arguments, seed, say)
     began = time.monotonic()
     outcome = asyncio.run(run(options, say))
     verdict = judge(outcome)
@@ -57,12 +62,28 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def _fail_over(arguments: argparse.Namespace, seed: int, say: Callable[[str], None]) -> int:
+    """Postgres fails over to a standby, twice; the rest of the world is well."""
+    with tempfile.TemporaryDirectory(prefix="evosaga-chaos-") as place:
+        folder = (arguments.keep or Path(place)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        sagas, seconds = arguments.sagas // 10, arguments.minutes * 60 / 20
+        try:
+            asyncio.run(standby.both(sagas, seconds, folder, seed, say))
+        except AssertionError as wrong:
+            say(f"{wrong}\nFAILED; again with SEED={seed}")
+            return 1
+    say(f"passed; again with SEED={seed}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.harness.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="what the plan is drawn from; drawn when left out")
     parser.add_argument("--minutes", type=float, default=7.0, help="how long it may take (7)")
     parser.add_argument("--sagas", type=int, default=2200, help="sagas to ask for (2200)")
     parser.add_argument("--version", choices=("2.3.6", "2.3.7"), default="2.3.7")
+    parser.add_argument("--topology", choices=("single", "standby"), default="single")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--topology", choices=("single", "cluster"), default="single")
     parser.add_argument("--keep", type=Path, help="a folder for the logs of the workers and so on")

@@ -11,7 +11,8 @@ NAME: Final = "{instance_name}"
 
 VARIABLES: Final[Mapping[str, str]] = {
     "database_url": "Postgres 15 or newer, `postgresql://…`; Supabase and PgBouncer in transaction "
-    "mode work. `DATABASE_URL` is read too. Without it: the embedded Postgres",
+    "mode work, and several hosts (`a:5432,b:5432`). `DATABASE_URL` is read too. Without it: the "
+    "embedded Postgres",
     "redis_url": "Redis 7.0 or newer or Valkey: `redis://`, `rediss://`, `unix://`. `REDIS_URL` is "
     "read too. Without it: the embedded Valkey",
     "evolution_url": "The Evolution API server called `default`. Without it: the simulated one in "

@@ -1,0 +1,109 @@
+"""What ``doctor`` says of several Postgres hosts, of standbys, and of a log that went back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, Final
+
+from evosaga.orchestrator.cli.check import Finding
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from evosaga.events.database import Pool
+
+_BEHIND_BYTES: Final = 64 * 1024**2
+_BEHIND_SECONDS: Final = 30.0
+"""A standby that is further behind than one of these would take over with much missing."""
+_WAITS: Final = ("on", "remote_write", "remote_apply")
+
+
+async def check_hosts(url: str) -> AsyncGenerator[Finding, None]:
+    """Which of several hosts it is, and how the others are; nothing where there is one."""
+    from evosaga.events.postgres_hosts import host_of, reachable
+    from evosaga.events.postgres_url import hosts_of
+
+    if len(hosts_of(url)) == 1:
+        return
+    here, how = host_of(url), await reachable(url)
+    others = [f"{place} is {state}" for place, state in how.items() if place != here]
+    said = f"on {here}, which takes writes; {', '.join(others)}"
+    away = [p for p, state in how.items() if state not in ("primary", "standby") and p != here]
+    twins = [p for p, state in how.items() if state == "primary" and p != here]
+    if twins:
+        cure = f"stop one of them at once: what is written to {twins[0]} is not seen here"
+        yield Finding("hosts", "bad", f"{said}: two primaries", cure)
+    elif away:
+        cure = f"after a failover there is nothing to go to: look at {', '.join(away)}"
+        yield Finding("hosts", "warn", said, cure)
+    else:
+        yield Finding("hosts", "ok", said)
+
+
+async def check_standbys(pool: Pool) -> AsyncGenerator[Finding, None]:
+    """What a promotion could lose; nothing where no standby is, or where it can't be seen."""
+    import asyncpg
+
+    try:
+        rows = await pool.fetch(_STANDBYS)
+        settings = await pool.fetchrow(_SETTINGS)
+    except asyncpg.PostgresError:
+        return  # a service that hides its replication
+    assert settings is not None
+    names, commit = settings["names"], settings["commit"]
+    if names and not any(row["sync"] in ("sync", "quorum") for row in rows):
+        said = f"synchronous_standby_names is {names!r} and no such standby is connected"
+        cure = "every commit waits: start it, or ALTER SYSTEM RESET synchronous_standby_names"
+        yield Finding("replication", "warn" if commit not in _WAITS else "bad", said, cure)
+    for row in rows:
+        yield _standby(row, commit)
+
+
+def _standby(row: Any, commit: str) -> Finding:
+    behind = f"{row['bytes'] / 1024:.0f} kB, {row['seconds']:.1f} s behind"
+    name = f"standby {row['name']}"
+    late = row["bytes"] > _BEHIND_BYTES or row["seconds"] > _BEHIND_SECONDS
+    if row["sync"] in ("sync", "quorum") and commit in _WAITS:
+        cure = "look at its disk and its network: it holds up every commit" if late else ""
+        said = f"{name} replicates synchronously, {behind}"
+        return Finding("replication", "warn" if late else "ok", said, cure)
+    why = "" if row["sync"] in ("async", "potential") else f" (synchronous_commit is {commit})"
+    cure = (
+        "when it is promoted, what was acknowledged in the last moments is lost (then: evosaga "
+        "recover); to lose nothing: synchronous_standby_names = 'ANY 1 (*)'"
+    )
+    if late:
+        cure = f"look at its disk and its network; {cure}"
+    return Finding("replication", "warn", f"{name} replicates asynchronously{why}, {behind}", cure)
+
+
+async def check_log(pool: Pool, redis: Redis) -> AsyncGenerator[Finding, None]:
+    """Whether the log has what was published. That it is known to have not is said elsewhere."""
+    import asyncpg
+
+    from evosaga.events import log_loss
+
+    try:
+        if await log_loss.recorded(pool) is not None:
+            return
+        found = await log_loss.compare(pool, redis)
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        return  # a schema that is not up to date, which is said elsewhere
+    if found.loss is not None:
+        yield Finding("log", "bad", f"the log went back: {found.loss}", log_loss.RECOVER)
+        return
+    epoch = f"; epoch {found.epoch}" if found.epoch else ""
+    yield Finding("log", "ok", f"has what was published on evosaga:events{epoch}")
+
+
+_SETTINGS: Final = """
+SELECT current_setting('synchronous_standby_names') AS names,
+       current_setting('synchronous_commit') AS commit
+"""
+# Who may not see them finds no state.
+_STANDBYS: Final = """
+SELECT coalesce(nullif(application_name, ''), host(client_addr), 'without a name') AS name,
+       sync_state AS sync, coalesce(extract(epoch FROM replay_lag), 0)::float8 AS seconds,
+       coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::float8 AS bytes
+FROM pg_stat_replication WHERE state IN ('streaming', 'catchup') ORDER BY 1
+"""

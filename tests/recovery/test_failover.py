@@ -1,0 +1,73 @@
+"""E4, E6: Postgres fails over to a standby under live workers."""
+
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+
+import evosaga.events.postgres_hosts
+from evosaga.events.database import open_pool
+from evosaga.events.postgres_hosts import NoWritableHost, connect, host_of
+from evosaga.events.postgres_url import understood
+from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.postgres import SETTINGS
+from tests.harness.chaos.proxy import Hang, Proxy, upstream_of
+from tests.harness.chaos.standby import fail_over
+from tests.support.commandline import commandline
+from tests.support.databases import NEEDLESS
+
+
+@pytest.mark.parametrize("synchronous", [True, False], ids=["synchronous", "asynchronous"])
+async def test_after_a_promotion_nothing_acknowledged_is_lost_or_is_found_again(
+    synchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in NEEDLESS:
+        monkeypatch.setitem(SETTINGS, setting, "off")
+    run = await fail_over(8, synchronous=synchronous, folder=tmp_path, seconds=0.5, workers=1)
+    assert bool(run.forgotten) is not synchronous
+
+
+async def test_of_several_hosts_the_one_that_answers_and_takes_writes_is_used(
+    own_postgres: LocalServer, tmp_path: Path, settings: Settings
+) -> None:
+    """A host that is down, and one that stops to take writes."""
+    nobody = str(tmp_path)
+    folder = parse_qs(urlsplit(own_postgres.url).query)["host"][0]
+    query = urlencode({"host": f"{nobody},{folder}", "port": "5432"})
+    url = understood(f"postgresql://postgres@/evosaga?{query}")
+    connection = await connect(url, timeout=5)
+    assert host_of(url) == f"{folder}:5432"
+    await connection.close()
+    pool = await open_pool(url)
+    held = await pool.acquire()
+    # What becomes read-only under us is not kept.
+    await held.execute("ALTER DATABASE evosaga SET default_transaction_read_only = on")
+    await held.execute("SET default_transaction_read_only = on")
+    await pool.release(held)
+    assert pool.get_size() == 0
+    with pytest.raises(NoWritableHost, match="takes writes"):
+        await connect(url, timeout=5)
+    ran = await commandline(tmp_path, settings.model_copy(update={"database_url": url}))(
+        "doctor", "--json"
+    )
+    assert ran.code == 3
+    said = next(one for one in ran.json["checks"] if one["check"] == "postgres")["said"]
+    assert f"none of {nobody}:5432, {folder}:5432 takes writes: promote one" in said
+    pool.terminate()
+
+
+async def test_a_host_that_hangs_costs_seconds_and_not_the_connection(
+    own_postgres: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evosaga.events.postgres_hosts, "_EACH", 0.3)
+    async with (
+        Proxy(upstream_of(own_postgres.url)) as one,
+        Proxy(upstream_of(own_postgres.url)) as other,
+    ):
+        await one.arm(Hang())
+        where = f"127.0.0.1:{one.port},127.0.0.1:{other.port}"
+        url = understood(f"postgresql://postgres@{where}/evosaga")
+        connection = await connect(url, timeout=5)
+        assert host_of(url) == f"127.0.0.1:{other.port}"
+        await connection.close()
