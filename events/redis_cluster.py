@@ -36,7 +36,6 @@ from evosaga.events.auto_pipeline import AutoPipelineRedis
 from evosaga.events.key_prefix import PrefixedPipeline, keys_of, prefixed
 from evosaga.events.redis_address import Address, Node
 from evosaga.events.redis_clients import CONNECTIONS, TIMEOUT, client_of
-from evosaga.events.streams import COMMANDS
 
 _PASSING: Final = (
     RedisConnectionError,
@@ -48,6 +47,8 @@ _PASSING: Final = (
 _PAUSES: Final = (0.05, 0.2, 0.5)
 """Seconds before another try of what may pass soon; then the caller has to wait."""
 _REDIRECTS: Final = 5
+_HOME: Final = "evosaga:commands"
+"""Whose node is asked what has no key, such as PING and TIME."""
 _Answer = TypeVar("_Answer")
 
 
@@ -176,7 +177,7 @@ class ClusterRedis(AutoPipelineRedis):
     def _slot(self, commands: Sequence[Sequence[Any]]) -> int:
         """The slot of all their keys. Raises ``ValueError``, and ``ClusterCrossSlotError``."""
         keys = [key for one in commands for key in keys_of(prefixed(self.prefix, one))]
-        keys = keys or [self.prefix + COMMANDS]
+        keys = keys or [self.prefix + _HOME]
         slots = {key_slot(key if isinstance(key, bytes) else str(key).encode()) for key in keys}
         if len(slots) > 1:
             raise ClusterCrossSlotError(f"Keys of {commands[0][0]} don't hash to the same slot")

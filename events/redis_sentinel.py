@@ -29,22 +29,27 @@ class _MasterTls(Leaving, SentinelManagedSSLConnection):
     pass
 
 
-class _Closing:
-    """Closes the connections to the Sentinels with those to the master."""
-
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Close the client."""
-        await super().aclose(close_connection_pool)  # type: ignore[misc]
-        pool: SentinelConnectionPool = self.connection_pool  # type: ignore[attr-defined]
-        await pool.sentinel_manager.aclose()
-
-
-class SentinelRedis(_Closing, AutoPipelineRedis):
+class SentinelRedis(AutoPipelineRedis):
     """Like ``Redis``, always of the service's master."""
 
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        await super().aclose(close_connection_pool)
+        await _sentinels_of(self).aclose()
 
-class PlainSentinelRedis(_Closing, Redis):
+
+class PlainSentinelRedis(Redis):
     """The same without pipelines: for commands that block."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        await super().aclose(close_connection_pool)
+        await _sentinels_of(self).aclose()
+
+
+def _sentinels_of(client: Redis) -> Sentinel:
+    found: Sentinel = cast(SentinelConnectionPool, client.connection_pool).sentinel_manager
+    return found
 
 
 def connect(
