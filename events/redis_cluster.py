@@ -35,7 +35,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from evosaga.events.auto_pipeline import AutoPipelineRedis
 from evosaga.events.key_prefix import PrefixedPipeline, keys_of, prefixed
 from evosaga.events.redis_address import Address, Node
-from evosaga.events.redis_clients import CONNECTIONS, TIMEOUT, client_of
+from evosaga.events.redis_connections import CONNECTIONS, TIMEOUT, client_of
 
 _PASSING: Final = (
     RedisConnectionError,

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 
 from evosaga.events.auto_pipeline import AutoPipelineRedis
 from evosaga.events.redis_address import Address
-from evosaga.events.redis_clients import Leaving
+from evosaga.events.redis_connections import Leaving
 
 _Client = TypeVar("_Client", bound=Redis)
 PATIENCE: Final = 2.0

@@ -17,7 +17,7 @@ from faststream.redis.configs.state import (
 from redis.asyncio import Redis
 
 from evosaga.events.redis_address import Address, read
-from evosaga.events.redis_clients import options_of
+from evosaga.events.redis_connections import options_of
 
 
 def broker_of(redis_url: str, common: Mapping[str, Any]) -> RedisBroker:

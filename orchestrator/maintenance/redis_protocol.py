@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evosaga.events import redis_address, redis_clients
+from evosaga.events import redis_address, redis_connections
 from evosaga.orchestrator.maintenance import redis_topology
 from evosaga.orchestrator.maintenance.redis_checks import RedisUnfit
 
@@ -29,7 +29,7 @@ async def require(url: str) -> None:
     Of several servers, those that answer. Raises ``TimeoutError`` when nothing is said at all, and
     ``OSError`` or ``RedisError`` when nobody is there.
     """
-    options, address = redis_clients.options_of(url), redis_address.read(url)
+    options, address = redis_connections.options_of(url), redis_address.read(url)
     if "path" in options:
         return
     nodes = address.nodes or ((options.get("host", "localhost"), options.get("port", 6379)),)

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from evosaga.events import redis_address, redis_clients
+from evosaga.events import redis_address, redis_connections
 from evosaga.events.redis_address import Address, Node
 from evosaga.events.streams import as_text
 
@@ -103,7 +103,7 @@ def _plainly(address: Address, options: dict[str, Any], node: Node) -> Redis:
     host, port = node
     if address.kind == "sentinel":
         return Redis(host=host, port=port, **options_of_sentinels(address, options))
-    return redis_clients.client_of(options | {"host": host, "port": port})
+    return redis_connections.client_of(options | {"host": host, "port": port})
 
 
 async def _services(sentinel: Redis) -> Sequence[str]:
