@@ -26,7 +26,8 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
+from evosaga.events.turns import waits_for
+from evosaga.orchestrator.engine.commit import WorkerTerms, late, next_commit
 from evosaga.orchestrator.engine.decider import (
     Idle,
     Run,
@@ -45,6 +46,8 @@ from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import hold_of, interrupted
 from evosaga.orchestrator.engine.state import State
 from evosaga.orchestrator.engine.transient_errors import is_transient, retry_while_transient
+from evosaga.orchestrator.engine.turns import AheadParked, waits
+from evosaga.sagas.definition import Kind
 from evosaga.sagas.outcome import NotOnThisWorker
 from evosaga.sagas.registry import SagaRegistry
 
@@ -83,6 +86,8 @@ class SagaDriver:
     async def drive(self, live: SagaInstance, lost_attempt: bool) -> None:
         """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
         try:
+            if waits(live.state) and not late(live, live.state) and not await self._turn(live):
+                return
             fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
             if fact is None:
                 fact = await self._attempt(live)
@@ -95,6 +100,22 @@ class SagaDriver:
             # Our own bug, or a history that makes no sense: the others go on.
             _logger.error("saga_quarantined", saga_id=str(live.saga_id), at=where(error))
             await self._quarantine.set_aside(live.saga_id, live.state.sequence, where(error))
+
+    async def _turn(self, live: SagaInstance) -> bool:
+        """Whether a saga that is behind another goes on, to its first step or to its end."""
+        worker, log = self._lease.worker, self._log
+        turn = await retry_while_transient(lambda: log.take_turn(live.saga_id, worker))
+        live.has_turn = turn.kind == "come"
+        ahead = turn.ahead
+        if ahead is None:
+            return live.has_turn
+        # What begins with a step that can't be rolled back goes on waiting: it would be parked too.
+        if ahead.parked and live.saga.steps[0].kind is not Kind.RETRYABLE:
+            live.refused = AheadParked(ahead)
+            return True
+        said, limit = waits_for(ahead.saga_id), deadline_seconds(live.saga, live.state)
+        await retry_while_transient(lambda: log.wait_for_turn(live.saga_id, worker, said, limit))
+        return False
 
     async def _attempt(self, live: SagaInstance) -> SagaEvent | None:
         """Carry out the attempt that is claimed; None when there is none."""

@@ -22,6 +22,7 @@ from evosaga.orchestrator.engine.overload import Concurrency
 from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, resume
 from evosaga.orchestrator.engine.state import State
+from evosaga.orchestrator.engine.turns import waits
 from evosaga.sagas.registry import SagaRegistry
 
 _CROWDED_WAIT: Final = 0.2
@@ -93,7 +94,7 @@ class Engine:
 
     def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
         """Drive a saga whose beginning, with its first intent, this worker has just committed."""
-        if saga_id in self._driving:
+        if saga_id in self._driving or waits(state):
             return
         self._spawn(
             SagaInstance.started(self.registry, saga_id, state, correlation_id), lost_attempt=False

@@ -19,6 +19,7 @@ from evosaga.events.model import (
     StepStarted,
 )
 from evosaga.orchestrator.engine.state import State, evolve, replay
+from evosaga.orchestrator.engine.turns import AheadParked
 from evosaga.sagas.definition import Saga
 from evosaga.sagas.registry import SagaRegistry
 
@@ -50,6 +51,10 @@ class SagaInstance:
     """True when the status row has no owner until ``next_at``."""
     claim: int | None = None
     """The sequence at which the attempt that is out was claimed."""
+    has_turn: bool = False
+    """For one that was behind another: its turn has come, and it has its key."""
+    refused: AheadParked | None = None
+    """Why its first step is not to be called."""
     held: SagaEvent | None = None
     """The hold that its row records under that claim, when no worker has tried it since."""
 

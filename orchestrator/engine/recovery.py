@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from evosaga.events import background, streams
+from evosaga.events import background, streams, turns
 from evosaga.events.clock import LIVING, PUT_BACK
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.event_log import EventLog
@@ -71,6 +71,8 @@ class Recovery:
             [version for _, version in known],
             self._lease.steady,
         )
+        if len(rows) < room:
+            rows += await turns.come(self._pool, self._lease.worker, room - len(rows), [*known])
         if rows:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
             # A paused owner may have woken up and gone on in between: then it is not lost.

@@ -46,7 +46,7 @@ def _behind(case: SagaFacts, ahead: SagaView) -> Diagnosis:
     return Diagnosis(
         f"It waits for saga {ahead.saga_id} ({ahead.saga}), which is {ahead.status}{where}.",
         (
-            "Both are about the same integration, and one works on it at a time.",
+            "Both have the same business key, and one works on it at a time.",
             f"It has waited for {ago(case.view.created_at, case)} and goes on by itself as soon "
             "as the other is over.",
         ),
