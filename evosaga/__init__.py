@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         pivot,
         retryable,
     )
+    from evosaga.sagas.limits import Limit
     from evosaga.sagas.outcome import (
         Done,
         Finding,
@@ -39,6 +40,7 @@ __all__ = [
     "Finding",
     "Held",
     "InCommit",
+    "Limit",
     "Outcome",
     "Refusal",
     "Rejected",
@@ -56,6 +58,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Command": "evosaga.sagas.command",
+    "Limit": "evosaga.sagas.limits",
     "StepContext": "evosaga.sagas.context",
     "domain": "evosaga.orchestrator.domain",
     **dict.fromkeys(

@@ -26,8 +26,10 @@ from evosaga.orchestrator.config.listener import bind
 from evosaga.orchestrator.config.receivers import receivers_of
 from evosaga.orchestrator.config.settings import Settings, SettingsError
 from evosaga.orchestrator.domain import Domain, Domains, ServicesT, open_domains
+from evosaga.orchestrator.engine.blocking import LoopWatchdog
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.limits import Limiter
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga
 from evosaga.orchestrator.maintenance import redis_owner, tracing
@@ -40,6 +42,7 @@ from evosaga.orchestrator.maintenance.alerts.monitor import (
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.orchestrator.maintenance.scheduler import Job, Scheduler
 from evosaga.orchestrator.queries import conditions
+from evosaga.sagas.registry import SagaRegistry
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
@@ -117,7 +120,7 @@ async def running_worker(
         )
         relay = Relay(pool, redis, name, domains.on_rewind, traced=traced)
         log = EventLog(pool, relay.nudge)
-        engine = Engine(known, log, services, lease, capacity=settings.capacity)
+        engine, watchdog = _engine(settings, known, log, services, redis, lease)
         assert settings.redis_url is not None
         gate = CommandHandler(pool, log, services, known, engine)
         patience = settings.unknown_command_seconds
@@ -133,6 +136,7 @@ async def running_worker(
             heartbeat=lease.run(),
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
+            blocking=watchdog.run(),
             watchdog=reader.watch(),
             tidy=tidy(redis, domains.streams),
             owner=redis_owner.watch(redis, database),
@@ -153,6 +157,20 @@ async def running_worker(
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
+
+
+def _engine(
+    settings: Settings,
+    known: SagaRegistry,
+    log: EventLog,
+    services: ServicesBySaga,
+    redis: Redis,
+    lease: Lease,
+) -> tuple[Engine, LoopWatchdog]:
+    limiter = Limiter(redis)
+    engine = Engine(known, log, services, lease, capacity=settings.capacity, limiter=limiter)
+    engine.watchdog = LoopWatchdog(engine.at_work)
+    return engine, engine.watchdog
 
 
 @dataclass(frozen=True, slots=True)

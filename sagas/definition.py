@@ -11,7 +11,7 @@ not roll back would only be noticed on the worst day.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias
 from uuid import UUID
@@ -21,6 +21,7 @@ from evosaga.sagas.admission import AdmissionHeld as AdmissionHeld
 from evosaga.sagas.admission import Admit, AdmitTogether, InputT, OnConflict, Rehearse, ServicesT
 from evosaga.sagas.admission import Refusal as Refusal
 from evosaga.sagas.context import StepContext
+from evosaga.sagas.limits import Limit
 from evosaga.sagas.outcome import Finding, Outcome
 
 Effect: TypeAlias = Callable[[StepContext[InputT, ServicesT]], Awaitable[Outcome]]
@@ -97,6 +98,8 @@ class Step(Generic[InputT, ServicesT]):
     skip_when: SkipWhen[InputT] | None = None
     undo_retry: Retry | None = None
     """How its undo is tried; None: as the step is."""
+    limits: tuple[Limit, ...] = ()
+    """Where each of its attempts, of the undo as well, needs a place."""
 
     def retry_of(self, direction: str) -> Retry:
         """How it is tried ``forward``, or in ``compensation``."""
@@ -112,6 +115,7 @@ def compensatable(
     undo_retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe[InputT, ServicesT] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Step[InputT, ServicesT]:
     """A step that can be undone by ``undo``, tried as ``undo_retry`` says. Timeout in seconds."""
     return Step(
@@ -123,6 +127,7 @@ def compensatable(
         timeout,
         probe,
         undo_retry=undo_retry,
+        limits=tuple(limits),
     )
 
 
@@ -133,9 +138,11 @@ def pivot(
     retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe[InputT, ServicesT] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Step[InputT, ServicesT]:
     """The point of no return. Timeout in seconds."""
-    return Step(name, Kind.PIVOT, do, None, retry or Retry(attempts=10), timeout, probe)
+    tries = retry or Retry(attempts=10)
+    return Step(name, Kind.PIVOT, do, None, tries, timeout, probe, limits=tuple(limits))
 
 
 def retryable(
@@ -146,10 +153,19 @@ def retryable(
     timeout: float = 40.0,
     probe: Probe[InputT, ServicesT] | None = None,
     skip_when: SkipWhen[InputT] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Step[InputT, ServicesT]:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
     return Step(
-        name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, skip_when
+        name,
+        Kind.RETRYABLE,
+        do,
+        None,
+        retry or Retry(attempts=20),
+        timeout,
+        probe,
+        skip_when,
+        limits=tuple(limits),
     )
 
 
@@ -199,6 +215,17 @@ class Saga(Generic[InputT, ServicesT]):
         raise KeyError(f"{self.name} v{self.version} has no step named {name!r}")
 
 
+def limited(saga: Saga[InputT, ServicesT], limits: Sequence[Limit]) -> Saga[InputT, ServicesT]:
+    """The same saga with more limits at each step that calls something."""
+    steps = tuple(
+        step
+        if isinstance(step.do, InCommit)
+        else replace(step, limits=tuple(dict.fromkeys((*step.limits, *limits))))
+        for step in saga.steps
+    )
+    return replace(saga, steps=steps)
+
+
 def admission_by_key(saga: Saga[InputT, ServicesT]) -> Admit[ServicesT, InputT]:
     """How commands are admitted whose definition has no admission of its own."""
 
@@ -246,6 +273,11 @@ def _refuse_wrong_order(saga: Saga) -> None:
         tries = [retry.attempts for retry in (step.retry, step.undo_retry) if retry is not None]
         if step.timeout <= 0 or min(tries) < 1:
             raise DefinitionError(f"{where}: step {step.name!r} needs a timeout and an attempt")
+        if step.limits and isinstance(step.do, InCommit):
+            raise DefinitionError(
+                f"{where}: step {step.name!r} joins the commit, so it can't wait for a place: "
+                "give limits to steps that call something"
+            )
         if step.undo_retry is not None and step.undo is None:
             raise DefinitionError(f"{where}: step {step.name!r} has undo_retry and no undo")
 

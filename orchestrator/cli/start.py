@@ -95,6 +95,11 @@ def diagram(saga: Saga) -> str:
 
 
 def _drawn(step: Step) -> str:
+    at = f" at {', '.join(map(str, step.limits))}" if step.limits else ""
+    return f"{_kind(step)}{at}"
+
+
+def _kind(step: Step) -> str:
     if step.undo is not None:
         tries = f", {step.undo_retry.attempts} times at most" if step.undo_retry else ""
         return f"{step.name} (undone by {getattr(step.undo, '__name__', 'its undo')}{tries})"
@@ -120,6 +125,10 @@ def _document(saga: Saga, package: str) -> dict[str, Any]:
                 "attempts": step.retry.attempts,
                 "undo_attempts": step.retry_of("compensation").attempts if step.undo else None,
                 "timeout": step.timeout,
+                "limits": [
+                    {"name": one.name, "concurrency": one.concurrency, "rate": one.rate}
+                    for one in step.limits
+                ],
                 "probe": step.probe is not None,
             }
             for step in saga.steps

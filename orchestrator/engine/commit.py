@@ -41,6 +41,8 @@ class WorkerTerms:
     begins: Callable[[], bool]
     max_in_memory_wait: float
     services: object
+    limited: bool = False
+    """Whether attempts of limited steps need a place."""
     accepting: bool = False
     """Set for the commit that accepts a command, which many share: code of a saga that could raise
     there, a joined effect or ``skip_when``, is left to the engine."""
@@ -168,8 +170,13 @@ def _begins(live: SagaInstance, state: State, action: Run, terms: WorkerTerms, f
     """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
     if not terms.begins() or (waits(state) and not live.has_turn and live.refused is None):
         return False
-    if terms.accepting and (isinstance(action.effect, InCommit) or action.step.skip_when):
+    step = action.step
+    if terms.accepting and (isinstance(action.effect, InCommit) or step.skip_when or step.limits):
         return False
+    if step.limits and terms.limited and not isinstance(action.effect, InCommit):
+        place = live.place
+        if place is None or (place.step.name, place.direction) != (step.name, action.direction):
+            return False
     return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
 
 

@@ -18,6 +18,7 @@ from evosaga.events.database import Pool
 from evosaga.events.model import CompensationStarted, Recorded, StepStarted
 from evosaga.events.turns import WAITING
 from evosaga.orchestrator.engine.decider import decide
+from evosaga.orchestrator.engine.limits import LIMITED
 from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.quarantine import STUMBLED
 from evosaga.orchestrator.engine.repeated_holds import claim_of
@@ -136,7 +137,7 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> tu
     # That a worker stumbles over a saga is in no history, only in its row, and that what was held
     # is held again, and why.
     held = found["held_claim"] is not None and found["held_claim"] == wanted["claim"]
-    told = {"code", "message"} if held or found["code"] == STUMBLED else set()
+    told = {"code", "message"} if held or found["code"] in (STUMBLED, LIMITED) else set()
     if wanted["behind"] is not None:  # whom it waits for, and whether it has its key by now
         told |= {"message"} if wanted["code"] == found["code"] == WAITING else set()
         own = wanted["business_key"].removesuffix(f"{BEHIND}{wanted['saga_id']}")

@@ -93,7 +93,7 @@ def _box(step: Step, y: int) -> Box:
         does=_effect(step.do),
         undo=_effect(step.undo) if step.undo else "",
         in_commit=isinstance(step.do, InCommit),
-        retry=f"{tries}, {seconds}{undone}",
+        retry=f"{tries}, {seconds}{undone}{''.join(f'; at {one}' for one in step.limits)}",
         y=y,
     )
 

@@ -116,6 +116,7 @@ ELSEWHERE: Final = (
     ("in_progress", "refused", "another saga is at work on the same integration"),
     ("waiting", "waits", "another saga with the same business key comes first"),
     ("lease_lost", "held", "the worker was out of touch for too long, so it did not begin"),
+    ("limited", "waits", "for a place at a limit that all workers share"),
     ("not_on_this_worker", "held", "this worker lacks a server or a secret key that it needs"),
     ("worker_lost", "unknown", "the worker of that attempt vanished"),
 )
@@ -158,5 +159,7 @@ def keys() -> dict[str, str]:
         "`evosaga:told:{digest}`": "messages of webhooks that were told already; half an hour",
         f"`{TOLD}`": "how far events were told",
         f"`{PROOF}`": "what stood last on the stream then, which proves the former",
+        "`evosaga:limit:{name}:held`, `:queue`, `:about`": "who has a place at a limit, who "
+        "waits for one, and how long a place is used",
         f"`{OWNER}`": "whose Redis this is: the database's identifier",
     }
