@@ -7,6 +7,10 @@ names beside this one; ``docs/architecture.md`` says what is where.
 
 from typing import TYPE_CHECKING
 
+from evosaga.events import optional_imports
+
+optional_imports.install()
+
 if TYPE_CHECKING:
     from evosaga.orchestrator.domain import domain
     from evosaga.sagas.command import Command

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from evosaga import migrations
 from evosaga.events import background, streams
 from evosaga.events.alerts import Condition
+from evosaga.events.background import Broken as Broken
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
@@ -47,10 +48,6 @@ from evosaga.sagas.registry import SagaRegistry
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
 """Seconds that a stopping worker gives the attempts that are out."""
-
-
-class Broken(Exception):
-    """A part of the worker ended that never should. Ours to mend; the supervisor restarts us."""
 
 
 @dataclass(frozen=True)

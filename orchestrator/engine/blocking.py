@@ -90,7 +90,7 @@ class LoopWatchdog:
                 "a step blocks the event loop" if work else "the event loop is blocked",
                 seconds=round(late, 2),
                 at=stack[-1] if stack else "",
-                stack=stack,
+                frames=stack,
                 cure="await an async client, or run it in a thread: await asyncio.to_thread(...)",
                 **_who(work),
             )
