@@ -12,6 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
 
+class Broken(Exception):
+    """A part of a process ended that never should. Ours to mend; the supervisor restarts us."""
+
+
 async def repeat(
     turn: Callable[[], Awaitable[float]],
     *,

@@ -27,6 +27,7 @@ import asyncpg
 import structlog
 from pydantic import ValidationError
 
+from evosaga.events import turns
 from evosaga.events.append import PARKED, Append, Appended, StateT, write
 from evosaga.events.database import TRANSIENT, Connection, Pool
 from evosaga.events.model import Recorded, data_json, event_from
@@ -125,6 +126,16 @@ class EventLog:
             return "held"
         owner = await self._pool.fetchval(_OWNER, hold.saga_id)
         return "moved" if owner == hold.owner else "lost"
+
+    async def take_turn(self, saga_id: UUID, owner: str) -> turns.Turn:
+        """Take its key for a saga that waits behind another, if its turn has come."""
+        return await turns.take(self._pool, saga_id, owner)
+
+    async def wait_for_turn(
+        self, saga_id: UUID, owner: str, message: str, due_by: float | None
+    ) -> None:
+        """Release a saga whose turn has not come. Writes no event."""
+        await turns.give_back(self._pool, saga_id, owner, message, due_by)
 
     async def now(self) -> datetime:
         """Postgres's time, the only one that ages of events are counted from."""

@@ -7,6 +7,10 @@ names beside this one; ``docs/architecture.md`` says what is where.
 
 from typing import TYPE_CHECKING
 
+from evosaga.events import optional_imports
+
+optional_imports.install()
+
 if TYPE_CHECKING:
     from evosaga.orchestrator.domain import domain
     from evosaga.sagas.command import Command
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
         pivot,
         retryable,
     )
+    from evosaga.sagas.limits import Limit
     from evosaga.sagas.outcome import (
         Done,
         Finding,
@@ -39,6 +44,7 @@ __all__ = [
     "Finding",
     "Held",
     "InCommit",
+    "Limit",
     "Outcome",
     "Refusal",
     "Rejected",
@@ -56,6 +62,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Command": "evosaga.sagas.command",
+    "Limit": "evosaga.sagas.limits",
     "StepContext": "evosaga.sagas.context",
     "domain": "evosaga.orchestrator.domain",
     **dict.fromkeys(

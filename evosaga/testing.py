@@ -13,10 +13,13 @@ from evosaga.orchestrator.commands.testing.histories import (
     held,
     lost,
     parked,
+    refused,
     rejected,
     runs,
+    supersedes,
     undoes,
     unknown,
+    waits,
 )
 from evosaga.orchestrator.commands.testing.torture import Torture, torture
 from evosaga.orchestrator.commands.testing.virtual import Ended, run
@@ -34,10 +37,13 @@ __all__ = [
     "held",
     "lost",
     "parked",
+    "refused",
     "rejected",
     "run",
     "runs",
+    "supersedes",
     "torture",
     "undoes",
     "unknown",
+    "waits",
 ]

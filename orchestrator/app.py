@@ -18,16 +18,16 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from evosaga.orchestrator import worker
+from evosaga.events.background import Broken as Broken
 from evosaga.orchestrator.config.settings import Settings, SettingsError, load_settings
 from evosaga.orchestrator.domain import Domain, Domains
-from evosaga.orchestrator.worker import Broken as Broken
 from evosaga.sagas.definition import DefinitionError
 from evosaga.sagas.registry import SagaRegistry
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from evosaga.orchestrator import worker
     from evosaga.sagas.whatsapp.services import Services
 
     Worker: TypeAlias = worker.Worker[Services]
@@ -42,6 +42,8 @@ def running_worker(
     settings: Settings, sagas: SagaRegistry | None = None
 ) -> AbstractAsyncContextManager["Worker"]:
     """A worker of this process's domains; ``sagas``: WhatsApp's services with other sagas."""
+    from evosaga.orchestrator import worker  # what reads streams: most verbs never do
+
     if sagas is not None:
         return worker.running_worker(settings, replace(_whatsapp(), sagas=sagas))
     return worker.running_worker(settings, *domains_of(settings).each)
@@ -49,6 +51,8 @@ def running_worker(
 
 async def serve_until(stop: asyncio.Event, settings: Settings) -> None:
     """Run it until ``stop`` is set. Raises ``Broken`` when one of its parts dies."""
+    from evosaga.orchestrator import worker
+
     await worker.serve_until(stop, settings, *domains_of(settings).each)
 
 

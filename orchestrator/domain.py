@@ -32,8 +32,9 @@ from evosaga.orchestrator.engine.resources import (
 )
 from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import AnyJob
-from evosaga.sagas.definition import DefinitionError, Saga
+from evosaga.sagas.definition import DefinitionError, Saga, limited
 from evosaga.sagas.explainer import PLAIN, Explainer
+from evosaga.sagas.limits import Limit
 from evosaga.sagas.registry import SagaRegistry, merged, registry_of
 
 if TYPE_CHECKING:
@@ -140,13 +141,16 @@ def domain(
     *sagas: Saga[Any, ServicesT],
     services: Callable[[], AbstractAsyncContextManager[ServicesT]] | None = None,
     migrations: Path | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Domain[ServicesT]:
     """A domain of its own package: its sagas, and how to open what their steps use.
 
     ``services`` is called once in each worker and closed with it; what it yields is the
-    ``ctx.services`` of every step. Raises ``DefinitionError`` when two sagas have one version or
+    ``ctx.services`` of every step. ``limits``: where each attempt of its steps needs a place,
+    beside those of the step itself. Raises ``DefinitionError`` when two sagas have one version or
     one command.
     """
+    sagas = tuple(limited(saga, limits) for saga in sagas) if limits else sagas
 
     @contextlib.asynccontextmanager
     async def open_services(

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from evosaga import migrations
 from evosaga.events import background, log_loss, streams
 from evosaga.events.alerts import Condition
+from evosaga.events.background import Broken as Broken
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import Relay
@@ -28,8 +29,10 @@ from evosaga.orchestrator.config.listener import bind
 from evosaga.orchestrator.config.receivers import receivers_of
 from evosaga.orchestrator.config.settings import Settings, SettingsError
 from evosaga.orchestrator.domain import Domain, Domains, ServicesT, open_domains
+from evosaga.orchestrator.engine.blocking import LoopWatchdog
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.limits import Limiter
 from evosaga.orchestrator.engine.recovery import Recovery, tidy
 from evosaga.orchestrator.engine.resources import Resource, ServicesBySaga
 from evosaga.orchestrator.maintenance import redis_owner, tracing
@@ -42,14 +45,11 @@ from evosaga.orchestrator.maintenance.alerts.monitor import (
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.orchestrator.maintenance.scheduler import AnyJob, Scheduler
 from evosaga.orchestrator.queries import conditions
+from evosaga.sagas.registry import SagaRegistry
 
 _logger = structlog.get_logger("evosaga.app")
 _PATIENCE: Final = 25.0
 """Seconds that a stopping worker gives the attempts that are out."""
-
-
-class Broken(Exception):
-    """A part of the worker ended that never should. Ours to mend; the supervisor restarts us."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,7 @@ async def running_worker(
         keep = Retention(settings.events_keep, settings.events_most_bytes)
         relay = Relay(pool, redis, name, domains.on_rewind, traced=traced, keep=keep)
         log = EventLog(pool, relay.nudge)
-        engine = Engine(
-            known,
-            log,
-            services,
-            lease,
-            capacity=settings.capacity,
-            share=settings.organization_share,
-        )
+        engine, watchdog = _engine(settings, known, log, services, redis, lease)
         assert settings.redis_url is not None
         gate = CommandHandler(pool, log, services, known, engine)
         patience = settings.unknown_command_seconds
@@ -144,6 +137,7 @@ async def running_worker(
             heartbeat=lease.run(),
             recovery=Recovery(pool, log, engine, lease).run(),
             relay=relay.run(),
+            blocking=watchdog.run(),
             watchdog=reader.watch(),
             tidy=tidy(pool, redis, domains.streams, keep=keep),
             owner=redis_owner.watch(redis, database),
@@ -164,6 +158,23 @@ async def running_worker(
         finally:
             await _stop(reader, engine, relay, lease, parts)
             failed.cancel()
+
+
+def _engine(
+    settings: Settings,
+    known: SagaRegistry,
+    log: EventLog,
+    services: ServicesBySaga,
+    redis: Redis,
+    lease: Lease,
+) -> tuple[Engine, LoopWatchdog]:
+    limiter = Limiter(redis)
+    share = settings.organization_share
+    engine = Engine(
+        known, log, services, lease, capacity=settings.capacity, share=share, limiter=limiter
+    )
+    engine.watchdog = LoopWatchdog(engine.at_work)
+    return engine, engine.watchdog
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,18 @@ not roll back would only be noticed on the worst day.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias
 from uuid import UUID
 
-from typing_extensions import TypeVar
-
+from evosaga.sagas.admission import Admission as Admission
+from evosaga.sagas.admission import AdmissionHeld as AdmissionHeld
+from evosaga.sagas.admission import Admit, AdmitTogether, InputT, OnConflict, Rehearse, ServicesT
+from evosaga.sagas.admission import Refusal as Refusal
 from evosaga.sagas.context import StepContext
-from evosaga.sagas.outcome import Finding, FollowUp, Outcome
-
-InputT = TypeVar("InputT", contravariant=True, default=Any)
-ServicesT = TypeVar("ServicesT", contravariant=True, default=Any)
-"""What a definition's steps are called with. Contravariant: a step that needs less serves more."""
+from evosaga.sagas.limits import Limit
+from evosaga.sagas.outcome import Finding, Outcome
 
 Effect: TypeAlias = Callable[[StepContext[InputT, ServicesT]], Awaitable[Outcome]]
 """``async (StepContext) -> Outcome``: an effect outside our Postgres, at least once."""
@@ -97,6 +96,14 @@ class Step(Generic[InputT, ServicesT]):
     timeout: float = 40.0
     probe: Probe[InputT, ServicesT] | None = None
     skip_when: SkipWhen[InputT] | None = None
+    undo_retry: Retry | None = None
+    """How its undo is tried; None: as the step is."""
+    limits: tuple[Limit, ...] = ()
+    """Where each of its attempts, of the undo as well, needs a place."""
+
+    def retry_of(self, direction: str) -> Retry:
+        """How it is tried ``forward``, or in ``compensation``."""
+        return self.retry if direction == "forward" else self.undo_retry or self.retry
 
 
 def compensatable(
@@ -105,11 +112,23 @@ def compensatable(
     do: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT],
     undo: Effect[InputT, ServicesT] | InCommit[InputT, ServicesT],
     retry: Retry | None = None,
+    undo_retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe[InputT, ServicesT] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Step[InputT, ServicesT]:
-    """A step that can be undone by ``undo``. Timeout in seconds."""
-    return Step(name, Kind.COMPENSATABLE, do, undo, retry or Retry(), timeout, probe)
+    """A step that can be undone by ``undo``, tried as ``undo_retry`` says. Timeout in seconds."""
+    return Step(
+        name,
+        Kind.COMPENSATABLE,
+        do,
+        undo,
+        retry or Retry(),
+        timeout,
+        probe,
+        undo_retry=undo_retry,
+        limits=tuple(limits),
+    )
 
 
 def pivot(
@@ -119,9 +138,11 @@ def pivot(
     retry: Retry | None = None,
     timeout: float = 40.0,
     probe: Probe[InputT, ServicesT] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Step[InputT, ServicesT]:
     """The point of no return. Timeout in seconds."""
-    return Step(name, Kind.PIVOT, do, None, retry or Retry(attempts=10), timeout, probe)
+    tries = retry or Retry(attempts=10)
+    return Step(name, Kind.PIVOT, do, None, tries, timeout, probe, limits=tuple(limits))
 
 
 def retryable(
@@ -132,67 +153,20 @@ def retryable(
     timeout: float = 40.0,
     probe: Probe[InputT, ServicesT] | None = None,
     skip_when: SkipWhen[InputT] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Step[InputT, ServicesT]:
     """A step that is tried until it works; it can't turn the saga round. Timeout in seconds."""
     return Step(
-        name, Kind.RETRYABLE, do, None, retry or Retry(attempts=20), timeout, probe, skip_when
+        name,
+        Kind.RETRYABLE,
+        do,
+        None,
+        retry or Retry(attempts=20),
+        timeout,
+        probe,
+        skip_when,
+        limits=tuple(limits),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A command may become a saga.
-
-    ``business_key`` is what only one open saga may hold; ``facts`` are recorded with the start
-    and handed to every step. ``behind``: the open saga that this one waits for, which keeps the
-    instance's name meanwhile. ``deadline_seconds``: when to turn round by itself. ``follow_up``:
-    a command that is published with the beginning.
-    """
-
-    business_key: str
-    organization_id: UUID | None = None
-    instance_name: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    behind: UUID | None = None
-    deadline_seconds: float | None = None
-    follow_up: FollowUp | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A command may not become a saga, and why. Nothing has been touched."""
-
-    code: str
-    message: str
-    business_key: str = ""
-    organization_id: UUID | None = None
-    instance_name: str | None = None
-    existing_instance: str | None = None
-
-
-Admit: TypeAlias = Callable[
-    [Any, ServicesT, Sequence[tuple[UUID, InputT]]], Awaitable[Sequence[Admission | Refusal]]
-]
-"""``async (connection, services, [(saga id, input)]) -> [Admission | Refusal]``, in order.
-
-Called inside the accepting transaction, before the business key is claimed and once more after,
-so that what another worker committed in between is seen. It reads and never writes.
-"""
-
-Rehearse: TypeAlias = Callable[
-    [Any, ServicesT, Sequence[tuple[UUID, InputT]], Sequence[Admission | Refusal]],
-    Awaitable[Sequence[Admission | Refusal]],
-]
-"""``async (connection, services, [(saga id, input)], verdicts) -> verdicts``, in order.
-
-Called inside the accepting transaction, once, for what was admitted: whatever it tries for there it
-takes back, and what would not work is refused before anything is done outside.
-"""
-
-
-class AdmissionHeld(Exception):
-    """An admission or a rehearsal may raise it together with an error that the engine waits for:
-    its text, without secrets, says what an operator must mend, and is logged."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +178,7 @@ class Saga(Generic[InputT, ServicesT]):
     command: str
     input: type[InputT]
     """A pydantic model: what the command's ``data`` must look like."""
-    admit: Admit[ServicesT, InputT] | None = None
+    admit: Admit[ServicesT, InputT] | AdmitTogether[ServicesT] | None = None
     steps: tuple[Step[InputT, ServicesT], ...] = ()
     internal: bool = False
     """We start it ourselves, to keep things true; nobody else is told of its command, and from
@@ -214,6 +188,11 @@ class Saga(Generic[InputT, ServicesT]):
     business_key: Callable[[InputT], str] | None = None
     """Instead of ``admit``, where nothing needs to be looked at before: what only one open saga of
     this name may have, made from its input. Without either, a command waits for no other."""
+    on_conflict: OnConflict = "refuse"
+    """What becomes of a command whose business key an open saga has: ``refuse``, ``wait`` or
+    ``supersede``, or one of these for each saga that may be in its way, by name."""
+    key_scope: str | None = None
+    """Sagas of one scope share their business keys; without it each name has its own."""
     organization: Callable[[InputT], UUID | None] | None = None
     """Whose command it is. An API key of an organization may give it for its own; without this
     function, or where it says None, only keys of no organization may."""
@@ -226,6 +205,7 @@ class Saga(Generic[InputT, ServicesT]):
 
     def __post_init__(self) -> None:
         _refuse_wrong_order(self)
+        _refuse_wrong_policy(self)
 
     def step(self, name: str) -> Step[InputT, ServicesT]:
         """The step of that name. Raises ``KeyError`` when this version has none."""
@@ -235,17 +215,27 @@ class Saga(Generic[InputT, ServicesT]):
         raise KeyError(f"{self.name} v{self.version} has no step named {name!r}")
 
 
-def admission_of(saga: Saga[InputT, ServicesT]) -> Admit[ServicesT, InputT]:
-    """How its commands are admitted: by its own function, or by its business key alone."""
-    if saga.admit is not None:
-        return saga.admit
+def limited(saga: Saga[InputT, ServicesT], limits: Sequence[Limit]) -> Saga[InputT, ServicesT]:
+    """The same saga with more limits at each step that calls something."""
+    steps = tuple(
+        step
+        if isinstance(step.do, InCommit)
+        else replace(step, limits=tuple(dict.fromkeys((*step.limits, *limits))))
+        for step in saga.steps
+    )
+    return replace(saga, steps=steps)
+
+
+def admission_by_key(saga: Saga[InputT, ServicesT]) -> Admit[ServicesT, InputT]:
+    """How commands are admitted whose definition has no admission of its own."""
 
     async def by_key(
         _connection: Any, _services: object, asked: Sequence[tuple[UUID, Any]]
     ) -> Sequence[Admission | Refusal]:
+        scope = saga.key_scope or saga.name
         return [
             Admission(
-                f"{saga.name}/{saga.business_key(data) if saga.business_key else saga_id}",
+                f"{scope}/{saga.business_key(data) if saga.business_key else saga_id}",
                 saga.organization(data) if saga.organization else None,
             )
             for saga_id, data in asked
@@ -280,5 +270,32 @@ def _refuse_wrong_order(saga: Saga) -> None:
                 f"{where}: step {step.name!r} is {step.kind} and must"
                 f"{'' if step.kind is Kind.COMPENSATABLE else ' not'} have an undo"
             )
-        if step.timeout <= 0 or step.retry.attempts < 1:
+        tries = [retry.attempts for retry in (step.retry, step.undo_retry) if retry is not None]
+        if step.timeout <= 0 or min(tries) < 1:
             raise DefinitionError(f"{where}: step {step.name!r} needs a timeout and an attempt")
+        if step.limits and isinstance(step.do, InCommit):
+            raise DefinitionError(
+                f"{where}: step {step.name!r} joins the commit, so it can't wait for a place: "
+                "give limits to steps that call something"
+            )
+        if step.undo_retry is not None and step.undo is None:
+            raise DefinitionError(f"{where}: step {step.name!r} has undo_retry and no undo")
+
+
+def _refuse_wrong_policy(saga: Saga) -> None:
+    where = f"saga {saga.name!r} v{saga.version}"
+    declared = saga.on_conflict
+    answers = [declared] if isinstance(declared, str) else list(declared.values())
+    if wrong := sorted(set(answers) - {"refuse", "wait", "supersede"}):
+        raise DefinitionError(
+            f"{where}: on_conflict is {wrong[0]!r}; it is refuse, wait or supersede, or one of "
+            "these for each saga that may be in its way"
+        )
+    keyed = saga.admit is not None or saga.business_key is not None
+    if (saga.on_conflict != "refuse" or saga.key_scope is not None) and not keyed:
+        raise DefinitionError(
+            f"{where} says what to do when its business key is taken, and has none: give it "
+            "business_key"
+        )
+    if saga.key_scope is not None and saga.admit is not None:
+        raise DefinitionError(f"{where} has admit and key_scope: let admit give the key")

@@ -71,6 +71,7 @@ def sagas(*, schema: bool = False, out: params.Out) -> int:
     import json
 
     from evosaga.orchestrator import app
+    from evosaga.sagas.conflicts import in_words
 
     known = app.registry()
     every = sorted(known.versions.values(), key=lambda one: (one.internal, one.name, -one.version))
@@ -81,6 +82,8 @@ def sagas(*, schema: bool = False, out: params.Out) -> int:
         started = "starts by itself" if one.internal else one.command
         out.line(f"{one.name} v{one.version}  {started}  ({known.packages.get(one.name, '')})")
         out.line(f"    {diagram(one)}")
+        if one.admit is not None or one.business_key is not None:
+            out.line(f"    when its business key is taken: {in_words(one.on_conflict)}")
         if schema:
             out.line(f"    data: {json.dumps(one.input.model_json_schema(), ensure_ascii=False)}")
     return DONE
@@ -92,8 +95,14 @@ def diagram(saga: Saga) -> str:
 
 
 def _drawn(step: Step) -> str:
+    at = f" at {', '.join(map(str, step.limits))}" if step.limits else ""
+    return f"{_kind(step)}{at}"
+
+
+def _kind(step: Step) -> str:
     if step.undo is not None:
-        return f"{step.name} (undone by {getattr(step.undo, '__name__', 'its undo')})"
+        tries = f", {step.undo_retry.attempts} times at most" if step.undo_retry else ""
+        return f"{step.name} (undone by {getattr(step.undo, '__name__', 'its undo')}{tries})"
     return f"{step.name} ({'no way back' if step.kind == 'pivot' else 'tried until done'})"
 
 
@@ -106,12 +115,20 @@ def _document(saga: Saga, package: str) -> dict[str, Any]:
         "package": package,
         "organizations": saga.organization is not None
         or saga.command in ("integration.create", "integration.delete"),
+        "on_conflict": saga.on_conflict
+        if isinstance(saga.on_conflict, str)
+        else dict(saga.on_conflict),
         "steps": [
             {
                 "name": step.name,
                 "kind": str(step.kind),
                 "attempts": step.retry.attempts,
+                "undo_attempts": step.retry_of("compensation").attempts if step.undo else None,
                 "timeout": step.timeout,
+                "limits": [
+                    {"name": one.name, "concurrency": one.concurrency, "rate": one.rate}
+                    for one in step.limits
+                ],
                 "probe": step.probe is not None,
             }
             for step in saga.steps

@@ -8,17 +8,18 @@ holds it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pgproto.pgproto import UUID as QuickUUID
 
-from evosaga.events.commands import Command
 from evosaga.events.database import Connection
+from evosaga.orchestrator.commands.conflicts import weigh_all
+from evosaga.orchestrator.commands.request import Request as Request
 from evosaga.orchestrator.engine.resources import handed
-from evosaga.sagas.definition import Admission, Refusal, Saga, admission_of
+from evosaga.sagas.admission import Admission, AdmitTogether, Candidate, Refusal
+from evosaga.sagas.definition import admission_by_key
 
 
 class AdmissionChanged(asyncpg.SerializationError):
@@ -34,27 +35,6 @@ class TooSoon(Exception):
     def __init__(self, refusals: Mapping[UUID, Refusal]) -> None:
         super().__init__(f"{len(refusals)} commands")
         self.refusals = refusals
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A command together with the saga it asks for and its checked input.
-
-    ``doubtful``: it may not be refused yet, since what goes before it may still be on its way.
-    """
-
-    command: Command
-    saga: Saga
-    input: Any
-    doubtful: bool = False
-    saga_id: UUID = field(init=False)
-    hash: str = field(init=False)
-    """Both are those of the command, worked out once."""
-
-    def __post_init__(self) -> None:
-        # asyncpg's own kind is told from others and written out six times as fast.
-        object.__setattr__(self, "saga_id", QuickUUID(self.command.saga_id.hex))
-        object.__setattr__(self, "hash", self.command.hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +91,24 @@ async def _admit(
         groups.setdefault(saga.admit or (saga.name, saga.version), []).append(request)
     verdicts: dict[UUID, Admission | Refusal] = {}
     for group in groups.values():
-        saga = group[0].saga
-        own = handed(services, saga.name) if saga.admit is not None else None
-        commands = [(r.saga_id, r.input) for r in group]
-        said = await admission_of(saga)(connection, own, commands)
+        said = await _said(connection, services, group)
         verdicts |= dict(zip([r.saga_id for r in group], said, strict=True))
-    return verdicts
+    return verdicts | await weigh_all(connection, requests, verdicts)
+
+
+async def _said(
+    connection: Connection, services: object, group: Sequence[Request]
+) -> Sequence[Admission | Refusal]:
+    """What the admission of these says, which is the same one for all of them."""
+    saga = group[0].saga
+    admit = saga.admit
+    if isinstance(admit, AdmitTogether):
+        asked = [Candidate(r.saga_id, r.input, r.saga.on_conflict) for r in group]
+        return await admit.run(connection, handed(services, saga.name), asked)
+    commands = [(r.saga_id, r.input) for r in group]
+    if admit is None:
+        return await admission_by_key(saga)(connection, None, commands)
+    return await admit(connection, handed(services, saga.name), commands)
 
 
 async def _rehearse(

@@ -24,6 +24,7 @@ from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.projection import lease_seconds, status_row
 from evosaga.orchestrator.engine.resources import ResourceUnavailable, handed
 from evosaga.orchestrator.engine.state import DEADLINE, State, evolve
+from evosaga.orchestrator.engine.turns import waits
 from evosaga.sagas.definition import InCommit
 from evosaga.sagas.outcome import Outcome
 
@@ -40,6 +41,8 @@ class WorkerTerms:
     begins: Callable[[], bool]
     max_in_memory_wait: float
     services: object
+    limited: bool = False
+    """Whether attempts of limited steps need a place."""
     accepting: bool = False
     """Set for the commit that accepts a command, which many share: code of a saga that could raise
     there, a joined effect or ``skip_when``, is left to the engine."""
@@ -58,17 +61,18 @@ def next_commit(
     if (
         isinstance(action, Run)
         and isinstance(effect := action.effect, InCommit)
-        and _begins(live, action, terms, bool(events))
+        and _begins(live, state, action, terms, bool(events))
     ):
         started = intent(action, terms.worker, 0.0)
         events, state = [*events, started], evolve(state, started)
         if raised is None:
-            raised = _unavailable(live, terms)
+            raised = live.refused or _unavailable(live, terms)
         if raised is None:
             join = _join(live, effect, len(events), state, terms)
         else:
             assert state.in_flight is not None
-            outcome = effect.meaning(raised) or from_exception(live, state.in_flight, raised)
+            meaning = effect.meaning(raised) if raised is not live.refused else None
+            outcome = meaning or from_exception(live, state.in_flight, raised)
             failed = outcome_event(state.in_flight, outcome)
             if len(events) == 1 and (after := held_again(live.saga, state, failed)) is not None:
                 return _append(live, _hold_again(live, after, terms))
@@ -105,7 +109,7 @@ def _decide_all(
         state = evolve(state, request)
     decided, state, action = advance(live.saga, state)
     events = [*facts, *overdue, *decided]
-    while skipped := _skip(live, action, terms, bool(events)):
+    while skipped := _skip(live, state, action, terms, bool(events)):
         for event in skipped:
             state = evolve(state, event)
         decided, state, action = advance(live.saga, state)
@@ -113,7 +117,7 @@ def _decide_all(
     if (
         isinstance(action, Run)
         and not isinstance(action.effect, InCommit)
-        and _begins(live, action, terms, bool(events))
+        and _begins(live, state, action, terms, bool(events))
     ):
         events.append(intent(action, terms.worker, lease_seconds(action.step)))
         state = evolve(state, events[-1])
@@ -148,24 +152,31 @@ def late(live: SagaInstance, state: State) -> list[SagaEvent]:
 
 
 def _skip(
-    live: SagaInstance, action: Run | Idle, terms: WorkerTerms, fresh: bool
+    live: SagaInstance, state: State, action: Run | Idle, terms: WorkerTerms, fresh: bool
 ) -> list[SagaEvent]:
     """A step in which there is nothing to do: claimed and done in one."""
     if not isinstance(action, Run) or (skip_when := action.step.skip_when) is None:
         return []
-    if not _begins(live, action, terms, fresh) or (nothing := skip_when(live.input)) is None:
+    if not _begins(live, state, action, terms, fresh):
+        return []
+    if live.refused is not None or (nothing := skip_when(live.input)) is None:
         return []
     claim = intent(action, terms.worker, 0.0)
     done = StepSucceeded(step=claim.step, attempt=claim.attempt, result=dict(nothing))
     return [claim, done]
 
 
-def _begins(live: SagaInstance, action: Run, terms: WorkerTerms, fresh: bool) -> bool:
+def _begins(live: SagaInstance, state: State, action: Run, terms: WorkerTerms, fresh: bool) -> bool:
     """Whether the attempt is claimed in this commit; ``fresh``: its delay starts with it."""
-    if not terms.begins():
+    if not terms.begins() or (waits(state) and not live.has_turn and live.refused is None):
         return False
-    if terms.accepting and (isinstance(action.effect, InCommit) or action.step.skip_when):
+    step = action.step
+    if terms.accepting and (isinstance(action.effect, InCommit) or step.skip_when or step.limits):
         return False
+    if step.limits and terms.limited and not isinstance(action.effect, InCommit):
+        place = live.place
+        if place is None or (place.step.name, place.direction) != (step.name, action.direction):
+            return False
     return action.delay <= (0.0 if fresh else time.monotonic() - live.last_at + 0.001)
 
 

@@ -26,7 +26,8 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.orchestrator.engine.commit import WorkerTerms, next_commit
+from evosaga.events.turns import waits_for
+from evosaga.orchestrator.engine.commit import WorkerTerms, late, next_commit
 from evosaga.orchestrator.engine.decider import (
     Idle,
     Run,
@@ -39,13 +40,17 @@ from evosaga.orchestrator.engine.execution import execute, from_exception, outco
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease, LeaseLost
 from evosaga.orchestrator.engine.left_to_others import LeftToOthers
+from evosaga.orchestrator.engine.limits import LIMITED, Limiter
 from evosaga.orchestrator.engine.measures import Measures
 from evosaga.orchestrator.engine.parking import tell_parked
+from evosaga.orchestrator.engine.places import PATIENCE, Places
 from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import hold_of, interrupted
 from evosaga.orchestrator.engine.state import State
 from evosaga.orchestrator.engine.transient_errors import is_transient, retry_while_transient
-from evosaga.sagas.outcome import NotOnThisWorker
+from evosaga.orchestrator.engine.turns import AheadParked, waits
+from evosaga.sagas.definition import Kind
+from evosaga.sagas.outcome import Held, NotOnThisWorker
 from evosaga.sagas.registry import SagaRegistry
 
 _logger = structlog.get_logger("evosaga.engine")
@@ -67,6 +72,7 @@ class SagaDriver:
         quarantine: Quarantine,
         others: LeftToOthers,
         longest_wait: Callable[[], float],
+        limiter: Limiter | None = None,
     ) -> None:
         """``longest_wait``: seconds that a saga may wait in memory before it is released."""
         self.stopping = False
@@ -78,11 +84,14 @@ class SagaDriver:
         self._quarantine = quarantine
         self._others = others
         self._longest_wait = longest_wait
+        self._places = Places(limiter)
         self.measures = Measures()
 
     async def drive(self, live: SagaInstance, lost_attempt: bool) -> None:
         """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
         try:
+            if waits(live.state) and not late(live, live.state) and not await self._turn(live):
+                return
             fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
             if fact is None:
                 fact = await self._attempt(live)
@@ -95,12 +104,35 @@ class SagaDriver:
             # Our own bug, or a history that makes no sense: the others go on.
             _logger.error("saga_quarantined", saga_id=str(live.saga_id), at=where(error))
             await self._quarantine.set_aside(live.saga_id, live.state.sequence, where(error))
+        finally:
+            await self._places.give_back(live)
+
+    async def _turn(self, live: SagaInstance) -> bool:
+        """Whether a saga that is behind another goes on, to its first step or to its end."""
+        worker, log = self._lease.worker, self._log
+        turn = await retry_while_transient(lambda: log.take_turn(live.saga_id, worker))
+        live.has_turn = turn.kind == "come"
+        ahead = turn.ahead
+        if ahead is None:
+            return live.has_turn
+        # What begins with a step that can't be rolled back goes on waiting: it would be parked too.
+        if ahead.parked and live.saga.steps[0].kind is not Kind.RETRYABLE:
+            live.refused = AheadParked(ahead)
+            return True
+        said, limit = waits_for(ahead.saga_id), deadline_seconds(live.saga, live.state)
+        await retry_while_transient(lambda: log.wait_for_turn(live.saga_id, worker, said, limit))
+        return False
 
     async def _attempt(self, live: SagaInstance) -> SagaEvent | None:
         """Carry out the attempt that is claimed; None when there is none."""
         flight = live.state.in_flight
         if flight is None:
             return None
+        step = live.saga.step(flight.step)
+        if self._places.needed(live, step, flight.direction):  # it is held under the same claim
+            full = await self._places.ask(live, step, flight.direction)
+            if full is not None:
+                return outcome_event(flight, Held(LIMITED, full.message, full.again))
         try:
             self._lease.check()
         except LeaseLost:
@@ -112,6 +144,8 @@ class SagaDriver:
             return outcome_event(flight, from_exception(live, flight, error))
         except LeaseLost:
             return await self._without_lease(live, attempt_lost)
+        finally:
+            await self._places.give_back(live)
 
     async def _without_lease(
         self, live: SagaInstance, outcome: Callable[[State], SagaEvent]
@@ -135,7 +169,27 @@ class SagaDriver:
             if left > 0 and await _sleep_or_wake(live, left):
                 # There is a new event, a cancel say: what is due may be something else by now.
                 return await self._reload(live, None) and not self.stopping
+            if self._places.needed(live, action.step, action.direction):
+                return await self._place(live, action)
         return not isinstance(action, Idle) and not self.stopping
+
+    async def _place(self, live: SagaInstance, action: Run) -> bool:
+        """Wait for a place; False when the saga was released until it asks again."""
+        limit, since = deadline_seconds(live.saga, live.state), time.monotonic()
+        while not late(live, live.state) and not self.stopping:
+            full = await self._places.ask(live, action.step, action.direction)
+            if full is None:
+                return True
+            now, pause = time.monotonic(), full.again
+            if limit is not None:
+                pause = min(pause, max(0.0, live.started_at + limit - now))
+            if now + pause - since > min(PATIENCE, self._longest_wait()):
+                at, said, owner = live.state.sequence, full.message, self._lease.worker
+                await self._log.set_aside(live.saga_id, at, owner, pause, LIMITED, said)
+                return False
+            if await _sleep_or_wake(live, pause):
+                return await self._reload(live, None) and not self.stopping
+        return not self.stopping
 
     async def _record(self, live: SagaInstance, fact: SagaEvent | None) -> bool:
         """Append what happened and what follows; False when another worker drives the saga."""
@@ -195,7 +249,11 @@ class SagaDriver:
         self, live: SagaInstance, fact: SagaEvent | None, raised: Exception | None = None
     ) -> Append[State] | None:
         terms = WorkerTerms(
-            self._lease.worker, lambda: not self.stopping, self._longest_wait(), self._services
+            self._lease.worker,
+            lambda: not self.stopping,
+            self._longest_wait(),
+            self._services,
+            limited=self._places.limiter is not None,
         )
         return next_commit(live, fact, raised, terms)
 

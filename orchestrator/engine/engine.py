@@ -14,16 +14,19 @@ from uuid import UUID
 
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import Recorded
+from evosaga.orchestrator.engine.blocking import AtWork, LoopWatchdog
 from evosaga.orchestrator.engine.driver import LONGEST_WAIT, SagaDriver
 from evosaga.orchestrator.engine.execution import where
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.left_to_others import LeftToOthers
+from evosaga.orchestrator.engine.limits import Limiter
 from evosaga.orchestrator.engine.measures import Measures
 from evosaga.orchestrator.engine.overload import Concurrency
 from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import ClaimedRow, resume
 from evosaga.orchestrator.engine.state import State
+from evosaga.orchestrator.engine.turns import waits
 from evosaga.sagas.registry import SagaRegistry
 
 _CROWDED_WAIT: Final = 0.2
@@ -42,14 +45,27 @@ class Engine:
         *,
         capacity: int,
         share: float = 1.0,
+        limiter: Limiter | None = None,
     ) -> None:
-        """``share``: how much of the capacity one organization may use."""
+        """``share``: how much of the capacity one organization may use. ``limiter``: None where
+        nothing is limited, as in tests of a definition.
+        """
         self.registry = registry
+        self.limiter = limiter
+        self.watchdog: LoopWatchdog | None = None
+        """What sees steps that block the loop, where it is watched."""
         self._lease = lease
         self._quarantine = Quarantine(log, lease.worker)
         self._others = LeftToOthers()
         self._driver = SagaDriver(
-            registry, log, services, lease, self._quarantine, self._others, self._longest_wait
+            registry,
+            log,
+            services,
+            lease,
+            self._quarantine,
+            self._others,
+            self._longest_wait,
+            limiter,
         )
         self._capacity = capacity
         self.share = max(1, math.ceil(capacity * share))
@@ -112,7 +128,7 @@ class Engine:
 
     def start(self, saga_id: UUID, state: State, correlation_id: str) -> None:
         """Drive a saga whose beginning, with its first intent, this worker has just committed."""
-        if saga_id in self._driving:
+        if saga_id in self._driving or waits(state):
             return
         self._spawn(
             SagaInstance.started(self.registry, saga_id, state, correlation_id), lost_attempt=False
@@ -147,6 +163,14 @@ class Engine:
     async def set_aside(self, saga_id: UUID, sequence: int, what: str) -> None:
         """Leave a saga that stands at ``sequence`` for a while; ``what`` was wrong with it."""
         await self._quarantine.set_aside(saga_id, sequence, what)
+
+    def at_work(self, task: str) -> AtWork | None:
+        """What the task of that name is at; None: it drives no saga, or makes no attempt."""
+        for saga_id, (driving, live) in [*self._driving.items()]:
+            flight = live.state.in_flight
+            if flight is not None and driving.get_name() == task:
+                return AtWork(str(saga_id), live.saga.name, flight.step)
+        return None
 
     def wake(self, saga_id: UUID) -> bool:
         """Make a saga that waits here look at its history again; False when it isn't here."""

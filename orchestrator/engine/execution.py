@@ -25,6 +25,7 @@ from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.resources import ResourceUnavailable, handed
 from evosaga.orchestrator.engine.state import InFlight, State
 from evosaga.orchestrator.engine.transient_errors import is_transient_for_step
+from evosaga.orchestrator.engine.turns import AheadParked
 from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import InCommit
 from evosaga.sagas.outcome import Done, Held, NotOnThisWorker, Outcome, Rejected, Unknown
@@ -43,6 +44,8 @@ async def execute(live: SagaInstance, flight: InFlight, services: object) -> Sag
     effect = step.do if flight.direction == "forward" else step.undo
     assert effect is not None, "only compensatable steps are compensated"
     assert not isinstance(effect, InCommit), "joined effects never are in flight"
+    if live.refused is not None and flight.direction == "forward":
+        return outcome_event(flight, from_exception(live, flight, live.refused))
     undoing = flight.direction == "compensation"
     try:
         async with asyncio.timeout(step.timeout):
@@ -75,7 +78,9 @@ async def execute(live: SagaInstance, flight: InFlight, services: object) -> Sag
         return outcome_event(flight, from_exception(live, flight, error))
 
 
-def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Unknown | Held:
+def from_exception(
+    live: SagaInstance, flight: InFlight, error: Exception
+) -> Rejected | Unknown | Held:
     """What an exception amounts to. Its text may carry a stranger's keys: only its kind is kept.
 
     An operator's mistake and an outage are held. Whether the outage came before the effect or after
@@ -83,6 +88,8 @@ def from_exception(live: SagaInstance, flight: InFlight, error: Exception) -> Un
     """
     if isinstance(error, NotOnThisWorker):
         return Held(error.code, error.reason)
+    if isinstance(error, AheadParked):
+        return Rejected(error.code, str(error))
     if isinstance(error, ResourceUnavailable):
         return Held(error.code, str(error))
     if is_transient_for_step(error):

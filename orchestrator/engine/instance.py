@@ -5,12 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from evosaga.events.append import Appended
 from evosaga.events.model import (
     CompensationStarted,
+    Direction,
     Recorded,
     SagaEvent,
     SagaFailed,
@@ -19,7 +20,8 @@ from evosaga.events.model import (
     StepStarted,
 )
 from evosaga.orchestrator.engine.state import State, evolve, replay
-from evosaga.sagas.definition import Saga
+from evosaga.orchestrator.engine.turns import AheadParked
+from evosaga.sagas.definition import Saga, Step
 from evosaga.sagas.registry import SagaRegistry
 
 _CLAIMS: Final = frozenset({StepStarted, CompensationStarted})
@@ -28,6 +30,18 @@ _DOUBTFUL: Final = frozenset({StepFailed, SagaFailed, SagaResumed})
 
 class UnknownSaga(Exception):
     """This release does not know that saga or version; a newer (or older) worker may."""
+
+
+class Place(NamedTuple):
+    """A place for one attempt, which it has ``since`` then."""
+
+    step: Step
+    direction: Direction
+    since: float
+
+    @property
+    def what(self) -> str:
+        return f"{self.step.name}/{self.direction}"
 
 
 @dataclass(slots=True)
@@ -50,6 +64,12 @@ class SagaInstance:
     """True when the status row has no owner until ``next_at``."""
     claim: int | None = None
     """The sequence at which the attempt that is out was claimed."""
+    place: Place | None = None
+    """The attempt that has a place at the limits of its step."""
+    has_turn: bool = False
+    """For one that was behind another: its turn has come, and it has its key."""
+    refused: AheadParked | None = None
+    """Why its first step is not to be called."""
     held: SagaEvent | None = None
     """The hold that its row records under that claim, when no worker has tried it since."""
 

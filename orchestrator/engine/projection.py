@@ -4,9 +4,11 @@ Pure. Every append uses it, so all rows can be rebuilt from the log.
 """
 
 from evosaga.events.append import StatusRow
-from evosaga.events.model import SagaRejected
+from evosaga.events.model import SagaRejected, SagaStarted
+from evosaga.events.turns import WAITING, waits_for
 from evosaga.orchestrator.engine.decider import NextAction, Run, deadline_seconds
 from evosaga.orchestrator.engine.state import State
+from evosaga.orchestrator.engine.turns import waits
 from evosaga.sagas.definition import Saga, Step
 
 LEASE_MARGIN = 10.0
@@ -34,10 +36,14 @@ def status_row(saga: Saga, state: State, action: NextAction, owner: str | None) 
         step, direction, attempt = action.step.name, action.direction, action.attempt
     elif state.parked is not None:
         step, direction = state.parked.step, state.parked.direction
-    due_in = action.delay if isinstance(action, Run) else 0.0
+    due_in: float | None = action.delay if isinstance(action, Run) else 0.0
     if flight is not None:
         due_in = lease_seconds(saga.step(flight.step))
     code, message = _reason(state)
+    waiting, deadline = waits(state), deadline_seconds(saga, state)
+    if waiting:
+        # No worker takes it by its time: it is taken when its turn has come, or to give up.
+        due_in, owner = deadline, None
     return StatusRow(
         status=state.status,
         step=step,
@@ -46,7 +52,7 @@ def status_row(saga: Saga, state: State, action: NextAction, owner: str | None) 
         code=code,
         message=message,
         due_in=due_in if active else None,
-        due_by=deadline_seconds(saga, state) if active and flight is None else None,
+        due_by=deadline if active and flight is None else None,
         owner=owner if active else None,
         existing_instance=(
             state.start.existing_instance
@@ -58,6 +64,8 @@ def status_row(saga: Saga, state: State, action: NextAction, owner: str | None) 
 
 def _reason(state: State) -> tuple[str | None, str | None]:
     """Why the saga is where it is: the newest thing that went wrong, if any."""
+    if waits(state) and isinstance(state.start, SagaStarted) and state.start.behind is not None:
+        return WAITING, waits_for(state.start.behind)
     if state.status == "rejected" and isinstance(state.start, SagaRejected):
         return state.start.code, state.start.message
     for trouble in (state.parked, state.failure, state.compensation):

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from evosaga.events import background, log_loss, streams
+from evosaga.events import background, log_loss, streams, turns
 from evosaga.events.clock import LEEWAY, LIVING, PUT_BACK
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.event_log import EventLog
@@ -68,6 +68,8 @@ class Recovery:
         known = self._engine.registry.versions
         self._engine.bind_lease()  # what is taken over rests on the lease as it is before
         rows = await self._take(room, known)
+        if len(rows) < room:
+            rows += await turns.come(self._pool, self._lease.worker, room - len(rows), [*known])
         if rows:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
             # A paused owner may have woken up and gone on in between: then it is not lost.

@@ -23,15 +23,17 @@ _HOLD_FIRST, _HOLD_CAP, _LOSS_CAP = 0.5, 30.0, 5.0
 def used_up(progress: Progress, step: Step, direction: Direction) -> bool:
     """Whether the step may not be tried again without a person's word."""
     own, lost = progress.counted(direction)
-    return own >= step.retry.attempts or lost >= LOSSES * step.retry.attempts
+    most = step.retry_of(direction).attempts
+    return own >= most or lost >= LOSSES * most
 
 
 def backoff(state: State, step: Step, failure: StepFailed | CompensationFailed) -> float:
     """Seconds from the failure to the next attempt."""
     own, lost = state.progress(step.name).counted(state.direction)
+    retry = step.retry_of(state.direction)
     if failure.code != WORKER_LOST:
-        return _jitter(state, failure, step.retry.delay(own))
-    return _jitter(state, failure, min(_LOSS_CAP, step.retry.delay(lost - 1))) if lost > 1 else 0.0
+        return _jitter(state, failure, retry.delay(own))
+    return _jitter(state, failure, min(_LOSS_CAP, retry.delay(lost - 1))) if lost > 1 else 0.0
 
 
 def hold_delay(state: State, failure: StepFailed | CompensationFailed) -> float:

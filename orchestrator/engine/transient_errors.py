@@ -8,10 +8,10 @@ that did not get through.
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-import httpx
 import structlog
 from redis.exceptions import RedisError
 
@@ -20,13 +20,9 @@ from evosaga.events.database import TRANSIENT
 
 _Answer = TypeVar("_Answer")
 _logger = structlog.get_logger("evosaga.outages")
-_HTTP: Final = (
-    httpx.NetworkError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.RemoteProtocolError,
-)
-"""No connection, or one that broke. What is merely slow is a timeout, and costs an attempt."""
+_HTTP: Final = ("NetworkError", "ConnectTimeout", "PoolTimeout", "RemoteProtocolError")
+"""Of httpx: no connection, or one that broke. What is merely slow is a timeout, and costs an
+attempt."""
 _NETWORK: Final = (ConnectionError, TimeoutError, socket.gaierror, socket.herror)
 
 
@@ -34,7 +30,14 @@ def is_transient(error: BaseException) -> bool:
     """Whether this is an outage, whichever server it is of."""
     if isinstance(error, RedisError):
         return redis_errors.misconfigured(error) is not None or redis_errors.passing(error)
-    return isinstance(error, (*TRANSIENT, *_HTTP))
+    return isinstance(error, TRANSIENT) or _is_of_httpx(error)
+
+
+def _is_of_httpx(error: BaseException) -> bool:
+    """Where nobody has imported httpx, which takes as long as all of Redis, no error is of it."""
+    if (httpx := sys.modules.get("httpx")) is None:
+        return False
+    return isinstance(error, tuple(getattr(httpx, name) for name in _HTTP))
 
 
 def is_transient_for_step(error: BaseException) -> bool:

@@ -16,12 +16,15 @@ import asyncpg
 
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationStarted, Recorded, StepStarted
+from evosaga.events.turns import WAITING
 from evosaga.orchestrator.engine.decider import decide
+from evosaga.orchestrator.engine.limits import LIMITED
 from evosaga.orchestrator.engine.projection import status_row
 from evosaga.orchestrator.engine.quarantine import STUMBLED
 from evosaga.orchestrator.engine.repeated_holds import claim_of
 from evosaga.orchestrator.engine.state import IllegalTransition, replay
 from evosaga.orchestrator.maintenance.history_scan import ScannedHistory, batches, read
+from evosaga.sagas.conflicts import BEHIND
 from evosaga.sagas.registry import SagaRegistry
 
 OnProgress: TypeAlias = Callable[[int, int], None]
@@ -134,7 +137,11 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> tu
     # That a worker stumbles over a saga is in no history, only in its row, and that what was held
     # is held again, and why.
     held = found["held_claim"] is not None and found["held_claim"] == wanted["claim"]
-    told = {"code", "message"} if held or found["code"] == STUMBLED else frozenset()
+    told = {"code", "message"} if held or found["code"] in (STUMBLED, LIMITED) else set()
+    if wanted["behind"] is not None:  # whom it waits for, and whether it has its key by now
+        told |= {"message"} if wanted["code"] == found["code"] == WAITING else set()
+        own = wanted["business_key"].removesuffix(f"{BEHIND}{wanted['saga_id']}")
+        told |= {"business_key"} if found["business_key"] == own else set()
     wrong = [
         name
         for name in _COLUMNS
@@ -142,6 +149,8 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> tu
     ]
     # Somebody drives it, or it is due at some time; a saga at rest is nobody's.
     active = wanted["next_at"] is not None
+    if wanted["code"] == WAITING and wanted["status"] == "running":
+        return tuple(wrong)  # it may have been taken up a moment ago
     if (found["next_at"] is not None) is not active or (found["owner"] and not active):
         wrong.append("next_at")
     return tuple(wrong)
@@ -258,13 +267,19 @@ WHERE saga_id = ANY($1) ORDER BY saga_id FOR UPDATE
 _NAMES: Final = ", ".join(_COLUMNS)
 _TYPED: Final = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
 _SET: Final = ", ".join(
-    f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("saga_id", *_LIVING)
+    f"{name} = excluded.{name}"
+    for name in _COLUMNS
+    if name not in ("saga_id", "business_key", *_LIVING)
 )
+# One that waited and has its key keeps it.
 # A saga that is under way by the log keeps who drives it and when it is looked at, if that is said.
 _WRITE: Final = f"""
 INSERT INTO evosaga.sagas AS saga ({_NAMES})
 SELECT {_NAMES} FROM jsonb_to_recordset($1::jsonb) AS told ({_TYPED})
 ON CONFLICT (saga_id) DO UPDATE SET {_SET},
+    business_key = CASE
+        WHEN excluded.business_key = saga.business_key || '{BEHIND}' || saga.saga_id
+            THEN saga.business_key ELSE excluded.business_key END,
     owner = CASE WHEN excluded.next_at IS NOT NULL AND saga.held_claim IS NOT NULL THEN saga.owner
                  WHEN excluded.next_at IS NOT NULL THEN coalesce(saga.owner, excluded.owner) END,
     next_at = CASE WHEN excluded.next_at IS NOT NULL

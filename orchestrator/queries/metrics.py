@@ -9,7 +9,12 @@ from typing import Any, Final
 
 import asyncpg
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -21,6 +26,7 @@ from evosaga.events.relay import UNRELAYED
 from evosaga.events.statuses import ACTIVE_STATUSES
 from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.engine.limits import Limiter
 from evosaga.orchestrator.engine.measures import Buckets
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -149,7 +155,36 @@ def of_worker(engine: Engine, lease: Lease | None, healthy: bool) -> list[Metric
             gauge("evosaga_lease_late_seconds", "How late its heartbeats are", lease.pace.late),
             gauge("evosaga_lease_held", "Whether this worker may act right now", int(lease.held)),
         ]
-    return found
+    blocked = engine.watchdog.blocked if engine.watchdog is not None else {}
+    kept = CounterMetricFamily(
+        "evosaga_loop_blocked_seconds",
+        "For how long steps kept the event loop to themselves",
+        labels=("saga", "step"),
+    )
+    for names, seconds in blocked.items():
+        kept.add_metric(names, float(seconds))
+    return [*found, *of_limits(engine.limiter), kept]
+
+
+def of_limits(limiter: Limiter | None) -> list[Metric]:
+    """The limited resources that this worker has asked for a place at."""
+    seen = limiter.seen if limiter is not None else {}
+    held = {(name,): float(one.held) for name, one in seen.items()}
+    waiting = {(name,): float(one.waiting) for name, one in seen.items()}
+    asked = CounterMetricFamily(
+        "evosaga_limit_asked",
+        "Times that this worker asked for a place",
+        labels=("limit", "answer"),
+    )
+    if limiter is not None:
+        for answer, times in (("granted", limiter.granted), ("wait", limiter.refused)):
+            for name, count in times.items():
+                asked.add_metric((name, answer), float(count))
+    return [
+        labelled("evosaga_limit_held", "Places taken, of all workers", ("limit",), held),
+        labelled("evosaga_limit_waiting", "Attempts that wait for a place", ("limit",), waiting),
+        asked,
+    ]
 
 
 async def counted(pool: Queryable) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from evosaga.events.model import Direction, Recorded
 from evosaga.orchestrator.engine.decider import Idle, Run, advance, can_compensate, deadline_seconds
+from evosaga.orchestrator.engine.limits import LIMITED
 from evosaga.orchestrator.engine.state import OPEN, State
 from evosaga.orchestrator.queries.diagnosis import Diagnosis, SagaFacts, ago, span, who_could
 from evosaga.orchestrator.queries.sagas import SagaView
@@ -49,7 +50,7 @@ def _behind(case: SagaFacts, ahead: SagaView) -> Diagnosis:
     return Diagnosis(
         f"It waits for saga {ahead.saga_id} ({ahead.saga}), which is {ahead.status}{where}.",
         (
-            "Both are about the same integration, and one works on it at a time.",
+            "Both have the same business key, and one works on it at a time.",
             f"It has waited for {ago(case.view.created_at, case)} and goes on by itself as soon "
             "as the other is over.",
         ),
@@ -111,7 +112,17 @@ def _waiting(
     step, failure = action.step, state.failure
     what = _thing(step.name, action.direction)
     of = _which(state, step, action.direction, action.attempt)
-    if failure is None:
+    if case.view.code == LIMITED and case.view.message and case.view.next_at is not None:
+        names = " and ".join(str(limit) for limit in step.limits)
+        told = Diagnosis(
+            f"It {case.view.message}.",
+            (
+                f"{what[0].upper()}{what[1:]} needs one at {names}, which all workers share. That "
+                "costs no attempt: it goes on by itself when its turn has come.",
+            ),
+            next_at=case.view.next_at,
+        )
+    elif failure is None:
         told = Diagnosis(f"It is about to go on with {what}.", next_at=due)
     elif failure.outcome == "held":
         since, more = _held_since(history), case.explain.held(held_step(case, state, action))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from evosaga.events import turns
 from evosaga.events.clock import LIVING
 from evosaga.events.database import Pool
 from evosaga.events.model import CompensationSucceeded, Recorded
@@ -36,7 +37,8 @@ async def why_of(
         history: list[Recorded] | None = await sagas.history(pool, view.saga_id)
     except sagas.Unreadable:
         history = None
-    ahead = await sagas.find_saga(pool, str(view.behind)) if view.behind else None
+    first = await turns.ahead_of(pool, view.saga_id) if view.code == turns.WAITING else None
+    ahead = await sagas.find_saga(pool, str(first)) if first else None
     now: datetime = await pool.fetchval("SELECT now()")
     saga = registry.find(view.saga, view.version)
     done = view.status == "completed"

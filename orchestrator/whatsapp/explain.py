@@ -11,7 +11,7 @@ from evosaga.orchestrator.queries.diagnosis import span
 from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
 from evosaga.orchestrator.whatsapp.secret_keys import CURE
 from evosaga.sagas.explainer import NOTHING, Explainer, Explanation, HeldStep
-from evosaga.sagas.whatsapp.admission_facts import CREATE_SAGA
+from evosaga.sagas.whatsapp.arbitration import CREATE_SAGA
 from evosaga.sagas.whatsapp.evolution.answer_origin import cure_in
 from evosaga.sagas.whatsapp.evolution.answers import MISCONFIGURED, SERVER_UNKNOWN
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from evosaga.events.upcasting import upcast
-from evosaga.sagas.definition import Admission, Refusal
+from evosaga.sagas.admission import Admission, AdmitTogether, Candidate, Refusal
 from evosaga.sagas.whatsapp.admission_facts import (
     LEFT,
     LEFT_WITH_A_PHONE,
@@ -25,13 +25,13 @@ from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
 
 async def admit(
-    connection: Any, services: Services, commands: Sequence[tuple[UUID, Any]]
+    connection: Any, services: Services, commands: Sequence[Candidate[Any]]
 ) -> list[Admission | Refusal]:
     """Weigh creates and deletes against what is there, and against each other."""
-    organizations = {data.organization_id for _, data in commands if data.organization_id}
-    names = {data.instance_name for _, data in commands if data.instance_name}
-    names |= {f"wa-{saga_id}" for saga_id, data in commands if data.instance_name is None}
-    mine = [saga_id for saga_id, _ in commands]
+    asked = [one.input for one in commands]
+    organizations = {data.organization_id for data in asked if data.organization_id}
+    names = {one.input.instance_name or f"wa-{one.saga_id}" for one in commands}
+    mine = [one.saga_id for one in commands]
     found = await look(connection, sorted(organizations), sorted(names), mine)
     policy = Policy(
         services.keys.current,
@@ -40,6 +40,9 @@ async def admit(
         frozenset(services.servers),
     )
     return arbitrate(found, commands, policy)
+
+
+TOGETHER: Final = AdmitTogether(admit)
 
 
 async def look(

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from evosaga.sagas import conflicts
+from evosaga.sagas.whatsapp.arbitration import CREATE_SAGA, DELETE_SAGA
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
-
-CREATE_SAGA: Final = "create-integration"
-DELETE_SAGA: Final = "delete-integration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +25,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSaga:
-    """A saga that is running, compensating or parked; ``facts`` are those it was started with."""
+class OpenSaga(conflicts.OpenSaga):
+    """An open saga; ``facts`` are those it was started with."""
 
-    saga_id: UUID
-    saga: str
-    status: str
-    business_key: str
-    organization_id: UUID | None
-    instance_name: str | None
-    step: str | None = None
-    behind: UUID | None = None
     clinic_id: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def wants(self) -> str:
-        """The key that it holds, or waits for."""
-        return self.business_key.partition("/behind/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +65,11 @@ class FoundIndex:
         self.phones = {o.organization_id: o for o in found.left if o.what in LEFT_WITH_A_PHONE}
         self.in_use: dict[UUID, Row] = {}
         self.named: dict[str, list[Row]] = {}
-        self.by_key: dict[str, list[OpenSaga]] = {}
-        self.by_name: dict[str, list[OpenSaga]] = {}
+        self.queues: conflicts.Queues[OpenSaga] = conflicts.Queues(sagas)
         for row in found.rows:
             if row.enabled and row.organization_id is not None:
                 self.in_use[row.organization_id] = row
             self.named.setdefault(row.instance_name or "", []).append(row)
-        for saga in sagas:
-            self.add(saga)
-
-    def add(self, saga: OpenSaga) -> None:
-        self.by_key.setdefault(saga.wants, []).append(saga)
-        self.by_name.setdefault(saga.instance_name or "", []).append(saga)
 
 
 def facts_of(sight: FoundIndex, name: str) -> dict[str, Any] | None:
@@ -107,7 +86,7 @@ def facts_of(sight: FoundIndex, name: str) -> dict[str, Any] | None:
             "server": row.server,
         }
         return facts | ({"key_id": row.key_id} if row.key_id else {})
-    for saga in sight.by_name.get(name, ()):
+    for saga in sight.queues.by_name.get(name, ()):
         if saga.saga == DELETE_SAGA:  # its row may be gone by now
             return {k: v for k, v in saga.facts.items() if k != "behind"}
         if saga.saga == CREATE_SAGA:

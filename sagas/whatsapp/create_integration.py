@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, retryable
 from evosaga.sagas.whatsapp import admission, row_dry_run, row_refusals
+from evosaga.sagas.whatsapp.arbitration import CREATE_BESIDE
 from evosaga.sagas.whatsapp.steps import (
     evolution_instance,
     instance_removal,
@@ -48,7 +49,8 @@ CREATE_INTEGRATION: Final = Saga(
     command="integration.create",
     input=CreateIntegration,
     patterns=SHAPES,
-    admit=admission.admit,
+    admit=admission.TOGETHER,
+    on_conflict=CREATE_BESIDE,
     rehearse=row_dry_run.tried,
     steps=(
         compensatable(

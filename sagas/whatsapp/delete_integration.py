@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evosaga.sagas.definition import InCommit, Retry, Saga, compensatable, pivot, retryable
 from evosaga.sagas.whatsapp import admission, row_dry_run, row_refusals
+from evosaga.sagas.whatsapp.arbitration import DELETE_BESIDE
 from evosaga.sagas.whatsapp.steps import (
     instance_removal,
     integration_row,
@@ -31,7 +32,8 @@ DELETE_INTEGRATION: Final = Saga(
     version=1,
     command="integration.delete",
     input=DeleteIntegration,
-    admit=admission.admit,
+    admit=admission.TOGETHER,
+    on_conflict=DELETE_BESIDE,
     rehearse=row_dry_run.tried,
     steps=(
         compensatable(

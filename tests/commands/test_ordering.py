@@ -123,7 +123,7 @@ async def test_a_create_right_behind_a_delete_is_told_of_the_delete_by_any_worke
         told = await outcome(pool, await publish(redis, later))
         evolution.disarm()
         assert (told.status, told.code) == ("rejected", "in_progress")
-        assert "is being deleted" in str(told.message)
+        assert "(delete-integration) of this organization is at work" in str(told.message)
         await eventually(lambda: nothing_pending(redis), 20)
     assert held < (await redis.xinfo_stream(streams.COMMANDS))["last-generated-id"]
 

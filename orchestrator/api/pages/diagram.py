@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from evosaga.orchestrator.api.pages.saga_view import KINDS
+from evosaga.sagas.conflicts import in_words
 from evosaga.sagas.definition import InCommit, Kind, Saga, Step
 
 WIDTH: Final = 340
@@ -47,6 +48,8 @@ class Diagram:
     version: int
     command: str
     about: str
+    beside: str
+    """What becomes of a command whose business key is taken; empty: it has none."""
     boxes: Sequence[Box]
     height: int
     no_return: int | None
@@ -72,6 +75,7 @@ def diagram(saga: Saga) -> Diagram:
         version=saga.version,
         command=saga.command,
         about=_about(saga),
+        beside=in_words(saga.on_conflict) if saga.admit or saga.business_key else "",
         boxes=boxes,
         height=_TOP + len(boxes) * _PITCH + 26,
         no_return=cut,
@@ -80,6 +84,7 @@ def diagram(saga: Saga) -> Diagram:
 
 def _box(step: Step, y: int) -> Box:
     seconds = f"{step.timeout:g} s each"
+    undone = f"; its undo {step.undo_retry.attempts}" if step.undo_retry is not None else ""
     tries = "1 attempt" if step.retry.attempts == 1 else f"{step.retry.attempts} attempts"
     return Box(
         name=step.name,
@@ -88,7 +93,7 @@ def _box(step: Step, y: int) -> Box:
         does=_effect(step.do),
         undo=_effect(step.undo) if step.undo else "",
         in_commit=isinstance(step.do, InCommit),
-        retry=f"{tries}, {seconds}",
+        retry=f"{tries}, {seconds}{undone}{''.join(f'; at {one}' for one in step.limits)}",
         y=y,
     )
 

@@ -12,16 +12,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from evosaga.events.commands import STEERING, BadCommand, Command
-from evosaga.events.model import FollowUp, SagaEvent, SagaRejected
+from evosaga.events.model import FollowUp, SagaEvent, SagaRejected, StepStarted
 from evosaga.orchestrator.commands import accept
 from evosaga.orchestrator.commands.control import Restart, apply_control
 from evosaga.orchestrator.commands.testing.loop import Loop, entered
-from evosaga.orchestrator.commands.testing.memory import Database, Status, at_once
+from evosaga.orchestrator.commands.testing.memory import Database, Status, as_open, at_once
 from evosaga.orchestrator.commands.testing.workers import TTL, DirectLog, Op, Worker
 from evosaga.orchestrator.engine.decider import can_compensate
 from evosaga.orchestrator.engine.repeated_holds import ClaimedRow
 from evosaga.orchestrator.engine.state import State
-from evosaga.sagas.definition import Admission, Refusal, admission_of
+from evosaga.sagas.admission import Admission, AdmitTogether, Candidate, Refusal
+from evosaga.sagas.conflicts import Queues, weigh
+from evosaga.sagas.definition import admission_by_key
 from evosaga.sagas.registry import SagaRegistry
 
 SLEEP: Final = 20.0
@@ -68,17 +70,21 @@ class Cluster:
         return Worker(name, self)
 
     def admit(self, worker: Worker, request: accept.Request) -> Admission | Refusal:
-        """The verdict of the saga's own admission."""
-        asked = [(request.saga_id, request.input)]
-        admit = admission_of(request.saga)
-        [verdict] = at_once(admit(self.database.connection(), worker.services, asked))
+        """The verdict of the saga's own admission, and of what it declares for a taken key."""
+        saga, connection = request.saga, self.database.connection()
+        if isinstance(saga.admit, AdmitTogether):
+            asked = [Candidate(request.saga_id, request.input, saga.on_conflict)]
+            [verdict] = at_once(saga.admit.run(connection, worker.services, asked))
+        else:
+            admit = saga.admit or admission_by_key(saga)
+            pairs = [(request.saga_id, request.input)]
+            [verdict] = at_once(admit(connection, worker.services, pairs))
         found: Admission | Refusal = verdict
-        if isinstance(found, Admission) and any(
-            saga.open and saga.start.business_key == found.business_key
-            for saga in self.database.sagas.values()
-        ):
-            return Refusal("in_progress", "another saga is at work on it", found.business_key)
-        return found
+        if isinstance(found, Refusal) or found.behind is not None:
+            return found
+        queues = Queues(as_open(one) for one in self.database.sagas.values() if one.open)
+        queue = queues.of(found.business_key, found.instance_name)
+        return weigh(saga.on_conflict, request.saga_id, found, queue)
 
     def reconcile(self) -> None:
         """What jobs would put right, once nothing goes wrong any more."""
@@ -176,6 +182,8 @@ class Cluster:
     def told(self, saga_id: UUID, events: Sequence[SagaEvent]) -> None:
         """The relay: commands that events bring with them are published."""
         first = self.database.sagas[saga_id].sequence - len(events)
+        if any(isinstance(event, StepStarted) for event in events):
+            self._alone(self.database.sagas[saga_id])
         for number, event in enumerate(events, first):
             self.notes[event.type] += 1
             self.notes["unknown resolved as applied"] += "adopted" in getattr(event, "result", ())
@@ -185,6 +193,18 @@ class Cluster:
                 self.notes[f"follow-up {follow.type}"] += 1
                 command = Command(f"{saga_id}:{number}", follow.type, dict(follow.data))
                 self.loop.call_later(0.05, self._relay, command)
+
+    def _alone(self, saga: Status) -> None:
+        """Whoever begins a step is the only one at work that has its business key."""
+        wants = as_open(saga).wants
+        for one in self.database.sagas.values():
+            if one is saga or not one.open or as_open(one).wants != wants or one.state is None:
+                continue
+            if saga.row.status == "running" and one.state.steps:
+                self.broken.append(
+                    f"{saga.start.saga} begins a step while {one.start.saga}, which has the same "
+                    f"business key, is {one.row.status} at step {one.row.step}"
+                )
 
     def _relay(self, command: Command) -> None:
         if self.awake():
@@ -202,6 +222,8 @@ class Cluster:
         ):
             return None
         if saga.owner is None:
+            if self.database.turn_has_come(saga):
+                return self.loop.now
             return saga.next_at
         owner = next(w for w in self.workers if w.name == saga.owner)
         if not owner.awake or owner.lease.is_over():

@@ -5,16 +5,20 @@ given(BOOK_A_ROOM, done("reserve")).when(CANCEL).then(undoes("reserve"))
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from uuid import UUID
 
 from evosaga.events.model import SagaCancelRequested, SagaEvent, SagaResumed, SagaStarted
 from evosaga.orchestrator.engine.decider import Idle, Run, advance, attempt_lost, intent
 from evosaga.orchestrator.engine.execution import outcome_event
 from evosaga.orchestrator.engine.state import State, evolve
+from evosaga.sagas.admission import Admission, Refusal
+from evosaga.sagas.conflicts import BEHIND, OpenSaga, weigh
 from evosaga.sagas.definition import Saga
 from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Unknown
 
+_KEY: Final = "a-test"
 CANCEL: Final = SagaCancelRequested(by="a-test")
 REPLAY: Final = SagaResumed(by="a-test")
 
@@ -96,6 +100,21 @@ def parked(code: str | None = None) -> Next:
     return Next("failed", code=code)
 
 
+def waits() -> Next:
+    """It does nothing until the one beside it is over."""
+    return Next("waits")
+
+
+def supersedes() -> Next:
+    """It waits, and the one beside it is asked to stop."""
+    return Next("supersedes")
+
+
+def refused(code: str | None = None) -> Next:
+    """It does not begin at all."""
+    return Next("refused", code=code)
+
+
 @dataclass(frozen=True)
 class Given:
     """A saga and its history so far."""
@@ -103,6 +122,15 @@ class Given:
     saga: Saga
     state: State
     events: tuple[SagaEvent, ...] = field(default=())
+    ahead: tuple[OpenSaga, ...] = ()
+
+    def beside(self, other: Saga, status: str = "running") -> "Given":
+        """The same, when an open saga has its business key; ``failed`` is one that is parked."""
+        id_, before = UUID(int=len(self.ahead) + 1), self.ahead[-1] if self.ahead else None
+        key = f"{_KEY}{BEHIND}{id_}" if before else _KEY
+        behind = before.saga_id if before else None
+        one = OpenSaga(id_, other.name, status, key, behind=behind)
+        return replace(self, ahead=(*self.ahead, one))
 
     def when(self, *told: Attempt | SagaEvent) -> "Given":
         """The same with what happens then: attempts, ``CANCEL`` or ``REPLAY``."""
@@ -125,6 +153,11 @@ class Given:
     @property
     def next(self) -> Next:
         """What comes next."""
+        if self.ahead:
+            said = weigh(self.saga.on_conflict, UUID(int=0), Admission(_KEY), self.ahead)
+            if isinstance(said, Refusal):
+                return Next("refused", code=said.code)
+            return supersedes() if said.follow_up else waits()
         _, state, action = advance(self.saga, self.state)
         if isinstance(action, Idle):
             end = state.parked or state.compensation
@@ -138,7 +171,7 @@ class Given:
         state = self.state
         for event in events:
             state = evolve(state, event)
-        return Given(self.saga, state, (*self.events, *events))
+        return replace(self, state=state, events=(*self.events, *events), ahead=())
 
     def _attempted(self, attempt: Attempt) -> "Given":
         events, _, action = advance(self.saga, self.state)
@@ -162,7 +195,7 @@ def given(saga: Saga, *told: Attempt | SagaEvent, facts: Mapping[str, Any] | Non
         command=saga.command,
         command_id="a-test",
         command_hash="",
-        business_key="a-test",
+        business_key=_KEY,
         input={},
         facts=dict(facts or {}),
     )

@@ -14,7 +14,9 @@ from uuid import UUID
 from evosaga.events.append import Append, Appended, StatusRow, Written
 from evosaga.events.event_log import Hold, VersionConflict
 from evosaga.events.model import Recorded, SagaEvent, SagaRejected, SagaStarted
+from evosaga.events.turns import WAITING, Ahead, Turn
 from evosaga.orchestrator.engine.state import IllegalTransition, State, evolve
+from evosaga.sagas.conflicts import OpenSaga
 
 OPEN: Final = ("running", "compensating", "failed")
 
@@ -36,6 +38,13 @@ class Status:
     held_claim: int | None = None
     holds: int | None = None
     doubted_at: float | None = None
+    key: str = ""
+    """Its business key: another one while it waits behind a saga."""
+    asked_since: UUID | None = None
+    """The parked saga that it was found behind, and goes on waiting for."""
+
+    def __post_init__(self) -> None:
+        self.key = self.start.business_key
 
     @property
     def behind(self) -> UUID | None:
@@ -116,6 +125,53 @@ class Database:
             saga.next_at = min(at + row.due_in, by)
         self.told(saga.saga_id, events)
 
+    def ahead_of(self, saga: Status) -> Status | None:
+        """The open saga that this one waits for, a parked one first."""
+        behind = saga.behind
+        while behind is not None and self.sagas[behind].row.status in ("compensated", "rejected"):
+            behind = self.sagas[behind].behind
+        wants, name = as_open(saga).wants, saga.start.instance_name
+        found = [
+            one
+            for one in self.sagas.values()
+            if one.open
+            and one is not saga
+            and (
+                one.saga_id == behind
+                or one.key == wants
+                or (name is not None and one.behind is None and one.start.instance_name == name)
+            )
+        ]
+        return next((one for one in found if one.row.status == "failed"), next(iter(found), None))
+
+    def turn_has_come(self, saga: Status) -> bool:
+        """Whether a sweep would look at one that waits."""
+        if saga.row.code != WAITING or saga.owner is not None or not saga.open:
+            return False
+        ahead = self.ahead_of(saga)
+        return ahead is None or (ahead.row.status == "failed" and saga.asked_since != ahead.saga_id)
+
+    def take_turn(self, saga_id: UUID, owner: str) -> Turn:
+        """``evosaga.events.turns.take`` on dicts."""
+        saga = self.sagas[saga_id]
+        if saga.owner != owner:
+            return Turn("lost")
+        if (ahead := self.ahead_of(saga)) is None:
+            saga.key = as_open(saga).wants
+            return Turn("come")
+        row = ahead.row
+        return Turn("not yet", Ahead(ahead.saga_id, ahead.start.saga, row.status, row.step))
+
+    def wait_for_turn(self, saga_id: UUID, owner: str, message: str, due_by: float | None) -> None:
+        """``evosaga.events.turns.give_back`` on dicts."""
+        saga = self.sagas[saga_id]
+        if saga.owner == owner:
+            ahead = self.ahead_of(saga)
+            saga.asked_since = ahead.saga_id if ahead else None
+            saga.owner, saga.held_claim, saga.holds, saga.doubted_at = None, None, None, None
+            saga.next_at = saga.created_at + due_by if due_by is not None else None
+            saga.row = replace(saga.row, owner=None, code=WAITING, message=message)
+
     def hold(self, hold: Hold) -> Literal["held", "moved", "lost"]:
         """``EventLog.hold`` on dicts."""
         saga, at = self.sagas[hold.saga_id], self.clock()
@@ -129,6 +185,21 @@ class Database:
         saga.next_at = min(at + hold.due_in, by)
         saga.doubted_at = at if hold.in_doubt else saga.doubted_at
         return "held"
+
+
+def as_open(saga: Status) -> OpenSaga:
+    """It as those are weighed against it that want the same."""
+    start, row = saga.start, saga.row
+    return OpenSaga(
+        saga.saga_id,
+        start.saga,
+        row.status,
+        saga.key,
+        start.organization_id,
+        start.instance_name,
+        row.step,
+        saga.behind,
+    )
 
 
 def at_once(coroutine: Any) -> Any:

@@ -20,6 +20,7 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "append": (*WORKER, "doze", "cancel", "cancel elsewhere"),
     "join": ("refused", *WORKER, "cancel elsewhere"),
     "hold": (*WORKER, "doze", "cancel elsewhere"),
+    "turn": ("crash", "sleep before", "sleep after", "cancel elsewhere"),
     "read": ("crash", "sleep before", "sleep after"),
     "time": ("cancel", "cancel elsewhere"),
 }

@@ -12,6 +12,7 @@ does when nothing goes wrong, one that was undone as it was before, and none may
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -29,6 +30,7 @@ from evosaga.orchestrator.commands.testing.explorer import (
     runs,
 )
 from evosaga.orchestrator.commands.testing.probing import disagreements, results
+from evosaga.orchestrator.commands.testing.rivals import rivals
 from evosaga.orchestrator.commands.testing.scene import FAULTS, WORKER, Scene
 from evosaga.orchestrator.commands.testing.story import told
 from evosaga.orchestrator.commands.testing.wall_clock import clock_watched
@@ -127,7 +129,7 @@ class Torture:
         return replace(
             self.saga,
             steps=tuple(
-                replace(step, retry=Retry(attempts=2, first=step.retry.first))
+                replace(step, retry=Retry(attempts=2, first=step.retry.first), undo_retry=None)
                 for step in self.saga.steps
             ),
         )
@@ -146,6 +148,10 @@ class Torture:
 
             for found in runs(one, depth, sample=sample):
                 tally.add(found)
+            if self.saga.on_conflict != "refuse":
+                make = partial(Stage, self)
+                for found in runs(rivals(self, number, make), min(depth, 1)):
+                    tally.add(found)
         return tally
 
     def prepared(self, number: int) -> Callable[[Faults], Run]:

@@ -15,6 +15,7 @@ from uuid import UUID
 from evosaga.events.append import Append, Appended
 from evosaga.events.event_log import EventLog, Hold
 from evosaga.events.model import Recorded
+from evosaga.events.turns import Turn
 from evosaga.orchestrator.commands.testing.loop import ACTOR, Actor, Loop
 from evosaga.orchestrator.commands.testing.memory import at_once
 from evosaga.orchestrator.engine.engine import Engine
@@ -124,6 +125,15 @@ class Log:
             "hold", lambda: self._db.hold(hold), hold.saga_id
         )
         return said
+
+    async def take_turn(self, saga_id: UUID, owner: str) -> Turn:
+        turn: Turn = await self._worker.op(
+            "turn", lambda: self._db.take_turn(saga_id, owner), saga_id
+        )
+        return turn
+
+    async def wait_for_turn(self, saga_id: UUID, *said: Any) -> None:
+        await self._worker.op("turn", lambda: self._db.wait_for_turn(saga_id, *said), saga_id)
 
     async def read(self, saga_id: UUID) -> list[Recorded]:
         read: list[Recorded] = await self._worker.op(

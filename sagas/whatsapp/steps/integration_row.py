@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting
+from evosaga.sagas.outcome import Done, Finding, Outcome, Rejected, Sighting
 from evosaga.sagas.whatsapp.follow_ups import watch
 from evosaga.sagas.whatsapp.ownership import stored
 from evosaga.sagas.whatsapp.services import Context
@@ -34,7 +34,6 @@ AS_STATUS: Final = (
     "jsonb_build_object('status', {}))).status"
 )
 """A text as whatever type the column ``status`` has, which may be an enum."""
-_LONGEST_WAIT: Final = 30.0
 
 
 async def save_integrations(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
@@ -67,11 +66,9 @@ async def unsave_integrations(connection: Any, contexts: Sequence[Context]) -> l
 async def mark_deleting(connection: Any, contexts: Sequence[Context]) -> list[Outcome]:
     """Mark the rows: from now on the integration is seen to be going away.
 
-    A saga that is behind another waits here until that one is over. It may have left nothing to
-    mark, and then there is little left to do; but a delete that was accepted is carried out.
+    A saga that was behind another may find nothing to mark, and then there is little left to do;
+    but a delete that was accepted is carried out.
     """
-    ahead = await _ahead(connection, [c for c in contexts if "behind" in c.facts])
-    turn = [c for c in contexts if c.saga_id not in ahead]
     marked = await connection.fetch(
         """
         UPDATE healthcare.integrations AS row SET status = 'deleting', updated_at = now()
@@ -91,12 +88,12 @@ async def mark_deleting(connection: Any, contexts: Sequence[Context]) -> list[Ou
              AND recorded_at > now() - make_interval(secs => $3)
         ) AS may_land_late
         """,
-        [_integration_id(c) for c in turn],
-        [c.facts["instance_name"] for c in turn],
-        max((c.services.watch_after[-1] for c in turn), default=0.0),
+        [_integration_id(c) for c in contexts],
+        [c.facts["instance_name"] for c in contexts],
+        max((c.services.watch_after[-1] for c in contexts), default=0.0),
     )
     found = {row["id"]: row for row in marked}
-    return [ahead.get(c.saga_id) or _marked(c, found.get(_integration_id(c))) for c in contexts]
+    return [_marked(c, found.get(_integration_id(c))) for c in contexts]
 
 
 def _marked(ctx: Context, row: Mapping[str, Any] | None) -> Outcome:
@@ -157,67 +154,6 @@ async def _delete_rows(
     )
     gone = {row["id"] for row in deleted}
     return [Done({"deleted": id_ in gone}) for id_ in ids]
-
-
-# --- waiting for one's turn -------------------------------------------------------------------
-
-
-async def _ahead(connection: Any, contexts: Sequence[Context]) -> Mapping[UUID, Outcome]:
-    """The outcomes of those that go on waiting, or wait in vain."""
-    if not contexts:
-        return {}
-    rows = await connection.fetch(
-        _AHEAD,
-        [c.saga_id for c in contexts],
-        [UUID(c.facts["behind"]) for c in contexts],
-        [c.facts["organization_id"] for c in contexts],
-        [c.facts["instance_name"] for c in contexts],
-    )
-    told: dict[UUID, Outcome] = {}
-    for ctx in contexts:
-        mine = [row for row in rows if row["me"] == ctx.saga_id]
-        if not mine:
-            continue
-        row = next((row for row in mine if row["status"] == "failed"), mine[0])
-        if row["status"] == "failed":
-            message = (
-                f"saga {row['saga_id']} ({row['saga']}) ahead of it is parked at step "
-                f"{row['step']}: replay that one, then delete again"
-            )
-            told[ctx.saga_id] = Rejected("ahead_parked", message)
-        else:
-            # Seldom and seldomer: whatever is ahead may have to wait for hours itself.
-            pause = min(_LONGEST_WAIT, max(0.2, ctx.age / 4))
-            message = f"waits for saga {row['saga_id']} ({row['saga']}) to be over"
-            told[ctx.saga_id] = Held("waiting", message, pause)
-    return told
-
-
-# One that was called off while it waited itself leaves its place: then the one before it counts.
-# A saga that holds the key or the name without having looked at the queue is waited for as well.
-_AHEAD: Final = """
-WITH RECURSIVE waiting AS (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
-        AS mine (me, behind, organization_id, instance_name)
-), ahead AS (
-    SELECT me, saga.saga_id, saga.behind, saga.status
-    FROM waiting JOIN evosaga.sagas AS saga ON saga.saga_id = waiting.behind
-    UNION
-    SELECT me, saga.saga_id, saga.behind, saga.status
-    FROM ahead JOIN evosaga.sagas AS saga ON saga.saga_id = ahead.behind
-    WHERE ahead.status IN ('compensated', 'rejected')
-), open AS (
-    SELECT me, saga_id FROM ahead
-    UNION
-    SELECT me, saga_id FROM waiting JOIN evosaga.open_sagas AS saga
-        ON saga.business_key = 'whatsapp/evolution/' || waiting.organization_id
-    UNION
-    SELECT me, saga_id FROM waiting JOIN evosaga.open_sagas AS saga
-        ON saga.instance_name = waiting.instance_name AND saga.behind IS NULL
-)
-SELECT me, saga.saga_id, saga.saga, saga.status, saga.step
-FROM open JOIN evosaga.open_sagas AS saga USING (saga_id)
-"""
 
 
 # --- looking, without touching ----------------------------------------------------------------

@@ -12,7 +12,19 @@ import pytest
 
 from evosaga.orchestrator.commands.testing.mutants import mutants, survivors
 from evosaga.sagas.outcome import Done, Finding, Held, Sighting, Unknown
-from evosaga.testing import Broken, Torture, completed, done, given, lost, run, runs
+from evosaga.testing import (
+    Broken,
+    Torture,
+    completed,
+    done,
+    given,
+    lost,
+    refused,
+    run,
+    runs,
+    supersedes,
+    waits,
+)
 from tests.commands.testing.hotel import imported, made, with_step
 
 
@@ -176,3 +188,34 @@ def test_pairs_of_faults_take_less_than_a_minute(hotel: Any) -> None:
     began = time.process_time()
     assert torture(hotel)(2).runs > 1000
     assert time.process_time() - began < 60
+
+
+@pytest.mark.parametrize("policy", ["wait", "supersede"])
+def test_of_two_bookings_of_one_room_one_waits_whatever_goes_wrong(hotel: Any, policy: Any) -> None:
+    beside = replace(hotel.BOOK_A_ROOM, on_conflict=policy)
+    tally = torture(hotel, beside)()
+    both = [ends for ends in tally.endings if len(ends) == 2]
+    assert both
+    assert ("book-a-room compensated", "book-a-room completed") in both
+    assert tally.notes["turn: crash"] > 0
+    assert tally.notes["follow-up saga.cancel"] > 0 or policy == "wait"
+
+
+def test_an_engine_that_does_not_wait_is_caught(
+    hotel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("driver", "commit", "engine", "projection"):
+        monkeypatch.setattr(f"evosaga.orchestrator.engine.{module}.waits", lambda _state: False)
+    with pytest.raises(Broken, match="which has the same business key, is running"):
+        torture(hotel, replace(hotel.BOOK_A_ROOM, on_conflict="wait"))()
+
+
+def test_a_policy_is_asked_in_one_line(hotel: Any) -> None:
+    saga = hotel.BOOK_A_ROOM
+    given(saga).beside(saga).then(refused("in_progress"))
+    eager = replace(saga, on_conflict={"book-a-room": "supersede", "*": "wait"})
+    given(eager).beside(saga).then(supersedes())
+    given(eager).beside(replace(saga, name="clean-a-room")).then(waits())
+    given(eager).beside(saga, "compensating").then(waits())
+    given(eager).beside(saga, "failed").then(refused("in_progress"))
+    given(eager).beside(saga).beside(saga).then(supersedes())

@@ -110,11 +110,14 @@ HOLDS: Final[Mapping[str, str]] = {
 }
 
 ELSEWHERE: Final = (
+    ("ahead_parked", "rejected", "the saga this one waited for is parked; replay that one first"),
     ("cancelled", "undone", "somebody asked for it"),
     ("deadline_exceeded", "undone", "the create was not done in `EVOSAGA_CREATE_DEADLINE` seconds"),
     ("evolution_busy", "held", "as many calls are out as it should bear, or it said 429"),
     ("in_progress", "refused", "another saga is at work on the same integration"),
+    ("waiting", "waits", "another saga with the same business key comes first"),
     ("lease_lost", "held", "the worker was out of touch for too long, so it did not begin"),
+    ("limited", "waits", "for a place at a limit that all workers share"),
     ("not_on_this_worker", "held", "this worker lacks a server or a secret key that it needs"),
     ("worker_lost", "unknown", "the worker of that attempt vanished"),
 )
@@ -122,7 +125,6 @@ ELSEWHERE: Final = (
 
 CODES: Final[Mapping[str, str]] = {
     **HOLDS,
-    "ahead_parked": "the saga this one waited for is parked; replay that one first",
     "blocked": "somebody else's thing is in the place of the saga's",
     "conflicting_duplicate": "the id was used for another command",
     "deleting": "the integration is being deleted",
@@ -132,12 +134,14 @@ CODES: Final[Mapping[str, str]] = {
     "instance_half_made": "only half of the instance is there",
     "instance_incomplete": "its webhook or its settings are missing",
     "instance_remains": "Evolution did not remove the instance",
+    "in_progress": "another saga is at work on it",
+    "name_taken": "another integration uses the instance name",
+    "not_found": "there is no such integration",
     "integration_exists": "the organization has an integration already",
     "not_replayable": "the saga can't be replayed",
     "unknown_key": "the saga began under another secret key",
     "unknown_server": "no Evolution server of that name is configured",
     "unknown_version": "no living worker has that version of the saga",
-    "waiting": "another saga of the same integration comes first",
     "webhook_host": "the host of `webhook_url` is not in `EVOSAGA_WEBHOOK_HOSTS`",
 }
 
@@ -158,5 +162,7 @@ def keys() -> dict[str, str]:
         f"`{PROOF}`": "what stood last on the stream then, which proves the former",
         "`evosaga:events:told:commands`": "in a cluster: how far follow-up commands were told",
         "`evosaga:commands:told`": "in a cluster: the same, on their own node",
+        "`evosaga:limit:{name}:held`, `:queue`, `:about`": "who has a place at a limit, who "
+        "waits for one, and how long a place is used",
         f"`{OWNER}`": "whose Redis this is: the database's identifier",
     }

@@ -13,7 +13,7 @@ from evosaga.orchestrator.commands.claims import Request
 from evosaga.orchestrator.commands.testing.memory import Status
 from evosaga.orchestrator.commands.testing.scene import Scene as KitScene
 from evosaga.orchestrator.commands.testing.workers import Worker
-from evosaga.sagas.definition import Admission, Refusal
+from evosaga.sagas.admission import Admission, Candidate, Refusal
 from evosaga.sagas.whatsapp.admission_rules import Policy, arbitrate
 from evosaga.sagas.whatsapp.repairs import admission
 from evosaga.sagas.whatsapp.repairs.remove_orphan import REMOVE_ORPHAN
@@ -55,7 +55,8 @@ class Cluster(KitScene):
         if request.saga.name == REMOVE_ORPHAN.name:
             return self._admit_removal(worker, request.saga_id, request.input)
         policy = Policy(KEYS.current, deadline_seconds=self.deadline)
-        [verdict] = arbitrate(self.database.found(), [(request.saga_id, request.input)], policy)
+        asked = Candidate(request.saga_id, request.input, request.saga.on_conflict)
+        [verdict] = arbitrate(self.database.found(), [asked], policy)
         return verdict
 
     def _admit_watch(self, data: Any) -> Admission | Refusal:

@@ -11,9 +11,8 @@ from uuid import UUID
 
 from evosaga.events.model import SagaEvent, SagaStarted
 from evosaga.orchestrator.commands.testing import memory
-from evosaga.orchestrator.commands.testing.memory import Status
 from evosaga.sagas.definition import InCommit, Retry, Saga, Step
-from evosaga.sagas.outcome import Done, Held, Outcome, Rejected
+from evosaga.sagas.outcome import Done, Outcome, Rejected
 from evosaga.sagas.registry import SagaRegistry, registry_of
 from evosaga.sagas.whatsapp import admission_facts
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
@@ -62,7 +61,7 @@ class Database(memory.Database):
                     s.saga_id,
                     s.start.saga,
                     s.row.status,
-                    s.start.business_key,
+                    s.key,
                     s.start.organization_id,
                     s.start.instance_name,
                     s.row.step,
@@ -94,10 +93,6 @@ async def unsave(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
 
 async def mark(db: Database, contexts: Sequence[Context]) -> list[Outcome]:
     [ctx] = contexts
-    if "behind" in ctx.facts and (ahead := _ahead(db, ctx)):
-        if any(saga.row.status == "failed" for saga in ahead):
-            return [Rejected("ahead_parked", "what is ahead of it is parked")]
-        return [Held("waiting", "waits for its turn", min(30.0, max(0.2, ctx.age / 4)))]
     row = db.integrations.get(_row_id(ctx))
     if row is None:
         gone = Rejected("not_found", "the row is gone already")
@@ -121,28 +116,6 @@ def _row_id(ctx: Context) -> UUID:
     return UUID(ctx.facts["integration_id"])
 
 
-def _ahead(db: Database, ctx: Context) -> list[Status]:
-    """The open sagas that this one waits for."""
-    behind: UUID | None = UUID(ctx.facts["behind"])
-    while behind is not None and db.sagas[behind].row.status in ("compensated", "rejected"):
-        behind = db.sagas[behind].behind
-    key = f"whatsapp/evolution/{ctx.facts['organization_id']}"
-    return [
-        saga
-        for saga in db.sagas.values()
-        if saga.open
-        and (
-            saga.saga_id == behind
-            or saga.start.business_key == key
-            or (
-                saga.start.instance_name == ctx.facts["instance_name"]
-                and saga.behind is None
-                and saga.saga_id != ctx.saga_id
-            )
-        )
-    ]
-
-
 _IN_COMMIT: Final[dict[tuple[str, str], tuple[Any, Any]]] = {
     (CREATE_INTEGRATION.name, "postgres"): (InCommit(save), InCommit(unsave)),
     (DELETE_INTEGRATION.name, "mark"): (InCommit(mark), InCommit(unmark)),
@@ -155,7 +128,12 @@ def _in_memory(saga: Saga, step: Step) -> Step:
     do, undo = _IN_COMMIT.get((saga.name, step.name), (step.do, step.undo))
     retry = Retry(attempts=2, first=step.retry.first)
     return replace(
-        step, do=do, undo=undo, retry=retry, probe=None if do is not step.do else step.probe
+        step,
+        do=do,
+        undo=undo,
+        retry=retry,
+        undo_retry=None,
+        probe=None if do is not step.do else step.probe,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from evosaga.events.database import Pool
 from evosaga.sagas.definition import BatchEffect
-from evosaga.sagas.outcome import Done, Held, Outcome, Rejected, Sighting
+from evosaga.sagas.outcome import Done, Outcome, Rejected, Sighting
 from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION, CreateIntegration
 from evosaga.sagas.whatsapp.delete_integration import DELETE_INTEGRATION, DeleteIntegration
 from evosaga.sagas.whatsapp.services import Context, Services
@@ -151,36 +151,6 @@ async def test_e8_a_mark_that_others_have_wiped_is_not_restored(
     await pool.execute("UPDATE healthcare.integrations SET status = 'connected'")
     await run(pool, integration_row.unmark_deleting, deleting(services, status="pending"))
     assert ((await row(pool)) or {})["status"] == "connected"
-
-
-async def test_of_a_batch_only_those_wait_that_have_somebody_ahead(
-    pool: Pool, services: Services
-) -> None:
-    ahead, over = await begun(pool, "running"), await begun(pool, "completed")
-    await run(pool, integration_row.save_integrations, creating(services))
-    first, second, third = await run(
-        pool,
-        integration_row.mark_deleting,
-        deleting(services, behind=str(ahead)),
-        deleting(services, integration_id=str(uuid.uuid4()), behind=str(over)),
-        deleting(services),
-    )
-    assert isinstance(first, Held)
-    assert (first.code, first.retry_after) == ("waiting", 0.2)
-    assert str(ahead) in first.message
-    assert second == Done({"note": "nothing_left"})
-    assert third == Done({"status": "pending"})
-
-
-@pytest.mark.parametrize(("age", "pause"), [(0.0, 0.2), (2.0, 0.5), (60.0, 15.0), (9e9, 30.0)])
-async def test_whoever_waits_long_looks_seldom(
-    pool: Pool, services: Services, age: float, pause: float
-) -> None:
-    ahead = await begun(pool, "compensating")
-    waiting = replace(deleting(services, behind=str(ahead)), age=age)
-    [said] = await run(pool, integration_row.mark_deleting, waiting)
-    assert isinstance(said, Held)
-    assert said.retry_after == pause
 
 
 # --- probes -----------------------------------------------------------------------------------
