@@ -182,3 +182,27 @@ async def test_while_the_loss_is_undecided_nothing_of_ours_is_removed(
 
 def token_of(services: Services, saga_id: uuid.UUID) -> str:
     return str(services.keys.instance_token(saga_id, services.keys.current))
+
+
+async def test_without_a_worker_the_commands_wait_and_the_stop_stays(
+    settings: Settings, pool: Pool, redis: Redis, evosaga: Evosaga, evolution: SimulatedEvolution
+) -> None:
+    backup = await Backup.of(pool)
+    async with running_worker(settings):
+        made = await outcome(pool, await publish(redis, create()))
+        await eventually(lambda: all_told(pool, redis))
+        await eventually(lambda: nothing_pending(redis))
+    await backup.restore(pool)
+    for _ in range(2):  # as an impatient operator does
+        ran = await evosaga("recover", "--fix", "--timeout", "0.2")
+        assert ran.code == 1
+        assert "start one (evosaga worker)" in ran.err
+        assert await log_loss.recorded(pool) is not None
+    ran = await evosaga("events", "republish", "--since", "1h")
+    assert (ran.code, "evosaga recover" in ran.err) == (2, True)
+    async with running_worker(settings):
+        again = await outcome(pool, str(made.saga_id))
+        ran = await evosaga("recover", "--fix")
+        assert ran.code == 0, ran
+        assert "epoch 1" in ran.out
+    assert (again.status, list(evolution.live())) == ("completed", [made.instance_name])
