@@ -54,6 +54,9 @@ async def test_of_several_hosts_the_one_that_answers_and_takes_writes_is_used(
     connection = await connect(url, timeout=5)
     assert host_of(url) == f"{folder}:5432"
     await connection.close()
+    (told,) = [one async for one in doctor_replication.check_hosts(url)]
+    assert told.said == f"on {folder}:5432, which takes writes; {nobody}:5432 is no such socket"
+    assert (told.verdict, nobody in told.cure) == ("warn", True)
     pool = await open_pool(url)
     held = await pool.acquire()
     # What becomes read-only under us is not kept.
