@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
+import asyncpg
 import structlog
 from redis.asyncio import Redis
 
@@ -67,6 +69,49 @@ class Comparison:
     epoch: int
     loss: LogLoss | None
     newest: PublishedEvent | None = None
+
+
+class LogGuard:
+    """Whether the log still has what was published last; of one leader of the relay.
+
+    It is asked before anything is published. A new leader compares the stream with the log; after
+    that the query for the cursor looks for the one event that was published last.
+    """
+
+    def __init__(self, pool: Pool, redis: Redis) -> None:
+        self._pool = pool
+        self._redis = redis
+        self._last: tuple[UUID, int, datetime] | None = None
+        self._compared = False
+
+    @property
+    def last(self) -> tuple[UUID, int, datetime] | tuple[None, None, None]:
+        """The event that was published last, as far as this leader knows."""
+        return self._last or (None, None, None)
+
+    def published(self, newest: tuple[UUID, int, datetime]) -> None:
+        """This leader has published up to that event."""
+        self._last = newest
+
+    def forget(self) -> None:
+        """Somebody else may have published since."""
+        self._last, self._compared = None, False
+
+    async def went_back(self, lead: asyncpg.Record, told_up_to: int | None) -> bool:
+        """Whether it lacks something. ``lead``: the relay's row, ``newest`` position of the log,
+        and as ``has_last`` whether it has ``last``.
+        """
+        if lead["went_back_at"] is not None:
+            self.forget()
+            return True
+        sound = lead["has_last"] if self._last else self._compared
+        if sound and (told_up_to or 0) <= (lead["newest"] or 0):
+            return False
+        found = await notice(self._pool, self._redis)
+        self._last, self._compared = None, True
+        if (one := found.newest) is not None:
+            self._last = one.saga_id, one.sequence, one.recorded_at
+        return found.loss is not None
 
 
 async def recorded(pool: Queryable) -> LogLoss | None:

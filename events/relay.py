@@ -23,7 +23,6 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 from uuid import UUID
 
-import asyncpg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -89,9 +88,7 @@ class Relay:
         self._told = 0
         self._nudge = asyncio.Event()
         self._leads = False
-        self._last: tuple[UUID, int, datetime] | None = None
-        """The event that is published last, as far as this leader knows."""
-        self._compared = False
+        self._guard = log_loss.LogGuard(pool, redis)
 
     def nudge(self) -> None:
         """Something was committed here: don't wait for the next poll."""
@@ -125,14 +122,14 @@ class Relay:
         """Publish one batch if this relay leads; True when there may be more."""
         # Before the cursor: nobody has told anything since, if it still is the note at the end.
         told = await relay_position.read(self._redis)
-        last = self._last or (None, None, None)
+        last = self._guard.last
         lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS, *last)
         self._leads = lead is not None
         if lead is None:
-            self._compared, self._last = False, None
+            self._guard.forget()
             return False
         cursor, newest = lead["position"], lead["newest"] or 0
-        if await self._went_back(lead, told):
+        if await self._guard.went_back(lead, told.up_to):
             return False
         if _behind(told, cursor):
             told = await relay_position.read(
@@ -155,9 +152,9 @@ class Relay:
         try:
             await relay_position.tell(self._redis, batch.events, batch.commands, told, batch.last)
         except relay_position.OutOfStep:
-            self._compared, self._last = False, None
+            self._guard.forget()
             return True
-        self._last = batch.newest
+        self._guard.published(batch.newest)
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")
@@ -165,21 +162,6 @@ class Relay:
         if self._keep.most_bytes and self._told % _TRIM_EVERY == 0:
             await trim_bytes(self._redis, streams.EVENTS, self._keep.most_bytes)
         return len(batch.events) == _BATCH
-
-    async def _went_back(self, lead: asyncpg.Record, told: RelayPosition) -> bool:
-        """Whether the log lacks what was published: then nothing is published after it."""
-        if lead["went_back_at"] is not None:
-            self._compared, self._last = False, None
-            return True
-        sound = lead["has_last"] if self._last else self._compared
-        if sound and (told.up_to or 0) <= (lead["newest"] or 0):
-            return False
-        found = await log_loss.notice(self._pool, self._redis)
-        self._compared, self._last = True, None
-        if found.newest is not None:
-            one = found.newest
-            self._last = one.saga_id, one.sequence, one.recorded_at
-        return found.loss is not None
 
     async def _go_back(self, cursor: int, told: RelayPosition) -> int:
         """Redis lost what it was told: the position from which it has to be told again."""

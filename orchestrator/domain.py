@@ -61,9 +61,10 @@ def _no_parts(
     return {}
 
 
-async def _nothing_left(
+async def nothing_left(
     _: Settings, __: Pool, _services: object, _handler: CommandHandler, ___: Sequence[ForgottenSaga]
 ) -> Sequence[Leftover]:
+    """Of a domain whose sagas leave nothing outside that could be found."""
     return ()
 
 
@@ -122,7 +123,7 @@ class Domain(Generic[ServicesT]):
     leftovers: Callable[
         [Settings, Pool, ServicesT, CommandHandler, Sequence[ForgottenSaga]],
         Awaitable[Sequence[Leftover]],
-    ] = _nothing_left
+    ] = nothing_left
     name: str = "domain"
     package: str = "evosaga"
     essential: bool = False

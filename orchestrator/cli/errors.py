@@ -42,6 +42,7 @@ def explained(error: BaseException) -> CliError | None:
 
     from evosaga.events.commands import BadCommand
     from evosaga.events.database import StatementMode
+    from evosaga.events.log_loss import LogWentBack
     from evosaga.orchestrator.config.settings import SettingsError
     from evosaga.orchestrator.local.binaries import LocalServerUnavailable
     from evosaga.orchestrator.local.paths import NoStateFolder
@@ -49,6 +50,8 @@ def explained(error: BaseException) -> CliError | None:
 
     match error:
         case SettingsError() | BadCommand() | Unreadable() | NoStateFolder() | StatementMode():
+            return CliError(WRONG, str(error))
+        case LogWentBack():
             return CliError(WRONG, str(error))
         case LocalServerUnavailable():
             return CliError(UNREACHABLE, str(error))

@@ -192,6 +192,7 @@ class _Visit:
         from evosaga.orchestrator.cli.integrations import workers
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import allowed
 
+        await self._say_what_waits(seen)
         policies: Collection[Any] = {"auto", "ask"} if self.keep else {"auto"}
         mendable = [one for one in seen if allowed(one.drift, policies, self.wanted.remove)]
         company = await workers(self.keeper.pool, self.out) if mendable else None
@@ -208,6 +209,13 @@ class _Visit:
                 await asyncio.sleep(_POLL)
             told += await self._outcomes(asked)
         return told
+
+    async def _say_what_waits(self, seen: Sequence[ObservedDrift]) -> None:
+        """That nothing is removed while the log is known to have gone back."""
+        from evosaga.events import log_loss
+
+        if seen and (await log_loss.recorded(self.keeper.pool)) is not None:
+            self.out.problem(f"the log went back, so nothing is removed yet: {log_loss.RECOVER}")
 
     async def _ask(self, wanted: Sequence[ObservedDrift]) -> list[Asked]:
         from evosaga.orchestrator.whatsapp.reconciliation.reconciler import repair

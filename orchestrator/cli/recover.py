@@ -97,11 +97,19 @@ class _Place:
     async def look(self) -> tuple[Forgotten, list[Leftover]]:
         """What was forgotten, and what of it is left outside."""
         from evosaga.orchestrator.commands import forgotten
+        from evosaga.orchestrator.domain import nothing_left
+        from evosaga.orchestrator.engine.resources import ResourceUnavailable
 
         found = await forgotten.look(self.pool, self.redis, self.domains.sagas)
         left: list[Leftover] = []
         for one in self.domains.each:
-            services = self.services.of(next(name for name, _ in one.sagas.versions))
+            if one.leftovers is nothing_left:
+                continue
+            try:
+                services = self.services.of(next(name for name, _ in one.sagas.versions))
+            except ResourceUnavailable as reason:
+                said = f"what {one.name} uses can't be opened: {reason}"
+                raise CliError(UNREACHABLE, f"nothing was changed: {said}") from reason
             asked = one.leftovers(self.settings, self.pool, services, self.gate, found.sagas)
             left += await asked
         return found, left
@@ -164,13 +172,13 @@ class _Recovery:
     async def _take_again(self, found: Forgotten) -> bool:
         """Whether workers have taken the commands; then their sagas are waited for as well."""
         from evosaga.orchestrator.cli.integrations import workers
-        from evosaga.orchestrator.commands import forgotten
+        from evosaga.orchestrator.commands import forgotten_commands
 
         if not found.commands:
             return True
         company = await workers(self.place.pool, self.out)
-        ids = await forgotten.take_again(self.place.redis, found.commands)
-        if not await forgotten.taken(self.place.redis, ids, self.deadline):
+        ids = await forgotten_commands.take_again(self.place.redis, found.commands)
+        if not await forgotten_commands.taken(self.place.redis, ids, self.deadline):
             return False
         await company()
         await self._over([one.saga_id for one in found.commands if one.saga_id is not None])

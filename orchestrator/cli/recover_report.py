@@ -9,12 +9,8 @@ from evosaga.orchestrator.cli.output import Output, printable
 
 if TYPE_CHECKING:
     from evosaga.events.log_loss import Comparison
-    from evosaga.orchestrator.commands.forgotten import (
-        Forgotten,
-        ForgottenCommand,
-        ForgottenSaga,
-        Leftover,
-    )
+    from evosaga.orchestrator.commands.forgotten import Forgotten, ForgottenSaga, Leftover
+    from evosaga.orchestrator.commands.forgotten_commands import ForgottenCommand
 
 _SHOWN: Final = 40
 

@@ -6,9 +6,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 
 import evosaga.events.postgres_hosts
-from evosaga.events.database import open_pool
+from evosaga.events.database import Pool, open_pool
 from evosaga.events.postgres_hosts import NoWritableHost, connect, host_of
 from evosaga.events.postgres_url import understood
+from evosaga.orchestrator.cli import doctor_replication
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.orchestrator.local.postgres import SETTINGS
@@ -24,7 +25,21 @@ async def test_after_a_promotion_nothing_acknowledged_is_lost_or_is_found_again(
 ) -> None:
     for setting in NEEDLESS:
         monkeypatch.setitem(SETTINGS, setting, "off")
-    run = await fail_over(8, synchronous=synchronous, folder=tmp_path, seconds=0.5, workers=1)
+
+    async def look(pool: Pool) -> None:
+        """What ``doctor`` says of the standby; a limit of less than nothing is exceeded."""
+        for limit in (2.0**40, -1.0):
+            monkeypatch.setattr(doctor_replication, "_BEHIND_BYTES", limit)
+            (found,) = [one async for one in doctor_replication.check_standbys(pool)]
+            how = "synchronously" if synchronous else "asynchronously"
+            assert f"replicates {how}, " in found.said
+            assert found.verdict == ("ok" if synchronous and limit > 0 else "warn")
+            assert ("look at its disk" in found.cure) is (limit < 0)
+            assert ("synchronous_standby_names" in found.cure) is not synchronous
+
+    run = await fail_over(
+        8, synchronous=synchronous, folder=tmp_path, seconds=0.5, workers=1, look=look
+    )
     assert bool(run.forgotten) is not synchronous
 
 
@@ -39,6 +54,9 @@ async def test_of_several_hosts_the_one_that_answers_and_takes_writes_is_used(
     connection = await connect(url, timeout=5)
     assert host_of(url) == f"{folder}:5432"
     await connection.close()
+    (told,) = [one async for one in doctor_replication.check_hosts(url)]
+    assert told.said == f"on {folder}:5432, which takes writes; {nobody}:5432 is no such socket"
+    assert (told.verdict, nobody in told.cure) == ("warn", True)
     pool = await open_pool(url)
     held = await pool.acquire()
     # What becomes read-only under us is not kept.

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,8 @@ async def test_what_a_restored_log_has_forgotten_is_shown_healed_and_told_in_a_n
         left = {name[one["id"]] for one in (kept, streamed, paired)}
         assert set(evolution.live()) == {*left, stranger}
         assert await rows(pool) == left
-        created = [one.name for one in evolution.journal if one.applied == "created"]
-        assert sorted(map(str, created)) == sorted(map(str, [*name.values(), stranger])), (
-            "each of them once"
-        )
+        created = Counter(one.name for one in evolution.journal if one.applied == "created")
+        assert created == Counter([*name.values(), stranger]), "each of them once"
         await eventually(lambda: all_told(pool, redis))
         new = (await entries(redis, streams.EVENTS))[len(told) :]
         assert {json.loads(fields[b"data"]).get("epoch") for _, fields in new} == {1}
@@ -183,3 +182,27 @@ async def test_while_the_loss_is_undecided_nothing_of_ours_is_removed(
 
 def token_of(services: Services, saga_id: uuid.UUID) -> str:
     return str(services.keys.instance_token(saga_id, services.keys.current))
+
+
+async def test_without_a_worker_the_commands_wait_and_the_stop_stays(
+    settings: Settings, pool: Pool, redis: Redis, evosaga: Evosaga, evolution: SimulatedEvolution
+) -> None:
+    backup = await Backup.of(pool)
+    async with running_worker(settings):
+        made = await outcome(pool, await publish(redis, create()))
+        await eventually(lambda: all_told(pool, redis))
+        await eventually(lambda: nothing_pending(redis))
+    await backup.restore(pool)
+    for _ in range(2):  # as an impatient operator does
+        ran = await evosaga("recover", "--fix", "--timeout", "0.2")
+        assert ran.code == 1
+        assert "start one (evosaga worker)" in ran.err
+        assert await log_loss.recorded(pool) is not None
+    ran = await evosaga("events", "republish", "--since", "1h")
+    assert (ran.code, "evosaga recover" in ran.err) == (2, True)
+    async with running_worker(settings):
+        again = await outcome(pool, str(made.saga_id))
+        ran = await evosaga("recover", "--fix")
+        assert ran.code == 0, ran
+        assert "epoch 1" in ran.out
+    assert (again.status, list(evolution.live())) == ("completed", [made.instance_name])

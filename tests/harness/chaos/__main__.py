@@ -83,9 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=7.0, help="how long it may take (7)")
     parser.add_argument("--sagas", type=int, default=2200, help="sagas to ask for (2200)")
     parser.add_argument("--version", choices=("2.3.6", "2.3.7"), default="2.3.7")
-    parser.add_argument("--topology", choices=("single", "standby"), default="single")
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--topology", choices=("single", "cluster"), default="single")
+    parser.add_argument("--topology", choices=("single", "cluster", "standby"), default="single")
     parser.add_argument("--keep", type=Path, help="a folder for the logs of the workers and so on")
     parser.add_argument("--json", action="store_true")
     return parser

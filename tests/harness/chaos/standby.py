@@ -13,7 +13,7 @@ import os
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -131,12 +131,18 @@ async def fail_over(
     kills: int = 0,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    look: Callable[[Pool], Awaitable[None]] | None = None,
 ) -> Run:
-    """One run; ``violations`` of what it returns has been asked already, and raises if any."""
+    """One run; ``violations`` of what it returns has been asked already, and raises if any.
+
+    ``look``: is called while both servers are there.
+    """
     async with _world(folder, synchronous, seed) as run:
         for _ in range(workers):
             run.start_worker()
         await eventually(run.workers_up, 60, message="the workers to be up")
+        if look is not None:
+            await look(run.pool)
         part = max(1, int(sagas * _LOST))
         await run.load(sagas - 2 * part, seconds * (1 - 2 * _LOST))
         for _ in range(kills):
