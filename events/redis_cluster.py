@@ -216,6 +216,7 @@ class ClusterRedis(AutoPipelineRedis):
 
     async def _left_to_redis_py(self, args: Sequence[Any], options: Any) -> Any:
         try:
+            await self.topology.initialize()
             return await self.topology.execute_command(*args, **options)
         except RedisClusterException as error:
             raise RedisConnectionError("the cluster can't be asked") from error
