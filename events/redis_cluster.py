@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import Connection, SSLConnection
 from redis.cluster import PRIMARY, get_node_name
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -32,6 +31,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from evosaga.events.any_node import AnyNodeTcp, AnyNodeTls
 from evosaga.events.auto_pipeline import AutoPipelineRedis
 from evosaga.events.key_prefix import PrefixedPipeline, keys_of, prefixed
 from evosaga.events.redis_address import Address, Node
@@ -216,6 +216,7 @@ class ClusterRedis(AutoPipelineRedis):
 
     async def _left_to_redis_py(self, args: Sequence[Any], options: Any) -> Any:
         try:
+            await self.topology.initialize()
             return await self.topology.execute_command(*args, **options)
         except RedisClusterException as error:
             raise RedisConnectionError("the cluster can't be asked") from error
@@ -247,34 +248,6 @@ class _ClusterPipeline(PrefixedPipeline):
         return list(answers)
 
 
-class _AnyNode:
-    """A connection to whichever node answers: for pub/sub, which reaches all of them."""
-
-    def __init__(self, *, places: Callable[[], list[Node]], **options: Any) -> None:
-        self._places = places
-        super().__init__(**options)
-
-    async def connect(self) -> None:
-        """Try one node after the other. Raises what the last one had to say."""
-        trouble: BaseException | None = None
-        for host, port in self._places():
-            self.host, self.port = host, port
-            try:
-                return await super().connect()  # type: ignore[misc, no-any-return]
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                trouble = error
-        assert trouble is not None
-        raise trouble
-
-
-class _AnyNodeTcp(_AnyNode, Connection):
-    pass
-
-
-class _AnyNodeTls(_AnyNode, SSLConnection):
-    pass
-
-
 def connect(
     address: Address,
     options: dict[str, Any],
@@ -295,7 +268,7 @@ def connect(
     def places() -> list[Node]:
         return client.places()
 
-    connection = _AnyNodeTls if address.tls else _AnyNodeTcp
+    connection = AnyNodeTls if address.tls else AnyNodeTcp
     shared = {name: value for name, value in options.items() if name not in ("host", "port")}
     pool = BlockingConnectionPool(
         **shared | {"connection_class": connection, "places": places},

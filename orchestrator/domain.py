@@ -30,7 +30,7 @@ from evosaga.orchestrator.engine.resources import (
     ServicesBySaga,
     opened,
 )
-from evosaga.orchestrator.maintenance.redis_checks import NOTHING_MORE, RedisUse
+from evosaga.orchestrator.maintenance.redis_rights import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import AnyJob
 from evosaga.sagas.definition import DefinitionError, Saga, limited
 from evosaga.sagas.explainer import PLAIN, Explainer

@@ -14,7 +14,7 @@ from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_errors import cause
 from evosaga.orchestrator.api.dependencies import AppContext
-from evosaga.orchestrator.maintenance import redis_checks
+from evosaga.orchestrator.maintenance import redis_checks, redis_rights
 from evosaga.orchestrator.queries.sagas import living_workers
 from evosaga.orchestrator.whatsapp.attention import problems
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
@@ -92,7 +92,7 @@ async def _redis(parts: AppContext) -> Check:
     try:
         async with asyncio.timeout(_PATIENCE):
             await parts.redis.ping()
-            role: redis_checks.Role = "worker" if parts.reader is not None else "api"
+            role: redis_rights.Role = "worker" if parts.reader is not None else "api"
             use = parts.domains.redis if parts.domains else WHATSAPP.redis
             wrong = await redis_checks.trouble_of(parts.redis, role, use)
     except (RedisError, OSError, TimeoutError) as error:

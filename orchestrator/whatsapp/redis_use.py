@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from evosaga.orchestrator.maintenance.redis_checks import (
+from evosaga.orchestrator.maintenance.redis_rights import (
     NOBODY,
     RedisCommand,
     RedisUse,

@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
+from redis.exceptions import ClusterCrossSlotError
 
 from evosaga.events import (
     dead_letters,
@@ -124,6 +125,12 @@ async def test_everything_that_works_on_a_single_redis_works_on_a_cluster(
         await dead_letters.send_again(redis, letters)
         await eventually(lambda: redis.xlen(streams.DEAD_COMMANDS))
         await eventually(lambda: nothing_pending(redis))
+
+        # What evosaga does not use itself, for steps of other people.
+        pushed: Any = redis.rpush("a list", "x", "y")
+        assert await pushed == 2
+        with pytest.raises(ClusterCrossSlotError):
+            await redis.mget("a", "b")
 
         assert await redis_checks.trouble_of(redis, "worker", REDIS_USE) is None
         assert worker.reader.healthy
