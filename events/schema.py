@@ -248,6 +248,8 @@ connections = Table(
     schema="evosaga",
 )
 
+Index("connections_alerted", connections.c.state, postgresql_where=text("alerted_at IS NOT NULL"))
+
 chores = Table(
     "chores",
     metadata,

@@ -139,6 +139,11 @@ SCALE_INDEXES: Final = (
     SearchIndex(
         "healthcare", "integrations_by_server", f"{_ROWS} (({SERVER.format('')}), id) {_OURS}"
     ),
+    SearchIndex(
+        "evosaga",
+        "connections_alerted",
+        "ON evosaga.connections (state) WHERE alerted_at IS NOT NULL",
+    ),
     SearchIndex("evosaga", "sagas_due", "ON evosaga.sagas (due_at) WHERE due_at IS NOT NULL"),
     SearchIndex(
         "evosaga",
@@ -146,7 +151,8 @@ SCALE_INDEXES: Final = (
         "ON evosaga.sagas (waits_since) WHERE waits_since IS NOT NULL",
     ),
 )
-"""Those of revision 0012: a server's rows in pages, and what no worker drives by when it is due."""
+"""Those of revision 0012: a server's rows in pages, the phones that somebody was told of, and what
+no worker drives by when it is due."""
 
 
 def made(index: SearchIndex) -> str:

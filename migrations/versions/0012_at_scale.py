@@ -1,11 +1,12 @@
 """A million integrations, and a million sagas that wait.
 
 ``integrations_by_server``: the rows of one Evolution server in pages, so that upkeep goes server by
-server. ``due_at`` and ``waits_since``: the ``next_at`` and ``scheduled_at`` of an active saga that
-no worker drives, else NULL. A sweep finds by them what is due. They are columns of their own since
-Postgres leaves the indexes of a row alone only while no indexed column changes: ``next_at`` changes
-with every step (revision 0003), and these only when a saga is let go or taken. A trigger keeps
-them, since workers of the release before do not know them.
+server. ``connections_alerted``: the phones that somebody was told of. ``due_at`` and
+``waits_since``: the ``next_at`` and ``scheduled_at`` of an active saga that no worker drives, else
+NULL. A sweep finds by them what is due. They are columns of their own since Postgres leaves the
+indexes of a row alone only while no indexed column changes: ``next_at`` changes with every step
+(revision 0003), and these only when a saga is let go or taken. A trigger keeps them, since workers
+of the release before do not know them.
 
 Where the tables are large ``evosaga.migrations.upgrade`` has made columns and indexes beforehand.
 """
@@ -61,6 +62,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP INDEX IF EXISTS healthcare.integrations_by_server")
+    op.execute("DROP INDEX IF EXISTS evosaga.connections_alerted")
     for trigger in ("waiting_inserted", "waiting_updated"):
         op.execute(f"DROP TRIGGER {trigger} ON evosaga.sagas")
     op.execute("DROP FUNCTION evosaga.note_waiting")

@@ -49,7 +49,7 @@ async def check_redis(settings: Settings) -> AsyncGenerator[Finding, None]:
         async for finding in _look_at_commands(redis):
             yield finding
         if known.info is not None:
-            yield await _memory(settings, redis)
+            yield await _memory(settings, redis, known.infos)
 
 
 def _version(info: dict[str, Any], masters: int) -> Finding:
@@ -121,7 +121,7 @@ async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Fin
                 yield finding
 
 
-async def _memory(settings: Settings, redis: Redis) -> Finding:
+async def _memory(settings: Settings, redis: Redis, infos: Sequence[dict[str, Any]]) -> Finding:
     """Whether what the streams are to keep will fit."""
     from evosaga.events import streams
     from evosaga.events.retention import Retention
@@ -130,7 +130,7 @@ async def _memory(settings: Settings, redis: Redis) -> Finding:
 
     names = (streams.EVENTS, *app.domains_of(settings).streams)
     keep = Retention(settings.events_keep, settings.events_most_bytes)
-    found = await forecast(redis, names, keep)
+    found = await forecast(redis, names, keep, infos)
     told = [
         f"{one.stream} has {_mb(one.size)} in {one.entries:,} entries"
         + (f", will have {_mb(one.announced)}" if one.announced is not None else "")

@@ -1,6 +1,6 @@
 """What the streams will need of Redis's memory once they hold all that they are to keep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,12 +53,18 @@ class MemoryForecast:
         return self.room is None or self.announced <= self.room
 
 
-async def forecast(redis: Redis, names: Sequence[str], keep: Retention) -> MemoryForecast:
-    """Of these streams. Raises what Redis raises, as where INFO is forbidden."""
-    told: dict[str, Any] = await redis.info("memory")
-    most = int(told.get("maxmemory") or 0) or int(told.get("total_system_memory") or 0)
+async def forecast(
+    redis: Redis, names: Sequence[str], keep: Retention, infos: Sequence[Mapping[str, Any]]
+) -> MemoryForecast:
+    """Of these streams. ``infos``: what INFO says of each master; the fullest counts, and the
+    smallest, since any of a cluster may have the streams."""
+    rooms = [
+        int(info.get("maxmemory") or 0) or int(info.get("total_system_memory") or 0)
+        for info in infos
+    ]
     found = [one for name in names if (one := await _stream(redis, name, keep)) is not None]
-    return MemoryForecast(found, int(told["used_memory"]), most or None)
+    used = max(int(info.get("used_memory") or 0) for info in infos)
+    return MemoryForecast(found, used, min(rooms) or None)
 
 
 async def _stream(redis: Redis, name: str, keep: Retention) -> StreamMemory | None:

@@ -57,7 +57,9 @@ async def settled(pool: Pool) -> list[dict[str, Any]]:
     for row in rows:
         if row["status"] in ACTIVE:
             row["next_at"] = row["next_at"] is not None
-            row.pop("owner")
+            # Who drives it, and with that what a sweep finds it by.
+            for name in ("owner", "due_at", "waits_since"):
+                row.pop(name)
     return rows
 
 

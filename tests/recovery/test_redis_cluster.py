@@ -96,7 +96,7 @@ async def test_everything_that_works_on_a_single_redis_works_on_a_cluster(
         change = await asyncio.wait_for(coming, 20)
         assert (change.kind, change.route.instance_name) == ("added", name)
         await _find_and_forget(redis, nodes.nodes[0].port, pool, name)
-        assert [key.instance_name for key in await _keys(redis)] == [name]
+        assert [key.instance_name for key in await _keys(redis, {})] == [name]
         assert json.loads(await redis.get(f"evosaga:qr:{name}") or b"{}")["code"]
         assert await wa_events.publish(redis, "digest", {"data": "{}"}, 60)
         assert not await wa_events.publish(redis, "digest", {"data": "{}"}, 60)

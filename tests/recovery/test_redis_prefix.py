@@ -45,7 +45,7 @@ async def test_two_databases_share_a_redis_and_neither_sees_anything_of_the_othe
             gone = await outcome(pool, await publish(client, delete(str(last.instance_name))))
             assert gone.status == "completed"
             assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == 4
-            assert len(await _keys(client)) == 2
+            assert len(await _keys(client, {})) == 2
         assert first.reader.healthy
         assert second.reader.healthy
 

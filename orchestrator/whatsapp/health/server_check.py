@@ -97,7 +97,8 @@ async def look_at(
     async for rows in rows_on(monitor.pool, server):
         page = await _page(monitor, server, listed, places, rows)
         known = await store.read(monitor.pool, [row.id for row in rows])
-        await asyncio.to_thread(selection.take, page, known)
+        selection.take(page, known)
+        await asyncio.sleep(0)
     asked = [*selection.ill.in_order(), *selection.well.in_order()]
     snapshot = _snapshot(server, selection, asked)
     tokens = {
@@ -140,11 +141,9 @@ async def _page(
     rows: Sequence[Row],
 ) -> Snapshot:
     here = [listed.at(at) for row in rows if (at := places.get(row.instance_name)) is not None]
-    listing = await asyncio.to_thread(
-        lambda: Listing(
-            {one.name: instance_of(one, server) for one in here},
-            {one.name: one.token or "" for one in here},
-        )
+    listing = Listing(
+        {one.name: instance_of(one, server) for one in here},
+        {one.name: one.token or "" for one in here},
     )
     snapshot = await attribute_owners(monitor.pool, monitor.services.keys, listing, rows)
     return await with_busy(monitor.pool, snapshot, rows)

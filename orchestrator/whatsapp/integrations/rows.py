@@ -13,8 +13,12 @@ from evosaga.orchestrator.whatsapp.integrations.paging import pages
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
 from evosaga.sagas.whatsapp.types import DEFAULT_SERVER
 
-_SOME: Final = 500
-"""Rows of a server that are read at a time: a few milliseconds of work for the event loop."""
+_SOME: Final = 250
+"""Rows of a server that are read at a time: a few milliseconds of work, on the event loop itself.
+
+In threads beside it that work would hold it up for longer: for each system call it would have to
+wait until a thread lets go of Python's lock.
+"""
 
 
 async def rows_of(pool: Pool) -> list[Row]:
@@ -32,7 +36,7 @@ async def rows_on(pool: Pool, server: str) -> AsyncIterator[list[Row]]:
     while True:
         page = await pool.fetch(_ROWS_ON, after, _SOME, server)
         if page:
-            yield await asyncio.to_thread(_rows, page)
+            yield _rows(page)
         if len(page) < _SOME:
             return
         after = page[-1]["id"]

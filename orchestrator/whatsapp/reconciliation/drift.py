@@ -146,7 +146,7 @@ def _key_drifts(
         organization = row.organization_id if row else _organization_of(key, names.get(name))
         busy = name in snapshot.busy_names or organization in snapshot.busy_organizations
         code = judge_key(
-            KeyCell("busy" if busy else "free", _key_says(key, row), "enabled" if row else "none")
+            KeyCell("busy" if busy else "free", key_says(key, row), "enabled" if row else "none")
         )
         if code not in (AGREE, BUSY):
             command = RepairCommand("key.drop", {"instance_name": name})
@@ -155,7 +155,7 @@ def _key_drifts(
     return drifts
 
 
-def _key_says(key: Key, row: Row | None) -> KeySays:
+def key_says(key: Key, row: Row | None) -> KeySays:
     if not key.readable:
         return "unreadable"
     if row is not None and (

@@ -21,6 +21,7 @@ from evosaga.events.redis_clients import masters
 from evosaga.orchestrator.commands.forgotten import ForgottenSaga
 from evosaga.orchestrator.config import legacy_names
 from evosaga.orchestrator.whatsapp.integrations.rows import rows_of
+from evosaga.orchestrator.whatsapp.reconciliation.drift import key_says
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     Listing,
     ObservationFailed,
@@ -77,7 +78,7 @@ async def observe(
         snapshot = replace(snapshot, older=await _older(pool, snapshot, patterns, wanted))
     snapshot = _given(snapshot, keep)
     if keys:
-        snapshot = replace(snapshot, keys=await _keys(services.redis))
+        snapshot = replace(snapshot, keys=await _keys(services.redis, snapshot.named()))
     return Observation(await with_busy(pool, replace(snapshot, keep=keep)), listing.tokens)
 
 
@@ -202,17 +203,19 @@ async def _older(
 # --- Redis ------------------------------------------------------------------------------------
 
 
-async def _keys(redis: Redis) -> list[Key]:
-    """Every routing key, a page at a time, of each master of a cluster."""
+async def _keys(redis: Redis, rows: Mapping[str, Row]) -> list[Key]:
+    """The routing keys that do not say what their rows do, of each master of a cluster."""
     try:
-        return [key for master in await masters(redis) for key in await _keys_of(master, redis)]
+        return [
+            key for master in await masters(redis) for key in await _keys_of(master, redis, rows)
+        ]
     except RedisError as error:
         said = f"Redis does not answer ({reason(error)})"
         cure = "is it running, and is EVOSAGA_REDIS_URL right?"
         raise ObservationFailed(f"{said}: {cure}") from error
 
 
-async def _keys_of(master: Redis, redis: Redis) -> list[Key]:
+async def _keys_of(master: Redis, redis: Redis, rows: Mapping[str, Row]) -> list[Key]:
     found: list[Key] = []
     cursor = 0
     while True:
@@ -223,9 +226,15 @@ async def _keys_of(master: Redis, redis: Redis) -> list[Key]:
                 pipeline.get(key)
                 pipeline.pttl(key)
             told = await pipeline.execute(raise_on_error=False)
-            found += [_key(*one) for one in zip(page, told[::2], told[1::2], strict=True)]
+            seen = [_key(*one) for one in zip(page, told[::2], told[1::2], strict=True)]
+            found += [one for one in seen if not _agrees(one, rows.get(one.instance_name))]
         if not cursor:
             return found
+
+
+def _agrees(key: Key, row: Row | None) -> bool:
+    """Nearly all of a million do, and nothing is to be said of those."""
+    return row is not None and row.enabled and key_says(key, row) == "right"
 
 
 def _key(key: bytes | str, value: Any, life: Any) -> Key:

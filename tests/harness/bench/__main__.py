@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness.bench import finding, http, measures, report, sizes, upkeep
+from tests.harness.bench import finding, http, measures, report, scale, sizes, upkeep
 from tests.harness.bench.measures import Result
 from tests.harness.bench.peers import PEERS, missing
 from tests.harness.bench.rig import Rig, rig
 from tests.harness.bench.throughput import throughput
 
-LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k")
+LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m")
 """a, b and d are measured in the same rounds, so each of them stands for all three."""
 
 
@@ -41,6 +41,13 @@ def read_arguments() -> argparse.Namespace:
         default=1_000_000,
         metavar="N",
         help="sagas for (f), default 1,000,000",
+    )
+    add(
+        "--integrations",
+        type=_some,
+        default=100_000,
+        metavar="N",
+        help="integrations for (l), default 100,000",
     )
     add("--quick", action="store_true", help="a tenth of everything: a smoke test, no measurement")
     add("--only", type=_letters, metavar="LETTERS", help=f"such as ae, of {''.join(LETTERS)}")
@@ -90,6 +97,10 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
         results += await http.latency(one, 500 // tenth, say)
     if "k" in chosen:
         results += await finding.found(one, 100_000 // tenth, say)
+    if "l" in chosen:
+        results += await scale.health(one, wanted.integrations // tenth, say)
+    if "m" in chosen:
+        results.append(await scale.sweep(one, wanted.large // tenth, say))
     return results
 
 

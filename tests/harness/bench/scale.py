@@ -4,7 +4,6 @@ import asyncio
 import json
 import statistics
 import subprocess
-import sys
 import time
 from typing import Any, Final
 
@@ -121,17 +120,3 @@ SELECT {_ID}, 'create-integration', 1, 'running', 'waiting/' || n, {_ID}::text, 
     now() + interval '1 hour' + make_interval(secs => n % 86400), now()
 FROM generate_series($1::bigint, $2::bigint) AS n
 """  # constants only
-
-
-async def _alone() -> None:
-    """``python -m tests.harness.bench.scale COUNT``: the health round alone."""
-    from tests.harness.bench.rig import rig
-
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    async with rig() as one:
-        for result in await health(one, count, lambda text: print(text, flush=True)):
-            print(result)
-
-
-if __name__ == "__main__":
-    asyncio.run(_alone())
