@@ -82,16 +82,16 @@ def _drifts(now: Situation) -> list[Problem]:
         found.append(Problem("drift", "the stores have drifted", brief, said, cure))
     if now.asked:
         brief = f"{counted(now.asked, 'repair')} asked for"
-        said = f"{brief}, and nobody has looked since"
+        said = f"{brief}, and the stores were not compared since"
         cure = "look: evosaga reconcile"
         found.append(Problem("repairs", "repairs are under way", brief, said, cure))
     return found
 
 
 def _chore(name: str, reason: str) -> Problem:
-    kind = f"the last {name} was not done to its end"
-    said = f"the last {name} could not be done to its end: {reason}"
-    return Problem("chores", "a background job was not done to its end", kind, said)
+    kind = f"the job {name} did not finish"
+    said = f"the last run of the job {name} did not finish: {reason}"
+    return Problem("chores", "a background job did not finish", kind, said)
 
 
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -46,7 +46,7 @@ async def test_a_test_message_says_who_took_it(evosaga: Evosaga, stub: StubRecei
     assert refused.code == 1
     assert "EVOSAGA_RECEIVERS_PRIVATE" in refused.out
     allowed = telling.having(receivers_private="true")
-    assert (await allowed("alerts", "test")).lines == ["alerts: taken"]
+    assert (await allowed("alerts", "test")).lines == ["alerts: accepted"]
     unknown = await allowed("alerts", "test", "pager")
     assert unknown.code == 2
     assert "there is: alerts" in unknown.err
@@ -66,4 +66,4 @@ async def test_doctor_names_a_receiver_that_was_given_up(
     shown = (await evosaga.having(alerts_url=stub.url)("doctor")).out
     assert "to alerts 1 message given up: HTTP 410" in shown
     assert stub.url not in shown
-    assert "nobody is told of them" in (await evosaga("doctor")).out
+    assert "no receiver is configured for them" in (await evosaga("doctor")).out
