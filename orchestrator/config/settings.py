@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     """One call to Evolution; a create with everything in its way takes 6 s."""
     evolution_concurrency: int = Field(64, ge=1, le=1000)
     """Calls to one Evolution server that one worker has out at the same time."""
-    evolution_upkeep_rate: float = Field(100.0, ge=1, le=10_000)
+    evolution_maintenance_rate: float = Field(100.0, ge=1, le=10_000)
     """Calls a second that the health check and the comparison make to one Evolution server."""
     quiet_seconds: float = Field(10.0, ge=0, le=3600)
     """An effect whose outcome is unknown may still land for this long."""

@@ -52,7 +52,7 @@ async def open_services(
             quiet_seconds=settings.quiet_seconds,
             watch_after=settings.watch_after,
             create_deadline=settings.create_deadline or None,
-            upkeep_rate=settings.evolution_upkeep_rate,
+            maintenance_rate=settings.evolution_maintenance_rate,
             pool=pool,
         )
 

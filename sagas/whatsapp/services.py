@@ -29,7 +29,7 @@ class Services:
     ``quiet_seconds``: an effect whose outcome is unknown may still land for this long.
     ``settle_seconds``: a contested name is looked at again after that.
     ``watch_after``: when, in seconds, an instance that should not be there is looked for again.
-    ``upkeep_rate``: calls a second that upkeep makes to one server.
+    ``maintenance_rate``: calls a second that upkeep makes to one server.
     ``create_deadline``: a create that is not done after so many seconds is undone; None: never.
     ``pool``: our Postgres, for probes alone; an effect there joins the commit of its event.
     ``table``: what is known of the rules of ``healthcare.integrations``.
@@ -45,7 +45,7 @@ class Services:
     settle_seconds: float = 1.0
     watch_after: tuple[float, ...] = (10.0, 60.0, 300.0, 1800.0)
     create_deadline: float | None = None
-    upkeep_rate: float = 100.0
+    maintenance_rate: float = 100.0
     pool: "Pool | None" = None
     table: Table = field(default_factory=Table)
 

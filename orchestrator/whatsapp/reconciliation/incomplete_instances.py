@@ -128,7 +128,7 @@ async def _ask_server(
     A server that is in trouble is asked no further: the next round will tell.
     """
     evolution, limit = services.server(server), asyncio.Semaphore(_AT_ONCE)
-    pace = Pace(services.upkeep_rate)
+    pace = Pace(services.maintenance_rate)
     stop = asyncio.Event()
 
     async def one(about: CreateFacts) -> tuple[str | None, Answer | None] | None:

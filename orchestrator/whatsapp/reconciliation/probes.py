@@ -159,7 +159,7 @@ async def _ask_server(
     own: Mapping[str, str],
     names: Sequence[str],
 ) -> dict[str, Memory]:
-    evolution, pace = services.server(server), Pace(services.upkeep_rate)
+    evolution, pace = services.server(server), Pace(services.maintenance_rate)
     known: dict[str, Memory] = {}
     hidden = {name for name, instance in snapshot.instances.items() if instance.hidden}
     for page in (names[at : at + _PAGE] for at in range(0, len(names), _PAGE)):
