@@ -104,8 +104,8 @@ class LogGuard:
         if lead["went_back_at"] is not None:
             self.forget()
             return True
-        sound = lead["has_last"] if self._last else self._compared
-        if sound and (told_up_to or 0) <= (lead["newest"] or 0):
+        within = (told_up_to or 0) <= (lead["newest"] or 0)
+        if lead["has_last"] if self._last else self._compared and within:
             return False
         found = await notice(self._pool, self._redis)
         self._last, self._compared = None, True
@@ -159,13 +159,14 @@ async def compare(pool: Pool, redis: Redis) -> Comparison:
     seen = [one for one in await published.newest(redis, _LOOK) if one.epoch >= now]
     lost = {one.id for one in await missing(pool, seen)}
     lost |= {one.id for one in seen if one.epoch > now}
+    there = [seen[row["place"] - 1] for row in await pool.fetch(_THERE, *_columns(seen))]
     newest = int(await pool.fetchval(_NEWEST))
     if lost:
         first = next(one.id for one in seen if one.id in lost)
         return Comparison(now, LogLoss(told, newest, first))
     if not seen and told is not None and told > newest:
         return Comparison(now, LogLoss(told, newest, None))
-    return Comparison(now, None, seen[0] if seen else None)
+    return Comparison(now, None, there[0] if there else None)
 
 
 async def missing(pool: Queryable, seen: Sequence[PublishedEvent]) -> list[PublishedEvent]:
@@ -175,13 +176,15 @@ async def missing(pool: Queryable, seen: Sequence[PublishedEvent]) -> list[Publi
     """
     if not seen:
         return []
-    rows = await pool.fetch(
-        _MISSING,
+    return [seen[row["place"] - 1] for row in await pool.fetch(_MISSING, *_columns(seen))]
+
+
+def _columns(seen: Sequence[PublishedEvent]) -> list[list[Any]]:
+    return [
         [one.saga_id for one in seen],
         [one.sequence for one in seen],
         [one.recorded_at for one in seen],
-    )
-    return [seen[row["place"] - 1] for row in rows]
+    ]
 
 
 async def begin_epoch(pool: Pool, redis: Redis) -> int:
@@ -206,15 +209,21 @@ FROM (SELECT to_jsonb(relay) AS told FROM evosaga.relay WHERE stream = $1) AS fo
 """
 _NEWEST: Final = "SELECT coalesce(max(position), 0) FROM evosaga.saga_events"
 _POSITION: Final = f"SELECT position, ({_NEWEST}) AS newest FROM evosaga.relay WHERE stream = $1"  # noqa: S608  # constants only
-_MISSING: Final = """
+_TOLD: Final = """
 SELECT place FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) WITH ORDINALITY
     AS told (saga_id, sequence, recorded_at, place)
-WHERE NOT EXISTS (SELECT FROM evosaga.saga_events AS known
-                  WHERE known.saga_id = told.saga_id AND known.sequence = told.sequence
-                    AND known.recorded_at = told.recorded_at)
+"""
+_KNOWN: Final = """
+EXISTS (SELECT FROM evosaga.saga_events AS known
+        WHERE known.saga_id = told.saga_id AND known.sequence = told.sequence
+          AND known.recorded_at = told.recorded_at)
+"""
+_THERE: Final = f"{_TOLD} WHERE {_KNOWN} ORDER BY place LIMIT 1"
+_MISSING: Final = f"""
+{_TOLD} WHERE NOT {_KNOWN}
   AND NOT EXISTS (SELECT FROM evosaga.refused WHERE saga_id = told.saga_id)
 ORDER BY place
-"""
+"""  # constants only
 _RECORD: Final = """
 UPDATE evosaga.relay SET went_back_at = now(), went_back = $3::jsonb
 WHERE stream = $1 AND epoch = $2 AND went_back_at IS NULL RETURNING true

@@ -126,9 +126,7 @@ async def running_worker(
         patience = settings.unknown_command_seconds
         reader = CommandConsumer(settings.redis_url, redis, gate, engine, patience)
         await lease.beat()
-        database = await redis_owner.identity(pool)
-        await redis_owner.claim(redis, database)
-        await log_loss.notice(pool, redis)  # before any upkeep
+        database = await _own(pool, redis)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         of_domains = _Beside(settings, pool, redis, name, gate)
         parts = start_parts(
@@ -175,6 +173,14 @@ def _engine(
     )
     engine.watchdog = LoopWatchdog(engine.at_work)
     return engine, engine.watchdog
+
+
+async def _own(pool: Pool, redis: Redis) -> str:
+    """Claim Redis, and compare the log with it before any upkeep; the database's identity."""
+    database = await redis_owner.identity(pool)
+    await redis_owner.claim(redis, database)
+    await log_loss.notice(pool, redis)
+    return database
 
 
 @dataclass(frozen=True, slots=True)

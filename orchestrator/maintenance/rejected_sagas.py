@@ -4,8 +4,8 @@ Nothing was touched for a rejected saga: its row and its one event are an answer
 those that are too old, or too many for their organization, only the id and the hash of the command
 stay, in ``evosaga.refused``: the same command again still changes nothing, and another one under
 the same id is still refused. What has not been told on the stream of events yet is kept until it
-is, and so is the newest one that has been: it shows that the log has not gone back. While it has,
-nothing is archived. The events leave through the door that the database keeps for archiving.
+is, and nothing is archived while the log is known to have gone back. The events leave through the
+door that the database keeps for archiving.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ WITH ranked AS (
     WHERE (nth > $2 OR ($1 > 0 AND ranked.created_at < now() - make_interval(secs => $1)))
       AND NOT EXISTS (
           SELECT FROM evosaga.saga_events AS event
-          WHERE event.saga_id = saga.saga_id AND event.position >=
+          WHERE event.saga_id = saga.saga_id AND event.position >
               coalesce((SELECT position FROM evosaga.relay WHERE stream = $4), 0))
       AND NOT EXISTS (SELECT FROM evosaga.relay WHERE went_back_at IS NOT NULL)
     ORDER BY ranked.created_at LIMIT $3
