@@ -11,7 +11,7 @@ from redis.asyncio.client import Pipeline
 
 _FIRST: Final = frozenset(
     {
-        *("GET", "SET", "TTL", "PTTL", "PUBLISH"),
+        *("GET", "SET", "TTL", "PTTL", "PUBLISH", "MEMORY USAGE"),
         *("XADD", "XLEN", "XRANGE", "XREVRANGE", "XDEL", "XTRIM"),
         *("XACK", "XPENDING", "XCLAIM", "XAUTOCLAIM"),
         *("XGROUP CREATE", "XGROUP DELCONSUMER"),
@@ -43,7 +43,7 @@ def keys_of(command: Sequence[Any]) -> list[Any]:
 def _places(words: Sequence[Any]) -> Iterable[int]:
     """Where a command has its keys. Raises ``ValueError``."""
     name = words[0]
-    if name in ("XGROUP", "XINFO"):
+    if name in ("XGROUP", "XINFO", "MEMORY"):
         return [2]
     if name in _FIRST:
         return [1]
