@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from importlib.abc import Loader
 
 WITHOUT: Final = {
-    "faststream": ("email_validator", "uvicorn"),
+    "faststream": ("email_validator", "opentelemetry", "uvicorn"),
     "redis": ("opentelemetry",),
     "structlog": ("rich",),
 }

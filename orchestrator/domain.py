@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -32,6 +32,7 @@ from evosaga.orchestrator.engine.resources import (
 )
 from evosaga.orchestrator.maintenance.redis_rights import NOTHING_MORE, RedisUse
 from evosaga.orchestrator.maintenance.scheduler import AnyJob
+from evosaga.sagas import where
 from evosaga.sagas.definition import DefinitionError, Saga, limited
 from evosaga.sagas.explainer import PLAIN, Explainer
 from evosaga.sagas.limits import Limit
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 _logger = structlog.get_logger("evosaga.domain")
 ServicesT = TypeVar("ServicesT")
 ToldT = TypeVar("ToldT")
+
+
+_UNNAMED: Final = "domain"
 
 
 def _plain(_services: object) -> Explainer:
@@ -124,9 +128,11 @@ class Domain(Generic[ServicesT]):
         [Settings, Pool, ServicesT, CommandHandler, Sequence[ForgottenSaga]],
         Awaitable[Sequence[Leftover]],
     ] = nothing_left
-    name: str = "domain"
+    name: str = _UNNAMED
     package: str = "evosaga"
     essential: bool = False
+    defined_at: str = ""
+    """File and line, for errors about it."""
     migrations: Path | None = None
     """A folder with Alembic revisions of its own: a branch beside evosaga's."""
 
@@ -160,7 +166,14 @@ def domain(
         async with contextlib.AsyncExitStack() as stack:
             yield await stack.enter_async_context(services()) if services else None
 
-    return Domain(registry_of(sagas), open_services, name=name, package=name, migrations=migrations)
+    return Domain(
+        registry_of(sagas),
+        open_services,
+        name=name,
+        package=name,
+        defined_at=where.caller(),
+        migrations=migrations,
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ class Domains:
 
     @staticmethod
     def of(*each: Domain[Any]) -> "Domains":
-        """Raises ``DefinitionError`` where two packages have one saga or one command.
+        """Raises ``DefinitionError`` where two packages have one domain, saga or command.
 
         And where two domains with migrations have one name, which is that of their version table.
         """
@@ -181,7 +194,16 @@ class Domains:
             raise DefinitionError(
                 f"two domains with migrations are named {twice[0]!r}: rename one of them"
             )
-        return Domains(each, merged([(one.package, one.sagas) for one in each]))
+        sagas = merged([(one.package, one.sagas) for one in each])
+        known: dict[str, Domain[Any]] = {}
+        for one in each:
+            if (other := known.setdefault(one.name, one)) is not one and one.name != _UNNAMED:
+                raise DefinitionError(
+                    f"{other.package} and {one.package} both have a domain named {one.name!r} "
+                    f"({other.defined_at or 'evosaga'} and {one.defined_at or 'evosaga'}): rename "
+                    "it in one of them, or install only one"
+                )
+        return Domains(each, sagas)
 
     @property
     def streams(self) -> tuple[str, ...]:

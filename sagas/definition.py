@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeAlias
 from uuid import UUID
 
+from evosaga.sagas import where
 from evosaga.sagas.admission import Admission as Admission
 from evosaga.sagas.admission import AdmissionHeld as AdmissionHeld
 from evosaga.sagas.admission import Admit, AdmitTogether, InputT, OnConflict, Rehearse, ServicesT
@@ -203,7 +204,12 @@ class Saga(Generic[InputT, ServicesT]):
     patterns: Mapping[str, str] = field(default_factory=dict)
     """What the patterns of ``input`` ask for, in words for people."""
 
+    defined_at: str = field(default="", compare=False, repr=False)
+    """File and line, for errors about it."""
+
     def __post_init__(self) -> None:
+        if not self.defined_at:
+            object.__setattr__(self, "defined_at", where.caller())
         _refuse_wrong_order(self)
         _refuse_wrong_policy(self)
 

@@ -9,7 +9,6 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Final
 
 from evosaga import sagas
 from evosaga.events.commands import STEERING
@@ -67,20 +66,29 @@ def merged(parts: Sequence[tuple[str, SagaRegistry]]) -> SagaRegistry:
     Raises ``DefinitionError`` where two of them have one saga or one command.
     """
     packages: dict[str, str] = {}
-    commands: dict[str, str] = {}
+    named: dict[str, tuple[str, Saga]] = {}
+    commands: dict[str, tuple[str, Saga]] = {}
     for package, registry in parts:
-        for name in sorted({name for name, _ in registry.versions}):
-            if (other := packages.setdefault(name, package)) != package:
-                raise DefinitionError(_TWICE.format(other, package, "define the saga", name))
-        for command in sorted(registry.by_command):
-            if (other := commands.setdefault(command, package)) != package:
-                raise DefinitionError(_TWICE.format(other, package, "take the command", command))
+        for (name, _), saga in sorted(registry.versions.items(), key=lambda one: one[0]):
+            packages.setdefault(name, package)
+            first = named.setdefault(name, (package, saga))
+            _refuse_two("define the saga", name, first, package, saga)
+        for command, saga in sorted(registry.by_command.items()):
+            first = commands.setdefault(command, (package, saga))
+            _refuse_two("take the command", command, first, package, saga)
     every = (saga for _, registry in parts for saga in registry.versions.values())
     known = registry_of(every)
     return SagaRegistry(known.versions, known.by_command, packages)
 
 
-_TWICE: Final = "{} and {} both {} {!r}: rename it in one of them, or install only one"
+def _refuse_two(what: str, name: str, first: tuple[str, Saga], package: str, saga: Saga) -> None:
+    """Raise ``DefinitionError`` when two packages have one name: both, where, and the cure."""
+    other, before = first
+    if other != package:
+        raise DefinitionError(
+            f"{other} and {package} both {what} {name!r} ({before.defined_at} and "
+            f"{saga.defined_at}): rename it in one of them, or install only one"
+        )
 
 
 def discover() -> SagaRegistry:

@@ -23,6 +23,8 @@ from evosaga.orchestrator.cli.verb_table import (
     URL,
     USAGE,
     VERBS,
+    WHATSAPP,
+    WHATSAPP_GROUPS,
 )
 
 if TYPE_CHECKING:
@@ -87,8 +89,10 @@ def show(out: Output) -> None:
     width = shutil.get_terminal_size((_WIDTH, 24)).columns
     lines = [f"{bold}Usage: {USAGE}{plain}", "", *_wrapped(SUMMARY, width)]
     groups: dict[str, list[tuple[str, str]]] = {}
+    hidden = WHATSAPP if without_whatsapp() else frozenset[str]()
     for verb in VERBS:
-        groups.setdefault(verb.group, []).append((verb.name, verb.sentence))
+        if verb.work.partition(":")[0] not in hidden:
+            groups.setdefault(verb.group, []).append((verb.name, verb.sentence))
     groups[COMMON] = list(_OPTIONS)
     for title, rows in groups.items():
         lines += ["", f"{bold}{title}:{plain}"]
@@ -99,10 +103,37 @@ def show(out: Output) -> None:
             lines += [f"  {'':<{column}}{line}" for line in more]
     lines += ["", f"{bold}The same by what it is about:{plain}"]
     for name, verbs in GROUPS.items():
+        if hidden and name in WHATSAPP_GROUPS:
+            continue
         lines += _wrapped(f"  {cyan}{name}{plain} {'|'.join(verbs)}", width)
     lines += ["", "Start here:", *entries(_BEGINNINGS, 21, min(width, _WIDTH))]
     lines += ["", "Exit codes:", *entries(EXIT_CODES, 4, min(width, _WIDTH))]
     out.line("\n".join(lines))
+
+
+def without_whatsapp() -> bool:
+    """Whether what is set says that WhatsApp is not run here. Nothing is loaded to find out."""
+    said = {**_dotenv(), **os.environ}
+    if (wanted := said.get("EVOSAGA_WHATSAPP", "").strip().lower()) != "":
+        return wanted in ("0", "f", "false", "n", "no", "off")
+    if said.get("EVOSAGA_EVOLUTION_URL") or said.get("EVOSAGA_EVOLUTION_SERVERS"):
+        return False
+    if said.get("EVOSAGA_APP"):
+        return True
+    from importlib.metadata import entry_points
+
+    return bool(entry_points(group="evosaga.domains"))
+
+
+def _dotenv() -> dict[str, str]:
+    if not os.path.isfile(".env"):
+        return {}
+    try:
+        from dotenv import dotenv_values
+
+        return {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    except Exception:  # whatever is wrong with it, this page is shown
+        return {}
 
 
 def entries(rows: Iterable[tuple[str, str]], first: int, width: int = _WIDTH) -> Iterator[str]:

@@ -27,6 +27,7 @@ from evosaga.orchestrator.cli.aliases import resolved
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.remote.dispatch import OWN_SERVER_OPTIONS, over_http
+from evosaga.orchestrator.cli.verb_table import WHATSAPP
 from evosaga.orchestrator.cli.verbs import app, common
 
 _SERVER: Final = ("url", "api_key", "profile")
@@ -68,12 +69,8 @@ class Call:
         return DONE
 
 
-_WHATSAPP: Final = frozenset(
-    f"evosaga.orchestrator.cli.{name}"
-    for name in ("health", "integration_lists", "integrations", "qr", "reconcile")
-)
-"""Where the verbs are that are about integrations. A server that is asked over HTTP says itself
-whether it runs WhatsApp."""
+_WHATSAPP: Final = frozenset(f"evosaga.orchestrator.{name}" for name in WHATSAPP)
+"""A server that is asked over HTTP says itself whether it runs WhatsApp."""
 
 
 def _require_whatsapp() -> None:

@@ -51,6 +51,12 @@ class Verb(NamedTuple):
     """Where the one that cyclopts makes would not name the arguments."""
 
 
+WHATSAPP: Final = frozenset(
+    f"cli.{name}" for name in ("health", "integration_lists", "integrations", "qr", "reconcile")
+)
+"""Where the verbs are that are about integrations."""
+WHATSAPP_GROUPS: Final = frozenset({"integrations", "drifts"})
+
 VERBS: Final = (
     Verb(
         "demo",

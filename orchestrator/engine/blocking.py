@@ -76,17 +76,23 @@ class LoopWatchdog:
         _logger.warning("event loop free again", seconds=round(seconds, 2), at=where, **_who(work))
 
     def _watch(self) -> None:
-        while not self._stopped.wait(_BEAT):
+        while True:
+            before = time.monotonic()
+            if self._stopped.wait(_BEAT):
+                return
+            if time.monotonic() - before > self._slow / 2:
+                continue  # the whole process had no CPU, or was stopped: that is no step's fault
             since = self._beat_at
             late = time.monotonic() - since - _BEAT
             if late < self._slow or self._told is not None:
                 continue
             frame = sys._current_frames().get(self._thread_of_loop)
-            if frame is None or since != self._beat_at:
+            task = asyncio.current_task(self._loop)
+            if frame is None or task is None or since != self._beat_at:
                 continue
-            stack, work = _stack(frame), self._task()
+            stack, work = _stack(frame), self._at_work(task.get_name())
             self._told = (since, work, stack[-1] if stack else "")
-            _logger.error(
+            _logger.warning(
                 "a step blocks the event loop" if work else "the event loop is blocked",
                 seconds=round(late, 2),
                 at=stack[-1] if stack else "",
@@ -94,11 +100,6 @@ class LoopWatchdog:
                 cure="await an async client, or run it in a thread: await asyncio.to_thread(...)",
                 **_who(work),
             )
-
-    def _task(self) -> AtWork | None:
-        """What the task is that the loop runs right now."""
-        task = asyncio.current_task(self._loop)
-        return self._at_work(task.get_name()) if task is not None else None
 
 
 def _who(work: AtWork | None) -> dict[str, str]:

@@ -322,3 +322,28 @@ def test_log_lines_are_json_on_stderr_and_hold_no_secret(
     assert (first["key"], first["old"]) == ("[redacted]", "[redacted]")
     assert first["url"] == "redis://:[redacted]@cache/0"
     assert second["event"] == "[redacted] of ops"
+
+
+@pytest.mark.parametrize(
+    ("said", "there"),
+    [
+        ({}, True),
+        ({"EVOSAGA_WHATSAPP": "false"}, False),
+        ({"EVOSAGA_APP": "hotel.sagas"}, False),
+        ({"EVOSAGA_APP": "hotel.sagas", "EVOSAGA_EVOLUTION_URL": "http://e"}, True),
+        ({"EVOSAGA_APP": "hotel.sagas", "EVOSAGA_WHATSAPP": "true"}, True),
+    ],
+)
+def test_the_front_page_shows_verbs_of_whatsapp_only_where_it_is_run(
+    said: dict[str, str],
+    there: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("APP", "WHATSAPP", "EVOLUTION_URL", "EVOLUTION_SERVERS"):
+        monkeypatch.delenv(f"EVOSAGA_{name}", raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--help"]) == 0
+    words = capsys.readouterr().out.split()
+    assert ("reconcile" in words, "start" in words) == (there, True)

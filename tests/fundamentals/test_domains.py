@@ -175,7 +175,9 @@ async def test_two_packages_with_one_name_are_refused(
 ) -> None:
     first = replace(cellar(Garage()), package="cellar 1")
     other = replace(domain("lobby", twice), package="lobby 2")
-    with pytest.raises(DefinitionError, match=f"cellar 1 and lobby 2 both {said}: rename it"):
+    with pytest.raises(
+        DefinitionError, match=rf"cellar 1 and lobby 2 both {said} \(.+\): rename it"
+    ):
         async with running_worker(settings, first, other):
             pass
 
@@ -185,4 +187,26 @@ def test_two_domains_can_not_share_one_table_of_versions() -> None:
     other: Domain[object] = domain("hotel", migrations=Path("other"))
     with pytest.raises(DefinitionError, match="'hotel': rename one"):
         Domains.of(one, other)
-    assert Domains.of(one, domain("hotel")).each[0] is one
+    assert Domains.of(one, domain("motel")).each[0] is one
+
+
+def test_two_packages_with_one_name_are_refused_with_both_where_they_are_and_the_cure() -> None:
+    mine, yours = replace(LOBBY, package="mine 1.0"), replace(LOBBY, package="yours 2.0")
+
+    def refused(*each: Domain[Any]) -> str:
+        with pytest.raises(DefinitionError) as error:
+            Domains.of(*each)
+        return str(error.value)
+
+    here = f"{Path(__file__)}:"
+    said = refused(mine, replace(yours, name="hall"))
+    assert said.startswith("mine 1.0 and yours 2.0 both define the saga 'greet-a-guest'")
+    assert said.count(here) == 2
+    assert said.endswith("rename it in one of them, or install only one")
+    garage = Garage()
+    said = refused(mine, replace(cellar(garage), name="lobby", package="yours 2.0"))
+    assert said.startswith("mine 1.0 and yours 2.0 both have a domain named 'lobby'")
+    assert said.count(here) == 2
+    other = replace(GREET, name="hail-a-guest")
+    said = refused(mine, replace(domain("hall", other), package="yours 2.0"))
+    assert said.startswith("mine 1.0 and yours 2.0 both take the command 'guest.greet'")
