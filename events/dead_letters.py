@@ -131,6 +131,8 @@ async def send_again(redis: Redis, letters: Sequence[StoredDeadLetter]) -> None:
     In this order, so that nothing is lost between the two; a command's id makes a second one
     harmless. Not in one transaction, since in a cluster they are on different nodes.
     """
+    if not letters:
+        return
     pipeline = redis.pipeline(transaction=True)
     for letter in letters:
         fields: dict[Any, Any] = {FIELD: letter.data} if letter.data else {}

@@ -87,15 +87,22 @@ async def alerts(
 
 @router.post(
     "/alerts/test",
-    summary="Send a test message to every receiver",
+    summary="Send a test message to every receiver, or to those that are named",
     responses=problems("forbidden", "not_found", *EVERYWHERE),
 )
-async def test(here: Context) -> TestResult:
+async def test(
+    here: Context,
+    receiver: Annotated[list[str] | None, Query(description="only these", max_length=50)] = None,  # noqa: PT028
+) -> TestResult:
     """Sent at once, from here; the answer says what each of them made of it."""
     posting = Posting.of(here.settings)
     if not posting.receivers:
         raise Problem("not_found", "no receiver is configured: set EVOSAGA_ALERTS_URL")
-    names = list(posting.receivers)
+    if unknown := [name for name in receiver or () if name not in posting.receivers]:
+        known = ", ".join(posting.receivers)
+        said = f"there is no receiver {unknown[0][:80]!r} (there is: {known})"
+        raise Problem("not_found", said)
+    names = list(dict.fromkeys(receiver or ())) or list(posting.receivers)
     answers = await asyncio.gather(*(send_test(posting, name) for name in names))
     told = [
         Tested(receiver=name, delivered=answer.ok, error=answer.error or None)

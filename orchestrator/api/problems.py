@@ -43,6 +43,7 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "not_found": (404, "There is nothing here"),
     "unknown_saga": (404, "There is no such saga"),
     "unknown_instance": (404, "There is no such integration"),
+    "unknown_letter": (404, "There is no such dead letter"),
     "method_not_allowed": (405, "Not with this method"),
     "body_timeout": (408, "The body did not come in time"),
     "conflicting_duplicate": (409, "The id was used for another command"),

@@ -1,6 +1,6 @@
-"""Starting any saga over HTTP, and its result."""
+"""Starting any saga over HTTP, its result, and which sagas there are."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -27,6 +27,7 @@ from evosaga.orchestrator.api.submission import (
 )
 from evosaga.orchestrator.engine.results import BadResult, result_of
 from evosaga.orchestrator.engine.state import replay
+from evosaga.orchestrator.queries.definitions import described
 from evosaga.orchestrator.queries.sagas import SagaView, history
 
 router: Final = APIRouter(tags=["sagas"])
@@ -48,6 +49,62 @@ class Ended(BaseModel):
     saga: str
     status: str
     result: dict[str, Any] | None
+
+
+class LimitShape(BaseModel):
+    """What all workers together may do with a resource. null: no limit of that kind."""
+
+    name: str = Field(examples=["payments"])
+    concurrency: int | None
+    rate: str | None = Field(examples=["10/s"])
+
+
+class StepShape(BaseModel):
+    """A step of a definition. ``undo``: what undoes it; null: nothing has to, or nothing can."""
+
+    name: str = Field(examples=["charge_card"])
+    kind: Literal["compensatable", "pivot", "retryable"]
+    attempts: int
+    undo_attempts: int | None = Field(description="null: nothing undoes it")
+    timeout: float = Field(description="seconds of one attempt")
+    limits: list[LimitShape] = Field(description="of all workers together")
+    probe: bool = Field(description="it can find out what became of an attempt without an answer")
+    undo: str | None = Field(examples=["refund_card"])
+
+
+class DefinitionShape(BaseModel):
+    """A version of a saga. ``internal``: sagas and jobs start it, people do not."""
+
+    saga: str = Field(examples=["book-room"])
+    version: int
+    command: str = Field(examples=["room.book"])
+    internal: bool
+    package: str = Field(description="the package it comes from")
+    organizations: bool = Field(description="a key of an organization may start it")
+    on_conflict: str | dict[str, str] = Field(
+        description="what becomes of it when its business key is taken: refuse, wait or supersede"
+    )
+    keyed: bool = Field(description="it has a business key, which one open saga may have")
+    steps: list[StepShape]
+    data: dict[str, Any] = Field(description="JSON schema of the command's data")
+    result: dict[str, Any] | None = Field(description="JSON schema of its result; null: none")
+
+
+class DefinitionList(BaseModel):
+    """Those that commands start come first, of each the newest version."""
+
+    sagas: list[DefinitionShape]
+
+
+@router.get(
+    "/definitions",
+    summary="The saga definitions of this release",
+    operation_id="listDefinitions",
+    responses=problems(*EVERYWHERE),
+)
+async def definitions(who: CurrentCaller, here: Context) -> DefinitionList:
+    """Which commands there are, what their data looks like, and the steps of each saga."""
+    return DefinitionList.model_validate({"sagas": described(here.registry)})
 
 
 @router.post(

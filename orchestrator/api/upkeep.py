@@ -4,13 +4,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from evosaga.events import dead_letters
 from evosaga.orchestrator.api.auth import operator
 from evosaga.orchestrator.api.dependencies import Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
+from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.queries import upkeep
 
 router: Final = APIRouter(tags=["operations"])
@@ -20,6 +21,11 @@ _FOR_OPERATORS: Final[dict[str, Any]] = {
     "dependencies": [Depends(operator)],
 }
 """Routes that show all organizations at once, so they take a key that belongs to none."""
+_FOR_ONE_LETTER: Final = _FOR_OPERATORS | {
+    "responses": problems("forbidden", "unknown_letter", *EVERYWHERE)
+}
+_LETTER: Final = "^[0-9]{1,19}-[0-9]{1,19}$"
+_LetterId = Annotated[str, Path(pattern=_LETTER, examples=["1767778200123-0"])]
 
 
 class _Shape(BaseModel):
@@ -44,6 +50,14 @@ class DeadLetterPage(_Shape):
 
     letters: list[DeadLetterShape]
     cursor: str | None
+
+
+class Removed(_Shape):
+    removed: int = Field(examples=[1])
+
+
+class SentAgain(_Shape):
+    sent: int = Field(examples=[1])
 
 
 class WorkerShape(_Shape):
@@ -82,11 +96,44 @@ class JobList(_Shape):
 async def letters(
     here: Context,
     limit: _Limit = 100,
-    cursor: Annotated[str | None, Query(pattern="^[0-9]{1,19}-[0-9]{1,19}$")] = None,
+    cursor: Annotated[str | None, Query(pattern=_LETTER)] = None,
 ) -> DeadLetterPage:
     """What was sent, why it was refused, and how often it was delivered."""
     found, before = await dead_letters.page(here.redis, limit, cursor)
     return DeadLetterPage(letters=[_letter(letter) for letter in found], cursor=before)
+
+
+@router.delete(
+    "/dead-letters/{letter_id}",
+    summary="Discard a dead letter",
+    operation_id="removeDeadLetter",
+    **_FOR_ONE_LETTER,
+)
+async def remove(here: Context, letter_id: _LetterId) -> Removed:
+    """For one that was read and needs nothing more; it can't be had back."""
+    if not (gone := await dead_letters.delete(here.redis, [letter_id])):
+        raise _unknown(letter_id)
+    return Removed(removed=gone)
+
+
+@router.post(
+    "/dead-letters/{letter_id}/send",
+    summary="Send a dead letter again",
+    operation_id="sendDeadLetterAgain",
+    **_FOR_ONE_LETTER,
+)
+async def send_again(here: Context, letter_id: _LetterId) -> SentAgain:
+    """Puts the message back on the stream of commands as it was sent, and discards the letter."""
+    found = await dead_letters.some(here.redis, [letter_id])
+    if not found:
+        raise _unknown(letter_id)
+    await dead_letters.send_again(here.redis, found)
+    return SentAgain(sent=len(found))
+
+
+def _unknown(letter_id: str) -> Problem:
+    detail = f"there is no dead letter {letter_id}; it may have been discarded or sent again"
+    return Problem("unknown_letter", detail)
 
 
 def _letter(letter: dead_letters.StoredDeadLetter) -> DeadLetterShape:

@@ -13,7 +13,7 @@ from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.help_page import verb_options
 from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.show import clock
-from evosaga.orchestrator.cli.verb_table import DATABASE
+from evosaga.orchestrator.cli.verb_table import DATABASE, SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 app = App(
     name="alerts",
     usage="evosaga alerts [--all], evosaga alerts test [RECEIVER …], or evosaga alerts receivers",
-    **verb_options("alerts --all", [DATABASE]),
+    **verb_options("alerts --all", [*SERVER, DATABASE]),
 )
 _Receiver = Annotated[params.Text, Parameter(help="a receiver's name; none: all")]
 
@@ -68,12 +68,12 @@ app.command(
     test,
     help="Send a test message to the receivers, now and from here, and show what they answer.\n\n"
     "Exit code 1 when one of them did not take it.",
-    **verb_options("alerts test", []),
+    **verb_options("alerts test", SERVER),
 )
 app.command(
     receivers,
     help="Show who is told, how each is doing, and with --show-secrets what verifies a message.",
-    **verb_options("alerts receivers --show-secrets", [DATABASE]),
+    **verb_options("alerts receivers --show-secrets", [*SERVER, DATABASE]),
 )
 _CURE = "set EVOSAGA_ALERTS_URL, or EVOSAGA_RECEIVERS"
 
@@ -123,12 +123,17 @@ async def _test(posting: Posting, names: Sequence[str], out: Output) -> int:
         {"receiver": name, "delivered": answer.ok, "error": answer.error or None}
         for name, answer in zip(names, answers, strict=True)
     ]
+    return tell_test(told, out)
+
+
+def tell_test(found: Sequence[Mapping[str, Any]], out: Output) -> int:
+    """Show what each receiver made of the test message; the exit code."""
     if out.json:
-        out.data({"receivers": told})
+        out.data({"receivers": list(found)})
     else:
-        for one in told:
-            out.line(printable(f"{one['receiver']}: {one['error'] or 'taken'}"))
-    return DONE if all(answer.ok for answer in answers) else UNFINISHED
+        for one in found:
+            out.line(printable(f"{one['receiver']}: {one['error'] or 'accepted'}"))
+    return DONE if all(one["delivered"] for one in found) else UNFINISHED
 
 
 async def _receivers(settings: Settings, show_secrets: bool, out: Output) -> int:

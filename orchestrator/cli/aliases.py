@@ -30,7 +30,11 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "health": ("health",),
     },
     "drifts": {"list": ("reconcile",), "repair": ("reconcile", "--fix")},
-    "dead-letters": {"list": ("letters",), "remove": ("letters", "--remove")},
+    "dead-letters": {
+        "list": ("letters",),
+        "remove": ("letters", "--remove"),
+        "send": ("letters", "--send-again"),
+    },
 }
 _FLAGS: Final = frozenset({"--json", "-j", "--debug"})
 _ALIKE: Final = 0.6

@@ -1,4 +1,4 @@
-"""The verb ``letters``: show or delete dead letters."""
+"""The verb ``letters``: show dead letters, discard them or send them again."""
 
 from __future__ import annotations
 
@@ -25,31 +25,47 @@ def letters(
     *,
     limit: params.Page = 20,
     remove: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=1)] = (),
+    send_again: Annotated[tuple[params.Letter, ...], Parameter(consume_multiple=1)] = (),
     out: params.Out,
 ) -> int:
-    """Show the newest, or remove some.
+    """Show the newest, remove some, or send some again.
 
     Args:
         remove: remove these, by the ids that are shown
+        send_again: put these back on the stream of commands as they were sent
     """
+    one_of(remove, send_again)
     with connections.servers(out) as settings:
-        return asyncio.run(_letters(settings, limit, remove, out))
+        if remove or send_again:
+            return asyncio.run(_act(settings, remove, send_again, out))
+        return asyncio.run(_letters(settings, limit, out))
 
 
-async def _letters(settings: Settings, limit: int, remove: Sequence[str], out: Output) -> int:
+def one_of(remove: Sequence[str], send_again: Sequence[str]) -> None:
+    """Raises ``CliError`` when both are asked for."""
+    if remove and send_again:
+        raise CliError(WRONG, "--remove and --send-again are two things: give one of them")
+
+
+async def _act(
+    settings: Settings, remove: Sequence[str], send_again: Sequence[str], out: Output
+) -> int:
     from evosaga.events import dead_letters as letters
 
     async with AsyncExitStack() as stack:
-        if not remove:
-            redis = await stack.enter_async_context(connections.redis(settings))
-        else:
-            pool = await stack.enter_async_context(connections.postgres(settings))
-            redis = await stack.enter_async_context(connections.own_redis(settings, pool))
-            gone = await letters.delete(redis, remove)
-            if gone < len(set(remove)):
-                said = f"{gone} removed; the others are not there: see `evosaga letters`"
-                raise CliError(WRONG, said)
-            return _tell_removed(gone, out)
+        pool = await stack.enter_async_context(connections.postgres(settings))
+        redis = await stack.enter_async_context(connections.own_redis(settings, pool))
+        if remove:
+            return tell_done("removed", await letters.delete(redis, remove), remove, out)
+        found = await letters.some(redis, list(dict.fromkeys(send_again)))
+        await letters.send_again(redis, found)
+        return tell_done("sent", len(found), send_again, out)
+
+
+async def _letters(settings: Settings, limit: int, out: Output) -> int:
+    from evosaga.events import dead_letters as letters
+
+    async with connections.redis(settings) as redis:
         found, more = await letters.newest(redis, limit)
     letters_ = [_described(letter) for letter in found]
     if out.json:
@@ -61,11 +77,15 @@ async def _letters(settings: Settings, limit: int, remove: Sequence[str], out: O
     return DONE
 
 
-def _tell_removed(gone: int, out: Output) -> int:
+def tell_done(what: str, count: int, wanted: Sequence[str], out: Output) -> int:
+    """Say how many were ``removed`` or ``sent``. Raises ``CliError`` when some are not there."""
+    said = {"removed": f"removed {count}", "sent": f"sent {count} again"}[what]
+    if count < len(set(wanted)):
+        raise CliError(WRONG, f"{said}; the others are not there: see `evosaga letters`")
     if out.json:
-        out.data({"removed": gone})
+        out.data({what: count})
     else:
-        out.line(f"removed {gone}")
+        out.line(said)
     return DONE
 
 
@@ -87,7 +107,10 @@ def draw_letters(found: Sequence[Mapping[str, Any]], out: Output) -> None:
         ],
         wrap=("command", "why"),
     )
-    out.note("whole, with what was sent: --json; read and done with: --remove LETTER …")
+    out.note(
+        "whole, with what was sent: --json; read and done with: --remove LETTER …; once the cause "
+        "is mended: --send-again LETTER …"
+    )
 
 
 def _described(letter: StoredDeadLetter) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""The verbs ``integrations list`` and ``integrations show``, which need nothing but Postgres."""
+"""The verbs ``integrations list`` and ``integrations show``."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,21 +13,23 @@ from cyclopts import App, Parameter
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.help_page import verb_options
-from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.output import Output, printable
 from evosaga.orchestrator.cli.show import clock
-from evosaga.orchestrator.cli.verb_table import DATABASE
+from evosaga.orchestrator.cli.verb_table import DATABASE, SERVER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evosaga.orchestrator.config.settings import Settings
     from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
-    from evosaga.orchestrator.whatsapp.integrations.search import IntegrationList, Wanted
+    from evosaga.orchestrator.whatsapp.integrations.search import Wanted
 
 _SEARCHED = "a clinic's name, a phone number in any form, or a part of an id"
 
 app = App(
     name="integrations",
     usage="evosaga integrations [list] [--search TEXT] …, or evosaga integrations show NAME",
-    **verb_options("integrations list --search odonto", [DATABASE]),
+    **verb_options("integrations list --search odonto", [*SERVER, DATABASE]),
 )
 
 
@@ -63,7 +67,7 @@ app.command(
     list_,
     name="list",
     help="List integrations: search them, filter and sort them.",
-    **verb_options("integrations list --attention", [DATABASE]),
+    **verb_options("integrations list --attention", [*SERVER, DATABASE]),
 )
 
 
@@ -83,7 +87,7 @@ def show(
 app.command(
     show,
     help="Show one integration, by its instance's name or by anything that only it is found by.",
-    **verb_options("integrations show wa-0197a0de-0000-7000-8000-000000000003", [DATABASE]),
+    **verb_options("integrations show odonto", [*SERVER, DATABASE]),
 )
 
 
@@ -98,70 +102,81 @@ async def _list(
             found = await list_integrations(pool, wanted, limit=limit, cursor=cursor)
         except BadCursor as error:
             raise CliError(WRONG, str(error)) from None
+    page = [_document(view) for view in found.integrations]
+    ways = {"cursor": found.older, "previous": found.newer}
+    told = {"integrations": page, "count": found.count, "more": found.more} | ways
+    return tell_integrations(told, out)
+
+
+def tell_integrations(page: Mapping[str, Any], out: Output) -> int:
+    """Show a page as the HTTP API has it; the exit code."""
+    found = page["integrations"]
     if out.json:
-        page = [_document(view) for view in found.integrations]
-        ways = {"cursor": found.older, "previous": found.newer}
-        out.data({"integrations": page, "count": found.count, "more": found.more} | ways)
+        out.data(dict(page))
         return DONE
-    _draw(found, out)
+    if not found:
+        out.note("no integration fits: `evosaga integrations list` shows all")
+        return DONE
+    out.table([_row(one) for one in found], spare=("organization", "number"))
+    counted = f"{page['count']}+" if page["more"] else f"{page['count']}"
+    out.line(f"{counted} {'integration' if counted == '1' else 'integrations'}")
+    if page["cursor"]:
+        out.note(f"there are more: --cursor {page['cursor']}")
     return DONE
 
 
-def _draw(found: IntegrationList, out: Output) -> None:
-    if not found.integrations:
-        out.note("no integration fits: `evosaga integrations list` shows all")
-        return
-    out.table([_row(view) for view in found.integrations], spare=("organization", "number"))
-    counted = f"{found.count}+" if found.more else f"{found.count}"
-    out.line(f"{counted} {'integration' if counted == '1' else 'integrations'}")
-    if found.older:
-        out.note(f"there are more: --cursor {found.older}")
-
-
-def _row(view: IntegrationView) -> dict[str, str]:
-    state = view.connection if view.connection not in (None, view.status) else None
+def _row(one: Mapping[str, Any]) -> dict[str, str]:
+    state = one["connection"] if one["connection"] not in (None, one["status"]) else None
     return {
-        "status": f"{view.status} ({state})" if state else view.status,
-        "instance": view.instance_name or "",
-        "number": view.whatsapp_number or "",
-        "organization": str(view.organization_id or ""),
-        "name": view.name or "",
+        "status": f"{one['status']} ({state})" if state else one["status"],
+        "instance": one["instance_name"] or "",
+        "number": one["whatsapp_number"] or "",
+        "organization": str(one["organization_id"] or ""),
+        "name": one["name"] or "",
     }
 
 
 async def _show(settings: Settings, reference: str, out: Output) -> int:
     async with connections.postgres(settings) as pool:
         view = await _one(pool, reference)
-    told = _document(view)
+    return tell_integration(_document(view), out)
+
+
+def tell_integration(one: Mapping[str, Any], out: Output) -> int:
+    """Show one integration as the HTTP API has it; the exit code."""
     if out.json:
-        out.data(told)
+        out.data(dict(one))
         return DONE
-    last = told.pop("last_saga")
+    last = one["last_saga"]
     facts = {
-        "name": view.name,
-        "instance": view.instance_name,
-        "status": view.status,
-        "connection": _connection(view),
-        "number": view.whatsapp_number,
-        "organization": view.organization_id,
-        "clinic": view.clinic_id,
-        "channel": view.channel,
-        "server": view.server,
-        "enabled": "yes" if view.enabled else "no",
-        "integration": view.id,
-        "made": clock(view.created_at) if view.created_at else None,
-        "changed": clock(view.updated_at) if view.updated_at else None,
+        "name": one["name"],
+        "instance": one["instance_name"],
+        "status": one["status"],
+        "connection": _connection(one),
+        "number": one["whatsapp_number"],
+        "organization": one["organization_id"],
+        "clinic": one["clinic_id"],
+        "channel": one["channel"],
+        "server": one["server"],
+        "enabled": "yes" if one["enabled"] else "no",
+        "integration": one["integration_id"],
+        "made": _clock(one["created_at"]),
+        "changed": _clock(one["updated_at"]),
         "last saga": f"{last['saga']} {last['saga_id']}, {last['status']}" if last else None,
     }
     for name, value in facts.items():
         if value is not None:
-            out.wrapped(f"{name + ':':<14}{value}")
+            out.wrapped(printable(f"{name + ':':<14}{value}"))
     return DONE
 
 
-def _connection(view: IntegrationView) -> str | None:
-    since = f" since {clock(view.connection_since)}" if view.connection_since else ""
-    return f"{view.connection}{since}" if view.connection else None
+def _connection(one: Mapping[str, Any]) -> str | None:
+    since = _clock(one["connection_since"])
+    return f"{one['connection']}{f' since {since}' if since else ''}" if one["connection"] else None
+
+
+def _clock(at: str | None) -> str | None:
+    return clock(datetime.fromisoformat(at)) if at else None
 
 
 async def _one(pool: Any, reference: str) -> IntegrationView:
@@ -174,11 +189,16 @@ async def _one(pool: Any, reference: str) -> IntegrationView:
     found = await list_integrations(pool, Wanted(search=reference), limit=2)
     if len(found.integrations) == 1:
         return found.integrations[0]
-    if not found.integrations:
+    raise not_the_one(reference, found.count)
+
+
+def not_the_one(reference: str, count: int) -> CliError:
+    """The trouble when none or several are found."""
+    if not count:
         cure = "see `evosaga integrations list`"
-        raise CliError(WRONG, f"no integration is found by {reference!r}: {cure}")
-    cure = f"name one of them: evosaga integrations list --search {reference!r}"
-    raise CliError(WRONG, f"{found.count} integrations are found by {reference!r}; {cure}")
+        return CliError(WRONG, f"no integration is found by {reference!r}: {cure}")
+    cure = f"name one of them: evosaga integrations list --search {shlex.quote(reference)}"
+    return CliError(WRONG, f"{count} integrations are found by {reference!r}; {cure}")
 
 
 def _document(view: IntegrationView) -> dict[str, Any]:

@@ -41,11 +41,12 @@ def told_outcome(
     out: Output,
     *,
     wanted: str = "completed",
+    result: dict[str, Any] | None = None,
 ) -> int:
-    """The same with the QR code at hand, if there is one."""
+    """The same with the QR code and the result at hand, if there are any."""
     view = seen.view
     done = view is not None and view.status == wanted
-    result = _result(seen)
+    result = result if result is not None else _result(seen)
     if out.json:
         out.data(
             (document(view) if view else {"saga_id": saga_id, "status": None, "over": False})

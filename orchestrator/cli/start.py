@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -11,9 +12,12 @@ from cyclopts import Parameter
 from evosaga.orchestrator.cli import params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.integrations import Asking, ask
+from evosaga.orchestrator.cli.output import printable
 
 if TYPE_CHECKING:
-    from evosaga.sagas.definition import Saga, Step
+    from collections.abc import Mapping, Sequence
+
+    from evosaga.orchestrator.cli.output import Output
 
 _Options = Annotated[Asking, Parameter(name="*")]
 _DEFAULTS: Final = Asking()
@@ -33,15 +37,21 @@ def start(
         command: the command's name: evosaga sagas lists them
         data: its data as a JSON object; @FILE reads a file, - what is piped in
     """
+    refuse_steering(command)
+    return ask(command, object_of(data), asking, out)
+
+
+def refuse_steering(command: str) -> None:
+    """Raises ``CliError`` for a command that is about a saga and starts none."""
     from evosaga.events.commands import STEERING
 
     if command in STEERING:
         verb = command.removeprefix("saga.")
         raise CliError(WRONG, f"{command!r} starts no saga: evosaga {verb} ID")
-    return ask(command, _object(data), asking, out)
 
 
-def _object(data: str) -> dict[str, Any]:
+def object_of(data: str) -> dict[str, Any]:
+    """What ``--data`` says. Raises ``CliError``."""
     from evosaga.events.commands import BadCommand, read_json
 
     try:
@@ -68,71 +78,39 @@ def sagas(*, schema: bool = False, out: params.Out) -> int:
     Args:
         schema: show what each command's data must look like
     """
-    import json
-
     from evosaga.orchestrator import app
+    from evosaga.orchestrator.queries.definitions import described
+
+    return tell_definitions(described(app.registry()), out, schema=schema)
+
+
+def tell_definitions(found: Sequence[Mapping[str, Any]], out: Output, *, schema: bool) -> int:
+    """Show definitions as JSON has them; the exit code."""
+    if out.json:
+        out.data({"sagas": list(found)})
+        return DONE
     from evosaga.sagas.conflicts import in_words
 
-    known = app.registry()
-    every = sorted(known.versions.values(), key=lambda one: (one.internal, one.name, -one.version))
-    if out.json:
-        out.data({"sagas": [_document(one, known.packages.get(one.name, "")) for one in every]})
-        return DONE
-    for one in every:
-        started = "starts by itself" if one.internal else one.command
-        out.line(f"{one.name} v{one.version}  {started}  ({known.packages.get(one.name, '')})")
-        out.line(f"    {diagram(one)}")
-        if one.admit is not None or one.business_key is not None:
-            out.line(f"    when its business key is taken: {in_words(one.on_conflict)}")
+    for one in found:
+        started = "starts by itself" if one["internal"] else one["command"]
+        out.line(printable(f"{one['saga']} v{one['version']}  {started}  ({one['package']})"))
+        out.line(printable(f"    {' > '.join(map(_drawn, one['steps']))}"))
+        if one["keyed"]:
+            taken = in_words(one["on_conflict"])
+            out.line(printable(f"    when its business key is taken: {taken}"))
         if schema:
-            out.line(f"    data: {json.dumps(one.input.model_json_schema(), ensure_ascii=False)}")
+            out.line(printable(f"    data: {json.dumps(one['data'], ensure_ascii=False)}"))
     return DONE
 
 
-def diagram(saga: Saga) -> str:
-    """Its steps in a line: what can be undone, the point of no return, what is tried until done."""
-    return " > ".join(_drawn(step) for step in saga.steps)
+def _drawn(step: Mapping[str, Any]) -> str:
+    """What can be undone, the point of no return, what is tried until it is done."""
+    from evosaga.sagas.limits import Limit
 
-
-def _drawn(step: Step) -> str:
-    at = f" at {', '.join(map(str, step.limits))}" if step.limits else ""
-    return f"{_kind(step)}{at}"
-
-
-def _kind(step: Step) -> str:
-    if step.undo is not None:
-        tries = f", {step.undo_retry.attempts} times at most" if step.undo_retry else ""
-        return f"{step.name} (undone by {getattr(step.undo, '__name__', 'its undo')}{tries})"
-    return f"{step.name} ({'no way back' if step.kind == 'pivot' else 'tried until done'})"
-
-
-def _document(saga: Saga, package: str) -> dict[str, Any]:
-    return {
-        "saga": saga.name,
-        "version": saga.version,
-        "command": saga.command,
-        "internal": saga.internal,
-        "package": package,
-        "organizations": saga.organization is not None
-        or saga.command in ("integration.create", "integration.delete"),
-        "on_conflict": saga.on_conflict
-        if isinstance(saga.on_conflict, str)
-        else dict(saga.on_conflict),
-        "steps": [
-            {
-                "name": step.name,
-                "kind": str(step.kind),
-                "attempts": step.retry.attempts,
-                "undo_attempts": step.retry_of("compensation").attempts if step.undo else None,
-                "timeout": step.timeout,
-                "limits": [
-                    {"name": one.name, "concurrency": one.concurrency, "rate": one.rate}
-                    for one in step.limits
-                ],
-                "probe": step.probe is not None,
-            }
-            for step in saga.steps
-        ],
-        "data": saga.input.model_json_schema(),
-        "result": saga.result.model_json_schema() if saga.result is not None else None,
-    }
+    kind = "no way back" if step["kind"] == "pivot" else "tried until done"
+    if step["undo"] is not None:
+        own = step["undo_attempts"] != step["attempts"]
+        kind = f"undone by {step['undo']}"
+        kind += f", {step['undo_attempts']} times at most" if own else ""
+    limits = ", ".join(str(Limit(**one)) for one in step["limits"])
+    return f"{step['name']} ({kind}){f' at {limits}' if limits else ''}"

@@ -163,7 +163,7 @@ VERBS: Final = (
         more="Which commands there are, and what their data looks like: evosaga sagas --schema. "
         "The same --id again with the same content changes nothing: it is safe to repeat.",
         example="""start room.book --data '{"room": 101, "guest": "ada"}'""",
-        needs=_STORES,
+        needs=(*SERVER, *_STORES),
     ),
     Verb(
         "create",
@@ -276,6 +276,7 @@ VERBS: Final = (
         more="A package of your own brings its sagas by an entry point of the group "
         "evosaga.domains, or is named with --app MODULE:NAME (also: EVOSAGA_APP).",
         example="sagas --schema",
+        needs=SERVER,
     ),
     Verb(
         "status",
@@ -320,7 +321,7 @@ VERBS: Final = (
         "letters",
         "See what happened",
         "cli.dead_letters:letters",
-        "Show dead letters: commands that could not be processed, and why; or remove them.",
+        "Show dead letters: commands that could not be processed, and why; remove or resend them.",
         more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
         "shows it), until somebody removes them. docs/reference/codes.md explains the codes.",
         example="letters --limit 10",

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -212,6 +212,22 @@ class Client:
         """Any other route that answers with JSON, such as ``/health``."""
         return await self._ask("GET", path, params)
 
+    async def post(
+        self,
+        path: str,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, str | Sequence[str]] | None = None,
+        *,
+        id: str | None = None,
+    ) -> dict[str, Any]:
+        """Any other route that takes a POST. ``id`` makes a command of it safe to repeat."""
+        key = {"Idempotency-Key": id} if id else None
+        return await self._ask("POST", path, params, headers=key, json=json)
+
+    async def remove(self, path: str) -> dict[str, Any]:
+        """Any other route that takes a DELETE."""
+        return await self._ask("DELETE", path)
+
     async def _steer(
         self, verb: str, reference: UUID | str, reason: str | None, id_: str | None
     ) -> Saga:
@@ -239,13 +255,13 @@ class Client:
         self,
         method: str,
         path: str,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str | Sequence[str]] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
     ) -> dict[str, Any]:
         """One answer. What may pass is tried again: every request here is safe to repeat."""
-        timeout = self._timeout + float((params or {}).get("wait", 0.0))
+        timeout = self._timeout + float(str((params or {}).get("wait", 0.0)))
         for attempt in range(1, self._tries + 1):
             try:
                 answer = await self._http.request(

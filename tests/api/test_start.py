@@ -1,7 +1,9 @@
 """Starting any saga over HTTP, from Python and by a form; its result, and who may."""
 
 import asyncio
+import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from tests.api.conftest import CREATE as CREATE_PATH
 from tests.api.conftest import OPERATOR, OURS, THEIRS, asked, problem
 from tests.api.pages import look, send, signed_in
 from tests.api.tables_domain import Close, Place, Reserve, Table
+from tests.support.commandline import Evosaga, commandline
 
 
 @pytest.fixture
@@ -41,6 +44,36 @@ async def test_a_saga_is_started_waited_for_and_gives_its_result(
     assert answer.headers["Location"] == f"/sagas/{answer.json()['saga_id']}"
     # WhatsApp is there as before.
     assert (await operator.post(CREATE_PATH, json=asked())).status_code == 201
+
+
+async def test_any_saga_is_started_over_http_though_only_the_server_knows_it(
+    address_: str, settings: Settings, tmp_path: Path
+) -> None:
+    laptop = Evosaga(tmp_path).having(url=address_, api_key=OPERATOR)
+    known = await laptop("sagas", "--schema")
+    here = await commandline(tmp_path, settings).having(app=settings.app)("sagas", "--json")
+    assert (await laptop("sagas", "--json")).json == here.json
+    assert "reserve-a-table v1  table.reserve" in known.out
+    assert '"guests"' in known.out
+    data = {"organization_id": str(uuid.uuid4()), "guests": 4}
+    given = ("start", "table.reserve", "--data", json.dumps(data), "--id", f"table-{uuid.uuid4()}")
+    ran = await laptop(*given)
+    assert ran.code == 0, ran.err
+    assert ran.lines[-1] == "table: 104", "its result, which only the server can tell"
+    again = await laptop(*given, "--json")
+    assert (again.code, again.json["result"]) == (0, {"table": 104})
+    left = await laptop("start", "table.reserve", "--data", json.dumps(data), "--no-wait", "-j")
+    assert (left.code, sorted(left.json)) == (0, ["command_id", "saga_id"])
+    (tmp_path / "four.json").write_text(json.dumps(data | {"guests": 40}))
+    for words, said in (
+        (("table.reserve", "--data", "@four.json"), "guests"),
+        (("table.sell",), "table.reserve"),
+        (("saga.replay",), "evosaga replay ID"),
+        (("table.reserve", "--data", "[1]"), "JSON object"),
+    ):
+        refused = await laptop("start", *words)
+        assert (refused.code, refused.out) == (2, ""), words
+        assert said in refused.err
 
 
 @pytest.mark.parametrize(

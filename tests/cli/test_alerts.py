@@ -46,7 +46,7 @@ async def test_a_test_message_says_who_took_it(evosaga: Evosaga, stub: StubRecei
     assert refused.code == 1
     assert "EVOSAGA_RECEIVERS_PRIVATE" in refused.out
     allowed = telling.having(receivers_private="true")
-    assert (await allowed("alerts", "test")).lines == ["alerts: taken"]
+    assert (await allowed("alerts", "test")).lines == ["alerts: accepted"]
     unknown = await allowed("alerts", "test", "pager")
     assert unknown.code == 2
     assert "there is: alerts" in unknown.err

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from evosaga.events import streams
 from evosaga.events.alerts import Condition, observe
 from evosaga.events.database import open_pool
 from evosaga.orchestrator.config.settings import Settings
@@ -24,7 +26,15 @@ from tests.api.standing import ONES
 from tests.support.commandline import Evosaga, Ran, commandline, creation
 from tests.support.waiting import eventually
 
-database_url, redis, evolution, settings, parts, address_ = ONES
+database_url, redis, evolution, of_module, parts, address_ = ONES
+
+RECEIVERS = json.dumps({name: {"url": "http://127.0.0.1:1/hook"} for name in ("nearby", "far")})
+
+
+@pytest.fixture(scope="module")
+def settings(of_module: Settings) -> Settings:
+    """With two receivers of alerts."""
+    return Settings.model_validate(of_module.model_dump() | {"receivers": RECEIVERS})
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ def laptop(tmp_path: Path, address_: str) -> Evosaga:
 @pytest.fixture
 def direct(tmp_path: Path, settings: Settings) -> Evosaga:
     """The same verbs with the databases at hand."""
-    return commandline(tmp_path, settings)
+    return commandline(tmp_path, settings).having(receivers=RECEIVERS)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +85,9 @@ async def test_what_is_read_over_http_is_what_is_read_from_the_databases(
         ("letters",),
         ("alerts", "--all"),
         ("alerts", "receivers"),
+        ("integrations", "list", "--search", name, "--status", "pending", "--sort=-name"),
+        ("integrations", "list", "--limit", "1"),
+        ("integrations", "show", name),
     ):
         there, here = await asyncio.gather(laptop(*words, "--json"), direct(*words, "--json"))
         assert (there.code, there.err) == (here.code, ""), there.err
@@ -151,12 +164,61 @@ async def test_the_qr_code_comes_over_http_until_the_phone_is_paired(
     await eventually(paired, 20)
 
 
+async def test_integrations_are_found_and_shown_over_http(
+    laptop: Evosaga, made: dict[str, Any]
+) -> None:
+    name = made["instance_name"]
+    listed = await laptop("integrations", "list", "--search", name)
+    assert (name in listed.out, listed.lines[-1]) == (True, "1 integration")
+    shown = await laptop("integrations", "show", name[:20])
+    assert (shown.code, name in shown.out) == (0, True)
+    refused(await laptop("integrations", "show", "nobody"), 2, "evosaga integrations list")
+    refused(await laptop("integrations", "list", "--cursor", "x"), 2, "cursor")
+
+
+async def test_dead_letters_are_removed_and_sent_again_over_http(
+    laptop: Evosaga, direct: Evosaga, redis: Redis
+) -> None:
+    await redis.xadd(streams.COMMANDS, {"data": "no command"})
+
+    async def letter(known: str = "") -> str:
+        found: list[str] = []
+
+        async def there() -> bool:
+            listed = (await laptop("letters", "--json")).json["letters"]
+            ids = (one["letter_id"] for one in listed if one["data"] == "no command")
+            found[:] = [id_ for id_ in ids if id_ != known]
+            return len(found) == 1
+
+        await eventually(there, 20)
+        return found[0]
+
+    one = await letter()
+    again = await laptop("letters", "--send-again", one)
+    assert (again.code, again.out) == (0, "sent 1 again\n")
+    two = await letter(one)  # it is read again, and is no command this time either
+    refused(await laptop("letters", "--remove", one, two), 2, "removed 1", "evosaga letters")
+    refused(await laptop("letters", "--send-again", two), 2, "sent 0 again")
+    refused(await direct("letters", "--send-again", two), 2, "sent 0 again")
+    refused(await laptop("letters", "--remove", one, "--send-again", two), 2, "one of them")
+
+
+async def test_receivers_of_alerts_are_tried_by_the_server(laptop: Evosaga) -> None:
+    ran = await laptop("alerts", "test", "far", "--json")
+    assert (ran.code, [one["receiver"] for one in ran.json["receivers"]]) == (1, ["far"])
+    every = await laptop("alerts", "test")
+    assert (every.code, [line.split(":")[0] for line in every.lines]) == (1, ["nearby", "far"])
+    refused(await laptop("alerts", "test", "lost"), 2, "no receiver 'lost'", "nearby, far")
+
+
 async def test_an_organizations_key_is_told_what_it_may_not(
     laptop: Evosaga, made: dict[str, Any]
 ) -> None:
     ours = laptop.having(api_key=OUR_KEY)
     refused(await ours("letters"), 2, "may not", "a key without an organization")
+    refused(await ours("letters", "--remove", "1-1"), 2, "may not", "a key without an organization")
     refused(await ours("alerts"), 2, "may not", "a key without an organization")
+    refused(await ours("alerts", "test"), 2, "may not", "a key without an organization")
     refused(await ours("status", made["saga_id"]), 2, "is called", "evosaga list")
     stranger = creation(**{"organization-id": str(THEIRS)})
     refused(await ours(*stranger), 2, "may not", "its own organization")

@@ -1,4 +1,4 @@
-"""``alerts`` and ``alerts receivers`` over HTTP, with a key of no organization."""
+"""``alerts``, ``alerts receivers`` and ``alerts test`` over HTTP, with a key of no organization."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from evosaga.orchestrator.cli.alerts import tell_alerts, tell_receivers
+from evosaga.orchestrator.cli.alerts import tell_alerts, tell_receivers, tell_test
 from evosaga.orchestrator.cli.errors import WRONG, CliError
 from evosaga.orchestrator.cli.remote.session import connect
+from evosaga.orchestrator.client import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from evosaga.orchestrator.cli.output import Output
     from evosaga.orchestrator.cli.remote.target import Target
@@ -32,6 +33,22 @@ def receivers(*, show_secrets: bool = False, target: Target, out: Output) -> int
         said = "secrets do not go over HTTP: run alerts receivers --show-secrets where they are set"
         raise CliError(WRONG, said)
     return asyncio.run(_receivers(target, out))
+
+
+def test(*receivers: str, target: Target, out: Output) -> int:
+    """Have the server send a test message to the receivers."""
+    return asyncio.run(_test(target, receivers, out))
+
+
+async def _test(target: Target, receivers: Sequence[str], out: Output) -> int:
+    named = {"receiver": list(receivers)} if receivers else None
+    async with connect(target) as client:
+        try:
+            answered = (await client.post("/alerts/test", params=named))["receivers"]
+        except NotFound as error:
+            # The route's own 404 says which receivers there are; another is an older server's.
+            raise CliError(WRONG, error.message) if "receiver" in error.message else error from None
+    return tell_test(answered, out)
 
 
 async def _alerts(target: Target, resolved: bool, limit: int, out: Output) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,11 +26,19 @@ _OVER_HTTP: Final = {
     "qr:qr": "integrations:qr",
     "health:health": "integrations:health",
     "reconcile:reconcile": "integrations:reconcile",
-    "dead_letters:letters": "integrations:letters",
+    "dead_letters:letters": "dead_letters:letters",
     "alerts:alerts": "alerts:alerts",
     "alerts:receivers": "alerts:receivers",
+    "alerts:test": "alerts:test",
+    "start:start": "start:start",
+    "start:sagas": "start:sagas",
+    "integration_lists:list_": "integration_lists:list_",
+    "integration_lists:show": "integration_lists:show",
 }
 """The function of a verb, and the one that does the same over HTTP, with the same arguments."""
+_APP: Final = "EVOSAGA_APP"
+_LOCAL_WITH_APP: Final = ("start:sagas",)
+"""Needs no server, and with a domain of one's own at hand that is what is asked for."""
 OWN_SERVER_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "login": ("url", "api_key", "profile"),
     "logout": ("profile",),
@@ -62,7 +71,7 @@ def over_http(
     wish = target.Wish(**given)
     variables = target.variables(wish)
     chosen = target.target_of(wish, variables, dev_runs=bool(running_dev.found()))
-    if chosen is None:
+    if chosen is None or (chosen.silent and name in _LOCAL_WITH_APP and os.environ.get(_APP)):
         return function
     if chosen.silent:
         out.note(f"evosaga: at {chosen.url} ({chosen.source})")

@@ -1,4 +1,4 @@
-"""``health``, ``reconcile``, ``qr`` and ``letters`` over HTTP: what the server found last."""
+"""``health``, ``reconcile`` and ``qr`` over HTTP: what the server found last."""
 
 from __future__ import annotations
 
@@ -170,27 +170,6 @@ def _show(name: str, told: dict[str, Any], out: Output, *, follow: bool) -> None
         out.line(printable(f"pairing code: {code['pairing_code']}"))
     out.line(printable(f"{told['message']}{', within a minute' if not follow else ''}:"))
     draw_qr(out, str(code["code"]))
-
-
-def letters(*, limit: int = 20, remove: tuple[str, ...] = (), target: Target, out: Output) -> int:
-    """Show the newest dead letters."""
-    if remove:
-        raise CliError(WRONG, f"letters --remove {_SELF}")
-    return asyncio.run(_letters(target, limit, out))
-
-
-async def _letters(target: Target, limit: int, out: Output) -> int:
-    from evosaga.orchestrator.cli.dead_letters import draw_letters
-
-    async with connect(target) as client:
-        page = await client.get("/dead-letters", {"limit": str(limit)})
-    if out.json:
-        out.data({"letters": page["letters"], "more": page["cursor"] is not None})
-        return DONE
-    draw_letters(page["letters"], out)
-    if page["cursor"] is not None:
-        out.note(f"older ones are there: --limit {min(500, 2 * limit)}")
-    return DONE
 
 
 def _seconds(at: str | None) -> str | None:

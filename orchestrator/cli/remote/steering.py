@@ -38,7 +38,7 @@ def create(
     **given: str | None,
 ) -> int:
     """Ask for an integration, and show the QR code once it is there."""
-    return _interruptible(_ask(target, "integration.create", given, asking, out), out)
+    return interruptible(_ask(target, "integration.create", given, asking, out), out)
 
 
 def delete(
@@ -55,7 +55,7 @@ def delete(
     if not yes and not agreed_to_delete(instance_name, out):
         return UNFINISHED
     given = {"instance_name": instance_name, "organization_id": organization_id}
-    return _interruptible(_ask(target, "integration.delete", given, asking, out), out)
+    return interruptible(_ask(target, "integration.delete", given, asking, out), out)
 
 
 async def _ask(
@@ -66,8 +66,8 @@ async def _ask(
     async with connect(target) as client:
         submitted = await client.command(type_, data, id=command_id)
         if asking.no_wait:
-            return _left_alone(command_id, submitted.saga_id, out)
-        return await _watched(client, submitted.saga_id, asking.timeout, "completed", out)
+            return left_alone(command_id, submitted.saga_id, out)
+        return await watched(client, submitted.saga_id, asking.timeout, "completed", out)
 
 
 def replay(
@@ -83,7 +83,7 @@ def replay(
     bulk.check_selection("replay", chosen)
     if plan:
         return asyncio.run(_plans(target, chosen, out))
-    return _interruptible(_steer(target, "replay", "completed", chosen, out), out)
+    return interruptible(_steer(target, "replay", "completed", chosen, out), out)
 
 
 def cancel(
@@ -96,7 +96,7 @@ def cancel(
     """Stop sagas and undo them."""
     chosen = replace(selection, references=references, status=status)
     bulk.check_selection("cancel", chosen)
-    return _interruptible(_steer(target, "cancel", "compensated", chosen, out), out)
+    return interruptible(_steer(target, "cancel", "compensated", chosen, out), out)
 
 
 async def _plans(target: Target, selection: Selection, out: Output) -> int:
@@ -120,8 +120,8 @@ async def _steer(target: Target, verb: str, wanted: str, selection: Selection, o
             command_id = new_id()
             saga = await _send(client, verb, selection.references[0], selection, command_id)
             if selection.no_wait:
-                return _left_alone(command_id, saga.saga_id, out)
-            return await _watched(client, saga.saga_id, selection.patience, wanted, out)
+                return left_alone(command_id, saga.saga_id, out)
+            return await watched(client, saga.saga_id, selection.patience, wanted, out)
         return await _steer_many(client, verb, wanted, selection, out)
 
 
@@ -196,7 +196,15 @@ async def _chosen(client: Client, selection: Selection) -> list[SagaView]:
     return page[::-1]
 
 
-async def _watched(client: Client, saga_id: UUID, timeout: float, wanted: str, out: Output) -> int:
+async def watched(
+    client: Client,
+    saga_id: UUID,
+    timeout: float,
+    wanted: str,
+    out: Output,
+    result: Callable[[], Awaitable[dict[str, Any] | None]] | None = None,
+) -> int:
+    """Watch a saga until it is over; the exit code. ``result`` asks for what it came to."""
     from evosaga.orchestrator.cli.render import timeline
     from evosaga.orchestrator.cli.result import told_outcome
 
@@ -206,7 +214,8 @@ async def _watched(client: Client, saga_id: UUID, timeout: float, wanted: str, o
     spent, view, code = time.monotonic() - began, seen.view, None
     if view is not None and (view.saga, view.status) == ("create-integration", "completed"):
         code = await _qr_code(client, str(view.instance_name))
-    return told_outcome(seen, code, spent, str(saga_id), out, wanted=wanted)
+    came = await result() if result and view is not None and view.status == "completed" else None
+    return told_outcome(seen, code, spent, str(saga_id), out, wanted=wanted, result=came)
 
 
 async def _qr_code(client: Client, instance_name: str) -> dict[str, Any] | None:
@@ -229,7 +238,8 @@ async def _each(things: Sequence[Any], work: Callable[[Any], Awaitable[Any]]) ->
     return await asyncio.gather(*map(one, things))
 
 
-def _left_alone(command_id: str, saga_id: UUID, out: Output) -> int:
+def left_alone(command_id: str, saga_id: UUID, out: Output) -> int:
+    """Say how to find out later, for those who don't wait."""
     if out.json:
         out.data({"saga_id": str(saga_id), "command_id": command_id})
     else:
@@ -237,7 +247,8 @@ def _left_alone(command_id: str, saga_id: UUID, out: Output) -> int:
     return DONE
 
 
-def _interruptible(work: Coroutine[Any, Any, int], out: Output) -> int:
+def interruptible(work: Coroutine[Any, Any, int], out: Output) -> int:
+    """Do it; Ctrl-C ends the watching, not the saga."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
