@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import Connection, Pool, Queryable
 
 _logger = structlog.get_logger("evosaga.alerts")
@@ -64,7 +65,7 @@ async def parked(connection: Connection, saga_ids: Sequence[UUID]) -> None:
             await connection.execute("SET LOCAL lock_timeout = '200ms'")
             await connection.execute(_PARKED, saga_ids, GATHERED)
     except asyncpg.PostgresError as trouble:
-        _logger.warning("alerts_retrying", reason=type(trouble).__name__)
+        _logger.warning("alerts_retrying", reason=reason(trouble))
 
 
 async def open_now(connection: Queryable, conditions: Sequence[Condition]) -> None:

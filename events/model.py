@@ -119,7 +119,7 @@ class StepFailed(_Event):
 
 
 class CompensationBegan(_Event):
-    """The saga turned round. Recorded, so that no later setting can turn it back."""
+    """The rollback started. Recorded, so that no later setting can change its direction."""
 
     type: Literal["compensation.began"] = "compensation.began"
     because: Literal["step_failed", "cancelled", "deadline"]
@@ -183,7 +183,7 @@ class SagaFailed(_Event):
 
 
 class SagaResumed(_Event):
-    """Somebody replayed a parked saga: it goes on where it stood, with fresh attempts."""
+    """A parked saga was replayed: it continues at its step, with fresh attempts."""
 
     type: Literal["saga.resumed"] = "saga.resumed"
     by: str

@@ -169,7 +169,7 @@ def _translated(given: str, name: str, value: str) -> dict[str, str]:
     if name in _FILES:
         return {name: str(Path(value).expanduser())}
     if name not in _OURS and not _NAME.fullmatch(name):
-        raise ValueError(f"has the parameter {shown!r}, which nobody knows: take it out")
+        raise ValueError(f"has the parameter {shown!r}, which Postgres does not know: take it out")
     return {name: value}
 
 

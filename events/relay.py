@@ -167,7 +167,7 @@ class Relay:
         """Redis lost what it was told: the position from which it has to be told again."""
         if told.wrong:
             what = f"the key {relay_position.TOLD} {told.wrong}"
-            _logger.warning("note was wrong", what=what, cure="it is written anew")
+            _logger.warning("relay_position_wrong", what=what, cure="it is written anew")
         has = told.up_to
         if has is None and not told.commands_lost:
             has = await self._newest_on_stream()
@@ -176,9 +176,9 @@ class Relay:
             has = await position_at(self._pool, week_ago)
         if has < cursor:
             if (await self._newest_on_stream() or 0) > has:
-                _logger.info("telling events again, as asked", after=has, up_to=cursor)
+                _logger.info("republishing_events", after=has, up_to=cursor)
             else:
-                _logger.warning("redis lost events, telling them again", after=has, up_to=cursor)
+                _logger.warning("redis_lost_events", after=has, up_to=cursor)
             lost_at = await self._pool.fetchval(_RECORDED_AFTER, has)
             if lost_at is not None:
                 await self._on_rewind(self._pool, lost_at)

@@ -57,5 +57,5 @@ async def migrate(
     try:
         return await upgrade(database_url, revision, whatsapp, domains)
     except asyncpg.LockNotAvailableError as error:
-        told = "a transaction of somebody else's has held a table for 5 s"
+        told = "another transaction has held a table for 5 s"
         raise SchemaBusy(f"{told}; nothing was changed, try again") from error

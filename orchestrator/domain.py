@@ -236,7 +236,7 @@ class Domains:
 
 
 def _failed(what: str, one: Domain[Any], error: Exception) -> None:
-    _logger.error("a domain's own failed", what=what, domain=one.name, error=type(error).__name__)
+    _logger.error("domain_task_failed", what=what, domain=one.name, error=type(error).__name__)
 
 
 @contextlib.asynccontextmanager

@@ -62,7 +62,7 @@ class DriftShape(_Shape):
     where: str = Field(description="the instance", examples=[schemas.INSTANCE])
     organization_id: UUID | None
     policy: str = Field(
-        description="auto: repaired by itself; ask: when somebody decides; never: by hand",
+        description="auto: repaired by itself; ask: repaired once a person decides; never: by hand",
         examples=["auto"],
     )
     cause: str

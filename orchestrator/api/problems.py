@@ -51,7 +51,7 @@ TITLES: Final[Mapping[str, tuple[int, str]]] = {
     "name_taken": (409, "The instance name is taken"),
     "not_replayable": (409, "The saga can't be replayed"),
     "not_cancellable": (409, "The saga can't be cancelled"),
-    "blocked": (409, "Somebody else's thing is in the place of the saga's"),
+    "blocked": (409, "What the saga would make is there already and is not its own"),
     "expired": (409, "It came after its expirytime"),
     "refused": (409, "The command was refused, and nothing was touched"),
     "no_longer_kept": (409, "The command was rejected, and the answer is no longer kept"),

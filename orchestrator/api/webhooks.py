@@ -142,7 +142,7 @@ async def _stranger(receiver: Receiver, request: Request, name: str | None) -> N
     if name and ours:
         receiver.tell(name, "unauthorized", _announced(request), None)
     elif times := receiver.strangers.due():
-        _logger.info("webhooks of strangers refused", instance=name, times=times)
+        _logger.info("webhooks_unauthorized", instance=name, times=times)
 
 
 async def _take(

@@ -23,7 +23,7 @@ async def check_receivers(pool: Pool, settings: Settings) -> AsyncGenerator[Find
     found = await receivers(pool, receivers_of(settings))
     if not any(one.alerts for one in found):
         cure = "set EVOSAGA_ALERTS_URL; until then: evosaga alerts"
-        yield Finding(_CHECK, "warn", "nobody is told of them", cure)
+        yield Finding(_CHECK, "warn", "no receiver is configured for them", cure)
     for one in found:
         if one.given_up:
             said = f"to {one.name} {counted(one.given_up, 'message')} given up: {one.error}"

@@ -69,7 +69,7 @@ def _told_by(known: Known) -> list[Finding]:
     if not any(fault.check == "eviction" for fault in known.faults):
         found.append(Finding("eviction", "ok", f"maxmemory-policy {' and '.join(policies)}"))
     kept = all(info.get("aof_enabled") for info in known.infos)
-    cure = "" if kept else "a crash loses commands nobody has read yet: set appendonly to yes"
+    cure = "" if kept else "a crash loses commands that were not read yet: set appendonly to yes"
     said = f"appendonly {'yes' if kept else 'no'}"
     return [*found, Finding("persistence", "ok" if kept else "warn", said, cure)]
 
@@ -114,7 +114,7 @@ async def _look_at_owner(settings: Settings, redis: Redis) -> AsyncGenerator[Fin
             said, _, cure = str(taken).partition(": ")
             yield Finding("owner", "bad", said, cure)
             return
-        said = "this database's" if mark else "nobody's yet; the first worker has it marked"
+        said = "this database's" if mark else "not marked yet; the first worker does that"
         yield Finding("owner", "ok", f"this Redis is {said}")
         async with connections.postgres(settings) as pool:
             async for finding in check_log(pool, redis):

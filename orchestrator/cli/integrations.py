@@ -49,7 +49,7 @@ class Asking:
 
 
 Yes = Annotated[
-    bool, Parameter(help="don't ask first; without a terminal nobody is asked", alias="-y")
+    bool, Parameter(help="don't ask first; without a terminal there is no question", alias="-y")
 ]
 _Options = Annotated[Asking, Parameter(name="*")]
 _DEFAULTS: Final = Asking()

@@ -99,7 +99,7 @@ async def _tried(target: Target) -> None:
 
 def _asked(question: str, option: str, out: Output) -> str:
     if out.json or not sys.stdin.isatty():
-        raise CliError(WRONG, f"give {option}; nobody is here to be asked")
+        raise CliError(WRONG, f"give {option}: there is no terminal to ask at")
     sys.stderr.write(question)
     sys.stderr.flush()
     return sys.stdin.readline().strip()

@@ -233,7 +233,7 @@ VERBS: Final = (
         "Keep it true",
         "cli.health:health",
         "Show how each integration is connected right now; with --fix, connect what can be.",
-        more="Who was logged out or banned needs a person and a new QR code. "
+        more="A phone that was logged out or banned needs a new QR code. "
         "Exit code 1 when any integration is not well.",
         example="health --fix",
         needs=(*SERVER, *_WORKER),
@@ -323,7 +323,7 @@ VERBS: Final = (
         "cli.dead_letters:letters",
         "Show dead letters: commands that could not be processed, and why; remove or resend them.",
         more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
-        "shows it), until somebody removes them. docs/reference/codes.md explains the codes.",
+        "shows it), until they are removed or sent again. Codes: docs/reference/codes.md.",
         example="letters --limit 10",
         needs=(*SERVER, *_STORES),
     ),

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from evosaga.events import alerts, background, dead_letters, streams, syncpoints
 from evosaga.events.commands import BadCommand
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT
 from evosaga.events.redis_clients import prefix_of
 from evosaga.events.redis_errors import cause
@@ -118,14 +119,14 @@ class CommandConsumer:
             try:
                 lost = await streams.ensure_group(self._redis)
                 if lost:
-                    _logger.warning("group was gone", stream=streams.COMMANDS)
+                    _logger.warning("consumer_group_missing", stream=streams.COMMANDS)
                 for subscriber in self._subscribers:
                     if not subscriber.running:
                         _logger.warning("subscriber had stopped; starting it again")
                         await subscriber.start()
                 await self._take_what_was_left()
             except (RedisError, OSError, TimeoutError) as trouble:
-                _logger.warning("redis is away", reason=cause(trouble))
+                _logger.warning("redis_unavailable", reason=cause(trouble))
             return every
 
         await background.repeat(turn, first=every)
@@ -137,7 +138,7 @@ class CommandConsumer:
         try:
             found = await self._handover.look()
         except Exception as trouble:  # it lies there, and the next look comes in a second
-            _logger.warning("handover_retrying", reason=type(trouble).__name__)
+            _logger.warning("handover_retrying", reason=reason(trouble))
             return
         if found:
             await self._left.begin("left", partial(quietly, self._intake.obey, found))
@@ -221,7 +222,7 @@ class CommandConsumer:
         try:
             left = await self._handover.leave(bad)
         except TRANSIENT as trouble:
-            _logger.warning("dead_letter_retrying", reason=type(trouble).__name__)
+            _logger.warning("dead_letter_retrying", reason=reason(trouble))
             return []
         return [(message, refusal) for message, refusal in bad if message.id not in left]
 
@@ -260,7 +261,7 @@ class CommandConsumer:
         try:
             await alerts.open_now(self._handler.pool, [_alert(bad[-1][1])])
         except Exception as trouble:  # they are found on their stream as well, if later
-            _logger.warning("alerts_retrying", reason=type(trouble).__name__)
+            _logger.warning("alerts_retrying", reason=reason(trouble))
 
 
 def _alert(refusal: BadCommand) -> alerts.Condition:

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from evosaga.events import streams
 from evosaga.events.commands import BadCommand, Command, read_command
+from evosaga.events.connection_errors import reason
 from evosaga.orchestrator.commands.claims import Request, TooSoon
 from evosaga.orchestrator.commands.subscriber import Message
 from evosaga.sagas.definition import Refusal
@@ -101,7 +102,7 @@ class CommandOrder:
                 try:
                     late = await self._late([where for _, where in queue], began)
                 except (RedisError, OSError, TimeoutError) as trouble:
-                    _logger.warning("refusing waits", reason=type(trouble).__name__)
+                    _logger.warning("refusing_retrying", reason=reason(trouble))
                     continue
                 if ready := [one for one, where in queue if where.id not in late]:
                     yield ready

@@ -57,7 +57,7 @@ async def _ask(step: Step, live: SagaInstance, services: object, seconds: float)
     except TimeoutError:
         return Finding(Sighting.UNKNOWN, f"no answer within {seconds:g} s")
     except Exception as error:  # its text may carry a stranger's keys
-        _logger.warning("look failed", step=step.name, error=type(error).__name__)
+        _logger.warning("probe_failed", step=step.name, error=type(error).__name__)
         return Finding(Sighting.UNKNOWN, f"the look failed ({reason(error)})")
 
 

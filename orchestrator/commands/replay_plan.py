@@ -120,7 +120,7 @@ def _forward(saga: Saga, state: State, findings: Mapping[str, Finding]) -> Repla
         return ReplayPlan(said, allowed=False, lines=lines, code="blocked")
     if (dark := _of(Sighting.UNKNOWN, lines, findings)) is not None:
         said = (
-            f"it goes on at step {redo[0] if redo else state.parked.step}, but nobody can say now "
+            f"it goes on at step {redo[0] if redo else state.parked.step}, but it is unknown now "
             f"what is there (step {dark.step}: {dark.evidence}); each step looks before it acts"
         )
         return ReplayPlan(said, allowed=True, lines=lines, redo=redo)

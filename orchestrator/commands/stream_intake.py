@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events.commands import STEERING, BadCommand, Command, read_command
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT
 from evosaga.orchestrator.commands import ordering
 from evosaga.orchestrator.commands.accept import parse_request
@@ -123,7 +124,7 @@ class StreamIntake:
         try:
             ready, queue = await self._order.split(requests, doubt)
         except (RedisError, OSError, TimeoutError) as trouble:
-            _logger.warning("refusing_retrying", reason=type(trouble).__name__)
+            _logger.warning("refusing_retrying", reason=reason(trouble))
             return [(message, RetryLater()) for message, _ in requests]
         if queue:
             name = f"behind {queue[0][1].id.decode()}"
@@ -163,7 +164,7 @@ class StreamIntake:
                 else:
                     await self._settle([(message, result)])
             except Exception as trouble:  # it is not acknowledged, so it comes again
-                _logger.warning("control_retrying", reason=type(trouble).__name__)
+                _logger.warning("control_retrying", reason=reason(trouble))
             finally:
                 self._order.steered(message)
 
@@ -172,7 +173,7 @@ class StreamIntake:
             comes = self._order.comes(message, command)
             return await self._handler.control(command, comes, from_stream=True)
         except ordering.Interrupted as trouble:
-            _logger.warning("control_retrying", reason=type(trouble).__name__)
+            _logger.warning("control_retrying", reason=reason(trouble))
             return RetryLater()
         except Exception as error:
             return _raised(error, command, "control_retrying")
@@ -192,4 +193,4 @@ async def quietly(work: Callable[..., Awaitable[None]], *about: Any) -> None:
     try:
         await work(*about)
     except Exception as trouble:
-        _logger.warning("obeying_retrying", reason=type(trouble).__name__)
+        _logger.warning("obeying_retrying", reason=reason(trouble))

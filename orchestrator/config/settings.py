@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     older_names: Annotated[tuple[str, ...], NoDecode] = PLACEHOLDERS_ANYWHERE
     """What older code called its instances, to find what it left behind."""
     alert_after: float = Field(900.0, ge=0)
-    """Seconds that an integration may be disconnected before somebody is told; 0: never told."""
+    """Seconds that an integration may be disconnected before there is an alert; 0: never."""
     alert_url: SecretStr | None = None
     """Where it is posted. Such URLs often are a secret themselves."""
     alerts_url: SecretStr | None = None
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(None, ge=1, le=65535)
     """Where a worker serves ``/metrics``, on ``host``; None: nowhere."""
     host: str = "127.0.0.1"
-    """Where the HTTP API listens; 0.0.0.0 is for containers and whoever has a proxy in front."""
+    """Where the HTTP API listens; 0.0.0.0 is for containers and behind a proxy."""
     port: int = Field(8080, ge=0, le=65535)
     api_rate: float = Field(1000.0, gt=0)
     """Requests a second that one API key may make; twice as many at once."""

@@ -86,7 +86,7 @@ async def at_cache(stage: Stage) -> None:
     tries = {step.name: step.attempts for step in steps_of(seen.history)}
     stage.claim(
         tries == {"evolution": 1, "postgres": 1, "cache": 5},
-        "The failed step itself was undone as well: nobody can know whether it had its effect.",
+        "The failed step itself was undone as well: whether it had its effect is unknown.",
         tries,
     )
     stage.claim(

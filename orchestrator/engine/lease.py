@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from evosaga.events import background
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.orchestrator.engine.overload import LoadMeter
 
@@ -114,7 +115,7 @@ class Lease:
             try:
                 await self.beat()
             except TRANSIENT as trouble:
-                _logger.warning("heartbeat_retrying", reason=type(trouble).__name__)
+                _logger.warning("heartbeat_retrying", reason=reason(trouble))
             else:
                 self.pace.note(time.monotonic() - due)
                 self.on_beat()

@@ -46,7 +46,7 @@ class Quarantine:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(times - 1, 20))
         _logger.error("saga set aside", saga_id=str(saga_id), reason=what, times=times, pause=pause)
         again = "" if times == 1 else f" ({times} times now)"
-        message = f"a worker stumbled over it{again}: {what}"
+        message = f"it failed in a worker{again}: {what}"
         try:
             await self._log.set_aside(saga_id, sequence, self._worker, pause, STUMBLED, message)
         except TRANSIENT:  # then it waits for its lease to run out

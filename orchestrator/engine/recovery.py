@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from evosaga.events import background, log_loss, streams, turns
 from evosaga.events.clock import LEEWAY, LIVING, PUT_BACK
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.event_log import EventLog
 from evosaga.events.relay import KEEP_SECONDS
@@ -57,7 +58,7 @@ class Recovery:
             while await self.sweep() == _MOST:
                 pass
         except TRANSIENT as trouble:
-            _logger.warning("recovery_retrying", reason=type(trouble).__name__)
+            _logger.warning("recovery_retrying", reason=reason(trouble))
         return _EVERY * self._lease.pace.slower
 
     async def sweep(self) -> int:
@@ -170,7 +171,7 @@ async def tidy(
                     await trim(redis, stream, keep)
             await streams.drop_idle_consumers(redis, idle_seconds=600.0)
         except Exception as trouble:  # housekeeping is never a reason to stop a worker
-            _logger.warning("retention_retrying", reason=type(trouble).__name__)
+            _logger.warning("retention_retrying", reason=reason(trouble))
         return every
 
     await background.repeat(turn, first=every)

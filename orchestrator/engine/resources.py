@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Generic, TypeVar, cast
 import structlog
 
 from evosaga.events import background
+from evosaga.events.connection_errors import reason
 
 _logger = structlog.get_logger("evosaga.resources")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
@@ -53,7 +54,7 @@ class Resource(Generic[ServicesT]):
     def get(self) -> ServicesT:
         """The open services. Raises ``ResourceUnavailable``."""
         if self._opened is None:
-            why = f"({type(self.error).__name__})" if self.error else "yet"
+            why = f"({reason(self.error)})" if self.error else "yet"
             raise ResourceUnavailable(f"what {self.name} needs could not be opened {why}")
         return self._opened[0]
 
@@ -80,7 +81,7 @@ class Resource(Generic[ServicesT]):
                 _logger.warning(
                     "resource unavailable",
                     domain=self.name,
-                    reason=type(error).__name__,
+                    reason=reason(error),
                     at=_where(error),
                 )
             finally:

@@ -16,6 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from evosaga.events import redis_errors
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT
 
 _Answer = TypeVar("_Answer")
@@ -54,6 +55,6 @@ async def retry_while_transient(ask: Callable[[], Awaitable[_Answer]]) -> _Answe
         try:
             return await ask()
         except TRANSIENT as trouble:
-            _logger.warning("postgres is away", reason=type(trouble).__name__)
+            _logger.warning("postgres_unavailable", reason=reason(trouble))
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)

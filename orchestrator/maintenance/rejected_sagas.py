@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from evosaga.events import background, streams
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
 from evosaga.events.leader_election import Candidacy
 from evosaga.orchestrator.engine.transient_errors import is_transient
@@ -44,7 +45,7 @@ class RejectedSagaArchive:
                     background.obey_cancel()
             except Exception as trouble:  # housekeeping is never a reason to stop a worker
                 tell = _logger.warning if is_transient(trouble) else _logger.error
-                tell("archiving_retrying", reason=type(trouble).__name__)
+                tell("archiving_retrying", reason=reason(trouble))
             return self.every
 
         await background.repeat(turn, first=self.every)

@@ -23,6 +23,7 @@ import structlog
 
 from evosaga.events import background
 from evosaga.events.clock import LEEWAY
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import vacant
 from evosaga.orchestrator.engine.lease import LeaseLost
@@ -128,7 +129,7 @@ class Scheduler:
                     known = True
                 await self.do(chore)
             except TRANSIENT as trouble:
-                _logger.warning("chore waits", chore=chore.name, reason=type(trouble).__name__)
+                _logger.warning("job_retrying", job=chore.name, reason=reason(trouble))
             return min(5.0, max(0.1, chore.every / 10))
 
         await background.repeat(turn, jitter=0.2)
@@ -156,9 +157,9 @@ class Scheduler:
         await background.repeat(turn, jitter=0.2)
 
     async def do(self, chore: Job) -> bool:
-        """Do it if it is due and nobody is at it; whether it was done. Raises what Postgres does.
+        """Do it if it is due and free; whether it was done. Raises what Postgres does.
 
-        A chore that stumbles is told and comes again: that is no reason to stop a worker.
+        A job that fails is logged and runs again later; the worker goes on.
         """
         taken = time.monotonic()
         due = await self.pool.fetchrow(
@@ -171,12 +172,12 @@ class Scheduler:
         try:
             came = await chore.work(term.holds)
         except (LeaseLost, *TRANSIENT) as trouble:
-            came = JobResult({"failed": type(trouble).__name__}, unfinished=True)
-            _logger.warning("chore failed", chore=chore.name, reason=type(trouble).__name__)
+            came = JobResult({"failed": reason(trouble)}, unfinished=True)
+            _logger.warning("job_failed", job=chore.name, reason=reason(trouble))
         except Exception as stumble:
             came = JobResult({"failed": type(stumble).__name__}, unfinished=True)
             tell = _logger.warning if is_transient(stumble) else _logger.error
-            tell("chore stumbled", chore=chore.name, error=type(stumble).__name__)
+            tell("job_failed", job=chore.name, error=type(stumble).__name__)
         finally:
             keep.cancel()
             await asyncio.gather(keep, return_exceptions=True)

@@ -119,7 +119,7 @@ def of_commands(backlog: Backlog | None) -> list[Problem]:
     found = []
     if backlog.dead:
         brief = f"{counted(backlog.dead, 'dead letter')} {'waits' if backlog.dead == 1 else 'wait'}"
-        said = f"{counted(backlog.dead, 'command')} that nobody could obey"
+        said = f"{counted(backlog.dead, 'command')} that could not be processed"
         cure = "what and why: evosaga letters"
         found.append(Problem("dead_letters", "dead letters wait", brief, said, cure))
     behind = (backlog.lag or 0) + backlog.pending

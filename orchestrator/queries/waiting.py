@@ -36,7 +36,7 @@ def waiting_for(case: SagaFacts, history: Sequence[Recorded], state: State) -> D
     if not case.company.alive:
         told = replace(
             told,
-            headline="Nobody drives it: no worker is alive.",
+            headline="Nothing happens: no worker is alive.",
             cure="start a worker: evosaga worker",
             next_at=None,
             details=(f"When one is: {told.headline[0].lower()}{told.headline[1:]}", *told.details),
@@ -93,8 +93,8 @@ def _in_flight(case: SagaFacts, saga: Saga, history: Sequence[Recorded], state: 
     return Diagnosis(
         f"Worker {flight.worker}, which was {what}, {gone}.",
         (
-            "Another one takes over within seconds. Nobody knows whether that attempt had its "
-            "effect, so the step looks before it acts again.",
+            "Another one takes over within seconds. Whether that attempt had its effect is "
+            "unknown, so the step looks before it acts again.",
             *before,
         ),
         next_at=case.now,

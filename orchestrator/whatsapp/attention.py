@@ -82,7 +82,7 @@ def _drifts(now: Situation) -> list[Problem]:
         found.append(Problem("drift", "the stores have drifted", brief, said, cure))
     if now.asked:
         brief = f"{counted(now.asked, 'repair')} asked for"
-        said = f"{brief}, and nobody has looked since"
+        said = f"{brief}, and the stores were not compared since"
         cure = "look: evosaga reconcile"
         found.append(Problem("repairs", "repairs are under way", brief, said, cure))
     return found

@@ -91,7 +91,7 @@ def _misfit(name: str, column: Mapping[str, Any]) -> Misfit | None:
             f"{alter} SET DEFAULT …, or {alter} DROP NOT NULL",
         )
     if column["generated"]:
-        return Misfit(f"{shown} is generated, so nobody can write it", "make it an ordinary column")
+        return Misfit(f"{shown} is generated, so it can't be written", "make it an ordinary column")
     if name == "whatsapp_number" and column["never_null"]:
         said = f"{shown} must not be null, and at first there is none"
         return Misfit(said, f"{alter} DROP NOT NULL")

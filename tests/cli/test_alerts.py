@@ -66,4 +66,4 @@ async def test_doctor_names_a_receiver_that_was_given_up(
     shown = (await evosaga.having(alerts_url=stub.url)("doctor")).out
     assert "to alerts 1 message given up: HTTP 410" in shown
     assert stub.url not in shown
-    assert "nobody is told of them" in (await evosaga("doctor")).out
+    assert "no receiver is configured for them" in (await evosaga("doctor")).out

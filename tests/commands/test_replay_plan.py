@@ -104,7 +104,7 @@ def test_a_look_that_found_out_nothing_concludes_nothing() -> None:
     """Nothing is done again because a server did not answer, and the replay is not refused."""
     plan = planned(PARKED, hotel=Sighting.UNKNOWN, car=Sighting.ABSENT)
     assert (plan.allowed, plan.redo) == (True, ("car",))
-    assert "nobody can say now what is there (step hotel: hotel looks unknown)" in plan.headline
+    assert "it is unknown now what is there (step hotel: hotel looks unknown)" in plan.headline
 
 
 def test_a_saga_parked_on_its_way_back_stays_on_it_and_does_nothing_again() -> None:

@@ -574,7 +574,7 @@ async def test_what_a_person_has_told_again_is_not_reported_as_a_loss(
     assert await again == 20
     assert len(await told(redis)) == 40
     assert [(line["log_level"], line["event"]) for line in lines] == [
-        ("info", "telling events again, as asked")
+        ("info", "republishing_events")
     ]
 
 

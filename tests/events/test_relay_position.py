@@ -129,8 +129,8 @@ async def test_a_stream_that_was_evicted_without_its_note_is_told_again(
     ids = [event["id"] for event in await told(redis)]
     assert [id_ for id_ in ids if ":notice:" not in id_] == await committed(pool)
     assert [line["event"] for line in lines] == [
-        "note was wrong",
-        "redis lost events, telling them again",
+        "relay_position_wrong",
+        "redis_lost_events",
     ]
 
 

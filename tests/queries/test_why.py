@@ -132,7 +132,7 @@ def test_attempts_that_were_lost_with_workers_are_not_said_to_be_the_steps_own()
 
 def test_b15_a_saga_that_a_worker_stumbled_over_says_so_and_that_the_fault_is_ours() -> None:
     fine = case(begun(), step.unknown("hotel"))
-    message = "a worker stumbled over it (3 times now): KeyError at orchestrator/engine.py:1"
+    message = "it failed in a worker (3 times now): KeyError at orchestrator/engine.py:1"
     answer = why(replace(fine, view=replace(fine.view, code="stumbled", message=message)))
     assert answer.headline == f"It is set aside: {message}."
     assert "tried again by itself after growing pauses" in said(answer)
@@ -181,7 +181,7 @@ def test_a_step_that_backs_off_says_how_many_attempts_are_left_and_what_then(
 
 def test_without_a_worker_that_is_the_first_thing_said_and_how_to_start_one() -> None:
     answer = why(case(begun(), step.held("hotel"), company=NOBODY))
-    assert answer.headline == "Nobody drives it: no worker is alive."
+    assert answer.headline == "Nothing happens: no worker is alive."
     assert "When one is: it waits: as told by a test." in said(answer)
     assert answer.cure == "start a worker: evosaga worker"
     assert answer.next_at is None

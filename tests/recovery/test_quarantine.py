@@ -72,7 +72,7 @@ async def test_b15_a_bug_of_ours_quarantines_its_saga_which_goes_on_once_it_is_m
     assert (found[0].status, found[0].code) == ("running", "stumbled")
     assert "LookupError at recovery/test_quarantine.py" in str(found[0].message)
     assert "secret" not in str(found[0].message)
-    assert told.headline.startswith("It is set aside: a worker stumbled over it")
+    assert told.headline.startswith("It is set aside: it failed in a worker")
     assert told.cure is not None
     assert 3 <= stumbled <= 6, "the pauses grow"
     assert await contradictions(pool) == []

@@ -39,7 +39,7 @@ def survivors(torture: Torture, faults: int = 1) -> list[str]:
         if _caught(torture, mutant, faults):
             continue
         left.append(
-            f"nobody would notice if the step {mutant.step} were wrong: {mutant.mistake}; let the "
+            f"no run would notice if the step {mutant.step} were wrong: {mutant.mistake}; let the "
             f"world of {torture.label} keep what the step makes, or add an input that needs it"
         )
     return left

@@ -118,7 +118,7 @@ MODES: dict[str, Mode] = {
     ),
     "licence": Mode(
         "before",
-        "503 of a 2.4.0 that nobody activated; GET / still answers",
+        "503 of a 2.4.0 that was not activated; GET / still answers",
         parameters={"register_url": _text("https://evolution.example/manager/register")},
     ),
     "cors": Mode("before", "500 that CORS_ORIGIN causes for clients without an Origin"),

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events import background
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
 from evosaga.orchestrator.config.receivers import PHONES, Receiver, receivers_of
@@ -86,9 +87,9 @@ class Dispatcher:
                 if await candidacy.held():
                     await self.round()
             except TRANSIENT as trouble:
-                _logger.warning("deliveries_retrying", reason=type(trouble).__name__)
+                _logger.warning("deliveries_retrying", reason=reason(trouble))
             except Exception as stumble:  # no reason to stop a worker
-                _logger.error("deliveries stumbled", error=type(stumble).__name__)
+                _logger.error("deliveries_failed", error=type(stumble).__name__)
             return self.tick
 
         try:
@@ -106,7 +107,7 @@ class Dispatcher:
                 try:
                     await event_feed.take(self.pool, self.redis, name, receiver)
                 except (RedisError, OSError, TimeoutError) as trouble:
-                    _logger.warning("deliveries_retrying", reason=type(trouble).__name__)
+                    _logger.warning("deliveries_retrying", reason=reason(trouble))
             task = self._at_work.get(name)
             if task is None or task.done():
                 self._at_work[name] = asyncio.create_task(self._deliver(name), name=name)
@@ -126,9 +127,9 @@ class Dispatcher:
                 if not any(taken):
                     return
         except TRANSIENT as trouble:
-            _logger.warning("deliveries_retrying", reason=type(trouble).__name__)
+            _logger.warning("deliveries_retrying", reason=reason(trouble))
         except Exception as stumble:
-            _logger.error("deliveries stumbled", error=type(stumble).__name__)
+            _logger.error("deliveries_failed", error=type(stumble).__name__)
 
     async def _one(self, name: str, row: asyncpg.Record, limit: asyncio.Semaphore) -> bool:
         async with limit:
@@ -142,6 +143,6 @@ class Dispatcher:
         gave_up = await outbox.failed(self.pool, row, answer.error, answer.retry_after)
         # The URL stays out of the log: it often is enough to post there.
         say = _logger.error if gave_up else _logger.warning
-        what = "a message was given up" if gave_up else "a message was not taken"
+        what = "delivery_given_up" if gave_up else "delivery_retrying"
         say(what, receiver=name, type=row["type"], tries=row["tries"] + 1, reason=answer.error)
         return False

@@ -17,6 +17,7 @@ import structlog
 
 from evosaga.events import alerts, background
 from evosaga.events.alerts import Condition, FindConditions
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
 
@@ -70,9 +71,9 @@ class AlertMonitor:
                 else:
                     self._leads_since = None
             except TRANSIENT as trouble:
-                _logger.warning("alerts_retrying", reason=type(trouble).__name__)
+                _logger.warning("alerts_retrying", reason=reason(trouble))
             except Exception as stumble:  # no reason to stop a worker
-                _logger.error("alerts stumbled", error=type(stumble).__name__)
+                _logger.error("alerts_failed", error=type(stumble).__name__)
             return self.tick
 
         await background.repeat(turn)

@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events import background, streams
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
 from evosaga.events.streams import FIELD, as_text
@@ -56,12 +57,12 @@ class TraceFollower:
                 if await candidacy.held() and await self.take(exporter, resource):
                     return 0.0
             except (RedisError, *TRANSIENT) as trouble:
-                _logger.warning("traces_retrying", reason=type(trouble).__name__)
+                _logger.warning("traces_retrying", reason=reason(trouble))
             except _Refused:
                 _logger.warning("traces_retrying", reason="the collector took nothing")
                 return _LATER
             except Exception as stumble:  # no reason to stop a worker
-                _logger.error("traces stumbled", error=type(stumble).__name__)
+                _logger.error("traces_failed", error=type(stumble).__name__)
                 return _LATER
             return self.tick
 

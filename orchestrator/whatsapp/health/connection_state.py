@@ -45,7 +45,7 @@ CURES: Final[dict[str, str]] = {
     "a new QR code when that is lifted",
     "missing": "delete it and create it anew: Evolution does not have it any more",
     "half": "delete it and create it anew; a restart of Evolution may bring it back",
-    "foreign": "delete it: the name is somebody else's now",
+    "foreign": "delete it: the name belongs to another instance now",
 }
 _SURE: Final = 2
 """Looks in a row that must agree before a lost connection is believed."""

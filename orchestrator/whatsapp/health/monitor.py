@@ -135,13 +135,13 @@ async def run_once(
     try:
         await _look_around(doctor, how, found, may_go_on, only)
     except ObservationFailed as reason:
-        _logger.warning("health check gives up", reason=str(reason))
+        _logger.warning("health_check_stopped", reason=str(reason))
         return HealthReport(aborted=str(reason), seconds=time.monotonic() - began)
     if only is None:
         await store.forget(doctor.pool)
     done = found.report(began)
     if done.unseen:
-        _logger.warning("health check is blind in part", reason=unreachable(done.unseen))
+        _logger.warning("health_check_incomplete", reason=unreachable(done.unseen))
     news = done.changed or done.reconnects or done.alerts
     (_logger.info if news else _logger.debug)("health", **done.summary())
     return done

@@ -200,7 +200,7 @@ async def run_once(
     try:
         found = await find(keeper, kinds=kinds, share=incomplete_instances.SHARE)
     except ObservationFailed as reason:
-        _logger.warning("reconcile gives up", reason=str(reason))
+        _logger.warning("reconcile_stopped", reason=str(reason))
         return ReconcileReport(aborted=str(reason), seconds=time.monotonic() - began)
     drifts = found.drifts
     seen = await confirmations.note(

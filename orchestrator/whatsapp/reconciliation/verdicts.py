@@ -70,7 +70,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
         "it will name that one",
     ),
     "impostor": Verdict(
-        "never", None, "it bears a name of ours and is somebody else's", "it is not touched"
+        "never", None, "it has a name of ours and was made by someone else", "it is not touched"
     ),
     "unrecorded": Verdict(
         "ask",
@@ -88,7 +88,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "name_taken": Verdict(
         "auto",
         "correct",
-        "somebody else's instance bears the name that the row has",
+        "an instance of someone else has the name that the row has",
         "mark the row as disconnected; the instance is not touched",
     ),
     "half_there": Verdict(
@@ -106,7 +106,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "still_taken": Verdict(
         "never",
         None,
-        "somebody else's instance bears the name that the row has, and the row is marked so",
+        "an instance of someone else has the name that the row has, and the row is marked so",
         "delete it, which leaves the instance alone, and create it anew: " + _NOTHING,
     ),
     "still_half": Verdict(
@@ -121,11 +121,11 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "deletion_left": Verdict(
         "auto",
         "delete",
-        "it was to be deleted and the instance is gone, but nobody finishes",
+        "it was to be deleted and the instance is gone, but no saga finishes it",
         "finish the deletion",
     ),
     "deletion_stopped": Verdict(
-        "ask", "delete", "it was to be deleted, and nobody does", "finish the deletion"
+        "ask", "delete", "it was to be deleted, and no saga does it", "finish the deletion"
     ),
     "cleared": Verdict("ask", "delete", "a clean slate was asked for", "delete the integration"),
     "cleared_instance": Verdict("ask", "remove", "a clean slate was asked for", _REMOVE),
@@ -139,7 +139,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
         "it is not touched; find out whose it is, and remove it there by hand",
     ),
     "webhook_missing": Verdict(
-        "auto", "complete", "{lacks}: what it hears is told to nobody", _COMPLETE
+        "auto", "complete", "{lacks}: its messages are delivered nowhere", _COMPLETE
     ),
     "webhook_wrong": Verdict("auto", "complete", "{lacks}", _COMPLETE),
     "settings_missing": Verdict("auto", "complete", "{lacks}", _COMPLETE),
@@ -149,7 +149,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "key_wrong": Verdict(
         "auto", "drop", "the routing key leads to another clinic than the row", "drop the key"
     ),
-    "key_unreadable": Verdict("auto", "drop", "nobody can read the routing key", "drop the key"),
+    "key_unreadable": Verdict("auto", "drop", "the routing key can't be read", "drop the key"),
     "key_eternal": Verdict("auto", "drop", "the routing key never expires", "drop the key"),
 }
 """Every drift there is, by its code. A dropped key is filled again by the next reader."""

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from evosaga.events import syncpoints
 from evosaga.events.batching import Batcher
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
 from evosaga.orchestrator.routing import ClinicCache
 from evosaga.orchestrator.whatsapp.webhooks import wa_events
@@ -98,7 +99,7 @@ class Inbox:
                     await self._redis.set(routing_key.qr_limit_key(name), "", ex=routing_key.TTL)
                     await self._redis.delete(routing_key.qr_key(name))
         except (RedisError, TimeoutError) as trouble:
-            _logger.warning("QR code not kept", instance=name, reason=type(trouble).__name__)
+            _logger.warning("QR code not kept", instance=name, reason=reason(trouble))
 
     async def hand_on(self, message: Message, integration_id: UUID | None) -> Taken:
         """Append a message to ``wa:events``, with the clinic it belongs to.

@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from evosaga.events import background, streams
+from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.events.leader_election import Candidacy
 from evosaga.orchestrator import routing
@@ -100,11 +101,11 @@ class InboxProcessor:
                 more = await leadership.held() and await work()
                 return 0.0 if more else _POLL
             except (RedisError, *TRANSIENT) as trouble:
-                _logger.warning("webhooks wait", reason=type(trouble).__name__)
+                _logger.warning("webhooks_retrying", reason=reason(trouble))
                 return 1.0
             except Exception as stumble:  # a hint is never a reason to stop a worker
                 tell = _logger.warning if is_transient(stumble) else _logger.error
-                tell("webhooks stumbled", error=type(stumble).__name__)
+                tell("webhooks_failed", error=type(stumble).__name__)
                 return 5.0
 
         await background.repeat(turn, nudge=self._nudge)
@@ -190,10 +191,10 @@ class InboxProcessor:
             else:
                 await self._later(group, wait, tried=True)
         except (LeaseLost, *TRANSIENT) as trouble:
-            _logger.warning("a look waits", reason=type(trouble).__name__)
+            _logger.warning("observation_retrying", reason=reason(trouble))
         except Exception as stumble:  # the hints come again when their time is over
             tell = _logger.warning if is_transient(stumble) else _logger.error
-            tell("a look stumbled", error=type(stumble).__name__)
+            tell("observation_failed", error=type(stumble).__name__)
         finally:
             self._nudge.set()
 

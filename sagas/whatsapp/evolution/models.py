@@ -146,7 +146,7 @@ class InstanceList:
         found = self.get(name)
         if found is None and self._unreadable:
             some = f"{self._unreadable} of {len(self)} elements of Evolution's list have no name"
-            raise UnreadableList(f"{some}, so nobody can say what is not in it")
+            raise UnreadableList(f"{some}, so an instance that is not in it may exist all the same")
         return found
 
     def get(self, name: str) -> ListedInstance | None:

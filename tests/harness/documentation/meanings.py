@@ -111,7 +111,7 @@ HOLDS: Final[Mapping[str, str]] = {
 
 ELSEWHERE: Final = (
     ("ahead_parked", "rejected", "the saga this one waited for is parked; replay that one first"),
-    ("cancelled", "undone", "somebody asked for it"),
+    ("cancelled", "undone", "a cancel was asked for"),
     ("deadline_exceeded", "undone", "the create was not done in `EVOSAGA_CREATE_DEADLINE` seconds"),
     ("evolution_busy", "held", "as many calls are out as it should bear, or it said 429"),
     ("in_progress", "refused", "another saga is at work on the same integration"),
@@ -125,7 +125,7 @@ ELSEWHERE: Final = (
 
 CODES: Final[Mapping[str, str]] = {
     **HOLDS,
-    "blocked": "somebody else's thing is in the place of the saga's",
+    "blocked": "what the saga would make is there already and is not its own",
     "conflicting_duplicate": "the id was used for another command",
     "deleting": "the integration is being deleted",
     "dependency_unreachable": "something that a step calls is away",
@@ -152,7 +152,7 @@ def keys() -> dict[str, str]:
         f"`{routing_key.key(NAME)}`": 'the route as JSON: `{"clinic_id","organization_id","name",'
         '"whatsapp_number"}`; an hour',
         f"`{routing_key.filled_key(NAME)}`": "what evosaga wrote there, so that readers can tell",
-        f"`evosaga:removed:{NAME}`": "the mark of a removal: nobody fills the route again",
+        f"`evosaga:removed:{NAME}`": "the mark of a removal: the route is not filled again",
         f"`{routing_key.qr_key(NAME)}`": "the current QR code; 60 seconds. A secret",
         f"`{routing_key.qr_limit_key(NAME)}`": "there while Evolution shows no more codes",
         f"`evosaga:qr-time:{NAME}`": "when the code was last asked for",

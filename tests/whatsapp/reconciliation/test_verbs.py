@@ -44,7 +44,7 @@ async def test_drift_is_a_table_of_what_where_why_and_what_to_do(
     heading, line = ran.out.splitlines()
     assert heading.split() == ["WHAT", "WHERE", "POLICY", "CAUSE", "REPAIR"]
     assert line.split()[:3] == ["key_unreadable", "nobody-s", "auto"]
-    assert "nobody can read the routing key" in line
+    assert "the routing key can't be read" in line
     assert "evosaga reconcile --fix" in ran.err
     assert await redis.exists(routing_key.key("nobody-s"))
     assert await count(pool, "SELECT count(*) FROM evosaga.sightings") == 0

@@ -21,4 +21,4 @@ async def test_a_wrong_token_for_one_of_ours_is_told_and_strangers_fill_no_log(
     (line,) = [line for line in said.splitlines() if "webhook refused" in line]
     assert name in line
     assert "unauthorized" in line
-    assert said.count("webhooks of strangers refused") == 1
+    assert said.count("webhooks_unauthorized") == 1
