@@ -92,14 +92,14 @@ def _workers(now: Situation) -> Problem | None:
     if now.workers is None or now.workers > 0:
         return None
     kind = "no worker is alive"
-    said = "none alive, so commands wait"
+    said = "no worker is alive, so commands wait"
     return Problem("workers", kind, kind, said, "start one: evosaga worker", bad=True)
 
 
 def _parked(now: Situation) -> Problem | None:
     if not now.parked:
         return None
-    brief = f"{counted(now.parked, 'saga')} {'needs' if now.parked == 1 else 'need'} a person"
+    brief = f"{counted(now.parked, 'saga')} {'needs' if now.parked == 1 else 'need'} attention"
     cure = "see: evosaga list --status failed; then: evosaga replay ID, or evosaga cancel ID"
     return Problem("parked", "sagas are parked", brief, f"{now.parked} parked", cure)
 
@@ -136,9 +136,9 @@ def _relay(now: Situation) -> Problem | None:
     if not behind or (behind <= LATE and now.workers):
         return None
     said = f"{counted(behind, 'event')} not yet on the stream evosaga:events"
-    cure = "a worker relays them; is one alive, and is Redis well?"
+    cure = "a worker relays them; is one alive, and does Redis answer?"
     return Problem(
-        "relay", "events are late", f"{counted(behind, 'event')} not told yet", said, cure
+        "relay", "events are late", f"{counted(behind, 'event')} not published yet", said, cure
     )
 
 

@@ -89,9 +89,9 @@ def _drifts(now: Situation) -> list[Problem]:
 
 
 def _chore(name: str, reason: str) -> Problem:
-    kind = f"the last {name} was not done to its end"
-    said = f"the last {name} could not be done to its end: {reason}"
-    return Problem("chores", "a background job was not done to its end", kind, said)
+    kind = f"the job {name} did not finish"
+    said = f"the last run of the job {name} did not finish: {reason}"
+    return Problem("chores", "a background job did not finish", kind, said)
 
 
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

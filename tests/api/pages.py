@@ -25,6 +25,7 @@ PAGES: Final = (
     "/ui/upkeep",
     "/ui/search?q=odonto",
     "/ui/alerts",
+    "/ui/runbook",
     "/ui/definitions",
 )
 _ADDRESSES: Final = ("href", "src", "action", "formaction", "xlink:href", "hx-get", "hx-post")

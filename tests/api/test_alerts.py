@@ -14,12 +14,13 @@ from evosaga.events.alerts import Condition, observe
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.metrics import HttpMetrics, exposition
+from evosaga.orchestrator.api.pages.runbook import place
 from evosaga.orchestrator.api.server import parts_with_worker
 from evosaga.orchestrator.config.settings import Settings, SettingsError
 from evosaga.orchestrator.queries import metrics
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, asked, client_with
 from tests.api.pages import signed_in
-from tests.project.test_monitoring import FOLDER
+from tests.project.test_monitoring import FOLDER, paragraphs
 from tests.support.receiving import StubReceiver, free_port, receiving
 
 
@@ -72,6 +73,20 @@ async def test_the_page_escapes_what_an_alert_quotes(address_: str, pool: Pool) 
     async with signed_in(address_, OUR_KEY) as browser:
         page = (await browser.get("/ui/alerts")).text
     assert "berlin" not in page
+
+
+async def test_the_runbook_is_a_page_to_which_alerts_and_sagas_lead(address_: str) -> None:
+    async with signed_in(address_, OUR_KEY) as browser:
+        page = (await browser.get("/ui/runbook")).text
+    for code in paragraphs():
+        assert f'id="{code}"' in page, code
+    assert "](" not in page, "links to other files are text here"
+    assert (
+        place("https://wiki.example/runbook", "breaker") == "https://wiki.example/runbook#breaker"
+    )
+    assert place("docs/monitoring/runbook.md", "breaker") == "/ui/runbook#breaker"
+    assert place("docs/monitoring/runbook.md", "of_a_saga_of_yours") is None
+    assert place("docs/monitoring/runbook.md", None) is None
 
 
 async def test_a_worker_serves_every_metric_that_the_dashboard_and_the_rules_name(

@@ -1,4 +1,4 @@
-"""The page of alerts: what is wrong, what was, and who is told."""
+"""The page of alerts: what is wrong, what was, and the receivers."""
 
 from typing import Final
 
@@ -8,8 +8,9 @@ from starlette.responses import Response
 from evosaga.orchestrator.api.auth import visible
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts
 from evosaga.orchestrator.api.pages.rendering import ROOT, respond
+from evosaga.orchestrator.api.pages.runbook import place
 from evosaga.orchestrator.config.receivers import receivers_of
-from evosaga.orchestrator.maintenance.alerts.view import link, listing, receivers
+from evosaga.orchestrator.maintenance.alerts.view import listing, receivers
 
 router: Final = page_router()
 _MOST: Final = 50
@@ -31,8 +32,7 @@ async def alerts(request: Request, who: Reader) -> Response:
         still=still,
         over=[one for one in found if one.state == "resolved"],
         receivers=await receivers(here.pool, receivers_of(here.settings)) if allowed else [],
-        runbook={one.code: link(runbook, one.code) for one in found},
-        linked=runbook.startswith(("https://", "http://", "/")),
+        runbook={one.code: place(runbook, one.code) for one in found},
         now=await here.pool.fetchval("SELECT now()"),
     )
 

@@ -241,7 +241,9 @@ def _of_workers(now: Situation | None) -> list[Server]:
     found = [
         Server("Workers", "ok", alive)
         if workers
-        else Server("Workers", "bad", "none alive, so commands wait", "Start one: evosaga worker")
+        else Server(
+            "Workers", "bad", "no worker is alive, so commands wait", "Start one: evosaga worker"
+        )
     ]
     late = unrelayed > LATE or (unrelayed > 0 and not workers)
     said = f"{unrelayed} events not yet on the stream" if unrelayed else "every event is out"

@@ -56,6 +56,7 @@ class Chored:
     name: str
     last_run: datetime | None
     next_at: datetime
+    failed: str | None
     came: Sequence[tuple[str, str]]
 
 
@@ -85,7 +86,7 @@ async def upkeep(request: Request, who: Reader) -> Response:
         ),
         unwell=sorted(unwell, key=lambda one: one.since or now),  # those away longest first
         chores=[
-            Chored(job.name, job.last_run, job.next_at, _came(job.result))
+            Chored(job.name, job.last_run, job.next_at, reason_of(job.result), _came(job.result))
             for job in known
             if who.organization_id is None
         ],
@@ -146,7 +147,12 @@ async def _drifted(
     ]
 
 
+_LEFT_OUT: Final = frozenset(
+    {"shown", "seconds", "failed", "aborted", "not_looked_at", "unfinished_in_a_row"}
+)
+
+
 def _came(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers of a result that are worth showing."""
-    plain = ((k.replace("_", " "), v) for k, v in result.items() if k not in ("shown", "seconds"))
+    plain = ((k.replace("_", " "), v) for k, v in result.items() if k not in _LEFT_OUT)
     return [(name, str(value)) for name, value in plain if value and not isinstance(value, dict)]

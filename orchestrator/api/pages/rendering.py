@@ -1,5 +1,6 @@
 """Renders templates to pages and makes untrusted text safe to show."""
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -118,9 +119,13 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat()
 
 
+_FIELD: Final = re.compile(r"[a-z]*_[a-z_]*:|[a-z]+:")
+
+
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop; the words stay as they are."""
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
+    """With a capital letter and a full stop; a field's name at its beginning stays as it is."""
+    first = text[:1] if _FIELD.match(text) else text[:1].upper()
+    return f"{first}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def short(value: UUID | str) -> str:

@@ -21,6 +21,7 @@ from evosaga.orchestrator.api.pages.forms import (
     see_other,
 )
 from evosaga.orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
+from evosaga.orchestrator.api.pages.runbook import place
 from evosaga.orchestrator.api.pages.saga_view import cancellable, saga_view
 from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
 from evosaga.orchestrator.queries.sagas import (
@@ -202,6 +203,7 @@ async def _content(request: Request, who: Caller, saga_id: str) -> dict[str, Any
         "can_cancel": cancellable(definition, state) if state else False,
         "made": view.status == "completed" and view.saga == CREATE_INTEGRATION.name,
         "everything": everything,
+        "runbook": place(here.settings.runbook_url, view.code),
         "clinic": (await here.names_of([view.saga_id])).get(view.saga_id),
     }
 
