@@ -287,6 +287,14 @@ alerts = Table(
 Index(
     "one_open_alert_a_key", alerts.c.key, unique=True, postgresql_where=text("resolved_at IS NULL")
 )
+Index("alerts_unannounced", alerts.c.id, postgresql_where=text("announced_at IS NULL"))
+Index(
+    "alerts_unannounced_resolutions",
+    alerts.c.id,
+    postgresql_where=text(
+        "resolved_at IS NOT NULL AND announced_at IS NOT NULL AND resolution_announced_at IS NULL"
+    ),
+)
 
 deliveries = Table(
     "deliveries",

@@ -18,6 +18,10 @@ incoming: ContextVar[str | None] = ContextVar("evosaga_traceparent", default=Non
 """The header of the HTTP request that is being answered, where it is one."""
 
 
+current: ContextVar["SpanPlace | None"] = ContextVar("evosaga_span", default=None)
+"""The saga or attempt that is at work, where its trace was begun by another program."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpanPlace:
     """A span in a trace; ids in lower-case hexadecimal."""
@@ -52,6 +56,19 @@ def of_saga(saga_id: UUID, traceparent: str | None) -> SpanPlace:
     parent = read(traceparent) if traceparent else None
     trace_id = parent.trace_id if parent else saga_id.hex
     return SpanPlace(trace_id, span_id(str(saga_id)))
+
+
+def of_attempt(saga_id: UUID, sequence: int, traceparent: str | None) -> SpanPlace:
+    """The span of an attempt. ``sequence``: of the event that claimed it."""
+    return SpanPlace(of_saga(saga_id, traceparent).trace_id, span_id(f"{saga_id}:{sequence}"))
+
+
+def here() -> SpanPlace | None:
+    """Where the caller is in a trace: an attempt, a saga, or the caller of an HTTP request."""
+    at = current.get()
+    if at is None and (given := incoming.get()) is not None:
+        return read(given)
+    return at
 
 
 def span_id(of: str) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 
+from evosaga.events import trace_context
 from evosaga.orchestrator.config.receivers import receivers_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def configure(settings: Settings) -> None:
     as_json = (settings.log_format or ("console" if sys.stderr.isatty() else "json")) == "json"
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        trace_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
@@ -77,6 +79,14 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def trace_ids(_logger: Any, _method: str, line: Any) -> Any:
+    """Adds ``trace_id`` and ``span_id`` where another program has begun the trace."""
+    if (at := trace_context.here()) is not None:
+        line.setdefault("trace_id", at.trace_id)
+        line.setdefault("span_id", at.span_id)
+    return line
 
 
 class Redaction:

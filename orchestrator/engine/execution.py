@@ -9,7 +9,7 @@ from typing import Any, Final, assert_never
 
 import structlog
 
-from evosaga.events import syncpoints
+from evosaga.events import syncpoints, trace_context
 from evosaga.events.connection_errors import reason
 from evosaga.events.model import (
     CompensationFailed,
@@ -17,6 +17,7 @@ from evosaga.events.model import (
     FollowUp,
     SagaEvent,
     SagaRejected,
+    SagaStarted,
     StepFailed,
     StepSucceeded,
 )
@@ -47,6 +48,7 @@ async def execute(live: SagaInstance, flight: InFlight, services: object) -> Sag
     if live.refused is not None and flight.direction == "forward":
         return outcome_event(flight, from_exception(live, flight, live.refused))
     undoing = flight.direction == "compensation"
+    _enter(live)
     try:
         async with asyncio.timeout(step.timeout):
             await syncpoints.reach("start.post", step.name, undoing=undoing)
@@ -76,6 +78,19 @@ async def execute(live: SagaInstance, flight: InFlight, services: object) -> Sag
         return outcome_event(flight, outcome)
     except Exception as error:  # an outcome with something in it that no event can have
         return outcome_event(flight, from_exception(live, flight, error))
+
+
+def _enter(live: SagaInstance) -> None:
+    """Let the lines of this task's log, and of the libraries that a step uses, name the saga, and
+    its attempt's span where the saga was given a trace.
+
+    Each saga has a task of its own, so nothing has to be put back.
+    """
+    structlog.contextvars.bind_contextvars(saga_id=str(live.saga_id))
+    facts = live.state.start.facts if isinstance(live.state.start, SagaStarted) else {}
+    if (given := trace_context.valid(facts.get(trace_context.FACT))) is not None:
+        claim = live.state.sequence - 1
+        trace_context.current.set(trace_context.of_attempt(live.saga_id, claim, given))
 
 
 def from_exception(

@@ -21,6 +21,7 @@ from evosaga.orchestrator.queries import metrics
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, asked, client_with
 from tests.api.pages import signed_in
 from tests.project.test_monitoring import FOLDER, paragraphs
+from tests.support.metric_lint import faults
 from tests.support.receiving import StubReceiver, free_port, receiving
 
 
@@ -110,6 +111,7 @@ async def test_a_worker_serves_every_metric_that_the_dashboard_and_the_rules_nam
         )
         for name in ("lease_held 1.0", 'pool_connections{state="used"}', "relay_lag_seconds "):
             assert f"evosaga_{name}" in text
+    assert faults(api) + faults(worker) == [], "as Prometheus names metrics"
     exported = set(re.findall(r"^# TYPE (\w+)", f"{api}\n{worker}", re.MULTILINE))
     said = (FOLDER / "alerts.yml").read_text() + (FOLDER / "grafana.json").read_text()
     named = set(re.findall(r"evosaga_[a-z_]+", said))

@@ -104,6 +104,24 @@ async def test_a_receiver_that_was_down_is_told_first_that_and_then_that_it_is_o
     assert first.headers["webhook-id"] == again.headers["webhook-id"]
 
 
+async def test_what_waits_for_a_receiver_that_was_removed_is_given_up_and_said(
+    pool: Pool, redis: Redis, stub: StubReceiver
+) -> None:
+    one = dispatcher(pool, redis, stub)
+    for receiver, age in (("removed", "2 h"), ("removed", "5 min"), ("ops", "2 h")):
+        await outbox.queue(pool, receiver, f"{receiver} {age}", "alert.firing", {})
+        aged = "UPDATE evosaga.deliveries SET created_at = now() - $1::text::interval, "
+        aged += "next_at = now() + interval '1 h' WHERE message_id = $2"
+        await pool.execute(aged, age, f"{receiver} {age}")
+    [state] = await view.removed(pool, one.posting.receivers)
+    assert (state.name, state.waiting, state.given_up) == ("removed", 2, 0)
+    await turn(one)
+    [state] = await view.removed(pool, one.posting.receivers)
+    assert (state.waiting, state.given_up) == (1, 1), "a deploy may still be going on"
+    [known] = await view.receivers(pool, one.posting.receivers)
+    assert (known.name, known.waiting) == ("ops", 1)
+
+
 @pytest.mark.parametrize(
     ("misbehaves", "said"),
     [

@@ -8,13 +8,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 from redis.asyncio import Redis
 
 from evosaga.events import streams, trace_context
 from evosaga.events.database import Pool
 from evosaga.orchestrator.api.server import parts_with_worker
+from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.config.log_config import trace_ids
 from evosaga.orchestrator.config.settings import Settings, SettingsError
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance import tracing
 from evosaga.orchestrator.maintenance.tracing.spans import StoredEvent, spans_of
 from tests.api.conftest import API_KEYS, CREATE, OPERATOR, asked, client_with, served
@@ -106,19 +110,24 @@ def test_an_extra_that_is_missing_is_said_in_one_sentence(monkeypatch: pytest.Mo
 
 @dataclass
 class Collector:
-    """Takes traces over OTLP/HTTP; ``away``: it answers 503 first."""
+    """Takes traces over OTLP/HTTP."""
 
     url: str = ""
     spans: list[Any] = field(default_factory=list)
+    refused: str = ""
+    """A request with a span of this name is answered with 400."""
 
     async def take(self, request: web.Request) -> web.Response:
         from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
         told = trace_service_pb2.ExportTraceServiceRequest()
         told.ParseFromString(await request.read())
-        for resource in told.resource_spans:
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
+        spans = [
+            one for of in told.resource_spans for scope in of.scope_spans for one in scope.spans
+        ]
+        if any(one.name == self.refused for one in spans):
+            return web.Response(status=400)
+        self.spans += spans
         return web.Response(content_type="application/x-protobuf")
 
     def names(self, trace: str) -> list[str]:
@@ -169,3 +178,70 @@ async def test_one_trace_leads_from_http_through_all_steps_to_a_collector(
     assert any(f'"traceparent":"00-{TRACE}-' in one for one in told)
     assert any(f'"traceparent":"00-{own}-' in one for one in told)
     assert not any("garbage" in one for one in told)
+
+
+async def test_a_span_that_is_refused_for_good_keeps_no_other_from_the_collector(
+    collector: Collector, settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+
+    from evosaga.orchestrator.maintenance.tracing.follower import TraceFollower, _Refused
+
+    await pool.execute("INSERT INTO evosaga.receivers (name, last_event) VALUES ('otel', '0-0')")
+    async with running_worker(settings):
+        for _ in range(2):
+            assert (await outcome(pool, await publish(redis, create()))).status == "completed"
+        await eventually(lambda: events_of(redis, "saga.completed", 2), 20)
+    collector.refused = "create-integration notify"
+    follower = TraceFollower(pool, redis, "me")
+    given = OTLPSpanExporter(), Resource.create({"service.name": "evosaga"})
+    for _ in range(2):
+        with pytest.raises(_Refused):  # it may be the collector that is ill
+            await follower.take(*given)
+    await follower.take(*given)
+    names = [span.name for span in collector.spans]
+    assert names.count("create-integration") == 2
+    assert names.count("create-integration evolution") == 2
+    assert "create-integration notify" not in names
+    last = await pool.fetchval("SELECT last_event FROM evosaga.receivers WHERE name = 'otel'")
+    assert last != "0-0", "it goes on behind them"
+
+
+async def events_of(redis: Redis, type_: str, count: int) -> bool:
+    """Whether so many events of the type are on the stream."""
+    entries: Any = await redis.xrange(streams.EVENTS)
+    return sum(f'"type":"{type_}"' in entry[1][b"data"].decode() for entry in entries) == count
+
+
+async def test_log_lines_of_a_saga_carry_its_ids_and_those_of_the_trace_it_was_given(
+    settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def note(logger: Any, method: str, line: Any) -> Any:
+        seen.append(dict(trace_ids(logger, method, dict(line))))
+        raise structlog.DropEvent
+
+    old = structlog.get_config()
+    evolution.arm("reject", operation="create", times=None, message="Invalid integration")
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, note], cache_logger_on_first_use=False
+    )
+    try:
+        async with running_worker(settings):
+            traced = await publish(redis, create() | {"traceparent": GIVEN})
+            plain = await publish(redis, create())
+            for one in (traced, plain):
+                assert (await outcome(pool, one)).status == "compensated"
+    finally:
+        structlog.configure(**old)
+    [mine] = [one for one in seen if one.get("saga_id") == traced and one.get("step")]
+    assert mine["trace_id"] == TRACE
+    claim = await pool.fetchval(
+        "SELECT sequence FROM evosaga.saga_events WHERE saga_id = $1 AND type = 'step.started' "
+        "AND data ->> 'step' = 'evolution'",
+        uuid.UUID(traced),
+    )
+    assert mine["span_id"] == trace_context.span_id(f"{traced}:{claim}")
+    assert not any("trace_id" in one for one in seen if one.get("saga_id") == plain)

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from tests.project.test_codes import codes
+from tests.support.metric_lint import faults
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "monitoring"
@@ -102,3 +104,22 @@ def test_each_rule_leads_to_a_paragraph() -> None:
         assert file != "runbook.md" or anchor in paragraphs(), rule["alert"]
         assert {"alert", "expr", "for", "labels", "annotations"} == set(rule)
         assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+@pytest.mark.parametrize(
+    ("scrape", "said"),
+    [
+        ("# HELP a_x X\n# TYPE a_x counter\na_x 1\n", "a counter ends with _total"),
+        ("# HELP a_total X\n# TYPE a_total gauge\na_total 1\n", "only a counter"),
+        ("# HELP a_ms X\n# TYPE a_ms gauge\na_ms 1\n", "the base unit is seconds"),
+        ("# HELP a_seconds_max X\n# TYPE a_seconds_max gauge\na_seconds_max 1\n", "to the end"),
+        ("# TYPE a_x gauge\na_x 1\n", "no help"),
+        ("# HELP a:x X\n# TYPE a:x gauge\na:x 1\n", "colons"),
+        ("# HELP a_gauge X\n# TYPE a_gauge gauge\na_gauge 1\n", "no part of a name"),
+        ('# HELP a_x X\n# TYPE a_x gauge\na_x{le="1"} 1\n', "for histograms"),
+        ('# HELP a_seconds X\n# TYPE a_seconds gauge\na_seconds{server="a"} 1\n', ""),
+    ],
+)
+def test_the_check_of_metric_names_finds_what_promtool_finds(scrape: str, said: str) -> None:
+    found = faults(scrape)
+    assert [said in one for one in found] == [True] if said else found == []

@@ -119,7 +119,7 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat()
 
 
-_FIELD: Final = re.compile(r"[a-z]*_[a-z_]*:|[a-z]+:")
+_FIELD: Final = re.compile(r"[a-z]+_[a-z_]+:")
 
 
 def sentence(text: str) -> str:

@@ -21,7 +21,10 @@ from evosaga.orchestrator.api.pages.rendering import HERE, ROOT, respond
 
 router: Final = page_router()
 ADDRESS: Final = f"{ROOT}/runbook"
-_PLACES: Final = (HERE / "runbook.md", HERE.resolve().parents[2] / "docs" / "monitoring" / "runbook.md")
+_PLACES: Final = (
+    HERE / "runbook.md",
+    HERE.resolve().parents[2] / "docs" / "monitoring" / "runbook.md",
+)
 """In the wheel, and in a checkout."""
 _TITLE: Final = re.compile(r"^## (.+)$", re.MULTILINE)
 _CODE: Final = re.compile(r"^### `([a-z0-9_]+)`$", re.MULTILINE)

@@ -1,5 +1,6 @@
 """One search over everything, from the header of every page."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import Request
@@ -9,8 +10,12 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.rendering import ROOT, respond
 from evosaga.orchestrator.whatsapp.integrations import words
 from evosaga.orchestrator.whatsapp.integrations.find import find
+from evosaga.orchestrator.whatsapp.integrations.queries import IntegrationView
+from evosaga.orchestrator.whatsapp.integrations.search import Wanted, list_integrations
 
 router: Final = page_router()
+_ILL: Final = 20
+"""Integrations among those found that need attention, shown before the others."""
 
 
 @router.get(f"{ROOT}/search")
@@ -19,12 +24,17 @@ async def search(request: Request, who: Reader) -> Response:
     here = parts(request)
     text = words.tidy(request.query_params.get("q", ""))
     found = await find(here.pool, text, who.organization_id, whatsapp=here.whatsapp)
+    ill: Sequence[IntegrationView] = []
+    if here.whatsapp and found.integrations.integrations:
+        wanted = Wanted(search=text, organization_id=who.organization_id, attention=True)
+        ill = (await list_integrations(here.pool, wanted, limit=_ILL)).integrations
     if found.exact and text.lower() in (str(found.exact.saga_id), found.exact.command_id.lower()):
         return see_other(f"{ROOT}/sagas/{found.exact.saga_id}")
     return respond(
         "search.html",
         **frame(request, who, "search") | {"searched": text},
         found=found,
+        ill=ill,
         clinics=await here.names_of([saga.saga_id for saga in found.sagas]),
         now=await here.pool.fetchval("SELECT now()"),
     )

@@ -113,6 +113,10 @@ class Dispatcher:
                 self._at_work[name] = asyncio.create_task(self._deliver(name), name=name)
         if time.monotonic() - self._tidied > _TIDY_EVERY:
             self._tidied = time.monotonic()
+            gone = await outbox.abandon(self.pool, list(self.posting.receivers))
+            for name, number in gone.items():
+                said = {"receiver": name, "messages": number, "reason": outbox.GONE}
+                _logger.error("delivery_given_up", **said)
             await outbox.tidy(self.pool)
 
     async def rest(self) -> None:

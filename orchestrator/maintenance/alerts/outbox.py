@@ -12,6 +12,9 @@ from evosaga.orchestrator.maintenance.alerts.view import AlertView
 
 GIVE_UP: Final = 86400.0
 """Seconds for which a message is tried."""
+GONE: Final = "it is no longer configured"
+_DEPLOYED: Final = 3600.0
+"""Seconds for which messages wait for a receiver that the settings do not have."""
 _AGAIN: Final = 300.0
 """Seconds after which it is news that an alert has more causes than were told."""
 _ALERTS_KEPT: Final = "30 days"
@@ -73,18 +76,31 @@ async def failed(pool: Queryable, row: asyncpg.Record, error: str, wait: float |
     return bool(await pool.fetchval(_FAILED, row["id"], error, max(pause, wait or 0.0), GIVE_UP))
 
 
+async def abandon(pool: Queryable, known: Sequence[str]) -> dict[str, int]:
+    """Give up what waits for receivers that the settings do not have any more; how many, by name.
+
+    Not at once: while a deploy goes on, processes with other settings run side by side.
+    """
+    rows = await pool.fetch(_ABANDON, list(known), _DEPLOYED)
+    return {row["receiver"]: row["number"] for row in rows}
+
+
 async def tidy(pool: Queryable) -> None:
     """Forget what is long done."""
     await pool.execute(_TIDY_DELIVERIES)
     await pool.execute(_TIDY_ALERTS)
 
 
+# Each part has a partial index, and few rows are ever in one.
 _FIRES: Final = """
-SELECT * FROM evosaga.alerts
-WHERE (announced_at IS NULL AND fires_at <= coalesce(resolved_at, now())
-       AND opened_at > now() - interval '1 day')
-   OR (resolved_at IS NULL AND count > announced_count
-       AND announced_at < now() - make_interval(secs => $1))
+SELECT * FROM evosaga.alerts WHERE id IN (
+    SELECT id FROM evosaga.alerts
+    WHERE announced_at IS NULL AND fires_at <= coalesce(resolved_at, now())
+      AND opened_at > now() - interval '1 day'
+    UNION ALL
+    SELECT id FROM evosaga.alerts
+    WHERE resolved_at IS NULL AND count > announced_count
+      AND announced_at < now() - make_interval(secs => $1))
 ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED
 """
 _OVER: Final = """
@@ -128,6 +144,14 @@ UPDATE evosaga.deliveries SET tries = tries + 1, error = $2,
     gave_up_at = CASE WHEN created_at < now() - make_interval(secs => $4) THEN now() END
 WHERE id = $1 AND delivered_at IS NULL RETURNING gave_up_at IS NOT NULL
 """
+_ABANDON: Final = f"""
+WITH given_up AS (
+    UPDATE evosaga.deliveries SET gave_up_at = now(), error = '{GONE}'
+    WHERE delivered_at IS NULL AND gave_up_at IS NULL AND receiver <> ALL($1)
+      AND created_at < now() - make_interval(secs => $2)
+    RETURNING receiver)
+SELECT receiver, count(*) AS number FROM given_up GROUP BY receiver ORDER BY receiver
+"""  # noqa: S608  # constants only
 _TIDY_DELIVERIES: Final = f"""
 DELETE FROM evosaga.deliveries
 WHERE delivered_at < now() - CASE WHEN alert_id IS NULL THEN interval '{_EVENTS_KEPT}'

@@ -100,7 +100,7 @@ def link(runbook: str, code: str) -> str:
 
 async def listing(pool: Queryable, *, resolved: bool, limit: int = MOST) -> list[AlertView]:
     """The open alerts, the gravest and newest first; with ``resolved`` those that are over, too."""
-    rows = await pool.fetch(_LIST, resolved, limit)
+    rows = await pool.fetch(_LIST if resolved else _LIST_OPEN, limit)
     return [AlertView.of(row) for row in rows]
 
 
@@ -126,6 +126,16 @@ async def receivers(pool: Queryable, known: Mapping[str, Receiver]) -> list[Rece
     ]
 
 
+async def removed(pool: Queryable, known: Mapping[str, Receiver]) -> list[ReceiverView]:
+    """Receivers that these settings do not have, and for which messages wait or were given up."""
+    rows = await pool.fetch(_REMOVED, list(known))
+    names = ("waiting", "given_up")
+    return [
+        ReceiverView(row["receiver"], "", False, (), **{name: row[name] for name in names})
+        for row in rows
+    ]
+
+
 def _iso(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="seconds")
 
@@ -134,9 +144,16 @@ _FIRING: Final = """
 SELECT code, count(*) AS number FROM evosaga.alerts
 WHERE announced_at IS NOT NULL AND resolved_at IS NULL GROUP BY code
 """
-_LIST: Final = """
-SELECT * FROM evosaga.alerts WHERE resolved_at IS NULL OR $1
-ORDER BY resolved_at IS NOT NULL, severity = 'critical' DESC, id DESC LIMIT $2
+_ORDER: Final = "ORDER BY resolved_at IS NOT NULL, severity = 'critical' DESC, id DESC LIMIT $1"
+_LIST: Final = f"SELECT * FROM evosaga.alerts {_ORDER}"  # noqa: S608  # constants only
+_LIST_OPEN: Final = f"SELECT * FROM evosaga.alerts WHERE resolved_at IS NULL {_ORDER}"  # noqa: S608
+_REMOVED: Final = """
+SELECT receiver, count(*) FILTER (WHERE gave_up_at IS NULL) AS waiting,
+       count(*) FILTER (WHERE gave_up_at > now() - interval '7 days') AS given_up
+FROM evosaga.deliveries
+WHERE delivered_at IS NULL AND receiver <> ALL($1)
+  AND (gave_up_at IS NULL OR gave_up_at > now() - interval '7 days')
+GROUP BY receiver ORDER BY receiver
 """
 # The error of what waits, or else of what was given up last.
 _RECEIVERS: Final = """

@@ -6,7 +6,7 @@ One leader; how far it is, is in ``evosaga.receivers``. What is sent twice has t
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -34,6 +34,8 @@ _logger = structlog.get_logger("evosaga.tracing")
 _LEASE: Final = 12.0
 _BATCH: Final = 300
 _LATER: Final = 10.0
+_REFUSALS: Final = 3
+"""So often the same spans are refused before the one that is at fault is looked for."""
 _SCOPE: Final = InstrumentationScope("evosaga")
 
 
@@ -46,6 +48,7 @@ class TraceFollower:
     me: str
     make_exporter: Callable[[], OTLPSpanExporter] = OTLPSpanExporter
     tick: float = 1.0
+    _refused: int = field(default=0, init=False)
 
     async def run(self) -> None:
         """Follow for ever; cancel it to stop. A collector that is away is waited for."""
@@ -89,11 +92,42 @@ class TraceFollower:
         found = [span for id_, all_ in histories.items() for span in spans_of(all_, fresh[id_])]
         if found:
             told = [_readable(span, resource) for span in found]
-            # The exporter blocks, with retries of its own.
-            if await asyncio.to_thread(exporter.export, told) is not SpanExportResult.SUCCESS:
-                raise _Refused
+            await self._send(exporter, told)
         await self.pool.execute(_MOVE, TRACES, last, as_text(entries[-1][0]))
         return len(entries) == _BATCH
+
+    async def _send(self, exporter: OTLPSpanExporter, spans: Sequence[ReadableSpan]) -> None:
+        """Send them. Raises ``_Refused``, to try again later.
+
+        What a collector that is there refuses again and again must not keep later traces from it:
+        then the spans are sent in halves, and the one that is refused alone is left out.
+        """
+        if await _accepted(exporter, spans):
+            self._refused = 0
+            return
+        self._refused += 1
+        if self._refused < _REFUSALS:
+            raise _Refused
+        await self._send_halves(exporter, spans)
+        self._refused = 0
+
+    async def _send_halves(self, exporter: OTLPSpanExporter, spans: Sequence[ReadableSpan]) -> None:
+        """Leave out what is refused. Raises ``_Refused`` when the collector is away instead."""
+        if not await _accepted(exporter, []):
+            raise _Refused
+        if len(spans) == 1:
+            saga_id = (spans[0].attributes or {}).get("evosaga.saga_id")
+            _logger.error("span_dropped", span=spans[0].name, saga_id=saga_id)
+            return
+        middle = len(spans) // 2
+        for half in (spans[:middle], spans[middle:]):
+            if not await _accepted(exporter, half):
+                await self._send_halves(exporter, half)
+
+
+async def _accepted(exporter: OTLPSpanExporter, spans: Sequence[ReadableSpan]) -> bool:
+    # The exporter blocks, with retries of its own.
+    return await asyncio.to_thread(exporter.export, spans) is SpanExportResult.SUCCESS
 
 
 class _Refused(Exception):
