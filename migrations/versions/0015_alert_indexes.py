@@ -7,7 +7,7 @@ have ``one_open_alert_a_key``.
 from alembic import op
 
 revision = "0015"
-down_revision = "0011"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

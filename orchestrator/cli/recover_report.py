@@ -126,7 +126,7 @@ def tell_end(done: Mapping[str, Any], left: Sequence[Leftover], out: Output) -> 
         why = f": {printable(one['message'])}" if one["message"] else ""
         out.line(f"{one['does']} {one['where']}: {one['status']}{why}")
     if done["begun"] is not None:
-        out.line(f"epoch {done['begun']}: events are published, and upkeep goes on")
+        out.line(f"epoch {done['begun']}: events are published, and maintenance goes on")
     if done["lost_sagas"]:
         number = len(done["lost_sagas"])
         them = "1 saga is lost" if number == 1 else f"{number} sagas are lost"

@@ -25,7 +25,7 @@ _DOES: Final[Mapping[str, Literal["adopt", "remove"]]] = {
     "rowless": "remove",
     "orphan": "remove",
 }
-_BY_HAND: Final = "it has a phone; if nobody needs it: evosaga reconcile --fix --remove {}"
+_BY_HAND: Final = "it has a phone; if it is not needed: evosaga reconcile --fix --remove {}"
 
 
 async def leftovers(
