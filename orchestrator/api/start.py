@@ -51,13 +51,23 @@ class Ended(BaseModel):
     result: dict[str, Any] | None
 
 
+class LimitShape(BaseModel):
+    """What all workers together may do with a resource. null: no limit of that kind."""
+
+    name: str = Field(examples=["payments"])
+    concurrency: int | None
+    rate: str | None = Field(examples=["10/s"])
+
+
 class StepShape(BaseModel):
     """A step of a definition. ``undo``: what undoes it; null: nothing has to, or nothing can."""
 
     name: str = Field(examples=["charge_card"])
     kind: Literal["compensatable", "pivot", "retryable"]
     attempts: int
+    undo_attempts: int | None = Field(description="null: nothing undoes it")
     timeout: float = Field(description="seconds of one attempt")
+    limits: list[LimitShape] = Field(description="of all workers together")
     probe: bool = Field(description="it can find out what became of an attempt without an answer")
     undo: str | None = Field(examples=["refund_card"])
 
@@ -71,6 +81,10 @@ class DefinitionShape(BaseModel):
     internal: bool
     package: str = Field(description="the package it comes from")
     organizations: bool = Field(description="a key of an organization may start it")
+    on_conflict: str | dict[str, str] = Field(
+        description="what becomes of it when its business key is taken: refuse, wait or supersede"
+    )
+    keyed: bool = Field(description="it has a business key, which one open saga may have")
     steps: list[StepShape]
     data: dict[str, Any] = Field(description="JSON schema of the command's data")
     result: dict[str, Any] | None = Field(description="JSON schema of its result; null: none")

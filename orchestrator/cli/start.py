@@ -13,7 +13,6 @@ from evosaga.orchestrator.cli import params
 from evosaga.orchestrator.cli.errors import DONE, WRONG, CliError
 from evosaga.orchestrator.cli.integrations import Asking, ask
 from evosaga.orchestrator.cli.output import printable
-from evosaga.sagas.limits import Limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,26 +95,22 @@ def tell_definitions(found: Sequence[Mapping[str, Any]], out: Output, *, schema:
         started = "starts by itself" if one["internal"] else one["command"]
         out.line(printable(f"{one['saga']} v{one['version']}  {started}  ({one['package']})"))
         out.line(printable(f"    {' > '.join(map(_drawn, one['steps']))}"))
-        if one["on_conflict"] is not None:
-            out.line(f"    when its business key is taken: {in_words(one['on_conflict'])}")
+        if one["keyed"]:
+            taken = in_words(one["on_conflict"])
+            out.line(printable(f"    when its business key is taken: {taken}"))
         if schema:
             out.line(printable(f"    data: {json.dumps(one['data'], ensure_ascii=False)}"))
     return DONE
 
 
 def _drawn(step: Mapping[str, Any]) -> str:
-    """What can be undone, the point of no return, what is tried until it is done; its limits."""
-    at = f" at {', '.join(_limit(one) for one in step['limits'])}" if step["limits"] else ""
-    return f"{_kind(step)}{at}"
+    """What can be undone, the point of no return, what is tried until it is done."""
+    from evosaga.sagas.limits import Limit
 
-
-def _kind(step: Mapping[str, Any]) -> str:
+    kind = "no way back" if step["kind"] == "pivot" else "tried until done"
     if step["undo"] is not None:
         own = step["undo_attempts"] != step["attempts"]
-        tries = f", {step['undo_attempts']} times at most" if own else ""
-        return f"{step['name']} (undone by {step['undo']}{tries})"
-    return f"{step['name']} ({'no way back' if step['kind'] == 'pivot' else 'tried until done'})"
-
-
-def _limit(limit: Mapping[str, Any]) -> str:
-    return str(Limit(limit["name"], concurrency=limit["concurrency"], rate=limit["rate"]))
+        kind = f"undone by {step['undo']}"
+        kind += f", {step['undo_attempts']} times at most" if own else ""
+    limits = ", ".join(str(Limit(**one)) for one in step["limits"])
+    return f"{step['name']} ({kind}){f' at {limits}' if limits else ''}"

@@ -151,9 +151,7 @@ class Scheduler:
                     if await self.do(parts[row["name"]]):
                         return 0.0
             except TRANSIENT as trouble:
-                _logger.warning(
-                    "background job waits", chore=chore.name, reason=type(trouble).__name__
-                )
+                _logger.warning("job_retrying", job=chore.name, reason=reason(trouble))
             return min(5.0, max(0.1, chore.every / 10))
 
         await background.repeat(turn, jitter=0.2)

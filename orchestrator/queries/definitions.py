@@ -23,19 +23,14 @@ def _document(saga: Saga, package: str) -> dict[str, Any]:
         "package": package,
         "organizations": saga.organization is not None
         or saga.command in ("integration.create", "integration.delete"),
-        "on_conflict": _on_conflict(saga),
+        "on_conflict": saga.on_conflict
+        if isinstance(saga.on_conflict, str)
+        else dict(saga.on_conflict),
+        "keyed": saga.admit is not None or saga.business_key is not None,
         "steps": [_step(step) for step in saga.steps],
         "data": saga.input.model_json_schema(),
         "result": saga.result.model_json_schema() if saga.result is not None else None,
     }
-
-
-def _on_conflict(saga: Saga) -> str | dict[str, str] | None:
-    """What becomes of a command whose business key is taken; None: it waits for no other."""
-    if saga.admit is None and saga.business_key is None:
-        return None
-    policy = saga.on_conflict
-    return policy if isinstance(policy, str) else dict(policy)
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -43,12 +38,12 @@ def _step(step: Step) -> dict[str, Any]:
         "name": step.name,
         "kind": str(step.kind),
         "attempts": step.retry.attempts,
+        "undo_attempts": step.retry_of("compensation").attempts if step.undo else None,
         "timeout": step.timeout,
-        "probe": step.probe is not None,
         "limits": [
             {"name": one.name, "concurrency": one.concurrency, "rate": one.rate}
             for one in step.limits
         ],
-        "undo_attempts": step.retry_of("compensation").attempts if step.undo else None,
+        "probe": step.probe is not None,
         "undo": getattr(step.undo, "__name__", "its undo") if step.undo is not None else None,
     }

@@ -11,6 +11,7 @@ are the time of the code and the same mark. In a cluster, what is beside a key i
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import UUID
@@ -228,7 +229,12 @@ def trouble(error: RedisError) -> Held | Unknown:
     name = reason(error)
     if redis_errors.passing(error):
         return Held("redis_unavailable", f"Redis is unavailable: {name}", in_doubt=True)
-    return Unknown("redis_error", f"Redis answered with an error: {name}")
+    # The first word is Redis's own name for the error; what follows may quote a value.
+    code = _ERROR.match(str(error))
+    return Unknown("redis_error", f"Redis answered with an error: {code[0] if code else name}")
+
+
+_ERROR: Final = re.compile(r"[A-Z]{2,20}(?= )")
 
 
 def digest(value: bytes) -> str:
