@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
