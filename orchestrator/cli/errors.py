@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
-from evosaga.events import redis_address
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -160,6 +158,8 @@ def place(url: str) -> str:
     """Where a URL leads, without the user, the password or anything else that may be secret."""
     try:
         parts = urlsplit(url)
+        from evosaga.events import redis_address  # not for the page of --help
+
         if parts.scheme in redis_address.SCHEMES:
             return redis_address.hosts(url)
         if "," in parts.netloc:
