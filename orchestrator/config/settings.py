@@ -159,6 +159,10 @@ class Settings(BaseSettings):
     def _postgres(cls, url: str | None) -> str | None:
         if not url:
             return None
+        try:
+            urlsplit(url)
+        except ValueError:  # its text may quote a part of the password
+            raise ValueError(_UNREADABLE) from None
         for one in hosts_of(url):
             _readable(one)
         return understood(url)
@@ -166,7 +170,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str | None) -> str | None:
-        if url and urlsplit(url).scheme in redis_address.SCHEMES:
+        # Not split yet: what can't be is refused below, in words that quote nothing of it.
+        if url and url.partition("://")[0] in redis_address.SCHEMES:
             usable(url)
             return url
         checked = _url(url, _REDIS)
