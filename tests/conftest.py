@@ -54,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="local",
         help="where Postgres and Valkey come from: wheels (local) or testcontainers (docker)",
     )
+    parser.addoption("--fault", metavar="ID", help="run only what proves that fault, such as a3")
 
 
 def _docker_answers() -> bool:
@@ -75,6 +76,10 @@ def _docker_answers() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if fault := config.getoption("--fault"):
+        items[:] = [
+            item for item in items if any(fault in mark.args for mark in item.iter_markers("fault"))
+        ]
     if config.getoption("--servers") == "docker" and not _docker_answers():
         reason = pytest.mark.skip(reason="no Docker engine answers; `make test` needs none")
         for item in items:

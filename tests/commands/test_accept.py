@@ -67,9 +67,8 @@ async def test_the_start_and_the_first_intent_are_one_commit(
     assert await contradictions(pool) == []
 
 
-async def test_a3_a7_a_redelivered_command_is_known_for_ever(
-    pool: Pool, services: Services
-) -> None:
+@pytest.mark.fault("a3", "a7")
+async def test_a_redelivered_command_is_known_for_ever(pool: Pool, services: Services) -> None:
     command = create()
     kinds = []
     for _ in range(3):
@@ -80,7 +79,8 @@ async def test_a3_a7_a_redelivered_command_is_known_for_ever(
     assert await pool.fetchval("SELECT count(*) FROM evosaga.saga_events") == 2
 
 
-async def test_a10_the_same_id_with_another_body_conflicts_and_leaves_the_first_alone(
+@pytest.mark.fault("a10")
+async def test_the_same_id_with_another_body_conflicts_and_leaves_the_first_alone(
     pool: Pool, services: Services
 ) -> None:
     command = create()
@@ -146,7 +146,8 @@ async def test_a_duplicate_of_a_finished_integration_names_the_existing_instance
     assert list(evolution.journal) == []
 
 
-async def test_a11_one_name_from_two_organizations(pool: Pool, services: Services) -> None:
+@pytest.mark.fault("a11")
+async def test_one_name_from_two_organizations(pool: Pool, services: Services) -> None:
     first, second = (create(instance_name="same-name") for _ in range(2))
     answers = await accepted(pool, services, first, second)
     assert sorted(a.kind for a in answers) == ["rejected", "started"]
@@ -162,8 +163,9 @@ async def test_a11_one_name_from_two_organizations(pool: Pool, services: Service
     assert (await view(pool, third)).code == "name_taken"
 
 
+@pytest.mark.fault("a9")
 @pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.long)])
-async def test_a9_two_workers_race_for_commands_and_organizations(
+async def test_two_workers_race_for_commands_and_organizations(
     pool: Pool, services: Services, database_url: str, evolution: SimulatedEvolution, rounds: int
 ) -> None:
     """In each round one command at both, two creates of one organization, one name for two."""
@@ -267,8 +269,9 @@ async def test_many_commands_with_five_percent_duplicates_make_one_saga_an_id(
     assert dict(counts) == {"events": 2 * different, "sagas": different, "starts": different}
 
 
+@pytest.mark.fault("a1")
 @pytest.mark.parametrize("number", [100, pytest.param(500, marks=pytest.mark.long)])
-async def test_a1_commands_on_the_stream_with_duplicates_end_in_one_saga_an_id(
+async def test_commands_on_the_stream_with_duplicates_end_in_one_saga_an_id(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, number: int
 ) -> None:
     commands = [create() for _ in range(number)]

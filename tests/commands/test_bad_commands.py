@@ -119,7 +119,8 @@ async def worker(settings: Settings) -> AsyncIterator[Worker]:
         yield worker
 
 
-async def test_j2_j5_j6_every_bad_message_is_a_dead_letter_and_holds_nobody_up(
+@pytest.mark.fault("j2", "j5", "j6")
+async def test_every_bad_message_is_a_dead_letter_and_holds_nobody_up(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
     """All at once, so that they come in batches, with a good command after each."""
@@ -143,7 +144,8 @@ async def test_j2_j5_j6_every_bad_message_is_a_dead_letter_and_holds_nobody_up(
     assert await pool.fetchval("SELECT count(*) FROM evosaga.sagas") == len(CORPUS)
 
 
-async def test_a10_the_same_id_with_another_body_is_dead_lettered_and_the_first_unharmed(
+@pytest.mark.fault("a10")
+async def test_the_same_id_with_another_body_is_dead_lettered_and_the_first_unharmed(
     worker: Worker, pool: Pool, redis: Redis
 ) -> None:
     first = create()
@@ -157,7 +159,8 @@ async def test_a10_the_same_id_with_another_body_is_dead_lettered_and_the_first_
     assert json.loads(letter["data"]) == second
 
 
-async def test_j7_messages_with_only_foreign_fields_and_v5_reply_to(
+@pytest.mark.fault("j7")
+async def test_messages_with_only_foreign_fields_and_v5_reply_to(
     worker: Worker, pool: Pool, redis: Redis
 ) -> None:
     await redis.xadd(streams.COMMANDS, {"n": "3", "reply_to": "victim"})
@@ -199,7 +202,8 @@ async def test_a_redis_cli_xadd_is_enough(worker: Worker, pool: Pool, redis: Red
     assert (await outcome(pool, command["id"])).status == "completed"
 
 
-async def test_j3_a_message_that_makes_us_stumble_is_dead_after_three_deliveries(
+@pytest.mark.fault("j3")
+async def test_a_message_that_makes_us_stumble_is_dead_after_three_deliveries(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Our own bug on one message: its batch goes through, and it does not circle for ever."""
@@ -225,7 +229,8 @@ async def test_j3_a_message_that_makes_us_stumble_is_dead_after_three_deliveries
     assert json.loads(letter["data"]) == poison
 
 
-async def test_b15_a_cancel_of_a_saga_whose_history_nobody_can_read_holds_nobody_up(
+@pytest.mark.fault("b15")
+async def test_a_cancel_of_a_saga_whose_history_nobody_can_read_holds_nobody_up(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event of a newer release, say: a dead letter in the end, and its neighbours go on."""

@@ -49,7 +49,8 @@ async def completed(pool: Pool, redis: Redis, timeout: float = 15.0) -> None:
     assert saga.status == "completed", saga
 
 
-async def test_v3_the_group_begins_at_the_first_command_and_is_made_once(own_redis: Redis) -> None:
+@pytest.mark.fault("v3")
+async def test_the_group_begins_at_the_first_command_and_is_made_once(own_redis: Redis) -> None:
     await publish(own_redis, create())
     assert await streams.backlog(own_redis) is None
     assert [await streams.ensure_group(own_redis) for _ in range(3)] == [True, False, False]
@@ -58,7 +59,8 @@ async def test_v3_the_group_begins_at_the_first_command_and_is_made_once(own_red
     assert (group["last-delivered-id"], group["lag"]) == (b"0-0", 1)
 
 
-async def test_h2_after_flushall_the_worker_comes_back_by_itself(
+@pytest.mark.fault("h2")
+async def test_after_flushall_the_worker_comes_back_by_itself(
     worker: Worker, pool: Pool, own_redis: Redis
 ) -> None:
     await completed(pool, own_redis)
@@ -73,7 +75,8 @@ async def test_h2_after_flushall_the_worker_comes_back_by_itself(
     assert not worker.failed.done()
 
 
-async def test_h1_after_a_crash_of_redis_the_worker_goes_on(
+@pytest.mark.fault("h1")
+async def test_after_a_crash_of_redis_the_worker_goes_on(
     worker: Worker,
     pool: Pool,
     own_redis: Redis,
@@ -110,7 +113,8 @@ async def test_h1_after_a_crash_of_redis_the_worker_goes_on(
     assert await contradictions(pool) == []
 
 
-async def test_h6_a_redis_that_is_full_holds_sagas_and_is_no_reason_to_undo_them(
+@pytest.mark.fault("h6")
+async def test_a_redis_that_is_full_holds_sagas_and_is_no_reason_to_undo_them(
     worker: Worker, pool: Pool, own_redis: Redis
 ) -> None:
     command = await publish(own_redis, create())
@@ -124,7 +128,8 @@ async def test_h6_a_redis_that_is_full_holds_sagas_and_is_no_reason_to_undo_them
     assert (await outcome(pool, command)).status == "completed"
 
 
-async def test_a6_a_message_whose_reader_died_is_taken_by_another(
+@pytest.mark.fault("a6")
+async def test_a_message_whose_reader_died_is_taken_by_another(
     settings: Settings, pool: Pool, own_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read by a consumer that is gone, accepted by nobody: the pending entry is claimed."""
@@ -138,7 +143,8 @@ async def test_a6_a_message_whose_reader_died_is_taken_by_another(
         await eventually(lambda: nothing_pending(own_redis))
 
 
-async def test_h9_an_entry_that_was_deleted_while_pending_does_not_stop_the_reclaimer(
+@pytest.mark.fault("h9")
+async def test_an_entry_that_was_deleted_while_pending_does_not_stop_the_reclaimer(
     settings: Settings, pool: Pool, own_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evosaga.orchestrator.commands.consumer, "_RECLAIM_AFTER", 0.5)
@@ -152,7 +158,8 @@ async def test_h9_an_entry_that_was_deleted_while_pending_does_not_stop_the_recl
         await eventually(lambda: nothing_pending(own_redis))
 
 
-async def test_r13_trimming_never_takes_what_is_unread_or_pending(own_redis: Redis) -> None:
+@pytest.mark.fault("r13")
+async def test_trimming_never_takes_what_is_unread_or_pending(own_redis: Redis) -> None:
     old = "1000-{}"  # written in 1970
     for i in range(1, 401):
         await own_redis.xadd(streams.COMMANDS, {"data": "{}"}, id=old.format(i))
@@ -177,7 +184,8 @@ async def test_r13_trimming_never_takes_what_is_unread_or_pending(own_redis: Red
     assert len(await read(1000)) == 100
 
 
-async def test_h11_h12_silent_consumers_are_forgotten_unless_they_own_something(
+@pytest.mark.fault("h11", "h12")
+async def test_silent_consumers_are_forgotten_unless_they_own_something(
     own_redis: Redis,
 ) -> None:
     await publish(own_redis, create())

@@ -100,7 +100,8 @@ async def sagas(made: dict[str, bytes], pool: Pool) -> list[dict[str, Any]]:
     return found
 
 
-async def test_g7_rows_rebuilt_from_nothing_are_the_same_rows(
+@pytest.mark.fault("g7")
+async def test_rows_rebuilt_from_nothing_are_the_same_rows(
     sagas: list[dict[str, Any]], pool: Pool
 ) -> None:
     compared = await rebuild(pool, discover(), check=True)
@@ -140,7 +141,8 @@ TAMPERED = (
 )
 
 
-async def test_g7_a_row_that_was_tampered_with_is_found_and_repaired(
+@pytest.mark.fault("g7")
+async def test_a_row_that_was_tampered_with_is_found_and_repaired(
     sagas: list[dict[str, Any]], pool: Pool, subtests: pytest.Subtests
 ) -> None:
     for column, value in TAMPERED:

@@ -59,7 +59,8 @@ async def held(pool: Pool, redis: Redis, evolution: SimulatedEvolution) -> SagaV
     return saga
 
 
-async def test_m5_what_began_under_a_version_finishes_under_it(
+@pytest.mark.fault("m5")
+async def test_what_began_under_a_version_finishes_under_it(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings, OLD):
@@ -74,7 +75,8 @@ async def test_m5_what_began_under_a_version_finishes_under_it(
     assert "step.succeeded thank" in await story(pool, fresh)
 
 
-async def test_m6_m7_an_old_worker_leaves_a_newer_version_alone_until_one_that_knows_it_is_back(
+@pytest.mark.fault("m6", "m7")
+async def test_an_old_worker_leaves_a_newer_version_alone_until_one_that_knows_it_is_back(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -166,7 +168,8 @@ async def test_check_deploy_holds_every_open_saga_against_this_release(
     assert "would leave sagas behind" in refused.err
 
 
-async def test_b15_m8_an_event_of_an_unknown_type_sets_its_saga_aside_and_no_other(
+@pytest.mark.fault("b15", "m8")
+async def test_an_event_of_an_unknown_type_sets_its_saga_aside_and_no_other(
     settings: Settings,
     pool: Pool,
     redis: Redis,

@@ -59,7 +59,8 @@ async def refusals(redis: Redis) -> list[tuple[str, str]]:
     return [(letter["code"], letter["message"]) for letter in await dead_letters(redis)]
 
 
-async def test_m1_in_an_unchanged_world_a_replay_does_only_what_was_left(
+@pytest.mark.fault("m1")
+async def test_in_an_unchanged_world_a_replay_does_only_what_was_left(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution, gossip: Gossip
 ) -> None:
     saga = await parked(pool, redis)
@@ -74,7 +75,8 @@ async def test_m1_in_an_unchanged_world_a_replay_does_only_what_was_left(
 STEPS = ("evolution", "postgres", "cache")
 
 
-async def test_m1_what_is_gone_is_done_again_before_the_saga_goes_on(
+@pytest.mark.fault("m1")
+async def test_what_is_gone_is_done_again_before_the_saga_goes_on(
     worker: Worker,
     pool: Pool,
     redis: Redis,
@@ -127,8 +129,9 @@ async def is_done_again(
     assert await redis.exists(routing_key.key(name))
 
 
+@pytest.mark.fault("m1")
 @pytest.mark.parametrize("where", ["evolution", "postgres"])
-async def test_m1_what_is_somebody_elses_by_now_stops_the_replay_and_is_left_alone(
+async def test_what_is_somebody_elses_by_now_stops_the_replay_and_is_left_alone(
     worker: Worker,
     pool: Pool,
     redis: Redis,
@@ -160,7 +163,8 @@ async def test_m1_what_is_somebody_elses_by_now_stops_the_replay_and_is_left_alo
     assert evolution.journal.requests("delete") == []
 
 
-async def test_m1_a_server_that_does_not_answer_is_no_reason_to_do_anything_again(
+@pytest.mark.fault("m1")
+async def test_a_server_that_does_not_answer_is_no_reason_to_do_anything_again(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution, gossip: Gossip
 ) -> None:
     saga = await parked(pool, redis)
@@ -245,7 +249,8 @@ async def test_what_is_over_or_on_its_way_has_a_plan_that_refuses(
         await plan_of(pool, worker.services, discover(), uuid.uuid4())
 
 
-async def test_m2_of_many_replays_at_once_one_wins_and_the_others_are_told_why_not(
+@pytest.mark.fault("m2")
+async def test_of_many_replays_at_once_one_wins_and_the_others_are_told_why_not(
     worker: Worker, pool: Pool, redis: Redis, gossip: Gossip
 ) -> None:
     saga = await parked(pool, redis)
@@ -263,7 +268,8 @@ async def test_m2_of_many_replays_at_once_one_wins_and_the_others_are_told_why_n
     assert (await story(pool, again)).count("step.succeeded notify") == 1
 
 
-async def test_m3_a_replay_that_nobody_was_there_to_drive_is_taken_up_by_the_next_worker(
+@pytest.mark.fault("m3")
+async def test_a_replay_that_nobody_was_there_to_drive_is_taken_up_by_the_next_worker(
     settings: Settings, pool: Pool, redis: Redis, gossip: Gossip
 ) -> None:
     async with running_worker(settings, gossip.registry()) as worker:
@@ -278,7 +284,8 @@ async def test_m3_a_replay_that_nobody_was_there_to_drive_is_taken_up_by_the_nex
     assert again.status == "completed"
 
 
-async def test_m4_many_replays_do_not_hold_up_what_comes_behind_them(
+@pytest.mark.fault("m4")
+async def test_many_replays_do_not_hold_up_what_comes_behind_them(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution, gossip: Gossip
 ) -> None:
     """Twelve looks at a server that hangs, and a delete behind them in the stream."""
@@ -311,7 +318,8 @@ async def test_m4_many_replays_do_not_hold_up_what_comes_behind_them(
     assert (last - first).total_seconds() < 20, "they looked at the same time"
 
 
-async def test_m4_a_replay_that_looks_around_for_long_holds_nobody_up(
+@pytest.mark.fault("m4")
+async def test_a_replay_that_looks_around_for_long_holds_nobody_up(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = asyncio.Event()

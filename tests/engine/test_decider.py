@@ -247,7 +247,8 @@ class TestALostWorker:
         told = told.when(undo.unknown("car", 6)).then_undoes("car", attempt=7, after=0.2)
         told.when(undo.unknown("car", 7)).then_parks("car", "compensation")
 
-    def test_b16_ends_a_step_that_kills_its_worker_each_time(self) -> None:
+    @pytest.mark.fault("b16")
+    def test_ends_a_step_that_kills_its_worker_each_time(self) -> None:
         nine = given(begun(), *(step.lost("hotel", n) for n in range(1, 10)))
         nine.then_turns("hotel")
         five = given(*UNDOING, *(undo.lost("car", n) for n in range(1, 6)))

@@ -287,7 +287,8 @@ async def test_a_joined_effect_that_raises_leaves_nothing_of_it_and_its_neighbou
 # -- when the connection breaks
 
 
-async def test_r3_e2_a_commit_whose_backend_is_killed_is_told_truly(
+@pytest.mark.fault("r3", "e2")
+async def test_a_commit_whose_backend_is_killed_is_told_truly(
     log: EventLog, pool: Pool, database_url: str
 ) -> None:
     """Whatever the moment, ``append`` answers with what is in the log; nothing is written twice.
@@ -358,7 +359,8 @@ async def test_a_lost_reply_of_somebody_elses_append_is_still_a_conflict(
     assert [r.event for r in await log.read(saga)] == [started(saga), intent(1, "another")]
 
 
-async def test_e1_appends_wait_while_postgres_is_killed_and_started_again(
+@pytest.mark.fault("e1")
+async def test_appends_wait_while_postgres_is_killed_and_started_again(
     own_postgres: LocalServer,
 ) -> None:
     await migrations.migrate(own_postgres.url)

@@ -127,7 +127,8 @@ async def test_committed_events_are_told_in_order_and_once_while_nothing_breaks(
     assert len(await told(redis)) == len(ids) == 200
 
 
-async def test_e9_v1_nothing_is_skipped_when_transactions_commit_out_of_order(
+@pytest.mark.fault("e9", "v1")
+async def test_nothing_is_skipped_when_transactions_commit_out_of_order(
     log: EventLog, pool: Pool, redis: Redis, database_url: str
 ) -> None:
     """A transaction draws its positions, stays open while others append, and commits last.
@@ -173,7 +174,8 @@ async def test_e9_v1_nothing_is_skipped_when_transactions_commit_out_of_order(
     assert len(ids) == 4
 
 
-async def test_e9_many_writers_that_commit_and_roll_back_at_random(
+@pytest.mark.fault("e9")
+async def test_many_writers_that_commit_and_roll_back_at_random(
     log: EventLog, pool: Pool, redis: Redis, database_url: str
 ) -> None:
     rng = random.Random(11)
@@ -209,7 +211,8 @@ async def test_e9_many_writers_that_commit_and_roll_back_at_random(
     assert len(await told(redis)) == len(await committed(pool))
 
 
-async def test_g2_two_relays_repeat_at_most_and_a_dead_leader_is_followed_in_seconds(
+@pytest.mark.fault("g2")
+async def test_two_relays_repeat_at_most_and_a_dead_leader_is_followed_in_seconds(
     log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader stops without a word; the other takes over when its lease is over."""
@@ -227,7 +230,8 @@ async def test_g2_two_relays_repeat_at_most_and_a_dead_leader_is_followed_in_sec
     assert leader == "second"
 
 
-async def test_g1_g2_a_leader_that_was_paused_publishes_nothing_late(
+@pytest.mark.fault("g1", "g2")
+async def test_a_leader_that_was_paused_publishes_nothing_late(
     log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It read its batch and lost the lease; when it wakes up Redis has been told more."""
@@ -257,7 +261,8 @@ async def test_g1_g2_a_leader_that_was_paused_publishes_nothing_late(
     assert [event["id"] for event in await told(redis)] == await committed(pool)
 
 
-async def test_g3_redis_goes_away_and_comes_back(
+@pytest.mark.fault("g3")
+async def test_redis_goes_away_and_comes_back(
     log: EventLog, pool: Pool, own_valkey: LocalServer, own_redis: Redis
 ) -> None:
     saga = await new_saga(pool)
@@ -274,7 +279,8 @@ async def test_g3_redis_goes_away_and_comes_back(
         assert len(await everything_is_told(own_redis, pool, timeout=20)) == 50
 
 
-async def test_g5_only_what_redis_acknowledged_counts_as_told(
+@pytest.mark.fault("g5")
+async def test_only_what_redis_acknowledged_counts_as_told(
     log: EventLog, pool: Pool, own_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is full in the middle of a backlog, again and again, and is given a little more."""
@@ -309,7 +315,8 @@ async def test_g5_only_what_redis_acknowledged_counts_as_told(
     assert await everything_is_told(own_redis, pool) == await committed(pool)
 
 
-async def test_g5_memory_that_comes_and_goes_during_a_batch_never_turns_the_order_round(
+@pytest.mark.fault("g5")
+async def test_memory_that_comes_and_goes_during_a_batch_never_turns_the_order_round(
     log: EventLog, pool: Pool, own_valkey: LocalServer, own_redis: Redis
 ) -> None:
     """An event may not be told before the one that was refused just ahead of it."""
@@ -411,7 +418,8 @@ TYPES = {
 # -- a Redis that lost what it was told
 
 
-async def test_g4_a_flushed_redis_is_told_everything_again_in_order_and_by_itself(
+@pytest.mark.fault("g4")
+async def test_a_flushed_redis_is_told_everything_again_in_order_and_by_itself(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
     relay = Relay(pool, redis, "me")
@@ -429,7 +437,8 @@ async def test_g4_a_flushed_redis_is_told_everything_again_in_order_and_by_itsel
     assert len(await told(redis)) == 22, "and only once"
 
 
-async def test_g4_a_flush_between_the_look_and_the_telling_is_noticed_all_the_same(
+@pytest.mark.fault("g4")
+async def test_a_flush_between_the_look_and_the_telling_is_noticed_all_the_same(
     log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay = Relay(pool, redis, "me")
@@ -452,7 +461,8 @@ async def test_g4_a_flush_between_the_look_and_the_telling_is_noticed_all_the_sa
     assert [event["id"] for event in await told(redis)] == await committed(pool)
 
 
-async def test_g4_a_redis_that_comes_back_with_an_older_file_is_told_only_the_rest(
+@pytest.mark.fault("g4")
+async def test_a_redis_that_comes_back_with_an_older_file_is_told_only_the_rest(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
     """What an append-only file lost at its end takes the note about it along."""
@@ -473,7 +483,8 @@ async def test_g4_a_redis_that_comes_back_with_an_older_file_is_told_only_the_re
     assert [event["id"] for event in await told(redis)] == await committed(pool)
 
 
-async def test_g4_a_stream_that_is_there_without_the_note_is_not_told_twice(
+@pytest.mark.fault("g4")
+async def test_a_stream_that_is_there_without_the_note_is_not_told_twice(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
     """As a release that kept no note leaves it. A stranger's entry misleads nobody."""
@@ -489,7 +500,8 @@ async def test_g4_a_stream_that_is_there_without_the_note_is_not_told_twice(
     assert len(await entries(redis, streams.EVENTS)) == 7
 
 
-async def test_g4_only_as_much_is_told_again_as_the_stream_would_have_kept(
+@pytest.mark.fault("g4")
+async def test_only_as_much_is_told_again_as_the_stream_would_have_kept(
     log: EventLog, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saga = await new_saga(pool)
@@ -504,7 +516,8 @@ async def test_g4_only_as_much_is_told_again_as_the_stream_would_have_kept(
     assert [event["id"] for event in await told(redis)] == (await committed(pool))[5:]
 
 
-async def test_g4_the_commands_that_come_with_events_are_given_again_too(
+@pytest.mark.fault("g4")
+async def test_the_commands_that_come_with_events_are_given_again_too(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
     saga = await new_saga(pool)

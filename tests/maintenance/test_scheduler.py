@@ -74,7 +74,8 @@ async def test_a_chore_is_done_again_and_again_and_says_what_came_of_it(pool: Po
     assert told["last_run"] is not None
 
 
-async def test_n5_one_worker_at_a_time_does_it(pool: Pool) -> None:
+@pytest.mark.fault("n5")
+async def test_one_worker_at_a_time_does_it(pool: Pool) -> None:
     work = Work()
     names = ("one", "two", "three")
     async with at_work(*(Scheduler(pool, name, [work.chore(name)]) for name in names)):
@@ -90,7 +91,8 @@ async def test_n5_one_worker_at_a_time_does_it(pool: Pool) -> None:
     assert all(work.went_on)
 
 
-async def test_n5_when_the_leader_dies_another_begins_the_chore_anew(pool: Pool) -> None:
+@pytest.mark.fault("n5")
+async def test_when_the_leader_dies_another_begins_the_chore_anew(pool: Pool) -> None:
     stuck, fresh = Work(), Work()
     fresh.gate.set()
     dead = Scheduler(pool, "dead", [stuck.chore("dead")], lease=0.6)
@@ -103,7 +105,8 @@ async def test_n5_when_the_leader_dies_another_begins_the_chore_anew(pool: Pool)
     assert (await row(pool))["leader"] in (None, "heir")
 
 
-async def test_n5_a_leader_that_was_paused_is_told_to_stop(
+@pytest.mark.fault("n5")
+async def test_a_leader_that_was_paused_is_told_to_stop(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work()

@@ -134,7 +134,8 @@ async def test_a_worker_that_restarts_after_a_newer_release_has_migrated_goes_on
     await migrations.require_current(database)
 
 
-async def test_e14_a_migration_gives_way_to_whoever_holds_a_table(
+@pytest.mark.fault("e14")
+async def test_a_migration_gives_way_to_whoever_holds_a_table(
     empty: str, database: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await migrations.migrate(empty, "0002")

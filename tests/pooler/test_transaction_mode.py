@@ -51,7 +51,8 @@ async def test_it_is_noticed(pooled_url: str, database_url: str) -> None:
     assert not await behind_pooler(database_url)
 
 
-async def test_o1_instances_are_created_and_deleted_and_every_event_is_told(
+@pytest.mark.fault("o1")
+async def test_instances_are_created_and_deleted_and_every_event_is_told(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     ids = [await publish(redis, create()) for _ in range(20)]
@@ -72,7 +73,8 @@ async def test_o1_instances_are_created_and_deleted_and_every_event_is_told(
     assert not worker.failed.done()
 
 
-async def test_o1_what_fails_for_good_is_undone(
+@pytest.mark.fault("o1")
+async def test_what_fails_for_good_is_undone(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     command = create()
@@ -84,7 +86,8 @@ async def test_o1_what_fails_for_good_is_undone(
     assert await contradictions(pool, impatient()) == []
 
 
-async def test_o1_what_a_killed_worker_leaves_is_taken_over(
+@pytest.mark.fault("o1")
+async def test_what_a_killed_worker_leaves_is_taken_over(
     spawn: Callable[[], WorkerProcess],
     settings: Settings,
     pool: Pool,
@@ -103,7 +106,8 @@ async def test_o1_what_a_killed_worker_leaves_is_taken_over(
     assert await contradictions(pool) == []
 
 
-async def test_o1_webhooks_come_in_and_are_applied(
+@pytest.mark.fault("o1")
+async def test_webhooks_come_in_and_are_applied(
     settings: Settings, listener: socket.socket, evolution: SimulatedEvolution
 ) -> None:
     more = {"api_keys": f"tests:{'k' * 40}", "public_url": address(listener)}
@@ -115,7 +119,8 @@ async def test_o1_webhooks_come_in_and_are_applied(
         await house.all_applied()
 
 
-async def test_o2_o3_two_workers_leave_no_lock_no_listener_and_no_setting_in_what_they_share(
+@pytest.mark.fault("o2", "o3")
+async def test_two_workers_leave_no_lock_no_listener_and_no_setting_in_what_they_share(
     settings: Settings, worker: Worker, pool: Pool, redis: Redis, pooled_url: str
 ) -> None:
     """A lock of a session would be held by nobody for ever; a setting, met by a stranger."""

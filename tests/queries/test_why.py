@@ -130,7 +130,8 @@ def test_attempts_that_were_lost_with_workers_are_not_said_to_be_the_steps_own()
     assert "before attempt 3 of 3, 3 more lost with their workers" in waits.headline
 
 
-def test_b15_a_saga_that_a_worker_stumbled_over_says_so_and_that_the_fault_is_ours() -> None:
+@pytest.mark.fault("b15")
+def test_a_saga_that_a_worker_stumbled_over_says_so_and_that_the_fault_is_ours() -> None:
     fine = case(begun(), step.unknown("hotel"))
     message = "it failed in a worker (3 times now): KeyError at orchestrator/engine.py:1"
     answer = why(replace(fine, view=replace(fine.view, code="stumbled", message=message)))
@@ -187,7 +188,8 @@ def test_without_a_worker_that_is_the_first_thing_said_and_how_to_start_one() ->
     assert answer.next_at is None
 
 
-def test_m7_a_version_that_no_living_worker_has_waits_and_says_so() -> None:
+@pytest.mark.fault("m7")
+def test_a_version_that_no_living_worker_has_waits_and_says_so() -> None:
     told = case(begun(), step.held("hotel", retry_after=1.0), after=600, company=STRANGERS)
     answer = why(told)
     assert answer.headline == "No living worker knows book-a-trip v1."
@@ -195,7 +197,8 @@ def test_m7_a_version_that_no_living_worker_has_waits_and_says_so() -> None:
     assert answer.cure == "run a worker of a release that has book-a-trip v1"
 
 
-def test_m6_a_release_that_does_not_know_the_definition_says_who_does() -> None:
+@pytest.mark.fault("m6")
+def test_a_release_that_does_not_know_the_definition_says_who_does() -> None:
     known = why(case(begun(), step.held("hotel"), saga=None))
     assert known.headline == "This release does not know book-a-trip v1."
     assert "A living worker has that definition" in said(known)
@@ -310,7 +313,8 @@ def test_a_rejected_saga_says_what_is_in_the_way() -> None:
     assert answer.cure == "see what is in the way: evosaga status wa-1"
 
 
-def test_b15_m8_a_history_that_this_release_cannot_read_is_said_to_be_set_aside() -> None:
+@pytest.mark.fault("b15", "m8")
+def test_a_history_that_this_release_cannot_read_is_said_to_be_set_aside() -> None:
     told = case(begun(), step.held("hotel"))
     unread = why(replace(told, history=None))
     assert unread.headline.startswith("It is set aside: its history has an event of a type")

@@ -87,7 +87,8 @@ async def all_over(pool: Pool, ids: Sequence[str], timeout: float = 60) -> None:
         assert saga.status == "completed", saga
 
 
-async def test_c1_while_evolution_is_down_a_hundred_creates_burn_no_attempt_and_then_go_on(
+@pytest.mark.fault("c1")
+async def test_while_evolution_is_down_a_hundred_creates_burn_no_attempt_and_then_go_on(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     with capture_logs() as logged:
@@ -106,7 +107,8 @@ async def test_c1_while_evolution_is_down_a_hundred_creates_burn_no_attempt_and_
     )
 
 
-async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation(
+@pytest.mark.fault("c10")
+async def test_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     given = settings.model_copy(update={"evolution_concurrency": 16})
@@ -133,7 +135,8 @@ async def test_c10_a_wrong_set_up_is_one_alert_and_a_hold_and_not_a_compensation
             assert alerts(logged) == ["evolution misconfigured", "evolution is back"], mode
 
 
-async def test_c2_a_server_that_hangs_costs_only_those_an_attempt_that_it_hangs_on(
+@pytest.mark.fault("c2")
+async def test_a_server_that_hangs_costs_only_those_an_attempt_that_it_hangs_on(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """What was sent is in doubt, costs an attempt, and is looked for; the others just wait."""
@@ -186,7 +189,8 @@ async def _write(ctx: Context) -> Outcome:
 NOTE: Final = Saga("note", 1, "note.write", Note, _admit, (retryable("write", do=_write),))
 
 
-async def test_o6_l10_a_hanging_evolution_does_not_slow_a_saga_that_does_not_use_it(
+@pytest.mark.fault("o6", "l10")
+async def test_a_hanging_evolution_does_not_slow_a_saga_that_does_not_use_it(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Many more sagas want Evolution than the worker has room for, and each call takes a minute."""

@@ -26,7 +26,8 @@ from tests.support.waiting import eventually
 # -- E10: a transaction that somebody leaves open
 
 
-async def test_e10_a_long_transaction_that_reads_delays_neither_sagas_nor_the_relay(
+@pytest.mark.fault("e10")
+async def test_a_long_transaction_that_reads_delays_neither_sagas_nor_the_relay(
     settings: Settings, pool: Pool, redis: Redis, database_url: str
 ) -> None:
     """Somebody's psql, with a snapshot from before: nothing is read by age of transactions."""
@@ -50,7 +51,8 @@ async def test_e10_a_long_transaction_that_reads_delays_neither_sagas_nor_the_re
     await psql.close()
 
 
-async def test_e10_whoever_stops_in_the_middle_of_an_append_is_thrown_out_be_it_a_psql(
+@pytest.mark.fault("e10")
+async def test_whoever_stops_in_the_middle_of_an_append_is_thrown_out_be_it_a_psql(
     settings: Settings, pool: Pool, redis: Redis, database_url: str
 ) -> None:
     """It holds the lock under which all append, and its time is up long before theirs."""
@@ -86,8 +88,9 @@ VALUES (gen_random_uuid(), 0, 'paused', '{}', 'c')"""
 # -- I5: no file descriptors
 
 
+@pytest.mark.fault("i5")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets us lower another's limits")
-async def test_i5_a_worker_without_file_descriptors_waits_for_some_and_undoes_nothing(
+async def test_a_worker_without_file_descriptors_waits_for_some_and_undoes_nothing(
     spawn: Callable[[], WorkerProcess], pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     worker = spawn()
@@ -122,7 +125,8 @@ async def heard_of(evolution: SimulatedEvolution, entries: int) -> None:
     await eventually(lambda: len(evolution.journal.entries) >= entries, every=0.001)
 
 
-async def test_i6_a_thousand_cancelled_requests_cost_a_client_of_evolution_no_place(
+@pytest.mark.fault("i6")
+async def test_a_thousand_cancelled_requests_cost_a_client_of_evolution_no_place(
     evolution: SimulatedEvolution,
 ) -> None:
     evolution.arm("slow", operation="connectionState", times=None, seconds=0.02)
@@ -139,7 +143,8 @@ async def test_i6_a_thousand_cancelled_requests_cost_a_client_of_evolution_no_pl
     assert {answer.status for answer in answers} == {404}
 
 
-async def test_i6_a_thousand_cancelled_queries_cost_a_pool_no_connection(database_url: str) -> None:
+@pytest.mark.fault("i6")
+async def test_a_thousand_cancelled_queries_cost_a_pool_no_connection(database_url: str) -> None:
     pool = await open_pool(database_url, size=4)
 
     async def within_a_transaction() -> None:
@@ -163,7 +168,8 @@ async def test_i6_a_thousand_cancelled_queries_cost_a_pool_no_connection(databas
 # -- I7: a part that ends without a word
 
 
-async def test_i7_a_subscriber_that_ends_in_good_order_is_started_again(
+@pytest.mark.fault("i7")
+async def test_a_subscriber_that_ends_in_good_order_is_started_again(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
     async with running_worker(settings) as worker:
@@ -176,7 +182,8 @@ async def test_i7_a_subscriber_that_ends_in_good_order_is_started_again(
         assert not worker.failed.done()
 
 
-async def test_i7_a_part_that_returns_ends_its_worker_with_an_error(
+@pytest.mark.fault("i7")
+async def test_a_part_that_returns_ends_its_worker_with_an_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is for a supervisor to start it again, so never with exit code 0."""

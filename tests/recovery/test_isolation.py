@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import asyncpg
+import pytest
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
@@ -20,7 +21,8 @@ from evosaga.sagas.whatsapp.create_integration import CREATE_INTEGRATION
 from tests.support.driving import create, delete, outcome, publish, story
 
 
-async def test_e12_a_row_that_somebody_holds_delays_its_own_saga_alone(
+@pytest.mark.fault("e12")
+async def test_a_row_that_somebody_holds_delays_its_own_saga_alone(
     settings: Settings, database_url: str, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):

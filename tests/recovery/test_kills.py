@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+import pytest
 from redis.asyncio import Redis
 
 from evosaga.events import streams
@@ -66,7 +67,8 @@ async def is_attempted(pool: Pool, saga_id: str, step: str = "evolution") -> Non
     await eventually(claimed, message=f"an attempt of {step}")
 
 
-async def test_i1_workers_that_are_killed_at_any_moment_lose_nothing_and_repeat_nothing(
+@pytest.mark.fault("i1")
+async def test_workers_that_are_killed_at_any_moment_lose_nothing_and_repeat_nothing(
     spawn: Spawn, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     rng = random.Random(20)
@@ -106,7 +108,8 @@ async def test_i1_workers_that_are_killed_at_any_moment_lose_nothing_and_repeat_
     assert await redis.xlen(streams.DEAD_COMMANDS) == 0
 
 
-async def test_b3_a_saga_is_taken_over_within_seconds_of_its_workers_death(
+@pytest.mark.fault("b3")
+async def test_a_saga_is_taken_over_within_seconds_of_its_workers_death(
     spawn: Spawn, settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """The instance was made, its maker died before it could say so: adopted, not made again."""
@@ -133,7 +136,8 @@ async def test_b3_a_saga_is_taken_over_within_seconds_of_its_workers_death(
     assert len(evolution.journal.requests("create")) <= 1
 
 
-async def test_b8_a_zombie_sends_nothing_and_writes_nothing_when_it_wakes(
+@pytest.mark.fault("b8")
+async def test_a_zombie_sends_nothing_and_writes_nothing_when_it_wakes(
     spawn: Spawn, settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Stopped while its create is out; by the time it wakes another has finished the saga."""
@@ -159,7 +163,8 @@ async def test_b8_a_zombie_sends_nothing_and_writes_nothing_when_it_wakes(
     assert zombie.leave() == 0
 
 
-async def test_i2_a_graceful_stop_finishes_what_is_out_and_burns_no_attempt(
+@pytest.mark.fault("i2")
+async def test_a_graceful_stop_finishes_what_is_out_and_burns_no_attempt(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("slow", operation="create", times=None, seconds=1.5)
@@ -179,7 +184,8 @@ async def test_i2_a_graceful_stop_finishes_what_is_out_and_burns_no_attempt(
     assert await contradictions(pool) == []
 
 
-async def test_b14_a_wait_between_attempts_outlives_the_worker(
+@pytest.mark.fault("b14")
+async def test_a_wait_between_attempts_outlives_the_worker(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Held for two seconds by its first worker, gone on by the second: neither early nor anew."""
@@ -212,7 +218,8 @@ async def test_b14_a_wait_between_attempts_outlives_the_worker(
     assert 1.9 < waited < 4
 
 
-async def test_i1_sigterm_ends_a_worker_with_exit_code_0(spawn: Spawn, redis: Redis) -> None:
+@pytest.mark.fault("i1")
+async def test_sigterm_ends_a_worker_with_exit_code_0(spawn: Spawn, redis: Redis) -> None:
     worker = spawn()
     await eventually(lambda: worker.up, 20)
     assert await asyncio.to_thread(worker.leave) == 0

@@ -44,7 +44,8 @@ def may_act(lease: Lease) -> bool:
     return True
 
 
-async def test_e1_postgres_is_away_for_longer_than_the_lease_and_nothing_is_lost_or_sent(
+@pytest.mark.fault("e1")
+async def test_postgres_is_away_for_longer_than_the_lease_and_nothing_is_lost_or_sent(
     settings: Settings, own_postgres: LocalServer, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     await migrations.migrate(own_postgres.url)
@@ -74,7 +75,8 @@ async def test_e1_postgres_is_away_for_longer_than_the_lease_and_nothing_is_lost
     pool.terminate()
 
 
-async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
+@pytest.mark.fault("a8")
+async def test_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Committed, but the acceptor could not hear it: on the second try it knows the command."""
@@ -93,7 +95,8 @@ async def test_a8_a_command_whose_commit_lost_its_reply_is_driven_all_the_same(
     assert (await story(pool, saga)).count("saga.started") == 1
 
 
-async def test_e2_every_backend_is_killed_again_and_again_and_all_sagas_end(
+@pytest.mark.fault("e2")
+async def test_every_backend_is_killed_again_and_again_and_all_sagas_end(
     settings: Settings, pool: Pool, database_url: str, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     admin = await asyncpg.connect(database_url)
@@ -114,7 +117,8 @@ async def test_e2_every_backend_is_killed_again_and_again_and_all_sagas_end(
     assert await contradictions(pool) == []
 
 
-async def test_b6_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_old_attempt(
+@pytest.mark.fault("b6")
+async def test_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_old_attempt(
     pool: Pool,
 ) -> None:
     """The heartbeat of a zombie may be first to wake; what it was about to send stays unsent."""
@@ -138,7 +142,8 @@ async def test_b6_a_lease_that_was_lost_and_is_there_again_gives_no_right_to_an_
     assert may_act(lease)
 
 
-async def test_r7_who_was_away_gives_the_others_time_to_show_themselves(pool: Pool) -> None:
+@pytest.mark.fault("r7")
+async def test_who_was_away_gives_the_others_time_to_show_themselves(pool: Pool) -> None:
     lease = Lease(pool, "me", ttl=0.3, beat=0.1)
     assert not lease.steady
     beating = asyncio.create_task(lease.run())
@@ -171,7 +176,8 @@ async def corrupt_saga(pool: Pool) -> uuid.UUID:
     return saga
 
 
-async def test_b15_a_saga_that_nobody_can_read_is_set_aside_and_the_others_are_recovered(
+@pytest.mark.fault("b15")
+async def test_a_saga_that_nobody_can_read_is_set_aside_and_the_others_are_recovered(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("slow", operation="create", seconds=0.3)
@@ -185,7 +191,8 @@ async def test_b15_a_saga_that_nobody_can_read_is_set_aside_and_the_others_are_r
         assert not worker.failed.done(), worker.failed
 
 
-async def test_b15_an_event_of_a_newer_release_does_not_stop_the_relay(
+@pytest.mark.fault("b15")
+async def test_an_event_of_a_newer_release_does_not_stop_the_relay(
     pool: Pool, redis: Redis
 ) -> None:
     """While releases are mixed an old relay may lead: it tells what it knows, nothing private."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import pytest
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
@@ -80,7 +81,8 @@ class Trouble:
         return self.says.get(ctx.saga_id, {}).get(place)
 
 
-async def test_l9_b12_d10_whatever_step_a_saga_is_parked_at_a_replay_ends_it(
+@pytest.mark.fault("l9", "b12", "d10")
+async def test_whatever_step_a_saga_is_parked_at_a_replay_ends_it(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     trouble = Trouble()

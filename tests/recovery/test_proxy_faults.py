@@ -54,7 +54,8 @@ async def between(settings: Settings) -> AsyncIterator[Between]:
         yield Between(*proxies, settings.model_copy(update=led))
 
 
-async def test_c3_the_reply_of_a_create_is_lost_and_its_instance_is_adopted(
+@pytest.mark.fault("c3")
+async def test_the_reply_of_a_create_is_lost_and_its_instance_is_adopted(
     between: Between, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     await between.evolution.arm(Cut(match=b"POST /instance/create"))
@@ -66,7 +67,8 @@ async def test_c3_the_reply_of_a_create_is_lost_and_its_instance_is_adopted(
     assert [e.applied for e in evolution.journal if e.applied == "created"] == ["created"]
 
 
-async def test_c3_a_create_that_was_cut_on_its_way_is_made_once(
+@pytest.mark.fault("c3")
+async def test_a_create_that_was_cut_on_its_way_is_made_once(
     between: Between, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     await between.evolution.arm(Cut("up", after=20, match=b"POST /instance/create"))
@@ -78,12 +80,13 @@ async def test_c3_a_create_that_was_cut_on_its_way_is_made_once(
 
 
 # A batch that no row joins is one statement, committed without a word of its own.
+@pytest.mark.fault("a8", "b4")
 @pytest.mark.parametrize(
     ("words", "nth"),
     [(b"COMMIT", 0), (b"COMMIT", 1), (b"step.succeeded", 0), (b"step.succeeded", 2)],
     ids=["accept", "evolution-and-postgres", "first-outcome", "third-outcome"],
 )
-async def test_a8_b4_the_reply_to_a_commit_is_lost_and_nothing_is_done_or_told_twice(
+async def test_the_reply_to_a_commit_is_lost_and_nothing_is_done_or_told_twice(
     words: bytes,
     nth: int,
     between: Between,
@@ -107,7 +110,8 @@ async def test_a8_b4_the_reply_to_a_commit_is_lost_and_nothing_is_done_or_told_t
     assert await contradictions(pool) == []
 
 
-async def test_o5_connections_to_postgres_go_dead_without_a_word_and_the_sagas_go_on(
+@pytest.mark.fault("o5")
+async def test_connections_to_postgres_go_dead_without_a_word_and_the_sagas_go_on(
     between: Between,
     pool: Pool,
     redis: Redis,
@@ -132,8 +136,9 @@ async def test_o5_connections_to_postgres_go_dead_without_a_word_and_the_sagas_g
 
 
 # The client tries three times by itself; one whose reply alone was lost does not come again.
+@pytest.mark.fault("a7")
 @pytest.mark.parametrize(("direction", "times"), [("up", 4), ("down", 3)])
-async def test_a7_an_acknowledgement_is_lost_and_the_command_is_known_when_it_comes_again(
+async def test_an_acknowledgement_is_lost_and_the_command_is_known_when_it_comes_again(
     direction: Any,
     times: int,
     between: Between,
@@ -153,7 +158,8 @@ async def test_a7_an_acknowledgement_is_lost_and_the_command_is_known_when_it_co
     assert await dead_letters(redis) == []
 
 
-async def test_h8_the_reader_comes_back_from_a_connection_that_is_open_and_dead(
+@pytest.mark.fault("h8")
+async def test_the_reader_comes_back_from_a_connection_that_is_open_and_dead(
     between: Between, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(between.settings) as worker:

@@ -32,7 +32,8 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evosaga.orchestrator.engine.quarantine, "FIRST_PAUSE", 0.1)
 
 
-async def test_b15_a_bug_of_ours_quarantines_its_saga_which_goes_on_once_it_is_mended(
+@pytest.mark.fault("b15")
+async def test_a_bug_of_ours_quarantines_its_saga_which_goes_on_once_it_is_mended(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -95,7 +96,8 @@ async def test_a_stumble_after_a_commit_costs_a_moment_and_no_attempt(
     assert len(evolution.journal.requests("create")) == 1
 
 
-async def test_b5_an_attempt_that_was_not_begun_for_want_of_a_lease_burns_nothing(
+@pytest.mark.fault("b5")
+async def test_an_attempt_that_was_not_begun_for_want_of_a_lease_burns_nothing(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -129,7 +131,8 @@ async def test_b5_an_attempt_that_was_not_begun_for_want_of_a_lease_burns_nothin
     assert len(evolution.journal.entries) == 2, "one create and one look, none before"
 
 
-async def test_b15_who_stumbles_after_each_attempt_is_left_alone_for_longer_each_time(
+@pytest.mark.fault("b15")
+async def test_who_stumbles_after_each_attempt_is_left_alone_for_longer_each_time(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the attempt before was lost can always be said, so that is no sign of getting on."""

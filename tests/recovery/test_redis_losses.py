@@ -87,7 +87,8 @@ async def all_is_as_it_should_be(
     assert await contradictions(pool) == []
 
 
-async def test_h3_a_redis_that_comes_back_empty_is_given_its_group_and_told_everything_again(
+@pytest.mark.fault("h3")
+async def test_a_redis_that_comes_back_empty_is_given_its_group_and_told_everything_again(
     worker: Worker,
     pool: Pool,
     own_redis: Redis,
@@ -109,7 +110,8 @@ async def test_h3_a_redis_that_comes_back_empty_is_given_its_group_and_told_ever
     assert not worker.failed.done()
 
 
-async def test_h4_a_redis_as_of_yesterday_hands_out_what_was_done_and_knows_nothing_of_the_rest(
+@pytest.mark.fault("h4")
+async def test_a_redis_as_of_yesterday_hands_out_what_was_done_and_knows_nothing_of_the_rest(
     settings: Settings,
     pool: Pool,
     own_redis: Redis,
@@ -153,7 +155,8 @@ async def caught_up(master: Redis, replica: Redis) -> bool:
     )
 
 
-async def test_h5_a_failover_that_loses_what_was_acknowledged_loses_and_repeats_no_saga(
+@pytest.mark.fault("h5")
+async def test_a_failover_that_loses_what_was_acknowledged_loses_and_repeats_no_saga(
     settings: Settings,
     pool: Pool,
     own_redis: Redis,
@@ -190,7 +193,8 @@ async def test_h5_a_failover_that_loses_what_was_acknowledged_loses_and_repeats_
         await replica.aclose()
 
 
-async def test_h10_what_somebody_else_trimmed_unread_is_gone_and_stops_nobody(
+@pytest.mark.fault("h10")
+async def test_what_somebody_else_trimmed_unread_is_gone_and_stops_nobody(
     settings: Settings, pool: Pool, own_redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Only by hand: our own trim looks at ids, and never passes what is unread or pending."""
@@ -216,7 +220,8 @@ redis.call('XREADGROUP', 'GROUP', ARGV[3], 'the-dead', 'COUNT', ARGV[2], 'STREAM
 """
 
 
-async def test_h13_a_hundred_thousand_pending_messages_are_claimed_in_pages_and_delay_nobody(
+@pytest.mark.fault("h13")
+async def test_a_hundred_thousand_pending_messages_are_claimed_in_pages_and_delay_nobody(
     settings: Settings,
     pool: Pool,
     own_redis: Redis,
@@ -247,7 +252,8 @@ async def test_h13_a_hundred_thousand_pending_messages_are_claimed_in_pages_and_
     assert await dead_letters(own_redis) == []
 
 
-async def test_h14_a_step_that_takes_longer_than_a_message_may_be_idle_is_run_once(
+@pytest.mark.fault("h14")
+async def test_a_step_that_takes_longer_than_a_message_may_be_idle_is_run_once(
     settings: Settings, pool: Pool, own_redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Nothing but the accepting happens under a message, so nobody claims a step."""

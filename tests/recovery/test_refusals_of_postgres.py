@@ -43,8 +43,9 @@ CREATE TRIGGER refuse AFTER INSERT OR DELETE ON healthcare.integrations
 """
 
 
+@pytest.mark.fault("b9", "d10", "e4", "e5")
 @pytest.mark.parametrize("code", PASSING)
-async def test_b9_d10_e4_e5_a_refusal_that_passes_costs_no_attempt_and_repeats_no_effect(
+async def test_a_refusal_that_passes_costs_no_attempt_and_repeats_no_effect(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, code: str
 ) -> None:
     await pool.execute(REFUSE.format(code=code))
@@ -62,7 +63,8 @@ async def test_b9_d10_e4_e5_a_refusal_that_passes_costs_no_attempt_and_repeats_n
     assert await contradictions(pool) == []
 
 
-async def test_e13_with_few_connections_sagas_wait_for_one_and_end(
+@pytest.mark.fault("e13")
+async def test_with_few_connections_sagas_wait_for_one_and_end(
     settings: Settings,
     pool: Pool,
     redis: Redis,

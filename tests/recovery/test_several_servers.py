@@ -174,7 +174,8 @@ async def test_an_unknown_server_is_refused_before_anything_is_touched(
 # --- bulkheads --------------------------------------------------------------------------------
 
 
-async def test_o6_l10_one_hanging_server_never_slows_the_sagas_of_another(
+@pytest.mark.fault("o6", "l10")
+async def test_one_hanging_server_never_slows_the_sagas_of_another(
     both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
 ) -> None:
     """Three times as many sagas want Berlin as the worker has room for; its calls never end."""
@@ -261,7 +262,8 @@ async def test_with_one_server_none_is_named(
 # --- the configuration changes ----------------------------------------------------------------
 
 
-async def test_c19_a_saga_whose_server_is_no_longer_configured_is_held_until_it_is_again(
+@pytest.mark.fault("c19")
+async def test_a_saga_whose_server_is_no_longer_configured_is_held_until_it_is_again(
     alone: Settings,
     both: Settings,
     pool: Pool,
@@ -293,7 +295,8 @@ async def test_c19_a_saga_whose_server_is_no_longer_configured_is_held_until_it_
     assert not [line for line in await story(pool, saga) if line.startswith("compensation")]
 
 
-async def test_c19_the_deadline_of_a_create_runs_on_and_its_undo_waits_for_the_server(
+@pytest.mark.fault("c19")
+async def test_the_deadline_of_a_create_runs_on_and_its_undo_waits_for_the_server(
     alone: Settings,
     both: Settings,
     pool: Pool,
@@ -337,7 +340,8 @@ async def test_c19_the_deadline_of_a_create_runs_on_and_its_undo_waits_for_the_s
         assert third.status == "completed"
 
 
-async def test_c19_a_create_of_which_nothing_was_sent_is_rolled_back_without_its_server(
+@pytest.mark.fault("c19")
+async def test_a_create_of_which_nothing_was_sent_is_rolled_back_without_its_server(
     alone: Settings,
     both: Settings,
     pool: Pool,
@@ -357,7 +361,8 @@ async def test_c19_a_create_of_which_nothing_was_sent_is_rolled_back_without_its
     assert names(berlin) == set()
 
 
-async def test_c19_a_delete_waits_as_well_and_believes_nothing_to_be_gone(
+@pytest.mark.fault("c19")
+async def test_a_delete_waits_as_well_and_believes_nothing_to_be_gone(
     alone: Settings,
     both: Settings,
     pool: Pool,
@@ -379,7 +384,8 @@ async def test_c19_a_delete_waits_as_well_and_believes_nothing_to_be_gone(
     assert evolution.journal.requests() == []
 
 
-async def test_m8_a_saga_of_a_release_that_knew_one_server_goes_on_there_and_stays_as_stored(
+@pytest.mark.fault("m8")
+async def test_a_saga_of_a_release_that_knew_one_server_goes_on_there_and_stays_as_stored(
     both: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, berlin: Any
 ) -> None:
     id_, organization = uuid.uuid4(), uuid.uuid4()

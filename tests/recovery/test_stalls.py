@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from signal import SIGCONT, SIGSTOP
 
+import pytest
 from redis.asyncio import Redis
 
 from evosaga.events.database import Pool
@@ -24,7 +25,8 @@ from tests.support.waiting import eventually
 BURNED = "SELECT count(*) FROM evosaga.saga_events WHERE data ->> 'outcome' = 'unknown'"
 
 
-async def test_i4_a_worker_whose_event_loop_was_blocked_sends_nothing_on_its_old_right(
+@pytest.mark.fault("i4")
+async def test_a_worker_whose_event_loop_was_blocked_sends_nothing_on_its_old_right(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """It has been taken for dead meanwhile, for all it knows."""
@@ -51,7 +53,8 @@ async def test_i4_a_worker_whose_event_loop_was_blocked_sends_nothing_on_its_old
     assert await contradictions(pool) == []
 
 
-async def test_h7_a_redis_that_is_stopped_for_a_while_costs_no_lease_and_no_attempt(
+@pytest.mark.fault("h7")
+async def test_a_redis_that_is_stopped_for_a_while_costs_no_lease_and_no_attempt(
     settings: Settings,
     pool: Pool,
     own_redis: Redis,
@@ -81,7 +84,8 @@ async def test_h7_a_redis_that_is_stopped_for_a_while_costs_no_lease_and_no_atte
     assert await contradictions(pool) == []
 
 
-async def test_f2_a_reply_of_redis_that_is_lost_makes_the_step_do_the_same_once_more(
+@pytest.mark.fault("f2")
+async def test_a_reply_of_redis_that_is_lost_makes_the_step_do_the_same_once_more(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with Proxy(upstream_of(str(settings.redis_url))) as proxy:

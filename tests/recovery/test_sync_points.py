@@ -176,6 +176,7 @@ async def ended(pool: Pool, redis: Redis, command: dict[str, Any]) -> str:
     return saga.status
 
 
+@pytest.mark.fault("i1")
 @pytest.mark.parametrize(
     ("story", "point"),
     [
@@ -183,7 +184,7 @@ async def ended(pool: Pool, redis: Redis, command: dict[str, Any]) -> str:
         for one in STORIES
     ],
 )
-async def test_i1_a_worker_is_killed_at_a_sync_point_and_another_one_finishes(
+async def test_a_worker_is_killed_at_a_sync_point_and_another_one_finishes(
     story: str,
     point: str,
     quick: Settings,
@@ -205,11 +206,12 @@ async def test_i1_a_worker_is_killed_at_a_sync_point_and_another_one_finishes(
         await judge(pool, redis, evolution, command, impatient())
 
 
+@pytest.mark.fault("b6", "b7", "b8", "g2")
 @pytest.mark.parametrize(
     "point",
     [pytest.param(one, marks=[] if one in ZOMBIES[::2] else pytest.mark.long) for one in ZOMBIES],
 )
-async def test_b6_b7_b8_g2_a_worker_that_stops_at_a_sync_point_and_wakes_up_late_does_no_harm(
+async def test_a_worker_that_stops_at_a_sync_point_and_wakes_up_late_does_no_harm(
     point: str,
     quick: Settings,
     pool: Pool,
@@ -236,8 +238,9 @@ async def test_b6_b7_b8_g2_a_worker_that_stops_at_a_sync_point_and_wakes_up_late
     assert len(evolution.journal.requests("create")) == 1
 
 
+@pytest.mark.fault("i1")
 @pytest.mark.parametrize("story", ["create", "delete", "undo"])
-async def test_i1_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
+async def test_every_sync_point_raises_once_and_the_saga_ends_as_it_should(
     story: str,
     quick: Settings,
     pool: Pool,

@@ -152,8 +152,9 @@ def test_whoever_meets_a_parked_saga_is_told_which_one_to_replay_or_cancel(there
         assert "replay it first" in message
 
 
+@pytest.mark.fault("a13")
 @pytest.mark.parametrize("there", lines())
-def test_a13_another_organizations_delete_finds_nothing_wherever_it_comes(there: str) -> None:
+def test_another_organizations_delete_finds_nothing_wherever_it_comes(there: str) -> None:
     strange = refused(weigh(SCENES[there], delete(organization_id=OTHER))[0])
     nobody = refused(weigh(Found(), delete(organization_id=OTHER))[0])
     assert strange == nobody

@@ -173,7 +173,8 @@ async def barriers(settings: Settings, redis: Redis) -> AsyncIterator[list[Barri
         yield barriers
 
 
-async def test_b13_a_create_that_is_cancelled_at_any_moment_is_whole_or_nothing(
+@pytest.mark.fault("b13")
+async def test_a_create_that_is_cancelled_at_any_moment_is_whole_or_nothing(
     stage: Stage, barriers: list[Barrier], subtests: pytest.Subtests
 ) -> None:
     for step, side in moments(CREATE_INTEGRATION):
@@ -200,7 +201,8 @@ async def test_b13_a_create_that_is_cancelled_at_any_moment_is_whole_or_nothing(
                 assert [d["code"] for d in await dead_letters(stage.redis)] == ["not_cancellable"]
 
 
-async def test_b13_a_delete_that_is_cancelled_at_any_moment_is_whole_or_nothing(
+@pytest.mark.fault("b13")
+async def test_a_delete_that_is_cancelled_at_any_moment_is_whole_or_nothing(
     stage: Stage, barriers: list[Barrier], subtests: pytest.Subtests
 ) -> None:
     for step, side in moments(DELETE_INTEGRATION):
@@ -224,7 +226,8 @@ async def test_b13_a_delete_that_is_cancelled_at_any_moment_is_whole_or_nothing(
                 assert saga.status == "completed"
 
 
-async def test_b13_a_cancel_while_a_create_is_being_undone_changes_nothing(
+@pytest.mark.fault("b13")
+async def test_a_cancel_while_a_create_is_being_undone_changes_nothing(
     stage: Stage, barriers: list[Barrier], subtests: pytest.Subtests
 ) -> None:
     sides: tuple[Side, Side] = ("before", "behind")
@@ -249,7 +252,8 @@ async def test_b13_a_cancel_while_a_create_is_being_undone_changes_nothing(
             assert (await story(stage.pool, saga)).count("compensation.began") == 1
 
 
-async def test_b13_a_cancel_right_behind_its_create_leaves_nothing(stage: Stage) -> None:
+@pytest.mark.fault("b13")
+async def test_a_cancel_right_behind_its_create_leaves_nothing(stage: Stage) -> None:
     """Both are there before the first worker, so it reads them in one batch."""
     commands = [create() for _ in range(10)]
     # Half of them are surely under way when their cancel is obeyed; the others race with it.
@@ -266,7 +270,8 @@ async def test_b13_a_cancel_right_behind_its_create_leaves_nothing(stage: Stage)
     assert [saga.status for saga in sagas].count("compensated") > 0
 
 
-async def test_b13_a_cancel_before_its_create_is_a_dead_letter(stage: Stage) -> None:
+@pytest.mark.fault("b13")
+async def test_a_cancel_before_its_create_is_a_dead_letter(stage: Stage) -> None:
     command = create()
     async with running_worker(stage.settings):
         await stage.cancel(command["id"])
@@ -276,7 +281,8 @@ async def test_b13_a_cancel_before_its_create_is_a_dead_letter(stage: Stage) -> 
     assert [d["code"] for d in await dead_letters(stage.redis)] == ["unknown_saga"]
 
 
-async def test_b13_the_same_cancel_twice_and_another_are_as_good_as_one(stage: Stage) -> None:
+@pytest.mark.fault("b13")
+async def test_the_same_cancel_twice_and_another_are_as_good_as_one(stage: Stage) -> None:
     barrier = Barrier("create-integration", "evolution", "do", "behind")
     async with running_worker(stage.settings, fenced([barrier])):
         command = create()
@@ -293,7 +299,8 @@ async def test_b13_the_same_cancel_twice_and_another_are_as_good_as_one(stage: S
     assert await stage.redis.xlen(streams.DEAD_COMMANDS) == 0
 
 
-async def test_b13_a_cancel_of_a_parked_undo_goes_on_undoing(stage: Stage) -> None:
+@pytest.mark.fault("b13")
+async def test_a_cancel_of_a_parked_undo_goes_on_undoing(stage: Stage) -> None:
     stage.evolution.arm("5xx_before", operation="delete", times=None)
     stage.attempts = 1
     async with running_worker(stage.settings, impatient(1)):
@@ -309,7 +316,8 @@ async def test_b13_a_cancel_of_a_parked_undo_goes_on_undoing(stage: Stage) -> No
     assert await stage.everything_is_there(saga) is False
 
 
-async def test_b13_a_cancel_of_a_saga_that_is_over_changes_nothing(stage: Stage) -> None:
+@pytest.mark.fault("b13")
+async def test_a_cancel_of_a_saga_that_is_over_changes_nothing(stage: Stage) -> None:
     """One who only asks whether it is still possible is not told that it is not."""
     async with running_worker(stage.settings):
         saga = await outcome(stage.pool, await publish(stage.redis, create()))

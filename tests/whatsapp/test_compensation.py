@@ -53,7 +53,8 @@ async def assert_nothing_left(
             assert entry.key_kind == "instance", entry
 
 
-async def test_b10_rejected_by_evolution_nothing_is_there_to_undo(
+@pytest.mark.fault("b10")
+async def test_rejected_by_evolution_nothing_is_there_to_undo(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("reject", operation="create", message="token is required")
@@ -64,7 +65,8 @@ async def test_b10_rejected_by_evolution_nothing_is_there_to_undo(
     await assert_nothing_left(pool, redis, evolution, saga)
 
 
-async def test_b10_e7_refused_by_the_unique_index_the_instance_is_removed_again(
+@pytest.mark.fault("b10", "e7")
+async def test_refused_by_the_unique_index_the_instance_is_removed_again(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """Somebody saves a row by hand while the instance is being made."""
@@ -82,7 +84,8 @@ async def test_b10_e7_refused_by_the_unique_index_the_instance_is_removed_again(
     assert [row[0] for row in kept] == ["by-hand"]
 
 
-async def test_b10_refused_by_the_cache_everything_before_is_undone_in_reverse(
+@pytest.mark.fault("b10")
+async def test_refused_by_the_cache_everything_before_is_undone_in_reverse(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     command = create()
@@ -110,7 +113,8 @@ NOBODY_KNOWS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def test_c2_c5_when_nobody_knows_whether_it_happened_the_failed_step_is_undone_too(
+@pytest.mark.fault("c2", "c5")
+async def test_when_nobody_knows_whether_it_happened_the_failed_step_is_undone_too(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -141,7 +145,8 @@ def was_made(evolution: SimulatedEvolution, saga: SagaView) -> bool:
     )
 
 
-async def test_b18_a_server_that_only_errs_is_tried_as_often_as_said_and_not_more(
+@pytest.mark.fault("b18")
+async def test_a_server_that_only_errs_is_tried_as_often_as_said_and_not_more(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("5xx_before", operation="create", times=None)
@@ -169,7 +174,8 @@ async def test_an_outage_burns_no_attempt_and_destroys_nothing(
     assert {(line["outcome"], line["attempt"]) for line in lines} == {("held", 1)}
 
 
-async def test_b12_a_compensation_that_cannot_succeed_is_parked_and_can_be_cancelled_later(
+@pytest.mark.fault("b12")
+async def test_a_compensation_that_cannot_succeed_is_parked_and_can_be_cancelled_later(
     settings: Settings,
     pool: Pool,
     redis: Redis,

@@ -99,7 +99,8 @@ async def listening(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a5_a_command_from_before_the_first_worker_ends_with_all_stores_agreeing(
+@pytest.mark.fault("a5")
+async def test_a_command_from_before_the_first_worker_ends_with_all_stores_agreeing(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     command = create(channel="WHATSAPP-BAILEYS", number="5511987654321")
@@ -190,7 +191,8 @@ async def test_a_delete_empties_all_three_and_the_workers_are_told_of_both(
     assert_no_stranger_was_touched(evolution)
 
 
-async def test_a13_a_delete_of_another_organizations_instance_looks_like_one_of_none(
+@pytest.mark.fault("a13")
+async def test_a_delete_of_another_organizations_instance_looks_like_one_of_none(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     saga = await created(pool, redis)
@@ -225,7 +227,8 @@ async def test_a_row_of_the_old_system_is_deleted_with_its_instance(
     assert_no_stranger_was_touched(evolution)
 
 
-async def test_d8_what_was_removed_by_hand_is_cleared_up_by_a_delete(
+@pytest.mark.fault("d8")
+async def test_what_was_removed_by_hand_is_cleared_up_by_a_delete(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     name = str((await created(pool, redis)).instance_name)
@@ -236,8 +239,9 @@ async def test_d8_what_was_removed_by_hand_is_cleared_up_by_a_delete(
     assert evolution.journal.requests("delete") == []
 
 
+@pytest.mark.fault("d5")
 @pytest.mark.parametrize(("keep", "name"), [("row", None), ("memory", "sol-berlin")])
-async def test_d5_a_half_that_no_delete_can_reach_is_parked_for_a_person(
+async def test_a_half_that_no_delete_can_reach_is_parked_for_a_person(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -260,7 +264,8 @@ async def test_d5_a_half_that_no_delete_can_reach_is_parked_for_a_person(
     assert await pool.fetchval("SELECT status FROM healthcare.integrations") == "deleting"
 
 
-async def test_d5_a_ghost_row_of_ours_is_cleared_by_itself(
+@pytest.mark.fault("d5")
+async def test_a_ghost_row_of_ours_is_cleared_by_itself(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -278,7 +283,8 @@ async def test_d5_a_ghost_row_of_ours_is_cleared_by_itself(
     assert not evolution.live()
 
 
-async def test_d5_the_cure_that_a_parked_half_names_is_one(
+@pytest.mark.fault("d5")
+async def test_the_cure_that_a_parked_half_names_is_one(
     settings: Settings,
     pool: Pool,
     redis: Redis,
@@ -311,7 +317,8 @@ async def test_d5_the_cure_that_a_parked_half_names_is_one(
     assert not evolution.live()
 
 
-async def test_d7_a_stranger_who_took_the_name_meanwhile_is_left_alone(
+@pytest.mark.fault("d7")
+async def test_a_stranger_who_took_the_name_meanwhile_is_left_alone(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     name = str((await created(pool, redis)).instance_name)
@@ -324,7 +331,8 @@ async def test_d7_a_stranger_who_took_the_name_meanwhile_is_left_alone(
     assert evolution.journal.requests("delete") == []
 
 
-async def test_c9_a_name_that_a_stranger_has_on_evolution_is_refused_without_a_delete(
+@pytest.mark.fault("c9")
+async def test_a_name_that_a_stranger_has_on_evolution_is_refused_without_a_delete(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     stranger = evolution.foreign("wanted")
@@ -336,7 +344,8 @@ async def test_c9_a_name_that_a_stranger_has_on_evolution_is_refused_without_a_d
     assert await pool.fetchval("SELECT count(*) FROM healthcare.integrations") == 0
 
 
-async def test_c3_c8_an_instance_whose_reply_was_lost_is_adopted(
+@pytest.mark.fault("c3", "c8")
+async def test_an_instance_whose_reply_was_lost_is_adopted(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("cut", operation="create")
@@ -348,7 +357,8 @@ async def test_c3_c8_an_instance_whose_reply_was_lost_is_adopted(
     assert len(evolution.journal.requests("create")) == 1
 
 
-async def test_c6_a_create_that_lands_after_its_successor_leaves_one_instance(
+@pytest.mark.fault("c6")
+async def test_a_create_that_lands_after_its_successor_leaves_one_instance(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("late", operation="create", seconds=0.5)
@@ -363,7 +373,8 @@ async def test_c6_a_create_that_lands_after_its_successor_leaves_one_instance(
     assert (saga.status == "completed") == (row == 1) == (name in evolution.live())
 
 
-async def test_d6_a_create_that_follows_a_delete_at_once_is_not_caught_by_its_removal(
+@pytest.mark.fault("d6")
+async def test_a_create_that_follows_a_delete_at_once_is_not_caught_by_its_removal(
     worker: Worker, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """The same name again, while the removal of the one before is still under way."""
@@ -413,7 +424,8 @@ async def test_without_a_list_no_webhook_url_is_taken(
 # -- replay and cancel
 
 
-async def test_l9_a_parked_delete_keeps_its_key_and_is_replayed(
+@pytest.mark.fault("l9")
+async def test_a_parked_delete_keeps_its_key_and_is_replayed(
     settings: Settings,
     pool: Pool,
     redis: Redis,

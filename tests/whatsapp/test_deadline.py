@@ -206,7 +206,8 @@ def late(command: dict[str, Any], seconds: float = -1.0) -> dict[str, Any]:
     return command | {"expirytime": (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()}
 
 
-async def test_a14_a_command_that_comes_too_late_is_rejected_and_touches_nothing(
+@pytest.mark.fault("a14")
+async def test_a_command_that_comes_too_late_is_rejected_and_touches_nothing(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     made = create(instance_name="in-time")
@@ -225,7 +226,8 @@ async def test_a14_a_command_that_comes_too_late_is_rejected_and_touches_nothing
     assert set(evolution.rows()) == {"in-time"}
 
 
-async def test_a14_a_command_that_was_accepted_in_time_stays_accepted(
+@pytest.mark.fault("a14")
+async def test_a_command_that_was_accepted_in_time_stays_accepted(
     pool: Pool, services: Services
 ) -> None:
     """It is delivered again after its time, and it is the database's clock that counts."""
@@ -240,7 +242,8 @@ async def test_a14_a_command_that_was_accepted_in_time_stays_accepted(
     assert kinds == ["started", "duplicate"]
 
 
-async def test_a14_a_late_cancel_is_a_dead_letter_and_the_saga_goes_on(
+@pytest.mark.fault("a14")
+async def test_a_late_cancel_is_a_dead_letter_and_the_saga_goes_on(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("429", operation="create", times=None, retry_after=0.2)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from evosaga.events import streams
@@ -27,7 +28,8 @@ async def rows(pool: Pool) -> int:
     return count
 
 
-async def test_c11_an_instance_that_is_removed_after_a_400_is_never_taken_for_a_create(
+@pytest.mark.fault("c11")
+async def test_an_instance_that_is_removed_after_a_400_is_never_taken_for_a_create(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("400_async_remove", operation="create", seconds=0.2)

@@ -41,7 +41,8 @@ async def test_an_organization_may_have_any_number_of_other_integrations(pool: P
     assert (await rpc(pool, organization, "clinic-1"))["status"] == "pending"
 
 
-async def test_e7_one_enabled_row_an_organization_type_and_provider(pool: Pool) -> None:
+@pytest.mark.fault("e7")
+async def test_one_enabled_row_an_organization_type_and_provider(pool: Pool) -> None:
     organization = uuid.uuid4()
     await pool.execute(INSERT, organization, "whatsapp", "evolution", True)
     for type_, provider, enabled in (

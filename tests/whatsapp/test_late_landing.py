@@ -36,7 +36,8 @@ IMPATIENT = registry_of(
 )
 
 
-async def test_c7_an_instance_that_lands_after_its_undo_is_removed_late_and_the_log_says_so(
+@pytest.mark.fault("c7")
+async def test_an_instance_that_lands_after_its_undo_is_removed_late_and_the_log_says_so(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("late", operation="create", seconds=1.2, reply="cut")
@@ -97,7 +98,8 @@ async def told(pool: Pool) -> bool:
     return bool(await pool.fetchval(query))
 
 
-async def test_c7_a_create_that_was_sent_twice_is_watched_after_its_delete_and_removed_late(
+@pytest.mark.fault("c7")
+async def test_a_create_that_was_sent_twice_is_watched_after_its_delete_and_removed_late(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     """The first POST was lost, the second succeeded; the first lands when all is deleted."""

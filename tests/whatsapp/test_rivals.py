@@ -125,7 +125,8 @@ async def agreed(pool: Pool, redis: Redis, evolution: SimulatedEvolution) -> set
 # --- in one batch -----------------------------------------------------------------------------
 
 
-async def test_a12_a_create_and_its_deletes_in_one_batch_end_with_nothing(
+@pytest.mark.fault("a12")
+async def test_a_create_and_its_deletes_in_one_batch_end_with_nothing(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     made = create()
@@ -141,7 +142,8 @@ async def test_a12_a_create_and_its_deletes_in_one_batch_end_with_nothing(
     assert await redis.xlen(streams.DEAD_COMMANDS) == 0
 
 
-async def test_a12_a_delete_before_its_create_finds_nothing_and_the_create_stands(
+@pytest.mark.fault("a12")
+async def test_a_delete_before_its_create_finds_nothing_and_the_create_stands(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     made = create()
@@ -324,8 +326,9 @@ async def test_a_delete_that_has_waited_keeps_creates_out_until_it_is_over(
 # --- from two workers at once -----------------------------------------------------------------
 
 
+@pytest.mark.fault("a9", "a12")
 @pytest.mark.parametrize("rounds", [8, pytest.param(40, marks=pytest.mark.long)])
-async def test_a9_a12_two_workers_that_accept_at_once_make_one_queue(
+async def test_two_workers_that_accept_at_once_make_one_queue(
     pool: Pool, services: Services, database_url: str, rounds: int
 ) -> None:
     """In each round a create and five deletes of it, all of them at once and twice over."""
@@ -412,10 +415,11 @@ async def test_a_saga_that_ends_while_somebody_gets_in_line_is_not_waited_for_in
     assert await redis.xlen(streams.DEAD_COMMANDS) == 0
 
 
+@pytest.mark.fault("a12")
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 5))]
 )
-async def test_a12_whatever_the_order_the_stores_agree_in_the_end(
+async def test_whatever_the_order_the_stores_agree_in_the_end(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, seed: int
 ) -> None:
     """Ten organizations, each with its own shuffle of creates, deletes and cancels."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
+import pytest
 from redis.asyncio import Redis
 
 from evosaga.events import streams
@@ -46,7 +47,8 @@ async def test_the_checks_pass_what_is_sound_and_catch_every_mutant(
     assert not missed, "these were not caught by the law that they break"
 
 
-async def test_s8_what_is_in_memory_alone_may_go_with_the_global_key_if_it_is_ours(
+@pytest.mark.fault("s8")
+async def test_what_is_in_memory_alone_may_go_with_the_global_key_if_it_is_ours(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     sound = await healthy(settings, pool, redis, evolution)
@@ -59,7 +61,8 @@ async def test_s8_what_is_in_memory_alone_may_go_with_the_global_key_if_it_is_ou
         assert [v for v in check(removal(evidence, token, "global")) if v.law == "S8"]
 
 
-async def test_s17_a_secret_is_found_in_every_disguise_and_wherever_it_lies(
+@pytest.mark.fault("s17")
+async def test_a_secret_is_found_in_every_disguise_and_wherever_it_lies(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     sound = await healthy(settings, pool, redis, evolution)

@@ -280,7 +280,8 @@ async def test_who_waits_gets_the_next_place_first_come_first_served() -> None:
         assert isinstance(place, int)
 
 
-async def test_o6_nobody_waits_for_a_server_that_hangs() -> None:
+@pytest.mark.fault("o6")
+async def test_nobody_waits_for_a_server_that_hangs() -> None:
     """Waiting takes room in the worker, which those have use for who want something else."""
     server = Server(places=2)
     server.now += 100

@@ -73,12 +73,13 @@ TROUBLE: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.fault("c10")
 @pytest.mark.parametrize(
     ("mode", "parameters", "code", "reason"),
     TROUBLE,
     ids=[f"{mode}{p.get('status', '')}{p.get('body', '')}" for mode, p, *_ in TROUBLE],
 )
-async def test_c10_a_server_in_trouble_is_left_in_peace_and_no_step_has_an_effect_then(
+async def test_a_server_in_trouble_is_left_in_peace_and_no_step_has_an_effect_then(
     ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
@@ -114,7 +115,8 @@ async def test_c10_a_server_in_trouble_is_left_in_peace_and_no_step_has_an_effec
     assert len(evolution.journal.entries) == asked, "something was sent"
 
 
-async def test_c1_who_finds_out_that_the_server_is_down_is_told_how_long_to_stay_away(
+@pytest.mark.fault("c1")
+async def test_who_finds_out_that_the_server_is_down_is_told_how_long_to_stay_away(
     ctx: Context,
 ) -> None:
     async with EvolutionApi("http://127.0.0.1:9", API_KEY, timeout=1) as nobody:
@@ -284,7 +286,8 @@ async def narrow(evolution: SimulatedEvolution) -> AsyncIterator[EvolutionApi]:
         yield api
 
 
-async def test_o6_so_many_calls_are_out_at_once_and_the_others_are_told_to_come_back(
+@pytest.mark.fault("o6")
+async def test_so_many_calls_are_out_at_once_and_the_others_are_told_to_come_back(
     ctx: Context,
     evolution: SimulatedEvolution,
     narrow: EvolutionApi,
@@ -344,7 +347,8 @@ async def test_an_attempt_that_is_broken_off_gives_its_place_back(
     assert narrow.state.state == "closed"
 
 
-async def test_c2_calls_that_a_step_breaks_off_after_long_silence_are_failures_all_the_same(
+@pytest.mark.fault("c2")
+async def test_calls_that_a_step_breaks_off_after_long_silence_are_failures_all_the_same(
     evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a call may take longer than the step that makes it, its own deadline never comes."""

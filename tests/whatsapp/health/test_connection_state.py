@@ -83,8 +83,9 @@ def test_times_that_a_clock_put_back_left_ahead_hold_nothing_up() -> None:
     assert said.record.since == NOW
 
 
+@pytest.mark.fault("n7")
 @pytest.mark.parametrize("code", sorted(FINAL_CODES))
-def test_n7_a_final_code_is_believed_at_once_and_never_reconnected(code: int) -> None:
+def test_a_final_code_is_believed_at_once_and_never_reconnected(code: int) -> None:
     record: Record | None = WELL
     for _ in range(5):
         said = judged(seen(replace(CLOSED, reason=code), "close"), record)
@@ -120,7 +121,8 @@ def test_a_final_code_from_before_the_phone_was_paired_again_says_nothing() -> N
     assert judged(seen(just_now, "close"), again).record.state == "needs_qr", "clocks differ"
 
 
-def test_n10_a_connection_that_comes_and_goes_leaves_the_row_alone() -> None:
+@pytest.mark.fault("n10")
+def test_a_connection_that_comes_and_goes_leaves_the_row_alone() -> None:
     record: Record | None = WELL
     for turn in range(10):
         one = seen(CLOSED, "close") if turn % 2 else seen(CONNECTED, "open")
@@ -130,7 +132,8 @@ def test_n10_a_connection_that_comes_and_goes_leaves_the_row_alone() -> None:
         assert not said.reconnect
 
 
-def test_n10_who_is_connected_again_only_for_a_moment_waits_longer_for_the_next_try() -> None:
+@pytest.mark.fault("n10")
+def test_who_is_connected_again_only_for_a_moment_waits_longer_for_the_next_try() -> None:
     record = judged(seen(CLOSED, "close"), judged(seen(CLOSED, "close")).record).record
     waits = []
     for _ in range(4):
@@ -154,7 +157,8 @@ def test_tries_to_reconnect_become_rare_but_never_end() -> None:
     assert 2700 <= (record.next_reconnect_at - NOW).total_seconds() <= 4500
 
 
-def test_n8_those_that_went_down_together_do_not_come_back_at_the_same_moment() -> None:
+@pytest.mark.fault("n8")
+def test_those_that_went_down_together_do_not_come_back_at_the_same_moment() -> None:
     times = set()
     for _ in range(50):
         twice = judged(seen(CLOSED, "close"), judged(seen(CLOSED, "close")).record)
@@ -178,8 +182,9 @@ def test_a_row_says_connected_at_once_and_gets_the_number() -> None:
     assert judged(seen(CONNECTED, "open")).status is None
 
 
+@pytest.mark.fault("d9", "n11")
 @pytest.mark.parametrize("memory", ["absent", "foreign"])
-def test_d9_n11_what_is_gone_or_somebody_elses_is_disconnected_and_never_reconnected(
+def test_what_is_gone_or_somebody_elses_is_disconnected_and_never_reconnected(
     memory: Memory,
 ) -> None:
     first = judged(seen(None, memory))

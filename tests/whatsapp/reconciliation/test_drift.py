@@ -112,6 +112,7 @@ class TestKeys:
     row = Row(MAKER, ORGANIZATION, NAME, "connected", clinic_id=str(STRANGER), born=True)
     right = Key(NAME, str(ORGANIZATION), str(STRANGER))
 
+    @pytest.mark.fault("f8")
     @pytest.mark.parametrize(
         ("key", "what"),
         [
@@ -123,7 +124,7 @@ class TestKeys:
             (Key("wa-nobody", str(ORGANIZATION), str(STRANGER)), "key_left"),
         ],
     )
-    def test_f8_a_key_that_says_what_is_not_so_is_dropped(self, key: Key, what: str | None) -> None:
+    def test_a_key_that_says_what_is_not_so_is_dropped(self, key: Key, what: str | None) -> None:
         instance = Instance(NAME, "open", "0" * 16, passive=True, made_by=MAKER, key_id="0a1b2c3d")
         world = Snapshot(
             instances={NAME: instance},
@@ -162,17 +163,20 @@ class TestHaste:
             memory={name.replace("_", "-"): said for name, said in memory.items()},
         )
 
-    def test_n4_an_empty_list_is_not_believed(self) -> None:
+    @pytest.mark.fault("n4")
+    def test_an_empty_list_is_not_believed(self) -> None:
         assert implausibility(self.world(10, 0))
         assert implausibility(self.world(4, 0))
 
-    def test_n4_a_list_that_lacks_more_than_a_fifth_is_not_believed(self) -> None:
+    @pytest.mark.fault("n4")
+    def test_a_list_that_lacks_more_than_a_fifth_is_not_believed(self) -> None:
         assert implausibility(self.world(100, 79))
         assert implausibility(self.world(100, 80)) is None
         assert implausibility(self.world(10, 7)) is None
         assert implausibility(self.world(10, 6))
 
-    def test_n4_it_is_believed_when_each_that_is_missing_was_asked_for_and_is_gone(self) -> None:
+    @pytest.mark.fault("n4")
+    def test_it_is_believed_when_each_that_is_missing_was_asked_for_and_is_gone(self) -> None:
         gone: dict[str, Any] = {f"older_{n}": "absent" for n in range(10)}
         assert implausibility(self.world(10, 0, **gone)) is None
         assert implausibility(self.world(10, 0, **(gone | {"older_9": "open"})))
@@ -180,7 +184,8 @@ class TestHaste:
         del gone["older_9"]
         assert implausibility(self.world(10, 0, **gone))
 
-    def test_n4_rows_that_sagas_are_at_work_for_or_that_are_known_to_be_ill_do_not_count(
+    @pytest.mark.fault("n4")
+    def test_rows_that_sagas_are_at_work_for_or_that_are_known_to_be_ill_do_not_count(
         self,
     ) -> None:
         world = self.world(10, 6)

@@ -76,7 +76,8 @@ async def test_all_is_well_with_one_list_call_and_a_few_asked_in_turn(
     assert await notices(pool) == []
 
 
-async def test_w13_a_phone_that_is_paired_is_seen_without_any_webhook(
+@pytest.mark.fault("w13")
+async def test_a_phone_that_is_paired_is_seen_without_any_webhook(
     settings: Settings, doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     evolution.put("clinic-sol")
@@ -92,8 +93,9 @@ async def test_w13_a_phone_that_is_paired_is_seen_without_any_webhook(
     assert PHONE not in json.dumps(data)
 
 
+@pytest.mark.fault("n7")
 @pytest.mark.parametrize("code", [401, 402, 403, 406])
-async def test_n7_who_was_logged_out_needs_a_person_and_is_never_reconnected(
+async def test_who_was_logged_out_needs_a_person_and_is_never_reconnected(
     code: int, doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
@@ -135,7 +137,8 @@ async def test_a_connection_that_broke_is_taken_up_again_with_the_instances_own_
     ]
 
 
-async def test_n8_when_all_are_down_they_are_reconnected_a_few_at_a_time(
+@pytest.mark.fault("n8")
+async def test_when_all_are_down_they_are_reconnected_a_few_at_a_time(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     names = [f"clinic-{n:02}" for n in range(40)]
@@ -158,7 +161,8 @@ async def test_n8_when_all_are_down_they_are_reconnected_a_few_at_a_time(
     assert most <= 4
 
 
-async def test_n8_reconnecting_stops_while_the_server_does_not_answer(
+@pytest.mark.fault("n8")
+async def test_reconnecting_stops_while_the_server_does_not_answer(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     names = [f"clinic-{n:02}" for n in range(20)]
@@ -173,7 +177,8 @@ async def test_n8_reconnecting_stops_while_the_server_does_not_answer(
     assert 1 <= len(evolution.journal.requests("connect")) <= 5
 
 
-async def test_n9_w15_who_is_being_deleted_is_not_reconnected(
+@pytest.mark.fault("n9", "w15")
+async def test_who_is_being_deleted_is_not_reconnected(
     settings: Settings,
     doctor: HealthMonitor,
     evolution: SimulatedEvolution,
@@ -209,7 +214,8 @@ async def test_n9_w15_who_is_being_deleted_is_not_reconnected(
     assert (await rows.of("clinic-mar"))["status"] == "deleting"
 
 
-async def test_n9_who_begins_to_be_deleted_after_the_look_is_not_reconnected(
+@pytest.mark.fault("n9")
+async def test_who_begins_to_be_deleted_after_the_look_is_not_reconnected(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
@@ -230,7 +236,8 @@ async def test_n9_who_begins_to_be_deleted_after_the_look_is_not_reconnected(
     assert not evolution.journal.requests("connect")
 
 
-async def test_n10_a_connection_that_comes_and_goes_is_left_in_peace(
+@pytest.mark.fault("n10")
+async def test_a_connection_that_comes_and_goes_is_left_in_peace(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
@@ -245,7 +252,8 @@ async def test_n10_a_connection_that_comes_and_goes_is_left_in_peace(
     assert not evolution.journal.requests("connect")
 
 
-async def test_n11_a_name_that_is_a_strangers_now_is_flagged_and_not_reconnected(
+@pytest.mark.fault("n11")
+async def test_a_name_that_is_a_strangers_now_is_flagged_and_not_reconnected(
     settings: Settings,
     doctor: HealthMonitor,
     evolution: SimulatedEvolution,
@@ -272,7 +280,8 @@ async def test_n11_a_name_that_is_a_strangers_now_is_flagged_and_not_reconnected
     assert len(evolution.journal.requests("connect")) == 0
 
 
-async def test_d9_an_instance_that_is_gone_is_flagged_and_told_of(
+@pytest.mark.fault("d9")
+async def test_an_instance_that_is_gone_is_flagged_and_told_of(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, "clinic-sol")
@@ -300,7 +309,8 @@ async def test_half_an_instance_is_found_in_its_turn_though_the_list_shows_it_as
     assert (await rows.of("clinic-sol"))["status"] == "connected"
 
 
-async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
+@pytest.mark.fault("n4")
+async def test_a_list_that_is_not_to_be_believed_changes_nothing(
     doctor: HealthMonitor,
     evolution: SimulatedEvolution,
     rows: Rows,
@@ -322,7 +332,8 @@ async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
             assert await notices(pool) == []
 
 
-async def test_c17_a_server_that_is_warming_up_loses_nobody(
+@pytest.mark.fault("c17")
+async def test_a_server_that_is_warming_up_loses_nobody(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
     await put(evolution, rows, *(f"clinic-{n}" for n in range(4)))

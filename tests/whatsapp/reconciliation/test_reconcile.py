@@ -110,7 +110,8 @@ async def test_nothing_is_found_where_the_stores_agree(
     assert len(evolution.journal.requests("connectionState")) == asked + 2, "only by the list"
 
 
-async def test_n1_c18_an_orphan_of_ours_is_removed_after_two_looks(
+@pytest.mark.fault("n1", "c18")
+async def test_an_orphan_of_ours_is_removed_after_two_looks(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -130,7 +131,8 @@ async def test_n1_c18_an_orphan_of_ours_is_removed_after_two_looks(
     assert "saga.completed" in await story(pool, repair)
 
 
-async def test_n1_no_orphan_is_repaired_before_the_grace_time_is_over(
+@pytest.mark.fault("n1")
+async def test_no_orphan_is_repaired_before_the_grace_time_is_over(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     patient = replace(keeper, quiet=3600.0)
@@ -145,7 +147,8 @@ async def test_n1_no_orphan_is_repaired_before_the_grace_time_is_over(
         assert len((await run_once(patient)).repairs) == 1
 
 
-async def test_n1_what_is_not_seen_again_is_forgotten(
+@pytest.mark.fault("n1")
+async def test_what_is_not_seen_again_is_forgotten(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -157,7 +160,8 @@ async def test_n1_what_is_not_seen_again_is_forgotten(
         assert not await repairs(pool)
 
 
-async def test_n1_the_worker_itself_removes_orphans_within_two_periods(
+@pytest.mark.fault("n1")
+async def test_the_worker_itself_removes_orphans_within_two_periods(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     often = settings.model_copy(update={"orphans_every": 0.5, "quiet_seconds": 0.2})
@@ -174,7 +178,8 @@ async def chore_says(pool: Pool, name: str, field: str, value: Any) -> bool:
     return told is not None and json.loads(told).get(field) == value
 
 
-async def test_n2_a_name_that_a_saga_is_at_work_for_is_left_alone(
+@pytest.mark.fault("n2")
+async def test_a_name_that_a_saga_is_at_work_for_is_left_alone(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("slow_after", operation="create", seconds=1.5)
@@ -188,7 +193,8 @@ async def test_n2_a_name_that_a_saga_is_at_work_for_is_left_alone(
     assert len(evolution.live()) == 1
 
 
-async def test_n2_a_name_that_a_saga_takes_between_the_look_and_the_repair_is_left_alone(
+@pytest.mark.fault("n2")
+async def test_a_name_that_a_saga_takes_between_the_look_and_the_repair_is_left_alone(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     name = "a-name-people-chose"
@@ -221,7 +227,8 @@ class Interposed:
         self.submit = submit
 
 
-async def test_n3_a_strangers_instance_is_told_of_when_it_bears_a_name_of_ours_and_never_touched(
+@pytest.mark.fault("n3")
+async def test_a_strangers_instance_is_told_of_when_it_bears_a_name_of_ours_and_never_touched(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -239,7 +246,8 @@ async def test_n3_a_strangers_instance_is_told_of_when_it_bears_a_name_of_ours_a
     assert not await repairs(pool)
 
 
-async def test_e6_what_carries_our_token_and_is_not_in_the_log_is_told_of_and_not_deleted(
+@pytest.mark.fault("e6")
+async def test_what_carries_our_token_and_is_not_in_the_log_is_told_of_and_not_deleted(
     keeper: Reconciler, evolution: SimulatedEvolution, pool: Pool
 ) -> None:
     lost, keys = uuid.uuid4(), KeyRing([SECRET])
@@ -250,7 +258,8 @@ async def test_e6_what_carries_our_token_and_is_not_in_the_log_is_told_of_and_no
     assert not await repairs(pool)
 
 
-async def test_d9_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_made_again(
+@pytest.mark.fault("d9")
+async def test_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_made_again(
     settings: Settings,
     keeper: Reconciler,
     pool: Pool,
@@ -273,7 +282,8 @@ async def test_d9_a_row_whose_instance_was_removed_by_hand_is_flagged_and_not_ma
     assert json.loads(told[0]["data"])["state"] == "missing"
 
 
-async def test_l4_an_instance_that_comes_back_takes_the_flag_away(
+@pytest.mark.fault("l4")
+async def test_an_instance_that_comes_back_takes_the_flag_away(
     settings: Settings,
     keeper: Reconciler,
     pool: Pool,
@@ -293,7 +303,8 @@ async def test_l4_an_instance_that_comes_back_takes_the_flag_away(
         assert (await find(keeper)).drifts == []
 
 
-async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
+@pytest.mark.fault("n4")
+async def test_a_list_that_is_not_to_be_believed_changes_nothing(
     settings: Settings,
     keeper: Reconciler,
     pool: Pool,
@@ -322,7 +333,8 @@ async def test_n4_a_list_that_is_not_to_be_believed_changes_nothing(
     assert len(evolution.live()) == 8
 
 
-async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
+@pytest.mark.fault("n4")
+async def test_when_each_of_many_is_really_gone_the_list_is_believed(
     settings: Settings,
     keeper: Reconciler,
     pool: Pool,
@@ -339,7 +351,8 @@ async def test_n4_when_each_of_many_is_really_gone_the_list_is_believed(
         assert [drift.what for drift in (await find(keeper)).drifts] == ["still_missing"] * 5
 
 
-async def test_n4_without_a_list_nothing_is_concluded(
+@pytest.mark.fault("n4")
+async def test_without_a_list_nothing_is_concluded(
     keeper: Reconciler,
     outside: Services,
     evolution: SimulatedEvolution,
@@ -364,7 +377,8 @@ async def test_n4_without_a_list_nothing_is_concluded(
         evolution.disarm()
 
 
-async def test_n5_two_who_reconcile_at_once_repair_a_thing_once(
+@pytest.mark.fault("n5")
+async def test_two_who_reconcile_at_once_repair_a_thing_once(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -380,7 +394,8 @@ async def test_n5_two_who_reconcile_at_once_repair_a_thing_once(
     assert len(evolution.journal.requests("delete")) == removed + 1
 
 
-async def test_n5_one_who_was_killed_after_asking_does_not_ask_again(
+@pytest.mark.fault("n5")
+async def test_one_who_was_killed_after_asking_does_not_ask_again(
     settings: Settings,
     keeper: Reconciler,
     pool: Pool,
@@ -405,7 +420,8 @@ async def test_n5_one_who_was_killed_after_asking_does_not_ask_again(
         assert (await outcome(pool, str(repair.saga_id))).status == "completed"
 
 
-async def test_n6_a_stranger_who_takes_the_name_before_the_delete_keeps_it(
+@pytest.mark.fault("n6")
+async def test_a_stranger_who_takes_the_name_before_the_delete_keeps_it(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     name = "a-name-people-chose"
@@ -421,7 +437,8 @@ async def test_n6_a_stranger_who_takes_the_name_before_the_delete_keeps_it(
     strangers_are_safe(evolution)
 
 
-async def test_c17_a_server_that_is_warming_up_looks_as_well_as_before(
+@pytest.mark.fault("c17")
+async def test_a_server_that_is_warming_up_looks_as_well_as_before(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -462,7 +479,8 @@ async def test_a_repair_that_was_refused_is_asked_for_again_later_and_not_all_th
     assert saga.instance_name not in evolution.rows()
 
 
-async def test_l3_an_instance_of_ours_whose_row_was_deleted_by_hand_is_removed(
+@pytest.mark.fault("l3")
+async def test_an_instance_of_ours_whose_row_was_deleted_by_hand_is_removed(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -538,7 +556,8 @@ async def test_wrong_status_pending_although_the_phone_is_connected(
     assert not any(PHONE in event["data"] for event in events), "no phone number leaves Postgres"
 
 
-async def test_e8_a_row_that_somebody_changed_since_it_was_looked_at_is_left_alone(
+@pytest.mark.fault("e8")
+async def test_a_row_that_somebody_changed_since_it_was_looked_at_is_left_alone(
     settings: Settings, keeper: Reconciler, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     async with running_worker(settings):
@@ -602,7 +621,8 @@ async def test_half_an_instance_is_seen_when_its_organization_is_looked_at(
         assert drift.command.data["seen"] == "half"
 
 
-async def test_f8_keys_that_say_what_is_not_so_are_dropped_and_filled_again_by_readers(
+@pytest.mark.fault("f8")
+async def test_keys_that_say_what_is_not_so_are_dropped_and_filled_again_by_readers(
     settings: Settings,
     keeper: Reconciler,
     pool: Pool,

@@ -78,7 +78,8 @@ class TestTheTable:
         assert all(any(rule.covers(cell) for cell in cells) for rule in RULES)
         assert all(any(rule.covers(cell) for cell in key_cells) for rule in KEY_RULES)
 
-    def test_n2_does_nothing_about_a_name_that_a_saga_is_at_work_for(self) -> None:
+    @pytest.mark.fault("n2")
+    def test_does_nothing_about_a_name_that_a_saga_is_at_work_for(self) -> None:
         assert {verdict_of(cell) for cell in every(Cell) if cell.busy == "busy"} == {BUSY}
         assert {judge_key(c) for c in every(KeyCell) if c.busy == "busy"} == {BUSY}
 
@@ -100,12 +101,14 @@ class TestTheTable:
             if verdict and verdict.action in ("remove", "delete") and cell.sight == "paired":
                 assert verdict.policy != "auto" or cell.log == "ended", cell
 
-    def test_e6_only_tells_of_what_carries_our_token_and_is_not_in_the_log(self) -> None:
+    @pytest.mark.fault("e6")
+    def test_only_tells_of_what_carries_our_token_and_is_not_in_the_log(self) -> None:
         cells = [c for c in every(Cell) if c.whose == "ours" and c.log == "unknown"]
         removed = {c for c in cells if c.row == "none" and verdict_of(c) not in (AGREE, BUSY)}
         assert {verdict_of(c) for c in removed} == {"unrecorded", "unanswered"}
 
-    def test_n1_removes_every_orphan_of_ours_that_is_over(self) -> None:
+    @pytest.mark.fault("n1")
+    def test_removes_every_orphan_of_ours_that_is_over(self) -> None:
         for cell in every(Cell):
             there = cell.sight in ("half", "idle", "open", "paired")
             over = cell.whose == "ours" and cell.row == "none" and cell.log == "ended"
@@ -114,7 +117,8 @@ class TestTheTable:
                 assert verdict.action == "remove"
                 assert verdict.policy == "auto" or cell.place == "clear"
 
-    def test_d9_marks_a_row_whose_instance_is_gone_and_makes_no_new_one(self) -> None:
+    @pytest.mark.fault("d9")
+    def test_marks_a_row_whose_instance_is_gone_and_makes_no_new_one(self) -> None:
         for says in ("pending", "connected", "unnumbered", "disconnected"):
             cell = Cell("free", "absent", "ours", says, "keep", "alive")
             assert verdict_of(cell) == "missing"
@@ -280,7 +284,8 @@ class TestEveryWorld:
                     assert parse_request(CATALOGUE, command).input, words
         assert len(seen) > 20
 
-    def test_s8_removes_only_what_it_can_recognise_again(self, planned: list[World]) -> None:
+    @pytest.mark.fault("s8")
+    def test_removes_only_what_it_can_recognise_again(self, planned: list[World]) -> None:
         for words, _, drifts in planned:
             for drift in removals(drifts).values():
                 assert drift.command is not None

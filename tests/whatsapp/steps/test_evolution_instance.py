@@ -169,7 +169,8 @@ async def test_a_201_is_believed_only_when_a_look_confirms_it(
     assert kind(await create_instance(ctx)) == says
 
 
-async def test_c1_a_closed_door_proves_that_nothing_was_sent(ctx: Context) -> None:
+@pytest.mark.fault("c1")
+async def test_a_closed_door_proves_that_nothing_was_sent(ctx: Context) -> None:
     async with EvolutionApi("http://127.0.0.1:9", API_KEY, timeout=1) as nobody:
         nowhere = replace(ctx, services=replace(ctx.services, servers={"default": nobody}))
         for step in (create_instance, delete_instance, remove_instance):
@@ -194,6 +195,7 @@ async def in_doubt(ctx: Context, evolution: SimulatedEvolution, there: str) -> C
     return replace(ctx, in_doubt=True, attempt=2)
 
 
+@pytest.mark.fault("c3", "c8")
 @pytest.mark.parametrize(
     ("there", "says", "creates"),
     [
@@ -206,7 +208,7 @@ async def in_doubt(ctx: Context, evolution: SimulatedEvolution, there: str) -> C
         ("blind-database", "Held evolution_unavailable", 1),
     ],
 )
-async def test_c3_c8_an_attempt_in_doubt_looks_before_it_acts(
+async def test_an_attempt_in_doubt_looks_before_it_acts(
     ctx: Context, evolution: SimulatedEvolution, there: str, says: str, creates: int
 ) -> None:
     outcome = await create_instance(await in_doubt(ctx, evolution, there))
@@ -240,6 +242,7 @@ async def test_a_removal_touches_only_what_is_ours(
     assert deletes_by_key(evolution) <= {"instance"}
 
 
+@pytest.mark.fault("d1", "d3", "d4")
 @pytest.mark.parametrize(
     ("mode", "parameters", "says"),
     [
@@ -259,7 +262,7 @@ async def test_a_removal_touches_only_what_is_ours(
         ("foreign", {}, "Unknown instance_remains"),
     ],
 )
-async def test_d1_d3_d4_a_delete_is_done_when_the_instance_is_seen_to_be_gone(
+async def test_a_delete_is_done_when_the_instance_is_seen_to_be_gone(
     ctx: Context,
     evolution: SimulatedEvolution,
     mode: str,
@@ -280,8 +283,9 @@ async def test_d1_d3_d4_a_delete_is_done_when_the_instance_is_seen_to_be_gone(
     assert deletes_by_key(evolution) <= {"instance", "wrong"}
 
 
+@pytest.mark.fault("c6")
 @pytest.mark.parametrize("doubtful", [True, False], ids=["sent twice", "sent once"])
-async def test_c6_a_201_is_looked_at_twice_when_an_earlier_try_may_land_beside_it(
+async def test_a_201_is_looked_at_twice_when_an_earlier_try_may_land_beside_it(
     ctx: Context, evolution: SimulatedEvolution, doubtful: bool
 ) -> None:
     """The first POST lands now, can't insert its row, and its clean-up removes ours by name."""
@@ -298,7 +302,8 @@ async def test_c6_a_201_is_looked_at_twice_when_an_earlier_try_may_land_beside_i
         assert "ours" in evolution.live()
 
 
-async def test_c12_a_half_that_is_left_of_a_race_is_neither_adopted_nor_deleted(
+@pytest.mark.fault("c12")
+async def test_a_half_that_is_left_of_a_race_is_neither_adopted_nor_deleted(
     ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     evolution.arm("create_race", operation="create", winner="half")
@@ -310,8 +315,9 @@ async def test_c12_a_half_that_is_left_of_a_race_is_neither_adopted_nor_deleted(
     assert evolution.journal.requests("delete") == []
 
 
+@pytest.mark.fault("d5")
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
-async def test_d5_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that_must_fail(
+async def test_a_row_of_ours_that_no_delete_finds_is_removed_by_a_create_that_must_fail(
     ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     """With SAVE_INSTANCES Evolution's DELETE says 404 to it for ever."""
@@ -346,9 +352,10 @@ def gone_by_then(monkeypatch: pytest.MonkeyPatch, evolution: SimulatedEvolution)
     monkeypatch.setattr(evosaga.sagas.whatsapp.steps.instance_removal, "provoke_clean_up", late)
 
 
+@pytest.mark.fault("d5")
 @pytest.mark.usefixtures("gone_by_then")
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
-async def test_d5_a_create_that_should_have_failed_and_lands_is_removed_in_the_same_attempt(
+async def test_a_create_that_should_have_failed_and_lands_is_removed_in_the_same_attempt(
     ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     await in_doubt(ctx, evolution, "row")
@@ -360,9 +367,10 @@ async def test_d5_a_create_that_should_have_failed_and_lands_is_removed_in_the_s
     assert deletes_by_key(evolution) == {"instance"}
 
 
+@pytest.mark.fault("d5")
 @pytest.mark.usefixtures("gone_by_then")
 @pytest.mark.parametrize("step", [remove_instance, delete_instance])
-async def test_d5_a_create_that_should_have_failed_and_says_nothing_is_given_a_quiet_time(
+async def test_a_create_that_should_have_failed_and_says_nothing_is_given_a_quiet_time(
     ctx: Context, evolution: SimulatedEvolution, step: Any
 ) -> None:
     await in_doubt(ctx, evolution, "row")
@@ -376,6 +384,7 @@ async def test_d5_a_create_that_should_have_failed_and_says_nothing_is_given_a_q
     assert not evolution.live()
 
 
+@pytest.mark.fault("d5")
 @pytest.mark.parametrize(
     ("mode", "parameters", "says"),
     [
@@ -386,7 +395,7 @@ async def test_d5_a_create_that_should_have_failed_and_says_nothing_is_given_a_q
         ("hang_before", {}, "Unknown instance_remains"),
     ],
 )
-async def test_d5_what_the_create_that_should_clean_up_answers_is_believed(
+async def test_what_the_create_that_should_clean_up_answers_is_believed(
     ctx: Context, evolution: SimulatedEvolution, mode: str, parameters: Any, says: str
 ) -> None:
     await in_doubt(ctx, evolution, "row")
@@ -421,7 +430,8 @@ async def test_a_row_that_is_gone_at_the_last_moment_leaves_an_instance_of_ours_
     assert "ours" not in evolution.rows()
 
 
-async def test_d2_d11_what_was_never_seen_to_land_is_watched_for_a_quiet_time(
+@pytest.mark.fault("d2", "d11")
+async def test_what_was_never_seen_to_land_is_watched_for_a_quiet_time(
     ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     """The undo of a create in doubt waits; what lands meanwhile is removed."""
@@ -580,7 +590,8 @@ async def test_a_passive_channel_needs_no_qr_code(
     assert list(evolution.journal) == []
 
 
-async def test_f1_a_redis_that_is_away_holds_the_qr_code_and_burns_no_attempt(
+@pytest.mark.fault("f1")
+async def test_a_redis_that_is_away_holds_the_qr_code_and_burns_no_attempt(
     baileys: Context, own_redis: Redis, own_valkey: Any
 ) -> None:
     await own_redis.ping()
@@ -594,7 +605,8 @@ async def test_f1_a_redis_that_is_away_holds_the_qr_code_and_burns_no_attempt(
 # -- what is sent
 
 
-async def test_c16_a_slow_answer_is_no_timeout_and_no_create_waits_for_a_qr_code(
+@pytest.mark.fault("c16")
+async def test_a_slow_answer_is_no_timeout_and_no_create_waits_for_a_qr_code(
     ctx: Context,
 ) -> None:
     """With a QR code the answer takes five and a half seconds, and more on a busy server."""
@@ -605,7 +617,8 @@ async def test_c16_a_slow_answer_is_no_timeout_and_no_create_waits_for_a_qr_code
     assert payload(replace(ctx, input=baileys), "ours", token(ctx))["qrcode"] is False
 
 
-async def test_c20_the_payload_is_an_allow_list_and_a_webhook_always_names_its_events(
+@pytest.mark.fault("c20")
+async def test_the_payload_is_an_allow_list_and_a_webhook_always_names_its_events(
     ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     public = replace(ctx.services, public_url="https://evosaga.example")
@@ -641,7 +654,8 @@ def test_the_kinds_of_outcome_are_these_four() -> None:
     assert {Done, Held, Rejected, Unknown} == set(Outcome.__args__)
 
 
-async def test_c17_a_chosen_name_is_looked_for_before_a_create_that_could_kill_its_owner(
+@pytest.mark.fault("c17")
+async def test_a_chosen_name_is_looked_for_before_a_create_that_could_kill_its_owner(
     ctx: Context, evolution: SimulatedEvolution
 ) -> None:
     """A starting Evolution lets the create of a name pass whose instance it has not loaded yet."""

@@ -79,7 +79,8 @@ async def begun(pool: Pool, status: str) -> uuid.UUID:
 # --- effects ----------------------------------------------------------------------------------
 
 
-async def test_e7_a_second_row_of_an_organization_is_refused_for_good(
+@pytest.mark.fault("e7")
+async def test_a_second_row_of_an_organization_is_refused_for_good(
     pool: Pool, services: Services
 ) -> None:
     await pool.execute("SELECT healthcare.save_evolution_integration($1, 'by-hand')", ORGANIZATION)
@@ -88,7 +89,8 @@ async def test_e7_a_second_row_of_an_organization_is_refused_for_good(
     assert said.code == "integration_exists"
 
 
-async def test_e8_a_row_that_names_another_instance_by_now_is_not_marked(
+@pytest.mark.fault("e8")
+async def test_a_row_that_names_another_instance_by_now_is_not_marked(
     pool: Pool, services: Services
 ) -> None:
     await run(pool, integration_row.save_integrations, creating(services))
@@ -100,10 +102,11 @@ async def test_e8_a_row_that_names_another_instance_by_now_is_not_marked(
     assert await row(pool) == before
 
 
+@pytest.mark.fault("e8")
 @pytest.mark.parametrize(
     "effect", [integration_row.delete_integrations, integration_row.unsave_integrations]
 )
-async def test_e8_a_row_that_names_another_instance_by_now_is_not_deleted(
+async def test_a_row_that_names_another_instance_by_now_is_not_deleted(
     pool: Pool, services: Services, effect: BatchEffect
 ) -> None:
     await run(pool, integration_row.save_integrations, creating(services))
@@ -115,7 +118,8 @@ async def test_e8_a_row_that_names_another_instance_by_now_is_not_deleted(
     assert await row(pool) == before
 
 
-async def test_e8_what_others_changed_in_the_row_is_still_the_sagas_to_delete(
+@pytest.mark.fault("e8")
+async def test_what_others_changed_in_the_row_is_still_the_sagas_to_delete(
     pool: Pool, services: Services
 ) -> None:
     await run(pool, integration_row.save_integrations, creating(services))
@@ -143,7 +147,8 @@ async def test_a_delete_that_is_called_off_gives_the_row_back_as_it_found_it(
     assert ((await row(pool)) or {})["status"] == "disconnected"
 
 
-async def test_e8_a_mark_that_others_have_wiped_is_not_restored(
+@pytest.mark.fault("e8")
+async def test_a_mark_that_others_have_wiped_is_not_restored(
     pool: Pool, services: Services
 ) -> None:
     await run(pool, integration_row.save_integrations, creating(services))

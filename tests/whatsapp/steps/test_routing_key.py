@@ -43,9 +43,8 @@ async def test_filling_twice_is_filling_once(ctx: Context, redis: Redis) -> None
     assert 0 < await redis.ttl("whatsapp:instance:ours") <= 3600
 
 
-async def test_f3_a_zombie_can_not_fill_what_was_removed_meanwhile(
-    ctx: Context, redis: Redis
-) -> None:
+@pytest.mark.fault("f3")
+async def test_a_zombie_can_not_fill_what_was_removed_meanwhile(ctx: Context, redis: Redis) -> None:
     await routing_key.fill(ctx)
     await redis.set("evosaga:qr:ours", "{}")
     for _ in range(2):
@@ -65,6 +64,7 @@ async def test_another_integration_may_have_the_name_of_one_that_was_removed(
     assert await redis.exists("whatsapp:instance:ours") == 1
 
 
+@pytest.mark.fault("f1")
 @pytest.mark.parametrize(
     "step",
     [
@@ -74,7 +74,7 @@ async def test_another_integration_may_have_the_name_of_one_that_was_removed(
         notify_workers.announce_removed,
     ],
 )
-async def test_f1_a_redis_that_is_away_is_waited_for(
+async def test_a_redis_that_is_away_is_waited_for(
     ctx: Context, own_redis: Redis, own_valkey: LocalServer, step: Effect
 ) -> None:
     away = replace(ctx, services=replace(ctx.services, redis=own_redis))
@@ -87,8 +87,9 @@ async def test_f1_a_redis_that_is_away_is_waited_for(
     assert await step(away) == Done()
 
 
+@pytest.mark.fault("h6")
 @pytest.mark.parametrize("step", [routing_key.fill, routing_key.invalidate])
-async def test_h6_a_read_only_redis_is_waited_for(
+async def test_a_read_only_redis_is_waited_for(
     ctx: Context, own_redis: Redis, step: Effect
 ) -> None:
     given = replace(ctx, services=replace(ctx.services, redis=own_redis))
@@ -99,7 +100,8 @@ async def test_h6_a_read_only_redis_is_waited_for(
     assert await step(given) == Done()
 
 
-async def test_h6_a_full_redis_is_waited_for_by_what_fills_it_and_not_by_what_frees_it(
+@pytest.mark.fault("h6")
+async def test_a_full_redis_is_waited_for_by_what_fills_it_and_not_by_what_frees_it(
     ctx: Context, own_redis: Redis
 ) -> None:
     given = replace(ctx, services=replace(ctx.services, redis=own_redis))

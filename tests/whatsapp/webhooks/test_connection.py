@@ -127,7 +127,8 @@ async def test_an_open_that_is_no_pairing_is_not_believed(
 
 
 class TestW4Order:
-    async def test_w4_however_the_events_are_shuffled_the_row_says_what_is_true(
+    @pytest.mark.fault("w4")
+    async def test_however_the_events_are_shuffled_the_row_says_what_is_true(
         self, house: House
     ) -> None:
         name = await house.integration()
@@ -140,7 +141,8 @@ class TestW4Order:
         assert (await house.row(name))["status"] == "connected"
         assert await told(house, "integration.disconnected") == []
 
-    async def test_w4_a_slow_look_does_not_overwrite_what_a_later_one_found(
+    @pytest.mark.fault("w4")
+    async def test_a_slow_look_does_not_overwrite_what_a_later_one_found(
         self, house: House
     ) -> None:
         name = await house.integration()
@@ -164,7 +166,8 @@ class TestW4Order:
         )
 
 
-async def test_w15_a_close_while_it_is_being_deleted_is_no_reason_to_do_anything(
+@pytest.mark.fault("w15")
+async def test_a_close_while_it_is_being_deleted_is_no_reason_to_do_anything(
     house: House,
 ) -> None:
     name = await house.integration()
@@ -181,7 +184,8 @@ async def test_w15_a_close_while_it_is_being_deleted_is_no_reason_to_do_anything
     assert await told(house, "integration.disconnected") == []
 
 
-async def test_w15_a_whole_delete_with_its_log_out_leaves_nothing_behind(house: House) -> None:
+@pytest.mark.fault("w15")
+async def test_a_whole_delete_with_its_log_out_leaves_nothing_behind(house: House) -> None:
     name = await house.integration()
     house.evolution.pair(name)
     await house.becomes(name, "connected")
@@ -194,7 +198,8 @@ async def test_w15_a_whole_delete_with_its_log_out_leaves_nothing_behind(house: 
     assert await told(house, "integration.disconnected") == []
 
 
-async def test_w13_a_look_finds_out_what_no_webhook_has_told(house: House) -> None:
+@pytest.mark.fault("w13")
+async def test_a_look_finds_out_what_no_webhook_has_told(house: House) -> None:
     name = await house.integration()
     house.evolution.arm("webhook_lost", times=None)
     house.evolution.pair(name, "5511966665555")
@@ -282,7 +287,8 @@ async def test_a_hot_loop_of_evolution_is_no_disconnection(house: House) -> None
     assert await told(house, "integration.disconnected") == []
 
 
-async def test_f1_the_key_and_the_event_follow_when_redis_is_back(house: House) -> None:
+@pytest.mark.fault("f1")
+async def test_the_key_and_the_event_follow_when_redis_is_back(house: House) -> None:
     """What a look found is committed; what Redis is to know of it is owed until it does."""
     name = await house.integration()
     await house.redis.config_set("maxmemory", 1)

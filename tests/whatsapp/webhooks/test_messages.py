@@ -60,7 +60,8 @@ async def test_whatever_is_not_ours_is_handed_on(house: House) -> None:
     assert told == events
 
 
-async def test_w3_a_message_that_is_delivered_again_is_handed_on_once(house: House) -> None:
+@pytest.mark.fault("w3")
+async def test_a_message_that_is_delivered_again_is_handed_on_once(house: House) -> None:
     name = await house.integration(channel="EVOLUTION")
     answers = await asyncio.gather(
         *(house.deliver(name, "messages.upsert", MESSAGE) for _ in range(10))
@@ -84,7 +85,8 @@ async def test_no_query_is_made_for_a_message_whose_route_is_known(house: House)
         await house.pool.execute(away.format("nobody_may_look_here", "integrations"))
 
 
-async def test_f6_a_flushed_cache_loses_no_message(house: House) -> None:
+@pytest.mark.fault("f6")
+async def test_a_flushed_cache_loses_no_message(house: House) -> None:
     name = await house.integration(channel="EVOLUTION")
     await house.redis.delete(f"whatsapp:instance:{name}", f"evosaga:filled:{name}")
     assert (await house.deliver(name, "messages.upsert", MESSAGE)).json() == {"status": "queued"}
@@ -109,7 +111,8 @@ async def test_a_late_message_of_an_integration_that_had_the_name_before_reaches
     assert entry[b"organization_id"].decode() == second["data"]["organization_id"]
 
 
-async def test_w5_a_message_during_the_create_comes_again(house: House) -> None:
+@pytest.mark.fault("w5")
+async def test_a_message_during_the_create_comes_again(house: House) -> None:
     house.evolution.arm("slow_after", operation="create", seconds=1)
     command = create(channel="EVOLUTION")
     name = f"wa-{command['id']}"

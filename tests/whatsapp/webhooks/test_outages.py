@@ -23,7 +23,8 @@ OPEN = {"state": "open", "statusReason": 200}
 CLOSE = {"state": "close", "statusReason": 401}
 
 
-async def test_w7_while_postgres_is_down_evolution_is_asked_to_come_again(
+@pytest.mark.fault("w7")
+async def test_while_postgres_is_down_evolution_is_asked_to_come_again(
     settings: Settings,
     listener: socket.socket,
     evolution: SimulatedEvolution,
@@ -47,7 +48,8 @@ async def test_w7_while_postgres_is_down_evolution_is_asked_to_come_again(
         assert [it["state"] for it in await house.stored(name)] == ["close"]
 
 
-async def test_w8_while_redis_is_down_our_own_events_are_taken_and_messages_are_not(
+@pytest.mark.fault("w8")
+async def test_while_redis_is_down_our_own_events_are_taken_and_messages_are_not(
     settings: Settings,
     listener: socket.socket,
     evolution: SimulatedEvolution,
@@ -71,7 +73,8 @@ async def test_w8_while_redis_is_down_our_own_events_are_taken_and_messages_are_
         assert len(await entries(house.redis, "wa:events")) == 1
 
 
-async def test_w9_a_delivery_is_answered_while_evolution_hangs_and_applied_when_it_is_back(
+@pytest.mark.fault("w9")
+async def test_a_delivery_is_answered_while_evolution_hangs_and_applied_when_it_is_back(
     settings: Settings, listener: socket.socket, evolution: SimulatedEvolution
 ) -> None:
     settings = settings.model_copy(update={"evolution_timeout": 1.0})
@@ -127,8 +130,9 @@ class TestW6Deaths:
                 it.kill()
                 it.join()
 
+    @pytest.mark.fault("w6")
     @pytest.mark.parametrize(("point", "kept"), [("wh.pre", 0), ("wh.post", 1)])
-    async def test_w6_what_is_delivered_again_after_a_death_is_stored_once(
+    async def test_what_is_delivered_again_after_a_death_is_stored_once(
         self, house: House, api: Callable[[str], httpx.Client], point: str, kept: int
     ) -> None:
         name = await house.integration(channel="EVOLUTION")

@@ -53,8 +53,9 @@ hints = st.builds(
 )
 
 
+@pytest.mark.fault("w4")
 @given(st.lists(hints, max_size=6), st.randoms(use_true_random=False))
-def test_w4_hints_come_to_the_same_in_any_order_and_however_often(
+def test_hints_come_to_the_same_in_any_order_and_however_often(
     told: list[ConnectionHint], random: Any
 ) -> None:
     shuffled = [*told, *told[::2]]
@@ -62,14 +63,16 @@ def test_w4_hints_come_to_the_same_in_any_order_and_however_often(
     assert reduce(merge, shuffled, MergedHint()) == reduce(merge, told, MergedHint())
 
 
+@pytest.mark.fault("w4")
 @given(st.lists(hints, min_size=1, max_size=6))
-def test_w4_nothing_older_than_the_newest_is_ever_believed(told: list[ConnectionHint]) -> None:
+def test_nothing_older_than_the_newest_is_ever_believed(told: list[ConnectionHint]) -> None:
     heard = reduce(merge, told, MergedHint())
     newest = max((it.at for it in told if it.state is not None), default=None)
     assert heard.at == newest
 
 
-def test_w4_open_and_close_are_told_apart_by_evolutions_clock_alone() -> None:
+@pytest.mark.fault("w4")
+def test_open_and_close_are_told_apart_by_evolutions_clock_alone() -> None:
     told = [hint("open", 1), hint("close", 2), hint("open", 3), hint("connecting", 0)]
     assert {reduce(merge, order, MergedHint()).state for order in permutations(told)} == {"open"}
 
@@ -138,7 +141,8 @@ def test_what_the_global_webhook_tells_of_an_instances_life_is_nobodys(event: st
     assert understand(body(event, None)) == Ignored("ours", event.lower().replace("_", "."))
 
 
-def test_w11_a_message_is_handed_on_without_any_key() -> None:
+@pytest.mark.fault("w11")
+def test_a_message_is_handed_on_without_any_key() -> None:
     data = {"key": {"id": "1"}, "apikey": "SECRET", "deep": [{"API_KEY": "SECRET", "text": "oi"}]}
     told = understand(body("messages.upsert", data, sender="55@s.whatsapp.net"))
     assert isinstance(told, Message)
@@ -151,7 +155,8 @@ def test_w11_a_message_is_handed_on_without_any_key() -> None:
     assert "SECRET" not in str(told.body)
 
 
-def test_w3_a_repetition_is_recognised_by_what_it_says_and_not_by_where_it_came_in() -> None:
+@pytest.mark.fault("w3")
+def test_a_repetition_is_recognised_by_what_it_says_and_not_by_where_it_came_in() -> None:
     first = understand(body("messages.upsert", {"id": 1}))
     again = understand(body("messages.upsert", {"id": 1}, destination="elsewhere", apikey=None))
     others = [
@@ -166,6 +171,7 @@ def test_w3_a_repetition_is_recognised_by_what_it_says_and_not_by_where_it_came_
     assert len(set(digests)) == 5
 
 
+@pytest.mark.fault("w2")
 @pytest.mark.parametrize(
     ("event", "data", "others"),
     [
@@ -175,13 +181,14 @@ def test_w3_a_repetition_is_recognised_by_what_it_says_and_not_by_where_it_came_
         ("messages.upsert", {"instance": "theirs"}, set()),
     ],
 )
-def test_w2_other_instances_in_a_hint_are_seen_and_a_message_may_quote_what_it_likes(
+def test_other_instances_in_a_hint_are_seen_and_a_message_may_quote_what_it_likes(
     event: str, data: Any, others: set[str]
 ) -> None:
     told = body(event, data)
     assert others_named(understand(told), told) == others
 
 
+@pytest.mark.fault("w10")
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
@@ -197,12 +204,13 @@ def test_w2_other_instances_in_a_hint_are_seen_and_a_message_may_quote_what_it_l
         (b" " * (LARGEST + 1), "oversized"),
     ],
 )
-def test_w10_what_is_no_webhook_is_refused_in_words(raw: bytes, code: str) -> None:
+def test_what_is_no_webhook_is_refused_in_words(raw: bytes, code: str) -> None:
     with pytest.raises(BadWebhook) as refused:
         read(raw)
     assert refused.value.code == code
 
 
+@pytest.mark.fault("w10")
 @pytest.mark.parametrize(
     "told",
     [
@@ -214,7 +222,7 @@ def test_w10_what_is_no_webhook_is_refused_in_words(raw: bytes, code: str) -> No
         {"event": "messages.upsert", "instance": "a\nb"},
     ],
 )
-def test_w10_a_webhook_names_an_event_and_an_instance(told: dict[str, Any]) -> None:
+def test_a_webhook_names_an_event_and_an_instance(told: dict[str, Any]) -> None:
     with pytest.raises(BadWebhook):
         understand(told)
 
@@ -244,7 +252,8 @@ class TestASignedDelivery:
         assert not is_signed(token, "another key")
         assert not is_signed(token[:-3] + "AAA", "key")
 
-    def test_k4_clocks_may_differ_by_a_minute_and_no_more(self) -> None:
+    @pytest.mark.fault("k4")
+    def test_clocks_may_differ_by_a_minute_and_no_more(self) -> None:
         def valid(since: float, until: float) -> bool:
             now = time.time()
             return is_signed(self.jwt("key", {"iat": now + since, "exp": now + until}), "key")
@@ -297,7 +306,8 @@ class TestTheTokens:
         "a-new-secret-of-thirty-two-bytes-or-more",
     )
 
-    def test_w14_those_of_all_keys_are_taken_and_that_of_the_first_is_given(self) -> None:
+    @pytest.mark.fault("w14")
+    def test_those_of_all_keys_are_taken_and_that_of_the_first_is_given(self) -> None:
         saga_id = UUID(int=1)
         old, both = KeyRing([self.OLD]), KeyRing([self.NEW, self.OLD])
         given = both.webhook_token(saga_id, both.current)

@@ -43,7 +43,8 @@ async def everything_in(redis: Redis) -> str:
 
 
 class TestW1NobodyElseMayDeliver:
-    async def test_w1_a_wrong_token_is_401_and_nothing_is_kept(
+    @pytest.mark.fault("w1")
+    async def test_a_wrong_token_is_401_and_nothing_is_kept(
         self, house: House, subtests: pytest.Subtests
     ) -> None:
         name = await house.integration(channel="EVOLUTION")
@@ -59,9 +60,8 @@ class TestW1NobodyElseMayDeliver:
                 assert refused.headers["content-type"] == "application/problem+json"
                 assert await house.stored(name) == before
 
-    async def test_w1_an_unknown_instance_is_answered_like_a_wrong_token(
-        self, house: House
-    ) -> None:
+    @pytest.mark.fault("w1")
+    async def test_an_unknown_instance_is_answered_like_a_wrong_token(self, house: House) -> None:
         name = await house.integration()
         wrong = await house.deliver(name, data=OPEN, token="wrong")
         for other in (f"wa-{uuid.uuid4()}", "nobody", "a" * 200, "Ünknown", "%00x"):
@@ -69,13 +69,15 @@ class TestW1NobodyElseMayDeliver:
             if unknown.status_code != 400:  # a NUL does not get past the door
                 assert (unknown.status_code, unknown.json()) == (401, wrong.json()), other
 
-    async def test_w1_another_integrations_token_opens_nothing(self, house: House) -> None:
+    @pytest.mark.fault("w1")
+    async def test_another_integrations_token_opens_nothing(self, house: House) -> None:
         one, other = await house.integration(), await house.integration()
         refused = await house.deliver(one, data=OPEN, token=webhook_token(other))
         assert refused.status_code == 401
 
 
-async def test_w2_a_body_about_another_instance_is_403_and_an_alert(
+@pytest.mark.fault("w2")
+async def test_a_body_about_another_instance_is_403_and_an_alert(
     house: House, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = [await house.integration(channel="EVOLUTION") for _ in range(2)]
@@ -91,7 +93,8 @@ async def test_w2_a_body_about_another_instance_is_403_and_an_alert(
     assert "webhook names another instance" in told
 
 
-async def test_w3_a_repeated_webhook_is_stored_once(house: House) -> None:
+@pytest.mark.fault("w3")
+async def test_a_repeated_webhook_is_stored_once(house: House) -> None:
     name = await house.integration(channel="EVOLUTION")
     before = len(await house.stored(name))
     answers = [await house.deliver(name, data=CLOSE) for _ in range(5)]
@@ -103,8 +106,9 @@ async def test_w3_a_repeated_webhook_is_stored_once(house: House) -> None:
 class TestW5EarlyDeliveries:
     """Evolution delivers while our create still waits for its answer."""
 
+    @pytest.mark.fault("w5")
     @pytest.mark.parametrize("instance_name", [None, "a-name-of-ones-own"])
-    async def test_w5_an_event_during_the_create_is_taken_and_applied_later(
+    async def test_an_event_during_the_create_is_taken_and_applied_later(
         self, house: House, instance_name: str | None
     ) -> None:
         held = house.evolution.arm("slow_after", operation="create", seconds=1.5)
@@ -126,7 +130,8 @@ class TestW5EarlyDeliveries:
         assert held.fired == 1
         await house.all_applied()
 
-    async def test_w5_what_was_parked_for_a_create_that_is_undone_is_let_go(
+    @pytest.mark.fault("w5")
+    async def test_what_was_parked_for_a_create_that_is_undone_is_let_go(
         self, house: House
     ) -> None:
         house.evolution.arm("slow_after", operation="create", seconds=1)
@@ -142,7 +147,8 @@ class TestW5EarlyDeliveries:
 
 
 class TestW10OnlyWhatCanBeRead:
-    async def test_w10_a_body_that_is_too_large_is_refused_before_it_is_read(
+    @pytest.mark.fault("w10")
+    async def test_a_body_that_is_too_large_is_refused_before_it_is_read(
         self, house: House
     ) -> None:
         name = await house.integration()
@@ -162,14 +168,16 @@ class TestW10OnlyWhatCanBeRead:
         refused = await house.http.post(path, content=endless(), headers=headers)
         assert refused.status_code == 413
 
-    async def test_w10_a_compressed_body_is_refused(self, house: House) -> None:
+    @pytest.mark.fault("w10")
+    async def test_a_compressed_body_is_refused(self, house: House) -> None:
         name = await house.integration()
         headers = {"X-Webhook-Token": webhook_token(name), "Content-Encoding": "gzip"}
         bomb = gzip.compress(b" " * 10_000_000)
         refused = await house.post(f"/webhooks/evolution/{name}", bomb, headers)
         assert refused.status_code == 415
 
-    async def test_w10_what_can_never_be_understood_is_a_4xx_and_comes_no_more(
+    @pytest.mark.fault("w10")
+    async def test_what_can_never_be_understood_is_a_4xx_and_comes_no_more(
         self, house: House, subtests: pytest.Subtests
     ) -> None:
         name = await house.integration()
@@ -188,7 +196,8 @@ class TestW10OnlyWhatCanBeRead:
                 assert refused.status_code == status
 
 
-async def test_w11_no_secret_of_a_webhook_is_kept_anywhere(
+@pytest.mark.fault("w11")
+async def test_no_secret_of_a_webhook_is_kept_anywhere(
     house: House, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     name = await house.integration(channel="EVOLUTION")  # which shows no QR codes of its own
@@ -221,7 +230,8 @@ async def test_w11_no_secret_of_a_webhook_is_kept_anywhere(
         assert secret not in logged
 
 
-async def test_w12_after_the_delete_an_event_is_answered_and_changes_nothing(house: House) -> None:
+@pytest.mark.fault("w12")
+async def test_after_the_delete_an_event_is_answered_and_changes_nothing(house: House) -> None:
     name = await house.integration()
     told = delete(name)
     await publish(house.redis, told)
@@ -241,7 +251,8 @@ async def test_w12_after_the_delete_an_event_is_answered_and_changes_nothing(hou
 
 
 class TestW14Rotation:
-    async def test_w14_old_and_new_tokens_are_valid_while_both_keys_are(self, house: House) -> None:
+    @pytest.mark.fault("w14")
+    async def test_old_and_new_tokens_are_valid_while_both_keys_are(self, house: House) -> None:
         name = await house.integration()
         new = "a-new-secret-key-of-thirty-two-bytes-or-more"
         ring = KeyRing([new, SECRET])
@@ -266,9 +277,8 @@ class TestW14Rotation:
         only_new = WebhookAuthenticator(house.pool, KeyRing([new]))
         assert await only_new.recognise(name, Presented(old_token)) is None
 
-    async def test_w14_a_token_that_was_changed_in_the_row_opens_as_well(
-        self, house: House
-    ) -> None:
+    @pytest.mark.fault("w14")
+    async def test_a_token_that_was_changed_in_the_row_opens_as_well(self, house: House) -> None:
         name = await house.integration()
         refused = await house.deliver(name, data=OPEN, token="rotated-by-hand")
         assert refused.status_code == 401
@@ -306,7 +316,8 @@ def signed(key: str, shift: float) -> str:
     return (head + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
 
 
-async def test_k4_a_signed_delivery_is_taken_though_the_clocks_differ_a_little(
+@pytest.mark.fault("k4")
+async def test_a_signed_delivery_is_taken_though_the_clocks_differ_a_little(
     house: House,
 ) -> None:
     name = await house.integration()
@@ -318,7 +329,8 @@ async def test_k4_a_signed_delivery_is_taken_though_the_clocks_differ_a_little(
 
 
 class TestTheGlobalWebhook:
-    async def test_w1_needs_its_token_in_the_address(self, house: House) -> None:
+    @pytest.mark.fault("w1")
+    async def test_needs_its_token_in_the_address(self, house: House) -> None:
         name = await house.integration()
         body = {"event": "connection.update", "instance": name, "data": OPEN}
         for query in ("", "?token=", "?token=wrong", f"?token={GLOBAL[:-1]}"):
@@ -337,7 +349,8 @@ class TestTheGlobalWebhook:
                 assert (await house.post(path, body, {})).json() == {"status": "stored"}
                 assert (await house.stored(name))[-1]["integration_id"] is None
 
-    async def test_w3_what_comes_both_ways_is_applied_once(self, house: House) -> None:
+    @pytest.mark.fault("w3")
+    async def test_what_comes_both_ways_is_applied_once(self, house: House) -> None:
         name = await house.integration()
         await house.deliver(name, data=CLOSE, at="2026-02-02T12:00:00.000Z")
         body = {

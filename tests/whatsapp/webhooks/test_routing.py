@@ -120,7 +120,8 @@ class TestAHit:
 
 
 class TestAMiss:
-    async def test_f6_asks_postgres_and_fills_again(
+    @pytest.mark.fault("f6")
+    async def test_asks_postgres_and_fills_again(
         self, clinics: ClinicCache, counting: Counting, pool: Pool, redis: Redis
     ) -> None:
         route = await insert(pool, "ours")
@@ -168,7 +169,8 @@ class TestAMiss:
         assert await clinics.get("ours") == route
 
 
-async def test_f1_without_redis_postgres_answers(
+@pytest.mark.fault("f1")
+async def test_without_redis_postgres_answers(
     pool: Pool, own_redis: Redis, own_valkey: LocalServer
 ) -> None:
     route = await insert(pool, "ours")
@@ -205,8 +207,9 @@ class TestF8Poison:
         "\ud83d".encode("utf-8", "surrogatepass"),
     )
 
+    @pytest.mark.fault("f8")
     @pytest.mark.parametrize("poison", GARBAGE)
-    async def test_f8_garbage_is_not_believed_and_put_right(
+    async def test_garbage_is_not_believed_and_put_right(
         self, clinics: ClinicCache, pool: Pool, redis: Redis, poison: str
     ) -> None:
         route = await insert(pool, "ours")
@@ -216,7 +219,8 @@ class TestF8Poison:
         assert await redis.get("whatsapp:instance:ours") == route.value().encode()
         assert await redis.ttl("whatsapp:instance:ours") > 0
 
-    async def test_f8_a_well_formed_key_of_another_organization_is_not_believed(
+    @pytest.mark.fault("f8")
+    async def test_a_well_formed_key_of_another_organization_is_not_believed(
         self, clinics: ClinicCache, pool: Pool, redis: Redis
     ) -> None:
         route = await insert(pool, "ours")
@@ -229,7 +233,8 @@ class TestF8Poison:
             assert await clinics.get("ours") == route
             assert await redis.get("whatsapp:instance:ours") == route.value().encode()
 
-    async def test_f8_what_the_seal_says_may_be_garbage_too(
+    @pytest.mark.fault("f8")
+    async def test_what_the_seal_says_may_be_garbage_too(
         self, clinics: ClinicCache, pool: Pool, redis: Redis
     ) -> None:
         route = await insert(pool, "ours")
@@ -245,7 +250,8 @@ class TestF8Poison:
 
 
 class TestNothingIsResurrected:
-    async def test_f7_a_reader_that_slept_through_a_delete_is_refused(
+    @pytest.mark.fault("f7")
+    async def test_a_reader_that_slept_through_a_delete_is_refused(
         self, clinics: ClinicCache, counting: Counting, pool: Pool, redis: Redis
     ) -> None:
         route = await insert(pool, "ours")
@@ -259,7 +265,8 @@ class TestNothingIsResurrected:
         assert await redis.exists("whatsapp:instance:ours") == 0
         assert await clinics.get("ours") is None
 
-    async def test_f7_nor_when_the_name_has_had_another_integration_meanwhile(
+    @pytest.mark.fault("f7")
+    async def test_nor_when_the_name_has_had_another_integration_meanwhile(
         self, clinics: ClinicCache, pool: Pool, redis: Redis
     ) -> None:
         first = await insert(pool, "ours")
@@ -273,7 +280,8 @@ class TestNothingIsResurrected:
         assert not await clinics.set(first)
         assert await clinics.get("ours") == third
 
-    async def test_f7_an_older_reading_does_not_overwrite_a_newer_one(
+    @pytest.mark.fault("f7")
+    async def test_an_older_reading_does_not_overwrite_a_newer_one(
         self, clinics: ClinicCache, pool: Pool, redis: Redis
     ) -> None:
         old = await insert(pool, "ours")
@@ -359,7 +367,8 @@ class TestFollowing:
             await eventually(follower.holds("first"))
             assert [change.kind for change in follower.told] == ["added", "added", "removed"]
 
-    async def test_f4_a_follower_that_missed_messages_catches_up_when_it_is_back(
+    @pytest.mark.fault("f4")
+    async def test_a_follower_that_missed_messages_catches_up_when_it_is_back(
         self, redis: Redis, pool: Pool
     ) -> None:
         first = await insert(pool, "first")
@@ -371,7 +380,8 @@ class TestFollowing:
             await redis.client_kill_filter(_type="pubsub")
             await eventually(follower.holds("second"))
 
-    async def test_f4_and_also_when_nothing_is_ever_told(self, redis: Redis, pool: Pool) -> None:
+    @pytest.mark.fault("f4")
+    async def test_and_also_when_nothing_is_ever_told(self, redis: Redis, pool: Pool) -> None:
         async with following(redis, pool, every=0.1) as follower:
             await insert(pool, "first")
             await eventually(follower.holds("first"))
@@ -383,7 +393,8 @@ class TestFollowing:
             await eventually(follower.holds())
             assert [c.kind for c in follower.told] == ["added", "changed", "removed"]
 
-    async def test_f5_repeated_reordered_and_strange_messages_change_nothing(
+    @pytest.mark.fault("f5")
+    async def test_repeated_reordered_and_strange_messages_change_nothing(
         self, redis: Redis, pool: Pool
     ) -> None:
         await insert(pool, "first")
