@@ -165,6 +165,9 @@ class Redis:
         self.keys[keys[0]] = " ".join([*marks, arguments[0]])
         return b""
 
+    def delete(self, key: str) -> int:
+        return int(self.keys.pop(key, None) is not None)
+
     def publish(self, channel: str, message: str) -> int:
         self.told.append((channel, json.loads(message)["instance_name"]))
         return 1

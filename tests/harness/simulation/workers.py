@@ -83,6 +83,9 @@ class _Redis:
             "redis", lambda: self._redis.eval(script, keys, arguments), keys[-1]
         )
 
+    async def delete(self, key: str) -> Any:
+        return await self._worker.op("redis", lambda: self._redis.delete(key), key)
+
     async def publish(self, channel: str, message: str) -> Any:
         return await self._worker.op("redis", lambda: self._redis.publish(channel, message))
 
