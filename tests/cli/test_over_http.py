@@ -328,8 +328,9 @@ async def test_a_server_of_an_older_release_is_called_that(laptop: Evosaga) -> N
 
 
 async def test_something_that_speaks_no_http_is_called_that(laptop: Evosaga) -> None:
-    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await reader.readuntil(b"\r\n\r\n")  # else the connection is reset, not closed
         await writer.drain()
         writer.close()
 
