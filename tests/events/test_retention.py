@@ -13,6 +13,8 @@ from evosaga.orchestrator.config.settings import SettingsError, load_settings
 from evosaga.orchestrator.maintenance.redis_memory import StreamMemory, forecast
 
 STREAM = "evosaga:events"
+NODE = 8192
+"""Bytes: Redis drops whole nodes of a stream, and says of its memory what it estimates."""
 WEEK = 7 * 86400.0
 
 
@@ -34,7 +36,7 @@ async def test_a_stream_is_kept_below_its_bytes_and_loses_the_oldest_only(
     await fill(redis, 8000, spread=spread)
     full = await size_of(redis, STREAM)
     dropped = await trim(redis, STREAM, Retention(WEEK, full // 2))
-    assert await size_of(redis, STREAM) <= full // 2
+    assert await size_of(redis, STREAM) <= full // 2 + NODE
     left: Any = await redis.xrange(STREAM)
     assert len(left) == 8000 - dropped
     if spread:  # of one burst nothing is older than the rest

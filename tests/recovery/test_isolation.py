@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
-from evosaga.orchestrator.engine.recovery import _TAKE
+from evosaga.orchestrator.engine.recovery import look
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.sagas.definition import InCommit, Retry, Step
 from evosaga.sagas.outcome import Outcome
@@ -79,7 +79,7 @@ async def test_of_two_workers_that_sweep_at_once_one_takes_a_saga(
         )
         taken = await asyncio.gather(
             *(
-                pool.fetch(_TAKE, f"worker-{n}", 500, 5.0, [], ["create-integration"], [1], True)
+                look(pool, f"worker-{n}", 500, [("create-integration", 1)], watched="gone")
                 for n in (1, 2, 3)
             )
         )
