@@ -107,7 +107,8 @@ async def test_a_flood_of_one_organization_leaves_anothers_command_as_fast_as_ev
         # In turn behind all of it, each would take the 1500 * 0.3 / 40 = 11 s of the flood.
         assert min(beside) < idle + 2.0
         waiting = await pool.fetchval(
-            "SELECT saga_id FROM evosaga.sagas WHERE owner IS NULL AND due_at <= now() LIMIT 1"
+            "SELECT saga_id FROM evosaga.sagas WHERE owner IS NULL AND due_at <= now() "
+            "ORDER BY due_at DESC LIMIT 1"
         )
         view = await find_saga(pool, str(waiting))
         assert view is not None
