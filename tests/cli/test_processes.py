@@ -143,10 +143,10 @@ def test_what_breaks_in_a_child_is_logged(
 ) -> None:
     supervisor = Processes(1, lambda _: 1 // 0)
 
-    def stop(*_: object) -> None:
-        supervisor._signals = 1
+    def ended(child: _Child, _now: float) -> None:
+        child.pid, supervisor._signals = None, 1
 
-    monkeypatch.setattr(_Child, "ended", lambda child, now: (setattr(child, "pid", None), stop()))
+    monkeypatch.setattr(_Child, "ended", ended)
     assert supervisor.supervise() == 0
     out, err = capfd.readouterr()
     assert "ZeroDivisionError" in out + err
