@@ -65,12 +65,26 @@ async def trim_bytes(
             break
         first = _stream_id(as_text(about["first-entry"][0]))[0]
         last = _stream_id(as_text(about["last-generated-id"]))[0]
-        # At least a moment more than the first, or what came in one burst would stay for ever.
-        until = first + max(1, int((last - first) * (1 - most / size)))
-        if not (gone := await _drop(redis, stream, [f"{until}-0", *unread])):
+        if not (gone := await _drop_share(redis, stream, (first, last), most / size, unread)):
             break
         dropped += gone
     return dropped
+
+
+async def _drop_share(
+    redis: Redis, stream: str, span: tuple[int, int], kept: float, unread: Sequence[str]
+) -> int:
+    """Drop the older part of a stream, so that about that share of its time is kept.
+
+    Nearly all may have come at the end of it, and Redis drops whole nodes only: while nothing is
+    dropped half of what would be kept goes as well, down to the last moment of it.
+    """
+    first, last = span
+    # At least a moment more than the first, or what came in one burst would stay for ever.
+    until = first + max(1, int((last - first) * (1 - kept)))
+    while not (gone := await _drop(redis, stream, [f"{until}-0", *unread])) and until <= last:
+        until = max(until + 1, last - (last - until) // 2)
+    return gone
 
 
 async def size_of(redis: Redis, stream: str) -> int:

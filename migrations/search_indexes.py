@@ -130,11 +130,6 @@ INDEXES: Final = (
     ),
 )
 
-WAITING_COLUMNS: Final = """
-ALTER TABLE evosaga.sagas ADD COLUMN IF NOT EXISTS due_at timestamptz,
-    ADD COLUMN IF NOT EXISTS waits_since timestamptz
-"""
-"""Made beforehand as well, so that their indexes can be."""
 SCALE_INDEXES: Final = (
     SearchIndex(
         "healthcare", "integrations_by_server", f"{_ROWS} (({SERVER.format('')}), id) {_OURS}"

@@ -21,10 +21,10 @@ from sqlalchemy.pool import NullPool
 
 from evosaga.events.postgres_hosts import connect
 from evosaga.events.postgres_url import understood
-from evosaga.migrations import grants, preflight
+from evosaga.migrations import grants, preflight, waiting_sagas
 from evosaga.migrations.preflight import Unfit
 from evosaga.migrations.revision import LOCK, current, has_whatsapp, head
-from evosaga.migrations.search_indexes import INDEXES, SCALE_INDEXES, WAITING_COLUMNS, made
+from evosaga.migrations.search_indexes import INDEXES, SCALE_INDEXES, made
 from evosaga.sagas.whatsapp.row_dry_run import rehearse
 from evosaga.sagas.whatsapp.table_fit import TABLE, Misfit, misfits
 
@@ -165,8 +165,7 @@ async def _build_all(connection: Any, revision: str, whatsapp: bool) -> None:
             cure = "keep one of each (delete or disable the others), then migrate"
             raise Unfit([Misfit(said, cure)]) from None
     if await connection.fetchval("SELECT to_regclass('evosaga.sagas')"):
-        await connection.execute(f"SET lock_timeout = '{_PATIENCE}'; {WAITING_COLUMNS}")
-        await connection.execute("RESET lock_timeout")
+        await waiting_sagas.prepare(connection, revision)
     for index in (*INDEXES, *SCALE_INDEXES):
         if index.schema == "healthcare" and not whatsapp:
             continue

@@ -8,53 +8,27 @@ indexes of a row alone only while no indexed column changes: ``next_at`` changes
 (revision 0003), and these only when a saga is let go or taken. A trigger keeps them, since workers
 of the release before do not know them.
 
-Where the tables are large ``evosaga.migrations.upgrade`` has made columns and indexes beforehand.
+``evosaga.migrations.upgrade`` has made and filled the columns and built the indexes beforehand:
+here is only done what is missing, since even an ALTER that changes nothing locks the table.
 """
 
 from alembic import context, op
 
-from evosaga.migrations.search_indexes import SCALE_INDEXES, WAITING_COLUMNS, made
+from evosaga.migrations import waiting_sagas
+from evosaga.migrations.search_indexes import SCALE_INDEXES, made
 
 revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-FUNCTION = """
-CREATE FUNCTION evosaga.note_waiting() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.owner IS NULL AND NEW.status IN ('running', 'compensating') THEN
-        NEW.due_at := NEW.next_at;
-        NEW.waits_since := coalesce(NEW.scheduled_at, NEW.updated_at);
-    ELSE
-        NEW.due_at := NULL;
-        NEW.waits_since := NULL;
-    END IF;
-    RETURN NEW;
-END $$
-"""
-# A step of a saga that a worker drives calls nothing.
-INSERTED = """
-CREATE TRIGGER waiting_inserted BEFORE INSERT ON evosaga.sagas FOR EACH ROW
-WHEN (NEW.owner IS NULL AND NEW.status IN ('running', 'compensating'))
-EXECUTE FUNCTION evosaga.note_waiting()
-"""
-UPDATED = """
-CREATE TRIGGER waiting_updated BEFORE UPDATE ON evosaga.sagas FOR EACH ROW
-WHEN (OLD.waits_since IS NOT NULL
-      OR (NEW.owner IS NULL AND NEW.status IN ('running', 'compensating')))
-EXECUTE FUNCTION evosaga.note_waiting()
-"""
-WAITING_NOW = """
-UPDATE evosaga.sagas SET due_at = next_at
-WHERE status IN ('running', 'compensating') AND owner IS NULL
-"""
-
 
 def upgrade() -> None:
     whatsapp = context.config.attributes.get("whatsapp", True)
-    for statement in (WAITING_COLUMNS, FUNCTION, INSERTED, UPDATED, WAITING_NOW):
-        op.execute(statement)
+    if not op.get_bind().exec_driver_sql(waiting_sagas.IS_KEPT).scalar():
+        for statement in waiting_sagas.KEPT:
+            op.execute(statement)
+    op.execute(waiting_sagas.FILLED)
     for index in SCALE_INDEXES:
         if whatsapp or index.schema != "healthcare":
             op.execute(made(index))

@@ -81,7 +81,7 @@ def tell_done(what: str, count: int, wanted: Sequence[str], out: Output) -> int:
     """Say how many were ``removed`` or ``sent``. Raises ``CliError`` when some are not there."""
     said = {"removed": f"removed {count}", "sent": f"sent {count} again"}[what]
     if count < len(set(wanted)):
-        raise CliError(WRONG, f"{said}; the others are not there: see `evosaga letters`")
+        raise CliError(WRONG, f"{said}; the others are not there (any more): see `evosaga letters`")
     if out.json:
         out.data({what: count})
     else:

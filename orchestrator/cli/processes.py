@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -24,6 +24,7 @@ from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG
 from evosaga.orchestrator.local.os_support import end_with_parent
 
 _logger = structlog.get_logger("evosaga.processes")
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _POLL: Final = 0.1
 _SOON: Final = 10.0
 """A child that ends sooner than after so many seconds was not well at all."""
@@ -58,18 +59,17 @@ class Processes:
     _children: list[_Child] = field(default_factory=list)
     _signals: int = 0
     _told: int = 0
+    _ran: bool = False
     _code: int = DONE
 
     def supervise(self) -> int:
         """Until all children have ended after a signal; the exit code.
 
-        A child that ends with wrong usage or settings ends all: it would only do so again.
+        A child that ends with wrong usage or settings ends all, since each would only do so again,
+        unless one has run for a while: then they can run, and what is wrong came later.
         """
         self._children = [_Child(number) for number in range(self.number)]
-        before = {
-            number: signal.signal(number, self._signalled)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        before = {number: signal.signal(number, self._signalled) for number in _STOPPING}
         try:
             gc.freeze()  # what is imported is shared by all children as long as none writes to it
             while True:
@@ -96,19 +96,30 @@ class Processes:
         sys.stdout.flush()
         sys.stderr.flush()
         child.started_at = time.monotonic()
-        child.pid = os.fork()
-        if child.pid:
-            _logger.info("process started", number=child.number, pid=child.pid)
-            return
+        # One that comes in between waits, or the child would take it with the parent's handler.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            child.pid = os.fork()
+            if not child.pid:
+                self._be(child.number, ends)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        _logger.info("process started", number=child.number, pid=child.pid)
+
+    def _be(self, number: int, ends: Callable[[], None] | None) -> NoReturn:
+        """What the child does. Never returns, or it would go on as the parent does."""
         code = UNFINISHED
         try:
             # Of its own group, or Ctrl-C would reach it twice: from the terminal and from us.
             os.setpgid(0, 0)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
+            for stopping in _STOPPING:
+                signal.signal(stopping, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
             if ends is not None:
                 ends()
-            code = self.run(child.number)
+            code = self.run(number)
+        except BaseException:
+            _logger.exception("process broke", number=number)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -122,6 +133,12 @@ class Processes:
                 if child.pid is not None:
                     _signal(child.pid, signal.SIGTERM if self._told == 1 else signal.SIGKILL)
 
+    def _any_ran(self, now: float) -> bool:
+        """Whether one has ever run for a while."""
+        return self._ran or any(
+            one.pid is not None and now - one.started_at >= _SOON for one in self._children
+        )
+
     def _reap(self) -> None:
         for child in self._children:
             if child.pid is None:
@@ -130,11 +147,12 @@ class Processes:
             if not pid:
                 continue
             code = os.waitstatus_to_exitcode(status)
-            gone = child.pid
-            child.ended(time.monotonic())
+            gone, now = child.pid, time.monotonic()
+            self._ran = self._ran or now - child.started_at >= _SOON
+            child.ended(now)
             if self._signals:
                 continue
-            if code == WRONG:
+            if code == WRONG and not self._any_ran(now):
                 _logger.error("process refused to start", number=child.number, pid=gone)
                 self._code, self._signals = WRONG, 1
                 continue

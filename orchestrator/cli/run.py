@@ -20,6 +20,7 @@ from evosaga.orchestrator.cli.errors import (
     UNREACHABLE,
     WRONG,
     CliError,
+    explained,
     reaching_postgres,
 )
 from evosaga.orchestrator.cli.output import Output
@@ -125,9 +126,12 @@ def _several(number: int, settings: Settings, out: Output) -> int:
         own = {"metrics_port": None if first is None else first + place}
         try:
             return run_until_signal(settings.model_copy(update=own), out)
-        except CliError as error:
-            out.problem(error.sentence)
-            return error.code
+        except Exception as error:
+            trouble = error if isinstance(error, CliError) else explained(error)
+            if trouble is None:
+                raise
+            out.problem(trouble.sentence)
+            return trouble.code
 
     return Processes(number, run).supervise()
 

@@ -84,13 +84,15 @@ def _enter(live: SagaInstance) -> None:
     """Let the lines of this task's log, and of the libraries that a step uses, name the saga, and
     its attempt's span where the saga was given a trace.
 
-    Each saga has a task of its own, so nothing has to be put back.
+    Each saga has a task of its own, so nothing has to be put back. What the task was begun with is
+    another's: it copies the context of whoever began it, an attempt or an HTTP request.
     """
     structlog.contextvars.bind_contextvars(saga_id=str(live.saga_id))
     facts = live.state.start.facts if isinstance(live.state.start, SagaStarted) else {}
-    if (given := trace_context.valid(facts.get(trace_context.FACT))) is not None:
-        claim = live.state.sequence - 1
-        trace_context.current.set(trace_context.of_attempt(live.saga_id, claim, given))
+    given = trace_context.valid(facts.get(trace_context.FACT))
+    at = trace_context.of_attempt(live.saga_id, live.state.sequence - 1, given) if given else None
+    trace_context.current.set(at)
+    trace_context.incoming.set(None)
 
 
 def from_exception(

@@ -198,7 +198,7 @@ async def test_dead_letters_are_removed_and_sent_again_over_http(
     assert (again.code, again.out) == (0, "sent 1 again\n")
     two = await letter(one)  # it is read again, and is no command this time either
     refused(await laptop("letters", "--remove", one, two), 2, "removed 1", "evosaga letters")
-    refused(await laptop("letters", "--send-again", two), 2, "sent 0 again")
+    refused(await laptop("letters", "--send-again", two), 2, "sent 0 again", "any more")
     refused(await direct("letters", "--send-again", two), 2, "sent 0 again")
     refused(await laptop("letters", "--remove", one, "--send-again", two), 2, "one of them")
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from evosaga.events.database import Pool
-from evosaga.orchestrator.cli.processes import _Child
+from evosaga.orchestrator.cli.processes import Processes, _Child
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.os_support import children_of
 from evosaga.orchestrator.queries.sagas import living_workers
@@ -111,3 +112,61 @@ def test_one_that_dies_at_once_again_and_again_is_started_after_growing_pauses()
     child.started_at = 100.0
     child.ended(500.0)
     assert child.pause == 0.5, "it was well for a while"
+
+
+def test_a_signal_while_one_is_forked_reaches_the_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be taken by the handler that the child has of its parent, and be lost."""
+    fork = os.fork
+
+    def signalled_meanwhile() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        if pid := fork():
+            return pid
+        time.sleep(0.5)  # so that what it is told comes before it is ready for it
+        return 0
+
+    monkeypatch.setattr(os, "fork", signalled_meanwhile)
+
+    def run(_: int) -> int:
+        time.sleep(20)
+        return 3
+
+    before = time.monotonic()
+    assert Processes(1, run).supervise() == 0
+    assert time.monotonic() - before < 10
+
+
+def test_what_breaks_in_a_child_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supervisor = Processes(1, lambda _: 1 // 0)
+
+    def ended(child: _Child, _now: float) -> None:
+        child.pid, supervisor._signals = None, 1
+
+    monkeypatch.setattr(_Child, "ended", ended)
+    assert supervisor.supervise() == 0
+    out, err = capfd.readouterr()
+    assert "ZeroDivisionError" in out + err
+
+
+@pytest.mark.parametrize(("lived", "ended"), [(0.0, True), (3600.0, False)])
+def test_one_that_refuses_to_start_ends_the_others_only_while_none_has_run(
+    lived: float, ended: bool
+) -> None:
+    supervisor = Processes(2, lambda _: 0)
+    refused = _Child(0, os.spawnlp(os.P_NOWAIT, "sh", "sh", "-c", "exit 2"), time.monotonic())
+    well = _Child(1, None, 0.0)
+    supervisor._children = [refused, well]
+    well.pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+    well.started_at = time.monotonic() - lived
+    try:
+        while refused.pid is not None:
+            supervisor._reap()
+            time.sleep(0.01)
+        assert bool(supervisor._signals) is ended
+    finally:
+        os.kill(well.pid, signal.SIGKILL)
+        os.waitpid(well.pid, 0)

@@ -1,13 +1,16 @@
 """Whatever a step says, in either direction, becomes an event that fits its history."""
 
+import contextvars
 from itertools import product
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from evosaga.events import trace_context
 from evosaga.events.model import CompensationFailed, StepFailed, data_json
-from evosaga.orchestrator.engine.execution import context, outcome_event
+from evosaga.events.trace_context import SpanPlace
+from evosaga.orchestrator.engine.execution import _enter, context, outcome_event
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.state import evolve, replay
 from evosaga.sagas.context import StepContext
@@ -104,6 +107,26 @@ def test_an_undo_that_is_tried_again_after_a_replay_is_still_in_doubt() -> None:
 def test_the_first_undo_is_not_in_doubt_and_the_second_is() -> None:
     assert not undoing_context(*BACKWARD).in_doubt
     assert undoing_context(*BACKWARD[:-1], undo.lost("hotel"), undo.out("hotel", 2)).in_doubt
+
+
+def test_a_saga_that_another_one_wakes_is_not_logged_under_its_trace() -> None:
+    """A task is begun with the context of whoever begins it, its trace included."""
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    started = begun().model_copy(update={"facts": {trace_context.FACT: given}})
+    traced: Story = (started, *FORWARD[1:])
+
+    def here(*stories: Story) -> SpanPlace | None:
+        trace_context.incoming.set(given)
+        for number, story in enumerate(stories):
+            state = replay(events_of(story))
+            _enter(SagaInstance(UUID(int=number), TRIP, None, state, "c", None, 0.0, 0.0))
+        return trace_context.here()
+
+    at = contextvars.copy_context().run(here, traced)
+    assert at is not None
+    assert at.trace_id == given.split("-")[1]
+    assert contextvars.copy_context().run(here, traced, FORWARD) is None
+    assert contextvars.copy_context().run(here, FORWARD) is None
 
 
 def undoing_context(*told: Told) -> StepContext[Any, Any]:

@@ -45,6 +45,21 @@ async def test_a_stream_is_kept_below_its_bytes_and_loses_the_oldest_only(
     assert all(fields[b"data"] == b"%0500d" % 7999 for _, fields in newest)
 
 
+async def test_a_flood_after_a_quiet_time_is_cut_down_as_well(redis: Redis) -> None:
+    """A share of the time, whatever its size, is then less than the first of Redis's nodes."""
+    now = (await redis.time())[0] * 1000
+    for n in range(3):
+        await redis.xadd(STREAM, {"data": "quiet"}, id=f"{now - 6 * 86_400_000 + n}-0")
+    await fill(redis, 8000, spread=2.0)
+    full = await size_of(redis, STREAM)
+    assert await trim(redis, STREAM, Retention(WEEK, full // 2)) > 0
+    assert await size_of(redis, STREAM) <= full // 2 + NODE
+    assert await redis.xlen(STREAM) > 1000, "no more than is too much"
+    [(_, newest)] = list(await redis.xrevrange(STREAM, count=1) or ())
+    assert newest is not None
+    assert newest[b"data"] == b"%0500d" % 7999
+
+
 async def test_what_a_group_has_yet_to_read_stays_whatever_its_size(redis: Redis) -> None:
     await fill(redis, 3000, spread=3600.0)
     await redis.xgroup_create(STREAM, "slow", id="0")

@@ -174,7 +174,13 @@ async def _look_around(
             changed, reconnects, alerts = await act(doctor, look, now, may_go_on)
             found.done += Counter(changed=changed, reconnects=reconnects, alerts=alerts)
 
-    await asyncio.gather(*(one(server) for server in servers))
+    try:
+        # One that fails ends the others: none goes on acting when its round is over.
+        async with asyncio.TaskGroup() as group:
+            for server in servers:
+                group.create_task(one(server))
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from several
     refuse_blindness(dict.fromkeys(servers), found.unseen)
     if only is None:
         for server in await servers_named(doctor.pool):

@@ -2,7 +2,8 @@
 
 Whatever number of them a server has, only those are kept that will be asked about or written down:
 what looks wrong in the list, missing ones first, and of the others those that were asked about
-longest ago, as many as it takes for each to be asked about within a day.
+longest ago, as many as it takes for each to be asked about within a day. Missing ones take half of
+the room from what is listed at most: they may stay missing for ever.
 """
 
 import heapq
@@ -33,8 +34,6 @@ _TURN: Final = 0.9 * 86400.0
 """Seconds within which each of them has its turn, with something to spare for what is put off."""
 _NEW: Final = 5000
 """Those seen for the first time that a round writes down; of more, the next round does."""
-_LISTED: Final = 1e12
-"""Above any time in seconds: what the list has comes after what it lacks."""
 _T = TypeVar("_T")
 
 
@@ -77,6 +76,13 @@ class Smallest(Generic[_T]):
             return None
         return heapq.heappushpop(self._heap, entry)[2]
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def drop(self) -> _T:
+        """The largest, which is kept no more."""
+        return heapq.heappop(self._heap)[2]
+
     def in_order(self) -> list[_T]:
         """The smallest first."""
         return [one for _, _, one in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
@@ -99,11 +105,18 @@ class Selection:
     should: int = 0
     """Rows that should have an instance."""
     missing: int = 0
+    absent: Smallest[Sight] = field(init=False)
+    """What looks wrong, since the list lacks it."""
     ill: Smallest[Sight] = field(init=False)
+    """What looks wrong as the list has it."""
     well: Smallest[Sight] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ill, self.well = Smallest(ILL), Smallest(self.turns)
+        self.absent, self.ill, self.well = Smallest(ILL), Smallest(ILL), Smallest(self.turns)
+
+    def asked(self) -> list[Sight]:
+        """Which are asked about, in that order."""
+        return [*self.absent.in_order(), *self.ill.in_order(), *self.well.in_order()]
 
     def take(self, page: Snapshot, known: Mapping[UUID, Record]) -> None:
         """The next rows, with what the list says of their names."""
@@ -131,7 +144,9 @@ class Selection:
         if _quiet(one):
             left = self.well.offer(one.checked, one)
         else:
-            left = self.ill.offer(one.checked + (_LISTED if one.instance else 0.0), one)
+            left = (self.ill if one.instance else self.absent).offer(one.checked, one)
+            if len(self.absent) + len(self.ill) > ILL:
+                left = (self.absent if len(self.absent) > ILL // 2 else self.ill).drop()
         if left is not None:
             self._not_asked(left)
 

@@ -99,7 +99,7 @@ async def look_at(
         known = await store.read(monitor.pool, [row.id for row in rows])
         selection.take(page, known)
         await asyncio.sleep(0)
-    asked = [*selection.ill.in_order(), *selection.well.in_order()]
+    asked = selection.asked()
     snapshot = _snapshot(server, selection, asked)
     tokens = {
         one.instance.name: listed.at(places[one.instance.name]).token or ""

@@ -65,14 +65,31 @@ def test_those_that_were_not_asked_about_for_longest_have_their_turn_first() -> 
 def test_missing_ones_are_asked_about_first_and_no_more_than_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ILL", 3)
+    monkeypatch.setattr(module, "ILL", 4)
     rows = [row(n) for n in range(10)]
     listed = [instance(one, "close") for one in rows[:8]]  # the last two are not in the list
     selection = taken(rows, listed, {one.id: known(one, 1.0) for one in rows})
-    names = [one.row.instance_name for one in selection.ill.in_order()]
-    assert names == ["clinic-8", "clinic-9", "clinic-0"]
+    names = [one.row.instance_name for one in selection.asked()]
+    assert names == ["clinic-8", "clinic-9", "clinic-0", "clinic-1"]
     assert (selection.should, selection.missing) == (10, 2)
-    assert sum(selection.states.values()) == 7, "the others wait for the next round"
+    assert sum(selection.states.values()) == 6, "the others wait for the next round"
+
+
+@pytest.mark.parametrize("missing_first", [True, False])
+def test_however_many_are_missing_half_of_the_room_is_left_to_those_that_are_not(
+    monkeypatch: pytest.MonkeyPatch, missing_first: bool
+) -> None:
+    monkeypatch.setattr(module, "ILL", 6)
+    rows = [row(n) for n in range(20)]
+    closed = rows[12:] if missing_first else rows[:8]
+    records = {one.id: known(one, 1.0) for one in rows}
+    selection = taken(rows, [instance(one, "close") for one in closed], records)
+    asked = [one.instance is None for one in selection.asked()]
+    assert asked == [True] * 3 + [False] * 3
+    assert sum(selection.states.values()) == 14
+    few = taken(rows, [instance(one, "close") for one in rows[:2]], records)
+    asked = [one.instance is None for one in few.asked()]
+    assert asked == [True] * 4 + [False] * 2, "what the others do not need is not wasted"
 
 
 def test_what_was_never_seen_is_written_down_though_nobody_asks_about_it() -> None:
