@@ -105,6 +105,34 @@ async def test_a_stream_that_was_trimmed_leaves_the_note_as_proof(
     assert await log_loss.recorded(pool) is None
 
 
+@pytest.mark.parametrize("leader", ["the same", "another"])
+async def test_an_archived_saga_that_was_the_newest_of_all_is_no_loss_and_a_restore_after_it_is(
+    log: EventLog, pool: Pool, redis: Redis, leader: str
+) -> None:
+    relay = Relay(pool, redis, "relay")
+    await tell(log, await new_saga(pool), 0, 2)
+    rejected = await new_saga(pool)
+    await tell(log, rejected, 0, 1)
+    await pumped(relay)
+    await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
+    await pool.execute(
+        "UPDATE evosaga.sagas SET status = 'rejected', created_at = now() - interval '1 hour'"
+        " WHERE saga_id = $1",
+        rejected,
+    )
+    assert await RejectedSagaArchive(pool, "w", keep=60.0, most=1).archive() == 1
+    if leader == "another":
+        await relay.resign()
+        relay = Relay(pool, redis, "heir")
+    await pumped(relay)
+    assert await log_loss.recorded(pool) is None
+    await go_back(pool, 1)
+    await relay.resign()
+    await pumped(Relay(pool, redis, "third"))
+    loss = await log_loss.recorded(pool)
+    assert (loss and loss.told_up_to, loss and loss.newest) == (3, 1)
+
+
 async def test_a_log_that_forgot_an_epoch_begins_one_above_it(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
