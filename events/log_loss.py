@@ -27,7 +27,7 @@ from evosaga.events.streams import EVENTS
 
 _logger = structlog.get_logger("evosaga.relay")
 _LOOK: Final = 100
-"""So many of the newest entries are compared with the log."""
+"""So many of the newest entries are compared with the log; further back, where none is a saga's."""
 LOG_WENT_BACK: Final = "log_went_back"
 RECOVER: Final = "see what was lost: evosaga recover; then: evosaga recover --fix"
 
@@ -83,17 +83,20 @@ class LogGuard:
     def __init__(self, pool: Pool, redis: Redis) -> None:
         self._pool = pool
         self._redis = redis
-        self._last: tuple[UUID, int, datetime] | None = None
+        self._last: PublishedEvent | None = None
         self._compared = False
 
     @property
     def last(self) -> tuple[UUID, int, datetime] | tuple[None, None, None]:
         """The event that was published last, as far as this leader knows."""
-        return self._last or (None, None, None)
+        if (one := self._last) is None:
+            return None, None, None
+        return one.saga_id, one.sequence, one.recorded_at
 
-    def published(self, newest: tuple[UUID, int, datetime]) -> None:
+    def published(self, newest: tuple[UUID, int, datetime], epoch: int) -> None:
         """This leader has published up to that event."""
-        self._last = newest
+        saga_id, sequence, recorded_at = newest
+        self._last = PublishedEvent(saga_id, sequence, "", recorded_at, epoch, {})
 
     def forget(self) -> None:
         """Somebody else may have published since."""
@@ -109,10 +112,8 @@ class LogGuard:
         within = (told_up_to or 0) <= lead["given"]
         if lead["has_last"] if self._last else self._compared and within:
             return False
-        found = await notice(self._pool, self._redis)
-        self._last, self._compared = None, True
-        if (one := found.newest) is not None:
-            self._last = one.saga_id, one.sequence, one.recorded_at
+        found = await notice(self._pool, self._redis, self._last)
+        self._last, self._compared = found.newest, True
         return found.loss is not None
 
 
@@ -135,11 +136,11 @@ async def epoch(pool: Queryable) -> int:
     return int(await pool.fetchval(_EPOCH, EVENTS) or 0)
 
 
-async def notice(pool: Pool, redis: Redis) -> Comparison:
+async def notice(pool: Pool, redis: Redis, last: PublishedEvent | None = None) -> Comparison:
     """Compare the stream with the log, unless a loss is recorded already; record what is found."""
     if (known := await recorded(pool)) is not None:
         return Comparison(await epoch(pool), known)
-    found = await compare(pool, redis)
+    found = await compare(pool, redis, last)
     if found.loss is not None:
         told = {
             "told_up_to": found.loss.told_up_to,
@@ -151,14 +152,16 @@ async def notice(pool: Pool, redis: Redis) -> Comparison:
     return found
 
 
-async def compare(pool: Pool, redis: Redis) -> Comparison:
+async def compare(pool: Pool, redis: Redis, last: PublishedEvent | None = None) -> Comparison:
     """Compare, and change nothing. Raises what the stores raise.
 
+    ``last``: one that is known to have been published, wherever it is on the stream by now.
     The epoch is read first and the log last: whatever is published meanwhile is in the log by then.
     """
     now = await epoch(pool)
     told = (await relay_position.read(redis)).up_to
-    seen = [one for one in await published.newest(redis, _LOOK) if one.epoch >= now]
+    on_stream = [one for one in await published.newest(redis, _LOOK) if one.epoch >= now]
+    seen = [*on_stream, last] if last is not None and last.epoch >= now else on_stream
     lost = {one.id for one in await missing(pool, seen)}
     lost |= {one.id for one in seen if one.epoch > now}
     there = [seen[row["place"] - 1] for row in await pool.fetch(_THERE, *_columns(seen))]
@@ -166,7 +169,7 @@ async def compare(pool: Pool, redis: Redis) -> Comparison:
     if lost:
         first = next(one.id for one in seen if one.id in lost)
         return Comparison(now, LogLoss(told, newest, first))
-    if not seen and told is not None and told > newest:
+    if not on_stream and told is not None and told > newest:
         return Comparison(now, LogLoss(told, newest, None))
     return Comparison(now, None, there[0] if there else None)
 

@@ -154,7 +154,7 @@ class Relay:
         except relay_position.OutOfStep:
             self._guard.forget()
             return True
-        self._guard.published(batch.newest)
+        self._guard.published(batch.newest, lead["epoch"])
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")

@@ -97,12 +97,46 @@ async def test_a_stream_that_was_trimmed_leaves_the_note_as_proof(
     await pumped(relay)
     await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
     await go_back(pool, 1)
+    await relay.resign()
+    relay = Relay(pool, redis, "heir")
     await pumped(relay)
     loss = await log_loss.recorded(pool)
     assert (loss and loss.told_up_to, loss and loss.newest, loss and loss.event) == (3, 1, None)
     await log_loss.begin_epoch(pool, redis)
     await pumped(relay)
     assert await log_loss.recorded(pool) is None
+
+
+@pytest.mark.parametrize(
+    ("leader", "notices"), [("the same", 250), ("another", 250), ("the same", 0)]
+)
+async def test_a_loss_is_noticed_where_no_saga_is_among_the_newest_entries(
+    log: EventLog, pool: Pool, redis: Redis, leader: str, notices: int
+) -> None:
+    relay = Relay(pool, redis, "relay")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 3)
+    await pool.execute("UPDATE evosaga.relay SET epoch = 4")
+    await pumped(relay)
+    if notices:
+        notice = {"id": str(uuid.uuid4()), "source": "/evosaga", "type": "integration.qr_updated"}
+        pipeline = redis.pipeline(transaction=False)
+        for _ in range(notices):
+            pipeline.xadd(streams.EVENTS, {"data": json.dumps(notice)})
+        await pipeline.execute()
+    else:
+        await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
+    await go_back(pool, 1)
+    await tell(log, saga, 1, 4, note="x")
+    await pool.execute("UPDATE evosaga.relay SET epoch = 4")
+    if leader == "another":
+        await relay.resign()
+        relay = Relay(pool, redis, "heir")
+    await pumped(relay)
+    loss = await log_loss.recorded(pool)
+    assert (loss and loss.event) == f"{saga}:2"
+    await pool.execute("UPDATE evosaga.relay SET epoch = 0")
+    assert await log_loss.begin_epoch(pool, redis) == (5 if notices else 1)
 
 
 @pytest.mark.parametrize("leader", ["the same", "another"])
