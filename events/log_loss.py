@@ -196,12 +196,16 @@ async def begin_epoch(pool: Pool, redis: Redis) -> int:
     """Begin a new epoch, and lift what a loss has stopped; the epoch's number.
 
     It is above every number on the newest part of the stream, since the log may have forgotten an
-    epoch, too. The relay goes on where the log says that it was.
+    epoch, too. The relay goes on where the log says that it was; it waits for the row meanwhile.
+    Where no loss is recorded (somebody else was faster) the epoch stays what it is.
     """
     known = max([0, *(one.epoch for one in await published.newest(redis, _LOOK))])
-    row: Any = await pool.fetchrow(_POSITION, EVENTS)
-    await relay_position.go_back(redis, min(row["position"], row["newest"]))
-    begun = int(await pool.fetchval(_BEGIN, EVENTS, known))
+    async with pool.acquire() as connection, connection.transaction():
+        row: Any = await connection.fetchrow(_STOPPED, EVENTS)
+        if row is None:
+            return await epoch(connection)
+        await relay_position.go_back(redis, min(row["position"], row["newest"]))
+        begun = int(await connection.fetchval(_BEGIN, EVENTS, known))
     _logger.warning("epoch begun", epoch=begun)
     return begun
 
@@ -221,8 +225,10 @@ _STATE: Final = """
 SELECT (told ->> 'went_back_at')::timestamptz AS went_back_at, told ->> 'went_back' AS went_back
 FROM (SELECT to_jsonb(relay) AS told FROM evosaga.relay WHERE stream = $1) AS found
 """
-_NEWEST: Final = "SELECT coalesce(max(position), 0) FROM evosaga.saga_events"
-_POSITION: Final = f"SELECT position, ({_NEWEST}) AS newest FROM evosaga.relay WHERE stream = $1"  # noqa: S608  # constants only
+_STOPPED: Final = """
+SELECT position, (SELECT coalesce(max(position), 0) FROM evosaga.saga_events) AS newest
+FROM evosaga.relay WHERE stream = $1 AND went_back_at IS NOT NULL FOR UPDATE
+"""
 _TOLD: Final = """
 SELECT place FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) WITH ORDINALITY
     AS told (saga_id, sequence, recorded_at, place)

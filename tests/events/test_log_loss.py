@@ -1,5 +1,6 @@
 """A log that lacks what was published is noticed, and nothing is published until a decision."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -167,6 +168,24 @@ async def test_an_archived_saga_that_was_the_newest_of_all_is_no_loss_and_a_rest
     assert (loss and loss.told_up_to, loss and loss.newest) == (3, 1)
 
 
+async def test_two_who_decide_at_once_begin_one_epoch(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay = Relay(pool, redis, "relay")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 3)
+    await pumped(relay)
+    await go_back(pool, 1)
+    await pumped(relay)
+    assert await log_loss.recorded(pool) is not None
+    begun = await asyncio.gather(*(log_loss.begin_epoch(pool, redis) for _ in range(4)))
+    assert begun == [1, 1, 1, 1]
+    await tell(log, saga, 1, 2)
+    await pumped(relay)
+    assert await log_loss.begin_epoch(pool, redis) == 1
+    assert (await relay_position.read(redis)).up_to == 3, "nobody is sent back for nothing"
+
+
 async def test_a_log_that_forgot_an_epoch_begins_one_above_it(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
@@ -175,6 +194,7 @@ async def test_a_log_that_forgot_an_epoch_begins_one_above_it(
     await tell(log, saga, 0, 2)
     await pumped(relay)
     for epoch in (1, 2):
+        await pool.execute("UPDATE evosaga.relay SET went_back_at = now()")
         await log_loss.begin_epoch(pool, redis)
         await tell(log, saga, epoch + 1)
         await pumped(relay)
