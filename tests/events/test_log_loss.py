@@ -247,6 +247,12 @@ async def test_while_it_waits_for_a_decision_nothing_is_republished_or_archived(
     since = await pool.fetchval("SELECT now() - interval '1 hour'")
     with pytest.raises(LogWentBack, match="evosaga recover"):
         await republish_from(pool, redis, "me", since, lambda *_: None)
+    begun = asyncio.Event()
+    await pool.execute("UPDATE evosaga.relay SET went_back_at = NULL, position = 3")
+    again = republish_from(pool, redis, "me", since, lambda *_: begun.set())
+    with pytest.raises(LogWentBack, match="evosaga recover"):  # noticed while it is at work
+        await asyncio.wait_for(again, 10)
+    assert begun.is_set()
     archive = RejectedSagaArchive(pool, "w", keep=60.0, most=1)
     assert await archive.archive() == 0
     await log_loss.begin_epoch(pool, redis)
