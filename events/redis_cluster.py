@@ -146,7 +146,7 @@ class ClusterRedis(AutoPipelineRedis):
         """Ask the nodes for the topology, the one that failed last. Raises ``RedisError``."""
         try:
             await self.nodes_manager.initialize(last_failed_node_name=failed or None)
-        except RedisClusterException as error:
+        except (RedisClusterException, IndexError) as error:  # the latter: no node has slots
             self._ask_seeds_next()
             if isinstance(error.__cause__, RedisError):
                 raise error.__cause__ from None
@@ -218,7 +218,7 @@ class ClusterRedis(AutoPipelineRedis):
         try:
             await self.topology.initialize()
             return await self.topology.execute_command(*args, **options)
-        except RedisClusterException as error:
+        except (RedisClusterException, IndexError) as error:
             raise RedisConnectionError("the cluster can't be asked") from error
 
 
