@@ -217,7 +217,7 @@ async def test_a_command_whose_letter_is_gone_by_an_operators_decision_is_not_ta
     await streams.ensure_group(redis)
     bodies = [json.dumps(create()).encode() for _ in range(3)]
     refused, forged, kept = [
-        (await redis.xadd(streams.COMMANDS, {"data": body})).decode() for body in bodies
+        streams.as_text(await redis.xadd(streams.COMMANDS, {"data": body})) for body in bodies
     ]
     await redis.xreadgroup(streams.GROUP, "me", {streams.COMMANDS: ">"})
     await redis.xack(streams.COMMANDS, streams.GROUP, refused, forged, kept)
