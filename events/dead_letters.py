@@ -111,8 +111,33 @@ def _letter(id_: bytes | str, fields: Mapping[bytes, bytes]) -> StoredDeadLetter
 
 
 async def delete(redis: Redis, letter_ids: Sequence[str]) -> int:
-    """Delete dead letters by id; returns how many existed."""
-    return int(await redis.xdel(DEAD_COMMANDS, *letter_ids)) if letter_ids else 0
+    """Delete dead letters by id; returns how many existed.
+
+    First their messages, which may still be on the stream of commands: acknowledged and without a
+    letter, they would look like commands that Postgres forgot (``evosaga recover``).
+    """
+    if not letter_ids:
+        return 0
+    await _delete_originals(redis, await some(redis, letter_ids))
+    return int(await redis.xdel(DEAD_COMMANDS, *letter_ids))
+
+
+async def _delete_originals(redis: Redis, letters: Sequence[StoredDeadLetter]) -> None:
+    """Any client may write letters: only a message that says the same is deleted."""
+    named = [letter for letter in letters if _ID.fullmatch(letter.message_id)]
+    if not named:
+        return
+    pipeline = redis.pipeline(transaction=False)
+    for letter in named:
+        pipeline.xrange(COMMANDS, min=letter.message_id, max=letter.message_id)
+    found: Any = await pipeline.execute()
+    ids = [
+        letter.message_id
+        for letter, entries in zip(named, found, strict=True)
+        if any(fields.get(FIELD, b"") == letter.data for _, fields in entries)
+    ]
+    if ids:
+        await redis.xdel(COMMANDS, *ids)
 
 
 async def some(redis: Redis, letter_ids: Sequence[str]) -> list[StoredDeadLetter]:

@@ -2,8 +2,9 @@
 
 That is what a restore from a backup does, and the promotion of a standby that replicates
 asynchronously. Two things prove it: the newest events on the stream are not in the log, or the
-position that Redis notes as published is above the log's newest one. It is recorded beside the
-relay's position. From then on nothing is published and nothing is removed until an operator has
+position that Redis notes as published is above every one that the log has given out (the newest
+event may have been archived since). It is recorded beside the relay's position. From then on
+nothing is published and nothing is removed until an operator has
 decided (``evosaga recover``), who begins a new *epoch*: events of forgotten sequences are published
 again under the same ids, and the epoch tells them apart.
 """
@@ -26,7 +27,7 @@ from evosaga.events.streams import EVENTS
 
 _logger = structlog.get_logger("evosaga.relay")
 _LOOK: Final = 100
-"""So many of the newest entries are compared with the log."""
+"""So many of the newest entries are compared with the log; further back, where none is a saga's."""
 LOG_WENT_BACK: Final = "log_went_back"
 RECOVER: Final = "see what was lost: evosaga recover; then: evosaga recover --fix"
 
@@ -39,7 +40,8 @@ class LogWentBack(Exception):
 class LogLoss:
     """What proves it. ``event``: the newest published one that the log lacks, where one is known.
 
-    ``told_up_to``: the position that was noted as published. ``newest``: the log's at that moment.
+    ``told_up_to``: the position that was noted as published. ``newest``: the last that the log had
+    given out at that moment.
     """
 
     told_up_to: int | None
@@ -81,36 +83,37 @@ class LogGuard:
     def __init__(self, pool: Pool, redis: Redis) -> None:
         self._pool = pool
         self._redis = redis
-        self._last: tuple[UUID, int, datetime] | None = None
+        self._last: PublishedEvent | None = None
         self._compared = False
 
     @property
     def last(self) -> tuple[UUID, int, datetime] | tuple[None, None, None]:
         """The event that was published last, as far as this leader knows."""
-        return self._last or (None, None, None)
+        if (one := self._last) is None:
+            return None, None, None
+        return one.saga_id, one.sequence, one.recorded_at
 
-    def published(self, newest: tuple[UUID, int, datetime]) -> None:
+    def published(self, newest: tuple[UUID, int, datetime], epoch: int) -> None:
         """This leader has published up to that event."""
-        self._last = newest
+        saga_id, sequence, recorded_at = newest
+        self._last = PublishedEvent(saga_id, sequence, "", recorded_at, epoch, {})
 
     def forget(self) -> None:
         """Somebody else may have published since."""
         self._last, self._compared = None, False
 
     async def went_back(self, lead: asyncpg.Record, told_up_to: int | None) -> bool:
-        """Whether it lacks something. ``lead``: the relay's row, ``newest`` position of the log,
-        and as ``has_last`` whether it has ``last``.
+        """Whether it lacks something. ``lead``: the relay's row, as ``given`` the last position
+        that the log gave out, and as ``has_last`` whether it has ``last``.
         """
         if lead["went_back_at"] is not None:
             self.forget()
             return True
-        within = (told_up_to or 0) <= (lead["newest"] or 0)
+        within = (told_up_to or 0) <= lead["given"]
         if lead["has_last"] if self._last else self._compared and within:
             return False
-        found = await notice(self._pool, self._redis)
-        self._last, self._compared = None, True
-        if (one := found.newest) is not None:
-            self._last = one.saga_id, one.sequence, one.recorded_at
+        found = await notice(self._pool, self._redis, self._last)
+        self._last, self._compared = found.newest, True
         return found.loss is not None
 
 
@@ -133,11 +136,11 @@ async def epoch(pool: Queryable) -> int:
     return int(await pool.fetchval(_EPOCH, EVENTS) or 0)
 
 
-async def notice(pool: Pool, redis: Redis) -> Comparison:
+async def notice(pool: Pool, redis: Redis, last: PublishedEvent | None = None) -> Comparison:
     """Compare the stream with the log, unless a loss is recorded already; record what is found."""
     if (known := await recorded(pool)) is not None:
         return Comparison(await epoch(pool), known)
-    found = await compare(pool, redis)
+    found = await compare(pool, redis, last)
     if found.loss is not None:
         told = {
             "told_up_to": found.loss.told_up_to,
@@ -149,22 +152,24 @@ async def notice(pool: Pool, redis: Redis) -> Comparison:
     return found
 
 
-async def compare(pool: Pool, redis: Redis) -> Comparison:
+async def compare(pool: Pool, redis: Redis, last: PublishedEvent | None = None) -> Comparison:
     """Compare, and change nothing. Raises what the stores raise.
 
+    ``last``: one that is known to have been published, wherever it is on the stream by now.
     The epoch is read first and the log last: whatever is published meanwhile is in the log by then.
     """
     now = await epoch(pool)
     told = (await relay_position.read(redis)).up_to
-    seen = [one for one in await published.newest(redis, _LOOK) if one.epoch >= now]
+    on_stream = [one for one in await published.newest(redis, _LOOK) if one.epoch >= now]
+    seen = [*on_stream, last] if last is not None and last.epoch >= now else on_stream
     lost = {one.id for one in await missing(pool, seen)}
     lost |= {one.id for one in seen if one.epoch > now}
     there = [seen[row["place"] - 1] for row in await pool.fetch(_THERE, *_columns(seen))]
-    newest = int(await pool.fetchval(_NEWEST))
+    newest = int(await pool.fetchval(f"SELECT {GIVEN}"))  # a constant
     if lost:
         first = next(one.id for one in seen if one.id in lost)
         return Comparison(now, LogLoss(told, newest, first))
-    if not seen and told is not None and told > newest:
+    if not on_stream and told is not None and told > newest:
         return Comparison(now, LogLoss(told, newest, None))
     return Comparison(now, None, there[0] if there else None)
 
@@ -191,24 +196,39 @@ async def begin_epoch(pool: Pool, redis: Redis) -> int:
     """Begin a new epoch, and lift what a loss has stopped; the epoch's number.
 
     It is above every number on the newest part of the stream, since the log may have forgotten an
-    epoch, too. The relay goes on where the log says that it was.
+    epoch, too. The relay goes on where the log says that it was; it waits for the row meanwhile.
+    Where no loss is recorded (somebody else was faster) the epoch stays what it is.
     """
     known = max([0, *(one.epoch for one in await published.newest(redis, _LOOK))])
-    row: Any = await pool.fetchrow(_POSITION, EVENTS)
-    await relay_position.go_back(redis, min(row["position"], row["newest"]))
-    begun = int(await pool.fetchval(_BEGIN, EVENTS, known))
+    async with pool.acquire() as connection, connection.transaction():
+        row: Any = await connection.fetchrow(_STOPPED, EVENTS)
+        if row is None:
+            return await epoch(connection)
+        await relay_position.go_back(redis, min(row["position"], row["newest"]))
+        begun = int(await connection.fetchval(_BEGIN, EVENTS, known))
     _logger.warning("epoch begun", epoch=begun)
     return begun
 
 
+# The number counts on when events are archived, and a restore takes it back, too. A role that got
+# its rights from an older release may not read it.
+GIVEN: Final = """
+(SELECT greatest((SELECT coalesce(max(position), 0) FROM evosaga.saga_events),
+    CASE WHEN has_sequence_privilege(numbers, 'USAGE, SELECT')
+         THEN pg_sequence_last_value(numbers::regclass) END)
+ FROM pg_get_serial_sequence('evosaga.saga_events', 'position') AS numbers)
+"""
+"""The highest position that the log has given out, as an expression of SQL."""
 _EPOCH: Final = "SELECT epoch FROM evosaga.relay WHERE stream = $1"
 # By name, so that it can be asked of a schema that is older than the columns.
 _STATE: Final = """
 SELECT (told ->> 'went_back_at')::timestamptz AS went_back_at, told ->> 'went_back' AS went_back
 FROM (SELECT to_jsonb(relay) AS told FROM evosaga.relay WHERE stream = $1) AS found
 """
-_NEWEST: Final = "SELECT coalesce(max(position), 0) FROM evosaga.saga_events"
-_POSITION: Final = f"SELECT position, ({_NEWEST}) AS newest FROM evosaga.relay WHERE stream = $1"  # noqa: S608  # constants only
+_STOPPED: Final = """
+SELECT position, (SELECT coalesce(max(position), 0) FROM evosaga.saga_events) AS newest
+FROM evosaga.relay WHERE stream = $1 AND went_back_at IS NOT NULL FOR UPDATE
+"""
 _TOLD: Final = """
 SELECT place FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) WITH ORDINALITY
     AS told (saga_id, sequence, recorded_at, place)

@@ -7,6 +7,7 @@ its own, and any of them may fail. The host that worked last is tried first.
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -76,11 +77,14 @@ def host_of(url: str) -> str:
     return place_of(_worked.get(url, url))
 
 
-async def reachable(url: str) -> dict[str, str]:
-    """How each host of the URL is: ``primary``, ``standby``, ``read-only``, or why not at all."""
+async def reachable(url: str) -> dict[str, tuple[str, datetime | None]]:
+    """How each host of the URL is: ``primary``, ``standby``, ``read-only``, or why not at all.
+
+    And since when it runs, to the microsecond: two names of one server say the same. None: unknown.
+    """
     from evosaga.events.connection_errors import reason
 
-    async def look(host: str) -> str:
+    async def look(host: str) -> tuple[str, datetime | None]:
         try:
             connection = await asyncpg.connect(
                 host,
@@ -89,11 +93,15 @@ async def reachable(url: str) -> dict[str, str]:
                 target_session_attrs=SessionAttribute.any,
             )
         except (asyncpg.PostgresError, *_PASSING) as error:
-            return reason(error)
+            return reason(error), None
         try:
             row = await connection.fetchrow(_HOW, timeout=_EACH)
             assert row is not None
-            return str(row["how"])
+            try:
+                started = await connection.fetchval(_STARTED, timeout=_EACH)
+            except asyncpg.PostgresError:
+                started = None  # a service that forbids it
+            return str(row["how"]), started
         finally:
             connection.terminate()
 
@@ -102,6 +110,7 @@ async def reachable(url: str) -> dict[str, str]:
     return dict(zip(map(place_of, hosts), found, strict=True))
 
 
+_STARTED: Final = "SELECT pg_postmaster_start_time()"
 _HOW: Final = """
 SELECT CASE WHEN pg_is_in_recovery() THEN 'standby'
             WHEN current_setting('default_transaction_read_only') = 'on' THEN 'read-only'

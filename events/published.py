@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from evosaga.events.streams import EVENTS, FIELD, as_text
 
 _PAGE: Final = 1000
+_PAGES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,17 @@ class PublishedEvent:
 
 
 async def newest(redis: Redis, count: int) -> list[PublishedEvent]:
-    """The events of sagas among the newest entries, the newest first."""
-    return (await _page(redis, "+", count))[0]
+    """The events of sagas among the newest entries, the newest first.
+
+    Where those are all notices, it looks so many further back, up to a hundred times.
+    """
+    found: list[PublishedEvent] = []
+    last: str | None = "+"
+    for _ in range(_PAGES):
+        if found or last is None:
+            break
+        found, last = await _page(redis, last, count)
+    return found
 
 
 async def pages(redis: Redis) -> AsyncIterator[list[PublishedEvent]]:

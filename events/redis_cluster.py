@@ -11,6 +11,7 @@ are and never another one when that node is gone, its pipelines don't learn of a
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -146,11 +147,14 @@ class ClusterRedis(AutoPipelineRedis):
         """Ask the nodes for the topology, the one that failed last. Raises ``RedisError``."""
         try:
             await self.nodes_manager.initialize(last_failed_node_name=failed or None)
-        except RedisClusterException as error:
+        except (RedisClusterException, IndexError) as error:  # the latter: no node has slots
             self._ask_seeds_next()
             if isinstance(error.__cause__, RedisError):
                 raise error.__cause__ from None
             raise RedisConnectionError("no node of the cluster answers") from error
+        gone = [name for name in self._clients if name not in self.nodes_manager.nodes_cache]
+        for client in [self._clients.pop(name) for name in gone]:
+            await client.aclose()
 
     async def masters(self) -> list[Redis]:
         """A client of every master, as the cluster is now. Raises ``RedisError``."""
@@ -204,10 +208,12 @@ class ClusterRedis(AutoPipelineRedis):
 
     async def _moved(self, moved: MovedError, slot: int, asked: str) -> None:
         """Another node has the slot now: ask all about it, and else believe what was said."""
-        if self._owner(slot) == asked:
-            await self.refresh()
-        if self._owner(slot) == asked:
-            await self.nodes_manager.move_slot(moved)
+        with contextlib.suppress(*_PASSING):  # what passes is no reason not to follow
+            if self._owner(slot) == asked:
+                await self.refresh()
+        with contextlib.suppress(ClusterDownError):
+            if self._owner(slot) == asked:
+                await self.nodes_manager.move_slot(moved)
 
     def _ask_seeds_next(self) -> None:
         """The nodes that were known are gone, and the URL may lead to others by now."""
@@ -218,7 +224,7 @@ class ClusterRedis(AutoPipelineRedis):
         try:
             await self.topology.initialize()
             return await self.topology.execute_command(*args, **options)
-        except RedisClusterException as error:
+        except (RedisClusterException, IndexError) as error:
             raise RedisConnectionError("the cluster can't be asked") from error
 
 

@@ -154,7 +154,7 @@ class Relay:
         except relay_position.OutOfStep:
             self._guard.forget()
             return True
-        self._guard.published(batch.newest)
+        self._guard.published(batch.newest, lead["epoch"])
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")
@@ -238,6 +238,7 @@ WITH mine AS (
     RETURNING position, epoch, went_back_at
 )
 SELECT held.*, (SELECT max(position) FROM evosaga.saga_events) AS newest,
+    {log_loss.GIVEN} AS given,
     EXISTS (SELECT FROM evosaga.saga_events
             WHERE saga_id = $4 AND sequence = $5 AND recorded_at = $6) AS has_last
 FROM (TABLE mine UNION ALL TABLE taken) AS held

@@ -35,7 +35,7 @@ async def republish_from(
 
     The relay is sent back to that point, so that nothing newer is published in between. A worker's
     relay does the work, or this process when no other leads. Interrupted, it continues by itself.
-    Raises ``LogWentBack`` while that has stopped the relay.
+    Raises ``LogWentBack`` while that has stopped the relay, or when it does so meanwhile.
     """
     await log_loss.require_sound(pool)
     start = await position_at(pool, since)
@@ -53,6 +53,7 @@ async def republish_from(
                 counted = told
             progress(done, total)
             if not await relay.pump():
+                await log_loss.require_sound(pool)
                 await asyncio.sleep(_POLL)
     finally:
         await relay.resign()

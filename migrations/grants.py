@@ -87,12 +87,13 @@ BEGIN
             EXECUTE format('GRANT USAGE ON SCHEMA %I TO evosaga_service', one.name);
         END LOOP;
         FOR one IN SELECT oid, oid::regclass AS name, relrowsecurity, CASE
-                WHEN relname = 'alembic_version' OR relkind = 'v' THEN 'SELECT'
+                -- Of a sequence: how far it got, by which a log that went back is known.
+                WHEN relname = 'alembic_version' OR relkind IN ('v', 'S') THEN 'SELECT'
                 -- Its trigger lets deletes pass only while archiving.
                 WHEN relname = 'saga_events' THEN 'SELECT, INSERT, DELETE'
                 ELSE 'SELECT, INSERT, UPDATE, DELETE' END AS rights
             FROM pg_class WHERE pg_has_role(relowner, 'USAGE')
-              AND (relnamespace = 'evosaga'::regnamespace AND relkind IN ('r', 'p', 'v')
+              AND (relnamespace = 'evosaga'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
                    OR oid = theirs AND relkind IN ('r', 'p'))
         LOOP
             IF (SELECT bool_or(NOT has_table_privilege('evosaga_service', one.oid, wanted))

@@ -25,11 +25,19 @@ async def check_hosts(url: str) -> AsyncGenerator[Finding, None]:
 
     if len(hosts_of(url)) == 1:
         return
-    here, how = host_of(url), await reachable(url)
+    here, found = host_of(url), await reachable(url)
+    started = {place: since for place, (_, since) in found.items()}
+    how = {
+        # It may have two names, or an address of its own beside that of its service.
+        place: "the same server" if started[place] and started[place] == started.get(here) else one
+        for place, (one, _) in found.items()
+    }
     others = [f"{place} is {state}" for place, state in how.items() if place != here]
     said = f"on {here}, which takes writes; {', '.join(others)}"
-    away = [p for p, state in how.items() if state not in ("primary", "standby") and p != here]
-    twins = [p for p, state in how.items() if state == "primary" and p != here]
+    fine = ("primary", "standby", "the same server")
+    away = [p for p, state in how.items() if state not in fine and p != here]
+    known = [p for p, since in started.items() if since and started.get(here)]
+    twins = [p for p in known if how[p] == "primary" and p != here]
     if twins:
         cure = f"stop one of them at once: what is written to {twins[0]} is not seen here"
         yield Finding("hosts", "bad", f"{said}: two primaries", cure)

@@ -14,12 +14,20 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import background
+from evosaga.events import background, relay_position, streams
 from evosaga.events.database import Pool
 from evosaga.events.redis_clients import prefix_of
 from evosaga.orchestrator.config.settings import SettingsError
 
 OWNER: Final = "evosaga:owner"
+_OF_ANOTHER: Final = (
+    OWNER,
+    streams.EVENTS,
+    relay_position.TOLD,
+    relay_position.PROOF,
+    streams.COMMANDS,
+)
+"""What a database that is gone has left: this one would take it for its own."""
 _EVERY: Final = 1.0
 _UNKNOWN: Final = "-"
 
@@ -70,8 +78,10 @@ def _judge(found: bytes | str, database: str, prefix: str) -> None:
     raise RedisTaken(
         "this Redis is another database's, and two on one Redis take each other's commands: give "
         "this one a Redis, a database number (redis://…/1) or an EVOSAGA_REDIS_PREFIX of its own; "
-        "or, if the other one is gone or has become this one, let this one have it: "
-        f"redis-cli DEL {prefix}{OWNER}"
+        "or, with the other's workers stopped: if it has become this one (restored, upgraded, "
+        f"moved), let this one have it: redis-cli DEL {prefix}{OWNER}; if it is gone and this one "
+        "is new, its events would look like events that this one lost, so delete them, too, in a "
+        f"cluster one at a time: redis-cli DEL {' '.join(prefix + key for key in _OF_ANOTHER)}"
     )
 
 

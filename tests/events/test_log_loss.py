@@ -1,5 +1,6 @@
 """A log that lacks what was published is noticed, and nothing is published until a decision."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -97,12 +98,92 @@ async def test_a_stream_that_was_trimmed_leaves_the_note_as_proof(
     await pumped(relay)
     await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
     await go_back(pool, 1)
+    await relay.resign()
+    relay = Relay(pool, redis, "heir")
     await pumped(relay)
     loss = await log_loss.recorded(pool)
     assert (loss and loss.told_up_to, loss and loss.newest, loss and loss.event) == (3, 1, None)
     await log_loss.begin_epoch(pool, redis)
     await pumped(relay)
     assert await log_loss.recorded(pool) is None
+
+
+@pytest.mark.parametrize(
+    ("leader", "notices"), [("the same", 250), ("another", 250), ("the same", 0)]
+)
+async def test_a_loss_is_noticed_where_no_saga_is_among_the_newest_entries(
+    log: EventLog, pool: Pool, redis: Redis, leader: str, notices: int
+) -> None:
+    relay = Relay(pool, redis, "relay")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 3)
+    await pool.execute("UPDATE evosaga.relay SET epoch = 4")
+    await pumped(relay)
+    if notices:
+        notice = {"id": str(uuid.uuid4()), "source": "/evosaga", "type": "integration.qr_updated"}
+        pipeline = redis.pipeline(transaction=False)
+        for _ in range(notices):
+            pipeline.xadd(streams.EVENTS, {"data": json.dumps(notice)})
+        await pipeline.execute()
+    else:
+        await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
+    await go_back(pool, 1)
+    await tell(log, saga, 1, 4, note="x")
+    await pool.execute("UPDATE evosaga.relay SET epoch = 4")
+    if leader == "another":
+        await relay.resign()
+        relay = Relay(pool, redis, "heir")
+    await pumped(relay)
+    loss = await log_loss.recorded(pool)
+    assert (loss and loss.event) == f"{saga}:2"
+    await pool.execute("UPDATE evosaga.relay SET epoch = 0")
+    assert await log_loss.begin_epoch(pool, redis) == (5 if notices else 1)
+
+
+@pytest.mark.parametrize("leader", ["the same", "another"])
+async def test_an_archived_saga_that_was_the_newest_of_all_is_no_loss_and_a_restore_after_it_is(
+    log: EventLog, pool: Pool, redis: Redis, leader: str
+) -> None:
+    relay = Relay(pool, redis, "relay")
+    await tell(log, await new_saga(pool), 0, 2)
+    rejected = await new_saga(pool)
+    await tell(log, rejected, 0, 1)
+    await pumped(relay)
+    await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
+    await pool.execute(
+        "UPDATE evosaga.sagas SET status = 'rejected', created_at = now() - interval '1 hour'"
+        " WHERE saga_id = $1",
+        rejected,
+    )
+    assert await RejectedSagaArchive(pool, "w", keep=60.0, most=1).archive() == 1
+    if leader == "another":
+        await relay.resign()
+        relay = Relay(pool, redis, "heir")
+    await pumped(relay)
+    assert await log_loss.recorded(pool) is None
+    await go_back(pool, 1)
+    await relay.resign()
+    await pumped(Relay(pool, redis, "third"))
+    loss = await log_loss.recorded(pool)
+    assert (loss and loss.told_up_to, loss and loss.newest) == (3, 1)
+
+
+async def test_two_who_decide_at_once_begin_one_epoch(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay = Relay(pool, redis, "relay")
+    saga = await new_saga(pool)
+    await tell(log, saga, 0, 3)
+    await pumped(relay)
+    await go_back(pool, 1)
+    await pumped(relay)
+    assert await log_loss.recorded(pool) is not None
+    begun = await asyncio.gather(*(log_loss.begin_epoch(pool, redis) for _ in range(4)))
+    assert begun == [1, 1, 1, 1]
+    await tell(log, saga, 1, 2)
+    await pumped(relay)
+    assert await log_loss.begin_epoch(pool, redis) == 1
+    assert (await relay_position.read(redis)).up_to == 3, "nobody is sent back for nothing"
 
 
 async def test_a_log_that_forgot_an_epoch_begins_one_above_it(
@@ -113,6 +194,7 @@ async def test_a_log_that_forgot_an_epoch_begins_one_above_it(
     await tell(log, saga, 0, 2)
     await pumped(relay)
     for epoch in (1, 2):
+        await pool.execute("UPDATE evosaga.relay SET went_back_at = now()")
         await log_loss.begin_epoch(pool, redis)
         await tell(log, saga, epoch + 1)
         await pumped(relay)
@@ -165,6 +247,12 @@ async def test_while_it_waits_for_a_decision_nothing_is_republished_or_archived(
     since = await pool.fetchval("SELECT now() - interval '1 hour'")
     with pytest.raises(LogWentBack, match="evosaga recover"):
         await republish_from(pool, redis, "me", since, lambda *_: None)
+    begun = asyncio.Event()
+    await pool.execute("UPDATE evosaga.relay SET went_back_at = NULL, position = 3")
+    again = republish_from(pool, redis, "me", since, lambda *_: begun.set())
+    with pytest.raises(LogWentBack, match="evosaga recover"):  # noticed while it is at work
+        await asyncio.wait_for(again, 10)
+    assert begun.is_set()
     archive = RejectedSagaArchive(pool, "w", keep=60.0, most=1)
     assert await archive.archive() == 0
     await log_loss.begin_epoch(pool, redis)

@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga import migrations
+from evosaga.events import log_loss
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
@@ -223,6 +224,9 @@ async def test_the_documented_role_runs_everything_but_migrate(
         await serves(as_role)
         assert evolution.rows() == {}
         as_itself = await open_pool(as_role.variables["EVOSAGA_DATABASE_URL"])
+        given = await as_itself.fetchval(f"SELECT {log_loss.GIVEN}")
+        numbers = "SELECT last_value FROM evosaga.saga_events_position_seq"
+        assert given == await as_itself.fetchval(numbers)
         for forbidden in (
             "UPDATE evosaga.saga_events SET type = 'x'",
             "DROP TABLE evosaga.sagas",

@@ -12,7 +12,7 @@ from evosaga.events.postgres_url import understood
 from evosaga.orchestrator.cli import doctor_replication
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.orchestrator.local.postgres import SETTINGS
+from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
 from tests.harness.chaos.proxy import Hang, Proxy, upstream_of
 from tests.harness.chaos.standby import fail_over
 from tests.support.commandline import commandline
@@ -73,6 +73,26 @@ async def test_of_several_hosts_the_one_that_answers_and_takes_writes_is_used(
     said = next(one for one in ran.json["checks"] if one["check"] == "postgres")["said"]
     assert f"none of {nobody}:5432, {folder}:5432 takes writes: promote one" in said
     pool.terminate()
+
+
+async def test_two_names_of_one_server_are_no_two_primaries(own_postgres: LocalServer) -> None:
+    with local_postgres() as another:
+        async with (
+            Proxy(upstream_of(own_postgres.url)) as one,
+            Proxy(upstream_of(own_postgres.url)) as twin,
+            Proxy(upstream_of(another.url)) as other,
+        ):
+            for second, verdict, how in (
+                (twin, "ok", "the same server"),
+                (other, "bad", "primary"),
+            ):
+                where = f"127.0.0.1:{one.port},127.0.0.1:{second.port}"
+                url = understood(f"postgresql://postgres@{where}/evosaga")
+                await (await connect(url, timeout=5)).close()
+                (told,) = [found async for found in doctor_replication.check_hosts(url)]
+                assert told.verdict == verdict, told
+                assert f"127.0.0.1:{second.port} is {how}" in told.said
+                assert ("two primaries" in told.said) is (second is other)
 
 
 async def test_a_host_that_hangs_costs_seconds_and_not_the_connection(

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from evosaga.events import log_loss, streams
+from evosaga.events import dead_letters, log_loss, streams
 from evosaga.events.commands import Command
 from evosaga.events.database import Pool
+from evosaga.events.dead_letters import DeadLetter
 from evosaga.events.event_log import EventLog
 from evosaga.orchestrator.app import running_worker
+from evosaga.orchestrator.commands.forgotten_commands import forgotten_commands
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
@@ -206,3 +208,33 @@ async def test_without_a_worker_the_commands_wait_and_the_stop_stays(
         assert ran.code == 0, ran
         assert "epoch 1" in ran.out
     assert (again.status, list(evolution.live())) == ("completed", [made.instance_name])
+
+
+@pytest.mark.parametrize("decision", ["remove", "send again"])
+async def test_a_command_whose_letter_is_gone_by_an_operators_decision_is_not_taken_again(
+    pool: Pool, redis: Redis, decision: str
+) -> None:
+    await streams.ensure_group(redis)
+    bodies = [json.dumps(create()).encode() for _ in range(3)]
+    refused, forged, kept = [
+        streams.as_text(await redis.xadd(streams.COMMANDS, {"data": body})) for body in bodies
+    ]
+    await redis.xreadgroup(streams.GROUP, "me", {streams.COMMANDS: ">"})
+    await redis.xack(streams.COMMANDS, streams.GROUP, refused, forged, kept)
+    await dead_letters.publish(
+        redis,
+        [
+            DeadLetter(refused, bodies[0], {}, "failing", "it always fails", 20),
+            DeadLetter(forged, b"another's", {}, "x", "x", 1),
+            DeadLetter("no id", b"", {}, "x", "x", 1),
+        ],
+    )
+    letters, _ = await dead_letters.newest(redis, 10)
+    if decision == "remove":
+        assert await dead_letters.delete(redis, [one.id for one in letters]) == 3
+    else:
+        await dead_letters.send_again(redis, letters)
+    forgotten = await forgotten_commands(pool, redis, discover(), None)
+    assert [one.message.id.decode() for one in forgotten] == [forged, kept]
+    left = [fields[b"data"] for _, fields in await entries(redis, streams.COMMANDS)]
+    assert left.count(bodies[0]) == (decision == "send again")

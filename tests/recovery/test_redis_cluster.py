@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import ClusterCrossSlotError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from evosaga.events import (
     dead_letters,
@@ -42,7 +43,7 @@ from evosaga.sagas.whatsapp.steps import routing_key
 from tests.control.conftest import Gossip
 from tests.support.commandline import commandline
 from tests.support.driving import create, delete, entries, nothing_pending, outcome, publish
-from tests.support.valkeys import Cluster, cluster
+from tests.support.valkeys import Cluster, cluster, lone_node
 from tests.support.waiting import eventually
 
 _OF_EVENTS = key_slot(streams.EVENTS.encode()) * 3 // 16384
@@ -249,6 +250,44 @@ async def test_follow_up_commands_that_only_their_own_master_lost_are_told_again
     await pool.execute("UPDATE evosaga.relay SET position = 30")
     assert await relay.pump() in (True, False)
     assert (await told.read(redis)).commands_lost is False
+
+
+async def test_a_move_is_followed_while_the_others_can_not_be_asked_and_who_is_gone_is_closed(
+    clustered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await clustered.set("whatsapp:instance:x", "1")
+    cache = clustered.nodes_manager.slots_cache
+    slot = key_slot(b"whatsapp:instance:x")
+    cache[slot] = [next(one[0] for one in cache.values() if one[0] is not cache[slot][0])]
+
+    async def away(failed: str | None = None) -> None:
+        raise RedisConnectionError("no node of the cluster answers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(clustered, "refresh", away)
+        assert await clustered.get("whatsapp:instance:x") == b"1"
+    closed: list[Redis] = []
+
+    async def close() -> None:
+        closed.append(gone)
+
+    clustered._clients["127.0.0.1:1"] = gone = Redis(port=1)
+    monkeypatch.setattr(gone, "aclose", close)
+    await clustered.refresh()
+    assert closed == [gone]
+    assert "127.0.0.1:1" not in clustered._clients
+    assert await clustered.get("whatsapp:instance:x") == b"1"
+
+
+async def test_a_cluster_whose_slots_nobody_has_yet_is_waited_for(tmp_path: Path) -> None:
+    async with lone_node(tmp_path) as node, streams.connect(Cluster([node]).url) as redis:
+        with pytest.raises(RedisConnectionError):
+            await redis.set("whatsapp:instance:x", "1")
+        with pytest.raises(RedisConnectionError):
+            await redis.execute_command("OBJECT", "ENCODING", "x")  # type: ignore[no-untyped-call]
+        await node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await eventually(Cluster([node]).well, 20)
+        assert await redis.set("whatsapp:instance:x", "1")
 
 
 # -- the command line

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from evosaga.events import log_loss, relay_position
 from evosaga.events.database import Pool
 from evosaga.orchestrator.app import Broken, running_worker, serve_until
 from evosaga.orchestrator.config.settings import Settings
@@ -83,6 +84,21 @@ async def test_a_worker_stops_when_another_database_is_given_its_redis_on_purpos
     with pytest.raises(Broken, match="another database's"):
         await asyncio.wait_for(serving, 30)
     assert await redis.get(OWNER) == b"7/7"
+
+
+async def test_a_new_database_on_a_used_redis_is_healthy_after_what_it_is_advised_to_delete(
+    settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    await relay_position.tell(redis, [b"{}"], [b"{}"], await relay_position.read(redis), 1000)
+    await redis.set(OWNER, "7/7")
+    with pytest.raises(RedisTaken) as refused:
+        await redis_owner.claim(redis, await redis_owner.identity(pool))
+    await redis.delete(*str(refused.value).rpartition("redis-cli DEL ")[2].split())
+    assert await redis.keys("evosaga:*") == []
+    async with running_worker(settings):
+        saga = await outcome(pool, await publish(redis, create()))
+        assert saga.status == "completed"
+    assert await log_loss.recorded(pool) is None
 
 
 @pytest.mark.parametrize("value", ["", "somebody", "list"])

@@ -191,6 +191,17 @@ async def cluster(folder: Path, replicas_of: Sequence[int] = ()) -> AsyncIterato
         yield made
 
 
+@contextlib.asynccontextmanager
+async def lone_node(folder: Path) -> AsyncIterator[Valkey]:
+    """A node of a cluster that nobody has made yet: it has no slots, and knows no other."""
+    port, bus = free_ports(2)
+    options = _options(folder, port) | {"--cluster-enabled": "yes", "--cluster-port": str(bus)}
+    node = Valkey(folder, port, [word for pair in options.items() for word in pair])
+    with _running([node]):
+        await eventually(node.answers, 20)
+        yield node
+
+
 @dataclass
 class Watched:
     """A master, its replicas, and the Sentinels that watch them."""

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from evosaga.events import redis_errors
 from evosaga.events.connection_errors import reason
-from evosaga.events.slots import beside
+from evosaga.events.slots import beside, in_cluster
 from evosaga.sagas.outcome import Done, Finding, Held, Outcome, Rejected, Sighting, Unknown
 
 if TYPE_CHECKING:  # routing workers read the key with this module, and need nothing else of ours
@@ -176,17 +176,24 @@ async def fill(ctx: "Context") -> Outcome:
 
 
 async def invalidate(ctx: "Context") -> Outcome:
-    """Drop the routing key and the QR code, and leave the mark; in a cluster, one in each slot."""
+    """Drop the routing key and what is about the code, and leave the mark.
+
+    One script on a single Redis; in a cluster one in each slot, and a mark in two of them.
+    """
     name, redis = ctx.facts["instance_name"], ctx.services.redis
     of_route = [key(name), filled_key(name, redis)]
     dropped: dict[str, list[str]] = {_mark(redis, name, key(name)): of_route}
     of_code = [qr_key(name), _qr_time_key(redis, name)]
+    limit = qr_limit_key(name)
+    if not (apart := in_cluster(redis)):
+        of_code.append(limit)
     dropped.setdefault(_mark(redis, name, qr_key(name)), []).extend(of_code)
     try:
         for mark, keys in dropped.items():
             left = (ctx.facts["created_by"], str(_MARK_TTL))
             await _script(redis, _REMOVE, (mark, *keys), *left)
-        await redis.delete(qr_limit_key(name))
+        if apart:
+            await redis.delete(limit)
     except RedisError as error:
         return trouble(error)
     return Done()

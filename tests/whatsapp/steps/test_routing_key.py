@@ -55,6 +55,17 @@ async def test_a_zombie_can_not_fill_what_was_removed_meanwhile(ctx: Context, re
     assert await redis.ttl("evosaga:removed:ours") > 3600
 
 
+async def test_on_a_single_redis_a_removal_is_one_script(ctx: Context, own_redis: Redis) -> None:
+    given = replace(ctx, services=replace(ctx.services, redis=own_redis))
+    await own_redis.set("evosaga:qr-limit:ours", "1")
+    await own_redis.config_resetstat()
+    assert await routing_key.invalidate(given) == Done()
+    calls = await own_redis.info("commandstats")
+    assert await own_redis.exists("evosaga:qr-limit:ours") == 0
+    asked = {name: told["calls"] for name, told in calls.items() if name != "cmdstat_hello"}
+    assert (asked.get("cmdstat_eval"), asked["cmdstat_del"]) == (1, 1), asked
+
+
 async def test_another_integration_may_have_the_name_of_one_that_was_removed(
     ctx: Context, redis: Redis
 ) -> None:
