@@ -209,7 +209,7 @@ async def test_a_look_finds_out_what_no_webhook_has_told(house: House) -> None:
         integration = await one(house, name)
         seen = await observe(services.servers["default"], services.keys, integration)
         await apply_observation(house.pool, integration, seen)
-        return (await house.row(name))["status"] == "connected"
+        return bool((await house.row(name))["status"] == "connected")
 
     await eventually(looked)
     row = await house.row(name)
