@@ -320,6 +320,23 @@ def test_the_answer_is_that_of_the_saga_in_the_way_and_a_queue_has_an_end() -> N
     assert kind("wait", *queue) == "in_progress"
 
 
+@pytest.mark.parametrize("status", ["running", "failed"])
+@pytest.mark.parametrize("policy", ["refuse", "wait", "supersede"])
+def test_a_saga_of_another_organization_is_neither_named_nor_stopped(
+    policy: OnConflict, status: str
+) -> None:
+    mine, others = uuid.UUID(int=1), uuid.UUID(int=2)
+    wanted = Admission("wall/1", organization_id=mine)
+    ahead = OpenSaga(uuid.uuid4(), "paint-a-wall", status, "wall/1", others, "theirs")
+    said = weigh(policy, uuid.uuid4(), wanted, [ahead])
+    assert isinstance(said, Refusal)
+    assert (said.code, said.existing_instance) == ("in_progress", None)
+    assert said.message.startswith("the business key is in use")
+    for whose in (None, mine):  # what is of one's own, or of nobody, is as it was
+        told = weigh(policy, uuid.uuid4(), wanted, [replace(ahead, organization_id=whose)])
+        assert isinstance(told, Admission) or str(ahead.saga_id) in told.message
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
