@@ -131,7 +131,9 @@ UPDATE evosaga.sagas SET owner = NULL, next_at = created_at + make_interval(secs
     doubted_at = NULL
 WHERE saga_id = $1 AND owner = $2 AND {ACTIVE_STATUSES}
 """  # noqa: S608
-# Whoever waits for one that is parked is looked at once after that, and then again when it is over.
+# Whoever waits for one that is parked is looked at after that, and then again when it is over.
+# Both are times at which transactions began, and one that began earlier may have committed later:
+# so it is looked at for ten seconds more.
 _COME: Final = f"""
 WITH RECURSIVE waiting AS (
     SELECT saga_id AS me, behind, instance_name, {_WANTS} AS wants, scheduled_at
@@ -149,7 +151,8 @@ WITH RECURSIVE waiting AS (
     SELECT saga_id FROM evosaga.sagas JOIN waiting ON saga_id = me
     WHERE owner IS NULL AND {ACTIVE_STATUSES} AND NOT EXISTS (
         SELECT FROM open WHERE open.me = waiting.me
-            AND (open.status <> 'failed' OR open.updated_at < waiting.scheduled_at))
+            AND (open.status <> 'failed'
+                OR open.updated_at + interval '10 seconds' < waiting.scheduled_at))
     ORDER BY created_at LIMIT $2
     FOR UPDATE OF sagas SKIP LOCKED
 )

@@ -24,6 +24,7 @@ from evosaga import (
     domain,
     retryable,
 )
+from evosaga.events import turns
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool
 from evosaga.orchestrator.commands.accept import accept, parse_request
@@ -280,6 +281,23 @@ async def test_an_older_release_that_takes_the_key_first_is_waited_for_too(
         assert (await outcome(pool, second["id"])).status == "completed"
     assert site.done == [third["id"], second["id"]]
     assert site.met == []
+
+
+async def test_one_accepted_while_the_one_ahead_was_being_parked_is_looked_at(pool: Pool) -> None:
+    known = building(Site()).sagas
+    first, second = paint(9), paint(9)
+    requests = [parse_request(known, read_command(json.dumps(o).encode())) for o in (first, second)]
+    await accept(pool, None, None, requests)
+    # The commit that parked the first began before the second did, and ended after it.
+    await pool.execute(
+        "UPDATE evosaga.sagas SET status = 'failed', next_at = NULL, owner = NULL, "
+        "updated_at = (SELECT scheduled_at - interval '1 second' FROM evosaga.sagas "
+        "WHERE saga_id = $2) WHERE saga_id = $1",
+        UUID(first["id"]),
+        UUID(second["id"]),
+    )
+    came = await turns.come(pool, "me", 10, [(PAINT.name, PAINT.version)])
+    assert [str(row["saga_id"]) for row in came] == [second["id"]]
 
 
 async def test_commands_of_one_batch_are_weighed_in_their_order(pool: Pool) -> None:
