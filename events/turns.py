@@ -49,14 +49,14 @@ def waits_for(saga_id: UUID) -> str:
 
 
 async def take(pool: Pool, saga_id: UUID, owner: str) -> Turn:
-    """Take its key for a saga that ``owner`` drives, if its turn has come."""
+    """Take its key for a saga that ``owner`` drives, if its turn has come and it has none yet."""
     try:
         row = await pool.fetchrow(_TAKE, saga_id, owner)
     except asyncpg.UniqueViolationError:  # somebody was faster, who is ahead from now on
         row = await pool.fetchrow(_TAKE, saga_id, owner)
     if row is None or row["owner"] != owner:
         return Turn("lost")
-    if row["saga_id"] is None:
+    if row["saga_id"] is None or row["has_key"]:
         return Turn("come")
     return Turn("not yet", Ahead(row["saga_id"], row["saga"], row["status"], row["step"]))
 
@@ -117,7 +117,8 @@ _TAKE: Final = f"""{_ONE}, taken AS (
     UPDATE evosaga.sagas AS saga SET business_key = waiting.wants FROM waiting
     WHERE saga.saga_id = waiting.me AND saga.owner = $2 AND NOT EXISTS (SELECT FROM open)
 )
-SELECT mine.owner, ahead.* FROM evosaga.sagas AS mine LEFT JOIN LATERAL (
+SELECT mine.owner, right(mine.business_key, 44) <> '/behind/' || mine.saga_id AS has_key, ahead.*
+FROM evosaga.sagas AS mine LEFT JOIN LATERAL (
     SELECT saga_id, saga, status, step FROM open ORDER BY status = 'failed' DESC LIMIT 1
 ) AS ahead ON true
 WHERE mine.saga_id = $1

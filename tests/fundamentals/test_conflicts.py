@@ -1,10 +1,12 @@
 """What becomes of a command whose business key is taken, as its definition declares."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -27,9 +29,12 @@ from evosaga import (
 from evosaga.events import turns
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool
+from evosaga.events.model import SagaEvent
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.domain import Domain
+from evosaga.orchestrator.engine import driver
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
@@ -244,6 +249,48 @@ async def test_behind_one_that_is_parked_nothing_goes_on_and_a_newcomer_is_refus
             refused.message
         )
     assert site.done == []
+
+
+@pytest.mark.parametrize("ahead", ["failed", "running"])
+async def test_one_called_off_by_a_worker_that_died_begins_nothing_without_its_key(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead: str
+) -> None:
+    site, execute = Site(), driver.execute
+    first, second = tear(1), paint(1)
+
+    async def die(live: SagaInstance, *rest: Any) -> SagaEvent:
+        if live.refused is not None:
+            raise asyncio.CancelledError
+        return await execute(live, *rest)
+
+    async def claimed() -> bool:
+        return "step.started enter" in await story(pool, await view(pool, second))
+
+    site.busy.add(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "execute", die)
+        async with running_worker(settings, building(site)):
+            await publish(redis, first)
+            await at_step(pool, first, "work")
+            await publish(redis, second)
+            await waits(pool, second)
+            site.broken.add("")
+            site.busy.clear()
+            await eventually(claimed)
+    change = "UPDATE evosaga.sagas SET status = $2, next_at = $3 WHERE saga_id = $1"
+    await pool.execute(change, UUID(first["id"]), ahead, None)
+    await pool.execute(change, UUID(second["id"]), "running", datetime.now(UTC))
+    async with running_worker(settings, building(site)):
+        if ahead == "failed":
+            called_off = await outcome(pool, second["id"])
+            assert (called_off.status, called_off.code) == ("compensated", "ahead_parked")
+        else:  # it was replayed, and the other goes on waiting until it is over
+            told = await waits(pool, second)
+            assert told.message == f"waits for saga {first['id']} to be over"
+            site.at.clear()
+            await pool.execute(change, UUID(first["id"]), "completed", None)
+            assert (await outcome(pool, second["id"])).status == "completed"
+    assert site.met == []
 
 
 async def test_an_older_release_that_takes_the_key_first_is_waited_for_too(
