@@ -153,7 +153,7 @@ class SagaDriver:
         except LeaseLost:
             return await self._without_lease(live, attempt_lost)
         finally:
-            await self._places.give_back(live)
+            self._places.used(live)
 
     async def _without_lease(
         self, live: SagaInstance, outcome: Callable[[State], SagaEvent]
@@ -165,6 +165,7 @@ class SagaDriver:
 
     async def _wait(self, live: SagaInstance) -> bool:
         """Sleep until the next attempt is due; False when there is nothing left to do here."""
+        await self._places.give_back_used(live)
         if live.state.in_flight is not None:
             return True
         action = decide(live.saga, live.state)

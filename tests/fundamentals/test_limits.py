@@ -152,6 +152,27 @@ async def test_what_waits_for_long_says_so_and_its_history_says_nothing(
     assert bank.charged == 1
 
 
+async def test_an_effect_is_recorded_before_its_place_is_given_back(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave, told = Limiter.leave, list[bool]()
+
+    async def asked(self: Limiter, *rest: Any) -> None:
+        saga = await find_saga(pool, id_)
+        assert saga is not None
+        told.append("step.succeeded charge" in await story(pool, saga))
+        await leave(self, *rest)
+
+    monkeypatch.setattr(Limiter, "leave", asked)
+    command = bill()
+    id_ = command["id"]
+    async with running_worker(settings, at_the_bank(Bank(), Limit("bank", concurrency=1))):
+        await publish(redis, command)
+        assert (await outcome(pool, id_)).status == "completed"
+    assert told == [True]
+    assert (await look(redis, ["bank"]))["bank"].held == 0
+
+
 async def test_turns_are_kept_and_who_does_not_come_is_passed_by(redis: Redis) -> None:
     limit, limiter = Limit("desk", concurrency=1), Limiter(redis)
     first, second, third = (uuid.uuid4() for _ in range(3))
