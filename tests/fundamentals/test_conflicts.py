@@ -34,6 +34,7 @@ from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.domain import Domain
 from evosaga.orchestrator.engine import driver
+from evosaga.orchestrator.engine.execution import execute
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
@@ -255,7 +256,7 @@ async def test_behind_one_that_is_parked_nothing_goes_on_and_a_newcomer_is_refus
 async def test_one_called_off_by_a_worker_that_died_begins_nothing_without_its_key(
     settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead: str
 ) -> None:
-    site, execute = Site(), driver.execute
+    site = Site()
     first, second = tear(1), paint(1)
 
     async def die(live: SagaInstance, *rest: Any) -> SagaEvent:
