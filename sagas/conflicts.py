@@ -17,7 +17,6 @@ LONGEST_QUEUE: Final = 10
 BEHIND: Final = "/behind/"
 IN_PROGRESS: Final = "in_progress"
 _SAME_KEY: Final = ", which has the same business key,"
-_IN_USE: Final = "the business key is in use: try again later, or use another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,8 @@ def _of_another(wanted: Admission, queue: Sequence[OpenSaga]) -> Refusal | None:
     mine = wanted.organization_id
     if mine is None or all(saga.organization_id in (None, mine) for saga in queue):
         return None
-    return Refusal(IN_PROGRESS, _IN_USE, wanted.business_key, mine, wanted.instance_name)
+    said = "the business key is in use: try again later, or use another one"
+    return Refusal(IN_PROGRESS, said, wanted.business_key, mine, wanted.instance_name)
 
 
 def _stoppable(ahead: OpenSaga, wanted: Admission) -> bool:

@@ -124,7 +124,8 @@ class SagaDriver:
             return True
         said, limit = waits_for(ahead.saga_id), deadline_seconds(live.saga, live.state)
         if (flight := live.state.in_flight) is not None:  # claimed to be refused, and never made
-            if not await self._record(live, outcome_event(flight, Held(WAITING, said))):
+            goes_on = Held(code=WAITING, message=said)
+            if not await self._record(live, outcome_event(flight, goes_on)):
                 return False
             if not waits(live.state):  # it was cancelled, say
                 return True
