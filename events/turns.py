@@ -49,14 +49,14 @@ def waits_for(saga_id: UUID) -> str:
 
 
 async def take(pool: Pool, saga_id: UUID, owner: str) -> Turn:
-    """Take its key for a saga that ``owner`` drives, if its turn has come."""
+    """Take its key for a saga that ``owner`` drives, if its turn has come and it has none yet."""
     try:
         row = await pool.fetchrow(_TAKE, saga_id, owner)
     except asyncpg.UniqueViolationError:  # somebody was faster, who is ahead from now on
         row = await pool.fetchrow(_TAKE, saga_id, owner)
     if row is None or row["owner"] != owner:
         return Turn("lost")
-    if row["saga_id"] is None:
+    if row["saga_id"] is None or row["has_key"]:
         return Turn("come")
     return Turn("not yet", Ahead(row["saga_id"], row["saga"], row["status"], row["step"]))
 
@@ -117,7 +117,8 @@ _TAKE: Final = f"""{_ONE}, taken AS (
     UPDATE evosaga.sagas AS saga SET business_key = waiting.wants FROM waiting
     WHERE saga.saga_id = waiting.me AND saga.owner = $2 AND NOT EXISTS (SELECT FROM open)
 )
-SELECT mine.owner, ahead.* FROM evosaga.sagas AS mine LEFT JOIN LATERAL (
+SELECT mine.owner, right(mine.business_key, 44) <> '/behind/' || mine.saga_id AS has_key, ahead.*
+FROM evosaga.sagas AS mine LEFT JOIN LATERAL (
     SELECT saga_id, saga, status, step FROM open ORDER BY status = 'failed' DESC LIMIT 1
 ) AS ahead ON true
 WHERE mine.saga_id = $1
@@ -131,7 +132,9 @@ UPDATE evosaga.sagas SET owner = NULL, next_at = created_at + make_interval(secs
     doubted_at = NULL
 WHERE saga_id = $1 AND owner = $2 AND {ACTIVE_STATUSES}
 """  # noqa: S608
-# Whoever waits for one that is parked is looked at once after that, and then again when it is over.
+# Whoever waits for one that is parked is looked at after that, and then again when it is over.
+# Both are times at which transactions began, and one that began earlier may have committed later:
+# so it is looked at for ten seconds more.
 _COME: Final = f"""
 WITH RECURSIVE waiting AS (
     SELECT saga_id AS me, behind, instance_name, {_WANTS} AS wants, scheduled_at
@@ -149,7 +152,8 @@ WITH RECURSIVE waiting AS (
     SELECT saga_id FROM evosaga.sagas JOIN waiting ON saga_id = me
     WHERE owner IS NULL AND {ACTIVE_STATUSES} AND NOT EXISTS (
         SELECT FROM open WHERE open.me = waiting.me
-            AND (open.status <> 'failed' OR open.updated_at < waiting.scheduled_at))
+            AND (open.status <> 'failed'
+                OR open.updated_at + interval '10 seconds' < waiting.scheduled_at))
     ORDER BY created_at LIMIT $2
     FOR UPDATE OF sagas SKIP LOCKED
 )

@@ -16,6 +16,7 @@ LONGEST_QUEUE: Final = 10
 """Sagas that may wait for one key; a caller that repeats itself meets this limit."""
 BEHIND: Final = "/behind/"
 IN_PROGRESS: Final = "in_progress"
+_SAME_KEY: Final = ", which has the same business key,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,26 @@ def weigh(
     saga_id: UUID,
     wanted: Admission,
     queue: Sequence[OpenSaga],
-    whose: str = ", which has the same business key,",
+    whose: str | None = None,
 ) -> Verdict:
     """What becomes of a command that would be admitted, beside the open sagas in its way.
 
-    ``whose``: what the sentence of a refusal says of the one in the way.
+    ``whose``: what the sentence of a refusal says of the one in the way, where the definition's own
+    admission has judged what organizations may do to each other. Else the command is refused if one
+    in the way is another organization's, which is neither named nor stopped.
     """
     if not queue:
         return wanted
+    if whose is None and (strange := _of_another(wanted, queue)) is not None:
+        return strange
     parked = next((saga for saga in queue if saga.status == "failed"), None)
     ahead = parked or last_of(queue)
     answer = answer_to(policy, ahead.saga)
     waiting = sum(saga.behind is not None for saga in queue)
     if parked is not None or answer == "refuse" or waiting >= LONGEST_QUEUE:
-        said = _sentence(ahead, whose, full=answer != "refuse" and waiting >= LONGEST_QUEUE)
+        said = _sentence(
+            ahead, whose or _SAME_KEY, full=answer != "refuse" and waiting >= LONGEST_QUEUE
+        )
         return Refusal(
             IN_PROGRESS,
             said,
@@ -103,6 +110,15 @@ def weigh(
         behind=ahead.saga_id,
         follow_up=_cancel(ahead.saga_id, saga_id) if stop else wanted.follow_up,
     )
+
+
+def _of_another(wanted: Admission, queue: Sequence[OpenSaga]) -> Refusal | None:
+    """The refusal where an organization's saga is in the way of a command of another one."""
+    mine = wanted.organization_id
+    if mine is None or all(saga.organization_id in (None, mine) for saga in queue):
+        return None
+    said = "the business key is in use: try again later, or use another one"
+    return Refusal(IN_PROGRESS, said, wanted.business_key, mine, wanted.instance_name)
 
 
 def _stoppable(ahead: OpenSaga, wanted: Admission) -> bool:

@@ -26,7 +26,7 @@ from evosaga.events.model import (
     StepStarted,
     StepSucceeded,
 )
-from evosaga.events.turns import waits_for
+from evosaga.events.turns import WAITING, waits_for
 from evosaga.orchestrator.engine.commit import WorkerTerms, late, next_commit
 from evosaga.orchestrator.engine.decider import (
     Idle,
@@ -48,7 +48,7 @@ from evosaga.orchestrator.engine.quarantine import Quarantine
 from evosaga.orchestrator.engine.repeated_holds import hold_of, interrupted
 from evosaga.orchestrator.engine.state import State
 from evosaga.orchestrator.engine.transient_errors import is_transient, retry_while_transient
-from evosaga.orchestrator.engine.turns import AheadParked, waits
+from evosaga.orchestrator.engine.turns import AheadParked, unsure, waits
 from evosaga.sagas.definition import Kind
 from evosaga.sagas.outcome import Held, NotOnThisWorker
 from evosaga.sagas.registry import SagaRegistry
@@ -90,9 +90,12 @@ class SagaDriver:
     async def drive(self, live: SagaInstance, lost_attempt: bool) -> None:
         """Run the loop; with ``lost_attempt`` the attempt in flight died with its worker."""
         try:
-            if waits(live.state) and not late(live, live.state) and not await self._turn(live):
+            if unsure(live.state) and not late(live, live.state) and not await self._turn(live):
                 return
-            fact = attempt_lost(live.state) if lost_attempt else interrupted(live)
+            fact: SagaEvent | None = None
+            if live.refused is None:  # else the attempt that is out was never made
+                lost = lost_attempt and live.state.in_flight is not None
+                fact = attempt_lost(live.state) if lost else interrupted(live)
             if fact is None:
                 fact = await self._attempt(live)
             while await self._record(live, fact) and await self._wait(live):
@@ -120,6 +123,12 @@ class SagaDriver:
             live.refused = AheadParked(ahead)
             return True
         said, limit = waits_for(ahead.saga_id), deadline_seconds(live.saga, live.state)
+        if (flight := live.state.in_flight) is not None:  # claimed to be refused, and never made
+            goes_on = Held(code=WAITING, message=said)
+            if not await self._record(live, outcome_event(flight, goes_on)):
+                return False
+            if not waits(live.state):  # it was cancelled, say
+                return True
         await retry_while_transient(lambda: log.wait_for_turn(live.saga_id, worker, said, limit))
         return False
 
@@ -145,7 +154,7 @@ class SagaDriver:
         except LeaseLost:
             return await self._without_lease(live, attempt_lost)
         finally:
-            await self._places.give_back(live)
+            self._places.used(live)
 
     async def _without_lease(
         self, live: SagaInstance, outcome: Callable[[State], SagaEvent]
@@ -157,6 +166,7 @@ class SagaDriver:
 
     async def _wait(self, live: SagaInstance) -> bool:
         """Sleep until the next attempt is due; False when there is nothing left to do here."""
+        await self._places.give_back_used(live)
         if live.state.in_flight is not None:
             return True
         action = decide(live.saga, live.state)

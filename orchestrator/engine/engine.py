@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
+import structlog
+
 from evosaga.events.event_log import EventLog
 from evosaga.events.model import Recorded
 from evosaga.orchestrator.engine.blocking import AtWork, LoopWatchdog
@@ -29,6 +31,7 @@ from evosaga.orchestrator.engine.state import State
 from evosaga.orchestrator.engine.turns import waits
 from evosaga.sagas.registry import SagaRegistry
 
+_logger = structlog.get_logger("evosaga.engine")
 _CROWDED_WAIT: Final = 0.2
 """Seconds that a saga may wait in memory, where it uses capacity, when that is scarce."""
 
@@ -71,7 +74,8 @@ class Engine:
         self.share = max(1, math.ceil(capacity * share))
         """Sagas of one organization that this worker drives, at the most."""
         self._of: Counter[UUID] = Counter()
-        self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance]] = {}
+        self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance, UUID | None]] = {}
+        """Each with its organization, as it was counted."""
         self._allowed = Concurrency(capacity)
         self._has_capacity = asyncio.Event()
         self._has_capacity.set()
@@ -166,7 +170,7 @@ class Engine:
 
     def at_work(self, task: str) -> AtWork | None:
         """What the task of that name is at; None: it drives no saga, or makes no attempt."""
-        for saga_id, (driving, live) in [*self._driving.items()]:
+        for saga_id, (driving, live, _) in [*self._driving.items()]:
             flight = live.state.in_flight
             if flight is not None and driving.get_name() == task:
                 return AtWork(str(saga_id), live.saga.name, flight.step)
@@ -182,8 +186,8 @@ class Engine:
     async def stop(self, patience: float) -> None:
         """Finish the attempts that are out, begin no new ones. Seconds."""
         self._driver.stopping = True
-        tasks = [task for task, _ in self._driving.values()]
-        for _, live in self._driving.values():
+        tasks = [task for task, _, _ in self._driving.values()]
+        for _, live, _ in self._driving.values():
             live.wake.set()
         if tasks:
             await asyncio.wait(tasks, timeout=patience)
@@ -195,8 +199,9 @@ class Engine:
         task = asyncio.create_task(
             self._driver.drive(live, lost_attempt), name=f"saga-{live.saga_id}"
         )
-        self._driving[live.saga_id] = (task, live)
-        if (whose := _organization(live)) is not None:
+        whose = _organization(live)
+        self._driving[live.saga_id] = (task, live, whose)
+        if whose is not None:
             self._of[whose] += 1
         task.add_done_callback(lambda done: self._gone(live.saga_id, done))
         if len(self._driving) >= self._allowed.now:
@@ -204,8 +209,8 @@ class Engine:
 
     def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
         if saga_id in self._driving and self._driving[saga_id][0] is done:
-            _, live = self._driving.pop(saga_id)
-            if (whose := _organization(live)) is not None:
+            _, _, whose = self._driving.pop(saga_id)
+            if whose is not None:
                 self._of[whose] -= 1
                 if not self._of[whose]:
                     del self._of[whose]
@@ -222,6 +227,11 @@ class Engine:
 
 
 def _organization(live: SagaInstance) -> UUID | None:
-    """Whose saga it is, where its input says so."""
-    whose = getattr(live.input, "organization_id", None)
+    """Whose saga it is, as its definition says, or its input."""
+    try:
+        ask = live.saga.organization
+        whose = ask(live.input) if ask else getattr(live.input, "organization_id", None)
+    except Exception as error:  # a definition's own code: the saga goes on, and counts as nobody's
+        _logger.warning("organization unknown", saga_id=str(live.saga_id), at=where(error))
+        return None
     return whose if isinstance(whose, UUID) else None

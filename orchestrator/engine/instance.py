@@ -66,6 +66,8 @@ class SagaInstance:
     """The sequence at which the attempt that is out was claimed."""
     place: Place | None = None
     """The attempt that has a place at the limits of its step."""
+    used: tuple[Place, float] | None = None
+    """A place whose attempt is over, with the seconds that it took: it is to be given back."""
     has_turn: bool = False
     """For one that was behind another: its turn has come, and it has its key."""
     refused: AheadParked | None = None

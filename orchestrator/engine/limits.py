@@ -10,11 +10,12 @@ harm. A Redis that has lost its data forgets the attempts that are out, so until
 there may be more of them than the limit says.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from redis.asyncio import Redis
@@ -27,6 +28,8 @@ LIMITED: Final = "limited"
 """The code of a saga that waits for a place."""
 AWAY: Final = 2.0
 """Seconds until it is asked again when Redis is away."""
+BOUND: Final = 1.0
+"""Seconds that a Redis which does not answer may delay an attempt, or what follows it."""
 _SHORTEST: Final = 0.02
 _LONGEST: Final = 30.0
 """Seconds between two questions."""
@@ -57,6 +60,8 @@ class Limiter:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._token = uuid4().hex
+        """Fences the places: what another worker has taken over is not given back here."""
         self.seen: dict[str, Seen] = {}
         self.granted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -69,35 +74,52 @@ class Limiter:
 
         None: it has them all. Otherwise it has none, so that nobody waits for it meanwhile.
         """
-        mine: list[Limit] = []
+        mine: list[tuple[Limit, str]] = []
         for limit in sorted(limits, key=lambda one: one.name):
             try:
-                found = await self._ask(limit, f"{saga_id}/{what}", seconds)
+                async with asyncio.timeout(BOUND):
+                    found = await self._ask(limit, f"{saga_id}/{what}", seconds)
             except (RedisError, OSError) as error:
                 _logger.warning("limit unknown", limit=limit.name, reason=type(error).__name__)
                 said = f"waits for a place at {limit.name}, which only Redis knows, and it is away"
                 found = NoPlace(said, AWAY)
-            if found is not None:
+            if isinstance(found, NoPlace):
                 self.refused[limit.name] += 1
-                await self.leave(mine, saga_id, what)
+                await self._take_back(mine, f"{saga_id}/{what}")
                 return found
-            mine.append(limit)
-        self.granted.update(limit.name for limit in mine)
+            mine.append((limit, found))
+        self.granted.update(limit.name for limit, _ in mine)
         return None
 
     async def leave(
         self, limits: Sequence[Limit], saga_id: UUID, what: str, took: float | None = None
     ) -> None:
         """Give the places back; ``took``: seconds for which they were used."""
-        for limit in limits:
-            spent = "" if took is None else str(round(took * 1000))
-            try:
-                await self._redis.eval(_LEAVE, 3, *keys(limit.name), f"{saga_id}/{what}", spent)
-            except (RedisError, OSError):  # then it ends by itself
-                _logger.warning("place not given back", limit=limit.name, saga_id=str(saga_id))
+        spent = "" if took is None else str(round(took * 1000))
+        await self._give([(limit, (spent,)) for limit in limits], f"{saga_id}/{what}")
 
-    async def _ask(self, limit: Limit, member: str, seconds: float) -> NoPlace | None:
-        granted, held, waiting, again = await self._redis.eval(
+    async def _take_back(self, unused: Sequence[tuple[Limit, str]], member: str) -> None:
+        """Give up places that were not used: its turns, and what a rate has counted, are restored.
+
+        Else whoever waits for two would lose its turn at one of them each time it asks.
+        """
+        given = [(limit, ("", number, f"{limit.gap * 1000:.3f}")) for limit, number in unused]
+        await self._give(given, member)
+
+    async def _give(self, places: Sequence[tuple[Limit, tuple[str, ...]]], member: str) -> None:
+        try:
+            async with asyncio.timeout(BOUND):
+                for limit, more in places:
+                    told = (member, self._token, *more)
+                    await self._redis.eval(_LEAVE, 3, *keys(limit.name), *told)
+        except (RedisError, OSError) as error:  # then they end by themselves
+            names = [limit.name for limit, _ in places]
+            reason = type(error).__name__
+            _logger.warning("place not given back", limits=names, of=member, reason=reason)
+
+    async def _ask(self, limit: Limit, member: str, seconds: float) -> NoPlace | str:
+        """Its number in the queue until now; ``NoPlace``: it goes on waiting there."""
+        granted, held, waiting, again, number = await self._redis.eval(
             _ENTER,
             3,
             *keys(limit.name),
@@ -107,10 +129,11 @@ class Limiter:
             str(round((seconds + _SPARE) * 1000)),
             str(round(_SHORTEST * 1000)),
             str(round(_LONGEST * 1000)),
+            self._token,
         )
         self.seen[limit.name] = Seen(int(held), int(waiting))
         if granted:
-            return None
+            return number.decode() if isinstance(number, bytes) else str(number)
         return NoPlace(f"waits for a place at {limit.name}", int(again) / 1000)
 
 
@@ -131,19 +154,25 @@ async def look(redis: Redis, names: Sequence[str]) -> Mapping[str, Seen]:
 _NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+for _, one in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+  redis.call('ZREM', KEYS[1], one)
+  redis.call('HDEL', KEYS[3], 'token:' .. one)
+end
 """
 _LOOK: Final = f"""{_NOW}
 return {{redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2])}}
 """
 # In ``about`` each one that waits has the time until which it is waited for; ``tat`` is when the
 # next may begin by the rate, ``mean`` how long a place was used of late. All in milliseconds.
+# ``token:…`` is of the worker that has a place.
 _ENTER: Final = f"""{_NOW}
 local held, queue, about, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local most, gap, lease = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local mine = redis.call('ZSCORE', held, me)
-if not redis.call('ZSCORE', queue, me) then
-  redis.call('ZADD', queue, redis.call('HINCRBY', about, 'number', 1), me)
+local number = redis.call('ZSCORE', queue, me)
+if not number then
+  number = redis.call('HINCRBY', about, 'number', 1)
+  redis.call('ZADD', queue, number, me)
 end
 local ahead = 0
 local rank = redis.call('ZRANK', queue, me)
@@ -167,9 +196,10 @@ if (mine or free > ahead) and early <= 0 then
   redis.call('ZREM', queue, me)
   redis.call('HDEL', about, me)
   redis.call('ZADD', held, now + lease, me)
+  redis.call('HSET', about, 'token:' .. me, ARGV[7])
   redis.call('PEXPIRE', held, lease + 3600000)
   if gap > 0 then redis.call('HSET', about, 'tat', string.format('%.3f', next_ + gap)) end
-  return {{1, redis.call('ZCARD', held), redis.call('ZCARD', queue), 0}}
+  return {{1, redis.call('ZCARD', held), redis.call('ZCARD', queue), 0, tostring(number)}}
 end
 local again = early
 if not mine and free <= ahead then
@@ -178,14 +208,23 @@ if not mine and free <= ahead then
 end
 again = math.min(math.max(again, tonumber(ARGV[5])), tonumber(ARGV[6]))
 redis.call('HSET', about, me, now + again + 2000)
-return {{0, redis.call('ZCARD', held), redis.call('ZCARD', queue), math.ceil(again)}}
+return {{0, redis.call('ZCARD', held), redis.call('ZCARD', queue), math.ceil(again), ''}}
 """
+# One that gives up what it did not use keeps its number, and nobody waits for it until it asks.
 _LEAVE: Final = f"""{_NOW}
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
-if ARGV[2] ~= '' then
-  local mean = tonumber(redis.call('HGET', KEYS[3], 'mean') or ARGV[2])
-  redis.call('HSET', KEYS[3], 'mean', mean * 0.8 + ARGV[2] * 0.2)
+local held, queue, about, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+if redis.call('HGET', about, 'token:' .. me) ~= ARGV[2] then return 0 end
+redis.call('ZREM', held, me)
+redis.call('HDEL', about, me, 'token:' .. me)
+if ARGV[4] then
+  redis.call('ZADD', queue, ARGV[4], me)
+  redis.call('HSET', about, me, now - 1)
+  local tat = redis.call('HGET', about, 'tat')
+  local gap = tonumber(ARGV[5])
+  if tat and gap > 0 then redis.call('HSET', about, 'tat', string.format('%.3f', tat - gap)) end
+elseif ARGV[3] ~= '' then
+  local mean = tonumber(redis.call('HGET', about, 'mean') or ARGV[3])
+  redis.call('HSET', about, 'mean', mean * 0.8 + ARGV[3] * 0.2)
 end
+return 1
 """

@@ -1,6 +1,7 @@
-"""Places for the attempts of limited steps: had before an attempt is claimed, given back after it.
+"""Places for the attempts of limited steps: had before an attempt is claimed, given back after it
+is recorded, so that a Redis which does not answer delays no record.
 
-So a saga that waits for one writes no event, and its row says what it waits for.
+A saga that waits for one writes no event, and its row says what it waits for.
 """
 
 import time
@@ -41,10 +42,20 @@ class Places:
             live.place = place._replace(since=time.monotonic())
         return found
 
+    def used(self, live: SagaInstance) -> None:
+        """Its attempt is over: the place counts for no other, and is given back later."""
+        if (place := live.place) is not None:
+            live.place, live.used = None, (place, time.monotonic() - place.since)
+
+    async def give_back_used(self, live: SagaInstance) -> None:
+        """Give back the place of an attempt that is over, if there is one."""
+        if live.used is None or self.limiter is None:
+            return
+        (place, took), live.used = live.used, None
+        await self.limiter.leave(place.step.limits, live.saga_id, place.what, took)
+
     async def give_back(self, live: SagaInstance) -> None:
         """Give back what it has, if anything."""
-        if (place := live.place) is None or self.limiter is None:
-            return
-        live.place = None
-        took = time.monotonic() - place.since
-        await self.limiter.leave(place.step.limits, live.saga_id, place.what, took)
+        await self.give_back_used(live)
+        self.used(live)
+        await self.give_back_used(live)

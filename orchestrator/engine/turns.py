@@ -34,3 +34,17 @@ def waits(state: State) -> bool:
         return not state.steps
     held = failure.outcome == "held" and failure.code == WAITING
     return held and not any(progress.done for progress in state.steps.values())
+
+
+def unsure(state: State) -> bool:
+    """Whether it is behind another saga, and nothing of it shows that its turn had come.
+
+    An attempt may be claimed only to be refused; a worker that is lost before it records that
+    leaves a claim like any other.
+    """
+    start = state.start
+    if not isinstance(start, SagaStarted) or start.behind is None or state.runs > 1:
+        return False
+    if state.status != "running" or (state.cancel_requested and state.in_flight is None):
+        return False
+    return not any(progress.done for progress in state.steps.values())

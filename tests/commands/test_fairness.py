@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
+from evosaga import domain
 from evosaga.events import streams
 from evosaga.events.database import Pool
 from evosaga.orchestrator.commands.fair_queue import FairQueue, organization_of
@@ -26,7 +27,7 @@ from evosaga.sagas.context import StepContext
 from evosaga.sagas.definition import Admission, Refusal, Saga, retryable
 from evosaga.sagas.outcome import Done, Outcome
 from evosaga.sagas.registry import registry_of
-from tests.support.driving import outcome
+from tests.support.driving import outcome, publish
 from tests.support.waiting import eventually
 
 A, B, C = (uuid.UUID(int=n) for n in (1, 2, 3))
@@ -152,6 +153,47 @@ async def anything(pool: Pool) -> bool:
 async def completed(pool: Pool, number: int) -> bool:
     ended = "SELECT count(*) FROM evosaga.sagas WHERE status = 'completed'"
     return bool(await pool.fetchval(ended) == number)
+
+
+class Visit(BaseModel):
+    """A task whose organization has a name of its own."""
+
+    clinic: uuid.UUID
+
+
+async def visit(ctx: StepContext[Visit, asyncio.Event]) -> Outcome:
+    await ctx.services.wait()
+    return Done()
+
+
+async def test_the_share_counts_whose_saga_it_is_as_its_definition_says(
+    settings: Settings, pool: Pool, redis: Redis
+) -> None:
+    leave = asyncio.Event()
+
+    @asynccontextmanager
+    async def services() -> AsyncIterator[asyncio.Event]:
+        yield leave
+
+    saga = Saga(
+        name="visit",
+        version=1,
+        command="visit.pay",
+        input=Visit,
+        organization=lambda asked: asked.clinic,
+        steps=(retryable("run", do=visit),),
+    )
+    async with running_worker(settings, domain("visits", saga, services=services)) as worker:
+        told = {"id": str(uuid.uuid4()), "type": "visit.pay", "data": {"clinic": str(A)}}
+        id_ = await publish(redis, told)
+
+        async def counted(number: int) -> bool:
+            return worker.engine.driving_of(A) == number
+
+        await eventually(lambda: counted(1))
+        leave.set()
+        assert (await outcome(pool, id_)).status == "completed"
+        await eventually(lambda: counted(0))
 
 
 # --- turns ------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """What becomes of a command whose business key is taken, as its definition declares."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,11 +26,16 @@ from evosaga import (
     domain,
     retryable,
 )
+from evosaga.events import turns
 from evosaga.events.commands import read_command
 from evosaga.events.database import Pool
+from evosaga.events.model import SagaEvent
 from evosaga.orchestrator.commands.accept import accept, parse_request
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.domain import Domain
+from evosaga.orchestrator.engine import driver
+from evosaga.orchestrator.engine.execution import execute
+from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.maintenance.rebuild import rebuild
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.queries.why import why_of
@@ -245,6 +252,48 @@ async def test_behind_one_that_is_parked_nothing_goes_on_and_a_newcomer_is_refus
     assert site.done == []
 
 
+@pytest.mark.parametrize("ahead", ["failed", "running"])
+async def test_one_called_off_by_a_worker_that_died_begins_nothing_without_its_key(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead: str
+) -> None:
+    site = Site()
+    first, second = tear(1), paint(1)
+
+    async def die(live: SagaInstance, *rest: Any) -> SagaEvent:
+        if live.refused is not None:
+            raise asyncio.CancelledError
+        return await execute(live, *rest)
+
+    async def claimed() -> bool:
+        return "step.started enter" in await story(pool, await view(pool, second))
+
+    site.busy.add(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "execute", die)
+        async with running_worker(settings, building(site)):
+            await publish(redis, first)
+            await at_step(pool, first, "work")
+            await publish(redis, second)
+            await waits(pool, second)
+            site.broken.add("")
+            site.busy.clear()
+            await eventually(claimed)
+    change = "UPDATE evosaga.sagas SET status = $2, next_at = $3 WHERE saga_id = $1"
+    await pool.execute(change, UUID(first["id"]), ahead, None)
+    await pool.execute(change, UUID(second["id"]), "running", datetime.now(UTC))
+    async with running_worker(settings, building(site)):
+        if ahead == "failed":
+            called_off = await outcome(pool, second["id"])
+            assert (called_off.status, called_off.code) == ("compensated", "ahead_parked")
+        else:  # it was replayed, and the other goes on waiting until it is over
+            told = await waits(pool, second)
+            assert told.message == f"waits for saga {first['id']} to be over"
+            site.at.clear()
+            await pool.execute(change, UUID(first["id"]), "completed", None)
+            assert (await outcome(pool, second["id"])).status == "completed"
+    assert site.met == []
+
+
 async def test_an_older_release_that_takes_the_key_first_is_waited_for_too(
     settings: Settings, pool: Pool, redis: Redis
 ) -> None:
@@ -280,6 +329,23 @@ async def test_an_older_release_that_takes_the_key_first_is_waited_for_too(
         assert (await outcome(pool, second["id"])).status == "completed"
     assert site.done == [third["id"], second["id"]]
     assert site.met == []
+
+
+async def test_one_accepted_while_the_one_ahead_was_being_parked_is_looked_at(pool: Pool) -> None:
+    known = building(Site()).sagas
+    first, second = paint(9), paint(9)
+    requests = [parse_request(known, read_command(json.dumps(o).encode())) for o in (first, second)]
+    await accept(pool, None, None, requests)
+    # The commit that parked the first began before the second did, and ended after it.
+    await pool.execute(
+        "UPDATE evosaga.sagas SET status = 'failed', next_at = NULL, owner = NULL, "
+        "updated_at = (SELECT scheduled_at - interval '1 second' FROM evosaga.sagas "
+        "WHERE saga_id = $2) WHERE saga_id = $1",
+        UUID(first["id"]),
+        UUID(second["id"]),
+    )
+    came = await turns.come(pool, "me", 10, [(PAINT.name, PAINT.version)])
+    assert [str(row["saga_id"]) for row in came] == [second["id"]]
 
 
 async def test_commands_of_one_batch_are_weighed_in_their_order(pool: Pool) -> None:
@@ -318,6 +384,23 @@ def test_the_answer_is_that_of_the_saga_in_the_way_and_a_queue_has_an_end() -> N
         queue.append(replace(ahead, saga_id=id_, business_key=key, behind=queue[-1].saga_id))
     assert kind("wait", *queue[:-1]) == "waits"
     assert kind("wait", *queue) == "in_progress"
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+@pytest.mark.parametrize("policy", ["refuse", "wait", "supersede"])
+def test_a_saga_of_another_organization_is_neither_named_nor_stopped(
+    policy: OnConflict, status: str
+) -> None:
+    mine, others = uuid.UUID(int=1), uuid.UUID(int=2)
+    wanted = Admission("wall/1", organization_id=mine)
+    ahead = OpenSaga(uuid.uuid4(), "paint-a-wall", status, "wall/1", others, "theirs")
+    said = weigh(policy, uuid.uuid4(), wanted, [ahead])
+    assert isinstance(said, Refusal)
+    assert (said.code, said.existing_instance) == ("in_progress", None)
+    assert said.message.startswith("the business key is in use")
+    for whose in (None, mine):  # what is of one's own, or of nobody, is as it was
+        told = weigh(policy, uuid.uuid4(), wanted, [replace(ahead, organization_id=whose)])
+        assert isinstance(told, Admission) or str(ahead.saga_id) in told.message
 
 
 @pytest.mark.parametrize(

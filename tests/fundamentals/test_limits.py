@@ -152,6 +152,27 @@ async def test_what_waits_for_long_says_so_and_its_history_says_nothing(
     assert bank.charged == 1
 
 
+async def test_an_effect_is_recorded_before_its_place_is_given_back(
+    settings: Settings, pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave, told = Limiter.leave, list[bool]()
+
+    async def asked(self: Limiter, *rest: Any) -> None:
+        saga = await find_saga(pool, id_)
+        assert saga is not None
+        told.append("step.succeeded charge" in await story(pool, saga))
+        await leave(self, *rest)
+
+    monkeypatch.setattr(Limiter, "leave", asked)
+    command = bill()
+    id_ = command["id"]
+    async with running_worker(settings, at_the_bank(Bank(), Limit("bank", concurrency=1))):
+        await publish(redis, command)
+        assert (await outcome(pool, id_)).status == "completed"
+    assert told == [True]
+    assert (await look(redis, ["bank"]))["bank"].held == 0
+
+
 async def test_turns_are_kept_and_who_does_not_come_is_passed_by(redis: Redis) -> None:
     limit, limiter = Limit("desk", concurrency=1), Limiter(redis)
     first, second, third = (uuid.uuid4() for _ in range(3))
@@ -195,6 +216,55 @@ async def test_of_several_limits_all_are_had_or_none(redis: Redis) -> None:
     assert full is not None
     assert full.message == "waits for a place at door"
     assert (await look(redis, ["desk"]))["desk"].held == 0
+
+
+async def test_many_that_need_two_limits_get_on_as_fast_as_the_narrower_one_allows(
+    redis: Redis,
+) -> None:
+    limits = [Limit("a-rate", rate="20/s"), Limit("seat", concurrency=1)]
+    limiter, done = Limiter(redis), 0
+
+    async def one() -> None:
+        nonlocal done
+        me = uuid.uuid4()
+        while (full := await limiter.enter(limits, me, "s", 10.0)) is not None:  # noqa: ASYNC110
+            await asyncio.sleep(full.again)
+        await asyncio.sleep(0.07)  # longer than the rate's gap: the seat is the narrower one
+        await limiter.leave(limits, me, "s", 0.07)
+        done += 1
+
+    tasks = [asyncio.create_task(one()) for _ in range(100)]
+    await asyncio.wait(tasks, timeout=3.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert 10 <= done <= 43, "43 by the seat"
+
+
+async def test_what_was_not_used_costs_neither_its_turn_nor_the_rate(redis: Redis) -> None:
+    rate, desk = Limit("a-rate", rate="1/min"), Limit("desk", concurrency=1)
+    limiter, first, second = Limiter(redis), uuid.uuid4(), uuid.uuid4()
+    assert await limiter.enter([desk], first, "s", 10.0) is None
+    assert await limiter.enter([rate, desk], second, "s", 10.0) is not None
+    number = await redis.zscore(keys("a-rate")[1], f"{second}/s")
+    assert await limiter.enter([rate, desk], second, "s", 10.0) is not None
+    assert await redis.zscore(keys("a-rate")[1], f"{second}/s") == number
+    await limiter.leave([desk], first, "s", 0.01)
+    assert await limiter.enter([rate, desk], second, "s", 10.0) is None
+
+
+async def test_a_worker_does_not_give_back_the_place_of_the_one_that_took_over(
+    redis: Redis,
+) -> None:
+    desk, saga = Limit("desk", concurrency=1), uuid.uuid4()
+    paused, other = Limiter(redis), Limiter(redis)
+    assert await paused.enter([desk], saga, "s", 10.0) is None
+    assert await other.enter([desk], saga, "s", 10.0) is None
+    await paused.leave([desk], saga, "s", 0.01)
+    assert (await look(redis, ["desk"]))["desk"].held == 1
+    await other.leave([desk], saga, "s", 0.01)
+    assert (await look(redis, ["desk"]))["desk"].held == 0
+    assert not await redis.hexists(keys("desk")[2], f"token:{saga}/s")
 
 
 async def test_without_redis_nobody_gets_a_place() -> None:

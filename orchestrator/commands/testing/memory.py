@@ -156,7 +156,7 @@ class Database:
         saga = self.sagas[saga_id]
         if saga.owner != owner:
             return Turn("lost")
-        if (ahead := self.ahead_of(saga)) is None:
+        if saga.key == as_open(saga).wants or (ahead := self.ahead_of(saga)) is None:
             saga.key = as_open(saga).wants
             return Turn("come")
         row = ahead.row
