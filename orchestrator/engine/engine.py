@@ -72,7 +72,9 @@ class Engine:
         )
         self._capacity = capacity
         self.share = max(1, math.ceil(capacity * share))
-        """Sagas of one organization that this worker drives, at the most."""
+        """Sagas of one organization that this worker drives, at the most; for a moment more, when
+        the stream and a sweep fill the same share at once.
+        """
         self._of: Counter[UUID] = Counter()
         self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance, UUID | None]] = {}
         """Each with its organization, as it was counted."""

@@ -104,19 +104,27 @@ async def test_a_flood_of_one_organization_leaves_anothers_command_as_fast_as_ev
         beside = [await latency(pool, redis, B) for _ in range(3)]
         left = await pool.fetchval("SELECT count(*) FROM evosaga.sagas WHERE status = 'running'")
         assert left > 100, "the flood is still there"
-        assert worker.engine.driving_of(A) <= worker.engine.share == 20
+        assert worker.engine.share == 20
+        await eventually(lambda: 0 < worker.engine.driving_of(A) <= 20)
         # In turn behind all of it, each would take the 1500 * 0.3 / 40 = 11 s of the flood.
         assert min(beside) < idle + 2.0
-        waiting = await pool.fetchval(
-            "SELECT saga_id FROM evosaga.sagas WHERE owner IS NULL AND due_at <= now() "
-            "ORDER BY due_at DESC LIMIT 1"
-        )
-        view = await find_saga(pool, str(waiting))
-        assert view is not None
-        told = await why_of(pool, DOMAIN.sagas, view)
-        assert any("EVOSAGA_ORGANIZATION_SHARE" in detail for detail in told.details)
+        await eventually(lambda: the_last_is_explained(pool), message="why to name the share")
         refused = "SELECT count(*) FROM evosaga.sagas WHERE status IN ('rejected', 'failed')"
         assert await pool.fetchval(refused) == 0, "nothing that was accepted is refused"
+
+
+async def the_last_is_explained(pool: Pool) -> bool:
+    """Whether ``why`` of the saga whose turn comes last names the variable; now and then fewer are
+    driven than would be worth a word.
+    """
+    waiting = await pool.fetchval(
+        "SELECT saga_id FROM evosaga.sagas WHERE owner IS NULL AND due_at <= now() "
+        "ORDER BY due_at DESC LIMIT 1"
+    )
+    view = await find_saga(pool, str(waiting))
+    assert view is not None
+    told = await why_of(pool, DOMAIN.sagas, view)
+    return any("EVOSAGA_ORGANIZATION_SHARE" in detail for detail in told.details)
 
 
 async def test_what_waits_for_its_turn_is_driven_to_its_end(
