@@ -189,7 +189,7 @@ async def _explain(
         raise AdmissionChanged("another place in the queue")
     rows = await connection.fetch(
         """
-        SELECT saga, business_key, instance_name FROM evosaga.open_sagas
+        SELECT saga, business_key, instance_name, organization_id FROM evosaga.open_sagas
         WHERE business_key = ANY($1) OR (instance_name = ANY($2) AND behind IS NULL)
         """,
         [verdict.business_key for verdict in blind.values()],
@@ -201,21 +201,33 @@ async def _explain(
         holder = by_key.get(verdict.business_key)
         if holder is None and verdict.instance_name not in names:
             raise AdmissionChanged("what was in the way has ended meanwhile")
-        code = "in_progress" if holder else "name_taken"
-        message = (
-            f"a {holder['saga']} saga with the same business key is still open"
-            if holder
-            else f"another open saga uses the instance name {verdict.instance_name}"
-        )
-        explained[saga_id] = Refusal(
-            code,
-            message,
-            verdict.business_key,
-            verdict.organization_id,
-            verdict.instance_name,
-            holder["instance_name"] if holder else verdict.instance_name,
-        )
+        explained[saga_id] = _in_the_way(verdict, holder)
     return explained
+
+
+def _in_the_way(verdict: Admission, holder: asyncpg.Record | None) -> Refusal:
+    """``holder`` has the business key; None: another saga has the instance's name. One that belongs
+    to another organization is not described.
+    """
+    if holder is None:
+        message = f"another open saga uses the instance name {verdict.instance_name}"
+        existing = verdict.instance_name
+    elif None in (whose := (holder["organization_id"], verdict.organization_id)) or (
+        whose[0] == whose[1]
+    ):
+        message = f"a {holder['saga']} saga with the same business key is still open"
+        existing = holder["instance_name"]
+    else:
+        message = "the business key is in use: try again later, or use another one"
+        existing = verdict.instance_name
+    return Refusal(
+        "name_taken" if holder is None else "in_progress",
+        message,
+        verdict.business_key,
+        verdict.organization_id,
+        verdict.instance_name,
+        existing,
+    )
 
 
 def _key(verdict: Admission | Refusal) -> tuple[str, UUID | None]:
