@@ -17,17 +17,15 @@ by whether the log still has the event that was published last. Nothing is publi
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
-from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import background, log_loss, relay_position, streams, syncpoints
+from evosaga.events import background, log_loss, published, relay_position, streams, syncpoints
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.leader_election import vacant
@@ -57,6 +55,8 @@ _FOLLOW: Final = 1.0
 """Seconds between two looks whether another still leads; our own commits are no reason for one."""
 _FOLLOW_LONGEST: Final = 3.0
 """The same once another has led for a while: with a hundred workers that is 33 looks a second."""
+_LOOK: Final = 100
+"""So many of the newest entries of the stream are looked at."""
 _GATHER: Final = 0.01
 """Seconds that what was committed waits for what comes next: a saga commits every few of them."""
 _logger = structlog.get_logger("evosaga.relay")
@@ -189,12 +189,10 @@ class Relay:
 
     async def _newest_on_stream(self) -> int | None:
         """The position of the newest event of ours on a stream that has no note beside it."""
-        for id_ in await streams.newest_ids(self._redis):
-            saga, _, sequence = id_.rpartition(":")
-            with contextlib.suppress(ValueError):
-                at = await self._pool.fetchval(_POSITION, UUID(saga), int(sequence))
-                if at is not None:
-                    return int(at)
+        for event in await published.newest(self._redis, _LOOK):
+            at = await self._pool.fetchval(_POSITION, event.saga_id, event.sequence)
+            if at is not None:
+                return int(at)
         return None
 
     async def resign(self) -> None:

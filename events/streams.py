@@ -73,13 +73,6 @@ async def publish_events(
         await pipeline.execute()
 
 
-async def newest_ids(redis: "Redis", count: int = 100) -> list[str]:
-    """The ids of the newest events on the stream, newest first."""
-    found: Any = await redis.xrevrange(EVENTS, count=count)
-    told = [json.loads(fields[FIELD]) for _, fields in found if FIELD in fields]
-    return [str(event["id"]) for event in told if isinstance(event, dict) and "id" in event]
-
-
 async def acknowledge(redis: "Redis", message_ids: Sequence[bytes]) -> None:
     """XACK commands whose fate is committed."""
     if message_ids:

@@ -132,6 +132,8 @@ UPDATE evosaga.sagas SET owner = NULL, next_at = created_at + make_interval(secs
     doubted_at = NULL
 WHERE saga_id = $1 AND owner = $2 AND {ACTIVE_STATUSES}
 """  # noqa: S608
+# While the one right before it is open and not parked, a saga is not looked at any further: that is
+# nearly all that wait, and the chain of each costs much more than one look at a primary key.
 # Whoever waits for one that is parked is looked at after that, and then again when it is over.
 # Both are times at which transactions began, and one that began earlier may have committed later:
 # so it is looked at for ten seconds more.
@@ -141,6 +143,11 @@ WITH RECURSIVE waiting AS (
     FROM evosaga.sagas AS saga
     JOIN unnest($3::text[], $4::int[]) AS known (saga, version) USING (saga, version)
     WHERE behind IS NOT NULL AND {ACTIVE_STATUSES} AND owner IS NULL AND code = '{WAITING}'
+        AND NOT EXISTS (
+            SELECT FROM evosaga.sagas AS before
+            WHERE before.saga_id = saga.behind AND before.{OPEN_STATUSES}
+                AND (before.status <> 'failed'
+                    OR before.updated_at + interval '10 seconds' < saga.scheduled_at))
 ), {_OPEN}, told AS (
     UPDATE evosaga.sagas AS saga
     SET message = 'waits for saga ' || first.saga_id || ' to be over'

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,12 +23,6 @@ from tests.support.driving import running_log
 from tests.support.waiting import eventually
 
 RUNNING = StatusRow("running", step="evolution", attempt=1, owner="w", due_in=5.0)
-
-
-@pytest.fixture
-async def log(pool: Pool) -> AsyncIterator[EventLog]:
-    async with running_log(pool) as log:
-        yield log
 
 
 async def new_sagas(pool: Pool, count: int = 1) -> list[UUID]:

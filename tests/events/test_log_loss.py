@@ -3,7 +3,6 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,19 +15,7 @@ from evosaga.events.log_loss import LogWentBack
 from evosaga.events.relay import Relay
 from evosaga.events.republish import republish_from
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from tests.events.test_relay import new_saga, tell, told
-from tests.support.driving import running_log
-
-
-@pytest.fixture
-async def log(pool: Pool) -> AsyncIterator[EventLog]:
-    async with running_log(pool) as log:
-        yield log
-
-
-async def pumped(relay: Relay) -> None:
-    while await relay.pump():
-        pass
+from tests.events.test_relay import new_saga, pumped, tell, told
 
 
 async def go_back(pool: Pool, position: int, *, numbers_too: bool = True) -> None:

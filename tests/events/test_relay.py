@@ -31,14 +31,8 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.sagas.whatsapp.ownership import KeyRing, stored
 from tests.conftest import API_KEY, SECRET
-from tests.support.driving import count, create, delete, entries, outcome, publish, running_log
+from tests.support.driving import count, create, delete, entries, outcome, publish
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def log(pool: Pool) -> AsyncIterator[EventLog]:
-    async with running_log(pool) as log:
-        yield log
 
 
 async def new_saga(pool: Pool) -> UUID:
@@ -73,6 +67,12 @@ async def running(*relays: Relay) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def pumped(relay: Relay) -> None:
+    """It has published all there is."""
+    while await relay.pump():
+        pass
 
 
 async def told(redis: Redis) -> list[dict[str, Any]]:
