@@ -1,6 +1,7 @@
 """``evosaga worker --processes N``: as many workers, restarted when they die, and no orphans."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -36,11 +37,26 @@ async def start(evosaga: Evosaga, pool: Pool, number: int) -> asyncio.subprocess
     return process
 
 
-@pytest.fixture
-async def three(evosaga: Evosaga, pool: Pool) -> AsyncIterator[asyncio.subprocess.Process]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def all_free(first: int) -> bool:
+    """Whether it and the next two are."""
+    try:
+        for port in range(first, first + 3):
+            with socket.socket() as one:
+                one.bind(("127.0.0.1", port))
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+@pytest.fixture
+async def three(evosaga: Evosaga, pool: Pool) -> AsyncIterator[asyncio.subprocess.Process]:
+    port = next(filter(all_free, iter(free_port, None)))
     evosaga = evosaga.having(metrics_port=str(port))
     process = await start(evosaga, pool, 3)
     process.port = port  # type: ignore[attr-defined]
@@ -62,7 +78,14 @@ async def test_each_serves_metrics_one_that_dies_comes_again_and_all_stop_togeth
     async with httpx.AsyncClient(trust_env=False) as http:
         for place in range(3):
             url = f"http://127.0.0.1:{three.port + place}/metrics"  # type: ignore[attr-defined]
-            assert "evosaga_driving" in (await http.get(url, timeout=20)).text
+
+            # A worker is counted before it listens.
+            async def serves(url: str = url) -> bool:
+                with contextlib.suppress(httpx.ConnectError):
+                    return "evosaga_driving" in (await http.get(url, timeout=20)).text
+                return False
+
+            await eventually(serves, 20, message=f"{url} to answer")
     os.kill(children[0], signal.SIGKILL)
     await eventually(
         lambda: len(set(children_of(three.pid)) - set(children)) == 1, 20, message="another one"
