@@ -102,7 +102,9 @@ async def write(
     planned = [a for a in batch if a.saga_id in plans]
     if not planned:
         return {}
-    moved = await connection.fetch(_APPEND, *_rows(planned, plans), *_events(planned, plans))
+    # Rows by id, so that transactions wait for each other in one order only; events as they came.
+    rows = _rows(sorted(planned, key=lambda a: a.saga_id), plans)
+    moved = await connection.fetch(_APPEND, *rows, *_events(planned, plans))
     appended = {}
     for row in moved:
         w = plans[row["saga_id"]]
@@ -185,9 +187,10 @@ WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', '500ms', true)
 SELECT saga_id, next_sequence FROM impatient, evosaga.sagas
 WHERE saga_id = ANY($1) ORDER BY saga_id FOR NO KEY UPDATE OF sagas
 """
-# The rows first, and only for those that won the events: one round trip, one commit. The insert
-# comes last, so the lock that its trigger takes to keep commits in order is held as shortly as
-# can be.
+# The rows first, and only for those that won the events: one round trip, one commit. So an event's
+# position is drawn while its saga's row is locked, and positions of one saga are in order whatever
+# the trigger does (``evosaga.events.append_order``). The insert comes last, so the locks that the
+# trigger takes are held as shortly as can be.
 _APPEND: Final = """
 WITH moved AS (
 UPDATE evosaga.sagas AS saga SET

@@ -44,14 +44,15 @@ class Batch:
 
 
 async def read_batch(
-    pool: Pool, after: int, limit: int, *, traced: bool = False, epoch: int = 0
+    pool: Pool, after: int, up_to: int, limit: int, *, traced: bool = False, epoch: int = 0
 ) -> Batch | None:
-    """At most ``limit`` events above a position; None when there are none.
+    """At most ``limit`` events above a position and up to another; None when there are none.
 
     ``traced``: with the ``traceparent`` of their saga, for which its beginning is read as well.
     ``epoch``: in which they are published; the first, 0, is not named.
     """
-    rows = await pool.fetch(_READ_TRACED if traced else _READ, after, limit, _KNOWN, _PRIVATE)
+    query = _READ_TRACED if traced else _READ
+    rows = await pool.fetch(query, after, limit, _KNOWN, _PRIVATE, up_to)
     if not rows:
         return None
     begun, last = epoch_attribute(epoch), rows[-1]
@@ -134,7 +135,7 @@ SELECT e.position, e.saga_id, e.sequence, e.recorded_at, e.correlation_id, e.cau
             ELSE e.data::text END AS public,
        CASE WHEN e.type = ANY($3) THEN e.data ->> 'follow_up' END AS follow_up
 FROM evosaga.saga_events AS e JOIN evosaga.sagas AS s USING (saga_id)
-WHERE e.position > $1 ORDER BY e.position LIMIT $2
+WHERE e.position > $1 AND e.position <= $5 ORDER BY e.position LIMIT $2
 """
 _READ_TRACED: Final = _READ.replace(
     "SELECT e.position,", "SELECT born.facts ->> 'traceparent' AS traceparent, e.position,"

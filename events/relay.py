@@ -1,7 +1,7 @@
 """The outbox relay: committed events go to the stream ``evosaga:events``, in order.
 
-The database serialises appends until their commit (a trigger of the first migration), so
-positions are in commit order and "everything above my cursor" skips nothing. One relay leads
+It publishes by position, from its cursor up to where no append that is under way can add anything
+any more (``evosaga.events.append_order``), so it skips nothing. One relay leads
 under a lease in Postgres. A leader that dies between publishing and noting it repeats a stretch,
 so every event is seen first in its order, and then perhaps again: at least once, deduplicate by id.
 
@@ -25,7 +25,15 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from evosaga.events import background, log_loss, published, relay_position, streams, syncpoints
+from evosaga.events import (
+    append_order,
+    background,
+    log_loss,
+    published,
+    relay_position,
+    streams,
+    syncpoints,
+)
 from evosaga.events.cloudevents import read_batch
 from evosaga.events.database import TRANSIENT, Pool, Queryable
 from evosaga.events.leader_election import vacant
@@ -57,6 +65,9 @@ _FOLLOW_LONGEST: Final = 3.0
 """The same once another has led for a while: with a hundred workers that is 33 looks a second."""
 _LOOK: Final = 100
 """So many of the newest entries of the stream are looked at."""
+_HELD_BACK: Final = 0.01
+"""Seconds until the next look when an append under way holds back what was committed; it doubles
+with each look that published nothing, up to that of a relay at rest."""
 _GATHER: Final = 0.01
 """Seconds that what was committed waits for what comes next: a saga commits every few of them."""
 _logger = structlog.get_logger("evosaga.relay")
@@ -88,6 +99,7 @@ class Relay:
         self._told = 0
         self._nudge = asyncio.Event()
         self._leads = False
+        self._held_back = False
         self._guard = log_loss.LogGuard(pool, redis)
 
     def nudge(self) -> None:
@@ -97,14 +109,17 @@ class Relay:
 
     async def run(self) -> None:
         """Relay for ever; cancel it to stop. Outages of either server are waited out."""
-        pause, follow = _IDLE_POLL, _FOLLOW
+        pause, follow, soon = _IDLE_POLL, _FOLLOW, _HELD_BACK
 
         async def turn() -> float:
-            nonlocal pause, follow
+            nonlocal pause, follow, soon
             try:
+                before = self._told
                 while await self.pump():
                     pass
-                pause = _IDLE_POLL
+                stuck = self._held_back and self._told == before
+                soon = min(_IDLE_POLL, 2 * soon) if stuck else _HELD_BACK
+                pause = soon if self._held_back else _IDLE_POLL
             except (RedisError, *TRANSIENT) as trouble:
                 _logger.warning("relay_retrying", reason=cause(trouble))
                 pause = min(5.0, pause * 2)
@@ -128,7 +143,8 @@ class Relay:
         if lead is None:
             self._guard.forget()
             return False
-        cursor, newest = lead["position"], lead["newest"] or 0
+        cursor, settled = lead["position"], lead["settled"] or 0
+        self._held_back = settled < (lead["newest"] or 0)
         if await self._guard.went_back(lead, told.up_to):
             return False
         if _behind(told, cursor):
@@ -141,10 +157,10 @@ class Relay:
             told = await relay_position.read(self._redis)
             if told.up_to != cursor:
                 return True
-        if cursor >= newest:
+        if cursor >= settled:
             return False
         batch = await read_batch(
-            self._pool, cursor, _BATCH, traced=self._traced, epoch=lead["epoch"]
+            self._pool, cursor, settled, _BATCH, traced=self._traced, epoch=lead["epoch"]
         )
         if batch is None:
             return False
@@ -224,22 +240,26 @@ async def position_at(pool: Pool, at: datetime) -> int:
     return low
 
 
-# The lease is renewed only when half of it is gone: a relay at rest should not write.
+# The lease is renewed only when half of it is gone: a relay at rest should not write. That the term
+# is counted tells the database that this release goes by what is settled.
 _LEAD: Final = f"""
 WITH mine AS (
     SELECT position, epoch, went_back_at FROM evosaga.relay
     WHERE stream = $1 AND leader = $2 AND lease_until > now() + make_interval(secs => $3 / 2)
       AND lease_until <= now() + make_interval(secs => $3)
 ), taken AS (
-    UPDATE evosaga.relay SET leader = $2, lease_until = now() + make_interval(secs => $3)
+    UPDATE evosaga.relay SET leader = $2, lease_until = now() + make_interval(secs => $3),
+        term = term + 1
     WHERE stream = $1 AND (leader = $2 OR {vacant("relay")}) AND NOT EXISTS (SELECT FROM mine)
     RETURNING position, epoch, went_back_at
+), log AS MATERIALIZED (
+    SELECT max(position) AS newest FROM evosaga.saga_events
 )
-SELECT held.*, (SELECT max(position) FROM evosaga.saga_events) AS newest,
+SELECT held.*, newest, {append_order.SETTLED} AS settled,
     {log_loss.GIVEN} AS given,
     EXISTS (SELECT FROM evosaga.saga_events
             WHERE saga_id = $4 AND sequence = $5 AND recorded_at = $6) AS has_last
-FROM (TABLE mine UNION ALL TABLE taken) AS held
+FROM (TABLE mine UNION ALL TABLE taken) AS held CROSS JOIN log
 """  # noqa: S608  # constants only
 # Nobody waits for this commit to reach the disk: if it is lost the events are told once more.
 _MOVE: Final = """

@@ -82,7 +82,7 @@ async def republish_between(
     total, done = int(await pool.fetchval(_COUNT, position, end)), 0
     await on_rewind(pool, since)
     while done < total and (
-        batch := await read_batch(pool, position, min(_BATCH, total - done), epoch=epoch)
+        batch := await read_batch(pool, position, end, min(_BATCH, total - done), epoch=epoch)
     ):
         await streams.publish_events(redis, batch.events, batch.commands)
         position, done = batch.last, done + len(batch.events)

@@ -139,6 +139,7 @@ workers = Table(
     _timestamp("lease_until"),
     Column("knows", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("lease_seconds", Double),
+    Column("features", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     schema="evosaga",
 )
 
@@ -161,6 +162,8 @@ relay = Table(
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     _timestamp("went_back_at", nullable=True),
     Column("went_back", JSONB),
+    Column("parallel_appends", Boolean, nullable=False, server_default=text("false")),
+    Column("term", BigInteger, nullable=False, server_default=text("0")),
     schema="evosaga",
 )
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from evosaga.events import background
+from evosaga.events import append_order, background
 from evosaga.events.connection_errors import reason
 from evosaga.events.database import TRANSIENT, Pool
 from evosaga.orchestrator.engine.overload import LoadMeter
@@ -97,7 +97,8 @@ class Lease:
     async def beat(self) -> None:
         """One heartbeat. Raises what the database raises."""
         before, ttl = time.monotonic(), self.pace.ttl
-        await self._pool.execute(_BEAT, self.worker, ttl, self._knows, timeout=ttl)
+        features = [append_order.FEATURE]
+        await self._pool.execute(_BEAT, self.worker, ttl, self._knows, features, timeout=ttl)
         self.ttl = ttl
         if before >= self._valid_until:
             self._steady_since = before
@@ -139,8 +140,8 @@ _BEAT: Final = """
 WITH gone AS (
     DELETE FROM evosaga.workers WHERE lease_until < now() - interval '1 hour'
 )
-INSERT INTO evosaga.workers (worker_id, lease_until, knows, lease_seconds)
-VALUES ($1, now() + make_interval(secs => $2), $3, $2)
+INSERT INTO evosaga.workers (worker_id, lease_until, knows, lease_seconds, features)
+VALUES ($1, now() + make_interval(secs => $2), $3, $2, $4)
 ON CONFLICT (worker_id) DO UPDATE
 SET lease_until = excluded.lease_until, lease_seconds = excluded.lease_seconds
 """

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness.bench import finding, http, measures, report, scale, sizes, upkeep
+from tests.harness.bench import appends, finding, http, measures, report, scale, sizes, upkeep
 from tests.harness.bench.measures import Result
 from tests.harness.bench.peers import PEERS, missing
 from tests.harness.bench.rig import Rig, rig
 from tests.harness.bench.throughput import throughput
 
-LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m")
+LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n")
 """a, b and d are measured in the same rounds, so each of them stands for all three."""
 
 
@@ -101,6 +101,8 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
         results += await scale.health(one, wanted.integrations // tenth, say)
     if "m" in chosen:
         results.append(await scale.sweep(one, wanted.large // tenth, say))
+    if "n" in chosen:
+        results += await appends.appends(one, 5 / tenth, rounds, say)
     return results
 
 
