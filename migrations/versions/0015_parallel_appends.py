@@ -50,7 +50,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$
-"""
+"""  # noqa: S608  # constants only
 REFUSE = """
 CREATE FUNCTION evosaga.refuse_older_relays() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog AS $$

@@ -13,7 +13,7 @@ from evosaga.orchestrator.cli.check import Finding
 from evosaga.orchestrator.cli.doctor_environment import check_variables
 from evosaga.orchestrator.cli.doctor_evolution import check_evolution, check_stranded
 from evosaga.orchestrator.cli.doctor_instances import check_instances
-from evosaga.orchestrator.cli.doctor_postgres import check_database
+from evosaga.orchestrator.cli.doctor_postgres import check_appends, check_database
 from evosaga.orchestrator.cli.doctor_receivers import check_receivers
 from evosaga.orchestrator.cli.doctor_redis import check_redis
 from evosaga.orchestrator.cli.doctor_replication import check_hosts, check_standbys
@@ -142,6 +142,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
             return
         ahead = "" if found == needed else ", which a newer release has made"
         yield Finding("schema", "ok", f"revision {found}{ahead}")
+        async for finding in check_appends(pool):
+            yield finding
         if not app.has_whatsapp(settings):
             async for finding in _look_at_sagas(pool):
                 yield finding

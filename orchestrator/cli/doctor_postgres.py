@@ -8,7 +8,7 @@ row that is tried for is taken back.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from evosaga.orchestrator.cli.check import Finding
 from evosaga.orchestrator.cli.errors import UNREACHABLE, WRONG, CliError
@@ -16,6 +16,9 @@ from evosaga.orchestrator.cli.errors import UNREACHABLE, WRONG, CliError
 if TYPE_CHECKING:
     from evosaga.events.database import Connection, Pool
     from evosaga.migrations.preflight import ReadOnly
+
+_LONG_APPEND: Final = 30.0
+"""Seconds; our own are ended after 20."""
 
 
 def said_of(refusal: ReadOnly, what: str) -> CliError:
@@ -29,6 +32,34 @@ async def require_writable(connection: Connection) -> None:
 
     if (refusal := await read_only(connection)) is not None:
         raise said_of(refusal, "nothing can be written to Postgres")
+
+
+async def check_appends(pool: Pool) -> AsyncGenerator[Finding, None]:
+    """How appends are ordered, and whether what follows from that can be kept."""
+    from evosaga.events import append_order
+
+    now = await append_order.read(pool)
+    if now.drawn_ahead != 1:
+        said = f"each session draws {now.drawn_ahead} positions at once, so events can be skipped"
+        cure = (
+            "ALTER SEQUENCE evosaga.saga_events_position_seq CACHE 1, and publish again what was "
+            "recorded since it was changed: evosaga events republish --since …"
+        )
+        yield Finding("appends", "bad", said, cure)
+    elif not now.parallel:
+        yield Finding("appends", "ok", "commit one after another")
+    elif now.older:
+        said = f"{len(now.older)} of {now.workers} workers are of an older release"
+        none = len(now.older) == now.workers
+        cure = "they do not publish while appends are parallel: update them, or: appends --in-order"
+        what = "nobody publishes events" if none else "commit in parallel"
+        yield Finding("appends", "bad" if none else "warn", f"{what}, {said}", cure)
+    elif now.longest.total_seconds() > _LONG_APPEND:
+        said = f"one has been under way for {now.longest.total_seconds():.0f} s"
+        cure = "no event after it is published: look at pg_stat_activity and pg_prepared_xacts"
+        yield Finding("appends", "warn", f"commit in parallel, {said}", cure)
+    else:
+        yield Finding("appends", "ok", "commit in parallel")
 
 
 async def check_database(pool: Pool) -> AsyncGenerator[Finding, None]:

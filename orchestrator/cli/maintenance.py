@@ -36,14 +36,17 @@ def rebuild(
 
 
 async def _check_deploy(settings: Settings, out: Output) -> int:
+    from evosaga.events import append_order
     from evosaga.orchestrator import app
     from evosaga.orchestrator.maintenance.deploy_check import check_deploy
 
     async with connections.postgres(settings) as pool:
         verdicts = await check_deploy(pool, app.registry())
+        parallel = (await append_order.read(pool)).parallel
     fits = all(verdict.fits for verdict in verdicts)
     if out.json:
-        out.data({"fits": fits, "sagas": [verdict.as_dict() for verdict in verdicts]})
+        told = [verdict.as_dict() for verdict in verdicts]
+        out.data({"fits": fits, "sagas": told, "parallel_appends": parallel})
     elif not verdicts:
         out.line("no saga is open: any release may take over")
     else:
@@ -56,6 +59,11 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
             for verdict in verdicts
         ]
         out.table(rows, wrap=("verdict",))
+    if parallel:
+        out.note(
+            "appends commit in parallel: workers of a release without the verb `appends` would not "
+            "publish events; before a roll-back to one: evosaga appends --in-order"
+        )
     if not fits:
         out.problem(
             "this release would leave sagas behind: keep workers of the old one running beside it "

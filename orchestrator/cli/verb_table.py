@@ -136,6 +136,18 @@ VERBS: Final = (
         needs=(DATABASE,),
     ),
     Verb(
+        "appends",
+        "Run it",
+        "cli.appends:appends",
+        "Show whether commits of events wait for one another; --parallel lets them overlap.",
+        more="For many workers, or a synchronous standby: docs/how-to/scale.md. It is kept in "
+        "Postgres, holds for all workers at once and can be switched while they run. Workers of a "
+        "release without this verb do not publish events while it is parallel: switch back "
+        "(--in-order) before a roll-back to one.",
+        example="appends --parallel",
+        needs=(DATABASE,),
+    ),
+    Verb(
         "doctor",
         "Run it",
         "cli.doctor:doctor",

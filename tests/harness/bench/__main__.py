@@ -102,7 +102,7 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
     if "m" in chosen:
         results.append(await scale.sweep(one, wanted.large // tenth, say))
     if "n" in chosen:
-        results += await appends.appends(one, 5 / tenth, rounds, say)
+        results += await appends.appends(one, 3 / tenth, rounds, say)
     return results
 
 

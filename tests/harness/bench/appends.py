@@ -17,7 +17,7 @@ from typing import Any, Final
 import asyncpg
 
 from evosaga import migrations
-from evosaga.events import append_order, streams
+from evosaga.events import append_order, relay_position, streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.local.postgres import local_postgres
@@ -107,8 +107,7 @@ async def _rate(url: str, appenders: int, seconds: float, pace: float = 0.0) -> 
 async def _delays(rig: Rig, pool: Pool, url: str, seconds: float) -> list[float]:
     """Milliseconds from the beginning of an append to its entry, four of them at a time."""
     await rig.redis.flushall()
-    cursor = "UPDATE evosaga.relay SET leader = NULL, position = (SELECT max(position) FROM {})"
-    await pool.execute(cursor.format("evosaga.saga_events"))
+    await relay_position.go_back(rig.redis, await pool.fetchval(_AT_THE_END))
     relay = Relay(pool, rig.redis, uuid.uuid4().hex)
     running = asyncio.create_task(relay.run())
     try:
@@ -164,5 +163,10 @@ BEGIN
         END IF;
     END LOOP;
 END $$
+"""
+_AT_THE_END: Final = """
+UPDATE evosaga.relay SET leader = NULL,
+    position = (SELECT coalesce(max(position), 0) FROM evosaga.saga_events)
+RETURNING position
 """
 _CALL: Final = "CALL evosaga.bench_append($1, $2, $3)"

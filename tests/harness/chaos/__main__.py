@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.version,
         arguments.workers,
         clustered=arguments.topology == "cluster",
+        parallel=arguments.parallel,
         keep=arguments.keep.absolute() if arguments.keep else None,
     )
 
@@ -69,7 +70,8 @@ def _fail_over(arguments: argparse.Namespace, seed: int, say: Callable[[str], No
         folder.mkdir(parents=True, exist_ok=True)
         sagas, seconds = arguments.sagas // 10, arguments.minutes * 60 / 20
         try:
-            asyncio.run(standby.both(sagas, seconds, folder, seed, say))
+            parallel = arguments.parallel
+            asyncio.run(standby.both(sagas, seconds, folder, seed, say, parallel=parallel))
         except AssertionError as wrong:
             say(f"{wrong}\nFAILED; again with SEED={seed}")
             return 1
@@ -85,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", choices=("2.3.6", "2.3.7"), default="2.3.7")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--topology", choices=("single", "cluster", "standby"), default="single")
+    parser.add_argument("--parallel", action="store_true", help="with `evosaga appends --parallel`")
     parser.add_argument("--keep", type=Path, help="a folder for the logs of the workers and so on")
     parser.add_argument("--json", action="store_true")
     return parser

@@ -12,7 +12,7 @@ from typing import Any, Final
 import aiohttp
 import asyncpg
 
-from evosaga.events import streams
+from evosaga.events import append_order, streams
 from evosaga.events.database import TRANSIENT, Pool, open_pool
 from evosaga.orchestrator.local.evolution.journal import JournalEntry
 from evosaga.orchestrator.routing import ClinicCache
@@ -86,6 +86,8 @@ async def _stage(options: Options, say: Say) -> AsyncIterator[Stage]:
             await made.evolution.ask("POST", "foreign", name=stranger)
         pool = await open_pool(made.postgres.url, size=3)
         stack.callback(pool.terminate)
+        if options.parallel:
+            await append_order.switch(pool, parallel=True)
         redis = streams.connect(made.redis_url)
         stack.push_async_callback(redis.aclose)
         proxied = f"redis://127.0.0.1:{made.publisher.port}/0"

@@ -36,6 +36,8 @@ class Options:
     """Seconds that the world may take to come to rest when all faults are over."""
     clustered: bool = False
     """On a Redis Cluster."""
+    parallel: bool = False
+    """Whether appends commit in parallel."""
     keep: Path | None = None
     """Where logs and journals are to stay."""
 

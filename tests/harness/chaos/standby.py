@@ -21,7 +21,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from evosaga import migrations
-from evosaga.events import log_loss, streams
+from evosaga.events import append_order, log_loss, streams
 from evosaga.events.database import TRANSIENT, Pool, open_pool
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.postgres import local_postgres
@@ -130,6 +130,7 @@ async def fail_over(
     workers: int = 2,
     kills: int = 0,
     seed: int = 0,
+    parallel: bool = False,
     say: Callable[[str], None] = lambda _: None,
     look: Callable[[Pool], Awaitable[None]] | None = None,
 ) -> Run:
@@ -141,6 +142,8 @@ async def fail_over(
         for _ in range(workers):
             run.start_worker()
         await eventually(run.workers_up, 60, message="the workers to be up")
+        if parallel:
+            await append_order.switch(run.pool, parallel=True)
         if look is not None:
             await look(run.pool)
         part = max(1, int(sagas * _LOST))
@@ -233,7 +236,13 @@ async def _world(folder: Path, synchronous: bool, seed: int) -> AsyncIterator[Ru
 
 
 async def both(
-    sagas: int, seconds: float, folder: Path, seed: int, say: Callable[[str], None]
+    sagas: int,
+    seconds: float,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    parallel: bool = False,
 ) -> None:
     """What ``make chaos TOPOLOGY=standby`` does. Raises ``AssertionError`` with what is wrong."""
     for synchronous in (True, False):
@@ -249,6 +258,7 @@ async def both(
             workers=4,
             kills=2,
             seed=seed,
+            parallel=parallel,
             say=say,
         )
         say(f"{kind}: {len(run.published)} commands, lost 0, twice 0, orphans 0, strangers 0")

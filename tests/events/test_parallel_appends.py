@@ -1,0 +1,366 @@
+"""Appends that commit in parallel: the relay skips nothing, and the switch is safe both ways."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+import evosaga.events.relay
+from evosaga.events import append_order, streams
+from evosaga.events.database import Pool
+from evosaga.events.event_log import EventLog, VersionConflict
+from evosaga.events.relay import Relay
+from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
+from tests.events.test_relay import (
+    assert_in_order,
+    committed,
+    first_sights,
+    new_saga,
+    pumped,
+    running,
+    tell,
+    told,
+)
+from tests.support.appenders import appender, kill_some, new_sagas
+from tests.support.waiting import eventually
+
+ROOT: Final = Path(__file__).parents[2]
+INSERT: Final = """
+INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id)
+VALUES ($1, $2, 'saga.completed', '{}', 'c')
+"""
+# As the releases before had them: everything above the cursor, and no term.
+OLD_LEAD: Final = """
+UPDATE evosaga.relay SET leader = $2, lease_until = now() + make_interval(secs => 5)
+WHERE stream = $1 AND (leader = $2 OR leader IS NULL OR lease_until < now())
+RETURNING position
+"""
+OLD_MOVE: Final = """
+UPDATE evosaga.relay SET position = greatest(position, $3) WHERE stream = $1 AND leader = $2
+"""
+
+
+@pytest.fixture
+async def parallel(pool: Pool) -> None:
+    assert (await append_order.switch(pool, parallel=True)).parallel
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that looks all the time, in small batches, and is soon succeeded."""
+    for name, value in {
+        "_IDLE_POLL": 0.003,
+        "_FOLLOW": 0.1,
+        "_LEASE_SECONDS": 0.5,
+        "_BATCH": 40,
+    }.items():
+        monkeypatch.setattr(evosaga.events.relay, name, value)
+
+
+@contextlib.asynccontextmanager
+async def appending(url: str, saga: UUID, *sequences: int) -> AsyncIterator[asyncpg.Connection]:
+    """A connection whose transaction has appended; whoever uses it ends the transaction."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("BEGIN")
+        for sequence in sequences:
+            await connection.execute(INSERT, saga, sequence)
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def ids(redis: Redis) -> list[str]:
+    return first_sights(await told(redis))
+
+
+async def everything(redis: Redis, pool: Pool, seconds: float = 15.0) -> None:
+    """All is published, and first seen by position, which is each saga's order, too."""
+    wanted = await committed(pool)
+    await eventually(lambda: _reached(redis, wanted), seconds, message="all events")
+    seen = await ids(redis)
+    assert seen == wanted
+    assert_in_order(seen)
+
+
+async def _reached(redis: Redis, wanted: list[str]) -> bool:
+    return await redis.xlen(streams.EVENTS) >= len(wanted) and set(await ids(redis)) == set(wanted)
+
+
+@pytest.mark.usefixtures("parallel")
+async def test_others_commit_past_an_append_under_way_and_its_events_are_not_skipped(
+    log: EventLog, pool: Pool, redis: Redis, database_url: str
+) -> None:
+    early, slow, late = [await new_saga(pool) for _ in range(3)]
+    relay = Relay(pool, redis, "me")
+    await tell(log, early, 0)
+    async with appending(database_url, slow, 0, 1) as connection:
+        await asyncio.wait_for(tell(log, late, 0), 5)
+        await pumped(relay)
+        assert await ids(redis) == [f"{early}:0"]
+        await connection.execute("COMMIT")
+        await pumped(relay)
+    assert await ids(redis) == [f"{early}:0", f"{slow}:0", f"{slow}:1", f"{late}:0"]
+
+
+@pytest.mark.usefixtures("parallel")
+@pytest.mark.parametrize("end", ["rollback", "kill", "savepoint", "crash of the relay"])
+async def test_positions_that_nobody_has_any_more_hold_nothing_back(
+    end: str, log: EventLog, pool: Pool, redis: Redis, database_url: str
+) -> None:
+    gone, late = await new_saga(pool), await new_saga(pool)
+    relay = Relay(pool, redis, "me")
+    async with appending(database_url, gone, *([] if end == "savepoint" else [0])) as connection:
+        if end == "savepoint":
+            await connection.execute("SAVEPOINT one")
+            await connection.execute(INSERT, gone, 0)
+        await tell(log, late, 0)
+        await pumped(relay)
+        assert await ids(redis) == []
+        if end == "rollback":
+            await connection.execute("ROLLBACK")
+        elif end == "kill":
+            pid = connection.get_server_pid()
+            assert await pool.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
+        elif end == "savepoint":
+            await connection.execute("ROLLBACK TO one")
+            await connection.execute(INSERT, gone, 0)
+            await tell(log, late, 1)
+            await pumped(relay)
+            assert await ids(redis) == [f"{late}:0"], "what was drawn again is still to come"
+            await connection.execute("COMMIT")
+        else:
+            await connection.execute("ROLLBACK")
+            await relay.resign()
+            relay = Relay(pool, redis, "heir")
+        await pumped(relay)
+    assert await ids(redis) == await committed(pool)
+
+
+@pytest.mark.usefixtures("parallel")
+async def test_a_relay_at_rest_publishes_soon_after_what_held_it_back_is_over(
+    log: EventLog, pool: Pool, redis: Redis, database_url: str
+) -> None:
+    slow, late = await new_saga(pool), await new_saga(pool)
+    async with running(Relay(pool, redis, "me")):
+        async with appending(database_url, slow, 0) as connection:
+            await tell(log, late, 0)
+            await connection.execute("COMMIT")
+        await everything(redis, pool, 3)
+
+
+@pytest.mark.usefixtures("parallel")
+async def test_an_older_snapshot_appends_alone(pool: Pool, database_url: str) -> None:
+    """Its reading of the mode may be out of date."""
+    one, two = await new_saga(pool), await new_saga(pool)
+    connection = await asyncpg.connect(database_url)
+    async with connection.transaction(isolation="repeatable_read"):
+        await connection.execute(INSERT, one, 0)
+        tried = "SELECT pg_try_advisory_xact_lock_shared($1)"
+        assert not await pool.fetchval(tried, append_order.LOCK)
+    await pool.execute(INSERT, two, 0)
+    await connection.close()
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("orders", [(True,), (True, False)])
+async def test_many_appenders_and_a_relay_that_is_succeeded(
+    orders: tuple[bool, ...],
+    pool: Pool,
+    redis: Redis,
+    database_url: str,
+) -> None:
+    """Random pauses, rollbacks and killed backends; with two orders it is switched meanwhile."""
+    await append_order.switch(pool, parallel=True)
+    sagas, seconds = await new_sagas(pool, 8), 2.0
+
+    async def relays() -> None:
+        for number in range(4):
+            async with running(Relay(pool, redis, f"relay-{number}")):
+                await asyncio.sleep(seconds / 4)
+
+    async def switches() -> None:
+        for number in range(6):
+            await asyncio.sleep(seconds / 6)
+            await append_order.switch(pool, parallel=orders[number % len(orders)])
+
+    many = (appender(database_url, sagas, seed, seconds) for seed in range(6))
+    killing = kill_some(pool, 1, seconds, 0.2)
+    killed, _, _, *done = await asyncio.gather(killing, relays(), switches(), *many)
+    async with running(Relay(pool, redis, "last")):
+        await everything(redis, pool)
+    assert killed, "no backend was killed"
+    assert sum(done) > 30
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("hasty")
+async def test_many_processes_append_for_a_while(
+    pool: Pool, redis: Redis, database_url: str
+) -> None:
+    """The same with processes of their own, and a relay that is cancelled wherever it is."""
+    await append_order.switch(pool, parallel=True)
+    await new_sagas(pool, 40)
+    seconds = 40.0
+    words = [sys.executable, "-m", "tests.support.appenders", database_url]
+    processes = [
+        await asyncio.create_subprocess_exec(*words, str(100 * n), str(seconds), "8", cwd=ROOT)
+        for n in range(4)
+    ]
+    killing = asyncio.create_task(kill_some(pool, 2, seconds, 0.3))
+    number = 0
+    while any(process.returncode is None for process in processes):
+        async with running(*(Relay(pool, redis, f"{number}-{n}") for n in range(2))):
+            await asyncio.sleep(1.5)
+        number += 1
+    async with running(Relay(pool, redis, "last")):
+        await everything(redis, pool, 60)
+    assert await killing > 20
+    assert [process.returncode for process in processes] == [0] * 4
+
+
+@pytest.mark.long
+async def test_a_prepared_append_holds_back_what_follows_until_it_is_decided(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a crash of Postgres, too."""
+    monkeypatch.setitem(SETTINGS, "max_prepared_transactions", "5")
+    with local_postgres() as server:
+        await migrations.migrate(server.url)
+        pool = await open_pool(server.url)
+        await append_order.switch(pool, parallel=True)
+        slow, late = await new_saga(pool), await new_saga(pool)
+        async with appending(server.url, slow, 0) as connection:
+            await connection.execute("PREPARE TRANSACTION 'one'")
+        await pool.execute(INSERT, late, 0)
+        await pumped(Relay(pool, redis, "me"))
+        await pool.close()
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start_again)
+        pool = await open_pool(server.url)
+        await pool.execute("UPDATE evosaga.relay SET leader = NULL")
+        await pumped(Relay(pool, redis, "heir"))
+        assert await ids(redis) == []
+        assert (await append_order.read(pool)).longest.total_seconds() > 0
+        await pool.execute("COMMIT PREPARED 'one'")
+        await pumped(Relay(pool, redis, "heir"))
+        assert await ids(redis) == [f"{slow}:0", f"{late}:0"]
+        await pool.close()
+
+
+@pytest.mark.usefixtures("parallel")
+async def test_two_batches_of_the_same_sagas_settle_without_an_error(pool: Pool) -> None:
+    """Each saga's append is won by one of both, whatever order they name them in."""
+    logs = [EventLog(pool), EventLog(pool)]
+    tasks = [asyncio.create_task(log.run()) for log in logs]
+    sagas = await new_sagas(pool, 30)
+    for at in range(5):
+        both = [
+            append(log, saga, at)
+            for log, order in zip(logs, (sagas, sagas[::-1]), strict=True)
+            for saga in order
+        ]
+        assert sum(await asyncio.gather(*both)) == len(sagas)
+    for task in tasks:
+        task.cancel()
+    assert await pool.fetchval("SELECT count(*) FROM evosaga.saga_events") == 5 * len(sagas)
+
+
+async def append(log: EventLog, saga: UUID, at: int) -> bool:
+    """Whether it has won."""
+    with contextlib.suppress(VersionConflict):
+        await tell(log, saga, at)
+        return True
+    return False
+
+
+# --- the switch -------------------------------------------------------------------------------
+
+
+async def test_a_relay_of_an_older_release_gets_no_lease_while_appends_are_parallel(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    old = ("evosaga:events", "old")
+    await tell(log, await new_saga(pool), 0)
+    assert await pool.fetchval(OLD_LEAD, *old) == 0
+    await append_order.switch(pool, parallel=True)
+    assert await pool.execute(OLD_MOVE, *old, 1) == "UPDATE 0", "the switch has ended its lease"
+    for _ in range(2):
+        assert await pool.fetchval(OLD_LEAD, *old) is None
+    new = Relay(pool, redis, "new")
+    await pumped(new)
+    await new.resign()
+    assert await pool.fetchval(OLD_LEAD, *old) is None
+    await append_order.switch(pool, parallel=False)
+    assert await pool.fetchval(OLD_LEAD, *old) == 1
+
+
+async def test_appends_are_not_made_parallel_under_a_living_worker_of_an_older_release(
+    pool: Pool,
+) -> None:
+    await pool.execute(
+        "INSERT INTO evosaga.workers (worker_id, lease_until) VALUES "
+        "('older', now() + interval '1 minute'), ('dead', now() - interval '1 minute')"
+    )
+    with pytest.raises(append_order.SwitchRefused, match=r"1 of 1 living workers.*older; update"):
+        await append_order.switch(pool, parallel=True)
+    await pool.execute("UPDATE evosaga.workers SET features = $1", [append_order.FEATURE])
+    now = await append_order.switch(pool, parallel=True)
+    assert (now.parallel, now.workers, now.older) == (True, 1, [])
+
+
+async def test_appends_are_not_made_parallel_where_sessions_draw_positions_ahead(
+    pool: Pool,
+) -> None:
+    await pool.execute("ALTER SEQUENCE evosaga.saga_events_position_seq CACHE 20")
+    with pytest.raises(append_order.SwitchRefused, match=r"20 positions at once.*CACHE 1"):
+        await append_order.switch(pool, parallel=True)
+    assert not (await append_order.read(pool)).parallel
+
+
+async def test_the_switch_waits_for_appends_under_way_and_gives_up_with_a_sentence(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saga = await new_saga(pool)
+    monkeypatch.setattr(append_order, "_PATIENCE", "300ms")
+    for parallel in (True, False):
+        async with appending(database_url, saga, 0 if parallel else 1) as connection:
+            with pytest.raises(append_order.SwitchRefused, match="pg_prepared_xacts"):
+                await append_order.switch(pool, parallel=parallel)
+            assert (await append_order.read(pool)).parallel is not parallel
+            await connection.execute("COMMIT")
+        assert (await append_order.switch(pool, parallel=parallel)).parallel is parallel
+
+
+async def test_an_append_that_the_switch_overtakes_is_tried_again(
+    log: EventLog, pool: Pool, database_url: str
+) -> None:
+    """It has read the mode, and waits for the lock that the switch holds."""
+    await append_order.switch(pool, parallel=True)
+    saga = await new_saga(pool)
+    connection = await asyncpg.connect(database_url)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", append_order.LOCK)
+        waiting = asyncio.create_task(tell(log, saga, 0))
+        await eventually(lambda: _waits(pool), message="the append to wait")
+        await connection.execute("UPDATE evosaga.relay SET parallel_appends = false")
+    await asyncio.wait_for(waiting, 5)
+    await connection.close()
+    assert await committed(pool) == [f"{saga}:0"]
+
+
+async def _waits(pool: Pool) -> bool:
+    return bool(
+        await pool.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' "
+            "AND NOT granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database()))"
+        )
+    )

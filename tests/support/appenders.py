@@ -1,0 +1,130 @@
+"""Appenders that pause, roll back and are killed, for whoever checks that no event is skipped.
+
+``python -m tests.support.appenders URL SEED SECONDS CONNECTIONS`` runs some in a process of their
+own.
+"""
+
+import asyncio
+import contextlib
+import random
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from evosaga.events.append import Append, StatusRow, write
+from evosaga.events.database import TRANSIENT, Connection, Queryable
+from evosaga.events.model import StepStarted
+
+_NAME: Final = "appender"
+_SAVEPOINT: Final = 0.2
+_ROLLBACK: Final = 0.15
+_LONG: Final = 0.05
+
+
+class TakenBack(Exception):
+    """The transaction is rolled back on purpose."""
+
+
+async def new_sagas(pool: Queryable, count: int) -> list[UUID]:
+    """Running sagas without events."""
+    ids = [uuid.uuid4() for _ in range(count)]
+    await pool.execute(
+        """
+        INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id,
+            command_hash, correlation_id, next_sequence)
+        SELECT id, 'create-integration', 1, 'running', id, id, 'h', id, 0
+        FROM unnest($1::uuid[]) AS id
+        """,
+        ids,
+    )
+    return ids
+
+
+async def appender(url: str, sagas: Sequence[UUID], seed: int, seconds: float) -> int:
+    """Append to some of these sagas again and again; how many transactions were committed."""
+    rng, until, committed = random.Random(seed), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        connection = await _connected(url)
+        with contextlib.suppress(*TRANSIENT):  # killed, or chosen to end a deadlock
+            while time.monotonic() < until:
+                with contextlib.suppress(TakenBack):
+                    await _transaction(connection, rng, sagas)
+                    committed += 1
+        connection.terminate()
+    return committed
+
+
+async def _connected(url: str) -> "asyncpg.Connection[asyncpg.Record]":
+    while True:
+        try:
+            return await asyncpg.connect(url, server_settings={"application_name": _NAME})
+        except TRANSIENT:
+            await asyncio.sleep(0.05)
+
+
+async def _transaction(connection: Connection, rng: random.Random, sagas: Sequence[UUID]) -> None:
+    async with connection.transaction():
+        if rng.random() < _SAVEPOINT:
+            with contextlib.suppress(TakenBack):
+                async with connection.transaction():
+                    await _append(connection, rng, sagas)
+                    raise TakenBack
+        await _append(connection, rng, sagas)
+        await asyncio.sleep(rng.uniform(0, 0.1 if rng.random() < _LONG else 0.004))
+        if rng.random() < _ROLLBACK:
+            raise TakenBack
+
+
+async def _append(connection: Connection, rng: random.Random, sagas: Sequence[UUID]) -> None:
+    chosen = rng.sample(sagas, rng.randint(1, 3))
+    rows = await connection.fetch(
+        "SELECT saga_id, next_sequence FROM evosaga.sagas WHERE saga_id = ANY($1)", chosen
+    )
+    batch = []
+    for row in rows:
+        at = row["next_sequence"]
+        events = [
+            StepStarted(step="s", attempt=at + n + 1, worker="w", lease_seconds=5)
+            for n in range(rng.randint(1, 3))
+        ]
+        correlation = str(row["saga_id"])
+        said = StatusRow("running")
+        batch.append(Append(row["saga_id"], at, events, said, correlation, None, None))
+    await write(connection, batch)
+
+
+async def kill_some(pool: Queryable, seed: int, seconds: float, every: float) -> int:
+    """Terminate a backend that has appended and not committed, now and then; how many."""
+    rng, until, killed = random.Random(seed), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        await asyncio.sleep(rng.uniform(0, 2 * every))
+        killed += await pool.fetchval(_KILL)
+    return killed
+
+
+_KILL: Final = f"""
+SELECT count(pg_terminate_backend(pid)) FROM (
+    SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND application_name = '{_NAME}' AND datname = current_database()
+    ORDER BY random() LIMIT 1
+) AS victim
+"""
+
+
+async def _main(url: str, seed: int, seconds: float, connections: int) -> None:
+    admin = await _connected(url)
+    rows = await admin.fetch("SELECT saga_id FROM evosaga.sagas ORDER BY saga_id")
+    await admin.close()
+    sagas = [row["saga_id"] for row in rows]
+    numbers = range(connections)
+    done = await asyncio.gather(*(appender(url, sagas, seed + n, seconds) for n in numbers))
+    print(sum(done))
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
