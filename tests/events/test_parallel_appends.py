@@ -13,8 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 import evosaga.events.relay
+from evosaga import migrations
 from evosaga.events import append_order, streams
-from evosaga.events.database import Pool
+from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
