@@ -36,6 +36,7 @@ from evosaga.events.streams import EVENTS
 
 FEATURE: Final = "parallel-appends"
 """In ``evosaga.workers.features``: the worker's relay knows of floors."""
+_LOG: Final = "evosaga.saga_events"
 LOCK: Final = 0x65766F5341474100
 _PATIENCE: Final = "10s"
 """So long the switch waits for appends that are under way, and lets new ones wait."""
@@ -63,11 +64,18 @@ class AppendOrder:
 
 async def read(pool: Queryable) -> AppendOrder:
     """How appends are ordered. Raises what Postgres raises."""
-    row = await pool.fetchrow(_READ, EVENTS, FEATURE)
+    row = await pool.fetchrow(_READ, _LOG, FEATURE)
     assert row is not None
     return AppendOrder(
         bool(row["parallel"]), row["workers"], row["older"], row["drawn_ahead"], row["longest"]
     )
+
+
+async def is_parallel(pool: Queryable) -> bool:
+    """Whether appends commit in parallel; also of a schema that knows no such thing yet."""
+    if await pool.fetchval("SELECT to_regclass('evosaga.appends')") is None:
+        return False
+    return bool(await pool.fetchval(_PARALLEL, _LOG))
 
 
 async def switch(pool: Pool, *, parallel: bool) -> AppendOrder:
@@ -87,7 +95,7 @@ async def switch(pool: Pool, *, parallel: bool) -> AppendOrder:
         if parallel and (why := _unfit(await read(connection))) is not None:
             raise SwitchRefused(why)
         # A relay of an older release that leads is put out of office.
-        await connection.execute(_SWITCH, EVENTS, parallel)
+        await connection.execute(_SWITCH, _LOG, parallel, EVENTS)
         return await read(connection)
 
 
@@ -122,16 +130,14 @@ least(newest, CASE WHEN newest > position THEN
 ``newest`` is the highest position that the statement's snapshot has, ``position`` the cursor. What
 is read up to it has to be read by a later statement.
 """
-# By name, so that it can be asked of a schema that is older than the columns.
+_PARALLEL: Final = "SELECT parallel FROM evosaga.appends WHERE log = $1"
 _READ: Final = f"""
 WITH alive AS (
-    SELECT worker_id, to_jsonb(workers) -> 'features' ? $2 AS fit
-    FROM evosaga.workers WHERE {LIVING}
+    SELECT worker_id, $2 = ANY(features) AS fit FROM evosaga.workers WHERE {LIVING}
 )
-SELECT (SELECT (to_jsonb(relay) ->> 'parallel_appends')::boolean
-        FROM evosaga.relay WHERE stream = $1) AS parallel,
+SELECT ({_PARALLEL}) AS parallel,
     (SELECT count(*) FROM alive) AS workers,
-    ARRAY(SELECT worker_id FROM alive WHERE fit IS NOT TRUE ORDER BY worker_id) AS older,
+    ARRAY(SELECT worker_id FROM alive WHERE NOT fit ORDER BY worker_id) AS older,
     (SELECT seqcache FROM pg_catalog.pg_sequence
      WHERE seqrelid = '{_SEQUENCE}'::regclass) AS drawn_ahead,
     greatest(interval '0', now() - (
@@ -141,6 +147,9 @@ SELECT (SELECT (to_jsonb(relay) ->> 'parallel_appends')::boolean
         AS held)) AS longest
 """  # noqa: S608
 _SWITCH: Final = """
-UPDATE evosaga.relay SET parallel_appends = $2, leader = NULL, lease_until = NULL
-WHERE stream = $1 AND parallel_appends <> $2
+WITH switched AS (
+    UPDATE evosaga.appends SET parallel = $2 WHERE log = $1 AND parallel <> $2 RETURNING parallel
+)
+UPDATE evosaga.relay SET leader = NULL, lease_until = NULL
+FROM switched WHERE stream = $3 AND switched.parallel
 """

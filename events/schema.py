@@ -162,8 +162,15 @@ relay = Table(
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     _timestamp("went_back_at", nullable=True),
     Column("went_back", JSONB),
-    Column("parallel_appends", Boolean, nullable=False, server_default=text("false")),
     Column("term", BigInteger, nullable=False, server_default=text("0")),
+    schema="evosaga",
+)
+
+appends = Table(
+    "appends",
+    metadata,
+    Column("log", Text, primary_key=True),
+    Column("parallel", Boolean, nullable=False, server_default=text("false")),
     schema="evosaga",
 )
 

@@ -1,10 +1,13 @@
 """Appends may commit in parallel.
 
-``relay.parallel_appends`` says how appends are ordered; it is off until an operator switches it on
-(``evosaga appends --parallel``), and ``evosaga.append_in_commit_order`` reads it for each append.
+``evosaga.appends`` says how appends are ordered: one after another until an operator switches it
+(``evosaga appends --parallel``). ``evosaga.append_in_commit_order`` reads it for each append, so it
+is in a table of its own: the row of the relay changes all the time, and while a long transaction
+keeps its old versions a look at it would cost more and more.
+
 ``relay.term`` counts the leases of the relay that were taken: a release that does not count them
-reads "above my cursor" without regard to appends that are under way, so it gets no lease while
-appends are parallel. ``workers.features`` says what else a worker's release can do.
+publishes everything above its cursor without regard to appends that are under way, so it gets no
+lease while appends are parallel. ``workers.features`` says what a worker's release can do.
 """
 
 from alembic import op
@@ -19,24 +22,32 @@ APPEND_LOCK = 0x65766F5341474100
 FLOOR = 0x6566 << 48
 """Advisory locks whose upper 16 bits are these have a position in the lower 48."""
 
+APPENDS = """
+CREATE TABLE evosaga.appends (
+    log      text    PRIMARY KEY,
+    parallel boolean NOT NULL DEFAULT false
+)
+"""
+ONE_LOG = "INSERT INTO evosaga.appends (log) VALUES ('evosaga.saga_events')"
+
 # A position that is drawn later is above every one that was drawn or committed before. The role of
 # an older release may not read the sequence.
 APPEND = f"""
 CREATE OR REPLACE FUNCTION evosaga.append_in_commit_order() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog AS $$
 DECLARE
-    parallel boolean;
+    overlap boolean;
 BEGIN
     -- Whoever stops in an append must not stop the others; set here and for this transaction only,
     -- since a pooler would carry a session's settings to somebody else.
     PERFORM set_config('idle_in_transaction_session_timeout', '5000', true),
             set_config('lock_timeout', '10000', true);
-    SELECT parallel_appends INTO parallel FROM evosaga.relay WHERE stream = 'evosaga:events';
+    SELECT parallel INTO overlap FROM evosaga.appends WHERE log = 'evosaga.saga_events';
     -- An older snapshot may show what is over; the exclusive lock is right in both modes.
-    IF parallel AND current_setting('transaction_isolation') = 'read committed' THEN
+    IF overlap AND current_setting('transaction_isolation') = 'read committed' THEN
         PERFORM pg_advisory_xact_lock_shared({APPEND_LOCK});
-        SELECT parallel_appends INTO parallel FROM evosaga.relay WHERE stream = 'evosaga:events';
-        IF NOT parallel THEN
+        SELECT parallel INTO overlap FROM evosaga.appends WHERE log = 'evosaga.saga_events';
+        IF overlap IS NOT TRUE THEN
             RAISE EXCEPTION 'the order of appends was switched at this moment: try again'
                 USING ERRCODE = 'serialization_failure';
         END IF;
@@ -55,13 +66,15 @@ REFUSE = """
 CREATE FUNCTION evosaga.refuse_older_relays() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog AS $$
 BEGIN
-    RETURN NULL;  -- the row stays as it is, which an older release takes for another's lease
+    IF (SELECT parallel FROM evosaga.appends WHERE log = 'evosaga.saga_events') THEN
+        RETURN NULL;  -- the row stays as it is, which an older release takes for another's lease
+    END IF;
+    RETURN NEW;
 END $$
 """
 TRIGGER = """
 CREATE TRIGGER older_relays_do_not_lead BEFORE UPDATE ON evosaga.relay FOR EACH ROW
-WHEN (NEW.parallel_appends AND NEW.leader IS NOT NULL
-      AND NEW.leader IS DISTINCT FROM OLD.leader AND NEW.term = OLD.term)
+WHEN (NEW.leader IS NOT NULL AND NEW.leader IS DISTINCT FROM OLD.leader AND NEW.term = OLD.term)
 EXECUTE FUNCTION evosaga.refuse_older_relays()
 """
 BEFORE = f"""
@@ -77,12 +90,9 @@ END $$
 
 
 def upgrade() -> None:
-    op.execute(
-        "ALTER TABLE evosaga.relay ADD COLUMN parallel_appends boolean NOT NULL DEFAULT false,"
-        " ADD COLUMN term bigint NOT NULL DEFAULT 0"
-    )
+    op.execute("ALTER TABLE evosaga.relay ADD COLUMN term bigint NOT NULL DEFAULT 0")
     op.execute("ALTER TABLE evosaga.workers ADD COLUMN features text[] NOT NULL DEFAULT '{}'")
-    for statement in (APPEND, REFUSE, TRIGGER):
+    for statement in (APPENDS, ONE_LOG, APPEND, REFUSE, TRIGGER):
         _execute(statement)
 
 
@@ -91,7 +101,8 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION evosaga.refuse_older_relays")
     _execute(BEFORE)
     op.execute("ALTER TABLE evosaga.workers DROP COLUMN features")
-    op.execute("ALTER TABLE evosaga.relay DROP COLUMN parallel_appends, DROP COLUMN term")
+    op.execute("ALTER TABLE evosaga.relay DROP COLUMN term")
+    op.execute("DROP TABLE evosaga.appends")
 
 
 def _execute(statement: str) -> None:

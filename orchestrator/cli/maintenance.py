@@ -42,7 +42,7 @@ async def _check_deploy(settings: Settings, out: Output) -> int:
 
     async with connections.postgres(settings) as pool:
         verdicts = await check_deploy(pool, app.registry())
-        parallel = (await append_order.read(pool)).parallel
+        parallel = await append_order.is_parallel(pool)
     fits = all(verdict.fits for verdict in verdicts)
     if out.json:
         told = [verdict.as_dict() for verdict in verdicts]

@@ -192,9 +192,9 @@ async def test_many_appenders_and_a_relay_that_is_succeeded(
             await asyncio.sleep(seconds / 6)
             await append_order.switch(pool, parallel=orders[number % len(orders)])
 
-    many = (appender(database_url, sagas, seed, seconds) for seed in range(6))
+    many = asyncio.gather(*(appender(database_url, sagas, seed, seconds) for seed in range(6)))
     killing = kill_some(pool, 1, seconds, 0.2)
-    killed, _, _, *done = await asyncio.gather(killing, relays(), switches(), *many)
+    done, killed, _, _ = await asyncio.gather(many, killing, relays(), switches())
     async with running(Relay(pool, redis, "last")):
         await everything(redis, pool)
     assert killed, "no backend was killed"
@@ -351,7 +351,7 @@ async def test_an_append_that_the_switch_overtakes_is_tried_again(
         await connection.execute("SELECT pg_advisory_xact_lock($1)", append_order.LOCK)
         waiting = asyncio.create_task(tell(log, saga, 0))
         await eventually(lambda: _waits(pool), message="the append to wait")
-        await connection.execute("UPDATE evosaga.relay SET parallel_appends = false")
+        await connection.execute("UPDATE evosaga.appends SET parallel = false")
     await asyncio.wait_for(waiting, 5)
     await connection.close()
     assert await committed(pool) == [f"{saga}:0"]

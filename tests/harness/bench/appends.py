@@ -97,7 +97,7 @@ async def _rate(url: str, appenders: int, seconds: float, pace: float = 0.0) -> 
     try:
         began = time.perf_counter()
         calls = [c.fetchval(_CALL, uuid.uuid4(), seconds, pace) for c in connections]
-        done = await asyncio.gather(*calls)
+        done: list[int] = await asyncio.gather(*calls)
         return sum(done) / (time.perf_counter() - began)
     finally:
         for connection in connections:

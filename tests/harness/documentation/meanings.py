@@ -78,6 +78,7 @@ TABLES: Final[Mapping[str, str]] = {
     "evosaga.open_sagas": "A view: sagas that are running, compensating or failed.",
     "evosaga.receivers": "Receivers of events: how far on the stream each is.",
     "evosaga.refused": "Ids of rejected sagas that are no longer kept, so that they stay taken.",
+    "evosaga.appends": "Whether appends to the log commit in parallel, or one after another.",
     "evosaga.relay": "How far the relay has published.",
     "evosaga.saga_events": "The history of every saga. Append-only: triggers refuse UPDATE and "
     "DELETE. This is the truth; the rest is made from it.",
