@@ -1,4 +1,4 @@
-"""Appends that commit in parallel: the relay skips nothing, whoever is late, killed or succeeded."""
+"""Appends that commit in parallel: nothing is skipped, whoever is late, killed or succeeded."""
 
 import asyncio
 import contextlib
