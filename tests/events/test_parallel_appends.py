@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +17,7 @@ from evosaga.events.database import Pool, open_pool
 from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.relay import Relay
 from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
+from tests.conftest import Servers
 from tests.events.test_relay import (
     assert_in_order,
     committed,
@@ -29,10 +28,10 @@ from tests.events.test_relay import (
     tell,
     told,
 )
+from tests.support import appenders
 from tests.support.appenders import appender, kill_some, new_sagas
 from tests.support.waiting import eventually
 
-ROOT: Final = Path(__file__).parents[2]
 INSERT: Final = """
 INSERT INTO evosaga.saga_events (saga_id, sequence, type, data, correlation_id)
 VALUES ($1, $2, 'saga.completed', '{}', 'c')
@@ -47,12 +46,7 @@ async def parallel(pool: Pool) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay that looks all the time, in small batches, and is soon succeeded."""
-    for name, value in {
-        "_IDLE_POLL": 0.003,
-        "_FOLLOW": 0.1,
-        "_LEASE_SECONDS": 0.5,
-        "_BATCH": 40,
-    }.items():
+    for name, value in appenders.HASTY.items():
         monkeypatch.setattr(evosaga.events.relay, name, value)
 
 
@@ -175,49 +169,45 @@ async def test_many_appenders_and_a_relay_that_is_succeeded(
     await append_order.switch(pool, parallel=True)
     sagas, seconds = await new_sagas(pool, 8), 2.0
 
-    async def relays() -> None:
-        for number in range(4):
-            async with running(Relay(pool, redis, f"relay-{number}")):
-                await asyncio.sleep(seconds / 4)
-
-    async def switches() -> None:
-        for number in range(6):
-            await asyncio.sleep(seconds / 6)
+    async def switches_and_successions() -> None:
+        for number in range(8):
+            await asyncio.sleep(seconds / 8)
             await append_order.switch(pool, parallel=orders[number % len(orders)])
+            await pool.execute("UPDATE evosaga.relay SET leader = NULL")
 
     many = asyncio.gather(*(appender(database_url, sagas, seed, seconds) for seed in range(6)))
     killing = kill_some(pool, 1, seconds, 0.2)
-    done, killed, _, _ = await asyncio.gather(many, killing, relays(), switches())
-    async with running(Relay(pool, redis, "last")):
+    async with running(*(Relay(pool, redis, f"relay-{number}") for number in range(3))):
+        done, killed, _ = await asyncio.gather(many, killing, switches_and_successions())
         await everything(redis, pool)
     assert killed, "no backend was killed"
     assert sum(done) > 30
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("hasty")
 async def test_many_processes_append_for_a_while(
-    pool: Pool, redis: Redis, database_url: str
+    pool: Pool, redis: Redis, database_url: str, servers: Servers
 ) -> None:
-    """The same with processes of their own, and a relay that is cancelled wherever it is."""
+    """The same with processes of their own, and relays that are killed."""
     await append_order.switch(pool, parallel=True)
     await new_sagas(pool, 40)
-    seconds = 40.0
-    words = [sys.executable, "-m", "tests.support.appenders", database_url]
-    processes = [
-        await asyncio.create_subprocess_exec(*words, str(100 * n), str(seconds), "8", cwd=ROOT)
-        for n in range(4)
-    ]
+    seconds, redis_url = 40.0, servers.redis
+    appending = [await appenders.start(database_url, n, seconds, 8) for n in range(4)]
     killing = asyncio.create_task(kill_some(pool, 2, seconds, 0.3))
-    number = 0
-    while any(process.returncode is None for process in processes):
-        async with running(*(Relay(pool, redis, f"{number}-{n}") for n in range(2))):
-            await asyncio.sleep(1.5)
-        number += 1
-    async with running(Relay(pool, redis, "last")):
+    relays = [await appenders.start_relay(database_url, redis_url) for _ in range(2)]
+    try:
+        while any(process.returncode is None for process in appending):
+            await asyncio.sleep(2)
+            relays[0].kill()
+            await relays.pop(0).wait()
+            relays.append(await appenders.start_relay(database_url, redis_url))
         await everything(redis, pool, 60)
+    finally:
+        for relay in relays:
+            relay.kill()
+            await relay.wait()
     assert await killing > 20
-    assert [process.returncode for process in processes] == [0] * 4
+    assert [process.returncode for process in appending] == [0] * 4
 
 
 @pytest.mark.long

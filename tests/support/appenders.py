@@ -1,7 +1,6 @@
 """Appenders that pause, roll back and are killed, for whoever checks that no event is skipped.
 
-``python -m tests.support.appenders URL SEED SECONDS CONNECTIONS`` runs some in a process of their
-own.
+They, and relays to be killed, may run in processes of their own.
 """
 
 import asyncio
@@ -11,15 +10,22 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
+from evosaga.events import relay, streams
 from evosaga.events.append import Append, StatusRow, write
-from evosaga.events.database import TRANSIENT, Connection, Queryable
+from evosaga.events.database import TRANSIENT, Connection, Queryable, open_pool
 from evosaga.events.model import StepStarted
 
+Process: TypeAlias = asyncio.subprocess.Process
+HASTY: Final = {"_IDLE_POLL": 0.003, "_FOLLOW": 0.1, "_LEASE_SECONDS": 0.5, "_BATCH": 40}
+"""A relay that looks all the time, in small batches, and is soon succeeded."""
+_ROOT: Final = Path(__file__).parents[2]
+_ME: Final = (sys.executable, "-m", "tests.support.appenders")
 _NAME: Final = "appender"
 _SAVEPOINT: Final = 0.2
 _ROLLBACK: Final = 0.15
@@ -116,15 +122,36 @@ SELECT count(pg_terminate_backend(pid)) FROM (
 """
 
 
-async def _main(url: str, seed: int, seconds: float, connections: int) -> None:
+async def start(url: str, seed: int, seconds: float, connections: int) -> Process:
+    """Appenders in a process of their own."""
+    words = (url, str(100 * seed), str(seconds), str(connections))
+    return await asyncio.create_subprocess_exec(*_ME, "append", *words, cwd=_ROOT)
+
+
+async def start_relay(url: str, redis_url: str) -> Process:
+    """A relay in a process of its own, as hasty as ``HASTY`` says."""
+    name = uuid.uuid4().hex
+    return await asyncio.create_subprocess_exec(*_ME, "relay", url, redis_url, name, cwd=_ROOT)
+
+
+async def _append_all(url: str, seed: int, seconds: float, connections: int) -> None:
     admin = await _connected(url)
     rows = await admin.fetch("SELECT saga_id FROM evosaga.sagas ORDER BY saga_id")
     await admin.close()
     sagas = [row["saga_id"] for row in rows]
     numbers = range(connections)
-    done = await asyncio.gather(*(appender(url, sagas, seed + n, seconds) for n in numbers))
-    print(sum(done))
+    await asyncio.gather(*(appender(url, sagas, seed + n, seconds) for n in numbers))
+
+
+async def _relay(url: str, redis_url: str, name: str) -> None:
+    for setting, value in HASTY.items():
+        setattr(relay, setting, value)
+    await relay.Relay(await open_pool(url, size=2), streams.connect(redis_url), name).run()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+    what, *words = sys.argv[1:]
+    if what == "relay":
+        asyncio.run(_relay(*words))
+    else:
+        asyncio.run(_append_all(words[0], int(words[1]), float(words[2]), int(words[3])))
