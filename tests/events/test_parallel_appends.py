@@ -175,13 +175,12 @@ async def test_many_appenders_and_a_relay_that_is_succeeded(
             await append_order.switch(pool, parallel=orders[number % len(orders)])
             await pool.execute("UPDATE evosaga.relay SET leader = NULL")
 
-    many = asyncio.gather(*(appender(database_url, sagas, seed, seconds) for seed in range(6)))
+    many = asyncio.gather(*(appender(database_url, sagas, seed, seconds, 8) for seed in range(6)))
     killing = kill_some(pool, 1, seconds, 0.2)
-    async with running(*(Relay(pool, redis, f"relay-{number}") for number in range(3))):
-        done, killed, _ = await asyncio.gather(many, killing, switches_and_successions())
+    async with running(*(Relay(pool, redis, f"relay-{number}") for number in range(2))):
+        _, killed, _ = await asyncio.gather(many, killing, switches_and_successions())
         await everything(redis, pool)
     assert killed, "no backend was killed"
-    assert sum(done) > 30
 
 
 @pytest.mark.long

@@ -51,13 +51,15 @@ async def new_sagas(pool: Queryable, count: int) -> list[UUID]:
     return ids
 
 
-async def appender(url: str, sagas: Sequence[UUID], seed: int, seconds: float) -> int:
-    """Append to some of these sagas again and again; how many transactions were committed."""
+async def appender(
+    url: str, sagas: Sequence[UUID], seed: int, seconds: float, least: int = 0
+) -> int:
+    """Append to some of these sagas for so long, and so often at least; how often it was."""
     rng, until, committed = random.Random(seed), time.monotonic() + seconds, 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or committed < least:
         connection = await _connected(url)
         with contextlib.suppress(*TRANSIENT):  # killed, or chosen to end a deadlock
-            while time.monotonic() < until:
+            while time.monotonic() < until or committed < least:
                 with contextlib.suppress(TakenBack):
                     await _transaction(connection, rng, sagas)
                     committed += 1
