@@ -53,6 +53,7 @@ async def test_each_verb_prints_the_json_and_ends_with_the_code_that_were_promis
             run("reconcile", "reconcile"),
             run("health", "health"),
             run("check-deploy", "check-deploy"),
+            run("appends", "appends"),
             run("replay, a plan", "replay", made.json["saga_id"], "--plan"),
             run("replay, refused", "replay", made.json["saga_id"]),
             run("cancel, refused", "cancel", made.json["saga_id"]),
