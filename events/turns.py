@@ -6,8 +6,8 @@ saga hold that, whatever another release thinks of queues. Until then its row ha
 nor a time at which it is due, so that no worker takes it by mistake.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
 
@@ -18,6 +18,8 @@ from evosaga.events.statuses import ACTIVE_STATUSES, OPEN_STATUSES
 
 WAITING: Final = "waiting"
 """The code of a saga that waits for its turn; older releases held its first step under it."""
+PAGE: Final = 500
+"""Waiting sagas that one sweep looks at: two milliseconds, however many wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,18 @@ class Turn:
 
     kind: Literal["come", "not yet", "lost"]
     ahead: Ahead | None = None
+
+
+@dataclass(slots=True)
+class Rotation:
+    """How far a worker's sweeps have come with what waits; they begin anew at the end of it.
+
+    ``ended``: sagas that this worker has seen end since its last sweep. Whoever is behind one of
+    them is looked at at once. The rest is for what ended elsewhere: on a worker that died, say.
+    """
+
+    after: UUID | None = None
+    ended: set[UUID] = field(default_factory=set)
 
 
 def waits_for(saga_id: UUID) -> str:
@@ -69,11 +83,33 @@ async def give_back(
 
 
 async def come(
-    pool: Pool, owner: str, most: int, known: Sequence[tuple[str, int]]
+    pool: Pool,
+    owner: str,
+    most: int,
+    known: Sequence[tuple[str, int]],
+    rotation: Rotation | None = None,
 ) -> list[asyncpg.Record]:
-    """Take over the sagas whose turn may have come, and tell the others whom they wait for."""
-    names, versions = [name for name, _ in known], [version for _, version in known]
-    return await pool.fetch(_COME, owner, most, names, versions)
+    """Take over the sagas whose turn may have come, and tell the others whom they wait for.
+
+    Of a page of those that wait, and those behind what has ended.
+    """
+    rotation = rotation or Rotation()
+    ended = list(rotation.ended)
+    page = await pool.fetchrow(
+        _PAGE, rotation.after, ended, [name for name, _ in known], [version for _, version in known]
+    )
+    assert page is not None
+    rotation.after = page["last"]
+    found = await _take_over(pool, owner, most, page["looked_at"]) if page["looked_at"] else []
+    if len(found) < most:  # else there may be more behind these
+        rotation.ended.difference_update(ended)
+    return found
+
+
+async def _take_over(
+    pool: Pool, owner: str, most: int, looked_at: Collection[UUID]
+) -> list[asyncpg.Record]:
+    return await pool.fetch(_COME, owner, most, looked_at)
 
 
 async def ahead_of(pool: Queryable, saga_id: UUID) -> UUID | None:
@@ -137,17 +173,35 @@ WHERE saga_id = $1 AND owner = $2 AND {ACTIVE_STATUSES}
 # Whoever waits for one that is parked is looked at after that, and then again when it is over.
 # Both are times at which transactions began, and one that began earlier may have committed later:
 # so it is looked at for ten seconds more.
+_MAY_COME: Final = f"""
+{ACTIVE_STATUSES} AND owner IS NULL AND code = '{WAITING}' AND NOT EXISTS (
+    SELECT FROM evosaga.sagas AS before
+    WHERE before.saga_id = saga.behind AND before.{OPEN_STATUSES}
+        AND (before.status <> 'failed'
+            OR before.updated_at + interval '10 seconds' < saga.scheduled_at))
+"""
+# By ``one_saga_behind_another``. The page is cut before anything else is asked of its rows, so that
+# its costs are bounded whatever these are.
+_NEXT: Final = f"""
+SELECT saga_id, behind, saga, version, status, owner, code, scheduled_at FROM evosaga.sagas
+WHERE behind IS NOT NULL AND {OPEN_STATUSES}
+"""  # noqa: S608
+_PAGE: Final = f"""
+WITH page AS (
+    {_NEXT} AND behind > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
+    ORDER BY behind LIMIT {PAGE}
+), near AS (
+    SELECT * FROM page UNION ALL {_NEXT} AND behind = ANY($2::uuid[])
+)
+SELECT (SELECT behind FROM page ORDER BY behind OFFSET {PAGE - 1} LIMIT 1) AS last,
+    ARRAY(SELECT DISTINCT saga_id FROM near AS saga
+          JOIN unnest($3::text[], $4::int[]) AS known (saga, version) USING (saga, version)
+          WHERE {_MAY_COME}) AS looked_at
+"""  # noqa: S608
 _COME: Final = f"""
 WITH RECURSIVE waiting AS (
     SELECT saga_id AS me, behind, instance_name, {_WANTS} AS wants, scheduled_at
-    FROM evosaga.sagas AS saga
-    JOIN unnest($3::text[], $4::int[]) AS known (saga, version) USING (saga, version)
-    WHERE behind IS NOT NULL AND {ACTIVE_STATUSES} AND owner IS NULL AND code = '{WAITING}'
-        AND NOT EXISTS (
-            SELECT FROM evosaga.sagas AS before
-            WHERE before.saga_id = saga.behind AND before.{OPEN_STATUSES}
-                AND (before.status <> 'failed'
-                    OR before.updated_at + interval '10 seconds' < saga.scheduled_at))
+    FROM evosaga.sagas AS saga WHERE saga_id = ANY($3) AND behind IS NOT NULL AND {_MAY_COME}
 ), {_OPEN}, told AS (
     UPDATE evosaga.sagas AS saga
     SET message = 'waits for saga ' || first.saga_id || ' to be over'

@@ -34,6 +34,8 @@ from evosaga.sagas.registry import SagaRegistry
 _logger = structlog.get_logger("evosaga.engine")
 _CROWDED_WAIT: Final = 0.2
 """Seconds that a saga may wait in memory, where it uses capacity, when that is scarce."""
+_MOST_ENDED: Final = 10_000
+"""Ended sagas that are kept for the next sweep. What is behind further ones has its turn, too."""
 
 
 class Engine:
@@ -78,6 +80,7 @@ class Engine:
         self._of: Counter[UUID] = Counter()
         self._driving: dict[UUID, tuple[asyncio.Task[None], SagaInstance, UUID | None]] = {}
         """Each with its organization, as it was counted."""
+        self._ended: set[UUID] = set()
         self._allowed = Concurrency(capacity)
         self._has_capacity = asyncio.Event()
         self._has_capacity.set()
@@ -107,6 +110,11 @@ class Engine:
     def free(self) -> int:
         """How many more sagas this worker takes."""
         return 0 if self._driver.stopping else max(0, self._allowed.now - len(self._driving))
+
+    def take_ended(self) -> set[UUID]:
+        """The sagas that ended or were parked here since this was last asked."""
+        ended, self._ended = self._ended, set()
+        return ended
 
     def driving_of(self, organization_id: UUID) -> int:
         """How many sagas of that organization this worker drives."""
@@ -211,7 +219,12 @@ class Engine:
 
     def _gone(self, saga_id: UUID, done: asyncio.Task[None]) -> None:
         if saga_id in self._driving and self._driving[saga_id][0] is done:
-            _, _, whose = self._driving.pop(saga_id)
+            _, live, whose = self._driving.pop(saga_id)
+            if (
+                live.state.status not in ("running", "compensating")
+                and len(self._ended) < _MOST_ENDED
+            ):
+                self._ended.add(saga_id)
             if whose is not None:
                 self._of[whose] -= 1
                 if not self._of[whose]:

@@ -48,6 +48,7 @@ class Recovery:
         self._lease = lease
         self._watched: str | None = None
         """The worker whose sagas the last sweep looked at."""
+        self._rotation = turns.Rotation()
 
     async def run(self) -> None:
         """Sweep for ever; cancel it to stop."""
@@ -70,7 +71,7 @@ class Recovery:
         self._engine.bind_lease()  # what is taken over rests on the lease as it is before
         rows = await self._take(room, known)
         if len(rows) < room:
-            rows += await turns.come(self._pool, self._lease.worker, room - len(rows), [*known])
+            rows += await self._come(room - len(rows), known)
         if rows:
             histories = await self._log.read_many([row["saga_id"] for row in rows])
             # A paused owner may have woken up and gone on in between: then it is not lost.
@@ -88,6 +89,10 @@ class Recovery:
                 if sagas:
                     _logger.info(event, sagas=sagas)
         return len(rows)
+
+    async def _come(self, room: int, known: Collection[tuple[str, int]]) -> list[asyncpg.Record]:
+        self._rotation.ended |= self._engine.take_ended()
+        return await turns.come(self._pool, self._lease.worker, room, [*known], self._rotation)
 
     async def _take(self, room: int, known: Collection[tuple[str, int]]) -> list[asyncpg.Record]:
         self._watched = await self._pool.fetchval(_NEXT_OWNER, self._watched)

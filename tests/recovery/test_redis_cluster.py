@@ -36,7 +36,7 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.maintenance import redis_checks
 from evosaga.orchestrator.queries.sagas import SagaView, find_saga
 from evosaga.orchestrator.routing import ClinicCache, follow
-from evosaga.orchestrator.whatsapp.reconciliation.observe import _keys
+from evosaga.orchestrator.whatsapp.reconciliation.observe import keys_of
 from evosaga.orchestrator.whatsapp.redis_use import REDIS_USE
 from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -97,7 +97,7 @@ async def test_everything_that_works_on_a_single_redis_works_on_a_cluster(
         change = await asyncio.wait_for(coming, 20)
         assert (change.kind, change.route.instance_name) == ("added", name)
         await _find_and_forget(redis, nodes.nodes[0].port, pool, name)
-        assert [key.instance_name for key in await _keys(redis, {})] == [name]
+        assert [key.instance_name async for page in keys_of(redis) for key in page] == [name]
         assert json.loads(await redis.get(f"evosaga:qr:{name}") or b"{}")["code"]
         assert await wa_events.publish(redis, "digest", {"data": "{}"}, 60)
         assert not await wa_events.publish(redis, "digest", {"data": "{}"}, 60)

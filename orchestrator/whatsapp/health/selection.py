@@ -6,13 +6,12 @@ longest ago, as many as it takes for each to be asked about within a day. Missin
 the room from what is listed at most: they may stay missing for ever.
 """
 
-import heapq
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Final
 from uuid import UUID
 
 from evosaga.orchestrator.whatsapp.health.connection_state import (
@@ -21,6 +20,7 @@ from evosaga.orchestrator.whatsapp.health.connection_state import (
     Record,
     next_state,
 )
+from evosaga.orchestrator.whatsapp.integrations.smallest import Smallest
 from evosaga.orchestrator.whatsapp.reconciliation import incomplete_instances
 from evosaga.orchestrator.whatsapp.reconciliation.classify import can_be_sent, found
 from evosaga.orchestrator.whatsapp.reconciliation.plausibility import expected
@@ -34,7 +34,6 @@ _TURN: Final = 0.9 * 86400.0
 """Seconds within which each of them has its turn, with something to spare for what is put off."""
 _NEW: Final = 5000
 """Those seen for the first time that a round writes down; of more, the next round does."""
-_T = TypeVar("_T")
 
 
 def in_turn(listed: int, every: float) -> int:
@@ -57,35 +56,6 @@ class Sight:
         """When Evolution was last asked about it by name."""
         at = self.record.checked_at if self.record else None
         return at.timestamp() if at else 0.0
-
-
-class Smallest(Generic[_T]):
-    """The ``most`` smallest of all that it is offered."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._heap: list[tuple[float, int, _T]] = []
-        self._offered = 0
-
-    def offer(self, key: float, one: _T) -> _T | None:
-        """What is not kept because of it, perhaps itself; of equal keys the first are kept."""
-        self._offered += 1
-        entry = (-key, -self._offered, one)
-        if len(self._heap) < self._most:
-            heapq.heappush(self._heap, entry)
-            return None
-        return heapq.heappushpop(self._heap, entry)[2]
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def drop(self) -> _T:
-        """The largest, which is kept no more."""
-        return heapq.heappop(self._heap)[2]
-
-    def in_order(self) -> list[_T]:
-        """The smallest first."""
-        return [one for _, _, one in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
     instance_of,
     instances_on,
 )
-from evosaga.orchestrator.whatsapp.reconciliation.observe import attribute_owners, with_busy
+from evosaga.orchestrator.whatsapp.reconciliation.owners import attribute_owners, with_busy
 from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.probes import ask
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row, Snapshot

@@ -16,6 +16,7 @@ import asyncpg
 
 from evosaga.events.clock import LEEWAY
 from evosaga.events.database import Pool
+from evosaga.orchestrator.whatsapp.integrations.rows import named_on, rows_by
 from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
 
 _LONGEST_WAIT: Final = 86400.0
@@ -87,6 +88,19 @@ async def note(
     ]
 
 
+async def with_rows_on(pool: Pool, servers: Collection[str]) -> set[UUID]:
+    """Of the organizations whose drifts are known, those that have a row in use on one of these."""
+    rows = await pool.fetch(_SEEN_OF)
+    known = await rows_by(pool, organizations={row["organization_id"] for row in rows})
+    return {row.organization_id for row in known if row.server in servers}
+
+
+async def busy(pool: Pool, unseen: Collection[str]) -> int:
+    """How many instances no look could be taken at: sagas are at work, or the server is away."""
+    names = [row["instance_name"] for row in await pool.fetch(_BUSY)]
+    return len(names) + (await named_on(pool, unseen, but=names) if unseen else 0)
+
+
 async def repaired(pool: Pool, sighting: ObservedDrift) -> None:
     """A repair of it was asked for; what is still there after that must be seen twice again."""
     await pool.execute(_REPAIRED, sighting.drift.what, sighting.drift.where, sighting.repairs)
@@ -123,6 +137,12 @@ RETURNING what, instance_name, first_seen, looks, repairs,
         OR repaired_at <= now() - make_interval(secs =>
             least($6, greatest($5, $7) * 2.0 ^ least(repairs, 30)))) AS ripe
 """  # noqa: S608  # constants only
+_SEEN_OF: Final = """
+SELECT DISTINCT organization_id FROM evosaga.sightings WHERE organization_id IS NOT NULL
+"""
+_BUSY: Final = """
+SELECT DISTINCT instance_name FROM evosaga.open_sagas WHERE instance_name IS NOT NULL
+"""
 _REPAIRED: Final = """
 UPDATE evosaga.sightings SET repairs = repairs + 1, repaired_at = now(), looks = 0
 WHERE what = $1 AND instance_name = $2 AND repairs = $3

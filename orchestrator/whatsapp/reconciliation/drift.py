@@ -183,7 +183,7 @@ def _without_haste(snapshot: Snapshot, drifts: Sequence[Drift]) -> list[Drift]:
     """Rows that vanish by the dozen were not deleted one by one: then nothing goes by itself."""
     rowless = sum(drift.what == "rowless" for drift in drifts)
     ours = sum(instance.made_by is not None for instance in snapshot.instances.values())
-    if not too_many(rowless, ours):
+    if not too_many(rowless, ours + snapshot.ours_beyond):
         return list(drifts)
     many = f"{rowless} of our instances have no row: has the table been emptied?"
     return [replace(d, cause=many, policy="ask") if d.what == "rowless" else d for d in drifts]

@@ -48,8 +48,19 @@ class Scope:
     share: int | None = None
 
 
-async def drifts(pool: Pool, services: Services, snapshot: Snapshot, scope: Scope) -> list[Drift]:
-    """What is incomplete, each with its repair."""
+async def suspects(pool: Pool) -> set[str]:
+    """The instances that were seen to lack something."""
+    return {row["instance_name"] for row in await pool.fetch(_SEEN, list(KINDS))}
+
+
+async def drifts(
+    pool: Pool,
+    services: Services,
+    snapshot: Snapshot,
+    scope: Scope,
+    paces: dict[str, Pace] | None = None,
+) -> list[Drift]:
+    """What is incomplete, each with its repair. ``paces``: where this is one page of several."""
     ours = _candidates(snapshot, scope.organization_id)
     rows = ours
     if scope.share is not None:
@@ -57,13 +68,17 @@ async def drifts(pool: Pool, services: Services, snapshot: Snapshot, scope: Scop
     lacks = {
         row.id: Missing(settings=_settings(snapshot, row)) for row in ours
     }  # so much is listed
-    found = await look(pool, services, snapshot, [row.instance_name for row in rows])
+    found = await look(pool, services, snapshot, [row.instance_name for row in rows], paces)
     lacks |= {row.id: found[row.instance_name] for row in rows if row.instance_name in found}
     return [_drift(row, lacks[row.id]) for row in ours if lacks[row.id].said]
 
 
 async def look(
-    pool: Pool, services: Services, snapshot: Snapshot, names: Collection[str]
+    pool: Pool,
+    services: Services,
+    snapshot: Snapshot,
+    names: Collection[str],
+    paces: dict[str, Pace] | None = None,
 ) -> dict[str, Missing]:
     """What these lack, as far as they are ours and give an answer."""
     wanted = set(names)
@@ -73,7 +88,10 @@ async def look(
     for one in known.values():
         groups.setdefault(one.server, []).append(one)
     answers = await asyncio.gather(
-        *(_ask_server(services, server, group) for server, group in groups.items())
+        *(
+            _ask_server(services, server, group, _pace(services, server, paces))
+            for server, group in groups.items()
+        )
     )
     found: dict[str, Missing] = {}
     for id_, webhook in (pair for group in answers for pair in group.items()):
@@ -110,25 +128,30 @@ def _candidates(snapshot: Snapshot, organization_id: UUID | None = None) -> list
 
 async def _in_turn(pool: Pool, rows: Sequence[Row], *, only_suspects: bool) -> list[Row]:
     """What was seen to lack something first, then the longest unasked."""
-    seen = {row["instance_name"] for row in await pool.fetch(_SEEN, list(KINDS))}
-    suspects = [row for row in rows if row.flag == STATE or row.instance_name in seen]
+    seen = await suspects(pool)
+    suspected = [row for row in rows if row.flag == STATE or row.instance_name in seen]
     if only_suspects:
-        return suspects
-    asked = {row["integration_id"]: row["at"] for row in await pool.fetch(_ASKED)}
-    first = {row.id for row in suspects}
+        return suspected
+    ids = [row.id for row in rows]
+    asked = {row["integration_id"]: row["at"] for row in await pool.fetch(_ASKED, ids)}
+    first = {row.id for row in suspected}
     others = [row for row in rows if row.id not in first]
-    return [*suspects, *sorted(others, key=lambda row: asked.get(row.id, 0.0))]
+    return [*suspected, *sorted(others, key=lambda row: asked.get(row.id, 0.0))]
+
+
+def _pace(services: Services, server: str, paces: dict[str, Pace] | None) -> Pace:
+    fresh = Pace(services.maintenance_rate)
+    return fresh if paces is None else paces.setdefault(server, fresh)
 
 
 async def _ask_server(
-    services: Services, server: str, group: Sequence[CreateFacts]
+    services: Services, server: str, group: Sequence[CreateFacts], pace: Pace
 ) -> dict[UUID, str | None]:
     """What their webhooks lack; of those that give no clear answer, nothing.
 
     A server that is in trouble is asked no further: the next round will tell.
     """
     evolution, limit = services.server(server), asyncio.Semaphore(_AT_ONCE)
-    pace = Pace(services.maintenance_rate)
     stop = asyncio.Event()
 
     async def one(about: CreateFacts) -> tuple[str | None, Answer | None] | None:
@@ -186,5 +209,5 @@ def _drift(row: Row, lacks: Missing) -> Drift:
 _SEEN: Final = "SELECT DISTINCT instance_name FROM evosaga.sightings WHERE what = ANY($1)"
 _ASKED: Final = """
 SELECT integration_id, extract(epoch FROM checked_at)::float8 AS at FROM evosaga.connections
-WHERE checked_at IS NOT NULL
+WHERE checked_at IS NOT NULL AND integration_id = ANY($1)
 """

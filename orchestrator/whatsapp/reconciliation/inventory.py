@@ -4,7 +4,6 @@ The servers are asked at the same time. One that gives no list that can be belie
 the others: nothing is concluded about what is on it. Tokens stay here.
 """
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.models import InstanceList, ListedInstance
 from evosaga.sagas.whatsapp.ownership import BIRTHMARK, fingerprint
-from evosaga.sagas.whatsapp.services import Services
 
 _AT_ONCE: Final = 1.0
 NOT_CONFIGURED: Final = "it is not among this process's EVOSAGA_EVOLUTION_SERVERS"
@@ -42,24 +40,18 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class OneList:
-    """What one server lists."""
+    """What one server lists, or what is kept of that."""
 
-    instances: Mapping[str, Instance]
-    tokens: Mapping[str, str]
+    instances: dict[str, Instance]
+    tokens: dict[str, str] = field(repr=False)
+
+    def put(self, instance: Instance, token: str) -> None:
+        """One more."""
+        self.instances[instance.name], self.tokens[instance.name] = instance, token
 
 
 Lists = Mapping[str, OneList | str]
 """By server; a text is the reason why there is no list."""
-
-
-async def listed(services: Services) -> Lists:
-    """Every server's list, without what we don't need. Raises ``ObservationFailed`` if there is
-    none."""
-    names = list(services.servers)
-    found = await asyncio.gather(*(_list_of(name, services.servers[name]) for name in names))
-    lists = dict(zip(names, found, strict=True))
-    refuse_blindness(lists, {name: told for name, told in lists.items() if isinstance(told, str)})
-    return lists
 
 
 def refuse_blindness(servers: Mapping[str, Any], unseen: Mapping[str, str]) -> None:
@@ -79,11 +71,6 @@ def may_come_back(unseen: Mapping[str, str]) -> frozenset[str]:
 def unreachable(unseen: Mapping[str, str]) -> str | None:
     """The servers that were not looked at, for people; None when there is none."""
     return "; ".join(f"{name}: {why}" for name, why in sorted(unseen.items())) or None
-
-
-async def _list_of(name: str, server: EvolutionApi) -> OneList | str:
-    told = await instances_on(server)
-    return told if isinstance(told, str) else await asyncio.to_thread(_read, told, name)
 
 
 async def instances_on(server: EvolutionApi) -> InstanceList | str:
@@ -129,14 +116,6 @@ def merge(lists: Lists, rows: Sequence[Row]) -> Listing:
             else:
                 elsewhere[name] = server
     return Listing(instances, tokens, elsewhere, unseen)
-
-
-def _read(listed: InstanceList, server: str) -> OneList:
-    found, _ = listed.read()
-    return OneList(
-        {one.name: instance_of(one, server) for one in found},
-        {one.name: one.token or "" for one in found},
-    )
 
 
 def instance_of(one: ListedInstance, server: str) -> Instance:

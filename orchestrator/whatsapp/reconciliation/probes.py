@@ -15,6 +15,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import refuse_blindn
 from evosaga.orchestrator.whatsapp.reconciliation.observe import Observation
 from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.repair_commands import command_for
+from evosaga.orchestrator.whatsapp.reconciliation.sift import ASKED
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Memory, Snapshot
 from evosaga.sagas.whatsapp.evolution.answers import Presence
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
@@ -33,8 +34,6 @@ _SIGHTS: Final[dict[Presence, Memory]] = {
 _LOST: Final[tuple[Memory, ...]] = ("absent", "half")
 _LOADING: Final = (0.5, 0.75, 1.0, 1.0)
 """Seconds to wait before each further question to what may just be loading."""
-_ASKED: Final = 1000
-"""Instances that look well and are asked by name all the same, a comparison of everything."""
 
 
 async def probe(pool: Pool, services: Services, seen: Observation, *, everything: bool) -> Snapshot:
@@ -112,7 +111,7 @@ def _well_looking(snapshot: Snapshot, but: frozenset[str]) -> list[str]:
         and can_be_sent(name)
     ]
     rows.sort(key=lambda row: row.status == "connected")
-    return [row.instance_name for row in rows[:_ASKED]]
+    return [row.instance_name for row in rows[:ASKED]]
 
 
 def without_implausible(services: Services, snapshot: Snapshot) -> Snapshot:

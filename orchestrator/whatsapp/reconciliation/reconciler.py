@@ -33,8 +33,10 @@ from evosaga.orchestrator.whatsapp.reconciliation.inventory import (
 )
 from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.probes import probe
+from evosaga.orchestrator.whatsapp.reconciliation.sift import Sifted, agreeing
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep, Snapshot
 from evosaga.orchestrator.whatsapp.reconciliation.verdicts import VERDICTS, Policy
+from evosaga.sagas.whatsapp.evolution.pacing import Pace
 from evosaga.sagas.whatsapp.services import Services
 
 _logger = structlog.get_logger("evosaga.reconcile")
@@ -150,6 +152,7 @@ async def find(
         patterns=patterns,
         keys=everything,
         keep=keep,
+        share=share or 0,
         forgotten=forgotten,
     )
     snapshot = await probe(keeper.pool, keeper.services, seen, everything=everything)
@@ -163,22 +166,36 @@ async def find(
         whose = keep.organization_id if keep else None
         scope = incomplete_instances.Scope(whose, suspects=not everything, share=share)
         every += await incomplete_instances.drifts(keeper.pool, keeper.services, snapshot, scope)
+        if share is None and keep is None:
+            every += await _of_those_that_agree(keeper, seen.sifted, snapshot, scope)
     drifts = [
         drift
         for drift in every
         if drift.what in kinds and (keep is None or drift.organization_id == keep.organization_id)
     ]
     away = may_come_back(snapshot.unseen)
-    hidden = {r.organization_id for r in snapshot.rows if r.enabled and r.server in away}
+    hidden = await confirmations.with_rows_on(keeper.pool, away) if away else set()
     return Found(
         drifts,
         snapshot.unseen,
         Unobserved(away, hidden),
         await asyncio.to_thread(strangers, snapshot) if everything and keep is None else (),
-        len(snapshot.busy_names) if keep is None else 0,
+        await confirmations.busy(keeper.pool, snapshot.unseen) if keep is None else 0,
         frozenset(name for name, one in snapshot.instances.items() if one.paired),
         _made_by(snapshot, forgotten) if forgotten else {},
     )
+
+
+async def _of_those_that_agree(
+    keeper: Reconciler, sifted: Sifted, snapshot: Snapshot, scope: incomplete_instances.Scope
+) -> list[Drift]:
+    """What is incomplete among those of which nothing else is to be said, in pages."""
+    found: list[Drift] = []
+    paces: dict[str, Pace] = {}
+    pool, services = keeper.pool, keeper.services
+    async for page in agreeing(pool, services, sifted, snapshot.unseen):
+        found += await incomplete_instances.drifts(pool, services, page, scope, paces)
+    return found
 
 
 def _made_by(snapshot: Snapshot, forgotten: Sequence[ForgottenSaga]) -> dict[str, str]:

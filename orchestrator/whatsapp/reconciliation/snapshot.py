@@ -136,6 +136,8 @@ class Snapshot:
     beyond: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Rows of a server that are not in ``rows`` and should have an instance, and how many of those
     have none in the list: where a large server is looked at in part."""
+    ours_beyond: int = 0
+    """Instances of ours that agree with their rows and are left out."""
 
     def without(self, servers: Mapping[str, str]) -> "Snapshot":
         """The same without what is on these servers, and without its organizations.

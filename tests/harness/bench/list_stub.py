@@ -58,6 +58,10 @@ async def _state(request: web.Request) -> web.Response:
     return web.json_response({"instance": {"instanceName": name, "state": "open"}})
 
 
+async def _webhook(_: web.Request) -> web.Response:
+    return web.json_response(None)
+
+
 _COUNT: Final = web.AppKey("count", int)
 _OF: Final = web.AppKey("of", int)
 
@@ -67,6 +71,7 @@ async def _main(count: int, of: int) -> None:
     app[_COUNT], app[_OF] = count, of
     app.router.add_get("/{server}/instance/fetchInstances", _list)
     app.router.add_get("/{server}/instance/connectionState/{name}", _state)
+    app.router.add_get("/{server}/webhook/find/{name}", _webhook)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -18,7 +18,7 @@ async def test_a_round_takes_no_memory_for_what_it_has_seen_and_holds_up_no_hear
         try:
             await scale.fill_integrations(database, NUMBER, SERVERS)
             told = await asyncio.wait_for(
-                scale.health_round(one, database, NUMBER, SERVERS, rounds=2), 600
+                scale.upkeep_round(one, database, NUMBER, SERVERS, rounds=2), 600
             )
         finally:
             await database.connection.close()

@@ -8,7 +8,8 @@ import pytest
 
 from evosaga.orchestrator.whatsapp.health import selection as module
 from evosaga.orchestrator.whatsapp.health.connection_state import Record
-from evosaga.orchestrator.whatsapp.health.selection import Selection, Smallest, in_turn
+from evosaga.orchestrator.whatsapp.health.selection import Selection, in_turn
+from evosaga.orchestrator.whatsapp.integrations.smallest import Smallest
 from evosaga.orchestrator.whatsapp.reconciliation.plausibility import implausibility
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Row, Snapshot
 

@@ -1,0 +1,111 @@
+"""Rounds of upkeep in a process of their own: memory, time, and how long its loop stood still.
+
+``python -m tests.harness.bench.upkeep_round WHAT DATABASE REDIS STUB SERVERS ROUNDS`` prints JSON;
+WHAT is ``health``, ``orphans`` or ``reconcile``.
+"""
+
+import asyncio
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+from redis.asyncio import Redis
+
+from evosaga.events.database import Pool, open_pool
+from evosaga.events.event_log import EventLog
+from evosaga.orchestrator.cli.run import settle
+from evosaga.orchestrator.commands.handler import CommandHandler
+from evosaga.orchestrator.whatsapp.health import monitor
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor
+from evosaga.orchestrator.whatsapp.reconciliation import reconciler
+from evosaga.orchestrator.whatsapp.reconciliation.reconciler import EVERYTHING, OFTEN, Reconciler
+from evosaga.sagas.registry import discover
+from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.services import Services
+from tests.harness.bench import stub
+from tests.harness.bench.list_stub import KEYS
+
+
+@contextlib.asynccontextmanager
+async def _services(pool: Pool, redis: str, url: str, servers: int) -> AsyncIterator[Services]:
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient())
+        apis = {
+            "default" if n == 0 else f"s{n}": await stack.enter_async_context(
+                EvolutionApi(f"{url}/{n}", stub.KEY, timeout=600.0)
+            )
+            for n in range(servers)
+        }
+        client = await stack.enter_async_context(Redis.from_url(redis))
+        yield Services(apis, client, http, KEYS, pool=pool)
+
+
+async def _round(what: str, pool: Pool, services: Services) -> dict[str, Any]:
+    if what == "health":
+        done = await monitor.run_once(HealthMonitor(pool, services))
+        return {
+            "integrations": sum(done.states.values()),
+            "connected": done.states.get("connected", 0),
+            "asked": done.asked,
+            "aborted": done.aborted,
+        }
+    gate = CommandHandler(pool, EventLog(pool), services, discover())
+    keeper = Reconciler(pool, services, gate, ("*{organization_id}*", "*{clinic_id}*"))
+    kinds = OFTEN if what == "orphans" else EVERYTHING
+    told = await reconciler.run_once(keeper, kinds=kinds)
+    return {"drifts": len(told.drifts), "strangers": told.strangers, "aborted": told.aborted}
+
+
+async def measured(
+    what: str, database: str, redis: str, url: str, servers: int, rounds: int
+) -> dict[str, Any]:
+    """Values of the last round, memory in MB."""
+    pool, told = await open_pool(database), {}
+    async with _services(pool, redis, url, servers) as services:
+        settle()
+        before = _memory()
+        for _ in range(rounds):
+            stills: list[float] = []
+            watch = asyncio.create_task(_watch(stills))
+            began, cpu = time.monotonic(), time.process_time()
+            done = await _round(what, pool, services)
+            stills.sort()
+            told = {
+                "seconds": time.monotonic() - began,
+                "cpu seconds": time.process_time() - cpu,
+                "longest still ms": stills[-1] * 1000,
+                "99.9 % still ms": stills[int(len(stills) * 0.999)] * 1000,
+                "MB before": before,
+                "MB at most": _memory(),
+                **done,
+            }
+            watch.cancel()
+    await pool.close()
+    return told
+
+
+async def _watch(stills: list[float]) -> None:
+    """How late the loop comes, as far as this process was at work: others share the machine."""
+    while True:
+        began, cpu = time.monotonic(), time.process_time()
+        await asyncio.sleep(0.005)
+        late, busy = time.monotonic() - began - 0.005, time.process_time() - cpu
+        stills.append(max(0.0, min(late, busy)))
+
+
+def _memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    what_, database_, redis_, url_, servers_, rounds_ = sys.argv[1:]
+    print(
+        json.dumps(
+            asyncio.run(measured(what_, database_, redis_, url_, int(servers_), int(rounds_)))
+        )
+    )
