@@ -27,7 +27,7 @@ from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
-from tests.support.cheaper import few_connections, no_pooler, routes_prepared_once
+from tests.support.cheaper import few_connections, routes_prepared_once
 from tests.support.databases import NEEDLESS, Databases, another
 from tests.support.databases import databases as make_databases
 
@@ -133,8 +133,9 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
 async def databases(servers: Servers) -> AsyncIterator[Databases]:
     """Migrated databases, one after another."""
     databases = await make_databases(servers.postgres)
-    yield databases
-    await databases.admin.close()
+    with databases.kept.in_pools():
+        yield databases
+    await databases.close()
 
 
 @pytest.fixture
@@ -153,9 +154,8 @@ def _cheaper() -> Iterator[None]:
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """Connections to the test's database, in front of which there is no pooler to be found out."""
-    with no_pooler():
-        pool = await open_pool(database_url)
+    """Connections to the test's database."""
+    pool = await open_pool(database_url)
     yield pool
     pool.terminate()
 

@@ -1,5 +1,6 @@
 """Which domains a process runs, and the one sentence on each that can't be loaded."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.testing.hotel import made
+from tests.support.commandline import forked
 
 SCRIPT = "import sys; from evosaga.orchestrator.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -28,15 +30,9 @@ def inn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def ran(place: Path, *words: str) -> tuple[int, str]:
-    told = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *words],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told.returncode, told.stdout + told.stderr
+async def ran(place: Path, *words: str) -> tuple[int, str]:
+    told = await forked(words, {"PATH": os.environ["PATH"]}, place)
+    return told.code, told.out + told.err
 
 
 @pytest.mark.parametrize(
@@ -60,23 +56,26 @@ def ran(place: Path, *words: str) -> tuple[int, str]:
         pytest.param("../x", "EVOSAGA_APP: ", marks=pytest.mark.long),
     ],
 )
-def test_a_domain_that_cannot_be_loaded_is_refused_in_one_line(
+async def test_a_domain_that_cannot_be_loaded_is_refused_in_one_line(
     inn: Path, app: str, said: str
 ) -> None:
-    code, told = ran(inn, "sagas", "--app", app)
+    code, told = await ran(inn, "sagas", "--app", app)
     assert code == 2, told
     assert said in told
     assert len(told.splitlines()) == 1
 
 
-def test_the_line_that_is_wrong_is_named(inn: Path) -> None:
-    _, told = ran(inn, "sagas", "--app", "wrong_order")
+async def test_the_line_that_is_wrong_is_named(inn: Path) -> None:
+    _, told = await ran(inn, "sagas", "--app", "wrong_order")
     assert "wrong_order.py:" in told
 
 
 def test_its_sagas_are_listed_with_their_package_and_whatsapp_is_not_there(inn: Path) -> None:
-    code, told = ran(inn, "sagas", "--app", "inn.sagas:DOMAIN")
-    assert code == 0, told
+    # From the first byte on: a process that has imported nothing of WhatsApp before.
+    listing = [sys.executable, "-c", SCRIPT, "sagas", "--app", "inn.sagas:DOMAIN"]
+    done = subprocess.run(listing, cwd=inn, capture_output=True, text=True, check=False)
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
     assert "book-a-room v1  room.book  (inn.sagas)" in told
     assert (
         "reserve (undone by release) > charge (no way back) > send-key (tried until done)" in told
@@ -105,17 +104,17 @@ def test_its_sagas_are_listed_with_their_package_and_whatsapp_is_not_there(inn: 
         ),
     ],
 )
-def test_a_command_that_would_be_refused_is_refused_before_it_is_sent(
+async def test_a_command_that_would_be_refused_is_refused_before_it_is_sent(
     inn: Path, words: tuple[str, ...], said: str
 ) -> None:
-    code, told = ran(inn, "start", "--app", "inn.sagas", *words)
+    code, told = await ran(inn, "start", "--app", "inn.sagas", *words)
     assert code == 2, told
     assert said in told
 
 
 @pytest.mark.parametrize("verb", ["health", "integrations"])
-def test_without_whatsapp_its_verbs_say_what_turns_it_on(inn: Path, verb: str) -> None:
-    code, told = ran(inn, verb, "--app", "inn.sagas")
+async def test_without_whatsapp_its_verbs_say_what_turns_it_on(inn: Path, verb: str) -> None:
+    code, told = await ran(inn, verb, "--app", "inn.sagas")
     assert code == 2
     assert "set EVOSAGA_EVOLUTION_URL to your Evolution API server" in told
 
@@ -127,8 +126,8 @@ _MORE = ("1st", "a b", "class", "json")
     "name",
     ["Hotel", "evosaga", "inn", *(pytest.param(name, marks=pytest.mark.long) for name in _MORE)],
 )
-def test_a_name_that_no_package_can_have_is_refused(inn: Path, name: str) -> None:
+async def test_a_name_that_no_package_can_have_is_refused(inn: Path, name: str) -> None:
     (inn / "inn").mkdir(exist_ok=True)
-    code, told = ran(inn, "new", name)
+    code, told = await ran(inn, "new", name)
     assert code == 2
     assert "can't be a package's name" in told or "exists already" in told

@@ -8,7 +8,6 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
 
-import evosaga.events.database
 import evosaga.orchestrator.worker
 from evosaga.events.database import open_pool
 
@@ -44,16 +43,4 @@ def few_connections() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evosaga.orchestrator.worker, "open_pool", partial(open_pool, size=4))
-        yield
-
-
-@contextmanager
-def no_pooler() -> Iterator[None]:
-    """Whoever opens a pool knows that there is no pooler to be found out by a connection."""
-
-    async def none(_url: str) -> bool:
-        return False
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evosaga.events.database, "behind_pooler", none)
         yield

@@ -1,9 +1,10 @@
 """A migrated database for each test, made once and emptied in between.
 
 To make one and to drop it costs more than what most tests do with it. So a database that was only
-written to is emptied, and gets another name: whoever of the last test still has the old one finds
-nothing there. One whose schema or rights a test changed is left alone, and the next test gets a
-copy of the template: to drop it takes a checkpoint, and all of them go with the server.
+written to is emptied. Where something of the last test was still connected it gets another name as
+well, under which whoever has the old one does not find it. One whose schema or rights a test
+changed is left alone, and the next test gets a copy of the template: to drop it takes a checkpoint,
+and all of them go with the server.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from evosaga import migrations
+from tests.support.kept_connections import KeptConnections
 
 TEMPLATE: Final = "evosaga_template"
 NEEDLESS: Final = ("fsync", "full_page_writes", "autovacuum")
@@ -39,6 +41,9 @@ WHERE relkind = 'r' AND relnamespace IN (
     SELECT oid FROM pg_namespace
     WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'suite'))
 """
+_THROW_OUT: Final = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1"
+)
 # A TRUNCATE makes a file for the table and each of its indexes, twenty times what it costs to
 # delete the few rows that most tests leave. What a deletion leaves behind counts as size.
 _BEGIN_EMPTYING: Final = """
@@ -65,35 +70,72 @@ class Databases:
     admin: asyncpg.Connection
     empty: str
     spares: list[str] = field(default_factory=list)
+    inside: dict[str, asyncpg.Connection] = field(default_factory=dict)
+    """A connection to each, which empties it."""
+    kept: KeptConnections = field(default_factory=KeptConnections)
 
     def url(self, name: str) -> str:
         return another(self.postgres, name)
 
     async def take(self) -> str:
         """The name of a database as the migrations leave it."""
-        name = f"test_{uuid.uuid4().hex}"
         while self.spares:
-            try:
-                await self.admin.execute(f"ALTER DATABASE {self.spares.pop()} RENAME TO {name}")
-            except asyncpg.ObjectInUseError:  # a process that a failed test left behind came back
-                continue
-            connection = await asyncpg.connect(self.url(name))
-            try:
-                if not await connection.fetchval("SELECT EXISTS (SELECT FROM suite.changes)"):
-                    await connection.execute(self.empty)
-                    return name
-            finally:
-                await connection.close()
-            name = f"test_{uuid.uuid4().hex}"
+            name = self.spares.pop()
+            if not await self._changed(name):
+                await self.inside[name].execute(self.empty)
+                return name
+            self._leave(name)
+        name = _new_name()
         await self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        await self._enter(name)
         return name
 
     async def give_back(self, name: str) -> None:
         """Throw out whoever is left in it, and keep it for a test that finds it unchanged."""
-        await self.admin.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name
+        ours = [self.inside[name].get_server_pid(), *self.kept.pids(self.url(name))]
+        left = await self.admin.fetchval(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+            " WHERE datname = $1 AND pid <> ALL ($2)",
+            name,
+            ours,
         )
+        if left:
+            self._leave(name)
+            await self.admin.execute(_THROW_OUT, name)
+            old, name = name, _new_name()
+            try:
+                await self.admin.execute(f"ALTER DATABASE {old} RENAME TO {name}")
+            except asyncpg.ObjectInUseError:  # a process that a failed test left behind came back
+                return
+            await self._enter(name)
         self.spares.append(name)
+
+    async def close(self) -> None:
+        for name in list(self.inside):
+            self._leave(name)
+        await self.admin.close()
+
+    async def _changed(self, name: str) -> bool:
+        """Whether its schema or rights are no longer those of the template."""
+        asked = "SELECT EXISTS (SELECT FROM suite.changes)"
+        try:
+            return bool(await self.inside[name].fetchval(asked))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # a test ended it
+            self._leave(name)
+            await self._enter(name)
+            return bool(await self.inside[name].fetchval(asked))
+
+    async def _enter(self, name: str) -> None:
+        self.inside[name] = await asyncpg.connect(self.url(name))
+        self.kept.serves(self.url(name))
+
+    def _leave(self, name: str) -> None:
+        self.kept.end(self.url(name))
+        self.inside.pop(name).terminate()
+
+
+def _new_name() -> str:
+    return f"test_{uuid.uuid4().hex}"
 
 
 def another(postgres: str, name: str) -> str:
