@@ -34,5 +34,5 @@ def run(*, out: params.Out) -> int:
         f"{claims} claims, all of them checked and true, in {time.monotonic() - began:.0f} s. "
         "Nothing is left running."
     )
-    show.say("Next: `evosaga dev` to play with it yourself; in a checkout: `make dev`, `make test`.")
+    show.say("Next: `evosaga dev` (in a checkout `make dev`) to play with it yourself.")
     return DONE
