@@ -112,7 +112,8 @@ def _exports(settings: Settings, given: dict[str, str], http: str, folder: Path)
             known[name] = url or ""
     if not known:
         return
-    yield from ("", "For programs of your own, and docs/routing_worker.py:", "")
+    router = ", and docs/routing_worker.py" if given.get("evolution_url") else ""
+    yield from ("", f"For programs of your own{router}:", "")
     yield from (f"  export EVOSAGA_{name}={shlex.quote(value)}" for name, value in known.items())
     if "secret_key" in given:
         file = shlex.quote(str(folder / "secret-key"))

@@ -108,7 +108,10 @@ def _not_done(seen: Seen, seconds: float, saga_id: str) -> str:
         case "rejected":
             return f"refused, and nothing was touched: {view.message}.{_cure(view)}"
         case "compensated":
-            return f"rolled back: {view.message}. {_undone(seen)} Nothing is left behind."
+            return (
+                f"rolled back: {view.message}. {_undone(seen)} Nothing is left behind. "
+                f"More: evosaga why {view.saga_id}"
+            )
         case "failed":
             return (
                 f"parked at step {view.step}: {view.message}. When the cause is mended: "

@@ -34,5 +34,5 @@ def run(*, out: params.Out) -> int:
         f"{claims} claims, all of them checked and true, in {time.monotonic() - began:.0f} s. "
         "Nothing is left running."
     )
-    show.say("Next: `make dev` to play with it yourself, `make test` for the whole suite.")
+    show.say("Next: `evosaga dev` (in a checkout `make dev`) to play with it yourself.")
     return DONE

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 from evosaga.orchestrator.cli.verbs import app
+from evosaga.testing import run
 from tests.harness.documentation import links, meanings, reference, variables
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,28 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
     assert [wrong for page in links.pages() for wrong in links.broken(page)] == []
 
 
+def module_of(page: str, code: str) -> ModuleType:
+    """The code of a page, run as a module: pydantic looks for the module of a class by its name."""
+    module = ModuleType(f"example_{Path(page).stem.replace('-', '_')}")
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(code, page, "exec"), vars(module))
+    finally:
+        del sys.modules[module.__name__]
+    return module
+
+
+def test_the_first_saga_ends_as_its_page_shows() -> None:
+    page = "docs/tutorials/first-saga.md"
+    [(_, _, code)] = [one for one in links.runnable() if one[0] == page]
+    hotel = module_of(page, code)
+    for guest, euros, status in (("ada", 80, "completed"), ("bob", 500, "compensated")):
+        booking = hotel.BookRoom(room=101, guest=guest, euros=euros)
+        ended = run(hotel.BOOK_A_ROOM, booking, hotel.Hotel)
+        assert ended.status == status
+        assert bool(ended.world.rooms) == (status == "completed")
+
+
 @pytest.mark.parametrize(
     ("page", "how", "code"), [pytest.param(*one, id=one[0]) for one in links.runnable()]
 )
@@ -34,7 +58,7 @@ def test_an_example_that_is_marked_as_runnable_runs(
     page: str, how: str, code: str, tmp_path: Path
 ) -> None:
     if how == "python":
-        exec(compile(code, page, "exec"), {"__name__": "example"})
+        module_of(page, code)
         return
     assert how == "pytest"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

@@ -59,7 +59,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "`EVOSAGA_API_KEY`": "the API key for it",
     "`EVOSAGA_PROFILE`": "instead of both: the profile that `evosaga login` has kept",
     "`EVOSAGA_STATE_DIR`": "where `demo` and `dev` keep the embedded servers and what they store; "
-    "default `~/.local/state/evosaga`",
+    "default `~/.local/state/evosaga`, for root `/var/lib/evosaga`",
     "`EVOSAGA_LOCAL`": "which embedded servers: `wheel`, `system` (those on PATH) or `docker`",
     "`FORWARDED_ALLOW_IPS`": "proxies whose `X-Forwarded-For` is believed; `*`: all, even forged",
     "`EVOSAGA_SYNC_POINTS`": "for tests of evosaga itself: where a process is to pause or to die",
