@@ -111,6 +111,7 @@ async def running_worker(
     known, traced = domains.sagas, tracing.configured()
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing.instrumented())
         pool, redis = await stack.enter_async_context(stores(settings))
         ttl = settings.lease_seconds
         lease = Lease(pool, name, ttl=ttl, beat=ttl / 5, knows=announced(known))
