@@ -5,6 +5,7 @@ https://www.w3.org/TR/trace-context/ and the distributed tracing extension of Cl
 
 import hashlib
 import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,10 @@ incoming: ContextVar[str | None] = ContextVar("evosaga_traceparent", default=Non
 
 current: ContextVar["SpanPlace | None"] = ContextVar("evosaga_span", default=None)
 """The saga or attempt that is at work, where its trace was begun by another program."""
+
+
+entered: "Callable[[SpanPlace], None] | None" = None
+"""Called in the task of an attempt, with its span; set while libraries are instrumented."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic
@@ -111,6 +111,7 @@ async def running_worker(
     known, traced = domains.sagas, tracing.configured()
     name = worker_name()
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing.instrumented())
         pool, redis = await stack.enter_async_context(stores(settings))
         ttl = settings.lease_seconds
         lease = Lease(pool, name, ttl=ttl, beat=ttl / 5, knows=announced(known))
@@ -143,7 +144,7 @@ async def running_worker(
                 pool, name, settings.rejected_keep, settings.rejected_most
             ).run(),
             **of_domains.parts(domains, resources),
-            **alerting(settings, domains, services, pool, redis, name),
+            **alerting(settings, domains, services, pool, redis, name, watchdog.conditions),
         )
         first: Resource[ServicesT] = resources[0]
         own = (name, engine, reader, relay, log, first, services, pool, redis, lease, failed)
@@ -258,13 +259,15 @@ def alerting(
     pool: Pool,
     redis: Redis,
     name: str,
+    of_engine: Callable[[], Sequence[Condition]] = lambda: (),
 ) -> dict[str, Coroutine[Any, Any, None]]:
     """What finds and tells alerts, and sends traces, in a process without a worker as well:
     alerts must outlive all of them.
     """
 
     def own() -> list[Condition]:
-        return [*domains.of_open(services, lambda one: one.own_conditions), *full_disks()]
+        of_domains = domains.of_open(services, lambda one: one.own_conditions)
+        return [*of_domains, *of_engine(), *full_disks()]
 
     monitor = AlertMonitor(pool, name, partial(_look, pool, redis), own)
     parts = {"alerts": monitor.run()}

@@ -34,6 +34,7 @@ from evosaga.orchestrator.api.sessions import EndedSessions
 from evosaga.orchestrator.api.static_documents import Documents
 from evosaga.orchestrator.config.api_keys import read_api_keys
 from evosaga.orchestrator.config.settings import SettingsError, split_secrets
+from evosaga.orchestrator.maintenance import tracing
 
 _TOPICS: Final = (
     integrations,
@@ -98,4 +99,5 @@ def create_app(parts: AppContext) -> FastAPI:
             app.include_router(module.router)
     app.include_router(pages.router(whatsapp=parts.whatsapp))
     app.add_middleware(GuardMiddleware, draw=trouble_of_a_page)
+    tracing.of_app(app)
     return app

@@ -92,8 +92,8 @@ async def listening(
 async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
     """All parts except a worker: commands accepted here are carried out by workers elsewhere."""
     domains = app.domains_of(settings)
-    tracing.configured()  # so that an extra that is missing is said before anything starts
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing.instrumented())
         pool, redis = await stack.enter_async_context(worker.stores(settings))
         resources, services = await stack.enter_async_context(
             open_domains(domains, settings, pool, redis, None)

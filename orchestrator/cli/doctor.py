@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.check import Finding
+from evosaga.orchestrator.cli.doctor_blocking import check_blocking
 from evosaga.orchestrator.cli.doctor_environment import check_variables
 from evosaga.orchestrator.cli.doctor_evolution import check_evolution, check_stranded
 from evosaga.orchestrator.cli.doctor_instances import check_instances
@@ -149,6 +150,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
                 yield finding
             async for finding in check_receivers(pool, settings):
                 yield finding
+            async for finding in check_blocking(pool):
+                yield finding
             return
         async for finding in check_database(pool):
             yield finding
@@ -159,6 +162,8 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
         async for finding in check_secret_keys(pool, settings):
             yield finding
         async for finding in check_receivers(pool, settings):
+            yield finding
+        async for finding in check_blocking(pool):
             yield finding
 
 

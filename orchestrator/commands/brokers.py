@@ -18,11 +18,14 @@ from redis.asyncio import Redis
 
 from evosaga.events.redis_address import Address, read
 from evosaga.events.redis_connections import options_of
+from evosaga.orchestrator.maintenance import tracing
 
 
 def broker_of(redis_url: str, common: Mapping[str, Any]) -> RedisBroker:
     """A broker of what the URL names, not yet started. ``common``: what every broker is told."""
     address, options = read(redis_url), options_of(redis_url)
+    if middlewares := tracing.middlewares():
+        common = {**common, "middlewares": middlewares}
     url = address.plain.partition("?")[0]
     match address.kind:
         case "cluster":

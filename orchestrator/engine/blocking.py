@@ -19,9 +19,16 @@ from typing import Final
 
 import structlog
 
+from evosaga.events.alerts import Condition
+
 _logger = structlog.get_logger("evosaga.blocking")
 SLOW: Final = 0.5
 """Seconds that the loop may be kept before it is said."""
+ALERTED: Final = 1.0
+"""Seconds, within ``_LATELY``, for which one step must have kept it to be an alert."""
+_LATELY: Final = 300.0
+CODE: Final = "loop_blocked"
+CURE: Final = "await an async client, or run it in a thread: await asyncio.to_thread(...)"
 _BEAT: Final = 0.1
 _SHOWN: Final = 8
 """Frames of the stack that are told, innermost last."""
@@ -34,6 +41,16 @@ class AtWork:
     saga_id: str
     saga: str
     step: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A time for which the loop was kept. ``ended``: monotonic seconds."""
+
+    ended: float
+    seconds: float
+    names: tuple[str, str]
+    where: str
 
 
 class LoopWatchdog:
@@ -52,6 +69,7 @@ class LoopWatchdog:
         self._beat_at = time.monotonic()
         self._stopped = threading.Event()
         self._told: tuple[float, AtWork | None, str] | None = None
+        self._lately: list[_Block] = []
 
     async def run(self) -> None:
         """Watch until it is cancelled."""
@@ -71,9 +89,25 @@ class LoopWatchdog:
             return
         self._told = None
         since, work, where = told
-        seconds = time.monotonic() - since - _BEAT
-        self.blocked[(work.saga, work.step) if work else ("-", "-")] += seconds
+        now = time.monotonic()
+        seconds = now - since - _BEAT
+        names = (work.saga, work.step) if work else ("-", "-")
+        self.blocked[names] += seconds
+        self._lately.append(_Block(now, seconds, names, where))
         _logger.warning("event loop free again", seconds=round(seconds, 2), at=where, **_who(work))
+
+    def conditions(self) -> list[Condition]:
+        """An alert for each step that kept the loop for long enough lately."""
+        since = time.monotonic() - _LATELY
+        self._lately = [one for one in self._lately if one.ended > since]
+        by_step: defaultdict[tuple[str, str], list[_Block]] = defaultdict(list)
+        for one in self._lately:
+            by_step[one.names].append(one)
+        return [
+            _condition(names, blocks)
+            for names, blocks in by_step.items()
+            if names != ("-", "-") and sum(one.seconds for one in blocks) >= ALERTED
+        ]
 
     def _watch(self) -> None:
         while True:
@@ -97,9 +131,25 @@ class LoopWatchdog:
                 seconds=round(late, 2),
                 at=stack[-1] if stack else "",
                 frames=stack,
-                cure="await an async client, or run it in a thread: await asyncio.to_thread(...)",
+                cure=CURE,
                 **_who(work),
             )
+
+
+def _condition(names: tuple[str, str], blocks: list[_Block]) -> Condition:
+    """Names, seconds and a line of code; never a value."""
+    (saga, step), where = names, blocks[-1].where
+    longest = max(one.seconds for one in blocks)
+    times = "once" if len(blocks) == 1 else f"{len(blocks)} times"
+    return Condition(
+        f"{CODE}/{saga}/{step}",
+        "loop_blocked",
+        f"the step {step} of {saga} blocks the event loop: {times} within 5 minutes, for up to"
+        f" {longest:.1f} s, at {where}",
+        CURE,
+        after=0.0,
+        data={"saga": saga, "step": step, "seconds": round(longest, 1), "at": where},
+    )
 
 
 def _who(work: AtWork | None) -> dict[str, str]:

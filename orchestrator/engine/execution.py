@@ -92,6 +92,9 @@ def _enter(live: SagaInstance) -> None:
     given = trace_context.valid(facts.get(trace_context.FACT))
     at = trace_context.of_attempt(live.saga_id, live.state.sequence - 1, given) if given else None
     trace_context.current.set(at)
+    if trace_context.entered is not None:
+        sequence = live.state.sequence - 1
+        trace_context.entered(at or trace_context.of_attempt(live.saga_id, sequence, None))
     trace_context.incoming.set(None)
 
 

@@ -72,6 +72,11 @@ async def of_postgres(pool: Pool) -> list[Metric]:
             "Age of the oldest committed event that is not yet on the stream",
             row["lag_seconds"],
         ),
+        gauge(
+            "evosaga_log_went_back",
+            "Whether Postgres lacks events that were published, so that an operator must decide",
+            row["went_back"],
+        ),
         labelled(
             "evosaga_alerts_firing",
             "Alerts that are told and not over",
@@ -252,7 +257,9 @@ SELECT (SELECT count(*) FROM evosaga.workers WHERE {LIVING}) AS workers,
        coalesce(extract(epoch FROM now() - (SELECT recorded_at FROM evosaga.saga_events
            WHERE position > coalesce((SELECT position FROM evosaga.relay
                                       WHERE stream = '{streams.EVENTS}'), 0)
-           ORDER BY position LIMIT 1)), 0) AS lag_seconds
+           ORDER BY position LIMIT 1)), 0) AS lag_seconds,
+       (SELECT count(*) FROM evosaga.relay WHERE stream = '{streams.EVENTS}'
+        AND to_jsonb(relay) ->> 'went_back_at' IS NOT NULL) AS went_back
 """  # noqa: S608  # constants only
 _ALERTS: Final = """
 SELECT code, severity, count(*) AS number FROM evosaga.alerts

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 import structlog
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 from evosaga.events.database import Pool
 from evosaga.orchestrator.config.settings import Settings, SettingsError, servers_of, split_secrets
 from evosaga.orchestrator.engine.lease import Lease
+from evosaga.orchestrator.maintenance import tracing
 from evosaga.orchestrator.whatsapp.secret_keys import CURE, unknown_keys
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
@@ -75,6 +77,7 @@ def evolution_servers(settings: Settings, lease: Lease | None = None) -> dict[st
             concurrency=places,
             queue=None if len(known) == 1 else max(1, share - places),
             before_send=lease.check if lease is not None else lambda: None,
+            wrap=partial(tracing.of_transport, base=server.url),
         )
         for name, server in known.items()
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 from aiohttp import web
@@ -102,10 +103,57 @@ def test_nothing_configured_is_nothing_asked_for() -> None:
     assert not tracing.configured(off)
 
 
-def test_an_extra_that_is_missing_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SettingsError, match=r"pip install 'evosaga\[otel\]'"):
-        tracing.configured({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"})
+@pytest.mark.parametrize("missing", ["opentelemetry.sdk", *tracing.LIBRARIES.values()])
+def test_an_extra_that_is_missing_is_said_in_one_sentence(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else 1)
+    with pytest.raises(SettingsError, match=rf"{missing} .*pip install 'evosaga\[otel\]'"):
+        tracing.configured(named)
+    if missing != "opentelemetry.sdk":  # who does without it need not have it
+        all_off = named | {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ", ".join(tracing.LIBRARIES)}
+        assert tracing.configured(all_off)
+
+
+def test_instrumentation_is_switched_off_by_opentelemetrys_own_variable() -> None:
+    off = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+    assert tracing.instrumentations({}) == {"asyncpg", "fastapi", "faststream", "httpx"}
+    assert tracing.instrumentations({off: "asyncpg, flask"}) == {"fastapi", "faststream", "httpx"}
+    assert tracing.instrumentations({off: "*"}) == set()
+
+
+def test_a_span_of_a_library_leaves_without_anything_that_could_be_a_secret() -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="the extra otel")
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from evosaga.orchestrator.maintenance.tracing.exporting import CleanExporter
+
+    provider, sent = sdk.TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(CleanExporter(sent)))
+    secret = "s3cr3t"
+    with (
+        pytest.raises(ValueError, match=secret),
+        provider.get_tracer("x").start_as_current_span(
+            "INSERT",
+            attributes={
+                "db.statement": f"INSERT INTO t VALUES ($1, '{secret} it''s', $q${secret}$q$, "
+                f"E'\\'{secret}')",
+                "db.statement.parameters": secret,
+                "url.full": f"http://x/webhooks/evolution?token={secret}",
+                "http.request.header.apikey": (secret,),
+                "server.address": "db",
+            },
+        ),
+    ):
+        raise ValueError(secret)
+    [span] = sent.get_finished_spans()
+    assert dict(span.attributes or {}) == {
+        "db.statement": "INSERT INTO t VALUES ($1, ?, ?, ?)",
+        "server.address": "db",
+    }
+    assert secret not in span.to_json()
 
 
 @dataclass
@@ -130,6 +178,10 @@ class Collector:
         self.spans += spans
         return web.Response(content_type="application/x-protobuf")
 
+    def one(self, trace: str, name: str) -> Any:
+        """The first span of that name in the trace."""
+        return next(s for s in self.spans if (s.trace_id.hex(), s.name) == (trace, name))
+
     def names(self, trace: str) -> list[str]:
         return [span.name for span in self.spans if span.trace_id.hex() == trace]
 
@@ -148,9 +200,12 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]
     await runner.cleanup()
 
 
-async def test_one_trace_leads_from_http_through_all_steps_to_a_collector(
+async def test_one_trace_leads_from_http_through_all_steps_to_evolution_and_postgres(
     collector: Collector, settings: Settings, pool: Pool, redis: Redis
 ) -> None:
+    pytest.importorskip("opentelemetry.instrumentation.httpx", reason="the extra otel")
+    from opentelemetry.instrumentation.utils import suppress_instrumentation
+
     keyed = Settings.model_validate(settings.model_dump() | {"api_keys": API_KEYS})
     # A follower that is new begins with what comes from then on.
     await pool.execute("INSERT INTO evosaga.receivers (name, last_event) VALUES ('otel', '0-0')")
@@ -159,7 +214,9 @@ async def test_one_trace_leads_from_http_through_all_steps_to_a_collector(
         served(parts) as where,
         client_with(where, OPERATOR) as client,
     ):
-        made = await client.post(CREATE, json=asked(), headers={"traceparent": GIVEN})
+        phone = {"number": "5511987654321"}
+        with suppress_instrumentation():  # the caller is another program
+            made = await client.post(CREATE, json=asked(**phone), headers={"traceparent": GIVEN})
         assert made.status_code == 201
         plain = await publish(redis, create() | {"traceparent": "garbage"})
         assert (await outcome(pool, plain)).status == "completed"
@@ -171,8 +228,35 @@ async def test_one_trace_leads_from_http_through_all_steps_to_a_collector(
         await eventually(lambda: whole(TRACE) and whole(own), 20, message="both traces")
     steps = {name.split(" ")[1] for name in collector.names(TRACE) if " " in name}
     assert {"evolution", "row", "cache"} <= steps or len(steps) >= 4, steps
-    [root] = [s for s in collector.spans if s.name == "create-integration" and s.parent_span_id]
-    assert root.parent_span_id.hex() == PARENT
+    request = collector.one(TRACE, f"POST {CREATE}")
+    assert request.parent_span_id.hex() == PARENT
+    root = collector.one(TRACE, "create-integration")
+    assert root.parent_span_id == request.span_id
+    attempt = collector.one(TRACE, "create-integration evolution")
+    assert attempt.parent_span_id == root.span_id
+    assert collector.one(TRACE, "POST /instance/create").parent_span_id == attempt.span_id
+    assert collector.one(own, "POST /instance/create").parent_span_id.hex()
+    below = {span.parent_span_id for span in collector.spans if span.name == "SELECT"}
+    assert request.span_id in below, "queries of a request are below it"
+    assert "evosaga:commands process" in {span.name for span in collector.spans}
+    known = {span.span_id for span in collector.spans} | {bytes.fromhex(PARENT)}
+    lost = {span.name for span in collector.spans if span.parent_span_id not in {b"", *known}}
+    assert not lost, "each is below one that was sent, too"
+    upkeep = [s for s in collector.spans if not s.parent_span_id and s.name.isupper()]
+    assert not upkeep, "what no saga and no request caused is not sent"
+    assert settings.evolution_api_key is not None
+    key = settings.evolution_api_key.get_secret_value()
+    for secret in (
+        OPERATOR,
+        key,
+        phone["number"],
+        "apikey",
+        "Bearer",
+        made.json()["instance_name"],
+    ):
+        assert not [s for s in collector.spans if secret in str(s)], secret
+    assert tracing.running is None
+    assert not hasattr(asyncpg.Connection.fetch, "__wrapped__"), "as it was before"
     entries: Any = await redis.xrange(streams.EVENTS)
     told = [entry[1][b"data"].decode() for entry in entries]
     assert any(f'"traceparent":"00-{TRACE}-' in one for one in told)

@@ -42,7 +42,7 @@ def exported() -> set[str]:
             metric = str(first.value)
             if name.lower().startswith("histogram"):
                 found |= {f"{metric}_{part}" for part in ("bucket", "count", "sum")}
-            elif name == "Counter":
+            elif name in ("Counter", "CounterMetricFamily"):
                 found.add(f"{metric}_total")
             elif name in ("gauge", "labelled", "GaugeMetricFamily"):
                 found.add(metric)

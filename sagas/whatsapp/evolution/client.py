@@ -35,6 +35,7 @@ from evosaga.sagas.whatsapp.evolution.transport import (
     LARGEST_BODY,
     LARGEST_LIST,
     HttpTransport,
+    Wrap,
     request_to,
 )
 
@@ -80,10 +81,12 @@ class EvolutionApi:
         concurrency: int = 64,
         queue: int | None = None,
         before_send: Callable[[], None] = lambda: None,
+        wrap: Wrap | None = None,
     ) -> None:
         """``concurrency``: so many calls are out at once, and ``queue`` so many wait to be.
 
         ``before_send`` may raise to keep a worker that is no longer in charge from acting.
+        ``wrap``: what goes around the connections.
         """
         self.url = url.rstrip("/")
         self._api_key = api_key
@@ -91,7 +94,7 @@ class EvolutionApi:
         self._before_send = before_send
         self._breaker = CircuitBreaker(_host(self.url), concurrency, queue=queue)
         self._list = SingleFlight(self._fetch_list)
-        self._transport = HttpTransport(api_key)
+        self._transport = HttpTransport(api_key, wrap)
 
     async def __aenter__(self) -> Self:
         await self._transport.open()

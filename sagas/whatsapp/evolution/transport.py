@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import aiohttp
 import httpx
@@ -19,6 +19,8 @@ from evosaga.sagas.whatsapp.evolution.tls import trusted
 LARGEST_BODY: Final = 1024 * 1024
 LARGEST_LIST: Final = 1024 * 1024 * 1024
 """Bytes of a body, and of the list of all instances, of which only a part is kept."""
+Wrap: TypeAlias = Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+"""Puts something around a transport that watches its requests."""
 _TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
 """Seconds; ``send`` bounds the rest, and a timer for each read would come on top."""
 _parsed: Final = lru_cache(maxsize=1024)(httpx.URL)
@@ -42,9 +44,10 @@ def request_to(
 class HttpTransport:
     """The connections to one server. ``secret`` is taken out of what the server says."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, wrap: Wrap | None = None) -> None:
         self._secret = secret
-        self._transport: AiohttpTransport | None = None
+        self._wrap = wrap
+        self._transport: httpx.AsyncBaseTransport | None = None
 
     async def open(self) -> None:
         """To be called before the first ``send``."""
@@ -57,7 +60,8 @@ class HttpTransport:
         session._retry_connection = False
         # Straight to the transport: httpx's client above it merges URLs, headers and cookies and
         # follows redirects, none of which is wanted, for as much time as the call itself takes.
-        self._transport = AiohttpTransport(verify=trusted(trust_env=True), client=session)
+        plain = AiohttpTransport(verify=trusted(trust_env=True), client=session)
+        self._transport = self._wrap(plain) if self._wrap is not None else plain
 
     async def close(self) -> None:
         """Close all connections."""
