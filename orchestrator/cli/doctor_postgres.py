@@ -52,7 +52,7 @@ async def check_appends(pool: Pool) -> AsyncGenerator[Finding, None]:
         said = f"{len(now.older)} of {now.workers} workers are of an older release"
         none = len(now.older) == now.workers
         cure = "they do not publish while appends are parallel: update them, or: appends --in-order"
-        what = "nobody publishes events" if none else "commit in parallel"
+        what = "no worker publishes events" if none else "commit in parallel"
         yield Finding("appends", "bad" if none else "warn", f"{what}, {said}", cure)
     elif now.longest.total_seconds() > _LONG_APPEND:
         said = f"one has been under way for {now.longest.total_seconds():.0f} s"

@@ -62,7 +62,7 @@ async def test_what_an_older_release_could_not_do_is_refused_or_told(
     await pool.execute(OLDER)
     verdict, said = await finding(evosaga)
     assert verdict == "bad"
-    assert "nobody publishes events, 1 of 1 workers are of an older release" in said
+    assert "no worker publishes events, 1 of 1 workers are of an older release" in said
     assert "older is of an older release" in (await evosaga("appends")).err
     deploy = await evosaga("check-deploy")
     assert deploy.code == 0

@@ -4,6 +4,7 @@ HTTP, queries and messages are added below them by the libraries' own instrument
 Nothing here is imported unless a collector is named in the environment as OpenTelemetry has it.
 """
 
+import asyncio
 import contextlib
 import importlib.util
 import os
@@ -33,6 +34,7 @@ LIBRARIES: Final = {
 
 running: "Instrumentation | None" = None
 """That of this process, while there is one."""
+_users = 0
 
 
 def configured(environment: Mapping[str, str] = os.environ) -> bool:
@@ -61,14 +63,26 @@ def instrumentations(environment: Mapping[str, str] = os.environ) -> set[str]:
 
 @contextlib.asynccontextmanager
 async def instrumented() -> AsyncIterator[None]:
-    """Inside, where a collector is named, it gets spans of HTTP, queries and messages as well."""
+    """Inside, where a collector is named, it gets spans of HTTP, queries and messages as well.
+
+    One instrumentation for the whole process, since libraries are instrumented as a whole.
+    """
+    global running, _users
     if not configured() or not instrumentations():
         yield
         return
     from evosaga.orchestrator.maintenance.tracing import instrumentation
 
-    async with instrumentation.running_in_process(instrumentations()):
+    if running is None:
+        running = instrumentation.begun(instrumentations())
+    mine, _users = running, _users + 1
+    try:
         yield
+    finally:
+        _users -= 1
+        if not _users:
+            running = None
+            await asyncio.to_thread(mine.end)
 
 
 def of_app(app: "FastAPI") -> None:

@@ -5,10 +5,8 @@ An attempt's requests and queries are children of its span: the ids of that one 
 begins a trace, or goes on with its caller's; upkeep that no saga and no request caused is not sent.
 """
 
-import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +26,6 @@ from opentelemetry.util.types import Attributes
 
 from evosaga.events import trace_context
 from evosaga.events.trace_context import SpanPlace
-from evosaga.orchestrator.maintenance import tracing
 from evosaga.orchestrator.maintenance.tracing.exporting import CleanExporter
 
 if TYPE_CHECKING:
@@ -46,7 +43,6 @@ class Instrumentation:
 
     libraries: AbstractSet[str]
     provider: TracerProvider
-    users: int = 0
     _end: list[Callable[[], None]] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -124,21 +120,11 @@ class Instrumentation:
         return traced
 
 
-@contextlib.asynccontextmanager
-async def running_in_process(libraries: AbstractSet[str]) -> AsyncIterator[None]:
-    """One for the whole process, since libraries are instrumented as a whole."""
-    if tracing.running is None:
-        tracing.running = Instrumentation(libraries, _provider())
-        tracing.running.begin()
-    mine = tracing.running
-    mine.users += 1
-    try:
-        yield
-    finally:
-        mine.users -= 1
-        if not mine.users:
-            tracing.running = None
-            await asyncio.to_thread(mine.end)
+def begun(libraries: AbstractSet[str]) -> Instrumentation:
+    """The instrumentation of these libraries, recording from here on."""
+    instrumentation = Instrumentation(libraries, _provider())
+    instrumentation.begin()
+    return instrumentation
 
 
 def _provider() -> TracerProvider:
