@@ -43,13 +43,6 @@ async def parallel(pool: Pool) -> None:
     assert (await append_order.switch(pool, parallel=True)).parallel
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relay that looks all the time, in small batches, and is soon succeeded."""
-    for name, value in appenders.HASTY.items():
-        monkeypatch.setattr(evosaga.events.relay, name, value)
-
-
 @contextlib.asynccontextmanager
 async def appending(url: str, saga: UUID, *sequences: int) -> AsyncIterator[asyncpg.Connection]:
     """A connection whose transaction has appended; whoever uses it ends the transaction."""
@@ -61,6 +54,13 @@ async def appending(url: str, saga: UUID, *sequences: int) -> AsyncIterator[asyn
         yield connection
     finally:
         connection.terminate()
+
+
+async def pumping(relay: Relay, over: asyncio.Event) -> None:
+    """A relay that looks all the time and is never cut short."""
+    while not over.is_set():
+        await pumped(relay)
+        await asyncio.sleep(0.003)
 
 
 async def ids(redis: Redis) -> list[str]:
@@ -157,15 +157,16 @@ async def test_an_older_snapshot_appends_alone(pool: Pool, database_url: str) ->
 
 
 @pytest.mark.fault("e9", "g2")
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("orders", [(True,), (True, False)])
 async def test_many_appenders_and_a_relay_that_is_succeeded(
     orders: tuple[bool, ...],
     pool: Pool,
     redis: Redis,
     database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Random pauses, rollbacks and killed backends; with two orders it is switched meanwhile."""
+    monkeypatch.setattr(evosaga.events.relay, "_BATCH", 40)
     await append_order.switch(pool, parallel=True)
     sagas, seconds = await new_sagas(pool, 8), 2.0
 
@@ -177,9 +178,12 @@ async def test_many_appenders_and_a_relay_that_is_succeeded(
 
     many = asyncio.gather(*(appender(database_url, sagas, seed, seconds, 8) for seed in range(6)))
     killing = kill_some(pool, 1, seconds, 0.2)
-    async with running(*(Relay(pool, redis, f"relay-{number}") for number in range(2))):
-        _, killed, _ = await asyncio.gather(many, killing, switches_and_successions())
-        await everything(redis, pool)
+    over = asyncio.Event()
+    relays = asyncio.gather(*(pumping(Relay(pool, redis, f"relay-{n}"), over) for n in range(2)))
+    _, killed, _ = await asyncio.gather(many, killing, switches_and_successions())
+    await everything(redis, pool)
+    over.set()
+    await relays
     assert killed, "no backend was killed"
 
 
