@@ -168,7 +168,7 @@ async def test_many_appenders_and_a_relay_that_is_succeeded(
     """Random pauses, rollbacks and killed backends; with two orders it is switched meanwhile."""
     monkeypatch.setattr(evosaga.events.relay, "_BATCH", 40)
     await append_order.switch(pool, parallel=True)
-    sagas, seconds = await new_sagas(pool, 8), 2.0
+    sagas, seconds = await new_sagas(pool, 30), 2.0
 
     async def switches_and_successions() -> None:
         for number in range(8):
@@ -193,7 +193,7 @@ async def test_many_processes_append_for_a_while(
 ) -> None:
     """The same with processes of their own, and relays that are killed."""
     await append_order.switch(pool, parallel=True)
-    await new_sagas(pool, 40)
+    await new_sagas(pool, 150)
     seconds, redis_url = 40.0, servers.redis
     appending = [await appenders.start(database_url, n, seconds, 8) for n in range(4)]
     killing = asyncio.create_task(kill_some(pool, 2, seconds, 0.3))

@@ -29,7 +29,8 @@ _ME: Final = (sys.executable, "-m", "tests.support.appenders")
 _NAME: Final = "appender"
 _SAVEPOINT: Final = 0.2
 _ROLLBACK: Final = 0.15
-_LONG: Final = 0.05
+_LONG: Final = 0.25
+"""Share of transactions that stay open for up to a tenth of a second, while others commit."""
 
 
 class TakenBack(Exception):
