@@ -94,7 +94,7 @@ async def switch(pool: Pool, *, parallel: bool) -> AppendOrder:
             ) from None
         if parallel and (why := _unfit(await read(connection))) is not None:
             raise SwitchRefused(why)
-        # A relay of an older release that leads is put out of office.
+        # A relay of an older release that leads loses its lease.
         await connection.execute(_SWITCH, _LOG, parallel, EVENTS)
         return await read(connection)
 

@@ -38,7 +38,7 @@ SET search_path = pg_catalog AS $$
 DECLARE
     overlap boolean;
 BEGIN
-    -- Whoever stops in an append must not stop the others; set here and for this transaction only,
+    -- A client that stops in an append must not stop the others; set for this transaction only,
     -- since a pooler would carry a session's settings to somebody else.
     PERFORM set_config('idle_in_transaction_session_timeout', '5000', true),
             set_config('lock_timeout', '10000', true);
