@@ -77,7 +77,7 @@ def tell_connections(
     )
     out.table(
         [{n: str(v or "") for n, v in one.items() if n not in ("well", "id")} for one in shown],
-        wrap=("cure",),
+        wrap=("name", "cure"),
     )
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     number = "1 integration" if len(told) == 1 else f"{len(told)} integrations"

@@ -101,11 +101,15 @@ def test_lists_of_integrations_sagas_and_alerts_are_whole_at_any_width(
     saga = {"saga": "create-integration", "version": 3, "internal": False, "keyed": True}
     saga |= {"command": "integration.create", "package": "evosaga.sagas.whatsapp"}
     step = {"name": "evolution", "kind": "compensatable", "undo": "remove_instance", "limits": []}
-    saga |= {"steps": [{**step, "attempts": 5, "undo_attempts": 5}] * 4, "on_conflict": "reject"}
+    saga |= {"steps": [{**step, "attempts": 5, "undo_attempts": 5}] * 4, "on_conflict": "refuse"}
     for tell, ids, sentences in (
         (lambda: tell_integrations(page, out), (NAME, ORGANIZATION, "5511900000000"), (CLINIC,)),
         (lambda: tell_alerts([alert], out), ("4711", "https://runbook.example/#phones"), ()),
-        (lambda: tell_definitions([saga], out), ("integration.create",), ("remove_instance",)),
+        (
+            lambda: tell_definitions([saga], out, schema=False),
+            ("integration.create",),
+            ("remove_instance",),
+        ),
     ):
         tell()
         lines = capsys.readouterr().out.splitlines()
