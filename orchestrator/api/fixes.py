@@ -33,6 +33,12 @@ _going_on: Final[set[asyncio.Task[HealthReport]]] = set()
 """Checks that nobody waits for any more."""
 
 
+Check = Annotated[
+    float,
+    Query(ge=1, le=600, description="seconds to wait for the check, which goes on after that"),
+]
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -96,7 +102,7 @@ class RepairResult(_Shape):
     responses=problems("forbidden", "unavailable", *EVERYWHERE),
     dependencies=[Depends(operator)],
 )
-async def fix_health(here: Context, wait: Wait = 120.0) -> CheckResult:
+async def fix_health(here: Context, wait: Check = 120.0) -> CheckResult:
     """Rows follow what was seen, phones that are down are connected again, and all are looked at
     once more. Takes up to 20 s longer than a check; what is not over after `wait` goes on.
     """

@@ -147,7 +147,6 @@ async def _seen(here: AppContext, known: log_loss.Comparison) -> recovery_run.Pl
 
 def _place(here: AppContext) -> recovery_run.Place:
     services = here.gate.services
-    if not isinstance(services, ServicesBySaga):
-        raise Problem("unavailable", "this process has no services of a domain")
+    of = services.of if isinstance(services, ServicesBySaga) else lambda _: here.services
     domains = here.domains or Domains.of(WHATSAPP)
-    return recovery_run.Place(here.settings, here.pool, here.redis, domains, services, here.gate)
+    return recovery_run.Place(here.settings, here.pool, here.redis, domains, of, here.gate)

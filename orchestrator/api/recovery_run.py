@@ -22,7 +22,7 @@ from evosaga.orchestrator.commands.forgotten_commands import ForgottenCommand
 from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.domain import Domains, nothing_left
-from evosaga.orchestrator.engine.resources import ResourceUnavailable, ServicesBySaga
+from evosaga.orchestrator.engine.resources import ResourceUnavailable
 
 _POLL: Final = 0.1
 
@@ -37,13 +37,15 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is recovered, and with what."""
+    """What is recovered, and with what. ``services_of``: by a saga's name; may raise
+    ``ResourceUnavailable``.
+    """
 
     settings: Settings
     pool: Pool
     redis: Redis
     domains: Domains
-    services: ServicesBySaga
+    services_of: Callable[[str], Any]
     gate: CommandHandler
 
     async def look(self) -> tuple[Forgotten, list[Leftover]]:
@@ -54,7 +56,7 @@ class Place:
             if one.leftovers is nothing_left:
                 continue
             try:
-                services = self.services.of(next(name for name, _ in one.sagas.versions))
+                services = self.services_of(next(name for name, _ in one.sagas.versions))
             except ResourceUnavailable as reason:
                 said = f"what {one.name} uses can't be opened: {reason}"
                 raise CantLook(said) from reason

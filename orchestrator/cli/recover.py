@@ -53,7 +53,7 @@ async def _recover(settings: Settings, fix: bool, timeout: float, out: Output) -
         opened = open_domains(domains, settings, pool, redis, None)
         _, services = await stack.enter_async_context(opened)
         gate = CommandHandler(pool, EventLog(pool), services, domains.sagas)
-        place = recovery_run.Place(settings, pool, redis, domains, services, gate)
+        place = recovery_run.Place(settings, pool, redis, domains, services.of, gate)
         # A plan changes nothing, not even that the loss is known.
         known = await (log_loss.notice(pool, redis) if fix else recovery_run.compared(pool, redis))
         try:
