@@ -12,12 +12,14 @@ from evosaga.orchestrator.api import (
     commands,
     docs_page,
     findings,
+    fixes,
     integrations,
     openapi,
     ops,
     pages,
     problems,
     qr,
+    recovery,
     sagas,
     search,
     start,
@@ -39,6 +41,7 @@ from evosaga.orchestrator.maintenance import tracing
 _TOPICS: Final = (
     integrations,
     findings,
+    fixes,
     search,
     qr,
     commands,
@@ -47,11 +50,12 @@ _TOPICS: Final = (
     webhooks,
     ops,
     upkeep,
+    recovery,
     alerts,
     asyncapi,
     docs_page,
 )
-_WHATSAPP: Final = (integrations, findings, search, qr, webhooks)
+_WHATSAPP: Final = (integrations, findings, fixes, search, qr, webhooks)
 """What there is only where WhatsApp is one of the domains."""
 
 

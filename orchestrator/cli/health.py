@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -17,15 +16,8 @@ from evosaga.orchestrator.cli.run import require
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.whatsapp.health.monitor import (
-        CheckedIntegration,
-        HealthMonitor,
-        HealthReport,
-    )
 
 _FEW: Final = 40
-_COMES_BACK: Final = 15.0
-"""Seconds that a connection may take to come back before it counts as still down."""
 
 
 def health(
@@ -45,7 +37,8 @@ def health(
 
 
 async def _health(settings: Settings, fix: bool, out: Output) -> int:
-    from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine, run_once
+    from evosaga.orchestrator.whatsapp.health import fix as asked
+    from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, examine
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
     from evosaga.orchestrator.whatsapp.services import open_services
 
@@ -55,42 +48,22 @@ async def _health(settings: Settings, fix: bool, out: Output) -> int:
         outside = await stack.enter_async_context(open_services(settings, pool, redis))
         doctor = HealthMonitor(pool, outside, settings.alert_after, settings.alert_url is not None)
         try:
-            if fix:
-                done = await run_once(doctor, eager=True)
-                if done.aborted is not None:
-                    raise ObservationFailed(done.aborted)
-                if done.reconnects:
-                    await _until_back(doctor)
-                done = await run_once(doctor, eager=True)
-            else:
-                done = await examine(doctor, eager=True)
+            done = await (asked.fix(doctor) if fix else examine(doctor, eager=True))
         except ObservationFailed as reason:
             raise CliError(UNREACHABLE, f"nothing was changed: {reason}") from reason
-    return _tell(done, out)
+        told = await asked.document(doctor, done)
+    return tell(told, done.unseen, out)
 
 
-async def _until_back(doctor: HealthMonitor) -> None:
-    """Give Evolution time to connect what it was asked to connect."""
-    from evosaga.orchestrator.whatsapp.health.monitor import examine
-
-    deadline = time.monotonic() + _COMES_BACK
-    while time.monotonic() < deadline:
-        seen = await examine(doctor, webhooks=0)
-        states = {p.judgement.record.state for p in seen.patients if p.judgement}
-        if not states & {"down", "connecting"}:
-            return
-        await asyncio.sleep(0.5)
-
-
-def _tell(done: HealthReport, out: Output) -> int:
-    told = [_described(patient) for patient in done.patients]
-    ill = [one for one in told if not one["well"]]
-    code = UNREACHABLE if done.unseen else UNFINISHED if ill else DONE
+def tell(told: Mapping[str, Any], unseen: Mapping[str, str], out: Output) -> int:
+    """Say how they are, as ``--json`` has it; the exit code."""
+    ill = [one for one in told["integrations"] if not one["well"]]
+    code = UNREACHABLE if unseen else UNFINISHED if ill else DONE
     if out.json:
-        out.data({"integrations": told, "summary": done.summary()})
+        out.data(dict(told))
         return code
-    tell_unseen(done.unseen, out)
-    tell_connections(told, done.summary()["states"], out)
+    tell_unseen(unseen, out)
+    tell_connections(told["integrations"], told["summary"]["states"], out)
     return code
 
 
@@ -104,36 +77,8 @@ def tell_connections(
     )
     out.table(
         [{n: str(v or "") for n, v in one.items() if n not in ("well", "id")} for one in shown],
-        wrap=("cure",),
+        wrap=("name", "cure"),
     )
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     number = "1 integration" if len(told) == 1 else f"{len(told)} integrations"
     out.line(f"{number}: {counts}" if told else "there are no integrations")
-
-
-def _described(patient: CheckedIntegration) -> dict[str, Any]:
-    from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
-    from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
-
-    row, judged = patient.row, patient.judgement
-    told: dict[str, Any] = {
-        "instance": row.instance_name,
-        "organization": str(row.organization_id),
-        "id": str(row.id),
-        "row": row.status,
-    }
-    if judged is None:
-        cure = "a saga is at work for it, or Evolution gave no clear answer"
-        if why := unaddressable(row.instance_name):
-            cure = f"{CANT_BE_HANDLED} ({why})"
-        return told | {"state": "unknown", "since": None, "cure": cure, "well": False}
-    record = judged.record
-    cure = CURES[record.state]
-    if judged.status is not None and judged.status != row.status:
-        cure = f"the row should say {judged.status}" + (f"; {cure}" if cure else "")
-    return told | {
-        "state": record.state,
-        "since": record.since.isoformat(timespec="seconds"),
-        "cure": cure,
-        "well": record.state in WELL and judged.status is None,
-    }

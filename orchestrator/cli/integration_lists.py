@@ -117,7 +117,7 @@ def tell_integrations(page: Mapping[str, Any], out: Output) -> int:
     if not found:
         out.note("no integration fits: `evosaga integrations list` shows all")
         return DONE
-    out.table([_row(one) for one in found], spare=("organization", "number"))
+    out.table([_row(one) for one in found], wrap=("name",))
     counted = f"{page['count']}+" if page["more"] else f"{page['count']}"
     out.line(f"{counted} {'integration' if counted == '1' else 'integrations'}")
     if page["cursor"]:

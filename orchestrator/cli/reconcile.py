@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from uuid import UUID
 
 from cyclopts import Parameter
@@ -15,20 +13,15 @@ from cyclopts import Parameter
 from evosaga.orchestrator.cli import connections, params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output, printable
-from evosaga.orchestrator.cli.reconcile_report import NotCompared, advise, described, draw, report
+from evosaga.orchestrator.cli.reconcile_report import advise, draw_described, report
 from evosaga.orchestrator.cli.run import require
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
-    from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift
     from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
-    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Asked, Found, Reconciler
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler
     from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Keep
-
-_BETWEEN: Final = 1.5
-"""Seconds between the two looks: what a saga is just doing is over by then, mostly."""
-_POLL: Final = 0.1
-_AT_ONCE: Final = 4
+    from evosaga.orchestrator.whatsapp.reconciliation.visit import Visited
 
 
 def reconcile(
@@ -49,15 +42,22 @@ def reconcile(
         remove: with --fix: remove this instance, which no row names; may be given several times
         timeout: how long to wait for the repairs (default: 120); they go on after that
     """
-    if keep and not organization_id:
-        raise CliError(WRONG, "--keep decides for one organization: give --organization-id as well")
-    if remove and not fix:
-        raise CliError(WRONG, "--remove is a repair: give --fix as well")
+    check_options(organization_id, fix=fix, keep=keep, remove=remove)
     require(out)
     wanted = _Wanted(organization_id, fix, keep, remove, timeout)
     with connections.servers(out) as settings:
         quiet(settings, out)
         return asyncio.run(_reconcile(settings, wanted, out))
+
+
+def check_options(
+    organization_id: str | None, *, fix: bool, keep: str | None, remove: Sequence[str]
+) -> None:
+    """Raises ``CliError`` for options that do not fit together."""
+    if keep and not organization_id:
+        raise CliError(WRONG, "--keep decides for one organization: give --organization-id as well")
+    if remove and not fix:
+        raise CliError(WRONG, "--remove is a repair: give --fix as well")
 
 
 class _Wanted(NamedTuple):
@@ -84,6 +84,7 @@ async def _reconcile(settings: Settings, wanted: _Wanted, out: Output) -> int:
     from evosaga.orchestrator.commands.handler import CommandHandler
     from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
     from evosaga.orchestrator.whatsapp.reconciliation.reconciler import Reconciler, UnknownChoice
+    from evosaga.orchestrator.whatsapp.reconciliation.visit import NotRemovable
     from evosaga.orchestrator.whatsapp.services import open_services
 
     async with AsyncExitStack() as stack:
@@ -93,11 +94,12 @@ async def _reconcile(settings: Settings, wanted: _Wanted, out: Output) -> int:
         gate = CommandHandler(pool, EventLog(pool), outside, app.registry())
         keeper = Reconciler(pool, outside, gate, settings.older_names, quiet=0.0)
         try:
-            return await _Visit(keeper, _keep(wanted), wanted, out).pay()
-        except UnknownChoice as wrong:
-            raise CliError(WRONG, str(wrong)) from wrong
+            visited = await _visit(keeper, wanted, out)
+        except (UnknownChoice, NotRemovable) as wrong:
+            raise CliError(WRONG, printable(str(wrong))) from wrong
         except ObservationFailed as reason:
             raise CliError(UNREACHABLE, f"nothing was changed: {reason}") from reason
+    return tell(visited.document(), out, fixed=wanted.fix, one=wanted.organization_id is not None)
 
 
 def _keep(wanted: _Wanted) -> Keep | None:
@@ -108,161 +110,33 @@ def _keep(wanted: _Wanted) -> Keep | None:
     return Keep(UUID(wanted.organization_id), wanted.keep or "connected")
 
 
-@dataclass(slots=True)
-class _Visit:
-    """One run of the verb."""
+async def _visit(keeper: Reconciler, wanted: _Wanted, out: Output) -> Visited:
+    from evosaga.orchestrator.cli.integrations import workers
+    from evosaga.orchestrator.whatsapp.reconciliation.reconciler import described
+    from evosaga.orchestrator.whatsapp.reconciliation.visit import Visit
 
-    keeper: Reconciler
-    keep: Keep | None
-    wanted: _Wanted
-    out: Output
-    rest: NotCompared = field(default_factory=NotCompared)
+    async def found(drifts: Sequence[Drift], stopped: str | None) -> None:
+        if not out.json:
+            draw_described([described(drift) for drift in drifts], out)
+        if stopped:
+            out.problem(stopped)
 
-    async def pay(self) -> int:
-        """Look, tell, repair; the exit code."""
-        seen = await self._look_twice()
-        drifts = [sighting.drift for sighting in seen]
-        self._check(drifts)
-        if not self.wanted.fix:
-            report(self.out, drifts, self.rest)
-            return self._end(drifts)
-        if not self.out.json:
-            draw(drifts, self.out)
-        repairs = await self._repair(seen)
-        left = [sighting.drift for sighting in await self._look_twice()] if drifts else []
-        before = [described(one) for one in drifts]
-        report(self.out, left, self.rest, {"repairs": repairs, "before": before})
-        return self._end(left)
-
-    def _check(self, drifts: Sequence[Drift]) -> None:
-        """Raise unless each instance to be removed is there and no row names it."""
-        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import removable
-
-        known = removable(drifts)
-        for name in self.wanted.remove:
-            if name not in known:
-                could = ", ".join(map(printable, known)) or "none"
-                told = f"there is no {printable(name)} to remove; those that no row names: {could}"
-                raise CliError(WRONG, told)
-
-    def _end(self, drifts: Sequence[Drift]) -> int:
-        """Say how to go on; the exit code. What was not looked at may be right or wrong."""
-        if not self.out.json:
-            advise(self.out, drifts, fixed=self.wanted.fix, one=self.keep is not None)
-        return UNREACHABLE if self.rest.unseen else UNFINISHED if drifts else DONE
-
-    async def _look_twice(self) -> list[ObservedDrift]:
-        """What two looks saw. Only who repairs leaves a trace of what was seen."""
-        from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift
-        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import find
-
-        first = await find(self.keeper, keep=self.keep)
-        self.rest = NotCompared(first.unseen, first.strangers, first.busy)
-        if not first.drifts:
-            return []
-        if self.wanted.fix:
-            await self._note(first)
-        await asyncio.sleep(_BETWEEN)
-        before = {(drift.what, drift.where) for drift in first.drifts}
-        second = await find(self.keeper, keep=self.keep)
-        unseen = {**first.unseen, **second.unseen}
-        self.rest = NotCompared(unseen, second.strangers, second.busy)
-        if self.wanted.fix:
-            noted = await self._note(second)
-        else:
-            now = _now()
-            noted = [ObservedDrift(drift, now, 2, 0, True) for drift in second.drifts]
-        return [one for one in noted if (one.drift.what, one.drift.where) in before]
-
-    async def _note(self, found: Found) -> list[ObservedDrift]:
-        from evosaga.orchestrator.whatsapp.reconciliation import confirmations
-        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import EVERYTHING
-
-        organization = self.keep.organization_id if self.keep else None
-        return await confirmations.note(
-            *(self.keeper.pool, found.drifts),
-            kinds=EVERYTHING,
-            blind=found.blind,
-            organization_id=organization,
-            grace=0.0,
-        )
-
-    async def _repair(self, seen: Sequence[ObservedDrift]) -> list[dict[str, Any]]:
-        """Ask for the repairs that are allowed, in two waves, and wait for them."""
-        from evosaga.orchestrator.cli.integrations import workers
-        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import allowed
-
-        await self._say_what_waits(seen)
-        policies: Collection[Any] = {"auto", "ask"} if self.keep else {"auto"}
-        mendable = [one for one in seen if allowed(one.drift, policies, self.wanted.remove)]
-        company = await workers(self.keeper.pool, self.out) if mendable else None
-        deadline = time.monotonic() + self.wanted.timeout
-        told: list[dict[str, Any]] = []
-        # What a row names is changed before what it no longer names is removed.
-        for wave in (False, True):
-            asked = await self._ask([one for one in mendable if one.drift.waits is wave])
-            while asked and time.monotonic() < deadline:
-                if await self._over(asked):
-                    break
-                if company is not None:
-                    await company()
-                await asyncio.sleep(_POLL)
-            told += await self._outcomes(asked)
-        return told
-
-    async def _say_what_waits(self, seen: Sequence[ObservedDrift]) -> None:
-        """That nothing is removed while the log is known to have gone back."""
-        from evosaga.events import log_loss
-
-        if seen and (await log_loss.recorded(self.keeper.pool)) is not None:
-            self.out.problem(f"the log went back, so nothing is removed yet: {log_loss.RECOVER}")
-
-    async def _ask(self, wanted: Sequence[ObservedDrift]) -> list[Asked]:
-        from evosaga.orchestrator.whatsapp.reconciliation.reconciler import repair
-
-        limit = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(sighting: ObservedDrift) -> Asked | None:
-            async with limit:
-                return await repair(self.keeper, sighting)
-
-        answers = await asyncio.gather(*(one(sighting) for sighting in wanted))
-        return [answer for answer in answers if answer is not None]
-
-    async def _over(self, asked: Sequence[Asked]) -> bool:
-        open_ = await self.keeper.pool.fetchval(_ACTIVE, [one.saga_id for one in asked])
-        return not open_
-
-    async def _outcomes(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
-        ids = [one.saga_id for one in asked]
-        rows = {row["saga_id"]: row for row in await self.keeper.pool.fetch(_OUTCOMES, ids)}
-        told = []
-        for one in asked:
-            row, drift = rows[one.saga_id], one.sighting.drift
-            told.append(
-                {
-                    "what": drift.what,
-                    "where": drift.where,
-                    "saga_id": str(one.saga_id),
-                    "status": row["status"],
-                    "message": row["message"],
-                }
-            )
-            if not self.out.json:
-                why = f": {row['message']}" if row["message"] else ""
-                self.out.line(f"{drift.what} {drift.where}: {row['status']}{why}")
-        return told
+    waiting = await workers(keeper.pool, out, at_once=False)
+    visit = Visit(keeper, _keep(wanted), wanted.remove, wanted.timeout, found, waiting)
+    return await (visit.fix() if wanted.fix else visit.look())
 
 
-def _now() -> Any:
-    from datetime import UTC, datetime
+def tell(told: Mapping[str, Any], out: Output, *, fixed: bool, one: bool) -> int:
+    """Say what was found and repaired, and how to go on; the exit code.
 
-    return datetime.now(UTC)
-
-
-_ACTIVE: Final = """
-SELECT count(*) FROM evosaga.open_sagas WHERE saga_id = ANY($1) AND status <> 'failed'
-"""
-_OUTCOMES: Final = """
-SELECT saga_id, status, message FROM evosaga.sagas WHERE saga_id = ANY($1)
-"""
+    What was not looked at may be right or wrong. ``one``: for one organization.
+    """
+    if not out.json:
+        for repaired in told.get("repairs", ()):
+            why = f": {repaired['message']}" if repaired["message"] else ""
+            what, where, status = (repaired[name] for name in ("what", "where", "status"))
+            out.line(printable(f"{what} {where}: {status}{why}"))
+    report(out, told)
+    if not out.json:
+        advise(out, told["drifts"], fixed=fixed, one=one)
+    return UNREACHABLE if told.get("not_looked_at") else UNFINISHED if told["drifts"] else DONE

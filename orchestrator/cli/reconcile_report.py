@@ -3,69 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final
 
 from evosaga.orchestrator.cli.output import Output, printable
-
-if TYPE_CHECKING:
-    from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
 
 _SOME: Final = 10
 
 
-class NotCompared(NamedTuple):
-    """What a look says nothing of, so that every instance on the servers is counted."""
-
-    unseen: Mapping[str, str] = {}
-    """Evolution servers that could not be looked at, and why."""
-    strangers: Sequence[str] = ()
-    """Instances that are nobody's we know of."""
-    busy: int = 0
-    """Instances that sagas are at work for."""
-
-
-def report(
-    out: Output,
-    drifts: Sequence[Drift],
-    rest: NotCompared,
-    repaired: Mapping[str, Any] | None = None,
-) -> None:
-    """What is wrong; still wrong, after repairs (``repaired``: what ``--json`` says of them)."""
+def report(out: Output, told: Mapping[str, Any]) -> None:
+    """What is wrong; still wrong, after repairs. ``told``: as ``--json`` has it."""
     if out.json:
-        told: dict[str, Any] = {"drifts": [described(drift) for drift in drifts]}
-        told |= repaired or {}
-        told |= {"not_looked_at": dict(rest.unseen)} if rest.unseen else {}
-        out.data(told | {"strangers": list(rest.strangers), "busy": rest.busy})
+        out.data(dict(told))
         return
-    tell_unseen(rest.unseen, out)
-    if rest.busy:
-        them = "1 instance" if rest.busy == 1 else f"{rest.busy} instances"
+    unseen, busy, strangers = told.get("not_looked_at", {}), told["busy"], told["strangers"]
+    tell_unseen(unseen, out)
+    if busy:
+        them = "1 instance" if busy == 1 else f"{busy} instances"
         out.note(f"sagas are at work for {them}, not compared: evosaga list")
-    if rest.strangers:
-        some = ", ".join(map(printable, rest.strangers[:_SOME]))
-        more = "" if len(rest.strangers) <= _SOME else ", …"
-        number = len(rest.strangers)
+    if strangers:
+        some = ", ".join(map(printable, strangers[:_SOME]))
+        more = "" if len(strangers) <= _SOME else ", …"
         one = "1 instance of an unknown owner is"
-        them = one if number == 1 else f"{number} instances of unknown owners are"
+        them = one if len(strangers) == 1 else f"{len(strangers)} instances of unknown owners are"
         out.note(f"{them} left alone: {some}{more}")
-    if not drifts:
-        partly = rest.unseen or rest.busy
-        out.line("what was seen agrees" if partly else "the stores agree")
+    if not told["drifts"]:
+        out.line("what was seen agrees" if unseen or busy else "the stores agree")
         return
-    if repaired:
+    if "repairs" in told:
         out.line("left:")
-    draw(drifts, out)
+    draw_described(told["drifts"], out)
 
 
-def advise(out: Output, drifts: Sequence[Drift], *, fixed: bool, one: bool) -> None:
+def advise(out: Output, drifts: Sequence[Mapping[str, Any]], *, fixed: bool, one: bool) -> None:
     """How to go on; ``fixed``: with ``--fix``, ``one``: for one organization."""
-    policies = {drift.policy for drift in drifts}
+    policies = {drift["policy"] for drift in drifts}
     if "auto" in policies and not fixed:
         out.note("repair what is marked auto: evosaga reconcile --fix")
     if "ask" in policies and not (fixed and one):
-        owned = next((d for d in drifts if d.policy == "ask" and d.organization_id), None)
+        owned = next((d for d in drifts if d["policy"] == "ask" and d["organization_id"]), None)
         if owned is not None:
-            asked = f"evosaga reconcile --organization-id {owned.organization_id} --fix"
+            asked = f"evosaga reconcile --organization-id {owned['organization_id']} --fix"
             out.note(f"what is marked ask is repaired for one organization: {asked}")
 
 
@@ -75,20 +52,8 @@ def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
         out.problem(f"the Evolution server {printable(server)} was not looked at: {why}")
 
 
-def draw(drifts: Sequence[Drift], out: Output) -> None:
-    """The drifts as a table."""
-    draw_described([described(drift) for drift in drifts], out)
-
-
 def draw_described(drifts: Sequence[Mapping[str, Any]], out: Output) -> None:
-    """The same of drifts as ``--json`` has them."""
+    """The drifts, as ``--json`` has them, as a table."""
     columns = ("what", "where", "policy", "cause", "repair")
     rows = [{name: str(drift[name]) for name in columns} for drift in drifts]
     out.table(rows, wrap=("cause", "repair"))
-
-
-def described(drift: Drift) -> dict[str, Any]:
-    """A drift as ``--json`` has it."""
-    from evosaga.orchestrator.whatsapp.reconciliation import reconciler
-
-    return reconciler.described(drift)

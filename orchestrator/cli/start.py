@@ -93,11 +93,11 @@ def tell_definitions(found: Sequence[Mapping[str, Any]], out: Output, *, schema:
 
     for one in found:
         started = "starts by itself" if one["internal"] else one["command"]
-        out.line(printable(f"{one['saga']} v{one['version']}  {started}  ({one['package']})"))
-        out.line(printable(f"    {' > '.join(map(_drawn, one['steps']))}"))
+        out.wrapped(printable(f"{one['saga']} v{one['version']}  {started}  ({one['package']})"))
+        out.wrapped(printable(" > ".join(map(_drawn, one["steps"]))), indent=4)
         if one["keyed"]:
             taken = in_words(one["on_conflict"])
-            out.line(printable(f"    when its business key is taken: {taken}"))
+            out.wrapped(printable(f"when its business key is taken: {taken}"), indent=4)
         if schema:
             out.line(printable(f"    data: {json.dumps(one['data'], ensure_ascii=False)}"))
     return DONE

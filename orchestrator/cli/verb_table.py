@@ -266,7 +266,7 @@ VERBS: Final = (
         "new epoch. Until then no event is told and nothing is removed. Exit code 1 when something "
         "was forgotten (is left).",
         example="recover --fix",
-        needs=_WORKER,
+        needs=(*SERVER, *_WORKER),
     ),
     Verb(
         "alerts",

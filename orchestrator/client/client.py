@@ -277,6 +277,7 @@ class Client:
                 if answer.status_code < 400:
                     return read(answer)
                 trouble = trouble_in(answer)
+                trouble.tries = attempt
                 if not isinstance(trouble, Busy | Unavailable):
                     raise trouble
                 pause = float(answer.headers.get("retry-after", _PAUSE))

@@ -16,6 +16,8 @@ class EvosagaError(Exception):
         self.message = message
         self.body = dict(body or {})
         """The whole problem document of the server."""
+        self.tries = 1
+        """How often it was sent. Of an earlier try the answer was lost; it may have been obeyed."""
 
 
 class BadRequest(EvosagaError):

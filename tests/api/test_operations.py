@@ -252,6 +252,7 @@ async def test_the_docs_need_nothing_from_elsewhere_and_name_every_route_and_pro
     page = Loads()
     page.feed(answer.text)
     assert page.loaded == ["/docs.css"]
+    assert "<th></th>" not in answer.text, "a screen reader reads each column's header"
     assert (await nobody.get("/docs.css")).headers["content-type"].startswith("text/css")
     assert "style-src 'self'" in answer.headers["content-security-policy"]
     assert set(TITLES) <= page.ids

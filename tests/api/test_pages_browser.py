@@ -137,6 +137,42 @@ async def test_a_create_that_failed_is_understood_and_replayed_from_its_plan(
     assert (await outcome(parts.pool, str(saga.saga_id))).status == "compensated"
 
 
+@pytest.mark.parametrize("scripts", [True, pytest.param(False, marks=pytest.mark.long)])
+async def test_a_stranger_finds_a_clinic_by_three_letters_replays_and_repairs_without_a_shell(
+    scripts: bool, page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
+) -> None:
+    await parked(parts, evolution, name="Odonto Vida")
+    drifted = await made(parts, name="Odonto Vida Nova", channel="WHATSAPP-BAILEYS")
+    evolution.drop(str(drifted.instance_name))
+    await page.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+    await sign_in(page, address_, OPERATOR)
+
+    async def search() -> None:
+        await page.fill("#find", "odo")
+        await page.click("form.find button")
+        await page.until("Found for odo", "h1")
+
+    await search()
+    await page.until("Odonto Vida", "section[aria-labelledby=h-parked]")
+    await page.click("section[aria-labelledby=h-parked] tbody a[href^='/ui/sagas/']")
+    await page.until("could not be undone", ".because")
+    await page.click("#a-replay")
+    await page.until("undo first", ".plan")
+    evolution.disarm()
+    await page.click("form.confirm button")
+    await page.until("nothing is left behind", timeout=60)
+
+    await search()
+    await page.click(f"main a[href='/ui/integrations/{drifted.instance_name}']")
+    await page.until("Odonto Vida Nova", "h1")
+    await page.until("Compare and repair", "#stores")
+    await page.click("#a-repair")
+    await page.until("Repair 1 drift?", "h1")
+    assert "Odonto Vida Nova" in await page.text(".drifts")
+    await page.click("form.confirm button")
+    await page.until("Completed in", timeout=60)
+
+
 async def test_cancelling_says_what_will_be_undone_and_undoes_it(
     page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:

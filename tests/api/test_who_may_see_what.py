@@ -63,12 +63,15 @@ ABOUT_AN_INSTANCE: Final = {
 LISTS: Final = {"GET /sagas", "GET /integrations", "GET /health", "GET /drifts"}
 SEARCHES: Final = {"GET /search"}
 """Asked by both in ``test_find``."""
+REPAIRS: Final = {"POST /drifts/repair"}
+"""Of its own organization alone: asked in ``tests/cli/test_over_http``."""
 STARTS: Final = {"POST /sagas"}
 """Asked by both in ``test_start``."""
 GIVES: Final = {"POST /integrations/evolution/create", "POST /commands"}
 OPERATORS: Final = {
     *("GET /metrics", "GET /dead-letters", "GET /workers", "GET /jobs"),
     *("GET /alerts", "POST /alerts/test"),
+    *("GET /recover", "POST /recover", "POST /health/fix"),
     *("DELETE /dead-letters/{letter_id}", "POST /dead-letters/{letter_id}/send"),
 }
 OF_NOBODY: Final = {"GET /definitions"}
@@ -132,7 +135,7 @@ def leaves(routes: Iterable[Any]) -> Iterator[Any]:
 
 async def test_every_route_says_here_what_it_shows_to_whom(parts: AppContext) -> None:
     about_one = ABOUT_A_SAGA | ABOUT_AN_INSTANCE
-    told = OPEN | about_one | LISTS | SEARCHES | STARTS | GIVES | OPERATORS | OF_NOBODY
+    told = OPEN | about_one | LISTS | SEARCHES | STARTS | GIVES | REPAIRS | OPERATORS | OF_NOBODY
     assert routes_of(parts) == told
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from redis.asyncio import Redis
 
 from evosaga.events import streams
@@ -203,6 +204,72 @@ async def test_dead_letters_are_removed_and_sent_again_over_http(
     refused(await laptop("letters", "--remove", one, "--send-again", two), 2, "one of them")
 
 
+async def test_a_letter_whose_answer_was_lost_counts_as_sent(laptop: Evosaga) -> None:
+    tries = 0
+
+    async def send(request: web.Request) -> web.Response:
+        nonlocal tries
+        tries += 1
+        if tries == 1:  # obeyed, and then the connection breaks
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({"code": "unknown_letter", "detail": "gone"}, status=404)
+
+    stub = web.Application()
+    stub.router.add_post("/dead-letters/{letter}/send", send)
+    runner = web.AppRunner(stub)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    there = laptop.having(url=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    try:
+        ran = await there("letters", "--send-again", "1-0")
+        assert (ran.code, ran.out) == (0, "sent 1 again\n")
+        refused(await there("letters", "--send-again", "1-0"), 2, "sent 0 again")
+    finally:
+        await runner.cleanup()
+
+
+async def test_health_and_drifts_are_mended_over_http_and_name_the_clinic(
+    laptop: Evosaga, made: dict[str, Any], redis: Redis
+) -> None:
+    checked = await laptop("health", "--fix", "--json")
+    [one] = [i for i in checked.json["integrations"] if i["instance"] == made["instance_name"]]
+    assert (one["name"], checked.err) == ("Clínica Sol", "")
+    seen = await laptop("health", "--json")
+    [same] = [i for i in seen.json["integrations"] if i["instance"] == made["instance_name"]]
+    assert same["name"] == "Clínica Sol"
+    await redis.set("whatsapp:instance:wa-nobody-any-more", "{}")
+    mended = await laptop("reconcile", "--fix", "--json")
+    [repair] = mended.json["repairs"]
+    assert (repair["where"], repair["status"]) == ("wa-nobody-any-more", "completed")
+    assert [drift["where"] for drift in mended.json["before"]] == ["wa-nobody-any-more"]
+    assert (mended.code, mended.json["drifts"]) == (0, [])
+    again = await laptop("reconcile", "--fix")
+    assert (again.code, again.lines[-1]) in ((0, "the stores agree"), (0, "what was seen agrees"))
+    ours = laptop.having(api_key=OUR_KEY)
+    theirs = ("reconcile", "--fix", "--organization-id", str(THEIRS))
+    refused(await ours(*theirs), 2, "may not", "its own organization")
+    refused(await ours("health", "--fix"), 2, "may not")
+    refused(await laptop("reconcile", "--fix", "--remove", "wa-none"), 2, "no wa-none to remove")
+
+
+async def test_a_log_that_went_back_is_healed_over_http(
+    laptop: Evosaga, settings: Settings
+) -> None:
+    assert settings.database_url is not None
+    async with await open_pool(settings.database_url) as pool:
+        await pool.execute("UPDATE evosaga.relay SET went_back_at = now(), went_back = '{}'")
+        plan = await laptop("recover", "--json")
+        assert (plan.code, plan.json["went_back"]["newest"]) == (1, 0)
+        refused(await laptop.having(api_key=OUR_KEY)("recover", "--fix"), 2, "may not")
+        healed = await laptop("recover", "--fix")
+        assert (healed.code, healed.err) == (0, "")
+        assert healed.lines[-1] == "epoch 1: events are published, and maintenance goes on"
+        assert await pool.fetchval("SELECT went_back_at FROM evosaga.relay") is None
+    well = await laptop("recover", "--fix")
+    assert (well.code, well.out) == (0, "the log has what was published\n")
+
+
 async def test_receivers_of_alerts_are_tried_by_the_server(laptop: Evosaga) -> None:
     ran = await laptop("alerts", "test", "far", "--json")
     assert (ran.code, [one["receiver"] for one in ran.json["receivers"]]) == (1, ["far"])
@@ -289,7 +356,6 @@ async def test_a_wrong_address_or_key_is_one_sentence_with_the_cure(
     refused(await laptop.having(api_key="wrong")("list"), 2, "does not know the API key")
     refused(await laptop.having(api_key=None)("list"), 2, "no API key", "evosaga login")
     refused(await laptop("migrate", "--url", address_), 2, "does not go over HTTP", "--url")
-    refused(await laptop("health", "--fix"), 2, "EVOSAGA_DATABASE_URL")
 
 
 @contextlib.asynccontextmanager

@@ -57,6 +57,8 @@ async def _act(
             except NotFound as error:
                 if error.code != "unknown_letter":
                     raise
-            else:
-                done += 1
+                if error.tries == 1:
+                    continue
+                # The try before was obeyed, and its answer lost on the way.
+            done += 1
     return tell_done("removed" if remove else "sent", done, remove or send_again, out)

@@ -26,6 +26,7 @@ _OVER_HTTP: Final = {
     "qr:qr": "integrations:qr",
     "health:health": "integrations:health",
     "reconcile:reconcile": "integrations:reconcile",
+    "recover:recover": "recover:recover",
     "dead_letters:letters": "dead_letters:letters",
     "alerts:alerts": "alerts:alerts",
     "alerts:receivers": "alerts:receivers",

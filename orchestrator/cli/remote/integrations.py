@@ -1,4 +1,6 @@
-"""``health``, ``reconcile`` and ``qr`` over HTTP: what the server found last."""
+"""``health``, ``reconcile`` and ``qr`` over HTTP: what the server found last; with ``--fix`` it
+looks now, and repairs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ from urllib.parse import quote
 
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import printable
+from evosaga.orchestrator.cli.reconcile import check_options
+from evosaga.orchestrator.cli.reconcile_report import draw_described
 from evosaga.orchestrator.cli.remote.session import connect
 from evosaga.orchestrator.cli.show import clock
 from evosaga.orchestrator.client import Conflict, Unavailable
@@ -19,17 +23,22 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.cli.remote.target import Target
 
 _EVERY: Final = 1.0
-_SELF: Final = (
-    "needs the servers themselves and can't go over HTTP: set EVOSAGA_DATABASE_URL and what "
-    "`evosaga worker --help` names"
-)
+_CHECK: Final = "120"
+"""Seconds for a check of all integrations that also connects them."""
 
 
 def health(*, fix: bool = False, target: Target, out: Output) -> int:
-    """Show how each integration was connected at the last check."""
-    if fix:
-        raise CliError(WRONG, f"health --fix {_SELF}. The server's own check connects what it can")
-    return asyncio.run(_health(target, out))
+    """Show how each integration was connected at the last check; with ``--fix`` check now."""
+    return asyncio.run(_fix_health(target, out) if fix else _health(target, out))
+
+
+async def _fix_health(target: Target, out: Output) -> int:
+    from evosaga.orchestrator.cli.health import tell
+
+    async with connect(target) as client:
+        told = await client.post("/health/fix", params={"wait": _CHECK})
+    away = told["summary"].get("not_looked_at")
+    return tell(told, {"": str(away)} if away else {}, out)
 
 
 async def _health(target: Target, out: Output) -> int:
@@ -49,6 +58,7 @@ async def _health(target: Target, out: Output) -> int:
     told = [
         {
             "instance": one["instance_name"],
+            "name": one["name"],
             "organization": str(one["organization_id"]),
             "id": one["integration_id"],
             "row": one["status"],
@@ -81,15 +91,30 @@ def reconcile(
     target: Target,
     out: Output,
 ) -> int:
-    """Show what the server's last comparison of the stores found."""
-    if fix or keep or remove:
-        raise CliError(WRONG, f"reconcile --fix {_SELF}. The dashboard repairs as well")
-    return asyncio.run(_drifts(target, organization_id, out))
+    """Show what the server's last comparison of the stores found; with ``--fix`` compare now."""
+    check_options(organization_id, fix=fix, keep=keep, remove=remove)
+    if not fix:
+        if keep:
+            raise CliError(WRONG, "over HTTP --keep is for repairs: give --fix as well")
+        return asyncio.run(_drifts(target, organization_id, out))
+    given = {"organization_id": organization_id, "keep": keep, "wait": f"{timeout:g}"}
+    wanted: dict[str, str | list[str]] = {k: v for k, v in given.items() if v is not None}
+    return asyncio.run(_repair(target, wanted | {"remove": list(remove)}, out))
+
+
+async def _repair(target: Target, wanted: dict[str, str | list[str]], out: Output) -> int:
+    from evosaga.orchestrator.cli.reconcile import tell
+
+    async with connect(target) as client:
+        told = await client.post("/drifts/repair", params=wanted)
+    if not out.json and told["before"]:
+        draw_described(told["before"], out)
+    if stopped := told.pop("stopped"):
+        out.problem(stopped)
+    return tell(told, out, fixed=True, one="organization_id" in wanted)
 
 
 async def _drifts(target: Target, organization_id: str | None, out: Output) -> int:
-    from evosaga.orchestrator.cli.reconcile_report import draw_described
-
     params = {"limit": "1000"} | ({"organization_id": organization_id} if organization_id else {})
     async with connect(target) as client:
         told = await client.get("/drifts", params)
