@@ -20,7 +20,7 @@ CREATE TABLE healthcare.integrations (
     enabled boolean NOT NULL DEFAULT true, config jsonb NOT NULL DEFAULT '{{}}');
 INSERT INTO healthcare.integrations (organization_id, type, provider)
 SELECT '{DOUBLED}', 'whatsapp', 'evolution' FROM generate_series(1, 2)
-"""  # noqa: S608  # constants only
+"""
 
 
 @pytest.fixture
@@ -148,8 +148,8 @@ async def test_several_enabled_rows_of_an_organization_are_named_with_one_cure(
     ran = await evosaga.having(database_url=url)("migrate")
     assert ran.code == 2
     assert ran.err == (
-        f"evosaga: can't migrate: these organizations have several enabled integrations: {DOUBLED}. "
-        "Keep one of each (delete or disable the others), then migrate.\n"
+        "evosaga: can't migrate: these organizations have several enabled integrations: "
+        f"{DOUBLED}. Keep one of each (delete or disable the others), then migrate.\n"
     )
 
 
