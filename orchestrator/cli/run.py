@@ -89,7 +89,8 @@ async def migrated(settings: Settings) -> tuple[str | None, str, list[str]]:
         except asyncpg.PostgresError as error:
             if error.sqlstate and error.sqlstate.startswith("P0"):  # a migration's own refusal
                 cure = f" {error.hint}" if getattr(error, "hint", None) else ""
-                raise CliError(WRONG, f"can't migrate: {error}.{cure}") from error
+                # str(error) has the hint as well, on a line of its own.
+                raise CliError(WRONG, f"can't migrate: {error.args[0]}.{cure}") from error
             raise
         except migrations.SchemaBusy as error:
             raise CliError(UNREACHABLE, f"can't migrate now: {error}") from error

@@ -11,6 +11,17 @@ from evosaga.orchestrator.config.settings import Settings
 from tests.conftest import Servers
 from tests.support.commandline import Evosaga, commandline
 
+DOUBLED = "4e8ddba1-ad52-4613-9a03-ec64636b3f6c"
+TWO_ROWS = f"""
+CREATE SCHEMA healthcare;
+CREATE TABLE healthcare.integrations (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), organization_id uuid NOT NULL,
+    type text NOT NULL, provider text NOT NULL, status text NOT NULL DEFAULT 'pending',
+    enabled boolean NOT NULL DEFAULT true, config jsonb NOT NULL DEFAULT '{{}}');
+INSERT INTO healthcare.integrations (organization_id, type, provider)
+SELECT '{DOUBLED}', 'whatsapp', 'evolution' FROM generate_series(1, 2)
+"""
+
 
 @pytest.fixture
 def evosaga(tmp_path: Path, settings: Settings) -> Evosaga:
@@ -124,6 +135,22 @@ async def test_a_database_that_takes_nothing_is_told_by_migrate_and_by_every_sta
         assert ran.code == code, ran
         said = " ".join((ran.out + ran.err).split())
         assert "default_transaction_read_only is on" in said
+
+
+async def test_several_enabled_rows_of_an_organization_are_named_with_one_cure(
+    admin: "asyncpg.Connection[asyncpg.Record]", made: tuple[str, str], evosaga: Evosaga
+) -> None:
+    name, url = made
+    await admin.execute(f"CREATE DATABASE {name}")
+    connection = await asyncpg.connect(url)
+    await connection.execute(TWO_ROWS)
+    await connection.close()
+    ran = await evosaga.having(database_url=url)("migrate")
+    assert ran.code == 2
+    assert ran.err == (
+        "evosaga: can't migrate: these organizations have several enabled integrations: "
+        f"{DOUBLED}. Keep one of each (delete or disable the others), then migrate.\n"
+    )
 
 
 class TestARole:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -91,3 +92,15 @@ async def test_what_another_worker_took_and_did_not_finish_is_taken_over(
         said = [await another.says(), await another.says()]
         assert first in said
         assert {"added": name, "instances": 1} in said
+
+
+def test_without_what_it_needs_the_module_for_routing_workers_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("evosaga.routing", "evosaga.orchestrator.routing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"needs asyncpg: pip install 'evosaga\[server\]'"
+    ):
+        importlib.import_module("evosaga.routing")
