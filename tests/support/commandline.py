@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -85,6 +85,7 @@ async def forked(
     timeout: float = 60,
     user: int | None = None,
     hasty: bool = False,
+    program: Callable[..., None] = run_verb,
 ) -> Ran:
     """Run a verb in a process that need not import anything any more; as root, as any user."""
     context = forkserver()
@@ -92,7 +93,7 @@ async def forked(
     with its_out, its_err:
         given = (arguments, environment, folder, its_out, its_err)
         process = (
-            context.Process(target=run_hasty_verb if hasty else run_verb, args=given, daemon=True)
+            context.Process(target=run_hasty_verb if hasty else program, args=given, daemon=True)
             if user is None
             else context.Process(target=run_verb_as, args=(user, *given), daemon=True)
         )

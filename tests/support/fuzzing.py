@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
 
@@ -16,7 +16,12 @@ def fuzzed(
     def decorate(test: Callable[..., None]) -> Callable[[int], None]:
         @pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.long)])
         def several(examples: int) -> None:
-            chosen = settings(deadline=None, derandomize=True, max_examples=examples)
+            chosen = settings(
+                deadline=None,
+                derandomize=True,
+                max_examples=examples,
+                suppress_health_check=[HealthCheck.too_slow],  # of a machine that is busy
+            )
             chosen(given(*strategies)(test))()
 
         several.__name__, several.__doc__ = test.__name__, test.__doc__

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -62,6 +62,25 @@ def run_verb_as(
     _run(arguments, environment, folder, given, user)
 
 
+def run_pytest(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    out: Connection,
+    err: Connection,
+) -> None:
+    """``python -m pytest`` in that folder."""
+    import pytest
+
+    def program(words: Sequence[str]) -> int:
+        warnings.resetwarnings()
+        return int(pytest.main(list(words)))
+
+    sys.path.insert(0, str(folder))
+    given = (os.open(os.devnull, os.O_RDONLY), out, err)
+    _run(arguments, environment, folder, given, program=program)
+
+
 def run_at_terminal(
     arguments: Sequence[str], environment: dict[str, str], folder: Path, terminal: Connection
 ) -> None:
@@ -75,6 +94,7 @@ def _run(
     folder: Path,
     streams: tuple[int, Connection, Connection],
     user: int | None = None,
+    program: Callable[[Sequence[str]], int] = main,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -95,4 +115,4 @@ def _run(
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
-    raise SystemExit(main(arguments))
+    raise SystemExit(program(arguments))

@@ -7,7 +7,6 @@ nothing is sent to Evolution for a row that the table would not take.
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -23,7 +22,6 @@ from evosaga.sagas.whatsapp import row_refusals
 from tests.conftest import Servers
 from tests.support.commandline import Evosaga, commandline
 from tests.support.driving import create, dead_letters, delete, outcome, publish
-from tests.support.waiting import eventually
 
 KNOWN = "11111111-1111-1111-1111-111111111111"
 UNKNOWN = "22222222-2222-2222-2222-222222222222"
@@ -323,94 +321,6 @@ async def test_a_row_that_the_table_refuses_is_rejected_at_once_before_evolution
         assert gone.status == "completed"
     assert evolution.rows() == {}
     assert await dead_letters(redis) == []
-
-
-async def test_a_row_that_others_point_at_is_not_begun_to_be_deleted(
-    pool: Pool, settings: Settings, redis: Redis, evolution: SimulatedEvolution
-) -> None:
-    assert settings.database_url is not None
-    await migrations.migrate(settings.database_url)
-    await pool.execute(
-        "CREATE TABLE messages (integration_id uuid CONSTRAINT written_by "
-        "REFERENCES healthcare.integrations)"
-    )
-    async with running_worker(settings):
-        made = await outcome(pool, await publish(redis, create()))
-        await pool.execute("INSERT INTO messages VALUES ($1)", made.saga_id)
-        kept = await outcome(pool, await publish(redis, delete(str(made.instance_name))))
-        assert (kept.status, kept.code) == ("rejected", row_refusals.REFUSED)
-        assert "the foreign key written_by of public.messages still points" in str(kept.message)
-        assert list(evolution.live()) == [made.instance_name]
-        await pool.execute("DELETE FROM messages")
-        gone = await outcome(pool, await publish(redis, delete(str(made.instance_name))))
-        assert gone.status == "completed"
-
-
-async def test_our_own_table_is_looked_at_once_a_minute_and_no_row_is_tried_for(
-    pool: Pool, settings: Settings, redis: Redis, evolution: SimulatedEvolution
-) -> None:
-    assert settings.database_url is not None
-    await migrations.migrate(settings.database_url)
-    await pool.execute("CREATE SEQUENCE tries")
-    async with running_worker(settings) as worker:
-        async with pool.acquire() as connection:
-            assert await worker.services.table.plain(connection)
-        # Seen only a minute later, so only the row itself sets it off.
-        await pool.execute(
-            "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN PERFORM nextval('public.tries'); RETURN NEW; END $$;"
-            "CREATE TRIGGER noted BEFORE INSERT ON healthcare.integrations "
-            "FOR EACH ROW EXECUTE FUNCTION noted()"
-        )
-        assert (await outcome(pool, await publish(redis, create()))).status == "completed"
-    assert await pool.fetchval("SELECT last_value FROM tries") == 1
-
-
-async def test_a_rule_that_nobody_knew_of_costs_one_try(
-    pool: Pool, settings: Settings, redis: Redis, evolution: SimulatedEvolution
-) -> None:
-    """It came after the last look at the table, so the instance is there by then and is undone."""
-    assert settings.database_url is not None
-    await migrations.migrate(settings.database_url)
-    async with running_worker(settings):
-        assert (await outcome(pool, await publish(redis, create()))).status == "completed"
-        await pool.execute(
-            "ALTER TABLE healthcare.integrations ADD CONSTRAINT named "
-            "CHECK (config ->> 'name' <> 'Nobody')"
-        )
-        saga = await outcome(pool, await publish(redis, create(name="Nobody")))
-    assert (saga.status, saga.code) == ("compensated", row_refusals.REFUSED)
-    assert "the constraint named" in str(saga.message)
-    assert len(evolution.rows()) == 1
-
-
-async def test_a_role_that_may_not_write_holds_commands_until_it_may(
-    pool: Pool, settings: Settings, redis: Redis, evolution: SimulatedEvolution, servers: Servers
-) -> None:
-    assert settings.database_url is not None
-    await migrations.migrate(settings.database_url)
-    role = f"role_{uuid.uuid4().hex[:8]}"
-    await pool.execute(
-        f"CREATE ROLE {role} LOGIN BYPASSRLS; GRANT USAGE ON SCHEMA evosaga, healthcare TO {role};"
-        f"GRANT ALL ON ALL TABLES IN SCHEMA evosaga TO {role};"
-        f"GRANT SELECT ON healthcare.integrations TO {role}"
-    )
-    as_role = settings.database_url.replace("postgres@", f"{role}@")
-    try:
-        async with running_worker(settings.model_copy(update={"database_url": as_role})):
-            id_ = await publish(redis, create())
-
-            async def read() -> bool:
-                pending: Any = await redis.xpending("evosaga:commands", "orchestrator")
-                return bool(pending["pending"] == 1)
-
-            await eventually(read)
-            assert evolution.journal.requests("create") == []
-            await pool.execute(f"GRANT ALL ON healthcare.integrations TO {role}")
-            assert (await outcome(pool, id_, 70)).status == "completed"
-        assert await dead_letters(redis) == []
-    finally:
-        await pool.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_doctor_says_what_does_not_fit_any_more(pool: Pool, evosaga: Evosaga) -> None:

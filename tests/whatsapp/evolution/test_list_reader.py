@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.list_reader import ListReader
 from evosaga.sagas.whatsapp.evolution.models import InstanceList
 from evosaga.sagas.whatsapp.evolution.transport import LARGEST_LIST, read_list
+from tests.support.fuzzing import fuzzed
 
 SECRET = "the-global-key"
 ONE = {"name": "clínica-☀", "token": "t", "connectionStatus": "open", "Setting": {"a": [1, {}]}}
@@ -51,7 +51,7 @@ def test_a_list_is_the_same_in_whatever_pieces_it_comes(size: int, indent: int |
     assert len(answer.instances) == len(whole) == 10
 
 
-@given(
+@fuzzed(
     st.lists(st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=6), st.data()
 )
 def test_any_json_array_is_read_to_its_end(elements: list[Any], data: st.DataObject) -> None:
