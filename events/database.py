@@ -54,7 +54,7 @@ class StatementMode(Exception):
     """
 
 
-async def behind_pooler(url: str) -> bool:
+async def behind_pooler(url: str, *, writes: bool = True) -> bool:
     """Whether a pooler such as PgBouncer is in front of Postgres. Raises ``StatementMode``.
 
     A pooler reports a process id of its own, which differs from that of the backend.
@@ -63,7 +63,7 @@ async def behind_pooler(url: str) -> bool:
     try:
         backend = await connection.fetchval("SELECT pg_backend_pid()", timeout=_COMMAND_TIMEOUT)
         pooled = bool(connection.get_server_pid() != backend)
-        if pooled:
+        if pooled and writes:
             await _require_transactions(connection)
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT)
@@ -85,13 +85,13 @@ async def _require_transactions(connection: Connection) -> None:
         ) from error
 
 
-async def open_pool(url: str, *, size: int = 8) -> Pool:
-    """A pool of at most ``size`` connections.
+async def open_pool(url: str, *, size: int = 8, reads_only: bool = False) -> Pool:
+    """A pool of at most ``size`` connections. ``reads_only``: a standby will do.
 
     In transaction mode prepared statements and session settings would end up in another client's
     session, so behind a pooler neither is used.
     """
-    pooled = await behind_pooler(url)
+    pooled = await behind_pooler(url, writes=not reads_only)
     pool: Pool = await asyncpg.create_pool(
         url,
         connect=cast(Any, connect),  # whose type leaves out what it hands on
@@ -101,7 +101,7 @@ async def open_pool(url: str, *, size: int = 8) -> Pool:
         command_timeout=_COMMAND_TIMEOUT,
         statement_cache_size=0 if pooled else 256,
         server_settings={} if pooled else _settings(url),
-        reset=_reset,
+        reset=_reset_reader if reads_only else _reset,
     )
     return pool
 
@@ -110,6 +110,12 @@ def _settings(url: str) -> dict[str, str]:
     """The session settings; those in the URL take precedence."""
     said = dict(parse_qsl(urlsplit(url).query))
     return {name: value for name, value in _SERVER_SETTINGS.items() if name not in said}
+
+
+async def _reset_reader(connection: Connection) -> None:
+    """As below, for a connection that need not write."""
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")
 
 
 async def _reset(connection: Connection) -> None:
