@@ -52,6 +52,14 @@ async def check_hosts(url: str) -> AsyncGenerator[Finding, None]:
         yield Finding("hosts", "ok", said)
 
 
+async def check_copies(pool: Pool, settings: Settings) -> AsyncGenerator[Finding, None]:
+    """The standbys, and the one that lists are read from."""
+    async for finding in check_standbys(pool):
+        yield finding
+    async for finding in check_replica(settings, pool):
+        yield finding
+
+
 async def check_standbys(pool: Pool) -> AsyncGenerator[Finding, None]:
     """What a promotion could lose; nothing where no standby is, or where it can't be seen."""
     import asyncpg
