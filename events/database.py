@@ -54,7 +54,7 @@ class StatementMode(Exception):
     """
 
 
-async def behind_pooler(url: str, *, writes: bool = True) -> bool:
+async def behind_pooler(url: str) -> bool:
     """Whether a pooler such as PgBouncer is in front of Postgres. Raises ``StatementMode``.
 
     A pooler reports a process id of its own, which differs from that of the backend.
@@ -63,7 +63,7 @@ async def behind_pooler(url: str, *, writes: bool = True) -> bool:
     try:
         backend = await connection.fetchval("SELECT pg_backend_pid()", timeout=_COMMAND_TIMEOUT)
         pooled = bool(connection.get_server_pid() != backend)
-        if pooled and writes:
+        if pooled:
             await _require_transactions(connection)
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT)
@@ -91,7 +91,7 @@ async def open_pool(url: str, *, size: int = 8, reads_only: bool = False) -> Poo
     In transaction mode prepared statements and session settings would end up in another client's
     session, so behind a pooler neither is used.
     """
-    pooled = await behind_pooler(url, writes=not reads_only)
+    pooled = await behind_pooler(url)
     pool: Pool = await asyncpg.create_pool(
         url,
         connect=cast(Any, connect),  # whose type leaves out what it hands on

@@ -21,6 +21,7 @@ from evosaga.orchestrator.engine.engine import Engine
 from evosaga.orchestrator.engine.lease import Lease
 from evosaga.orchestrator.engine.recovery import Recovery
 from evosaga.orchestrator.maintenance.scheduler import (
+    AnyJob,
     Job,
     JobResult,
     Scheduler,
@@ -90,7 +91,7 @@ class Crew:
             seen.leaders.append(name)
             return JobResult({})
 
-        jobs = [
+        jobs: list[AnyJob] = [
             SharedJob("health", every, servers, check),
             Job("orphans", every, compare),
         ]
