@@ -85,8 +85,8 @@ async def _require_transactions(connection: Connection) -> None:
         ) from error
 
 
-async def open_pool(url: str, *, size: int = 8) -> Pool:
-    """A pool of at most ``size`` connections.
+async def open_pool(url: str, *, size: int = 8, reads_only: bool = False) -> Pool:
+    """A pool of at most ``size`` connections. ``reads_only``: a standby will do.
 
     In transaction mode prepared statements and session settings would end up in another client's
     session, so behind a pooler neither is used.
@@ -101,7 +101,7 @@ async def open_pool(url: str, *, size: int = 8) -> Pool:
         command_timeout=_COMMAND_TIMEOUT,
         statement_cache_size=0 if pooled else 256,
         server_settings={} if pooled else _settings(url),
-        reset=_reset,
+        reset=_reset_reader if reads_only else _reset,
     )
     return pool
 
@@ -110,6 +110,12 @@ def _settings(url: str) -> dict[str, str]:
     """The session settings; those in the URL take precedence."""
     said = dict(parse_qsl(urlsplit(url).query))
     return {name: value for name, value in _SERVER_SETTINGS.items() if name not in said}
+
+
+async def _reset_reader(connection: Connection) -> None:
+    """As below, for a connection that need not write."""
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")
 
 
 async def _reset(connection: Connection) -> None:

@@ -45,8 +45,9 @@ KEEP_SECONDS: Final = 7 * 86400.0
 """How long events stay on the stream unless a setting says otherwise, and how much a Redis that
 lost everything is told again."""
 KEPT: Final = Retention(KEEP_SECONDS)
-_TRIM_EVERY: Final = 20
-"""Batches between two looks at the stream's size, while it is caught up after an outage."""
+_SPARE: Final = 8
+"""So large a part of what the stream may have stays free: for the next batch, and for what is on
+its way. While it is caught up after an outage, hundreds of thousands of events come in a minute."""
 OnRewind: TypeAlias = Callable[[Queryable, datetime], Awaitable[None]]
 """``async (pool, since)``: what else was published from then on is published once more."""
 
@@ -175,8 +176,8 @@ class Relay:
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)
         await syncpoints.reach("rel.mark")
         self._told += 1
-        if self._keep.most_bytes and self._told % _TRIM_EVERY == 0:
-            await trim_bytes(self._redis, streams.EVENTS, self._keep.most_bytes)
+        if most := self._keep.most_bytes:
+            await trim_bytes(self._redis, streams.EVENTS, most - most // _SPARE)
         return len(batch.events) == _BATCH
 
     async def _go_back(self, cursor: int, told: RelayPosition) -> int:

@@ -31,6 +31,7 @@ from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.metrics import HttpMetrics
 from evosaga.orchestrator.api.middleware import AT_THE_DOOR, GuardMiddleware, RateLimiter, WrongKeys
 from evosaga.orchestrator.api.pages.forms import trouble_of_a_page
+from evosaga.orchestrator.api.reads import Writers
 from evosaga.orchestrator.api.saga_watcher import SagaWatcher
 from evosaga.orchestrator.api.sessions import EndedSessions
 from evosaga.orchestrator.api.static_documents import Documents
@@ -97,6 +98,7 @@ def create_app(parts: AppContext) -> FastAPI:
     app.state.ended = EndedSessions(parts.pool)
     app.state.watch = SagaWatcher(parts.pool)
     app.state.metrics = HttpMetrics()
+    app.state.writers = Writers()
     problems.install(app, trouble_of_a_page)
     for module in _TOPICS:
         if parts.whatsapp or module not in _WHATSAPP:

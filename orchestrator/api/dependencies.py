@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
+from evosaga.events.replica import Replica
 from evosaga.orchestrator.app import OURS
 from evosaga.orchestrator.commands.consumer import CommandConsumer
 from evosaga.orchestrator.commands.handler import CommandHandler
@@ -50,6 +51,8 @@ class AppContext:
     lease: Lease | None = None
     domains: Domains | None = None
     """None: WhatsApp alone."""
+    replica: Replica | None = None
+    """Where lists may be read, and nothing that is decided by."""
 
     @property
     def whatsapp(self) -> bool:

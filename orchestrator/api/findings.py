@@ -15,6 +15,7 @@ from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import CurrentCaller, visible
 from evosaga.orchestrator.api.dependencies import Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
+from evosaga.orchestrator.api.reads import Reads
 from evosaga.orchestrator.queries import upkeep
 from evosaga.orchestrator.whatsapp.attention import reason_of
 from evosaga.orchestrator.whatsapp.health.listing import findings, last_check
@@ -93,6 +94,7 @@ class DriftList(_Shape):
 async def health(
     who: CurrentCaller,
     here: Context,
+    reads: Reads,
     organization_id: UUID | None = None,
     well: Annotated[
         bool | None, Query(description="`false`: only those that need something")
@@ -104,7 +106,7 @@ async def health(
     if organization_id is not None and not visible(who, organization_id):
         return HealthPage(connections=[], checked_at=None, cursor=None)
     page, after = await findings(
-        here.pool, organization_id or who.organization_id, well=well, limit=limit, after=cursor
+        reads.pool, organization_id or who.organization_id, well=well, limit=limit, after=cursor
     )
     return HealthPage(
         connections=[ConnectionShape(**asdict(one), well=one.well, cure=one.cure) for one in page],

@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from evosaga.events import trace_context
 from evosaga.orchestrator.api.problems import Draw, Problem, answer, from_exception
+from evosaga.orchestrator.api.reads import note_writing
 from evosaga.orchestrator.engine.transient_errors import is_transient
 
 COMMAND_BYTES: Final = 64 * 1024
@@ -143,6 +144,7 @@ class GuardMiddleware:
                 headers["X-Request-Id"] = correlation_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                note_writing(scope, headers)
             await send(message)
 
         try:

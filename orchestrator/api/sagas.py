@@ -15,6 +15,7 @@ from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, json_body, problems
 from evosaga.orchestrator.api.problems import Problem
 from evosaga.orchestrator.api.query_params import SINCE, Since, StatusFilter
+from evosaga.orchestrator.api.reads import Reads
 from evosaga.orchestrator.api.saga_watcher import Watching
 from evosaga.orchestrator.api.sse import last_seen, tell
 from evosaga.orchestrator.api.submission import (
@@ -55,7 +56,7 @@ _MESSAGE: Final = {
 )
 async def listing(
     who: CurrentCaller,
-    here: Context,
+    reads: Reads,
     status: StatusFilter | None = None,
     saga: Annotated[str | None, Query(max_length=200, examples=["create-integration"])] = None,
     organization_id: UUID | None = None,
@@ -76,7 +77,7 @@ async def listing(
         since=since,
         code=code,
     )
-    page, after = await list_sagas(here.pool, wanted, limit=limit, cursor=cursor)
+    page, after = await list_sagas(reads.pool, wanted, limit=limit, cursor=cursor)
     return schemas.SagaPage(sagas=[schemas.saga_shape(view) for view in page], cursor=after)
 
 

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 
 from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import CurrentCaller, visible
-from evosaga.orchestrator.api.dependencies import Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
+from evosaga.orchestrator.api.reads import Reads
 from evosaga.orchestrator.whatsapp.integrations.find import find
 from evosaga.orchestrator.whatsapp.integrations.search import Sort, Wanted, list_integrations
 from evosaga.orchestrator.whatsapp.integrations.words import LONGEST
@@ -28,7 +28,7 @@ _SEARCHED: Final = (
 )
 async def listing(
     who: CurrentCaller,
-    here: Context,
+    reads: Reads,
     organization_id: UUID | None = None,
     search: Annotated[str | None, Query(max_length=LONGEST, description=_SEARCHED)] = None,
     status: Literal["pending", "connected", "disconnected", "deleting"] | None = None,
@@ -43,7 +43,7 @@ async def listing(
         return schemas.IntegrationPage(integrations=[], cursor=None)
     whose = organization_id or who.organization_id
     wanted = Wanted(search, status, whose, server, attention, sort)
-    found = await list_integrations(here.pool, wanted, limit=limit, cursor=cursor)
+    found = await list_integrations(reads.pool, wanted, limit=limit, cursor=cursor)
     return schemas.IntegrationPage(
         integrations=[schemas.integration_shape(view) for view in found.integrations],
         cursor=found.older,
@@ -61,7 +61,7 @@ async def listing(
 )
 async def search(
     who: CurrentCaller,
-    here: Context,
+    reads: Reads,
     q: Annotated[str, Query(min_length=1, max_length=LONGEST, description=_SEARCHED)],
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> schemas.SearchAnswer:
@@ -69,7 +69,7 @@ async def search(
 
     Sagas are found by the same, also those that left no integration behind.
     """
-    found = await find(here.pool, q, who.organization_id, limit=limit)
+    found = await find(reads.pool, q, who.organization_id, limit=limit)
     return schemas.SearchAnswer(
         integrations=[schemas.integration_shape(one) for one in found.integrations.integrations],
         count=found.integrations.count,

@@ -12,7 +12,9 @@ import uvicorn
 from redis.asyncio import Redis
 
 from evosaga.events import background
+from evosaga.events.database import Pool
 from evosaga.events.event_log import EventLog
+from evosaga.events.replica import Replica
 from evosaga.orchestrator import app, worker
 from evosaga.orchestrator.api.application import create_app
 from evosaga.orchestrator.api.connection_limits import connections_of, rate_limited_log
@@ -111,6 +113,7 @@ async def parts_alone(settings: Settings) -> AsyncIterator[AppContext]:
                 *(settings, pool, redis, log, whatsapp, domains.sagas, gate),
                 failed=failed,
                 domains=domains,
+                replica=await stack.enter_async_context(_replica(settings, pool)),
             )
         finally:
             await background.end(tasks)
@@ -123,9 +126,13 @@ async def parts_with_worker(
 ) -> AsyncIterator[AppContext]:
     """All parts, with a worker; ``sagas``: others than this release's, for WhatsApp alone."""
     domains = app.domains_of(settings) if sagas is None else None
-    async with app.running_worker(settings, sagas) as running:
+    async with (
+        contextlib.AsyncExitStack() as stack,
+        app.running_worker(settings, sagas) as running,
+    ):
         pool, engine = running.pool, running.engine
         gate = CommandHandler(pool, running.log, running.all_services, engine.registry, engine)
+        replica = await stack.enter_async_context(_replica(settings, pool))
         yield AppContext(
             settings,
             pool,
@@ -139,7 +146,21 @@ async def parts_with_worker(
             running.failed,
             running.lease,
             domains,
+            replica,
         )
+
+
+@contextlib.asynccontextmanager
+async def _replica(settings: Settings, pool: Pool) -> AsyncIterator[Replica | None]:
+    """The standby that lists are read from. One that is away holds up no start."""
+    if settings.database_replica_url is None:
+        yield None
+        return
+    replica = Replica(pool, settings.database_replica_url, settings.database_replica_lag)
+    try:
+        yield replica
+    finally:
+        await replica.close()
 
 
 def _whatsapp(

@@ -17,7 +17,7 @@ from evosaga.orchestrator.cli.doctor_instances import check_instances
 from evosaga.orchestrator.cli.doctor_postgres import check_appends, check_database
 from evosaga.orchestrator.cli.doctor_receivers import check_receivers
 from evosaga.orchestrator.cli.doctor_redis import check_redis
-from evosaga.orchestrator.cli.doctor_replication import check_hosts, check_standbys
+from evosaga.orchestrator.cli.doctor_replication import check_copies, check_hosts
 from evosaga.orchestrator.cli.doctor_secret_keys import check_secret_keys
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, UNREACHABLE, CliError, explained
 from evosaga.orchestrator.cli.output import Output, printable
@@ -132,7 +132,7 @@ async def _look_at_postgres(settings: Settings) -> AsyncGenerator[Finding, None]
         assert settings.database_url is not None
         async for finding in check_hosts(settings.database_url):
             yield finding
-        async for finding in check_standbys(pool):
+        async for finding in check_copies(pool, settings):
             yield finding
 
         async with pool.acquire() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,10 +12,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from evosaga.events.database import Pool
+    from evosaga.orchestrator.config.settings import Settings
 
 _BEHIND_BYTES: Final = 64 * 1024**2
 _BEHIND_SECONDS: Final = 30.0
 """A standby that is further behind than one of these would take over with much missing."""
+_A_MOMENT: Final = 1.0
+"""Seconds in which a standby has what was written when it was first looked at."""
 _WAITS: Final = ("on", "remote_write", "remote_apply")
 
 
@@ -46,6 +50,14 @@ async def check_hosts(url: str) -> AsyncGenerator[Finding, None]:
         yield Finding("hosts", "warn", said, cure)
     else:
         yield Finding("hosts", "ok", said)
+
+
+async def check_copies(pool: Pool, settings: Settings) -> AsyncGenerator[Finding, None]:
+    """The standbys, and the one that lists are read from."""
+    async for finding in check_standbys(pool):
+        yield finding
+    async for finding in check_replica(settings, pool):
+        yield finding
 
 
 async def check_standbys(pool: Pool) -> AsyncGenerator[Finding, None]:
@@ -83,6 +95,32 @@ def _standby(row: Any, commit: str) -> Finding:
     if late:
         cure = f"look at its disk and its network; {cure}"
     return Finding("replication", "warn", f"{name} replicates asynchronously{why}, {behind}", cure)
+
+
+async def check_replica(settings: Settings, pool: Pool) -> AsyncGenerator[Finding, None]:
+    """Whether lists are read from the standby that was named for it; nothing where none was."""
+    from evosaga.events.postgres_url import place_of
+    from evosaga.events.replica import Replica
+
+    if settings.database_replica_url is None:
+        return
+    replica = Replica(pool, settings.database_replica_url, settings.database_replica_lag)
+    try:
+        await replica.look()
+        if replica.lag is None:
+            await asyncio.sleep(_A_MOMENT)
+            await replica.look()
+    finally:
+        await replica.close()
+    where = place_of(settings.database_replica_url)
+    if replica.trouble is None:
+        yield Finding("replica", "ok", f"{where} is read for lists, {replica.lag:.1f} s behind")
+        return
+    cure = "lists are read from the primary meanwhile: look at its replication, or raise "
+    cure += "EVOSAGA_DATABASE_REPLICA_LAG"
+    if "takes writes" in replica.trouble or "does not answer" in replica.trouble:
+        cure = "lists are read from the primary: does EVOSAGA_DATABASE_REPLICA_URL name a standby?"
+    yield Finding("replica", "warn", f"{where} {replica.trouble}", cure)
 
 
 async def check_log(pool: Pool, redis: Redis) -> AsyncGenerator[Finding, None]:

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, validation_alias=AliasChoices("EVOSAGA_DATABASE_URL", "DATABASE_URL")
     )
+    database_replica_url: str | None = None
+    """A standby from which the API reads lists, searches and charts; nothing is decided by them."""
+    database_replica_lag: float = Field(5.0, ge=0.5, le=3600)
+    """Seconds that it may lag; beyond that it is not read."""
     redis_url: str | None = Field(
         None, validation_alias=AliasChoices("EVOSAGA_REDIS_URL", "REDIS_URL")
     )
@@ -154,9 +158,9 @@ class Settings(BaseSettings):
     organization_sagas: int = Field(20, ge=1)
     """Sagas of one organization that may be under way when another is asked for over HTTP."""
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_replica_url")
     @classmethod
-    def _postgres(cls, url: str | None) -> str | None:
+    def _postgres(cls, url: str | None, info: ValidationInfo) -> str | None:
         if not url:
             return None
         try:
@@ -165,6 +169,8 @@ class Settings(BaseSettings):
             raise ValueError(_UNREADABLE) from None
         for one in hosts_of(url):
             _readable(one)
+        if info.field_name == "database_replica_url" and len(hosts_of(url)) > 1:
+            raise ValueError("must name one standby, or a proxy in front of several")
         return understood(url)
 
     @field_validator("redis_url")

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from evosaga.events import relay
 from evosaga.events.database import Pool
 from evosaga.events.relay import Relay
 from evosaga.events.retention import Retention, size_of, trim, trim_bytes
@@ -80,13 +79,12 @@ async def test_without_a_number_of_bytes_only_age_counts(redis: Redis) -> None:
 
 
 async def test_a_redis_that_was_away_is_caught_up_within_the_bytes_it_may_have(
-    pool: Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, redis: Redis
 ) -> None:
     """The relay trims while it tells, so the memory never passes what doctor announces."""
     number, most = 30_000, 3_000_000
     await pool.execute(_SAGA)
     await pool.execute(_EVENTS, number)
-    monkeypatch.setattr(relay, "_TRIM_EVERY", 2)
     catching_up = Relay(pool, redis, "me", keep=Retention(WEEK, most))
     highest, told = 0, 0
     while await catching_up.pump():
@@ -95,7 +93,7 @@ async def test_a_redis_that_was_away_is_caught_up_within_the_bytes_it_may_have(
     about = await forecast(redis, [STREAM], Retention(WEEK, most), [await redis.info()])
     [one] = about.streams
     assert one.announced == most
-    assert highest < most + 3 * 1000 * 700, "what comes between two looks comes on top"
+    assert highest <= most
     newest = await redis.xrevrange(STREAM, count=1)
     last = await pool.fetchval("SELECT max(position) FROM evosaga.saga_events")
     assert newest

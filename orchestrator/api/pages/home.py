@@ -21,6 +21,7 @@ from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, par
 from evosaga.orchestrator.api.pages.home_queries import Activity, Holding, Server
 from evosaga.orchestrator.api.pages.rendering import HOME, ROOT, respond
 from evosaga.orchestrator.api.pages.time_axis import duration
+from evosaga.orchestrator.api.reads import reads_of
 from evosaga.orchestrator.maintenance.alerts.view import firing
 from evosaga.orchestrator.queries.attention import LATE, Problem, counted
 from evosaga.orchestrator.whatsapp.attention import Situation, problems
@@ -108,7 +109,7 @@ async def _drawn(
     period = request.query_params.get("period", "hour")
     try:
         return (
-            await charts(here.pool, period, who.organization_id),
+            await charts(await reads_of(request), period, who.organization_id),
             await here.names_of([saga.saga_id for saga in work.needs]),
         )
     except (asyncpg.PostgresError, *TRANSIENT):

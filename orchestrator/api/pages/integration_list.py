@@ -11,6 +11,7 @@ from starlette.responses import Response
 from evosaga.orchestrator.api.auth import Caller, visible
 from evosaga.orchestrator.api.pages.forms import Reader, frame, page_router, parts, see_other
 from evosaga.orchestrator.api.pages.rendering import ROOT, respond
+from evosaga.orchestrator.api.reads import reads_of
 from evosaga.orchestrator.queries.sagas import BadCursor
 from evosaga.orchestrator.whatsapp.integrations import words
 from evosaga.orchestrator.whatsapp.integrations.search import (
@@ -45,7 +46,10 @@ async def listed(request: Request, who: Reader) -> Response:
     try:
         found = (
             await list_integrations(
-                here.pool, wanted, limit=_PAGE, cursor=request.query_params.get("cursor") or None
+                await reads_of(request),
+                wanted,
+                limit=_PAGE,
+                cursor=request.query_params.get("cursor") or None,
             )
             if wanted
             else _NONE

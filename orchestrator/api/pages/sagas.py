@@ -23,6 +23,7 @@ from evosaga.orchestrator.api.pages.forms import (
 from evosaga.orchestrator.api.pages.rendering import ROOT, WORDS, respond, sentence
 from evosaga.orchestrator.api.pages.runbook import place
 from evosaga.orchestrator.api.pages.saga_view import cancellable, saga_view
+from evosaga.orchestrator.api.reads import reads_of
 from evosaga.orchestrator.engine.state import IllegalTransition, State, replay
 from evosaga.orchestrator.queries.sagas import (
     BadCursor,
@@ -64,7 +65,9 @@ async def listed(request: Request, who: Reader) -> Response:
     following = None
     if wanted is not None:
         try:
-            page, following = await list_sagas(here.pool, wanted, limit=_PAGE, cursor=cursor)
+            page, following = await list_sagas(
+                await reads_of(request), wanted, limit=_PAGE, cursor=cursor
+            )
         except BadCursor:
             return see_other(_address(asked))
     return respond(

@@ -152,7 +152,7 @@ async def find(
         patterns=patterns,
         keys=everything,
         keep=keep,
-        share=share or 0,
+        share=(share or 0) if everything else 0,
         forgotten=forgotten,
     )
     snapshot = await probe(keeper.pool, keeper.services, seen, everything=everything)

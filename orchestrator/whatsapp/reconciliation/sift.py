@@ -113,7 +113,9 @@ class Sieve:
         async for page in scan(self._pool, server):
             await self._page(found, page)
             await asyncio.sleep(0)
-        for at in found.places.values():  # what no row on this server names
+        for number, at in enumerate(found.places.values()):  # what no row on this server names
+            if number % _PAGE == 0:
+                await asyncio.sleep(0)
             one = listed.at(at)
             found.instances.put(instance_of(one, server), one.token or "")
         sifted.rows[server], sifted.agreed[server] = found.kept, found.agreed

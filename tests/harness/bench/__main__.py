@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.harness.bench import appends, finding, http, measures, report, scale, sizes, upkeep
+from tests.harness.bench.catch_up import catch_up
+from tests.harness.bench.fleet import fleet
 from tests.harness.bench.measures import Result
 from tests.harness.bench.peers import PEERS, missing
 from tests.harness.bench.rig import Rig, rig
 from tests.harness.bench.throughput import throughput
 
-LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n")
+LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p")
 """a, b and d are measured in the same rounds, so each of them stands for all three."""
 
 
@@ -103,6 +105,10 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
         results.append(await scale.sweep(one, wanted.large // tenth, say))
     if "n" in chosen:
         results += await appends.appends(one, 3 / tenth, rounds, say)
+    if "o" in chosen:
+        results.append(await fleet(one, say, workers=100 // tenth, servers=200 // tenth))
+    if "p" in chosen:
+        results.append(await catch_up(one, 360_000 // tenth, say))
     return results
 
 
