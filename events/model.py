@@ -24,7 +24,7 @@ Direction: TypeAlias = Literal["forward", "compensation"]
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     PRIVATE: ClassVar[frozenset[str]] = frozenset()
     """Fields that stay in Postgres and are left out of the event stream."""
 
@@ -32,7 +32,7 @@ class _Event(BaseModel):
 class FollowUp(BaseModel):
     """A command that the relay publishes together with the event that carries it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     type: str
     data: JsonObject
@@ -219,7 +219,9 @@ KINDS: tuple[type[_Event], ...] = get_args(SagaEvent)
 """Every kind of event."""
 
 _TYPE: Final = {"type"}
-_ADAPTER: TypeAdapter[SagaEvent] = TypeAdapter(Annotated[SagaEvent, Field(discriminator="type")])
+_ADAPTER: TypeAdapter[SagaEvent] = TypeAdapter(
+    Annotated[SagaEvent, Field(discriminator="type")], config=ConfigDict(defer_build=True)
+)
 
 
 class Recorded(BaseModel):
@@ -230,7 +232,7 @@ class Recorded(BaseModel):
     directly led to it (the command).
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     saga_id: UUID
     sequence: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from uuid import UUID
 
@@ -94,6 +95,11 @@ Digits = Annotated[str, _read(_digits, "DIGITS", "asks for a pairing code as wel
 Letter = Annotated[str, _read(_letter, "LETTER")]
 Port = Annotated[int, _read(_whole(0, 65535), "PORT")]
 Processes = Annotated[int, _read(_whole(1, 256), "N")]
+Seed = Annotated[int, Parameter(metavar="N")]
+File = Annotated[Path | None, Parameter(metavar="FILE")]
+Key = Annotated[Text | None, Parameter(metavar="KEY")]
+ListenHost = Annotated[Text | None, Parameter(help="default: EVOSAGA_HOST, else 127.0.0.1")]
+ListenPort = Annotated[Port | None, Parameter(help="default: EVOSAGA_PORT, else 8080; 0: any")]
 Page = Annotated[
     int,
     _read(_whole(1, _LONGEST_PAGE), "N", "how many at most (default: 20)"),

@@ -7,12 +7,10 @@ import contextlib
 import gc
 import signal
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from cyclopts import Parameter
-
-from evosaga.orchestrator.cli import connections, params, running_dev
+from evosaga.orchestrator.cli import connections, running_dev
+from evosaga.orchestrator.cli import lazy_params as params
 from evosaga.orchestrator.cli.doctor_postgres import require_writable, said_of
 from evosaga.orchestrator.cli.errors import (
     DONE,
@@ -227,9 +225,9 @@ async def _work(settings: Settings) -> None:
 def settle() -> None:
     """For a process that runs for months: what was imported is never garbage.
 
-    Looked through again and again, it costs a tenth of the time of a busy worker.
+    Looked through again and again, it costs a tenth of the time of a busy worker. The little
+    garbage among it is kept as well: to find it once takes longer than to import asyncpg.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
@@ -252,12 +250,12 @@ def simulate_evolution(
     *,
     port: params.Port = 0,
     host: params.Text = "127.0.0.1",
-    journal: Annotated[Path | None, Parameter(metavar="FILE")] = None,
-    api_key: Annotated[params.Text | None, Parameter(metavar="KEY")] = None,
+    journal: params.File = None,
+    api_key: params.Key = None,
     version: Literal["2.3.6", "2.3.7"] = "2.3.7",
     pace: params.Factor = 1.0,
     global_webhook: params.Url | None = None,
-    seed: Annotated[int, Parameter(metavar="N")] = 0,
+    seed: params.Seed = 0,
     out: params.Out,
 ) -> int:
     """Run the simulated Evolution server alone.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from evosaga.orchestrator.cli import connections, params
+from evosaga.orchestrator.cli import connections
+from evosaga.orchestrator.cli import lazy_params as params
 from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.run import look_first, on_signals, require, settle
@@ -18,16 +17,14 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.config.settings import Settings
 
 
-_Host = Annotated[params.Text | None, Parameter(help="default: EVOSAGA_HOST, else 127.0.0.1")]
-_Port = Annotated[params.Port | None, Parameter(help="default: EVOSAGA_PORT, else 8080; 0: any")]
-
-
-def serve(*, host: _Host = None, port: _Port = None, out: params.Out) -> int:
+def serve(
+    *, host: params.ListenHost = None, port: params.ListenPort = None, out: params.Out
+) -> int:
     """Run the API, the dashboard and a worker in one process."""
     return _serve(host, port, out, worker=True)
 
 
-def api(*, host: _Host = None, port: _Port = None, out: params.Out) -> int:
+def api(*, host: params.ListenHost = None, port: params.ListenPort = None, out: params.Out) -> int:
     """Run the API and the dashboard; workers elsewhere carry out what is accepted."""
     return _serve(host, port, out, worker=False)
 

@@ -5,6 +5,7 @@ Nothing heavy is imported, so the front page of help can be drawn from it at onc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 DATABASE: Final = "EVOSAGA_DATABASE_URL"
@@ -51,6 +52,9 @@ class Verb(NamedTuple):
     """Where the one that cyclopts makes would not name the arguments."""
 
 
+PROCESSES: Final = frozenset({"api", "migrate", "serve", "worker"})
+"""Verbs that mean something without any further word. Such a call is not parsed, since to import
+what parses it takes a tenth of a worker's start."""
 WHATSAPP: Final = frozenset(
     f"cli.{name}" for name in ("health", "integration_lists", "integrations", "qr", "reconcile")
 )
@@ -355,3 +359,12 @@ VERBS: Final = (
         example="completion bash",
     ),
 )
+
+
+def function_of(name: str) -> Callable[..., int]:
+    """Import what does that verb."""
+    from importlib import import_module
+
+    module, _, function = next(verb.work for verb in VERBS if verb.name == name).partition(":")
+    work: Callable[..., int] = getattr(import_module(f"evosaga.orchestrator.{module}"), function)
+    return work

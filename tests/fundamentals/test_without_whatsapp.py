@@ -5,13 +5,14 @@ The hotel of ``test_your_first_saga`` is run by worker processes in which every 
 a Postgres and a Redis and nothing else.
 """
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,13 +33,7 @@ Spawn: TypeAlias = Callable[..., "subprocess.Popen[str]"]
 def spawn(settings: Settings, tmp_path: Path) -> Iterator[Spawn]:
     """Starts a worker of the hotel, with sync points armed."""
     started: list[subprocess.Popen[str]] = []
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("EVOSAGA_")}
-    environment = kept | {
-        "EVOSAGA_DATABASE_URL": str(settings.database_url),
-        "EVOSAGA_REDIS_URL": str(settings.redis_url),
-        "EVOSAGA_LEASE_SECONDS": str(settings.lease_seconds),
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = _bare(settings)
 
     def start(*armed: dict[str, Any]) -> "subprocess.Popen[str]":
         with (tmp_path / f"worker-{len(started)}.log").open("w") as log:
@@ -57,6 +52,91 @@ def spawn(settings: Settings, tmp_path: Path) -> Iterator[Spawn]:
     for worker in started:
         worker.kill()
         worker.wait()
+
+
+def _bare(settings: Settings) -> dict[str, str]:
+    """An environment that names a Postgres and a Redis and nothing else."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("EVOSAGA_")}
+    return kept | {
+        "EVOSAGA_DATABASE_URL": str(settings.database_url),
+        "EVOSAGA_REDIS_URL": str(settings.redis_url),
+        "EVOSAGA_LEASE_SECONDS": str(settings.lease_seconds),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+NEVER_AT_START = {
+    *("aiohttp", "alembic", "cyclopts", "fastapi", "httpx", "jinja2", "opentelemetry", "rich"),
+    *("prometheus_client", "sqlalchemy", "starlette", "uvicorn"),
+    *("evosaga.orchestrator.api", "evosaga.orchestrator.whatsapp"),
+}
+APP = """
+import contextlib, pathlib, sys
+from evosaga import Done, Saga, domain, retryable
+from pydantic import BaseModel
+
+
+class Book(BaseModel):
+    room: int
+
+
+async def book(_):
+    return Done()
+
+
+@contextlib.asynccontextmanager
+async def services():
+    yield
+    pathlib.Path("imported").write_text(" ".join(sys.modules))
+
+
+DOMAIN = domain(
+    "inn",
+    Saga(
+        name="book", version=1, command="inn.book", input=Book,
+        business_key=lambda wish: f"inn/{wish.room}", steps=(retryable("book", do=book),),
+    ),
+    services=services,
+)
+"""
+
+
+async def test_it_starts_without_the_libraries_and_the_parts_that_others_need(
+    settings: Settings, tmp_path: Path
+) -> None:
+    worker = _of_inn(settings, tmp_path)
+    try:
+        assert worker.stderr is not None
+        told = await asyncio.to_thread(_until_up, worker.stderr)
+        worker.send_signal(signal.SIGTERM)
+        await eventually(lambda: worker.poll() is not None, 20)
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert worker.returncode == 0, told
+    assert NEVER_AT_START.isdisjoint((tmp_path / "imported").read_text().split())
+
+
+def _of_inn(settings: Settings, folder: Path) -> "subprocess.Popen[str]":
+    """A worker of ``APP``, as an operator starts it."""
+    (folder / "inn.py").write_text(APP)
+    return subprocess.Popen(
+        [sys.executable, "-m", "evosaga.orchestrator.cli", "worker"],
+        cwd=folder,
+        env=_bare(settings) | {"EVOSAGA_APP": "inn:DOMAIN"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _until_up(lines: Iterable[str]) -> str:
+    """What it said up to then, or to its end."""
+    told = ""
+    for line in lines:
+        told += line
+        if "worker is up" in line:
+            break
+    return told
 
 
 def book(room: int, guest: str) -> dict[str, Any]:
