@@ -86,8 +86,10 @@ async def book(_):
 
 @contextlib.asynccontextmanager
 async def services():
-    yield
-    pathlib.Path("imported").write_text(" ".join(sys.modules))
+    try:
+        yield
+    finally:
+        pathlib.Path("imported").write_text(" ".join(sys.modules))
 
 
 DOMAIN = domain(
