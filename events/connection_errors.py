@@ -38,7 +38,16 @@ _NAMED: Final = {
     "ServerDisconnectedError": "connection closed",
 }
 _WORDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_EMPTY: Final = {"", "os", "redis", "client", "connection", "client connector", "connect"}
+_EMPTY: Final = {
+    "",
+    "os",
+    "redis",
+    "client",
+    "connection",
+    "client connector",
+    "client os",
+    "connect",
+}
 
 
 def reason(error: BaseException) -> str:

@@ -1,10 +1,10 @@
 """Parts of libraries that are imported only where another library is there, and that we never use.
 
 structlog draws tracebacks with rich, FastStream serves ASGI with uvicorn, redis-py counts for
-OpenTelemetry. Each costs a process as much time at its start as a library of its own, and we write
-tracebacks as text, serve with FastAPI and count ourselves. So while one of these libraries is
-imported the other one looks as if it was not installed; later it can be imported by whoever wants
-it.
+OpenTelemetry, httpx has a command line. Each costs a process as much time at its start as a library
+of its own, and we write tracebacks as text, serve with FastAPI, count ourselves and have a command
+line of our own. So while one of these libraries is imported the other one looks as if it was not
+installed; later it can be imported by whoever wants it.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WITHOUT: Final = {
     "faststream": ("email_validator", "opentelemetry", "uvicorn"),
+    "httpx": ("click", "pygments", "rich"),
     "redis": ("opentelemetry",),
     "structlog": ("rich",),
 }

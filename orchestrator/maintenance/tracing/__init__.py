@@ -11,11 +11,10 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
-
 from evosaga.orchestrator.config.settings import SettingsError
 
 if TYPE_CHECKING:
+    import httpx
     from fastapi import FastAPI
 
     from evosaga.orchestrator.maintenance.tracing.instrumentation import Instrumentation
@@ -96,7 +95,7 @@ def middlewares() -> list[Any]:
     return running.middlewares() if running is not None else []
 
 
-def of_transport(transport: httpx.AsyncBaseTransport, base: str) -> httpx.AsyncBaseTransport:
+def of_transport(transport: "httpx.AsyncBaseTransport", base: str) -> "httpx.AsyncBaseTransport":
     """The transport, with a span of each request while instrumented.
 
     ``base``: the URL under which an Evolution server has its routes.

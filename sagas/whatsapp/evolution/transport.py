@@ -8,21 +8,22 @@ from typing import Any, Final, TypeAlias
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from evosaga.events.connection_errors import reason
 from evosaga.events.retry_after import seconds_of
 from evosaga.sagas.whatsapp.evolution.answers import UNREACHABLE, Answer
 from evosaga.sagas.whatsapp.evolution.list_reader import SLICE, ListReader
-from evosaga.sagas.whatsapp.evolution.tls import trusted
+from evosaga.sagas.whatsapp.evolution.session_transport import SessionTransport
 
 LARGEST_BODY: Final = 1024 * 1024
 LARGEST_LIST: Final = 1024 * 1024 * 1024
 """Bytes of a body, and of the list of all instances, of which only a part is kept."""
 Wrap: TypeAlias = Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
 """Puts something around a transport that watches its requests."""
-_TIMEOUTS: Final = {"timeout": {"connect": 5.0}}
-"""Seconds; ``send`` bounds the rest, and a timer for each read would come on top."""
+_encoded: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
+_UNSENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _parsed: Final = lru_cache(maxsize=1024)(httpx.URL)
 """Each address is parsed once: it takes a tenth of a call."""
 
@@ -31,9 +32,14 @@ def request_to(
     url: str, path: str, method: str, key: str, payload: dict[str, Any] | None
 ) -> httpx.Request:
     """A request for ``path`` behind ``url``. Raises ``ValueError`` when it would go elsewhere."""
+    headers, body = {"apikey": key}, b""
+    if payload is not None:
+        headers["Content-Type"], body = "application/json", _encoded(payload).encode()
+    # As a stream, since httpx would work out headers that aiohttp works out again.
     request = httpx.Request(
-        method, _parsed(url + path), headers={"apikey": key}, json=payload, extensions=_TIMEOUTS
+        method, _parsed(url + path), headers=headers, stream=httpx.ByteStream(body)
     )
+    request.read()
     # Names are checked long before; should one slip through, httpx would quietly turn
     # "/delete/.." into another path, so look at what would really be sent.
     if not request.url.raw_path.decode().endswith(path):
@@ -60,7 +66,7 @@ class HttpTransport:
         session._retry_connection = False
         # Straight to the transport: httpx's client above it merges URLs, headers and cookies and
         # follows redirects, none of which is wanted, for as much time as the call itself takes.
-        plain = AiohttpTransport(verify=trusted(trust_env=True), client=session)
+        plain = SessionTransport(session)
         self._transport = self._wrap(plain) if self._wrap is not None else plain
 
     async def close(self) -> None:
@@ -74,11 +80,12 @@ class HttpTransport:
         try:
             async with asyncio.timeout(timeout):
                 response = await self._transport.handle_async_request(request)
+                assert isinstance(response.stream, httpx.AsyncByteStream)
                 try:
                     read = read_answer if largest == LARGEST_BODY else read_list
                     return await read(response, largest, self._secret)
                 finally:
-                    await response.aclose()
+                    await response.stream.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
             if may_have_been_sent(error):
                 return Answer(0, None, _sentence(error))
@@ -88,11 +95,10 @@ class HttpTransport:
 def may_have_been_sent(error: BaseException) -> bool:
     """Only an error of connecting proves that nothing was sent.
 
-    The aiohttp transport reports a connection that broke *after* the request as ConnectTimeout
-    too, so what counts is the cause underneath.
+    What a transport of httpx makes of aiohttp's errors says less (one that broke *after* the
+    request is a ConnectTimeout too), so where there is a cause of aiohttp's that counts as well.
     """
-    cause = error.__cause__ or error
-    return not isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    return not any(isinstance(one, _UNSENT) for one in (error, error.__cause__))
 
 
 async def read_answer(response: httpx.Response, largest: int, secret: str) -> Answer:
