@@ -23,6 +23,10 @@ Mine: TypeAlias = Callable[[int, str], bool]
 Choose: TypeAlias = Callable[[str, list[str]], str]
 
 
+_TOLD: Final = 60
+"""So many of the last events of a run that went wrong are printed."""
+
+
 class Broken(AssertionError):
     """A run in which a law was broken, with all that is needed to see it again."""
 
@@ -87,6 +91,8 @@ def play(
             scene.loop.run()
             heal(scene)
             wrong = judge(scene)
+        except Changed as changed:
+            raise Changed("\n  ".join([str(changed), *scene.trace[-_TOLD:]])) from None
         finally:
             scene.loop.bury()
     return scene, Run(faults, tuple(asked), scene.notes, _print(scene), _ending(scene)), wrong
