@@ -152,6 +152,7 @@ async def test_health_tells_how_everybody_is_and_changes_nothing(
     ran = await evosaga("health")
     assert ran.out.splitlines()[0].split() == [
         "INSTANCE",
+        "NAME",
         "ORGANIZATION",
         "ROW",
         "STATE",
