@@ -14,6 +14,8 @@ from yarl import URL
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(sock_connect=5.0)
 """Seconds; the caller bounds the rest, and a timer for each read would come on top."""
+_PIECE: Final = 16 * 1024
+"""Bytes of a body that are decoded at once: compressed, they may be a thousand times as many."""
 _EXTENSIONS: Final = {"http_version": b"HTTP/1.1"}
 
 
@@ -54,7 +56,7 @@ class _Body(httpx.AsyncByteStream):
         self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunk := await self._answer.content.readany():
+        while chunk := await self._answer.content.read(_PIECE):
             yield chunk
 
     async def aclose(self) -> None:

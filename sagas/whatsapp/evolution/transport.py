@@ -60,6 +60,8 @@ class HttpTransport:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),  # the breaker limits
             cookie_jar=aiohttp.DummyCookieJar(),
+            # aiohttp would ask for zstd too where Python has it (3.14), and httpx can't decode it.
+            headers={"Accept-Encoding": "gzip, deflate"},
         )
         # aiohttp would silently send a GET or DELETE again when a kept connection breaks. A
         # second DELETE is a removal of its own on Evolution, so nothing is sent that we don't send.
