@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from aiohttp.client_reqrep import ClientRequest
+from aiohttp.hdrs import ACCEPT_ENCODING
 
 from evosaga.sagas.whatsapp.evolution.answers import Answer
 from evosaga.sagas.whatsapp.evolution.transport import LARGEST_BODY, HttpTransport, request_to
@@ -43,8 +44,7 @@ async def test_only_encodings_are_asked_for_that_can_be_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiohttp's own list has what aiohttp decodes, and on Python 3.14 that is zstd as well."""
-    its_own = {**ClientRequest.DEFAULT_HEADERS, "Accept-Encoding": "gzip, deflate, zstd"}
-    monkeypatch.setattr(ClientRequest, "DEFAULT_HEADERS", its_own)
+    monkeypatch.setitem(ClientRequest.DEFAULT_HEADERS, ACCEPT_ENCODING, "gzip, deflate, zstd")
     heads: list[str] = []
     async with answering("Content-Encoding: deflate\r\n", zlib.compress(b"[1]"), heads) as url:
         assert (await asked(url)).body == [1]
@@ -54,7 +54,7 @@ async def test_only_encodings_are_asked_for_that_can_be_decoded(
 async def test_a_body_that_is_huge_once_decoded_is_refused_before_it_is_in_memory() -> None:
     packed = zlib.compressobj(9)
     zeros = bytes(1024 * 1024)
-    bomb = b"".join([*(packed.compress(zeros) for _ in range(200)), packed.flush()])
+    bomb = b"".join([*(packed.compress(zeros) for _ in range(100)), packed.flush()])
     async with answering("Content-Encoding: deflate\r\n", bomb, []) as url:
         tracemalloc.start()
         try:
