@@ -114,7 +114,11 @@ async def _attributed(
     pool: Pool, services: Services, sifted: Sifted, wish: _Wish
 ) -> tuple[Snapshot, Mapping[str, str]]:
     """The snapshot of what was kept, and the instances' tokens."""
-    rows = newest_first(row for kept in sifted.rows.values() for row in kept)
+    # A row that changed its server meanwhile was read on both: its newest state counts.
+    read: dict[UUID, Row] = {}
+    for row in newest_first(row for kept in sifted.rows.values() for row in kept):
+        read.setdefault(row.id, row)
+    rows = list(read.values())
     listing = await asyncio.to_thread(merge, sifted.lists, rows)
     named = {one: NOT_CONFIGURED for one in await servers_named(pool) if one not in sifted.lists}
     listing = replace(listing, unseen={**named, **listing.unseen})

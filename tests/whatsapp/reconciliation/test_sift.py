@@ -17,6 +17,7 @@ from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.reconciliation import sift
 from evosaga.orchestrator.whatsapp.reconciliation.agreed import Agreed
+from evosaga.orchestrator.whatsapp.reconciliation.inventory import instances_on
 from evosaga.orchestrator.whatsapp.reconciliation.observe import observe
 from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
     OFTEN,
@@ -27,6 +28,7 @@ from evosaga.orchestrator.whatsapp.reconciliation.reconciler import (
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Instance, Keep, Row
 from evosaga.sagas.registry import discover
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
+from evosaga.sagas.whatsapp.evolution.models import InstanceList
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
 from evosaga.sagas.whatsapp.steps import routing_key
@@ -160,6 +162,27 @@ async def test_of_a_server_that_is_away_no_row_is_read(world: World, pool: Pool)
     assert found.drifts == []
     assert list(found.unseen) == ["berlin"]
     assert found.busy == NUMBER // 2
+
+
+async def test_a_row_that_changes_its_server_during_a_look_is_one_row(
+    world: World, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, lists = world.made[0], instances_on
+    await set_row(pool, moved, status="pending")  # something is to be said of it on both servers
+    monkeypatch.setattr(sift, "_AT_ONCE", 1)
+
+    async def slow(server: EvolutionApi) -> InstanceList | str:
+        if server is world.keeper.services.server("berlin"):
+            await pool.execute(
+                'UPDATE healthcare.integrations SET config = config || \'{"server": "berlin"}\', '
+                "updated_at = now() WHERE id = $1",
+                moved.id,
+            )
+        return await lists(server)
+
+    monkeypatch.setattr(sift, "instances_on", slow)
+    seen = (await observe(pool, world.keeper.services, keys=False)).snapshot
+    assert [row.server for row in seen.rows if row.id == moved.id] == ["berlin"]
 
 
 def test_what_was_packed_away_is_had_back_as_it_was_listed() -> None:
