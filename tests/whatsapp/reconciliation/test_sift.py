@@ -185,6 +185,13 @@ async def test_a_row_that_changes_its_server_during_a_look_is_one_row(
     assert [row.server for row in seen.rows if row.id == moved.id] == ["berlin"]
 
 
+async def test_a_key_whose_name_no_row_can_have_ends_no_comparison(
+    world: World, redis: Redis
+) -> None:
+    await redis.set(routing_key.key("a\0b"), "garbage", ex=600)
+    assert (await find(world.keeper)).drifts == []
+
+
 def test_what_was_packed_away_is_had_back_as_it_was_listed() -> None:
     keyring, agreed = KeyRing([SECRET]), Agreed()
     rows = sorted(
