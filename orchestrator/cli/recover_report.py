@@ -16,6 +16,7 @@ _FATES: Final = {
     "over": "nothing to do",
     "lost": "ask for it again, with the same command id",
 }
+_FIRST: Final = "its command is taken again first, and a create keeps it"
 
 
 def draw(plan: Mapping[str, Any], out: Output) -> None:
@@ -32,8 +33,16 @@ def draw(plan: Mapping[str, Any], out: Output) -> None:
         _table(rows, columns, ("then",), out)
     if plan["instances"]:
         out.line(f"outside, and in no store of ours: {_counted(plan['instances'])}")
-        rows = [one | {"does": one["does"] or "ask"} for one in plan["instances"]]
+        again = {one["instance_name"] for one in plan["sagas"] if one["what"] == "taken_again"}
+        rows = [_planned(one, one["where"] in again) for one in plan["instances"]]
         _table(rows, ("what", "where", "does", "cause", "repair"), ("cause", "repair"), out)
+
+
+def _planned(one: Mapping[str, Any], again: bool) -> Mapping[str, Any]:
+    """An instance with what becomes of it. A command that is taken again finds its own first."""
+    if not again:
+        return {**one, "does": one["does"] or "ask"}
+    return {**one, "does": "command", "repair": f"{_FIRST}; if it is left then: {one['repair']}"}
 
 
 def _counted(rows: Sequence[object]) -> str:

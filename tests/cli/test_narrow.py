@@ -9,6 +9,7 @@ from evosaga.orchestrator.cli.health import tell_connections
 from evosaga.orchestrator.cli.integration_lists import tell_integrations
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.reconcile_report import draw_described
+from evosaga.orchestrator.cli.recover_report import draw
 from evosaga.orchestrator.cli.start import tell_definitions
 
 NAME = "wa-01a22d2a-da95-746e-a725-6a01f33b2fb7"
@@ -126,3 +127,25 @@ def test_headers_are_in_one_style(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(page[0] == page[0].upper() for page in wide)
     narrow = drawn(60, capsys)
     assert [page[0].partition(":")[0] for page in narrow] == ["instance", "what", "letter"]
+
+
+def test_recover_says_that_a_command_that_is_taken_again_comes_before_its_instance_is_removed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = NAME.replace("wa-", "wb-")
+    saga = {"saga": "create-integration", "saga_id": "1", "events": 1, "last": "saga.started"}
+    sagas = [
+        saga | {"command_id": "c1", "what": "taken_again", "instance_name": NAME},
+        saga | {"command_id": "c2", "what": "lost", "instance_name": other},
+    ]
+    left = {"what": "rowless", "does": "remove", "cause": CURE, "repair": REPAIR}
+    instances = [left | {"where": name} for name in (NAME, other)]
+    plan = {"went_back": None, "commands": [], "sagas": sagas, "instances": instances}
+    draw(plan, Output())
+    again, lost = capsys.readouterr().out.splitlines()[-2:]
+    assert NAME in again
+    assert "command" in again.split()
+    assert f"taken again first, and a create keeps it; if it is left then: {REPAIR}" in again
+    assert "remove" in lost.split()
+    assert lost.endswith(REPAIR)
+    assert "taken again" not in lost
