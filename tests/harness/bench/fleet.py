@@ -144,6 +144,7 @@ async def fleet(rig: Rig, say: Say, *, workers: int = 100, servers: int = 200) -
             f"{number}: transactions/s": round(commits, 1),
             f"{number}: of one worker": round(commits / number, 2),
             f"{number}: servers checked twice at once": seen.twice,
+            f"{number}: checks": len(seen.rounds),
             f"{number}: workers that checked": len(shares),
             f"{number}: most of one": max(shares.values(), default=0),
         }
