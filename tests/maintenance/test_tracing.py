@@ -139,7 +139,8 @@ def test_a_span_of_a_library_leaves_without_anything_that_could_be_a_secret() ->
             "INSERT",
             attributes={
                 "db.statement": f"INSERT INTO t VALUES ($1, '{secret} it''s', $q${secret}$q$, "
-                f"E'\\'{secret}')",
+                f"E'\\'{secret}', 'C:\\', '{secret}', \"it's\", '{secret}') -- don't {secret}\n"
+                f"/* can't */ RETURNING '{secret}",
                 "db.statement.parameters": secret,
                 "url.full": f"http://x/webhooks/evolution?token={secret}",
                 "http.request.header.apikey": (secret,),
@@ -150,7 +151,7 @@ def test_a_span_of_a_library_leaves_without_anything_that_could_be_a_secret() ->
         raise ValueError(secret)
     [span] = sent.get_finished_spans()
     assert dict(span.attributes or {}) == {
-        "db.statement": "INSERT INTO t VALUES ($1, ?, ?, ?)",
+        "db.statement": 'INSERT INTO t VALUES ($1, ?, ?, ?, ?, ?, "it\'s", ?) ?\n? RETURNING ?',
         "server.address": "db",
     }
     assert secret not in span.to_json()

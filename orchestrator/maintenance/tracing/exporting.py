@@ -27,7 +27,17 @@ _SENT: Final = frozenset(
     }
 )
 _STATEMENTS: Final = ("db.statement", "db.query.text")
-_LITERAL: Final = re.compile(r"[eE]?'(?:[^'\\]|''|\\.)*'|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+_VALUES: Final = re.compile(
+    r"""
+    "(?:[^"]|"")*"                             # a name; its quotes begin no value
+    | (?P<value> \b[eE]'(?:[^'\\]|''|\\.)*(?:'|$)  # a backslash escapes in these alone
+      | '(?:[^']|'')*(?:'|$)
+      | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|$)
+      | --[^\n]* | /\*.*?(?:\*/|$) )             # what a comment quotes would hide the next value
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+"""Values and comments of a statement; one that does not end goes on to the statement's end."""
 _LONGEST: Final = 2000
 """Characters of a statement."""
 
@@ -68,5 +78,9 @@ def _attributes(found: Mapping[str, AttributeValue]) -> dict[str, AttributeValue
     kept = {name: value for name, value in found.items() if name in _SENT}
     for name in _STATEMENTS:
         if name in kept:  # parameters stay apart; a saga of one's own may have written values in
-            kept[name] = _LITERAL.sub("?", str(kept[name])).strip()[:_LONGEST]
+            kept[name] = _VALUES.sub(_hidden, str(kept[name])).strip()[:_LONGEST]
     return kept
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return "?" if found["value"] else found[0]
