@@ -25,6 +25,8 @@ _PATIENCE: Final = 1.0
 """Seconds that a look may take."""
 _AWAY: Final = 5.0
 """Seconds until one that did not answer is asked again."""
+_KNOWN: Final = _EVERY + _PATIENCE
+"""Seconds after a look in which its lag is gone by: who asks during the next look uses the last."""
 _NOTES: Final = 60
 
 
@@ -50,6 +52,8 @@ class Replica:
             async with self._looking:
                 await self.look()
         fresh = self.lag is not None and self.lag <= self.most_lag
+        if time.monotonic() - self._looked > _KNOWN:
+            fresh = False  # nobody has asked for long, and another one is just looking
         if not fresh or not self._standby:
             return self._primary
         try:

@@ -1,5 +1,6 @@
 """Lists are read from a standby: never one that is late, and never past one's own writing."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -92,11 +93,19 @@ async def test_lists_come_from_the_standby_as_long_as_that_does_not_show(town: T
         await eventually(read_there, 20, message="lists to be read from the standby")
         assert (await town.doctor())[0] == "ok"
 
+        replica._looked -= 3600
+        looks, meanwhile = await asyncio.gather(replica.pool(), replica.pool())
+        assert meanwhile is town.parts.pool, "what is known is an hour old"
+        assert looks is not town.parts.pool
+
         await town.standby("SELECT pg_wal_replay_pause()")
         await town.write("two")
         assert await listed(reader) == {"one"}, "it is the standby that answers"
         told = await writer.post("/commands", json={"type": "nonsense"})
         assert "evosaga_wrote=1; Max-Age=6" in told.headers["set-cookie"]
+        async with town.asking("no-key-at-all") as stranger:
+            refused = await stranger.post("/commands", json={"type": "nonsense"})
+        assert (refused.status_code, refused.headers.get("set-cookie")) == (401, None)
         assert await listed(writer) == {"one", "two"}, "by its key"
         reader.cookies.update(told.cookies)
         assert await listed(reader) == {"one", "two"}, "by its cookie"
