@@ -144,7 +144,7 @@ class GuardMiddleware:
                 headers["X-Request-Id"] = correlation_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-                note_writing(scope, headers)
+                note_writing(scope, status, headers)
             await send(message)
 
         try:

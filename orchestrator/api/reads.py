@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import Depends
@@ -72,11 +73,13 @@ Reads = Annotated[ReadsFrom, Depends(_reads)]
 """Route dependency: ``async def route(reads: Reads)``."""
 
 
-def note_writing(scope: Scope, headers: MutableHeaders) -> None:
+def note_writing(scope: Scope, status: int, headers: MutableHeaders) -> None:
     """After a request that may have written: its sender reads from the primary for a while."""
     replica = scope["app"].state.parts.replica
     if replica is None or scope["method"] in _READING or scope["path"].startswith("/webhooks/"):
         return
+    if status == HTTPStatus.UNAUTHORIZED:
+        return  # keys that are none must not push out those of writers
     seconds = replica.most_lag + _SPARE
     key = _key(Headers(scope=scope))
     if key is not None:
