@@ -4,6 +4,7 @@ Unlike the routes of ``findings`` they ask Evolution, and may take as long as ``
 """
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from evosaga.events.connection_errors import reason
+from evosaga.events.database import Pool
 from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import CurrentCaller, operator, visible
 from evosaga.orchestrator.api.dependencies import Context
@@ -29,8 +31,10 @@ router: Final = APIRouter(tags=["operations"])
 _HIDDEN: Final = "a server could not be checked"
 """What an organization is told; which one and why is for operators."""
 _logger = structlog.get_logger("evosaga.api")
-_going_on: Final[set[asyncio.Task[HealthReport]]] = set()
-"""Checks that nobody waits for any more."""
+_going_on: Final[dict[Pool, asyncio.Task[HealthReport]]] = {}
+"""The check that is under way, by its database. Who asks meanwhile waits for the same: a client
+that was told that it goes on asks again by itself, and no phone is to be connected twice at once.
+"""
 
 
 Check = Annotated[
@@ -109,10 +113,18 @@ async def fix_health(here: Context, wait: Check = 120.0) -> CheckResult:
     told = here.settings.alert_url is not None
     doctor = HealthMonitor(here.pool, here.services, here.settings.alert_after, told)
     try:
-        done = await _within(asyncio.create_task(fix.fix(doctor)), wait)
+        done = await _within(_check_of(doctor), wait)
     except ObservationFailed as why:
         raise Problem("unavailable", f"nothing was changed: {why}") from None
     return CheckResult.model_validate(await fix.document(doctor, done))
+
+
+def _check_of(doctor: HealthMonitor) -> asyncio.Task[HealthReport]:
+    """The one that is under way, else a new one."""
+    if (task := _going_on.get(doctor.pool)) is None:
+        task = _going_on[doctor.pool] = asyncio.create_task(fix.fix(doctor))
+        task.add_done_callback(partial(_ended, doctor.pool))
+    return task
 
 
 async def _within(task: asyncio.Task[HealthReport], wait: float) -> HealthReport:
@@ -120,14 +132,12 @@ async def _within(task: asyncio.Task[HealthReport], wait: float) -> HealthReport
     over, _ = await asyncio.wait({task}, timeout=wait)
     if over:
         return task.result()
-    _going_on.add(task)
-    task.add_done_callback(_ended)
     said = f"the check was not over after {wait:g} s, and goes on: GET /health has what is known"
     raise Problem("unavailable", said)
 
 
-def _ended(task: asyncio.Task[HealthReport]) -> None:
-    _going_on.discard(task)
+def _ended(pool: Pool, task: asyncio.Task[HealthReport]) -> None:
+    del _going_on[pool]
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.warning("health_check_stopped", reason=reason(error))
 

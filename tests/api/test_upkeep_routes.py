@@ -1,5 +1,6 @@
 """What operators read over HTTP: health, drifts, dead letters, workers and background jobs."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,9 @@ from redis.asyncio import Redis
 
 from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
+from evosaga.orchestrator.api import fixes
 from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, HealthReport
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, OURS, THEIRS, asked, client_with, problem
 from tests.api.standing import ONES
 from tests.support.waiting import eventually
@@ -117,6 +120,29 @@ async def test_dead_letters_come_newest_first_with_what_was_sent(
     assert {letter["code"] for letter in letters} == {"malformed_json", "not_utf8"}
     assert oldest["cursor"] is None
     assert letters[0]["letter_id"] > letters[1]["letter_id"]
+
+
+async def test_who_asks_for_a_check_while_one_is_under_way_waits_for_that_one(
+    address_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end, real = 0, asyncio.Event(), fixes.fix.fix
+
+    async def counted(doctor: HealthMonitor) -> HealthReport:
+        nonlocal begun
+        begun += 1
+        await may_end.wait()
+        return await real(doctor)
+
+    monkeypatch.setattr(fixes.fix, "fix", counted)
+    async with client_with(address_, OPERATOR) as client:
+        late = [client.post("/health/fix?wait=1") for _ in range(2)]
+        for answer in await asyncio.gather(*late):
+            assert "goes on" in problem(answer)["detail"]
+        assert begun == 1
+        may_end.set()
+        await eventually(lambda: not fixes._going_on, 20)
+        assert (await client.post("/health/fix")).status_code == 200
+    assert begun == 2, "after its end another one may be asked for"
 
 
 async def test_workers_tell_what_they_can_run_and_jobs_what_came_of_them(address_: str) -> None:
