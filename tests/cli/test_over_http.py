@@ -251,6 +251,8 @@ async def test_health_and_drifts_are_mended_over_http_and_name_the_clinic(
     refused(await ours(*theirs), 2, "may not", "its own organization")
     refused(await ours("health", "--fix"), 2, "may not")
     refused(await laptop("reconcile", "--fix", "--remove", "wa-none"), 2, "no wa-none to remove")
+    for verb in ("reconcile", "recover"):
+        refused(await laptop(verb, "--fix", "--timeout", "601"), 2, "--timeout", "600 at most")
 
 
 async def test_a_log_that_went_back_is_healed_over_http(

@@ -14,7 +14,7 @@ from evosaga.orchestrator.cli.errors import DONE, UNFINISHED, WRONG, CliError
 from evosaga.orchestrator.cli.output import printable
 from evosaga.orchestrator.cli.reconcile import check_options
 from evosaga.orchestrator.cli.reconcile_report import draw_described
-from evosaga.orchestrator.cli.remote.session import connect
+from evosaga.orchestrator.cli.remote.session import connect, wait_of
 from evosaga.orchestrator.cli.show import clock
 from evosaga.orchestrator.client import Conflict, Unavailable
 
@@ -97,7 +97,7 @@ def reconcile(
         if keep:
             raise CliError(WRONG, "over HTTP --keep is for repairs: give --fix as well")
         return asyncio.run(_drifts(target, organization_id, out))
-    given = {"organization_id": organization_id, "keep": keep, "wait": f"{timeout:g}"}
+    given = {"organization_id": organization_id, "keep": keep, "wait": wait_of(timeout)}
     wanted: dict[str, str | list[str]] = {k: v for k, v in given.items() if v is not None}
     return asyncio.run(_repair(target, wanted | {"remove": list(remove)}, out))
 

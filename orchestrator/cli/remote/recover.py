@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evosaga.orchestrator.cli.recover import tell_healed, tell_plan
 from evosaga.orchestrator.cli.recover_report import draw
-from evosaga.orchestrator.cli.remote.session import connect
+from evosaga.orchestrator.cli.remote.session import connect, wait_of
 
 if TYPE_CHECKING:
     from evosaga.orchestrator.cli.output import Output
@@ -20,6 +20,7 @@ def recover(*, fix: bool = False, timeout: float = 120.0, target: Target, out: O
 
 
 async def _recover(target: Target, fix: bool, timeout: float, out: Output) -> int:
+    wait = wait_of(timeout)
     async with connect(target) as client:
         plan = await client.get("/recover")
         wrong = bool(plan["went_back"] or plan["commands"] or plan["instances"])
@@ -27,5 +28,5 @@ async def _recover(target: Target, fix: bool, timeout: float, out: Output) -> in
             return tell_plan(plan, wrong, out)
         if not out.json:
             draw(plan, out)
-        done: dict[str, Any] = await client.post("/recover", params={"wait": f"{timeout:g}"})
+        done: dict[str, Any] = await client.post("/recover", params={"wait": wait})
     return tell_healed(plan, done, out)

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 _TRIES: Final = 2
 """Sent so often until the server is said not to answer: somebody is waiting at a terminal."""
+_LONGEST: Final = 600.0
+"""Seconds that a server waits for repairs, whoever asks."""
+
+
+def wait_of(timeout: float) -> str:
+    """The parameter ``wait`` for a ``--timeout``. Raises ``CliError`` for one that is too long."""
+    if timeout > _LONGEST:
+        said = f"--timeout: over HTTP it is {_LONGEST:g} at most"
+        raise CliError(WRONG, f"{said}; what is not over by then goes on, so ask again later")
+    return f"{timeout:g}"
 
 
 @contextlib.asynccontextmanager
