@@ -116,6 +116,8 @@ async def fix_health(here: Context, wait: Check = 120.0) -> CheckResult:
         done = await _within(_check_of(doctor), wait)
     except ObservationFailed as why:
         raise Problem("unavailable", f"nothing was changed: {why}") from None
+    except fix.NotSeenAgain as why:
+        raise Problem("unavailable", str(why)) from None
     return CheckResult.model_validate(await fix.document(doctor, done))
 
 

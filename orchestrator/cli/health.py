@@ -51,6 +51,8 @@ async def _health(settings: Settings, fix: bool, out: Output) -> int:
             done = await (asked.fix(doctor) if fix else examine(doctor, eager=True))
         except ObservationFailed as reason:
             raise CliError(UNREACHABLE, f"nothing was changed: {reason}") from reason
+        except asked.NotSeenAgain as said:
+            raise CliError(UNREACHABLE, str(said)) from said
         told = await asked.document(doctor, done)
     return tell(told, done.unseen, out)
 

@@ -12,6 +12,7 @@ from evosaga.events import streams
 from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.api import fixes
 from evosaga.orchestrator.config.settings import Settings
+from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, HealthReport
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, OURS, THEIRS, asked, client_with, problem
 from tests.api.standing import ONES
@@ -186,3 +187,21 @@ async def test_each_wrong_field_of_a_body_is_named_with_its_place(
     assert set(wrong) == {f"{place}.{name}" for name in ("name", "clinic_id", "colour")}
     assert all(what and "blue" not in what for what in wrong.values())
     assert json.dumps(told).count("none") == 0  # values may be secrets
+
+
+# Last, since it leaves a server behind that was away.
+async def test_a_check_whose_second_look_fails_says_so_and_not_that_there_is_nothing(
+    address_: str, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fixes.fix.run_once
+
+    async def away_after_it(doctor: HealthMonitor, *, eager: bool) -> HealthReport:
+        done = await real(doctor, eager=eager)
+        evolution.arm("5xx_before", operation="fetch", times=None, status=503)
+        return done
+
+    monkeypatch.setattr(fixes.fix, "run_once", away_after_it)
+    async with client_with(address_, OPERATOR) as client:
+        told = problem(await client.post("/health/fix"))
+    evolution.disarm()
+    assert (told["status"], "what came of it is not known" in told["detail"]) == (503, True)

@@ -23,14 +23,31 @@ _COMES_BACK: Final = 15.0
 """Seconds that a connection may take to come back before it counts as still down."""
 
 
+class NotSeenAgain(Exception):
+    """What can be done was done, and how the integrations are now is not known; the text says why.
+
+    It begins a sentence, unlike that of ``ObservationFailed``, after which nothing was changed.
+    """
+
+
 async def fix(doctor: HealthMonitor) -> HealthReport:
-    """Let rows follow, reconnect what can be, and look again. Raises ``ObservationFailed``."""
+    """Let rows follow, reconnect what can be, and look again.
+
+    Raises ``ObservationFailed`` and ``NotSeenAgain``.
+    """
     done = await run_once(doctor, eager=True)
     if done.aborted is not None:
         raise ObservationFailed(done.aborted)
-    if done.reconnects:
-        await _until_back(doctor)
-    return await run_once(doctor, eager=True)
+    try:
+        if done.reconnects:
+            await _until_back(doctor)
+        again = await run_once(doctor, eager=True)
+        if again.aborted is not None:
+            raise ObservationFailed(again.aborted)
+    except ObservationFailed as why:
+        said = f"{done.changed} rows were changed and {done.reconnects} connections asked for"
+        raise NotSeenAgain(f"{said}; what came of it is not known: {why}") from why
+    return again
 
 
 async def _until_back(doctor: HealthMonitor) -> None:
