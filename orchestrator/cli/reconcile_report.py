@@ -47,9 +47,12 @@ def advise(out: Output, drifts: Sequence[Mapping[str, Any]], *, fixed: bool, one
 
 
 def tell_unseen(unseen: Mapping[str, str], out: Output) -> None:
-    """The servers of which nothing can be said."""
+    """The servers of which nothing can be said; ``""`` where they are in the reason."""
     for server, why in sorted(unseen.items()):
-        out.problem(f"the Evolution server {printable(server)} was not looked at: {why}")
+        if server:
+            out.problem(f"the Evolution server {printable(server)} was not looked at: {why}")
+        else:
+            out.problem(f"not everything was looked at: {why}")
 
 
 def draw_described(drifts: Sequence[Mapping[str, Any]], out: Output) -> None:

@@ -20,6 +20,8 @@ from redis.asyncio import Redis
 from evosaga.events import streams
 from evosaga.events.alerts import Condition, observe
 from evosaga.events.database import open_pool
+from evosaga.orchestrator.cli.output import Output
+from evosaga.orchestrator.cli.reconcile_report import tell_unseen
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, THEIRS, asked, client_with
@@ -253,6 +255,14 @@ async def test_health_and_drifts_are_mended_over_http_and_name_the_clinic(
     refused(await laptop("reconcile", "--fix", "--remove", "wa-none"), 2, "no wa-none to remove")
     for verb in ("reconcile", "recover"):
         refused(await laptop(verb, "--fix", "--timeout", "601"), 2, "--timeout", "600 at most")
+
+
+def test_servers_that_a_health_check_over_http_did_not_see_are_named_in_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tell_unseen({"": "berlin: it does not answer"}, Output())
+    said = "evosaga: not everything was looked at: berlin: it does not answer\n"
+    assert capsys.readouterr().err == said
 
 
 async def test_a_log_that_went_back_is_healed_over_http(
