@@ -13,7 +13,8 @@ from evosaga.events.database import Pool, open_pool
 from evosaga.orchestrator.api import fixes
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
-from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, HealthReport
+from evosaga.orchestrator.whatsapp.health import fix
+from evosaga.orchestrator.whatsapp.health.monitor import HealthMonitor, HealthReport, run_once
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, OURS, THEIRS, asked, client_with, problem
 from tests.api.standing import ONES
 from tests.support.waiting import eventually
@@ -126,7 +127,7 @@ async def test_dead_letters_come_newest_first_with_what_was_sent(
 async def test_who_asks_for_a_check_while_one_is_under_way_waits_for_that_one(
     address_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, may_end, real = 0, asyncio.Event(), fixes.fix.fix
+    begun, may_end, real = 0, asyncio.Event(), fix.fix
 
     async def counted(doctor: HealthMonitor) -> HealthReport:
         nonlocal begun
@@ -134,7 +135,7 @@ async def test_who_asks_for_a_check_while_one_is_under_way_waits_for_that_one(
         await may_end.wait()
         return await real(doctor)
 
-    monkeypatch.setattr(fixes.fix, "fix", counted)
+    monkeypatch.setattr(fix, "fix", counted)
     async with client_with(address_, OPERATOR) as client:
         late = [client.post("/health/fix?wait=1") for _ in range(2)]
         for answer in await asyncio.gather(*late):
@@ -193,14 +194,12 @@ async def test_each_wrong_field_of_a_body_is_named_with_its_place(
 async def test_a_check_whose_second_look_fails_says_so_and_not_that_there_is_nothing(
     address_: str, evolution: SimulatedEvolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fixes.fix.run_once
-
     async def away_after_it(doctor: HealthMonitor, *, eager: bool) -> HealthReport:
-        done = await real(doctor, eager=eager)
+        done = await run_once(doctor, eager=eager)
         evolution.arm("5xx_before", operation="fetch", times=None, status=503)
         return done
 
-    monkeypatch.setattr(fixes.fix, "run_once", away_after_it)
+    monkeypatch.setattr(fix, "run_once", away_after_it)
     async with client_with(address_, OPERATOR) as client:
         told = problem(await client.post("/health/fix"))
     evolution.disarm()
