@@ -37,6 +37,8 @@ from evosaga.sagas.command import Command, ResultT
 
 _TRIES: Final = 5
 _PAUSE: Final = 0.2
+_CONNECT: Final = 10.0
+"""Seconds to connect, however long an answer may take."""
 _LONGEST_PAUSE: Final = 5.0
 _ROUND: Final = 25.0
 """Seconds that one request waits for a saga, below what proxies cut."""
@@ -261,7 +263,8 @@ class Client:
         json: Any = None,
     ) -> dict[str, Any]:
         """One answer. What may pass is tried again: every request here is safe to repeat."""
-        timeout = self._timeout + float(str((params or {}).get("wait", 0.0)))
+        patience = self._timeout + float(str((params or {}).get("wait", 0.0)))
+        timeout = httpx.Timeout(patience, connect=min(patience, _CONNECT))
         for attempt in range(1, self._tries + 1):
             try:
                 answer = await self._http.request(

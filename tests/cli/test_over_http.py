@@ -20,8 +20,11 @@ from redis.asyncio import Redis
 from evosaga.events import streams
 from evosaga.events.alerts import Condition, observe
 from evosaga.events.database import open_pool
+from evosaga.orchestrator.cli.errors import CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.reconcile_report import tell_unseen
+from evosaga.orchestrator.cli.remote import recover, session
+from evosaga.orchestrator.cli.remote.target import Target
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from tests.api.conftest import CREATE, OPERATOR, OUR_KEY, THEIRS, asked, client_with
@@ -263,6 +266,37 @@ def test_servers_that_a_health_check_over_http_did_not_see_are_named_in_one_sent
     tell_unseen({"": "berlin: it does not answer"}, Output())
     said = "evosaga: not everything was looked at: berlin: it does not answer\n"
     assert capsys.readouterr().err == said
+
+
+async def test_a_server_that_looks_at_its_own_servers_first_is_given_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "_ANSWERING", 0.05)
+    plan: dict[str, Any] = {
+        "went_back": None,
+        "epoch": 0,
+        "commands": [],
+        "sagas": [],
+        "instances": [],
+    }
+
+    async def late(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.json_response(plan)
+
+    stub = web.Application()
+    stub.router.add_get("/recover", late)
+    runner = web.AppRunner(stub)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    target = Target(f"http://127.0.0.1:{runner.addresses[0][1]}", "key", "here")
+    try:
+        assert await recover._recover(target, fix=False, timeout=1.0, out=Output()) == 0
+        with pytest.raises(CliError, match="can't be reached"):
+            async with session.connect(target) as client:
+                await client.get("/recover")
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_log_that_went_back_is_healed_over_http(

@@ -35,7 +35,7 @@ def health(*, fix: bool = False, target: Target, out: Output) -> int:
 async def _fix_health(target: Target, out: Output) -> int:
     from evosaga.orchestrator.cli.health import tell
 
-    async with connect(target) as client:
+    async with connect(target, looks=True) as client:
         told = await client.post("/health/fix", params={"wait": _CHECK})
     away = told["summary"].get("not_looked_at")
     return tell(told, {"": str(away)} if away else {}, out)
@@ -105,7 +105,7 @@ def reconcile(
 async def _repair(target: Target, wanted: dict[str, str | list[str]], out: Output) -> int:
     from evosaga.orchestrator.cli.reconcile import tell
 
-    async with connect(target) as client:
+    async with connect(target, looks=True) as client:
         told = await client.post("/drifts/repair", params=wanted)
     if not out.json and told["before"]:
         draw_described(told["before"], out)

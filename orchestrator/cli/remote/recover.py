@@ -21,7 +21,7 @@ def recover(*, fix: bool = False, timeout: float = 120.0, target: Target, out: O
 
 async def _recover(target: Target, fix: bool, timeout: float, out: Output) -> int:
     wait = wait_of(timeout)
-    async with connect(target) as client:
+    async with connect(target, looks=True) as client:
         plan = await client.get("/recover")
         wrong = bool(plan["went_back"] or plan["commands"] or plan["instances"])
         if not fix or not wrong:

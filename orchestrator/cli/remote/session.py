@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _TRIES: Final = 2
 """Sent so often until the server is said not to answer: somebody is waiting at a terminal."""
+_ANSWERING: Final = 10.0
+_LOOKING: Final = 120.0
+"""Seconds for one answer, beside those that were asked for. A server that is cut off begins its
+look anew, and lists of a large Evolution take longer than a database."""
 _LONGEST: Final = 600.0
 """Seconds that a server waits for repairs, whoever asks."""
 
@@ -41,13 +45,18 @@ def wait_of(timeout: float) -> str:
 
 
 @contextlib.asynccontextmanager
-async def connect(target: Target) -> AsyncIterator[Client]:
-    """A client of the server. Raises ``CliError`` for whatever goes wrong with it."""
+async def connect(target: Target, *, looks: bool = False) -> AsyncIterator[Client]:
+    """A client of the server. Raises ``CliError`` for whatever goes wrong with it.
+
+    ``looks``: the server asks its own servers before it answers, which may take longer.
+    """
     from evosaga.sagas.whatsapp.evolution.tls import trusted
 
     tls = trusted(trust_env=True) if target.url.startswith("https") else None
     with explaining(target):
-        async with Client(target.url, target.api_key, tries=_TRIES, verify=tls) as client:
+        patience = _LOOKING if looks else _ANSWERING
+        at = Client(target.url, target.api_key, timeout=patience, tries=_TRIES, verify=tls)
+        async with at as client:
             yield client
 
 
