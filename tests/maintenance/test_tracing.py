@@ -132,15 +132,15 @@ def test_a_span_of_a_library_leaves_without_anything_that_could_be_a_secret() ->
 
     provider, sent = sdk.TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(CleanExporter(sent)))
-    secret = "s3cr3t"
+    secret, phone = "s3cr3t", "5511987654321"
     with (
         pytest.raises(ValueError, match=secret),
         provider.get_tracer("x").start_as_current_span(
             "INSERT",
             attributes={
                 "db.statement": f"INSERT INTO t VALUES ($1, '{secret} it''s', $q${secret}$q$, "
-                f"E'\\'{secret}', 'C:\\', '{secret}', \"it's\", '{secret}') -- don't {secret}\n"
-                f"/* can't */ RETURNING '{secret}",
+                f"E'\\'{secret}', 'C:\\', '{secret}', \"it's\", '{secret}', t1, {phone}) "
+                f"-- don't {secret}\n/* can't */ RETURNING '{secret}",
                 "db.statement.parameters": secret,
                 "url.full": f"http://x/webhooks/evolution?token={secret}",
                 "http.request.header.apikey": (secret,),
@@ -151,10 +151,11 @@ def test_a_span_of_a_library_leaves_without_anything_that_could_be_a_secret() ->
         raise ValueError(secret)
     [span] = sent.get_finished_spans()
     assert dict(span.attributes or {}) == {
-        "db.statement": 'INSERT INTO t VALUES ($1, ?, ?, ?, ?, ?, "it\'s", ?) ?\n? RETURNING ?',
+        "db.statement": 'INSERT INTO t VALUES ($1, ?, ?, ?, ?, ?, "it\'s", ?, t1, ?) ?\n? '
+        "RETURNING ?",
         "server.address": "db",
     }
-    assert secret not in span.to_json()
+    assert not [one for one in (secret, phone) if one in span.to_json()]
 
 
 @dataclass

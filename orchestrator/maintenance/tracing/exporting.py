@@ -33,6 +33,7 @@ _VALUES: Final = re.compile(
     | (?P<value> \b[eE]'(?:[^'\\]|''|\\.)*(?:'|$)  # a backslash escapes in these alone
       | '(?:[^']|'')*(?:'|$)
       | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|$)
+      | (?<![\w$.])\d[\w.]*                       # a number may be a phone's; $1 is none
       | --[^\n]* | /\*.*?(?:\*/|$) )             # what a comment quotes would hide the next value
     """,
     re.DOTALL | re.VERBOSE,
