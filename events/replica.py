@@ -57,8 +57,9 @@ class Replica:
         if not fresh or not self._standby:
             return self._primary
         try:
-            async with asyncio.timeout(_PATIENCE), self._standby[0].acquire():
-                return self._standby[0]  # a connection is there, so no request fails with it
+            async with asyncio.timeout(_PATIENCE), self._standby[0].acquire() as connection:
+                await connection.fetchval("SELECT 1")  # one that is kept may be dead by now
+                return self._standby[0]
         except (asyncpg.PostgresError, *TRANSIENT) as error:
             self._lost(error)
             return self._primary
