@@ -489,10 +489,18 @@ async def test_a_saga_that_waits_for_a_dependency_is_held_and_can_be_filtered_by
         return saga in [one["saga_id"] for one in listed]
 
     await eventually(held, 30)
-    for where in (laptop, direct):
-        told = (await where("status", saga, "--json")).json
-        assert (told["status"], told["held"]) == ("running", True)
-        assert "running, held" in (await where("list", "--status", "held")).out
+    for where in (laptop, direct):  # for a moment it is tried again, and not held
+
+        async def told(where: Evosaga = where) -> bool:
+            saga_now = (await where("status", saga, "--json")).json
+            assert saga_now["status"] == "running"
+            return saga_now["held"] is True
+
+        async def listed(where: Evosaga = where) -> bool:
+            return "running, held" in (await where("list", "--status", "held")).out
+
+        await eventually(told, 30)
+        await eventually(listed, 30)
     assert (await laptop("cancel", saga, "-y")).code == 0
     assert not await held()
     evolution.disarm()
