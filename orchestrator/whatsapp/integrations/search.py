@@ -86,13 +86,15 @@ async def list_integrations(
     query = _narrowed(wanted)
     if query is None:
         return IntegrationList([], 0, False, None, None)
-    if wanted.search or wanted.status or wanted.attention:
+    collected = bool(wanted.search or wanted.status or wanted.attention)
+    if collected:
         rows = await pool.fetch(*_collected(query, wanted.sort, place, limit + 1))
         count: int = rows[0]["count"] if rows else 0
     else:
         rows, count = [], COUNTED + 1
     if count > COUNTED:  # so many that the page is found soon when they are read in order
         rows = await pool.fetch(*_in_order(query, wanted.sort, place, limit + 1))
+    if not collected:
         some = f"SELECT FROM {_ROWS} WHERE {query.where} LIMIT {COUNTED + 1}"
         counted = f"SELECT count(*) FROM ({some}) AS n"  # noqa: S608  # values are parameters
         count = await pool.fetchval(counted, *query.values)
