@@ -110,6 +110,15 @@ async def test_an_instance_name_that_somebody_chose_is_found_by_its_words(pool: 
         assert await found(pool, text) == ["Sol"]
 
 
+async def test_an_organization_is_found_by_its_id_also_when_its_integration_is_disabled(
+    pool: Pool,
+) -> None:
+    await integration(pool, "Odonto Vida", organization_id=OURS)
+    assert (await find(pool, str(OURS)[:10])).organization == OURS
+    await pool.execute("UPDATE healthcare.integrations SET enabled = false")
+    assert (await find(pool, str(OURS)[:10])).organization == OURS
+
+
 async def test_organizations_find_their_own_alone(pool: Pool) -> None:
     await integration(pool, "Odonto Vida", organization_id=OURS)
     await integration(pool, "Odonto Sol")

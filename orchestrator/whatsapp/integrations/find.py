@@ -58,6 +58,9 @@ async def find(
         found += await sagas_of(pool, ids, organization_id, limit=limit)
     sagas = list({saga.saga_id: saga for saga in found}.values())[:limit]
     known = await _organization(pool, text, organization_id) if whatsapp else None
+    if known is None and (digits := words.hexadecimal(text)) is not None:  # of disabled ones
+        of = [row.organization_id for row in integrations.integrations]
+        known = min((one for one in of if one and one.hex.startswith(digits)), default=None)
     return Findings(integrations, sagas, known, exact)
 
 
@@ -91,6 +94,8 @@ SELECT organization_id FROM (
      WHERE organization_id BETWEEN $1 AND $2 ORDER BY organization_id LIMIT 1)
     UNION ALL
     (SELECT organization_id FROM healthcare.integrations
-     WHERE organization_id BETWEEN $1 AND $2 ORDER BY organization_id LIMIT 1)) AS found
+     WHERE organization_id BETWEEN $1 AND $2
+       AND type = 'whatsapp' AND provider = 'evolution' AND enabled  -- as the index has them
+     ORDER BY organization_id LIMIT 1)) AS found
 ORDER BY organization_id LIMIT 1
 """
