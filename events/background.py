@@ -8,7 +8,7 @@ would go on for ever, and a worker would never stop.
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, NoReturn
 
 
@@ -55,6 +55,16 @@ def obey_cancel() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def each(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of it at the same time. The first that fails ends the others, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from several
 
 
 async def end(tasks: Sequence["asyncio.Task[Any]"]) -> None:

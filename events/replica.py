@@ -40,7 +40,7 @@ class Replica:
         self.trouble: str | None = "it was not looked at yet"
         self._primary = primary
         self._url = url
-        self._standby: tuple[Pool] | None = None
+        self._standby: Pool | None = None
         self._notes: deque[tuple[float, float]] = deque(maxlen=_NOTES)
         """When the primary was at which place of its log."""
         self._looked = -1e9
@@ -54,12 +54,12 @@ class Replica:
         fresh = self.lag is not None and self.lag <= self.most_lag
         if time.monotonic() - self._looked > _KNOWN:
             fresh = False  # nobody has asked for long, and another one is just looking
-        if not fresh or not self._standby:
+        if not fresh or self._standby is None:
             return self._primary
         try:
-            async with asyncio.timeout(_PATIENCE), self._standby[0].acquire() as connection:
+            async with asyncio.timeout(_PATIENCE), self._standby.acquire() as connection:
                 await connection.fetchval("SELECT 1")  # one that is kept may be dead by now
-                return self._standby[0]
+                return self._standby
         except (asyncpg.PostgresError, *TRANSIENT) as error:
             self._lost(error)
             return self._primary
@@ -81,9 +81,9 @@ class Replica:
 
     async def close(self) -> None:
         """Close the connections to the standby."""
-        if self._standby:
+        if self._standby is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._standby[0].close(), 5)
+                await asyncio.wait_for(self._standby.close(), 5)
 
     @property
     def _pause(self) -> float:
@@ -93,8 +93,8 @@ class Replica:
         now = time.monotonic()
         self._notes.append((now, await self._primary.fetchval(_PLACE)))
         if self._standby is None:
-            self._standby = (await open_pool(self._url, reads_only=True),)
-        row = await self._standby[0].fetchrow(_REPLAYED)
+            self._standby = await open_pool(self._url, reads_only=True)
+        row = await self._standby.fetchrow(_REPLAYED)
         assert row is not None
         if not row["standby"]:
             return None, "is no standby: it takes writes of its own"

@@ -16,6 +16,8 @@ LONGEST_QUEUE: Final = 10
 """Sagas that may wait for one key; a caller that repeats itself meets this limit."""
 BEHIND: Final = "/behind/"
 IN_PROGRESS: Final = "in_progress"
+KEY_IN_USE: Final = "the business key is in use: try again later, or use another one"
+"""All that is said of a saga of another organization."""
 _SAME_KEY: Final = ", which has the same business key,"
 
 
@@ -115,10 +117,14 @@ def weigh(
 def _of_another(wanted: Admission, queue: Sequence[OpenSaga]) -> Refusal | None:
     """The refusal where an organization's saga is in the way of a command of another one."""
     mine = wanted.organization_id
-    if mine is None or all(saga.organization_id in (None, mine) for saga in queue):
+    if not any(strangers(mine, saga.organization_id) for saga in queue):
         return None
-    said = "the business key is in use: try again later, or use another one"
-    return Refusal(IN_PROGRESS, said, wanted.business_key, mine, wanted.instance_name)
+    return Refusal(IN_PROGRESS, KEY_IN_USE, wanted.business_key, mine, wanted.instance_name)
+
+
+def strangers(mine: UUID | None, theirs: UUID | None) -> bool:
+    """Whether these are two organizations, of which neither is told of the other's sagas."""
+    return None not in (mine, theirs) and mine != theirs
 
 
 def _stoppable(ahead: OpenSaga, wanted: Admission) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import CurrentCaller, visible
@@ -25,11 +25,7 @@ router: Final = APIRouter(tags=["operations"])
 _Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ConnectionShape(_Shape):
+class ConnectionShape(schemas.Shape):
     """How an integration is connected."""
 
     instance_name: str = Field(examples=[schemas.INSTANCE])
@@ -48,7 +44,7 @@ class ConnectionShape(_Shape):
     alerted_at: datetime | None
 
 
-class HealthPage(_Shape):
+class HealthPage(schemas.Shape):
     """A page, by the integration's id. ``checked_at``: when the last check of all was done."""
 
     connections: list[ConnectionShape]
@@ -56,7 +52,7 @@ class HealthPage(_Shape):
     cursor: UUID | None
 
 
-class DriftShape(_Shape):
+class DriftShape(schemas.Shape):
     """A difference between Evolution, Postgres and Redis."""
 
     what: str = Field(examples=["orphan"])
@@ -76,7 +72,7 @@ class DriftShape(_Shape):
     repaired_at: datetime | None
 
 
-class DriftList(_Shape):
+class DriftList(schemas.Shape):
     """Those known longest first; ``more`` are left out."""
 
     drifts: list[DriftShape]

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from evosaga.events.connection_errors import reason
 from evosaga.events.database import Pool
@@ -43,11 +43,7 @@ Check = Annotated[
 ]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class CheckedShape(_Shape):
+class CheckedShape(schemas.Shape):
     """How an integration is connected right now."""
 
     instance: str = Field(examples=[schemas.INSTANCE])
@@ -61,15 +57,15 @@ class CheckedShape(_Shape):
     well: bool
 
 
-class CheckResult(_Shape):
+class CheckResult(schemas.Shape):
     integrations: list[CheckedShape]
     summary: dict[str, Any]
 
 
-class FoundDrift(_Shape):
+class FoundDrift(schemas.Shape):
     """A difference between Evolution, Postgres and Redis."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     what: str = Field(examples=["orphan"])
     where: str = Field(examples=[schemas.INSTANCE])
@@ -79,7 +75,7 @@ class FoundDrift(_Shape):
     repair: str
 
 
-class RequestedRepair(_Shape):
+class RequestedRepair(schemas.Shape):
     what: str
     where: str
     saga_id: UUID
@@ -87,7 +83,7 @@ class RequestedRepair(_Shape):
     message: str | None
 
 
-class RepairResult(_Shape):
+class RepairResult(schemas.Shape):
     """``drifts`` are left of those ``before``. ``stopped``: why nothing was removed."""
 
     drifts: list[FoundDrift]

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evosaga.events import log_loss
-from evosaga.orchestrator.api import recovery_run
+from evosaga.orchestrator.api import recovery_run, schemas
 from evosaga.orchestrator.api.auth import operator
 from evosaga.orchestrator.api.dependencies import AppContext, Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
@@ -28,11 +28,7 @@ Wait = Annotated[
 ]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class LossShape(_Shape):
+class LossShape(schemas.Shape):
     """What proves that the log went back."""
 
     noticed_at: datetime | None
@@ -42,14 +38,14 @@ class LossShape(_Shape):
     said: str
 
 
-class ForgottenCommandShape(_Shape):
+class ForgottenCommandShape(schemas.Shape):
     message_id: str
     id: str
     type: str
     saga_id: str
 
 
-class ForgottenSagaShape(_Shape):
+class ForgottenSagaShape(schemas.Shape):
     """``what``: `goes_on`, `taken_again`, `over`, or `lost`: it must be asked for again."""
 
     saga_id: UUID
@@ -65,7 +61,7 @@ class ForgottenSagaShape(_Shape):
     what: str
 
 
-class LeftoverShape(_Shape):
+class LeftoverShape(schemas.Shape):
     """Something outside that no store of ours names. ``does`` null: a person has to decide."""
 
     what: str
@@ -76,7 +72,7 @@ class LeftoverShape(_Shape):
     does: str | None
 
 
-class RecoveryPlan(_Shape):
+class RecoveryPlan(schemas.Shape):
     went_back: LossShape | None = Field(description="null: the log has what was published")
     epoch: int
     commands: list[ForgottenCommandShape]
@@ -84,7 +80,7 @@ class RecoveryPlan(_Shape):
     instances: list[LeftoverShape]
 
 
-class RepairShape(_Shape):
+class RepairShape(schemas.Shape):
     what: str
     where: str
     does: str | None

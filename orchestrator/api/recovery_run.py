@@ -23,6 +23,7 @@ from evosaga.orchestrator.commands.handler import CommandHandler
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.domain import Domains, nothing_left
 from evosaga.orchestrator.engine.resources import ResourceUnavailable
+from evosaga.orchestrator.queries.sagas import sagas_of, under_way
 
 _POLL: Final = 0.1
 
@@ -86,8 +87,22 @@ class Plan:
         return self.known.loss is not None or bool(self.found.commands) or bool(self.left)
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
-        return described(self.known, self.found, self.left)
+        """As ``--json`` has it. The data of commands is left out: it may be personal."""
+        loss, commands = self.known.loss, {one.saga_id for one in self.found.commands}
+        return {
+            "went_back": loss
+            and {
+                "noticed_at": loss.noticed_at and loss.noticed_at.isoformat(),
+                "told_up_to": loss.told_up_to,
+                "newest": loss.newest,
+                "event": loss.event,
+                "said": str(loss),
+            },
+            "epoch": self.known.epoch,
+            "commands": [_command(one) for one in self.found.commands],
+            "sagas": [_saga(one, one.saga_id in commands) for one in self.found.sagas],
+            "instances": [_instance(one) for one in self.left],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +181,8 @@ class Recovery:
             except BadCommand as refusal:
                 self._repaired(one, None, "refused", refusal.message)
         await self._over(list(asked))
-        rows = await self.place.pool.fetch(_OUTCOMES, list(asked))
-        for row in rows:
-            self._repaired(asked[row["saga_id"]], row["saga_id"], row["status"], row["message"])
+        for saga in await sagas_of(self.place.pool, list(asked), limit=len(asked)):
+            self._repaired(asked[saga.saga_id], saga.saga_id, saga.status, saga.message)
 
     def _repaired(
         self, one: Leftover, saga_id: UUID | None, status: str, message: str | None
@@ -179,31 +193,9 @@ class Recovery:
     async def _over(self, saga_ids: Sequence[UUID]) -> None:
         """Wait until these sagas are over, or parked, or time is up; they go on after that."""
         while time.monotonic() < self.deadline:
-            if not await self.place.pool.fetchval(_ACTIVE, saga_ids):
+            if not await under_way(self.place.pool, saga_ids):
                 return
             await asyncio.sleep(_POLL)
-
-
-def described(
-    known: Comparison, found: Forgotten | None, left: Sequence[Leftover]
-) -> dict[str, Any]:
-    """The plan as ``--json`` has it. The data of commands is left out: it may be personal."""
-    loss = known.loss
-    commands = {} if found is None else {one.saga_id for one in found.commands}
-    return {
-        "went_back": loss
-        and {
-            "noticed_at": loss.noticed_at and loss.noticed_at.isoformat(),
-            "told_up_to": loss.told_up_to,
-            "newest": loss.newest,
-            "event": loss.event,
-            "said": str(loss),
-        },
-        "epoch": known.epoch,
-        "commands": [_command(one) for one in found.commands] if found else [],
-        "sagas": [_saga(one, one.saga_id in commands) for one in found.sagas] if found else [],
-        "instances": [_instance(one) for one in left],
-    }
 
 
 def _command(one: ForgottenCommand) -> dict[str, Any]:
@@ -248,11 +240,3 @@ def _instance(one: Leftover) -> dict[str, Any]:
         "repair": one.repair,
         "does": one.does,
     }
-
-
-_ACTIVE: Final = """
-SELECT count(*) FROM evosaga.open_sagas WHERE saga_id = ANY($1) AND status <> 'failed'
-"""
-_OUTCOMES: Final = """
-SELECT saga_id, status, message FROM evosaga.sagas WHERE saga_id = ANY($1)
-"""

@@ -20,11 +20,13 @@ INSTANCE: Final = f"wa-{SAGA_ID}"
 _AT: Final = "2026-01-07T09:30:00.123456Z"
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """An answer's JSON."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class QrCode(_Shape):
+class QrCode(Shape):
     """``base64`` is a PNG as a data URL, ``code`` what it says, for who draws it anew."""
 
     base64: str | None = None
@@ -32,7 +34,7 @@ class QrCode(_Shape):
     pairing_code: str | None = None
 
 
-class Created(_Shape):
+class Created(Shape):
     """An integration is there, in all three places; its phone is still to be paired."""
 
     model_config = ConfigDict(
@@ -60,7 +62,7 @@ class Created(_Shape):
     qr_code: QrCode | None
 
 
-class Duplicate(_Shape):
+class Duplicate(Shape):
     """The original system's answer to a second integration."""
 
     success: Literal[False] = False
@@ -69,7 +71,7 @@ class Duplicate(_Shape):
     message: str = "Please delete the existing integration before creating a new one"
 
 
-class Deleted(_Shape):
+class Deleted(Shape):
     """The original system's answer to a delete: each is true once it is seen to be gone there."""
 
     success: bool
@@ -80,7 +82,7 @@ class Deleted(_Shape):
     errors: list[str]
 
 
-class Submitted(_Shape):
+class Submitted(Shape):
     """The command is committed and will be obeyed, whatever happens to this process."""
 
     saga_id: UUID = Field(examples=[SAGA_ID])
@@ -89,7 +91,7 @@ class Submitted(_Shape):
     location: str = Field(examples=[f"/sagas/{SAGA_ID}"])
 
 
-class SagaShape(_Shape):
+class SagaShape(Shape):
     """``behind`` is the saga it waits for."""
 
     saga_id: UUID = Field(examples=[SAGA_ID])
@@ -121,14 +123,14 @@ class SagaShape(_Shape):
     )
 
 
-class SagaPage(_Shape):
+class SagaPage(Shape):
     """A page, newest first. ``cursor`` leads to the next one; null: this was the last."""
 
     sagas: list[SagaShape]
     cursor: str | None
 
 
-class EventPage(_Shape):
+class EventPage(Shape):
     """CloudEvents, exactly as on the stream ``evosaga:events``. ``cursor`` as in other pages."""
 
     events: list[dict[str, Any]] = Field(
@@ -152,13 +154,13 @@ class EventPage(_Shape):
     cursor: str | None
 
 
-class LastSaga(_Shape):
+class LastSaga(Shape):
     saga_id: UUID
     saga: str
     status: Status
 
 
-class IntegrationShape(_Shape):
+class IntegrationShape(Shape):
     """A row of ``healthcare.integrations`` without its secret."""
 
     integration_id: UUID = Field(examples=[SAGA_ID])
@@ -185,7 +187,7 @@ class IntegrationShape(_Shape):
     connection_since: datetime | None = Field(None, examples=[_AT])
 
 
-class IntegrationPage(_Shape):
+class IntegrationPage(Shape):
     """A page. ``cursor`` leads to the next one, ``previous`` back; null: there is none.
 
     ``count`` is of all pages; ``more`` says that there are more than were counted.
@@ -198,7 +200,7 @@ class IntegrationPage(_Shape):
     more: bool = False
 
 
-class SearchAnswer(_Shape):
+class SearchAnswer(Shape):
     """What was found: integrations, the newest first, and sagas, the parked ones first.
 
     ``count`` is of the integrations; ``organization_id`` is one whose id begins so.
@@ -211,19 +213,19 @@ class SearchAnswer(_Shape):
     organization_id: UUID | None
 
 
-class QrAnswer(_Shape):
+class QrAnswer(Shape):
     instance_name: str = Field(examples=[INSTANCE])
     message: str = Field(examples=["scan it with WhatsApp on the phone (Linked devices)"])
     qr_code: QrCode
 
 
-class PlanLine(_Shape):
+class PlanLine(Shape):
     step: str = Field(examples=["evolution"])
     action: str = Field(description="reuse, adopt, redo, undo first or blocked")
     evidence: str = Field(description="what a look found, in a sentence")
 
 
-class PlanShape(_Shape):
+class PlanShape(Shape):
     """What a replay would do to the world if it came now. Nothing is changed by asking."""
 
     saga_id: UUID = Field(examples=[SAGA_ID])
@@ -234,7 +236,7 @@ class PlanShape(_Shape):
     steps: list[PlanLine]
 
 
-class WhyShape(_Shape):
+class WhyShape(Shape):
     """Why the saga is where it is, for people."""
 
     saga_id: UUID = Field(examples=[SAGA_ID])

@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evosaga.events import dead_letters
+from evosaga.orchestrator.api import schemas
 from evosaga.orchestrator.api.auth import operator
 from evosaga.orchestrator.api.dependencies import Context
 from evosaga.orchestrator.api.openapi import EVERYWHERE, problems
@@ -28,11 +29,7 @@ _LETTER: Final = "^[0-9]{1,19}-[0-9]{1,19}$"
 _LetterId = Annotated[str, Path(pattern=_LETTER, examples=["1767778200123-0"])]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class DeadLetterShape(_Shape):
+class DeadLetterShape(schemas.Shape):
     """A message on the stream of commands that could not be one, with the reason."""
 
     letter_id: str = Field(examples=["1767778200123-0"])
@@ -45,22 +42,22 @@ class DeadLetterShape(_Shape):
     fields: dict[str, str]
 
 
-class DeadLetterPage(_Shape):
+class DeadLetterPage(schemas.Shape):
     """A page, newest first. ``cursor`` leads to the next one; null: this was the last."""
 
     letters: list[DeadLetterShape]
     cursor: str | None
 
 
-class Removed(_Shape):
+class Removed(schemas.Shape):
     removed: int = Field(examples=[1])
 
 
-class SentAgain(_Shape):
+class SentAgain(schemas.Shape):
     sent: int = Field(examples=[1])
 
 
-class WorkerShape(_Shape):
+class WorkerShape(schemas.Shape):
     worker_id: str = Field(examples=["host-4711-0a1b2c3d"])
     alive: bool
     started_at: datetime
@@ -69,13 +66,13 @@ class WorkerShape(_Shape):
     definitions: list[str] = Field(examples=[["create-integration/1"]])
 
 
-class WorkerList(_Shape):
+class WorkerList(schemas.Shape):
     """Workers that have shown a sign of life in the last hour, those alive first."""
 
     workers: list[WorkerShape]
 
 
-class JobShape(_Shape):
+class JobShape(schemas.Shape):
     name: str = Field(examples=["reconcile"])
     leader: str | None = Field(description="the worker that is at it now")
     last_run: datetime | None
@@ -83,7 +80,7 @@ class JobShape(_Shape):
     result: dict[str, Any] = Field(description="what came of the last run")
 
 
-class JobList(_Shape):
+class JobList(schemas.Shape):
     jobs: list[JobShape]
 
 

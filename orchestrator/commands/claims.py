@@ -19,6 +19,7 @@ from evosaga.orchestrator.commands.conflicts import weigh_all
 from evosaga.orchestrator.commands.request import Request as Request
 from evosaga.orchestrator.engine.resources import handed
 from evosaga.sagas.admission import Admission, AdmitTogether, Candidate, Refusal
+from evosaga.sagas.conflicts import KEY_IN_USE, strangers
 from evosaga.sagas.definition import admission_by_key
 
 
@@ -212,14 +213,11 @@ def _in_the_way(verdict: Admission, holder: asyncpg.Record | None) -> Refusal:
     if holder is None:
         message = f"another open saga uses the instance name {verdict.instance_name}"
         existing = verdict.instance_name
-    elif None in (whose := (holder["organization_id"], verdict.organization_id)) or (
-        whose[0] == whose[1]
-    ):
+    elif strangers(verdict.organization_id, holder["organization_id"]):
+        message, existing = KEY_IN_USE, verdict.instance_name
+    else:
         message = f"a {holder['saga']} saga with the same business key is still open"
         existing = holder["instance_name"]
-    else:
-        message = "the business key is in use: try again later, or use another one"
-        existing = verdict.instance_name
     return Refusal(
         "name_taken" if holder is None else "in_progress",
         message,

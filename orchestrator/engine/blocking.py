@@ -27,7 +27,6 @@ SLOW: Final = 0.5
 ALERTED: Final = 1.0
 """Seconds, within ``_LATELY``, for which one step must have kept it to be an alert."""
 _LATELY: Final = 300.0
-CODE: Final = "loop_blocked"
 CURE: Final = "await an async client, or run it in a thread: await asyncio.to_thread(...)"
 _BEAT: Final = 0.1
 _SHOWN: Final = 8
@@ -142,7 +141,7 @@ def _condition(names: tuple[str, str], blocks: list[_Block]) -> Condition:
     longest = max(one.seconds for one in blocks)
     times = "once" if len(blocks) == 1 else f"{len(blocks)} times"
     return Condition(
-        f"{CODE}/{saga}/{step}",
+        f"loop_blocked/{saga}/{step}",
         "loop_blocked",
         f"the step {step} of {saga} blocks the event loop: {times} within 5 minutes, for up to"
         f" {longest:.1f} s, at {where}",

@@ -21,6 +21,7 @@ from evosaga.events.model import (
     StepFailed,
     StepSucceeded,
 )
+from evosaga.events.trace_context import SpanPlace
 from evosaga.orchestrator.engine.instance import SagaInstance
 from evosaga.orchestrator.engine.lease import LeaseLost
 from evosaga.orchestrator.engine.resources import ResourceUnavailable, handed
@@ -90,11 +91,12 @@ def _enter(live: SagaInstance) -> None:
     structlog.contextvars.bind_contextvars(saga_id=str(live.saga_id))
     facts = live.state.start.facts if isinstance(live.state.start, SagaStarted) else {}
     given = trace_context.valid(facts.get(trace_context.FACT))
-    at = trace_context.of_attempt(live.saga_id, live.state.sequence - 1, given) if given else None
-    trace_context.current.set(at)
-    if trace_context.entered is not None:
-        sequence = live.state.sequence - 1
-        trace_context.entered(at or trace_context.of_attempt(live.saga_id, sequence, None))
+    at: SpanPlace | None = None
+    if given is not None or trace_context.entered is not None:
+        at = trace_context.of_attempt(live.saga_id, live.state.sequence - 1, given)
+    if at is not None and trace_context.entered is not None:
+        trace_context.entered(at)
+    trace_context.current.set(at if given is not None else None)
     trace_context.incoming.set(None)
 
 

@@ -228,6 +228,15 @@ async def history(pool: Queryable, saga_id: UUID, after: int = -1) -> list[Recor
         ) from None
 
 
+async def under_way(pool: Queryable, ids: Sequence[UUID]) -> int:
+    """How many of these are neither over nor parked."""
+    count: int = await pool.fetchval(
+        "SELECT count(*) FROM evosaga.open_sagas WHERE saga_id = ANY($1) AND status <> 'failed'",
+        list(ids),
+    )
+    return count
+
+
 async def living_workers(pool: Queryable) -> int:
     """How many workers show a sign of life."""
     count: int = await pool.fetchval(

@@ -19,25 +19,11 @@ from evosaga.events.event_log import EventLog, VersionConflict
 from evosaga.events.model import SagaEvent, SagaStarted, StepFailed, StepStarted, StepSucceeded
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.sagas.outcome import Done, Rejected
+from tests.support.appenders import new_sagas
 from tests.support.driving import running_log
 from tests.support.waiting import eventually
 
 RUNNING = StatusRow("running", step="evolution", attempt=1, owner="w", due_in=5.0)
-
-
-async def new_sagas(pool: Pool, count: int = 1) -> list[UUID]:
-    """Status rows without a history, as ``accept`` inserts them."""
-    ids = [uuid.uuid4() for _ in range(count)]
-    await pool.execute(
-        """
-        INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id,
-            command_hash, correlation_id, next_sequence)
-        SELECT id, 'create-integration', 1, 'running', id::text, id::text, 'h', id::text, 0
-        FROM unnest($1::uuid[]) AS id
-        """,
-        ids,
-    )
-    return ids
 
 
 def started(saga_id: UUID) -> SagaStarted:

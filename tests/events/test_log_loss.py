@@ -15,7 +15,7 @@ from evosaga.events.log_loss import LogWentBack
 from evosaga.events.relay import Relay
 from evosaga.events.republish import republish_from
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
-from tests.events.test_relay import new_saga, pumped, tell, told
+from tests.events.test_relay import new_saga, pumped, relayed, tell, told
 
 
 async def go_back(pool: Pool, position: int, *, numbers_too: bool = True) -> None:
@@ -47,10 +47,7 @@ async def published(redis: Redis) -> list[dict[str, Any]]:
 async def test_it_is_noticed_whatever_was_appended_since_and_whoever_leads(
     log: EventLog, pool: Pool, redis: Redis, leader: str, numbers_too: bool, appended: int
 ) -> None:
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 6)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 6)
     assert (await log_loss.notice(pool, redis)).loss is None
     await go_back(pool, 2, numbers_too=numbers_too)
     if appended:
@@ -79,10 +76,7 @@ async def test_it_is_noticed_whatever_was_appended_since_and_whoever_leads(
 async def test_a_stream_that_was_trimmed_leaves_the_note_as_proof(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 3)
-    await pumped(relay)
+    relay, _ = await relayed(log, pool, redis, 3)
     await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
     await go_back(pool, 1)
     await relay.resign()
@@ -158,10 +152,7 @@ async def test_an_archived_saga_that_was_the_newest_of_all_is_no_loss_and_a_rest
 async def test_two_who_decide_at_once_begin_one_epoch(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 3)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 3)
     await go_back(pool, 1)
     await pumped(relay)
     assert await log_loss.recorded(pool) is not None
@@ -176,10 +167,7 @@ async def test_two_who_decide_at_once_begin_one_epoch(
 async def test_a_log_that_forgot_an_epoch_begins_one_above_it(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 2)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 2)
     for epoch in (1, 2):
         await pool.execute("UPDATE evosaga.relay SET went_back_at = now()")
         await log_loss.begin_epoch(pool, redis)
@@ -196,10 +184,7 @@ async def test_what_is_no_loss_is_not_taken_for_one(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
     """Redis that lost everything, events of others, and what was archived."""
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 3)
-    await pumped(relay)
+    relay, _ = await relayed(log, pool, redis, 3)
     somebody = {"id": f"{uuid.uuid4()}:0", "source": "/others", "time": "now", "type": "x"}
     for body in (json.dumps(somebody), "no JSON", "[1]", json.dumps({"id": "x:1"})):
         await redis.xadd(streams.EVENTS, {"data": body})
@@ -219,10 +204,7 @@ async def test_what_is_no_loss_is_not_taken_for_one(
 async def test_while_it_waits_for_a_decision_nothing_is_republished_or_archived(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 3)
-    await pumped(relay)
+    _relay, _ = await relayed(log, pool, redis, 3)
     old = await new_saga(pool)
     await pool.execute(
         "UPDATE evosaga.sagas SET status = 'rejected', created_at = now() - interval '1 hour'"

@@ -5,7 +5,6 @@ import contextlib
 import json
 import random
 import re
-import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,22 +30,13 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
 from evosaga.sagas.whatsapp.ownership import KeyRing, stored
 from tests.conftest import API_KEY, SECRET
+from tests.support.appenders import new_sagas
 from tests.support.driving import count, create, delete, entries, outcome, publish
 from tests.support.waiting import eventually
 
 
 async def new_saga(pool: Pool) -> UUID:
-    saga = uuid.uuid4()
-    await pool.execute(
-        """
-        INSERT INTO evosaga.sagas (saga_id, saga, version, status, business_key, command_id,
-            command_hash, correlation_id, next_sequence)
-        VALUES ($1, 'create-integration', 1, 'running', $2, $2, 'h', $2, 0)
-        """,
-        saga,
-        str(saga),
-    )
-    return saga
+    return (await new_sagas(pool))[0]
 
 
 async def tell(log: EventLog, saga: UUID, expected: int, count: int = 1, note: str = "w") -> None:
@@ -73,6 +63,14 @@ async def pumped(relay: Relay) -> None:
     """It has published all there is."""
     while await relay.pump():
         pass
+
+
+async def relayed(log: EventLog, pool: Pool, redis: Redis, events: int) -> tuple[Relay, UUID]:
+    """A relay, and a saga of which it has published so many events."""
+    relay, saga = Relay(pool, redis, "relay"), await new_saga(pool)
+    await tell(log, saga, 0, events)
+    await pumped(relay)
+    return relay, saga
 
 
 async def told(redis: Redis) -> list[dict[str, Any]]:

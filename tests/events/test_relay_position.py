@@ -19,7 +19,7 @@ from evosaga.events.relay import Relay
 from evosaga.events.retention import Retention, trim
 from evosaga.orchestrator.whatsapp.webhooks import wa_events
 from evosaga.sagas.whatsapp.integration_events import Notice, cloud_event, record, unpublished
-from tests.events.test_relay import committed, new_saga, pumped, running, tell, told
+from tests.events.test_relay import committed, new_saga, pumped, relayed, running, tell, told
 from tests.support.driving import entries
 
 
@@ -68,10 +68,7 @@ async def test_a_relay_whose_server_hung_tells_nothing_from_where_it_was_and_rep
 async def test_a_foreign_value_in_the_note_is_told_by_key_and_mended_and_ends_nobody(
     log: EventLog, pool: Pool, redis: Redis, value: str
 ) -> None:
-    relay = Relay(pool, redis, "me")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 5)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 5)
     await redis.delete(relay_position.TOLD)
     if value == "a list":
         await redis.lpush(relay_position.TOLD, "x")
@@ -104,10 +101,7 @@ async def test_a_stream_that_was_evicted_without_its_note_is_told_again(
     log: EventLog, pool: Pool, redis: Redis, since: int
 ) -> None:
     """Also when notices were published on a new stream before the relay has looked."""
-    relay = Relay(pool, redis, "me")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 40)
-    await pumped(relay)
+    relay, _ = await relayed(log, pool, redis, 40)
     await redis.delete(streams.EVENTS)
     notice = Notice(uuid.uuid4(), uuid.uuid4(), "wa-x", "integration.connected")
     await record(pool, [notice] * since)
@@ -125,10 +119,7 @@ async def test_a_stream_that_was_evicted_without_its_note_is_told_again(
 async def test_a_stream_that_was_trimmed_to_nothing_has_lost_nothing(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "me")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 5)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 5)
     await redis.xtrim(streams.EVENTS, maxlen=0, approximate=False)
     await tell(log, saga, 5)
     await pumped(relay)
@@ -138,10 +129,7 @@ async def test_a_stream_that_was_trimmed_to_nothing_has_lost_nothing(
 async def test_a_release_that_writes_no_proof_and_one_that_does_take_turns_without_telling_twice(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "me")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 5)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 5)
     await tell(log, saga, 5, 5)
     position = await pool.fetchval("SELECT max(position) FROM evosaga.saga_events")
     await pumped(relay)
@@ -220,10 +208,7 @@ async def test_commands_are_kept_while_their_group_is_gone(redis: Redis) -> None
 async def test_without_its_note_the_end_is_found_behind_what_is_no_event_of_a_saga(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
-    relay = Relay(pool, redis, "relay")
-    saga = await new_saga(pool)
-    await tell(log, saga, 0, 3)
-    await pumped(relay)
+    relay, saga = await relayed(log, pool, redis, 3)
     for body in ("no JSON", *["{}"] * 150):
         await redis.xadd(streams.EVENTS, {"data": body})
     await redis.delete(relay_position.TOLD, relay_position.PROOF)

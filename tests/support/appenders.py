@@ -37,8 +37,8 @@ class TakenBack(Exception):
     """The transaction is rolled back on purpose."""
 
 
-async def new_sagas(pool: Queryable, count: int) -> list[UUID]:
-    """Running sagas without events."""
+async def new_sagas(pool: Queryable, count: int = 1) -> list[UUID]:
+    """Status rows without a history, as ``accept`` inserts them."""
     ids = [uuid.uuid4() for _ in range(count)]
     await pool.execute(
         """

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import structlog
 
+from evosaga.events import background
 from evosaga.orchestrator.whatsapp.health import store
 from evosaga.orchestrator.whatsapp.health.server_check import (
     CheckedIntegration,
@@ -174,13 +175,8 @@ async def _look_around(
             changed, reconnects, alerts = await act(doctor, look, now, may_go_on)
             found.done += Counter(changed=changed, reconnects=reconnects, alerts=alerts)
 
-    try:
-        # One that fails ends the others: none goes on acting when its round is over.
-        async with asyncio.TaskGroup() as group:
-            for server in servers:
-                group.create_task(one(server))
-    except ExceptionGroup as several:
-        raise several.exceptions[0] from several
+    # One that fails ends the others: none goes on acting when its round is over.
+    await background.each(one(server) for server in servers)
     refuse_blindness(dict.fromkeys(servers), found.unseen)
     if only is None:
         for server in await servers_named(doctor.pool):

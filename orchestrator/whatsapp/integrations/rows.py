@@ -25,14 +25,8 @@ async def rows_on(pool: Pool, server: str) -> AsyncIterator[list[Row]]:
 
     Of several that name one instance only the newest. One that is being deleted is left out.
     """
-    after: UUID | None = None
-    while True:
-        page = await pool.fetch(_ROWS_ON, after, _SOME, server)
-        if page:
-            yield _rows(page)
-        if len(page) < _SOME:
-            return
-        after = page[-1]["id"]
+    async for page in _pages(pool, _ROWS_ON, server):
+        yield _rows(page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +44,18 @@ class ScannedRow:
 
 async def scan(pool: Pool, server: str) -> AsyncIterator[list[ScannedRow]]:
     """All rows whose instance should be on that server, by ascending id, page by page."""
+    async for page in _pages(pool, _SCAN, server):
+        rows = _rows(page)
+        yield [
+            ScannedRow(row, one["alone"], one["checked"])
+            for row, one in zip(rows, page, strict=True)
+        ]
+
+
+async def _pages(pool: Pool, query: str, server: str) -> AsyncIterator[list[asyncpg.Record]]:
     after: UUID | None = None
-    while True:
-        page = await pool.fetch(_SCAN, after, _SOME, server)
-        if page:
-            rows = _rows(page)
-            yield [
-                ScannedRow(row, one["alone"], one["checked"])
-                for row, one in zip(rows, page, strict=True)
-            ]
+    while page := await pool.fetch(query, after, _SOME, server):
+        yield page
         if len(page) < _SOME:
             return
         after = page[-1]["id"]
@@ -92,13 +89,10 @@ def newest_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(sorted(rows, key=lambda row: row.id), key=_age)
 
 
-async def organizations_of(
-    pool: Pool, organizations: Collection[UUID], clinics: Collection[UUID]
-) -> tuple[set[UUID], dict[UUID, UUID]]:
-    """Which of these organizations have a row, and whose these clinics are."""
-    known = {row["organization_id"] for row in await pool.fetch(_WITH_ROW, list(organizations))}
-    hexes = [one.hex for one in clinics]
-    found = await pool.fetch(_CLINICS, hexes) if hexes else []
+async def organizations_of(pool: Pool, ids: Collection[UUID]) -> tuple[set[UUID], dict[UUID, UUID]]:
+    """Which of these are organizations with a row; and which are clinics, of which organization."""
+    known = {row["organization_id"] for row in await pool.fetch(_WITH_ROW, list(ids))}
+    found = await pool.fetch(_CLINICS, [one.hex for one in ids])
     return known, {UUID(row["clinic_id"]): row["organization_id"] for row in found}
 
 

@@ -5,6 +5,7 @@ know how their instance was listed, should their organization turn out to have a
 token follows from the row's id and the secret key, and name and number are the row's.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final
 from uuid import UUID
@@ -48,19 +49,19 @@ class Agreed:
         self.expected += expected
         self.there += instance is not None
 
-    def take(self, row: Row, keyring: KeyRing) -> tuple[bool, Instance | None]:
-        """Whether that row is among them, and its instance as it was listed.
+    def take(self, row: Row, keyring: KeyRing) -> Instance | None:
+        """The row's instance as it was listed; None also when the row is not among them.
 
         What is taken is counted no more: it is looked at like any other from there on.
         """
         at = self._find(row.id)
         if at is None:
-            return False, None
+            return None
         flags, key = self._packed[at + 16], self._packed[at + 17]
         self.expected -= bool(flags & _EXPECTED)
         self.there -= bool(flags & _THERE)
         self._packed[at + 16] = flags & ~_EXPECTED & ~_THERE
-        return True, self._instance(row, flags, key, keyring) if flags & _THERE else None
+        return self._instance(row, flags, key, keyring) if flags & _THERE else None
 
     def pages(self, size: int) -> Iterator[list[UUID]]:
         """The ids of those with an instance that were not taken, so many at a time."""
@@ -96,15 +97,11 @@ class Agreed:
         )
 
     def _find(self, id_: UUID) -> int | None:
-        wanted, low, high = id_.bytes, 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self._packed[middle * _SIZE : middle * _SIZE + 16] < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        at = low * _SIZE
-        return at if self._packed[at : at + 16] == wanted else None
+        packed = self._packed
+        places = range(0, len(packed), _SIZE)
+        found = bisect_left(places, id_.bytes, key=lambda at: bytes(packed[at : at + 16]))
+        at = found * _SIZE
+        return at if packed[at : at + 16] == id_.bytes else None
 
 
 def fits(row: Row, instance: Instance | None) -> bool:

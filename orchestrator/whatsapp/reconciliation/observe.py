@@ -167,7 +167,7 @@ async def _older(
     ]
     found = await asyncio.to_thread(legacy_names.candidates, free, patterns)
     strange = sorted({*found.values()})
-    known, clinics = await organizations_of(pool, strange, strange) if strange else (set(), {})
+    known, clinics = await organizations_of(pool, strange) if strange else (set(), {})
     known |= {wanted} if wanted else set()
     known |= {row["organization_id"] for row in await pool.fetch(_ORGANIZATIONS, strange)}
     return found | legacy_names.by_organization(found, known, clinics)

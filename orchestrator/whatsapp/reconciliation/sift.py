@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from evosaga.events import background
 from evosaga.events.database import Pool
 from evosaga.orchestrator.whatsapp.integrations.rows import ScannedRow, rows_by, scan
 from evosaga.orchestrator.whatsapp.integrations.smallest import Smallest
@@ -93,12 +94,7 @@ class Sieve:
                 sifted.lists[server] = await self._server(server, sifted)
 
         names = list(self._services.servers)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for server in names:
-                    group.create_task(one(server))
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from several
+        await background.each(one(server) for server in names)
         sifted.lists = {name: sifted.lists[name] for name in names}
         unseen = {name: told for name, told in sifted.lists.items() if isinstance(told, str)}
         refuse_blindness(sifted.lists, unseen)
@@ -167,7 +163,7 @@ def restore(sifted: Sifted, server: str, row: Row, services: Services) -> None:
     kept.append(row)
     if agreed is None or isinstance(listed, str) or listed is None:
         return
-    _, instance = agreed.take(row, services.keys)
+    instance = agreed.take(row, services.keys)
     if instance is not None and instance.key_id is not None:
         token = services.keys.instance_token(row.id, instance.key_id)
         listed.put(instance, token)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from evosaga.events import log_loss
+from evosaga.orchestrator.queries.sagas import sagas_of, under_way
 from evosaga.orchestrator.whatsapp.reconciliation import confirmations
 from evosaga.orchestrator.whatsapp.reconciliation.confirmations import ObservedDrift
 from evosaga.orchestrator.whatsapp.reconciliation.drift import Drift
@@ -176,26 +177,18 @@ class Visit:
         return [answer for answer in answers if answer is not None]
 
     async def _over(self, asked: Sequence[Asked]) -> bool:
-        return not await self.keeper.pool.fetchval(_ACTIVE, [one.saga_id for one in asked])
+        return not await under_way(self.keeper.pool, [one.saga_id for one in asked])
 
     async def _outcomes(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         ids = [one.saga_id for one in asked]
-        rows = {row["saga_id"]: row for row in await self.keeper.pool.fetch(_OUTCOMES, ids)}
+        sagas = {one.saga_id: one for one in await sagas_of(self.keeper.pool, ids, limit=len(ids))}
         return [
             {
                 "what": one.sighting.drift.what,
                 "where": one.sighting.drift.where,
                 "saga_id": str(one.saga_id),
-                "status": rows[one.saga_id]["status"],
-                "message": rows[one.saga_id]["message"],
+                "status": sagas[one.saga_id].status,
+                "message": sagas[one.saga_id].message,
             }
             for one in asked
         ]
-
-
-_ACTIVE: Final = """
-SELECT count(*) FROM evosaga.open_sagas WHERE saga_id = ANY($1) AND status <> 'failed'
-"""
-_OUTCOMES: Final = """
-SELECT saga_id, status, message FROM evosaga.sagas WHERE saga_id = ANY($1)
-"""
