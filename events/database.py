@@ -1,11 +1,12 @@
 """Connections to Postgres, direct or through a pooler in transaction mode."""
 
 from typing import Any, Final, TypeAlias, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from evosaga.events import urls
 from evosaga.events.postgres_hosts import connect
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -108,7 +109,7 @@ async def open_pool(url: str, *, size: int = 8, reads_only: bool = False) -> Poo
 
 def _settings(url: str) -> dict[str, str]:
     """The session settings; those in the URL take precedence."""
-    said = dict(parse_qsl(urlsplit(url).query))
+    said = dict(parse_qsl(urls.split(url).query))
     return {name: value for name, value in _SERVER_SETTINGS.items() if name not in said}
 
 

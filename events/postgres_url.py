@@ -11,7 +11,9 @@ import re
 import ssl
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode
+
+from evosaga.events import urls
 
 SCHEMES: Final = ("postgresql", "postgres")
 _DRIVERS: Final = re.compile(r"(postgresql|postgres)(\+[a-z0-9_]+)?", re.IGNORECASE)
@@ -143,7 +145,7 @@ def place_of(url: str) -> str:
 
 def _split(url: str) -> SplitResult:
     try:
-        return urlsplit(url)
+        return urls.split(url)
     except ValueError:  # its text may contain the password
         raise ValueError("is not a URL") from None
 

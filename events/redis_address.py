@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
+
+from evosaga.events import urls
 
 Kind: TypeAlias = Literal["single", "cluster", "sentinel"]
 Node: TypeAlias = tuple[str, int]
@@ -43,7 +45,7 @@ class Address:
 
 def read(url: str) -> Address:
     """The address. Raises ``ValueError`` with what is wrong, and no part of the URL in it."""
-    parts = urlsplit(url)
+    parts = urls.split(url)
     if parts.scheme not in SCHEMES:
         return Address("single", url)
     base, _, kind = parts.scheme.partition("+")
@@ -80,7 +82,7 @@ def shown(kind: Kind, node: Node, *, tls: bool, user: bool, service: str = "SERV
 
 def hosts(url: str) -> str:
     """Where a URL of several servers leads, without a user, a password and options."""
-    parts = urlsplit(url)
+    parts = urls.split(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -8,7 +8,9 @@ import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
+
+from evosaga.events import urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +132,7 @@ def reaching_postgres(url: str) -> Iterator[None]:
 def _know_the_user(url: str) -> None:
     """Who is to be let in; without a word in the URL it is the account's own name."""
     try:
-        parts = urlsplit(url)
+        parts = urls.split(url)
         named = parts.username or parse_qs(parts.query).get("user") or os.environ.get("PGUSER")
     except ValueError:
         return  # which the driver says better
@@ -157,7 +159,7 @@ def reaching_redis(url: str) -> Iterator[None]:
 def place(url: str) -> str:
     """Where a URL leads, without the user, the password or anything else that may be secret."""
     try:
-        parts = urlsplit(url)
+        parts = urls.split(url)
         from evosaga.events import redis_address  # not for the page of --help
 
         if parts.scheme in redis_address.SCHEMES:

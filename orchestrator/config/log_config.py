@@ -11,11 +11,11 @@ import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import structlog
 
-from evosaga.events import trace_context
+from evosaga.events import trace_context, urls
 from evosaga.orchestrator.config.receivers import receivers_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _passwords(url: str) -> list[str]:
     """The password in a URL as it is written and as it is meant, and its parts: who reads the URL
     wrongly says where it stopped.
     """
-    parts = urlsplit(url)
+    parts = urls.split(url)
     named = dict(parse_qsl(parts.query))
     given = [parts.password or "", *(named.get(n, "") for n in ("password", "sentinel_password"))]
     whole = {form for one in given for form in (one, unquote(one))}

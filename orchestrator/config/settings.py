@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSetting
 
-from evosaga.events import redis_address
+from evosaga.events import redis_address, urls
 from evosaga.events.postgres_url import hosts_of, understood
 from evosaga.events.redis_url import usable
 from evosaga.orchestrator.config import field_errors
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         if not url:
             return None
         try:
-            urlsplit(url)
+            urls.split(url)
         except ValueError:  # its text may quote a part of the password
             raise ValueError(_UNREADABLE) from None
         for one in hosts_of(url):
@@ -339,7 +339,7 @@ def _encodable(text: str) -> bool:
 def _readable(url: str) -> SplitResult:
     """Its parts. Raises ``ValueError`` where part of a password would be misread."""
     try:
-        parts = urlsplit(url)
+        parts = urls.split(url)
         _ = parts.port  # which raises when it is none
     except ValueError:  # its text may quote a part of the password
         raise ValueError(_UNREADABLE) from None

@@ -25,13 +25,15 @@ _PATIENCE: Final = 10.0
 _EVENT: Final = re.compile(rb'"event"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,100})"')
 _HEAD: Final = 4096
 
-# Possessive, so that nothing is ever looked at twice. One: all up to the next text that does not
-# end here, or that may be too long: an escape counts once here, and is two bytes. Two: the inside
-# of a text.
+# One: up to the next text that does not end here, or that may be too long: an escape counts once
+# here, and is two bytes. Two: the inside of a text. Both are matched again until nothing more fits,
+# since what repeats keeps a note of each repetition. A possessive group keeps none, but before
+# Python 3.11.5 it is wrong where its body fails halfway (gh-106052): so only the inner one is,
+# whose body can fail so at the end of a piece alone, where no quote follows.
 _SHORT: Final = re.compile(
-    rb'(?:[^"]++|"(?:[^"\\]|\\.){0,%d}+")*+' % (LONGEST_TEXT // 2), re.DOTALL
+    rb'(?:[^"]+|"(?:[^"\\]|\\.){0,%d}+"){0,1000}' % (LONGEST_TEXT // 2), re.DOTALL
 )
-_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_INSIDE: Final = re.compile(rb'(?:[^"\\]+|\\.){0,1000}', re.DOTALL)
 
 
 class TooLarge(Exception):
@@ -130,10 +132,9 @@ class Shortened:
         at = 0
         while at < len(piece):
             if self._text is None:
-                match = _SHORT.match(piece, at)
-                assert match is not None
-                self.out += match[0]
-                at = match.end()
+                end = _end_of(_SHORT, piece, at)
+                self.out += piece[at:end]
+                at = end
                 if at < len(piece):  # a text that is long, or that goes on in the next piece
                     self._text, self._length, at = bytearray(), 0, at + 1
                 continue
@@ -147,9 +148,7 @@ class Shortened:
         found = piece.find(b'"', at)
         end = found if found >= 0 else len(piece)
         if piece.find(b"\\", at, end) >= 0:
-            match = _INSIDE.match(piece, at)
-            assert match is not None
-            end = match.end()
+            end = _end_of(_INSIDE, piece, at)
         self._take(piece[at:end])
         at = end
         if at == len(piece):
@@ -180,6 +179,13 @@ class Shortened:
             self.omitted += 1
         self.out += b'"' + self._text + b'"'
         self._text, self._digest = None, None
+
+
+def _end_of(pattern: re.Pattern[bytes], piece: bytes, at: int) -> int:
+    """Where what fits the pattern, again and again, ends."""
+    while (match := pattern.match(piece, at)) is not None and match.end() > at:
+        at = match.end()
+    return at
 
 
 def _event(begun: bytes | bytearray) -> str | None:
