@@ -9,6 +9,7 @@ would run waits until it wakes up), while the rest of the world goes on.
 
 import asyncio
 import contextlib
+import gc
 import heapq
 import resource
 import time
@@ -198,8 +199,13 @@ def _place(handle: asyncio.Handle) -> str:
 
 @contextlib.contextmanager
 def entered(loop: Loop) -> Iterator[None]:
-    """Inside, this loop is the running one, and ``time.monotonic`` is its clock."""
-    real, outer = time.monotonic, _events._get_running_loop()
+    """Inside, this loop is the running one, and ``time.monotonic`` is its clock.
+
+    Garbage is collected outside only: the finalizer of what a test before left behind (a
+    connection, say) would take this loop for its own, and its callbacks would change the run.
+    """
+    real, outer, collects = time.monotonic, _events._get_running_loop(), gc.isenabled()
+    gc.disable()
     time.monotonic = loop.time
     _events._set_running_loop(loop)
     try:
@@ -207,3 +213,5 @@ def entered(loop: Loop) -> Iterator[None]:
     finally:
         _events._set_running_loop(outer)
         time.monotonic = real
+        if collects:
+            gc.enable()

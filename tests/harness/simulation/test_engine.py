@@ -9,7 +9,11 @@ What is marked ``long``, which ``make chaos`` begins with, tries all pairs of al
 sample of the triples, as ``python -m tests.harness.simulation --deep`` does.
 """
 
+import asyncio
+import contextlib
+import gc
 from collections import Counter
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -87,6 +91,34 @@ def test_no_two_faults_of_a_sample_break_a_law(name: str, sample: int) -> None:
 def test_a_run_is_told_by_its_faults() -> None:
     for found in runs(SCENARIOS["create where a stranger lives"], 1):
         assert run(SCENARIOS["create where a stranger lives"], found.faults) == found
+
+
+def test_what_another_test_left_behind_does_not_change_a_run() -> None:
+    """Collected in the middle of a run, its finalizer would find the run's loop."""
+    create = SCENARIOS["create"]
+    refused = next(
+        one.faults for one in runs(create, 1) if one.faults and one.faults[0][1] == "refused"
+    )
+    alone = run(create, refused)
+
+    class LeftBehind:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            with contextlib.suppress(RuntimeError):  # none is running
+                asyncio.get_running_loop().call_later(0.3, list)
+
+    def prepare(scene: Scene) -> None:
+        LeftBehind()
+        create.prepare(scene)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        assert run(replace(create, prepare=prepare), refused) == alone
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def test_a_claim_that_a_worker_renewed_is_not_the_one_it_lost() -> None:
