@@ -1,4 +1,6 @@
-"""A routing worker, to begin with: python routing_worker.py REDIS_URL DATABASE_URL
+"""A routing worker, to begin with: python routing_worker.py REDIS_URL DATABASE_URL [PREFIX]
+
+The prefix is that of EVOSAGA_REDIS_PREFIX, if that is set.
 
 It holds the set of instances that exist, whatever it misses, and hands every message to the clinic
 it belongs to. The messages are on the stream ``wa:events``, with the clinic beside them; any
@@ -18,7 +20,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from evosaga.routing import ClinicCache, Route, RoutingUnavailable, follow
+from evosaga.routing import ClinicCache, Route, RoutingUnavailable, connect, follow
 
 STREAM, GROUP = "wa:events", "routing"
 ME = f"{socket.gethostname()}-{os.getpid()}"
@@ -66,18 +68,23 @@ async def some_messages(redis: Redis) -> list[tuple[str, dict[str, str]]]:
             raise
     claimed: Any = await redis.xautoclaim(STREAM, GROUP, ME, ABANDONED_MS, count=10)
     if any(fields for _, fields in claimed[1]):
-        return [(id_, fields) for id_, fields in claimed[1] if fields]
+        return [(id_.decode(), text(fields)) for id_, fields in claimed[1] if fields]
     read: Any = await redis.xreadgroup(GROUP, ME, {STREAM: ">"}, count=10, block=1000)
-    return list(read[0][1]) if read else []
+    return [(id_.decode(), text(fields)) for id_, fields in read[0][1]] if read else []
 
 
-async def main(redis_url: str, database_url: str) -> None:
-    redis = Redis.from_url(redis_url, decode_responses=True)
+def text(fields: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+async def main(redis_url: str, database_url: str, prefix: str = "") -> None:
+    redis = connect(redis_url, prefix)  # one Redis, a cluster, or what Sentinels name
+    reader = connect(redis_url, prefix)  # reading waits for messages, and holds up nobody else
     pool = await asyncpg.create_pool(database_url, min_size=0, max_size=2)
-    async with redis, pool, asyncio.TaskGroup() as group:
+    async with redis, reader, pool, asyncio.TaskGroup() as group:
         group.create_task(hold_the_instances(redis, pool))
-        group.create_task(take_messages(redis, ClinicCache(redis, pool)))
+        group.create_task(take_messages(reader, ClinicCache(redis, pool)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    asyncio.run(main(*sys.argv[1:4]))

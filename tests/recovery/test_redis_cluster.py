@@ -43,6 +43,7 @@ from evosaga.sagas.whatsapp.steps import routing_key
 from tests.control.conftest import Gossip
 from tests.support.commandline import commandline
 from tests.support.driving import create, delete, entries, nothing_pending, outcome, publish
+from tests.support.sample_worker import sample_worker
 from tests.support.valkeys import Cluster, cluster, lone_node
 from tests.support.waiting import eventually
 
@@ -96,6 +97,7 @@ async def test_everything_that_works_on_a_single_redis_works_on_a_cluster(
         name = str(made.instance_name)
         change = await asyncio.wait_for(coming, 20)
         assert (change.kind, change.route.instance_name) == ("added", name)
+        await _a_sample_worker_takes_a_message(settings, redis, name)
         await _find_and_forget(redis, nodes.nodes[0].port, pool, name)
         assert [key.instance_name async for page in keys_of(redis) for key in page] == [name]
         assert json.loads(await redis.get(f"evosaga:qr:{name}") or b"{}")["code"]
@@ -170,6 +172,14 @@ async def _told_again(pool: Pool, redis: Redis) -> None:
     assert again == more > 20
     told = [json.loads(fields[b"data"])["id"] for _, fields in await entries(redis, streams.EVENTS)]
     assert told.count(ids[0]) == 3
+
+
+async def _a_sample_worker_takes_a_message(settings: Settings, redis: Redis, name: str) -> None:
+    event = json.dumps({"type": "messages.upsert", "id": "first"})
+    async with sample_worker(settings) as sample:
+        assert await sample.says() == {"added": name, "instances": 1}
+        assert await wa_events.publish(redis, "first", {"instance_name": name, "data": event}, 60)
+        assert (await sample.says())["id"] == "first"
 
 
 async def test_a_name_with_braces_of_its_own_has_its_companions_in_its_slot(

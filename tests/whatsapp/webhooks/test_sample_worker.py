@@ -1,61 +1,25 @@
-"""The routing worker of the README, run as anybody would run it."""
+"""The routing worker of the docs, run as anybody would run it."""
 
-import asyncio
-import contextlib
 import importlib
-import json
-import os
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.driving import delete, entries, outcome, publish
+from tests.support.sample_worker import SampleWorker, sample_worker
 from tests.support.waiting import eventually
 from tests.whatsapp.webhooks.conftest import House
 
-ROOT = Path(__file__).parents[3]
-
-
-class Worker:
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def says(self) -> Any:
-        """The next line."""
-        assert self.process.stdout is not None
-        return json.loads(await asyncio.wait_for(self.process.stdout.readline(), 30))
-
-
-@contextlib.asynccontextmanager
-async def started(house: House) -> AsyncIterator[Worker]:
-    settings = house.parts.settings
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "docs" / "routing_worker.py"),
-        str(settings.redis_url),
-        str(settings.database_url),
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield Worker(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
 
 @pytest.fixture
-async def worker(house: House) -> AsyncIterator[Worker]:
-    async with started(house) as worker:
+async def worker(house: House) -> AsyncIterator[SampleWorker]:
+    async with sample_worker(house.parts.settings) as worker:
         yield worker
 
 
 async def test_it_knows_every_instance_and_hands_each_message_to_its_clinic(
-    house: House, worker: Worker
+    house: House, worker: SampleWorker
 ) -> None:
     name = await house.integration(channel="EVOLUTION", name="Clínica Lua")
     assert await worker.says() == {"added": name, "instances": 1}
@@ -76,7 +40,7 @@ async def test_it_knows_every_instance_and_hands_each_message_to_its_clinic(
 
 
 async def test_what_another_worker_took_and_did_not_finish_is_taken_over(
-    house: House, worker: Worker
+    house: House, worker: SampleWorker
 ) -> None:
     name = await house.integration(channel="EVOLUTION", name="Clínica Lua")
     await worker.says()
@@ -88,7 +52,7 @@ async def test_what_another_worker_took_and_did_not_finish_is_taken_over(
     await house.redis.xgroup_setid("wa:events", "routing", "0")
     await house.redis.xreadgroup("routing", "dead", {"wa:events": ">"})
     await house.redis.xclaim("wa:events", "routing", "dead", 0, [id_], idle=60_000)
-    async with started(house) as another:
+    async with sample_worker(house.parts.settings) as another:
         said = [await another.says(), await another.says()]
         assert first in said
         assert {"added": name, "instances": 1} in said
