@@ -27,7 +27,7 @@ from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
-from tests.support.cheaper import few_connections, routes_prepared_once
+from tests.support.cheaper import few_connections, reads_soon_again, routes_prepared_once
 from tests.support.databases import NEEDLESS, Databases, another, brief_postgres
 from tests.support.databases import databases as make_databases
 
@@ -148,7 +148,7 @@ async def database_url(databases: Databases) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cheaper() -> Iterator[None]:
-    with routes_prepared_once(), few_connections():
+    with routes_prepared_once(), few_connections(), reads_soon_again():
         yield
 
 

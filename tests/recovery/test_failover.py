@@ -19,13 +19,10 @@ from tests.support.commandline import commandline
 from tests.support.databases import NEEDLESS, brief_postgres
 from tests.support.sampled import sampled
 
+KINDS = {True: "synchronous", False: "asynchronous"}
 
-@pytest.mark.parametrize(
-    "synchronous",
-    sampled(
-        [True, False], keep=[False], id={True: "synchronous", False: "asynchronous"}.__getitem__
-    ),
-)
+
+@pytest.mark.parametrize("synchronous", sampled(KINDS, keep=[False], id=KINDS.__getitem__))
 async def test_after_a_promotion_nothing_acknowledged_is_lost_or_is_found_again(
     synchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
