@@ -21,14 +21,14 @@ from evosaga.orchestrator.cli.run import settle
 from evosaga.orchestrator.config.settings import Settings, load_settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
+from evosaga.orchestrator.local.postgres import SETTINGS
 from evosaga.orchestrator.local.valkey import local_valkey
 from evosaga.sagas.whatsapp.evolution.client import EvolutionApi
 from evosaga.sagas.whatsapp.evolution.tls import trusted
 from evosaga.sagas.whatsapp.ownership import KeyRing
 from evosaga.sagas.whatsapp.services import Services
-from tests.support.cheaper import few_connections, routes_prepared_once
-from tests.support.databases import NEEDLESS, Databases, another
+from tests.support.cheaper import few_connections, reads_soon_again, routes_prepared_once
+from tests.support.databases import NEEDLESS, Databases, another, brief_postgres
 from tests.support.databases import databases as make_databases
 
 API_KEY = "the-global-key-of-the-tests"
@@ -148,7 +148,7 @@ async def database_url(databases: Databases) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cheaper() -> Iterator[None]:
-    with routes_prepared_once(), few_connections():
+    with routes_prepared_once(), few_connections(), reads_soon_again():
         yield
 
 
@@ -211,7 +211,7 @@ async def services(redis: Redis, evolution: SimulatedEvolution) -> AsyncIterator
 @pytest.fixture
 def own_postgres() -> Iterator[LocalServer]:
     """An empty Postgres of the test's own, to be killed and started again."""
-    with local_postgres() as server:
+    with brief_postgres() as server:
         yield server
 
 

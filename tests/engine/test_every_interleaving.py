@@ -64,6 +64,7 @@ from tests.support.given_when_then import (
     undo,
 )
 from tests.support.laws import Chronicle, LawBroken
+from tests.support.sampled import sampled
 
 Decide: TypeAlias = Callable[[Saga, State], NextAction]
 Evolve: TypeAlias = Callable[[State, SagaEvent], State]
@@ -348,12 +349,17 @@ def judged(name: str, attempts: int, purse: Purse, floor: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "attempts", "purse", "floor"),
-    [
-        ("create-integration", 1, Purse(), 5_000),
-        ("delete-integration", 1, Purse(), 2_000),
-        pytest.param("create-integration", 2, Purse(holds=0), 15_000, marks=pytest.mark.long),
-        ("delete-integration", 2, Purse(holds=0), 4_000),
-    ],
+    sampled(
+        (
+            walks := [
+                ("create-integration", 1, Purse(), 5_000),
+                ("delete-integration", 1, Purse(), 2_000),
+                ("create-integration", 2, Purse(holds=0), 15_000),
+                ("delete-integration", 2, Purse(holds=0), 4_000),
+            ]
+        ),
+        keep=walks[:2],
+    ),
 )
 def test_no_way_that_the_world_can_take_breaks_a_law(
     name: str, attempts: int, purse: Purse, floor: int
@@ -369,16 +375,10 @@ def test_no_way_of_two_attempts_and_a_hold_breaks_a_law(name: str, floor: int) -
     judged(name, 2, Purse(), floor)
 
 
-SHORT: Final = [shape for shape in SHAPES if len(shape) < 3]
+SHORT: Final = ["".join(shape) for shape in SHAPES if len(shape) < 3]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param("".join(shape), marks=[] if shape in SHORT else pytest.mark.long)
-        for shape in SHAPES
-    ],
-)
+@pytest.mark.parametrize("shape", sampled(map("".join, SHAPES), keep=SHORT))
 def test_the_laws_hold_for_a_saga_of_any_shape(shape: str) -> None:
     """In the suite those of one and of two steps, and ``ONE_OF_EACH``."""
     walk = explore(shaped(shape))
@@ -392,9 +392,7 @@ MANY_LOSSES: Final = Purse(holds=0, losses=14)
 
 
 @pytest.mark.fault("b16")
-@pytest.mark.parametrize(
-    "shape", ["C", *(pytest.param(shape, marks=pytest.mark.long) for shape in "PR")]
-)
+@pytest.mark.parametrize("shape", sampled("CPR", keep="C"))
 def test_the_laws_hold_however_many_workers_a_saga_outlives(shape: str) -> None:
     walk = explore(shaped(shape), purse=MANY_LOSSES)
     assert not goes_in_circles(walk)

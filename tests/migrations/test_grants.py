@@ -1,8 +1,6 @@
 """Who may look: Supabase's roles and everybody may not, and a role of least privilege may work."""
 
-import asyncio
 import contextlib
-import json
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -10,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 from redis.asyncio import Redis
 
 from evosaga import migrations
 from evosaga.events import log_loss
 from evosaga.events.database import Pool, open_pool
+from evosaga.orchestrator.api.server import parts_with_worker
 from evosaga.orchestrator.app import running_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.rejected_sagas import RejectedSagaArchive
 from evosaga.sagas.whatsapp.ownership import stored
+from tests.api.conftest import API_KEYS, OPERATOR, client_with, served
 from tests.conftest import Servers
 from tests.support.commandline import Evosaga, commandline
 from tests.support.driving import create, delete, outcome, publish
@@ -189,14 +188,11 @@ async def test_the_documented_role_runs_everything_but_migrate(
     assert not any(plain[f"rol{it}"] for it in ("super", "bypassrls", "createdb", "createrole"))
     as_role = evosaga.having(
         database_url=str(settings.database_url).replace("postgres@", f"{role}@"),
-        api_keys=f"tests:{'k' * 40}",
-        port="0",
-        host="127.0.0.1",
+        api_keys=API_KEYS,
     )
     try:
-        its_own = settings.model_copy(
-            update={"database_url": as_role.variables["EVOSAGA_DATABASE_URL"]}
-        )
+        own = {"database_url": as_role.variables["EVOSAGA_DATABASE_URL"], "api_keys": API_KEYS}
+        its_own = Settings.model_validate(settings.model_dump() | own)
         async with running_worker(its_own):
             made = await outcome(pool, await publish(redis, create()))
             assert made.status == "completed"
@@ -221,7 +217,7 @@ async def test_the_documented_role_runs_everything_but_migrate(
             assert gone.status == "completed"
             again = await outcome(pool, await publish(redis, delete(str(made.instance_name))))
             assert again.code == "not_found"
-        await serves(as_role)
+        await serves(its_own)
         assert evolution.rows() == {}
         as_itself = await open_pool(as_role.variables["EVOSAGA_DATABASE_URL"])
         given = await as_itself.fetchval(f"SELECT {log_loss.GIVEN}")
@@ -248,35 +244,23 @@ async def test_the_documented_role_runs_everything_but_migrate(
         await admin.execute(f"DROP ROLE IF EXISTS {role}")
 
 
-async def serves(evosaga: Evosaga) -> None:
-    """The API and a worker in one process: it becomes ready, and makes an integration."""
-    process = await evosaga.start("serve", "--port", "0")
-    assert process.stderr is not None
-    try:
-        at = ""
-        while not at:
-            line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
-            assert line, "it ended"
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
-            at = found[0] if found else ""
-        headers = {"Authorization": f"Bearer {'k' * 40}"}
-        async with httpx.AsyncClient(base_url=at, headers=headers, timeout=30) as http:
+async def serves(settings: Settings) -> None:
+    """The API and a worker beside it become ready, and make an integration."""
+    async with (
+        parts_with_worker(settings) as parts,
+        served(parts) as at,
+        client_with(at, OPERATOR) as http,
+    ):
 
-            async def ready() -> bool:
-                try:
-                    return (await http.get("/readyz")).status_code == 200
-                except httpx.HTTPError:
-                    return False
+        async def ready() -> bool:
+            return (await http.get("/readyz")).status_code == 200
 
-            await eventually(ready, 30, 0.1)
-            data: dict[str, Any] = create()["data"]
-            made = await http.post("/integrations/evolution/create", json=data)
-            assert made.status_code == 201, made.text
-            name = made.json()["instance_name"]
-            for path in ("/integrations", f"/integrations/evolution/{name}", "/sagas", "/metrics"):
-                assert (await http.get(path)).status_code == 200, path
-            gone = await http.delete(f"/integrations/evolution/{name}")
-            assert json.loads(gone.text)["success"] is True
-    finally:
-        process.kill()
-        await process.communicate()
+        await eventually(ready, 30, 0.1)
+        data: dict[str, Any] = create()["data"]
+        made = await http.post("/integrations/evolution/create", json=data)
+        assert made.status_code == 201, made.text
+        name = made.json()["instance_name"]
+        for path in ("/integrations", f"/integrations/evolution/{name}", "/sagas", "/metrics"):
+            assert (await http.get(path)).status_code == 200, path
+        gone = await http.delete(f"/integrations/evolution/{name}")
+        assert gone.json()["success"] is True

@@ -7,9 +7,11 @@ attention are made with. Those of HTTP alone are listed by ``/docs``, which is m
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from evosaga.orchestrator.queries import conditions
+from tests.support.source import parsed
 
 ROOT = Path(__file__).parents[2]
 MAKERS = {
@@ -28,7 +30,7 @@ def trees() -> Iterator[ast.Module]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             # Demo and simulated servers speak as others do, the API in codes of HTTP.
             if not {"demo", "local", "client", "api"} & set(path.relative_to(ROOT).parts):
-                yield ast.parse(path.read_text())
+                yield parsed(path)
 
 
 def constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -57,14 +59,15 @@ def attention(tree: ast.Module) -> set[str]:
     return {str(call.args[0].value) for call in problems if isinstance(call.args[0], ast.Constant)}
 
 
-def codes() -> set[str]:
+@cache
+def codes() -> frozenset[str]:
     everything = list(trees())
     known: dict[str, str] = {}
     for tree in everything:
         known |= dict(constants(tree))
     found = set()
     for path in ("orchestrator/queries/attention.py", "orchestrator/whatsapp/attention.py"):
-        found |= attention(ast.parse((ROOT / path).read_text()))
+        found |= attention(parsed(ROOT / path))
     for tree in everything:
         own = known | dict(constants(tree))
         for expression in given(tree):
@@ -73,7 +76,7 @@ def codes() -> set[str]:
                     found.add(text)
                 case ast.Name(id=name) | ast.Attribute(attr=name) if name in own:
                     found.add(own[name])
-    return {code for code in found if CODE.fullmatch(code)}
+    return frozenset(code for code in found if CODE.fullmatch(code))
 
 
 def test_every_code_is_explained_in_the_documents() -> None:
@@ -86,9 +89,9 @@ def test_every_code_is_explained_in_the_documents() -> None:
 
 
 def test_every_code_of_a_condition_is_looked_into_so_that_its_alert_can_end() -> None:
-    made = ast.parse((ROOT / "orchestrator" / "queries" / "conditions.py").read_text())
+    made = parsed(ROOT / "orchestrator" / "queries" / "conditions.py")
     calls = (node for node in ast.walk(made) if isinstance(node, ast.Call))
     given = (call.args[1] for call in calls if getattr(call.func, "id", "") == "Condition")
     found = {str(code.value) for code in given if isinstance(code, ast.Constant)}
-    found |= attention(ast.parse((ROOT / "orchestrator" / "queries" / "attention.py").read_text()))
+    found |= attention(parsed(ROOT / "orchestrator" / "queries" / "attention.py"))
     assert found == set(conditions.CODES)

@@ -7,6 +7,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
 
+from tests.support.source import parsed
+
 ROOT: Final = Path(__file__).parents[2]
 PRODUCT: Final = ("orchestrator", "sagas", "events", "migrations")
 LONGEST: Final = 60
@@ -19,9 +21,9 @@ def modules() -> Mapping[str, ast.Module]:
     files = [
         (path, path.relative_to(ROOT)) for top in PRODUCT for path in (ROOT / top).rglob("*.py")
     ]
-    found = {dotted(name): ast.parse(path.read_text()) for path, name in files}
+    found = {dotted(name): parsed(path) for path, name in files}
     for path in (ROOT / "evosaga").glob("*.py"):
-        found[dotted(Path(path.name))] = ast.parse(path.read_text())
+        found[dotted(Path(path.name))] = parsed(path)
     return found
 
 

@@ -12,6 +12,7 @@ import yaml
 from evosaga.orchestrator.whatsapp.domain import WHATSAPP
 from tests.project.test_codes import codes
 from tests.support.metric_lint import faults
+from tests.support.source import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "monitoring"
@@ -20,7 +21,7 @@ FOLDER = ROOT / "docs" / "monitoring"
 def _modules(*folders: str) -> Iterator[ast.Module]:
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            yield ast.parse(path.read_text())
+            yield parsed(path)
 
 
 def paragraphs() -> dict[str, str]:

@@ -14,6 +14,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.source import parsed
+
 ROOT: Final = Path(__file__).parents[2]
 INSTEAD: Final = {
     r"all is calm": "No active sagas. No known problems.",
@@ -104,7 +106,7 @@ def test_neither_does_a_sentence_or_log_event_of_the_program() -> None:
     found = []
     for package in ("events", "sagas", "orchestrator"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            found += [(path.name, said) for said in _strings(ast.parse(path.read_text()))]
+            found += [(path.name, said) for said in _strings(parsed(path))]
     assert found == []
 
 

@@ -12,14 +12,17 @@ from evosaga.events.postgres_url import understood
 from evosaga.orchestrator.cli import doctor_replication
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.handle import LocalServer
-from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
+from evosaga.orchestrator.local.postgres import SETTINGS
 from tests.harness.chaos.proxy import Hang, Proxy, upstream_of
 from tests.harness.chaos.standby import fail_over
 from tests.support.commandline import commandline
-from tests.support.databases import NEEDLESS
+from tests.support.databases import NEEDLESS, brief_postgres
+from tests.support.sampled import sampled
+
+KINDS = {True: "synchronous", False: "asynchronous"}
 
 
-@pytest.mark.parametrize("synchronous", [True, False], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize("synchronous", sampled(KINDS, keep=[False], id=KINDS.__getitem__))
 async def test_after_a_promotion_nothing_acknowledged_is_lost_or_is_found_again(
     synchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +79,7 @@ async def test_of_several_hosts_the_one_that_answers_and_takes_writes_is_used(
 
 
 async def test_two_names_of_one_server_are_no_two_primaries(own_postgres: LocalServer) -> None:
-    with local_postgres() as another:
+    with brief_postgres() as another:
         async with (
             Proxy(upstream_of(own_postgres.url)) as one,
             Proxy(upstream_of(own_postgres.url)) as twin,

@@ -25,6 +25,7 @@ from tests.support.driving import (
     publish,
     story,
 )
+from tests.support.sampled import sampled
 from tests.support.waiting import eventually
 
 
@@ -68,8 +69,9 @@ async def is_attempted(pool: Pool, saga_id: str, step: str = "evolution") -> Non
 
 
 @pytest.mark.fault("i1")
+@pytest.mark.parametrize("kills", sampled([2, 4], keep=[2]))
 async def test_workers_that_are_killed_at_any_moment_lose_nothing_and_repeat_nothing(
-    spawn: Spawn, pool: Pool, redis: Redis, evolution: SimulatedEvolution
+    kills: int, spawn: Spawn, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
     rng = random.Random(20)
     evolution.arm("slow", operation="create", times=None, seconds=0.1)
@@ -77,14 +79,14 @@ async def test_workers_that_are_killed_at_any_moment_lose_nothing_and_repeat_not
     workers = [spawn() for _ in range(3)]
     await eventually(lambda: all(worker.up for worker in workers), 20)
     ids: list[str] = []
-    for kill in range(4):
+    for kill in range(kills):
         ids += [await publish(redis, create()) for _ in range(20)]
-        heard = len(evolution.journal.entries) + rng.randint(0, 25)
+        heard = len(evolution.journal.entries) + rng.randint(5, 25)
         await heard_of(evolution, heard)
         victim = rng.randrange(3)
         workers[victim].kill()
         workers[victim] = spawn()
-        if kill == 2:  # and all at once
+        if kill == kills // 2:  # and all at once
             for i in range(3):
                 workers[i].kill()
                 workers[i] = spawn()

@@ -19,6 +19,7 @@ from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.queries.sagas import find_saga
 from tests.conftest import API_KEY
 from tests.support.driving import create, delete, outcome, publish, story
+from tests.support.sampled import sampled
 from tests.support.waiting import eventually
 
 PUBLIC = "http://192.0.2.1:9"
@@ -36,7 +37,10 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"public_url": PUBLIC, "lease_seconds": 10.0})
 
 
-@pytest.fixture(params=[True, False], ids=["SAVE_INSTANCES", "no cache"])
+CACHES = {True: "SAVE_INSTANCES", False: "no cache"}
+
+
+@pytest.fixture(params=sampled(CACHES, keep=[True], id=CACHES.__getitem__))
 async def evolution(request: pytest.FixtureRequest) -> AsyncIterator[SimulatedEvolution]:
     async with SimulatedEvolution(
         api_key=API_KEY, pace=0.05, save_instances=request.param, webhook_attempts=1
@@ -62,6 +66,7 @@ def is_whole(evolution: SimulatedEvolution, name: str) -> None:
     assert len(found["headers"]["X-Webhook-Token"]) == 64
 
 
+@pytest.mark.parametrize("evolution", CACHES, ids=CACHES.get, indirect=True)
 async def test_after_a_kill_between_the_rows_a_create_completes_with_all_of_them(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution
 ) -> None:
@@ -75,7 +80,7 @@ async def test_after_a_kill_between_the_rows_a_create_completes_with_all_of_them
             assert evolution.fired["kill"] == times
 
 
-@pytest.mark.parametrize("seconds", [0, 0.8])
+@pytest.mark.parametrize("seconds", sampled([0, 0.8], keep=[0.8]))
 async def test_after_its_database_was_away_between_the_rows_a_create_completes_with_all_of_them(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, seconds: float
 ) -> None:
@@ -89,7 +94,9 @@ async def test_after_its_database_was_away_between_the_rows_a_create_completes_w
             assert evolution.fired["db_lost"] == times
 
 
-@pytest.mark.parametrize("channel", ["EVOLUTION", "WHATSAPP-BAILEYS"])
+@pytest.mark.parametrize(
+    "channel", sampled(["EVOLUTION", "WHATSAPP-BAILEYS"], keep=["WHATSAPP-BAILEYS"])
+)
 async def test_a_create_keeps_to_the_webhook_of_its_command_when_it_sets_it_again(
     settings: Settings, pool: Pool, redis: Redis, evolution: SimulatedEvolution, channel: str
 ) -> None:

@@ -9,6 +9,7 @@ from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.engine import recovery
 from evosaga.orchestrator.engine.lease import Lease
 from tests.support.driving import create, outcome, publish
+from tests.support.sampled import sampled
 
 KNOWN = [("create-integration", 1)]
 _WAITING = """
@@ -33,9 +34,10 @@ async def taken(
     return len(rows)
 
 
-async def test_no_sweep_reads_the_sagas_whose_time_has_not_come(pool: Pool) -> None:
-    await waiting(pool, "later", 20_000)
-    await waiting(pool, "driven", 5000, owner="alive")
+@pytest.mark.parametrize("number", sampled([5_000, 20_000], keep=[5_000]))
+async def test_no_sweep_reads_the_sagas_whose_time_has_not_come(pool: Pool, number: int) -> None:
+    await waiting(pool, "later", number)
+    await waiting(pool, "driven", number // 4, owner="alive")
     await Lease(pool, "alive").beat()
     await pool.execute("VACUUM ANALYZE evosaga.sagas")
     plan = await pool.fetch(

@@ -2,9 +2,12 @@
 
 from uuid import UUID
 
+import pytest
+
 from evosaga.events import turns
 from evosaga.events.database import Pool
 from evosaga.events.turns import PAGE, Rotation
+from tests.support.sampled import sampled
 
 KNOWN = [("create-integration", 1)]
 NUMBER = 3 * PAGE
@@ -48,8 +51,11 @@ async def sweep(pool: Pool, rotation: Rotation, most: int = 500) -> int:
     return len(await turns.come(pool, "me", most, KNOWN, rotation))
 
 
-async def test_a_sweep_reads_one_page_of_what_waits_whatever_its_number(pool: Pool) -> None:
-    await fill(pool, 20 * PAGE)
+@pytest.mark.parametrize("pages", sampled([6, 20], keep=[6]))
+async def test_a_sweep_reads_one_page_of_what_waits_whatever_its_number(
+    pool: Pool, pages: int
+) -> None:
+    await fill(pool, pages * PAGE)
     names, versions = zip(*KNOWN, strict=True)
     plan = await pool.fetch(
         f"EXPLAIN (ANALYZE, BUFFERS) {turns._PAGE}", None, [], list(names), list(versions)

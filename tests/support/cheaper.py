@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from faststream.redis.subscriber.usecases import stream_subscriber
 from starlette.routing import BaseRoute
 
 import evosaga.orchestrator.worker
@@ -43,4 +44,12 @@ def few_connections() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evosaga.orchestrator.worker, "open_pool", partial(open_pool, size=4))
+        yield
+
+
+@contextmanager
+def reads_soon_again() -> Iterator[None]:
+    """FastStream pauses five seconds after a read that failed, in which a test only waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream_subscriber, "CONSUME_ERROR_BACKOFF_SECONDS", 0.5)
         yield

@@ -9,14 +9,19 @@ and all of them go with the server.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
 import asyncpg
+import pytest
 
 from evosaga import migrations
+from evosaga.orchestrator.local.handle import LocalServer
+from evosaga.orchestrator.local.postgres import SETTINGS, local_postgres
 from tests.support.kept_connections import KeptConnections
 
 TEMPLATE: Final = "evosaga_template"
@@ -25,6 +30,21 @@ NEEDLESS: Final = ("fsync", "full_page_writes", "autovacuum")
 kill a Postgres have one of their own. No database lives long enough to be vacuumed; with so many of
 them one would be at every moment.
 """
+
+
+@contextlib.contextmanager
+def brief_postgres() -> Iterator[LocalServer]:
+    """A Postgres of a test's own, which may kill it and start it again.
+
+    It does not wait for the disk, which a kill of its processes does not need, and is killed at the
+    end, since an orderly end writes all of it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SETTINGS, "fsync", "off")
+        with local_postgres() as server:
+            yield server
+            server.kill()
+
 
 # Runs for every CREATE, ALTER, DROP, GRANT … and not for a TRUNCATE.
 _NOTE_CHANGES: Final = """

@@ -23,6 +23,7 @@ from tests.harness.simulation.explorer import Faults, explore, onward, quiet, ru
 from tests.harness.simulation.judge import problems
 from tests.harness.simulation.scenarios import SCENARIOS
 from tests.harness.simulation.scene import FAULTS, Scene
+from tests.support.sampled import sampled
 
 EVERY: Final = pytest.mark.parametrize("name", SCENARIOS)
 SOMETIMES: Final = (
@@ -71,11 +72,7 @@ def two_lies() -> Faults:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("create", "delete") else pytest.mark.long)
-        for name in SCENARIOS
-        if name != "create and delete"
-    ],
+    sampled([one for one in SCENARIOS if one != "create and delete"], keep=["create", "delete"]),
 )
 def test_the_sequence_alone_stops_a_zombie_that_never_asks_its_lease(name: str) -> None:
     tally = explore(SCENARIOS[name], 1, fenced=False)
@@ -83,7 +80,9 @@ def test_the_sequence_alone_stops_a_zombie_that_never_asks_its_lease(name: str) 
     assert not tally.notes["attempt_abandoned"]
 
 
-@pytest.mark.parametrize(("name", "sample"), [("create", 30), ("delete", 75)])
+@pytest.mark.parametrize(
+    ("name", "sample"), sampled([("create", 30), ("delete", 75)], keep=[("create", 30)])
+)
 def test_no_two_faults_of_a_sample_break_a_law(name: str, sample: int) -> None:
     assert explore(SCENARIOS[name], 2, sample=sample).runs > 80
 
