@@ -7,6 +7,7 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("error")
+    gc.disable()  # what is imported stays, so to look for garbage meanwhile finds none
 
     import anyio._backends._asyncio  # noqa: F401  # what HTTP clients import when they are used
     import httpcore  # noqa: F401
@@ -43,3 +44,4 @@ with warnings.catch_warnings():
 # Else each process that is forked looks through all of it, and so gets a copy of its own.
 gc.collect()
 gc.freeze()
+gc.enable()
