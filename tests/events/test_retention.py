@@ -82,7 +82,7 @@ async def test_a_redis_that_was_away_is_caught_up_within_the_bytes_it_may_have(
     pool: Pool, redis: Redis
 ) -> None:
     """The relay trims while it tells, so the memory never passes what doctor announces."""
-    number, most = 30_000, 3_000_000
+    number, most = 12_000, 1_200_000
     await pool.execute(_SAGA)
     await pool.execute(_EVENTS, number)
     catching_up = Relay(pool, redis, "me", keep=Retention(WEEK, most))

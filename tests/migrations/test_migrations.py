@@ -361,7 +361,7 @@ async def test_the_index_is_built_while_others_go_on_writing(
     """Whoever writes holds the table for as long as his transaction lasts; it waits for him."""
     await before_0005.execute(
         "INSERT INTO healthcare.integrations (organization_id) "
-        "SELECT gen_random_uuid() FROM generate_series(1, 20000)"
+        "SELECT gen_random_uuid() FROM generate_series(1, 5000)"
     )
     writing, stop = 0, asyncio.Event()
 
@@ -383,7 +383,7 @@ async def test_the_index_is_built_while_others_go_on_writing(
     stop.set()
     assert await task > 0
     rows = await before_0005.fetchval("SELECT count(*) FROM healthcare.integrations")
-    assert rows == writing + 20001
+    assert rows == writing + 5001
 
 
 async def test_sagas_under_way_go_on_behind_the_migration(

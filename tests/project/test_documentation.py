@@ -1,8 +1,8 @@
 """The documentation says what is so: its lists come from the code, its links and examples work."""
 
 import json
+import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,8 @@ import yaml
 from evosaga.orchestrator.cli.verbs import app
 from evosaga.testing import run
 from tests.harness.documentation import links, meanings, reference, variables
+from tests.support.commandline import forked
+from tests.support.preloaded import run_pytest
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -54,24 +56,18 @@ def test_the_first_saga_ends_as_its_page_shows() -> None:
 @pytest.mark.parametrize(
     ("page", "how", "code"), [pytest.param(*one, id=one[0]) for one in links.runnable()]
 )
-def test_an_example_that_is_marked_as_runnable_runs(
+async def test_an_example_that_is_marked_as_runnable_runs(
     page: str, how: str, code: str, tmp_path: Path
 ) -> None:
     if how == "python":
         module_of(page, code)
         return
     assert how == "pytest"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    example = tmp_path / "test_example.py"
-    example.write_text(code)
-    ran = subprocess.run(
-        [*command, "-p", "no:schemathesis", "-c", "/dev/null", "--rootdir", str(tmp_path), example],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.returncode == 0, f"{page}\n{ran.stdout}{ran.stderr}"
+    (tmp_path / "test_example.py").write_text(code)
+    words = ["-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", "-c", "/dev/null"]
+    words += ["--rootdir", str(tmp_path), "test_example.py"]
+    ran = await forked(words, {"PATH": os.environ["PATH"]}, tmp_path, program=run_pytest)
+    assert ran.code == 0, f"{page}\n{ran.out}{ran.err}"
 
 
 def test_the_readme_is_short_and_leads_to_each_of_the_four_kinds() -> None:
