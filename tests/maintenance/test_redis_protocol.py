@@ -69,7 +69,10 @@ async def test_another_protocol_is_said_in_under_five_seconds() -> None:
             assert time.monotonic() - began < 5
 
 
-async def test_a_server_that_says_nothing_or_is_away_is_no_matter_of_the_url() -> None:
+async def test_a_server_that_says_nothing_or_is_away_is_no_matter_of_the_url(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_protocol, "_PATIENCE", 0.3)
     async with listening(silent) as port:
         with pytest.raises(TimeoutError):
             await redis_protocol.require(f"redis://127.0.0.1:{port}/0")

@@ -161,9 +161,8 @@ async def test_migrating_in_two_places_at_once_and_once_more_changes_nothing(
     assert await database.fetchval("SELECT count(*) FROM evosaga.relay") == 1
 
 
-async def test_the_tables_are_what_the_code_says(empty: str) -> None:
-    await migrations.migrate(empty)
-    assert await on(empty, drift) == []
+async def test_the_tables_are_what_the_code_says(database_url: str) -> None:
+    assert await on(database_url, drift) == []
 
 
 async def test_the_old_systems_table_is_taken_over_with_its_rows(
@@ -271,11 +270,8 @@ VALUES (md5($1)::uuid, $2, $3, $4, 'c')
 """
 
 
-async def test_no_index_of_sagas_has_a_column_that_every_step_changes(
-    empty: str, database: "asyncpg.Connection[asyncpg.Record]"
-) -> None:
-    await migrations.migrate(empty)
-    rows = await database.fetch(
+async def test_no_index_of_sagas_has_a_column_that_every_step_changes(pool: Pool) -> None:
+    rows = await pool.fetch(
         "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indexrelid "
         "WHERE indrelid = 'evosaga.sagas'::regclass"
     )

@@ -207,7 +207,7 @@ async def test_each_server_has_a_breaker_of_its_own(
     berlin.arm("5xx_before", times=None, status=502)
     async with running_worker(both) as worker:
         servers = worker.services.servers
-        stuck = [await publish(redis, create(server="berlin")) for _ in range(20)]
+        stuck = [await publish(redis, create(server="berlin")) for _ in range(10)]
         await eventually(lambda: servers["berlin"].state.state == "open", 30)
         for _ in range(5):
             assert (await outcome(pool, await publish(redis, create()))).status == "completed"
