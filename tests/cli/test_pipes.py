@@ -16,6 +16,7 @@ from evosaga.orchestrator.config.settings import Settings
 from tests.support.commandline import Evosaga, commandline, everything
 from tests.support.driving import create, outcome, publish
 from tests.support.preloaded import forkserver, run_verb
+from tests.support.sampled import sampled
 from tests.support.waiting import eventually
 
 SAGA = "SAGA"
@@ -105,22 +106,23 @@ def full_disk() -> Iterator[TextIO]:
         yield disk
 
 
+# Others are asked in test_environment.
+@pytest.mark.parametrize("verb", sampled(["doctor", f"status {SAGA}"], keep=["doctor"]))
 async def test_a_result_that_can_not_be_written_is_told_in_one_line(
-    evosaga: tuple[Evosaga, str], full_disk: TextIO, subtests: pytest.Subtests
+    evosaga: tuple[Evosaga, str], full_disk: TextIO, verb: str
 ) -> None:
     command, saga_id = evosaga
-    for verb in ("doctor", f"status {saga_id}"):  # others are asked in test_environment
-        with subtests.test(verb):
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "evosaga.orchestrator.cli", *verb.split()),
-                stdout=full_disk,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=command.folder,
-                env=command.environment,
-            )
-            _, said = await process.communicate()
-            told = "evosaga: stdout can't be written to: No space left on device\n"
-            assert (said.decode(), process.returncode) == (told, 2)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "evosaga.orchestrator.cli"),
+        *verb.replace(SAGA, saga_id).split(),
+        stdout=full_disk,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=command.folder,
+        env=command.environment,
+    )
+    _, said = await process.communicate()
+    told = "evosaga: stdout can't be written to: No space left on device\n"
+    assert (said.decode(), process.returncode) == (told, 2)
 
 
 def test_what_a_server_says_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
