@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import httpx
@@ -12,6 +12,7 @@ from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import address, bind, listening, parts_with_worker
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.sagas.whatsapp.evolution.tls import trusted
+from tests.support.cheaper import removals_looked_at_soon
 
 OPERATOR: Final = "the-operators-key-of-the-tests"
 OURS: Final = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
@@ -19,6 +20,12 @@ OUR_KEY: Final = "our-organizations-key-of-the-tests"
 THEIRS: Final = uuid.UUID("b7a1f0de-3c1e-4d37-9a55-0d2f5a3c9e10")
 THEIR_KEY: Final = "their-organizations-key-of-the-tests"
 API_KEYS: Final = f"operator:{OPERATOR},ours:{OUR_KEY}:{OURS},theirs:{THEIR_KEY}:{THEIRS}"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _looked_at_soon() -> Iterator[None]:
+    with removals_looked_at_soon():
+        yield
 
 
 @pytest.fixture

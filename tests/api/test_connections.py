@@ -174,7 +174,7 @@ async def at_end(reader: asyncio.StreamReader) -> bool:
 async def test_when_every_connection_is_at_work_another_is_told_to_come_again(
     parts: AppContext, settings: Settings, evolution: SimulatedEvolution
 ) -> None:
-    evolution.arm("slow_after", operation="create", seconds=3.0)
+    evolution.arm("slow_after", operation="create", seconds=1.5)
     async with few(parts, settings, 1) as where, client_with(where, OPERATOR) as client:
         creating = asyncio.create_task(client.post(CREATE, json=asked()))
         await eventually(lambda: evolution.live() != {}, 20)
@@ -197,8 +197,12 @@ def test_half_of_the_files_are_left_to_what_is_behind_the_api() -> None:
 
 
 async def test_a_full_file_table_is_one_line_and_the_api_answers_when_there_is_room_again(
-    parts: AppContext, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    parts: AppContext,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.2)
     async with served(parts) as where:
         ends = urlsplit(where)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -211,7 +215,7 @@ async def test_a_full_file_table_is_one_line_and_the_api_answers_when_there_is_r
                 for one in clients:
                     one.setblocking(False)
                     one.connect_ex((str(ends.hostname), int(ends.port or 0)))
-                await asyncio.sleep(2.5)  # asyncio tries again each second
+                await asyncio.sleep(0.5)  # in which asyncio tries again twice
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for number in filled:

@@ -279,11 +279,12 @@ async def test_hostile_text_in_every_field_is_only_text(
 ) -> None:
     await sign_in(page, address_, OPERATOR)
     paths = [path for _, _, path in NAVIGATION] + ["/ui/sagas?status=failed"]
-    for number, text in enumerate(CORPUS):
+    commands = [create(name=text) | {"id": f"{n} {text}"} for n, text in enumerate(CORPUS)]
+    for text, command in zip(CORPUS, commands, strict=True):
         # As a name, as a command's id, as what Evolution answers, and as a reason.
         evolution.arm("reject", operation="create", times=1, message=f"{text} is required")
-        command = create(name=text) | {"id": f"{number} {text}"}
         await publish(parts.redis, command)
+    for command in commands:
         saga = await outcome(parts.pool, command["id"])
         assert saga.status == "compensated"
         paths.append(f"/ui/sagas/{saga.saga_id}")

@@ -6,6 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cheaper import removals_looked_at_soon
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _looked_at_soon() -> Iterator[None]:
+    with removals_looked_at_soon():
+        yield
+
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 
 import evosaga.orchestrator.worker
 from evosaga.events.database import open_pool
+from evosaga.sagas.whatsapp.steps import instance_removal
 
 
 @contextmanager
@@ -52,4 +53,14 @@ def reads_soon_again() -> Iterator[None]:
     """FastStream pauses five seconds after a read that failed, in which a test only waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_subscriber, "CONSUME_ERROR_BACKOFF_SECONDS", 0.5)
+        yield
+
+
+@contextmanager
+def removals_looked_at_soon() -> Iterator[None]:
+    """A delete that may have reached Evolution is given three seconds before the next one, in
+    which a test of what comes after it only waits: the simulated Evolution is quicker.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instance_removal, "_REMOVAL_SECONDS", 0.3)
         yield
