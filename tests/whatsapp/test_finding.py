@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import pytest
@@ -13,7 +13,12 @@ from evosaga.migrations.search_indexes import INTEGRATION_WORDS
 from evosaga.orchestrator.queries.sagas import BadCursor
 from evosaga.orchestrator.whatsapp.integrations import words
 from evosaga.orchestrator.whatsapp.integrations.find import find
-from evosaga.orchestrator.whatsapp.integrations.search import Sort, Wanted, list_integrations
+from evosaga.orchestrator.whatsapp.integrations.search import (
+    COUNTED,
+    Sort,
+    Wanted,
+    list_integrations,
+)
 
 OURS = uuid.UUID("4e8ddba1-ad52-4613-9a03-ec64636b3f6c")
 ID = uuid.UUID("0197a3c4-5d2e-7c10-8a51-5f0a6f3b2c11")
@@ -203,14 +208,28 @@ async def test_filters_narrow(pool: Pool) -> None:
     assert await names(server="south", status="connected") == []
 
 
+@pytest.mark.parametrize("sort", ["newest", "-name"])
+async def test_what_is_too_much_to_count_is_paged_through_all_the_same(
+    pool: Pool, sort: Sort
+) -> None:
+    await pool.execute(MANY, COUNTED + 100)
+    wanted = Wanted(search="clinic", sort=sort)
+    first = await list_integrations(pool, wanted, limit=400)
+    assert (first.count, first.more) == (COUNTED, True)
+    pages = [first]
+    while (cursor := pages[-1].older) is not None:
+        pages.append(await list_integrations(pool, wanted, limit=400, cursor=cursor))
+    names = [one.name for page in pages for one in page.integrations]
+    assert len(set(names)) == len(names) == COUNTED + 100
+    if sort == "-name":
+        assert names == sorted(names, key=str, reverse=True)
+    back = await list_integrations(pool, wanted, limit=400, cursor=pages[1].newer)
+    assert back.integrations == first.integrations
+
+
 @pytest.mark.long
 async def test_a_search_among_many_reads_the_index(pool: Pool) -> None:
-    await pool.execute(
-        "INSERT INTO healthcare.integrations (id, organization_id, config, whatsapp_number) "
-        "SELECT id, gen_random_uuid(), jsonb_build_object('instance_name', 'wa-' || id, 'name', "
-        "'Clinic ' || n), '55119' || lpad(n::text, 8, '0') "
-        "FROM (SELECT gen_random_uuid() AS id, n FROM generate_series(1, 20000) AS n) AS made"
-    )
+    await pool.execute(MANY, 20_000)
     await integration(pool, "Odonto Vida", id_=ID, whatsapp_number="5511987654321")
     await pool.execute("ANALYZE healthcare.integrations")
     for text in ("odo", "vid", "0197a3c4-5d", "6f3b2c11", "98765-4321"):
@@ -219,7 +238,15 @@ async def test_a_search_among_many_reads_the_index(pool: Pool) -> None:
         assert "Seq Scan on integrations" not in plan
         assert await found(pool, text) == ["Odonto Vida"]
     first = await list_integrations(pool, Wanted(), limit=50)
-    assert (first.count, first.more) == (10_000, True)
+    assert (first.count, first.more) == (COUNTED, True)
+
+
+MANY: Final = """
+INSERT INTO healthcare.integrations (id, organization_id, config, whatsapp_number)
+SELECT id, gen_random_uuid(), jsonb_build_object('instance_name', 'wa-' || id, 'name',
+    'Clinic ' || n), '55119' || lpad(n::text, 8, '0')
+FROM (SELECT gen_random_uuid() AS id, n FROM generate_series(1, $1::int) AS n) AS made
+"""
 
 
 async def explained(pool: Pool, text: str) -> str:

@@ -21,7 +21,7 @@ from evosaga.orchestrator.queries.sagas import BadCursor, read_cursor
 from evosaga.orchestrator.whatsapp.integrations import words
 from evosaga.orchestrator.whatsapp.integrations.queries import SELECT_VIEW, IntegrationView
 
-COUNTED: Final = 10_000
+COUNTED: Final = 1_000
 """The most that are counted: beyond, there are more than so many."""
 Sort = Literal["newest", "oldest", "name", "-name"]
 SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
@@ -227,15 +227,15 @@ _ORDERS: Final[dict[Sort, tuple[str, bool]]] = {
 
 # As the first page counts them; who has no record of a check yet is as its row says.
 _NEEDY: Final = f"""
-    SELECT seen.integration_id FROM evosaga.connections AS seen
-    JOIN healthcare.integrations AS its ON its.id = seen.integration_id
-    WHERE seen.state NOT IN {WELL} AND its.enabled
-      AND its.status::text <> 'deleting'
+    SELECT integration_id FROM evosaga.connections AS seen
+    WHERE state NOT IN {WELL}
+      -- For each by itself, here and below: a join would read a whole table.
+      AND (SELECT enabled AND status::text <> 'deleting' FROM healthcare.integrations
+           WHERE id = seen.integration_id)
     UNION ALL
     SELECT its.id FROM healthcare.integrations AS its
     WHERE its.status::text = 'disconnected' AND its.enabled
       AND its.type = 'whatsapp' AND its.provider = 'evolution'
-      -- For each by itself: to join all connections takes longer.
       AND (SELECT true FROM evosaga.connections WHERE integration_id = its.id) IS NULL
     UNION ALL
     SELECT its.id FROM healthcare.integrations AS its

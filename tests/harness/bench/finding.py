@@ -23,7 +23,8 @@ async def found(rig: Rig, count: int, say: Say) -> list[Result]:
     database = await rig.fresh()
     say(f"filling in {count:,} integrations")
     await database.connection.execute(_FILL, count)
-    await database.connection.execute("VACUUM ANALYZE healthcare.integrations")
+    await database.connection.execute("VACUUM ANALYZE healthcare.integrations, evosaga.connections")
+    await database.connection.execute("CHECKPOINT")  # else the first who read write the pages
     pool = await open_pool(database.url, size=2)
     some = await pool.fetchrow(
         "SELECT config ->> 'instance_name' AS name, whatsapp_number AS number "
@@ -39,6 +40,8 @@ async def found(rig: Rig, count: int, say: Say) -> list[Result]:
         "three letters of a rare name": lambda: find(pool, "odo"),
         "the end of a phone number": lambda: find(pool, some["number"][-8:]),
         "the beginning of an id": lambda: find(pool, some["name"][3:16]),
+        "a name that one in nine has": lambda: list_integrations(pool, Wanted(search="sol 1")),
+        "a name that all have": lambda: list_integrations(pool, Wanted(search="sol")),
         "a page, newest first": lambda: list_integrations(pool, Wanted()),
         "the second page by name": lambda: list_integrations(
             pool, Wanted(sort="name"), cursor=behind

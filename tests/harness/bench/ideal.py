@@ -20,6 +20,7 @@ from httpx_aiohttp import AiohttpTransport
 from redis.asyncio import Redis
 
 from evosaga.events import streams
+from evosaga.sagas.whatsapp.evolution.session_transport import SessionTransport
 
 IN_FLIGHT = 64
 SCHEMA = """
@@ -88,21 +89,23 @@ class Writer:
 
 
 class Evolution:
-    """Calls to the server: with httpx's client on the transport, as one writes it.
+    """Calls to the server: with httpx's client on the transport for aiohttp, as one writes it.
 
-    ``bare``: on the transport alone, as ours is. The client costs as much again.
+    ``bare``: on the very transport that our client of Evolution has, without httpx's client.
     """
 
     def __init__(self, url: str, *, bare: bool) -> None:
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128))
-        self._transport, self._url, self._bare = AiohttpTransport(client=session), url, bare
-        self._client = httpx.AsyncClient(transport=self._transport, trust_env=False)
+        self._url, self._bare = url, SessionTransport(session) if bare else None
+        self._client = httpx.AsyncClient(
+            transport=AiohttpTransport(client=session), trust_env=False
+        )
 
     async def __call__(self, method: str, path: str, key: str, body: Any = None) -> Any:
         url, headers = self._url + path, {"apikey": key}
-        if self._bare:
+        if self._bare is not None:
             request = httpx.Request(method, url, headers=headers, json=body)
-            answer = await self._transport.handle_async_request(request)
+            answer = await self._bare.handle_async_request(request)
         else:
             answer = await self._client.request(method, url, headers=headers, json=body)
         said = await answer.aread()

@@ -68,7 +68,12 @@ async def crowded(rig: Rig, count: int, say: Say) -> Result:
 
 
 async def delivery(rig: Rig, count: int, say: Say) -> Result:
-    """(i): from the commit of an event (Postgres's clock) to its entry in the stream."""
+    """(i): from the start of the transaction that recorded an event (Postgres's clock) to its entry
+    in the stream.
+
+    All commands are there at once, so the worker is as busy as it can be: the lag is mostly the
+    wait of the relay, which makes four round trips a batch, for its turns of the event loop.
+    """
     database = await rig.fresh()
     process = await rig.worker(database.url)
     try:
