@@ -275,9 +275,7 @@ async def test_a_span_that_is_refused_for_good_keeps_no_other_from_the_collector
     from evosaga.orchestrator.maintenance.tracing.follower import TraceFollower, _Refused
 
     await pool.execute("INSERT INTO evosaga.receivers (name, last_event) VALUES ('otel', '0-0')")
-    collector.refused = (
-        "create-integration notify"  # by the worker's follower as well
-    )
+    collector.refused = "create-integration notify"  # by the worker's follower as well
     async with running_worker(settings):
         for _ in range(2):
             assert (await outcome(pool, await publish(redis, create()))).status == "completed"
