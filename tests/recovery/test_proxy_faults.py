@@ -145,7 +145,9 @@ async def test_connections_to_postgres_go_dead_without_a_word_and_the_sagas_go_o
 
 # The client tries three times by itself; one whose reply alone was lost does not come again.
 @pytest.mark.fault("a7")
-@pytest.mark.parametrize(("direction", "times"), [("up", 4), ("down", 3)])
+@pytest.mark.parametrize(
+    ("direction", "times"), sampled([("up", 4), ("down", 3)], keep=[("down", 3)])
+)
 async def test_an_acknowledgement_is_lost_and_the_command_is_known_when_it_comes_again(
     direction: Any,
     times: int,
