@@ -7,10 +7,10 @@ WHAT is ``health``, ``orphans`` or ``reconcile``.
 import asyncio
 import contextlib
 import json
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -99,7 +99,13 @@ async def _watch(stills: list[float]) -> None:
 
 
 def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most that this program has had, in MB.
+
+    Not ``ru_maxrss``: on Linux that survives ``exec``, so it begins with what the caller had.
+    """
+    status = Path("/proc/self/status").read_text()
+    [most] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(most.split()[1]) / 1024
 
 
 if __name__ == "__main__":
