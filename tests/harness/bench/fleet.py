@@ -45,9 +45,15 @@ class Fleet:
 
     rounds: list[tuple[float, str, str]] = field(default_factory=list)
     """When which server was checked, and by whom."""
-    at_once: Counter[str] = field(default_factory=Counter)
+    at_it: dict[str, list[StillLeader]] = field(default_factory=dict)
+    """Who checks each server now: whether each of them still believes that it may."""
     twice: int = 0
-    """Checks of a server that began while another worker was at it."""
+    """Checks that began while another worker was at that server and believed in its lease."""
+    taken_over: int = 0
+    """Checks that began while one was at it whose lease had run out, and who can know it.
+
+    Allowed: nothing is done to a server any more by whom ``StillLeader`` refuses.
+    """
     leaders: list[str] = field(default_factory=list)
     """Who compared everything, round by round."""
 
@@ -77,14 +83,17 @@ class Crew:
         engine = Engine(discover(), log, None, lease, capacity=1000)
         spent = INTEGRATIONS / len(servers) * _OF_ONE
 
-        async def check(server: str, _: StillLeader) -> JobResult:
-            seen.twice += seen.at_once[server] > 0
-            seen.at_once[server] += 1
+        async def check(server: str, still: StillLeader) -> JobResult:
+            others = seen.at_it.setdefault(server, [])
+            believed = [other() for other in others]
+            seen.twice += any(believed)
+            seen.taken_over += bool(others) and not any(believed)
+            others.append(still)
             try:
                 await asyncio.sleep(spent)
                 seen.rounds.append((time.monotonic(), server, name))
             finally:
-                seen.at_once[server] -= 1
+                others.remove(still)
             return JobResult({})
 
         async def compare(_: StillLeader) -> JobResult:
@@ -144,6 +153,7 @@ async def fleet(rig: Rig, say: Say, *, workers: int = 100, servers: int = 200) -
             f"{number}: transactions/s": round(commits, 1),
             f"{number}: of one worker": round(commits / number, 2),
             f"{number}: servers checked twice at once": seen.twice,
+            f"{number}: taken over after a lease ran out": seen.taken_over,
             f"{number}: checks": len(seen.rounds),
             f"{number}: workers that checked": len(shares),
             f"{number}: most of one": max(shares.values(), default=0),
