@@ -62,13 +62,16 @@ async def _reconnect_on(
             token = tokens.get(row.instance_name)
             if not token:
                 return
+            tried = after_reconnect(record, now)
+            if not await store.claim_try(pool, row.id, record, tried):
+                return
             answer = await evolution.connect(row.instance_name, token, None)
             if not answer.tried or answer.code or answer.status == 0 or answer.status >= 500:
                 stop.set()
             if not answer.sent:
+                await store.give_back_try(pool, row.id, record, tried)
                 return
             sent += 1
-            await store.note_try(pool, row.id, after_reconnect(record, now))
             _logger.info(
                 "reconnecting",
                 instance=row.instance_name,

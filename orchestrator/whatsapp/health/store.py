@@ -104,9 +104,19 @@ async def _remember(connection: Connection, page: Sequence[tuple[Row, Judgement]
     )
 
 
-async def note_try(pool: Pool, integration_id: UUID, record: Record) -> None:
-    """Evolution was asked to connect it."""
-    await pool.execute(_TRIED, integration_id, record.reconnects, record.next_reconnect_at)
+async def claim_try(pool: Pool, integration_id: UUID, before: Record, after: Record) -> bool:
+    """Note a try before Evolution is asked; False: another process has asked since ``before``."""
+    claimed = await pool.fetchval(
+        _CLAIM, integration_id, before.reconnects, after.reconnects, after.next_reconnect_at
+    )
+    return bool(claimed)
+
+
+async def give_back_try(pool: Pool, integration_id: UUID, before: Record, after: Record) -> None:
+    """Nothing was sent, so the try that was noted does not count."""
+    await pool.execute(
+        _CLAIM, integration_id, after.reconnects, before.reconnects, before.next_reconnect_at
+    )
 
 
 async def still_free(pool: Pool, row: Row) -> bool:
@@ -141,8 +151,10 @@ WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
                      OR saga.business_key = new.business_key)
 RETURNING row.id
 """  # noqa: S608  # constants only
+# A try that another process has claimed since this one read stays claimed, unless the connection
+# is steady again (no next_reconnect_at): or both would ask Evolution.
 _REMEMBER: Final = """
-INSERT INTO evosaga.connections (integration_id, state, since, looks, reason, connected_at,
+INSERT INTO evosaga.connections AS known (integration_id, state, since, looks, reason, connected_at,
     reconnects, next_reconnect_at, alerted_at, checked_at)
 SELECT id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at, alerted_at,
     checked_at
@@ -153,11 +165,16 @@ FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::int[], $5::int[], $6:
 ORDER BY id
 ON CONFLICT (integration_id) DO UPDATE SET state = excluded.state, since = excluded.since,
     looks = excluded.looks, reason = excluded.reason, connected_at = excluded.connected_at,
-    reconnects = excluded.reconnects, next_reconnect_at = excluded.next_reconnect_at,
+    reconnects = CASE WHEN excluded.next_reconnect_at IS NULL THEN excluded.reconnects
+                      ELSE greatest(known.reconnects, excluded.reconnects) END,
+    next_reconnect_at = CASE WHEN known.reconnects > excluded.reconnects
+                              AND excluded.next_reconnect_at IS NOT NULL
+                             THEN known.next_reconnect_at ELSE excluded.next_reconnect_at END,
     alerted_at = excluded.alerted_at, checked_at = excluded.checked_at
 """
-_TRIED: Final = """
-UPDATE evosaga.connections SET reconnects = $2, next_reconnect_at = $3 WHERE integration_id = $1
+_CLAIM: Final = """
+UPDATE evosaga.connections SET reconnects = $3, next_reconnect_at = $4
+WHERE integration_id = $1 AND reconnects = $2 RETURNING true
 """
 _FREE: Final = """
 SELECT EXISTS (SELECT FROM healthcare.integrations

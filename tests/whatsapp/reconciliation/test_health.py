@@ -23,6 +23,12 @@ from evosaga.orchestrator.whatsapp.health.monitor import (
     examine,
     run_once,
 )
+from evosaga.orchestrator.whatsapp.health.server_check import (
+    ServerLook,
+    Thoroughness,
+    act,
+    look_at,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
 from tests.support.driving import count, delete, publish
 from tests.support.waiting import eventually
@@ -135,6 +141,29 @@ async def test_a_connection_that_broke_is_taken_up_again_with_the_instances_own_
         "integration.disconnected",
         "integration.connected",
     ]
+
+
+async def test_two_that_check_at_once_connect_a_phone_once(
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    """Both have looked before either acts, as processes of the API and a worker's round may."""
+    names = [f"clinic-{n}" for n in range(5)]
+    await put(evolution, rows, *names)
+    await rounds(doctor, 1)
+    for name in names:
+        evolution.hang_up(name, 428)
+    await rounds(doctor, 2)
+    await due_now(pool)
+    now = await pool.fetchval("SELECT now()")
+    looks = [await look_at(doctor, "default", Thoroughness(eager=True), now) for _ in range(2)]
+    first, second = (look for look in looks if isinstance(look, ServerLook))
+    assert len(first.due) == len(second.due) == 5
+    acts = await asyncio.gather(*(act(doctor, look, now, lambda: True) for look in (first, second)))
+    assert sum(reconnects for _, reconnects, _ in acts) == 5
+    assert await act(doctor, second, now, lambda: True) == (0, 0, 0), "nor by one that was paused"
+    asked = [request.path for request in evolution.journal.requests("connect")]
+    assert len(asked) == len(set(asked)) == 5
+    assert await count(pool, "SELECT count(*) FROM evosaga.connections WHERE reconnects = 1") == 5
 
 
 @pytest.mark.fault("n8")
