@@ -2,7 +2,8 @@
 
 How far it lags is found without trusting clocks: the primary's place in its log is noted once a
 second, and the standby has all that was committed before the newest of those notes which it has
-reached. A standby that is away, cut off, promoted or too late is not read; the primary is.
+reached. A standby that is away, cut off, promoted, too late or another cluster's is not read; the
+primary is.
 """
 
 import asyncio
@@ -98,12 +99,24 @@ class Replica:
         assert row is not None
         if not row["standby"]:
             return None, "is no standby: it takes writes of its own"
+        ours, its = await _cluster_of(self._primary), await _cluster_of(self._standby)
+        if ours is not None and its is not None and ours != its:
+            return None, f"is a standby of another cluster: system identifier {its}, not {ours}"
         reached = [at for at, place in self._notes if place <= row["place"]]
         if not reached:
             return None, f"lags by more than {now - self._notes[0][0]:.0f} s"
         lag = now - reached[-1] if len(reached) < len(self._notes) else 0.0
         late = f"lags by {lag:.0f} s, more than {self.most_lag:g}" if lag > self.most_lag else None
         return lag, late
+
+
+async def _cluster_of(pool: Pool) -> int | None:
+    """What ``initdb`` gave the cluster and all its copies; None where this role may not know."""
+    try:
+        identifier: int = await pool.fetchval("SELECT system_identifier FROM pg_control_system()")
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
+        return None  # as before there was this comparison: its lag alone decides
+    return identifier
 
 
 _PLACE: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8"

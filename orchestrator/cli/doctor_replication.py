@@ -118,7 +118,8 @@ async def check_replica(settings: Settings, pool: Pool) -> AsyncGenerator[Findin
         return
     cure = "lists are read from the primary meanwhile: look at its replication, or raise "
     cure += "EVOSAGA_DATABASE_REPLICA_LAG"
-    if "takes writes" in replica.trouble or "does not answer" in replica.trouble:
+    named_wrongly = ("takes writes", "does not answer", "another cluster")
+    if any(words in replica.trouble for words in named_wrongly):
         cure = "lists are read from the primary: does EVOSAGA_DATABASE_REPLICA_URL name a standby?"
     yield Finding("replica", "warn", f"{where} {replica.trouble}", cure)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -11,6 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from evosaga import migrations
+from evosaga.events.database import open_pool
+from evosaga.events.replica import Replica
 from evosaga.orchestrator.api.dependencies import AppContext
 from evosaga.orchestrator.api.server import parts_alone
 from evosaga.orchestrator.cli.doctor_replication import check_replica
@@ -140,3 +143,28 @@ def test_several_hosts_are_refused_with_what_to_name_instead(
     monkeypatch.setenv("EVOSAGA_DATABASE_REPLICA_URL", "postgresql://a:5432,b:5432/x")
     with pytest.raises(SettingsError, match="EVOSAGA_DATABASE_REPLICA_URL: must name one standby"):
         load_settings(_env_file=None)
+
+
+async def test_a_standby_of_another_cluster_is_refused_also_by_a_role_without_rights(
+    town: Town,
+) -> None:
+    """Its place in the log means nothing here, and its rows are another system's."""
+    with local_postgres() as stranger:
+        connection = await asyncpg.connect(stranger.url)
+        await connection.execute("CREATE ROLE plain LOGIN")
+        await connection.close()
+        parts = urlsplit(stranger.url)
+        url = parts._replace(netloc=f"plain@{parts.netloc.rpartition('@')[2]}").geturl()
+        primary = await open_pool(url, size=1)
+        try:
+            assert await primary.fetchval("SELECT current_user") == "plain"
+            replica = Replica(primary, town.pair.standby.url, LAG)
+            assert await replica.pool() is primary
+            assert "is a standby of another cluster" in str(replica.trouble)
+            await replica.close()
+            [found] = [one async for one in check_replica(town.settings, primary)]
+            assert found.verdict == "warn"
+            assert "another cluster" in found.said
+            assert "does EVOSAGA_DATABASE_REPLICA_URL name a standby?" in found.cure
+        finally:
+            await primary.close()
