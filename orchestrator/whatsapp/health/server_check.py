@@ -124,8 +124,7 @@ async def act(
     monitor: HealthMonitor, look: ServerLook, now: datetime, may_go_on: Callable[[], bool]
 ) -> tuple[int, int, int]:
     """Let rows follow, connect what may be: rows changed, reconnects, and alerts."""
-    changed = await store.write(monitor.pool, look.news, monitor.posts_alerts)
-    told = [(row, judgement) for row, judgement in look.news if judgement.alert]
+    changed, told = await store.write(monitor.pool, look.news, monitor.posts_alerts)
     alerts.log(told)
     reconnects = await reconnect(
         monitor.pool, monitor.services, look.due, look.tokens, now, may_go_on

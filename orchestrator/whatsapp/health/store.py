@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID, uuid4
 
 from evosaga.events.database import Connection, Pool
@@ -15,6 +15,7 @@ from evosaga.sagas.whatsapp.integration_events import Notice
 from evosaga.sagas.whatsapp.steps.integration_row import AS_STATUS
 
 ALERT: Final = "integration.alert"
+_Judged: TypeAlias = tuple[Row, Judgement]
 _PAGE: Final = 500
 _FORGOTTEN: Final = 20_000
 """Records that a round looks through for those of integrations that are gone."""
@@ -29,30 +30,48 @@ async def read(pool: Pool, ids: Sequence[UUID]) -> dict[UUID, Record]:
 
 
 async def write(
-    pool: Pool, judged: Sequence[tuple[Row, Judgement]], posts_alerts: bool = False
-) -> int:
-    """Remember, let rows follow and write the notices of it; how many rows were changed.
+    pool: Pool, judged: Sequence[_Judged], posts_alerts: bool = False
+) -> tuple[int, list[_Judged]]:
+    """Remember, let rows follow and write the notices of it.
 
-    ``posts_alerts``: EVOSAGA_ALERT_URL is set, so a message to it is written as well.
+    Returned are how many rows were changed, and of what an alert was written: another process that
+    checks at the same time may have written it already. ``posts_alerts``: EVOSAGA_ALERT_URL is set,
+    so a message to it is written as well.
 
     A row is left alone that was changed since it was read, that is being deleted, or that a saga
     is at work for: what was seen may not be so any more.
     """
-    changed = 0
+    changed, alerted = 0, list[_Judged]()
     ordered = sorted(judged, key=lambda one: one[0].id)
     for page in (ordered[at : at + _PAGE] for at in range(0, len(ordered), _PAGE)):
         async with pool.acquire() as connection, connection.transaction():
-            changed += await _follow(connection, page)
+            rows, notices = await _follow(connection, page)
+            alarming = await _not_alerted(connection, page)
+            told = [_notice(row, judged, ALERT) for row, judged in alarming] + notices
+            if told:
+                await integration_events.record(connection, told)
             await _remember(connection, page)
-            alarming = [(row, judged) for row, judged in page if judged.alert]
             if alarming:
                 await alerts.record(connection, alarming, posts_alerts)
-    return changed
+        changed, alerted = changed + rows, alerted + alarming
+    return changed, alerted
 
 
-async def _follow(connection: Connection, page: Sequence[tuple[Row, Judgement]]) -> int:
+async def _not_alerted(connection: Connection, page: Sequence[_Judged]) -> list[_Judged]:
+    """Those of which to write an alert, since no other process has since they were read."""
+    alarming = [(row, judged) for row, judged in page if judged.alert]
+    if not alarming:
+        return []
+    # All of the page, in the order in which it is remembered: a part of it could deadlock.
+    known = await connection.fetch(_LOCK, [row.id for row, _ in page])
+    over = {(one["integration_id"], one["since"]) for one in known if one["alerted_at"]}
+    return [(row, judged) for row, judged in alarming if (row.id, judged.record.since) not in over]
+
+
+async def _follow(connection: Connection, page: Sequence[_Judged]) -> tuple[int, list[Notice]]:
+    """How many rows were changed, and what is to be told of it."""
     wanted = {row.id: (row, judged) for row, judged in page if judged.status is not None}
-    told = [_notice(row, judged, ALERT) for row, judged in page if judged.alert]
+    told: list[Notice] = []
     if wanted:
         values = list(wanted.values())
         written = await connection.fetch(
@@ -70,9 +89,7 @@ async def _follow(connection: Connection, page: Sequence[tuple[Row, Judgement]])
                 told.append(_notice(row, judged, f"integration.{judged.status}"))
     else:
         written = []
-    if told:
-        await integration_events.record(connection, told)
-    return len(written)
+    return len(written), told
 
 
 def _notice(row: Row, judged: Judgement, type_: str) -> Notice:
@@ -87,7 +104,7 @@ def _notice(row: Row, judged: Judgement, type_: str) -> Notice:
     return Notice(row.id, row.organization_id, row.instance_name, type_, data)
 
 
-async def _remember(connection: Connection, page: Sequence[tuple[Row, Judgement]]) -> None:
+async def _remember(connection: Connection, page: Sequence[_Judged]) -> None:
     records = [judged.record for _, judged in page]
     await connection.execute(
         _REMEMBER,
@@ -151,8 +168,9 @@ WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
                      OR saga.business_key = new.business_key)
 RETURNING row.id
 """  # noqa: S608  # constants only
-# A try that another process has claimed since this one read stays claimed, unless the connection
-# is steady again (no next_reconnect_at): or both would ask Evolution.
+# What another process has done since this one read stays done, or it would be done twice: a try
+# that it has claimed, unless the connection is steady again (no next_reconnect_at), and an alert of
+# the same disconnection.
 _REMEMBER: Final = """
 INSERT INTO evosaga.connections AS known (integration_id, state, since, looks, reason, connected_at,
     reconnects, next_reconnect_at, alerted_at, checked_at)
@@ -170,7 +188,13 @@ ON CONFLICT (integration_id) DO UPDATE SET state = excluded.state, since = exclu
     next_reconnect_at = CASE WHEN known.reconnects > excluded.reconnects
                               AND excluded.next_reconnect_at IS NOT NULL
                              THEN known.next_reconnect_at ELSE excluded.next_reconnect_at END,
-    alerted_at = excluded.alerted_at, checked_at = excluded.checked_at
+    alerted_at = coalesce(
+        excluded.alerted_at, CASE WHEN known.since = excluded.since THEN known.alerted_at END),
+    checked_at = excluded.checked_at
+"""
+_LOCK: Final = """
+SELECT integration_id, since, alerted_at FROM evosaga.connections
+WHERE integration_id = ANY($1) ORDER BY integration_id FOR UPDATE
 """
 _CLAIM: Final = """
 UPDATE evosaga.connections SET reconnects = $3, next_reconnect_at = $4

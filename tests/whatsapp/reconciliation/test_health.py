@@ -496,6 +496,27 @@ async def test_a_long_disconnection_is_told_once_as_an_event_a_log_line_and_a_me
         assert secret not in said
 
 
+async def test_two_that_check_at_once_alert_of_a_long_disconnection_once(
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    await put(evolution, rows, "clinic-sol", "clinic-mar")
+    await rounds(doctor, 1)
+    for name in ("clinic-sol", "clinic-mar"):
+        evolution.logout(name)
+    await eventually(lambda: evolution.rows()["clinic-mar"].state == "close")
+    await rounds(doctor, 2)
+    now = await pool.fetchval("SELECT now()")
+    await long_gone(pool)
+    looks = [await look_at(doctor, "default", Thoroughness(eager=True), now) for _ in range(2)]
+    acts = await asyncio.gather(
+        *(act(doctor, look, now, lambda: True) for look in looks if isinstance(look, ServerLook))
+    )
+    assert sorted(told for _, _, told in acts) == [0, 2]
+    alerted = "SELECT count(*) FROM evosaga.connections WHERE alerted_at IS NOT NULL"
+    assert await count(pool, alerted) == 2
+    assert [kind for kind, _ in await notices(pool)].count("integration.alert") == 2
+
+
 async def deliver(pool: Pool, pager: Pager) -> None:
     """Send what is due, as the process that leads the deliveries does."""
     receiver = Receiver(SecretStr(pager.url), alerts=False)
