@@ -1,5 +1,8 @@
 """Rounds of upkeep in a process of their own: memory, time, and how long its loop stood still.
 
+The longest callback is told twice: by the clock, which counts what else the machine did meanwhile,
+and by the processor time of the loop's own thread, which does not.
+
 ``python -m tests.harness.bench.upkeep_round WHAT DATABASE REDIS STUB SERVERS ROUNDS`` prints JSON;
 WHAT is ``health``, ``orphans`` or ``reconcile``.
 """
@@ -9,9 +12,10 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 from redis.asyncio import Redis
@@ -72,14 +76,19 @@ async def measured(
         for _ in range(rounds):
             stills: list[float] = []
             watch = asyncio.create_task(_watch(stills))
+            callbacks = _Callbacks()
             began, cpu = time.monotonic(), time.process_time()
-            done = await _round(what, pool, services)
+            with callbacks.measured():
+                done = await _round(what, pool, services)
             stills.sort()
             told = {
                 "seconds": time.monotonic() - began,
                 "cpu seconds": time.process_time() - cpu,
                 "longest still ms": stills[-1] * 1000,
                 "99.9 % still ms": stills[int(len(stills) * 0.999)] * 1000,
+                "longest callback ms wall": callbacks.wall * 1000,
+                "longest callback ms CPU": callbacks.cpu * 1000,
+                "which": callbacks.longest,
                 "MB before": before,
                 "MB at most": _memory(),
                 **done,
@@ -87,6 +96,33 @@ async def measured(
             watch.cancel()
     await pool.close()
     return told
+
+
+class _Callbacks:
+    """The longest callback of the loop: by the clock, by its thread's CPU, and which that was.
+
+    ``Handle._run`` is where asyncio runs every callback, a step of a task among them.
+    """
+
+    def __init__(self) -> None:
+        self.wall, self.cpu, self.longest = 0.0, 0.0, ""
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        run = asyncio.Handle._run
+
+        def timed(handle: asyncio.Handle) -> None:
+            began, cpu = time.monotonic(), time.thread_time()
+            run(handle)
+            used = time.thread_time() - cpu
+            self.wall = max(self.wall, time.monotonic() - began)
+            if used > self.cpu:
+                # Of a step of a task the task says more than its handle.
+                what = getattr(getattr(handle, "_callback", None), "__self__", handle)
+                self.cpu, self.longest = used, repr(what)[:300]
+
+        with mock.patch.object(asyncio.Handle, "_run", timed):
+            yield
 
 
 async def _watch(stills: list[float]) -> None:
