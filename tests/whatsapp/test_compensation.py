@@ -123,13 +123,13 @@ async def test_when_nobody_knows_whether_it_happened_the_failed_step_is_undone_t
 ) -> None:
     """The answer is lost, the look that follows finds nothing out, and there is no second try."""
     async with running_worker(settings, impatient(1)):
-        for number, (mode, parameters) in enumerate(NOBODY_KNOWS):
+        for mode, parameters in NOBODY_KNOWS:
             with subtests.test(f"{mode} {parameters}"):
                 evolution.disarm()
                 evolution.arm(mode, operation="create", times=None, **parameters)
-                name = f"nobody-knows-{number}"  # one that was before it may still be looked at
+                command = create()
+                name = f"wa-{command['id']}"  # one that was before it may still be looked at
                 evolution.arm("5xx_before", operation="connectionState", name=name)
-                command = create(instance_name=name)
                 saga = await outcome(pool, await publish(redis, command))
                 undoing = mode == "400_async_remove"
                 code = "refused_and_cleaning_up" if undoing else "evolution_unclear"
