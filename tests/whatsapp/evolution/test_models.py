@@ -37,7 +37,7 @@ def find(body: object, name: str) -> ListedInstance | None:
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "\udfff" * 9000, "é" * 10_000, "é\0" * 299])
 def test_what_postgres_can_not_store_is_not_kept_of_an_element(name: str) -> None:
-    odd = {"name": name, "token": name, "connectionStatus": name, "ownerJid": name}
+    odd: dict[str, Any] = {"name": name, "token": name, "connectionStatus": name, "ownerJid": name}
     odd |= {"integration": name, "disconnectionReasonCode": 2**40}
     one = listed_instance(odd | {"disconnectionAt": "0001-01-01T00:00:00+14:00"})
     assert one is not None
