@@ -112,7 +112,7 @@ def _exports(settings: Settings, given: dict[str, str], http: str, folder: Path)
             known[name] = url or ""
     if not known:
         return
-    router = ", and docs/routing_worker.py" if given.get("evolution_url") else ""
+    router = ", routing workers (evosaga.routing) among them" if given.get("evolution_url") else ""
     yield from ("", f"For programs of your own{router}:", "")
     yield from (f"  export EVOSAGA_{name}={shlex.quote(value)}" for name, value in known.items())
     if "secret_key" in given:

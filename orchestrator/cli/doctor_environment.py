@@ -29,7 +29,7 @@ async def check_variables() -> AsyncGenerator[Finding, None]:
     known = _BESIDE | {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
     beside = dotenv_values(path, encoding="utf-8-sig") if (path := dotenv()) else {}
     for name, meant in misspelt([*os.environ, *beside], known).items():
-        cure = f"did you mean {meant}?" if meant else "they are in docs/reference/environment.md"
+        cure = f"did you mean {meant}?" if meant else "evosaga VERB --help names those of a verb"
         yield Finding("variables", "warn", f"nothing reads {printable(name)}", cure)
 
 

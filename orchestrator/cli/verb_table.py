@@ -144,7 +144,7 @@ VERBS: Final = (
         "Run it",
         "cli.appends:appends",
         "Show whether commits of events wait for one another; --parallel lets them overlap.",
-        more="For many workers, or a synchronous standby: docs/how-to/scale.md. It is kept in "
+        more="For many workers, or a synchronous standby. It is kept in "
         "Postgres, holds for all workers at once and can be switched while they run. Workers of a "
         "release without this verb do not publish events while it is parallel: switch back "
         "(--in-order) before a roll-back to one.",
@@ -345,7 +345,8 @@ VERBS: Final = (
         "cli.dead_letters:letters",
         "Show dead letters: commands that could not be processed, and why; remove or resend them.",
         more="They lie on the stream evosaga:commands:dead, with every byte that was sent (--json "
-        "shows it), until they are removed or sent again. Codes: docs/reference/codes.md.",
+        "shows it), until they are removed or sent again. What a code means: /ui/runbook on the "
+        "dashboard.",
         example="letters --limit 10",
         needs=(*SERVER, *_STORES),
     ),

@@ -43,7 +43,8 @@ def tell(view: SagaView, answer: Diagnosis, out: Output, runbook: str | None) ->
         return DONE
     _tell(answer, out)
     if runbook is not None:
-        out.wrapped(f"More on {view.code}: {runbook}", indent=2)
+        where = f"{runbook} on the dashboard" if runbook.startswith("/") else runbook
+        out.wrapped(f"More on {view.code}: {where}", indent=2)
     return DONE
 
 

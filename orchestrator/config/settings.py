@@ -142,8 +142,11 @@ class Settings(BaseSettings):
     """Further receivers of alerts and of events, by name."""
     receivers_private: bool = False
     """Whether a receiver may have a private address, this machine's included."""
-    runbook_url: str = Field("docs/monitoring/runbook.md", pattern=r"^[!-~]{1,400}$")
-    """Where alerts and ``why`` say that the runbook is; a paragraph's name is put behind ``#``."""
+    runbook_url: str = Field("/ui/runbook", pattern=r"^[!-~]{1,400}$")
+    """Where alerts and ``why`` say that the runbook is; a paragraph's name is put behind ``#``.
+
+    A path is one of the dashboard's.
+    """
     metrics_port: int | None = Field(None, ge=1, le=65535)
     """Where a worker serves ``/metrics``, on ``host``; None: nowhere."""
     host: str = "127.0.0.1"

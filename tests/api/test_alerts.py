@@ -85,7 +85,7 @@ async def test_the_runbook_is_a_page_to_which_alerts_and_sagas_lead(address_: st
     assert (
         place("https://wiki.example/runbook", "breaker") == "https://wiki.example/runbook#breaker"
     )
-    assert place("docs/monitoring/runbook.md", "breaker") == "/ui/runbook#breaker"
+    assert place("/ui/runbook", "breaker") == "/ui/runbook#breaker"
     assert place("docs/monitoring/runbook.md", "of_a_saga_of_yours") is None
     assert place("docs/monitoring/runbook.md", None) is None
 

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from evosaga.events import streams
 from evosaga.events.alerts import Condition, observe
 from evosaga.events.database import open_pool
+from evosaga.orchestrator.api import fixes
 from evosaga.orchestrator.cli.errors import CliError
 from evosaga.orchestrator.cli.output import Output
 from evosaga.orchestrator.cli.reconcile_report import tell_unseen
@@ -266,6 +267,29 @@ def test_servers_that_a_health_check_over_http_did_not_see_are_named_in_one_sent
     tell_unseen({"": "berlin: it does not answer"}, Output())
     said = "evosaga: not everything was looked at: berlin: it does not answer\n"
     assert capsys.readouterr().err == said
+
+
+async def test_an_organization_is_told_of_a_server_that_was_not_seen_without_its_name(
+    laptop: Evosaga,
+) -> None:
+    told = {"drifts": [], "repairs": [], "before": [], "strangers": [], "busy": 0, "stopped": None}
+    told["not_looked_at"] = {"server": fixes._HIDDEN}
+
+    async def repaired(request: web.Request) -> web.Response:
+        return web.json_response(told)
+
+    stub = web.Application()
+    stub.router.add_post("/drifts/repair", repaired)
+    runner = web.AppRunner(stub)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    there = laptop.having(url=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    try:
+        ran = await there("reconcile", "--fix")
+    finally:
+        await runner.cleanup()
+    said = "evosaga: not everything was looked at: a server could not be checked\n"
+    assert (ran.code, said in ran.err, "server server" in ran.err) == (3, True, False)
 
 
 async def test_a_server_that_looks_at_its_own_servers_first_is_given_longer(

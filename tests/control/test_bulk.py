@@ -266,7 +266,7 @@ async def test_why_says_what_a_parked_saga_waits_for(
     first = "Parked: step notify could not be finished: nobody can be told."
     assert told.lines[0] == first
     assert f"evosaga replay {saga.saga_id} --plan" in told.lines[-2]
-    assert told.lines[-1].endswith("runbook.md#no_voice")
+    assert told.lines[-1].endswith("/ui/runbook#no_voice on the dashboard")
     document: dict[str, Any] = data.json
     words = {"saga_id", "status", "headline", "details", "next_at", "cure", "in_flight"}
     assert document.keys() == words | {"runbook"}

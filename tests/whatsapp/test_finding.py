@@ -176,24 +176,60 @@ async def test_a_cursor_of_another_order_is_refused(pool: Pool) -> None:
             await list_integrations(pool, Wanted(sort=sort), cursor=cursor)  # type: ignore[arg-type]
 
 
-async def test_what_needs_attention_is_what_the_first_page_counts(pool: Pool) -> None:
+NEEDY = ["as its row says", "drifted", "gone", "parked"]
+
+
+async def in_need(pool: Pool) -> None:
+    """Those of ``NEEDY``, one of each source of need and two of two, among others."""
     await integration(pool, "fine")
     for name, state in (("gone", "missing"), ("webhook lost", "incomplete"), ("new", "pending")):
         await connection(pool, await integration(pool, name), state)
     await integration(pool, "as its row says", status="disconnected")
-    off = await integration(pool, "turned off")
-    await connection(pool, off, "down")
-    await pool.execute("UPDATE healthcare.integrations SET enabled = false WHERE id = $1", off)
-    drifted = await integration(pool, "drifted")
+    await connection(pool, await integration(pool, "checked", status="disconnected"), "connected")
+    await connection(pool, await integration(pool, "going", status="deleting"), "down")
+    drifted, stuck, off = [
+        await integration(pool, name) for name in ("drifted", "parked", "turned off")
+    ]
+    for one in (drifted, stuck, off):
+        await connection(pool, one, "down")
+    await pool.execute(
+        "UPDATE healthcare.integrations SET enabled = false WHERE id = ANY($1)", [drifted, off]
+    )
     await pool.execute(
         "INSERT INTO evosaga.sightings (what, instance_name) VALUES ('missing', $1)",
         f"wa-{drifted}",
     )
-    stuck = await integration(pool, "parked")
     await begun(pool, "parked", status="failed", instance_name=f"wa-{stuck}")
+
+
+async def test_what_needs_attention_is_what_the_first_page_counts(pool: Pool) -> None:
+    await in_need(pool)
     page = await list_integrations(pool, Wanted(attention=True, sort="name"))
-    named = [one.name for one in page.integrations]
-    assert named == ["as its row says", "drifted", "gone", "parked"]
+    assert [one.name for one in page.integrations] == NEEDY
+    assert (page.count, page.more) == (4, False)
+    for name in NEEDY:
+        assert await found(pool, name, attention=True) == [name]
+    assert await found(pool, "webhook lost", attention=True) == []
+
+
+@pytest.mark.parametrize("sort", ["newest", "oldest", "name", "-name"])
+@pytest.mark.parametrize("counted", [10_000, 2])
+async def test_what_needs_attention_is_paged_alike_when_it_is_more_than_is_counted(
+    pool: Pool, sort: Sort, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evosaga.orchestrator.whatsapp.integrations.search.COUNTED", counted)
+    await in_need(pool)
+    wanted = Wanted(attention=True, sort=sort)
+    first = await list_integrations(pool, wanted, limit=3)
+    assert (first.count, first.more) == (min(counted, 4), counted < 4)
+    second = await list_integrations(pool, wanted, limit=3, cursor=first.older)
+    back = await list_integrations(pool, wanted, limit=3, cursor=second.newer)
+    assert back.integrations == first.integrations
+    assert (back.newer, second.older) == (None, None)
+    order = ["gone", "as its row says", "drifted", "parked"] if "name" not in sort else NEEDY
+    if sort in ("newest", "-name"):
+        order = order[::-1]
+    assert [one.name for one in (*first.integrations, *second.integrations)] == order
 
 
 async def test_filters_narrow(pool: Pool) -> None:

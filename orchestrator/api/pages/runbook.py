@@ -61,7 +61,7 @@ def place(configured: str, code: str | None) -> str | None:
     """
     if code is None:
         return None
-    if configured.startswith(("https://", "http://", "/")):
+    if configured != ADDRESS and configured.startswith(("https://", "http://", "/")):
         return f"{configured}#{code}"
     return f"{ADDRESS}#{code}" if code in _codes() else None
 

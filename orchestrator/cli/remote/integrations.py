@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from evosaga.orchestrator.cli.output import Output
     from evosaga.orchestrator.cli.remote.target import Target
 
+_UNNAMED: Final = {"server": "a server could not be checked"}
+"""What the key of an organization gets instead of the names of servers."""
 _EVERY: Final = 1.0
 _CHECK: Final = "120"
 """Seconds for a check of all integrations that also connects them."""
@@ -109,6 +111,8 @@ async def _repair(target: Target, wanted: dict[str, str | list[str]], out: Outpu
         told = await client.post("/drifts/repair", params=wanted)
     if not out.json and told["before"]:
         draw_described(told["before"], out)
+    if told.get("not_looked_at") == _UNNAMED:
+        told["not_looked_at"] = {"": _UNNAMED["server"]}
     if stopped := told.pop("stopped"):
         out.problem(stopped)
     return tell(told, out, fixed=True, one="organization_id" in wanted)

@@ -127,9 +127,10 @@ def html(status: int) -> Reply:
 def payload(reply: Reply) -> bytes:
     if isinstance(reply.body, bytes):
         return reply.body
-    return json.dumps(reply.body, separators=(",", ":"), ensure_ascii=False).encode(
-        "utf-8", "surrogatepass"
-    )
+    try:
+        return json.dumps(reply.body, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair is escaped, as JSON.stringify does it
+        return json.dumps(reply.body, separators=(",", ":")).encode()
 
 
 async def send(request: web.BaseRequest, reply: Reply, stopping: asyncio.Event) -> web.Response:

@@ -1,23 +1,31 @@
 """Evolution's JSON as typed values. Pure; only this module knows its field names and odd shapes.
 
-Readers are tolerant: what is missing or of another type is None. ``fetchInstances`` answers with
-flat elements that have a ``name`` from 2.1 on, and with ``{"instance": {"instanceName", "status",
-"owner", "apikey"}}`` before (evolution-api#660). The token may be null or hidden
-(evolution-api#657). So an instance is absent only from a list of which every element can be read,
-and an element without a token does not show who owns it.
+Readers are tolerant: what is missing or of another type is None. What Postgres
+can't store is not kept: NUL, half a surrogate pair, a number or a time beyond its types.
+
+``fetchInstances`` answers with flat elements that have a ``name`` from 2.1 on, and with
+``{"instance": {"instanceName", "status", "owner", "apikey"}}`` before (evolution-api#660). The
+token may be null or hidden (evolution-api#657). So an instance is absent only from a list of which
+every element can be read, and an element without a token does not show who owns it.
 """
 
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Final, Literal, TypeAlias, TypedDict, get_args
 
 ConnectionState: TypeAlias = Literal["open", "connecting", "close"]
 
 _JID: Final = re.compile(r"([0-9]{6,20})(?:_[0-9]+)?(?::[0-9]+)?(?:@(?:s\.whatsapp\.net|c\.us))?")
 _LINKED: Final = re.compile(r"[0-9]+(?:_[0-9]+)?(?::[0-9]+)?(?:@[a-z.]+)?")
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+_LONGEST_NAME: Final = 255
+"""As Evolution's own column has it."""
+_LARGEST_REASON: Final = 2**31 - 1
+"""That of the column ``reason`` of ``evosaga.connections``."""
 _LONGEST_CODE: Final = 2000
 _LONGEST_PICTURE: Final = 64 * 1024
 _LONGEST_PAIRING_CODE: Final = 20
@@ -78,7 +86,7 @@ class ListedInstance:
 
     name: str
     token: str | None = field(repr=False)
-    """None where the list does not show it."""
+    """None where the list does not show it, or shows one that no header can carry."""
     status: str | None
     """The database's word on the connection: ``open``, ``connecting`` or ``close``."""
     channel: str | None
@@ -194,12 +202,12 @@ def _fields(element: object) -> _Fields | None:
     channel = channel.get("integration") if isinstance(channel, dict) else channel
     reason = fields.get("disconnectionReasonCode")
     return (
-        name,
-        _text(fields.get("token") or fields.get("apikey")) or None,
+        _name(name),
+        _token(fields.get("token") or fields.get("apikey")),
         _shared(fields.get("connectionStatus", fields.get("status"))),
         _shared(channel),
         _text(fields.get("ownerJid", fields.get("owner"))),
-        reason if isinstance(reason, int) and not isinstance(reason, bool) else None,
+        reason if type(reason) is int and abs(reason) <= _LARGEST_REASON else None,
         _moment(fields.get("disconnectionAt")),
         fields.get("Setting", fields) is not None,
     )
@@ -294,17 +302,32 @@ def linked(jid: object) -> bool:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else None
+
+
+def _token(value: object) -> str | None:
+    """A token; None for one that no header can carry, with which nobody can ask."""
+    text = _text(value)
+    return text if text and text.isascii() and text.isprintable() else None
+
+
+def _name(name: str) -> str:
+    """The name, or another that stands for it: one that no integration of ours can have."""
+    if len(name) > _LONGEST_NAME:
+        digest = sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
+        name = f"{name[:200]}…{digest}"
+    return _UNSTORABLE.sub("\ufffd", name)
 
 
 def _shared(value: object) -> str | None:
     """One of a few words, kept once for all instances."""
-    return sys.intern(value) if type(value) is str else None
+    text = _text(value)
+    return None if text is None else sys.intern(text)
 
 
 def _moment(value: object) -> datetime | None:
     try:
         at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
+        return at.astimezone(UTC) if at is not None and at.tzinfo else None
+    except (ValueError, OverflowError):
         return None
-    return at if at is not None and at.tzinfo else None

@@ -49,7 +49,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "receivers": "Further [receivers](../alerts.md#receivers) of alerts and of events, by name, as "
     "JSON",
     "runbook_url": "Where alerts and `why` say that the [runbook](../monitoring/runbook.md) is; "
-    "the name of a paragraph is put behind `#`",
+    "the name of a paragraph is put behind `#`. A path is one of the dashboard's",
     "metrics_port": "Where a worker serves [metrics](../alerts.md#metrics), on `EVOSAGA_HOST`; "
     "without it: nowhere",
 }

@@ -35,6 +35,29 @@ def find(body: object, name: str) -> ListedInstance | None:
     return Answer(200, body, "HTTP 200").listed(name)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "\udfff" * 9000, "é" * 10_000, "é\0" * 299])
+def test_what_postgres_can_not_store_is_not_kept_of_an_element(name: str) -> None:
+    odd: dict[str, Any] = {"name": name, "token": name, "connectionStatus": name, "ownerJid": name}
+    odd |= {"integration": name, "disconnectionReasonCode": 2**40}
+    one = listed_instance(odd | {"disconnectionAt": "0001-01-01T00:00:00+14:00"})
+    assert one is not None
+    assert one.name != name
+    assert len(one.name) <= 255
+    for text in (one.name, one.status, one.channel, one.owner):
+        assert text is not None
+        assert "\0" not in text.encode().decode()
+    assert (one.token, one.reason, one.closed_at) == (None, None, None)
+    assert one == listed_instance(odd), "the same name each time"
+
+
+@pytest.mark.parametrize("odd", [None, 1, True, [], {}, ["a"], {"a": 1}, 2.5])
+def test_a_name_of_another_type_can_not_be_read_and_other_fields_are_missing(odd: Any) -> None:
+    assert listed_instance(dict.fromkeys(TODAY, odd)) is None
+    one = listed_instance(dict.fromkeys([*TODAY, "disconnectionAt"], odd) | {"name": "x"})
+    assert one is not None
+    assert (one.name, one.token, one.status, one.owner) == ("x", None, None, None)
+
+
 @pytest.mark.parametrize("element", [TODAY, BEFORE])
 def test_old_and_new_elements_say_the_same(element: dict[str, Any]) -> None:
     one = listed_instance(element)

@@ -121,6 +121,26 @@ async def is_exit_code_3(verb: str, evosaga: Evosaga, evolution: SimulatedEvolut
     assert (ran.code, "EVOSAGA_SECRET_KEY" in ran.err) == (2, True)
 
 
+@pytest.mark.parametrize("odd", ["\0", "\ud800", "x" * 240])
+async def test_names_that_can_not_be_stored_are_listed_and_stop_nothing(
+    evosaga: Evosaga, evolution: SimulatedEvolution, rows: Rows, odd: str
+) -> None:
+    for name in (f"clinic-{CLINIC}{odd}", f"sol{odd}", f"wa-{uuid.uuid4()}{odd}"):
+        evolution.put(name[:255], phone=PHONE, token=f"a-token{odd[:1]}-of-theirs")
+    evolution.put("ours", phone=PHONE)
+    await rows.insert("ours", number=PHONE, organization_id=CLINIC)
+    for verb in (
+        ("reconcile",),
+        ("reconcile", "--fix", "--timeout", "1"),
+        ("health",),
+        ("health", "--fix"),
+        ("doctor",),
+    ):
+        ran = await evosaga(*verb)
+        assert "Traceback" not in ran.err, (verb, ran)
+        assert ran.code in (0, 1), (verb, ran)
+
+
 def test_names_from_elsewhere_do_not_drive_a_terminal() -> None:
     assert printable("clinic\x1b[2J\x07 \u202esol") == "clinic?[2J? ?sol"
     assert printable("Clínica Sol – 1") == "Clínica Sol – 1"
