@@ -83,16 +83,18 @@ async def list_integrations(
 ) -> IntegrationList:
     """A page and the count of all. Raises ``BadCursor``."""
     place = _read_place(cursor, wanted.sort) if cursor else None
-    query = _narrowed(wanted)
+    needy = wanted.attention and not wanted.search
+    query = _narrowed(wanted, "true" if needy else _NEEDS)
     if query is None:
         return IntegrationList([], 0, False, None, None)
     collected = bool(wanted.search or wanted.status or wanted.attention)
     if collected:
-        rows = await pool.fetch(*_collected(query, wanted.sort, place, limit + 1))
+        rows = await pool.fetch(*_collected(query, wanted.sort, place, limit + 1, needy))
         count: int = rows[0]["count"] if rows else 0
     else:
         rows, count = [], COUNTED + 1
     if count > COUNTED:  # so many that the page is found soon when they are read in order
+        query = _narrowed(wanted, _NEEDS) or query
         rows = await pool.fetch(*_in_order(query, wanted.sort, place, limit + 1))
     if not collected:
         some = f"SELECT FROM {_ROWS} WHERE {query.where} LIMIT {COUNTED + 1}"
@@ -102,8 +104,11 @@ async def list_integrations(
     return IntegrationList(page, min(count, COUNTED), count > COUNTED, older, newer)
 
 
-def _narrowed(wanted: Wanted) -> _Query | None:
-    """What is looked for; None when nothing can fit, since what was typed is too short."""
+def _narrowed(wanted: Wanted, needs: str) -> _Query | None:
+    """What is looked for; None when nothing can fit, since what was typed is too short.
+
+    ``needs``: the condition that stands for the need of attention.
+    """
     query = _Query()
     if wanted.search is not None and words.tidy(wanted.search):
         found = words.query(wanted.search)
@@ -120,14 +125,22 @@ def _narrowed(wanted: Wanted) -> _Query | None:
         server = query.value(wanted.server)
         query.conditions.append(f"coalesce(row.config ->> 'server', 'default') = {server}")
     if wanted.attention:
-        query.conditions.append(f"row.id IN ({_NEEDY})")
+        query.conditions.append(needs)
     return query
 
 
-def _collected(query: _Query, sort: Sort, place: _Place | None, limit: int) -> list[Any]:
-    """The query that collects all that fits and then sorts it, and its values."""
+def _collected(
+    query: _Query, sort: Sort, place: _Place | None, limit: int, needy: bool
+) -> list[Any]:
+    """The query that collects all that fits and then sorts it, and its values.
+
+    ``needy``: begins with what may need attention, and looks at those rows alone.
+    """
     way, beyond, values = _behind(query, sort, place)
     hits = f"SELECT row.id, {_ORDERS[sort][0]} AS sort_key FROM {_ROWS} WHERE {query.where}"  # noqa: S608
+    if needy:
+        one = f"{hits} AND row.id = maybe.id AND (maybe.certain OR {_IN_USE}) LIMIT 1"
+        hits = f"SELECT hit.* FROM ({_MAYBE}) AS maybe CROSS JOIN LATERAL ({one}) AS hit"  # noqa: S608
     narrowed = f"WHERE (sort_key, id) {beyond}" if beyond else ""
     page = (
         f"WITH hits AS MATERIALIZED ({hits} LIMIT {COUNTED + 1}) "  # noqa: S608
@@ -225,21 +238,34 @@ _ORDERS: Final[dict[Sort, tuple[str, bool]]] = {
 }
 """The expression that is sorted by, and whether from the top down."""
 
-# As the first page counts them; who has no record of a check yet is as its row says.
-_NEEDY: Final = f"""
-    SELECT integration_id FROM evosaga.connections AS seen
-    WHERE state NOT IN {WELL}
-      -- For each by itself, here and below: a join would read a whole table.
-      AND (SELECT enabled AND status::text <> 'deleting' FROM healthcare.integrations
-           WHERE id = seen.integration_id)
-    UNION ALL
+# What needs attention, as the front page counts it, in two forms that mean the same; an
+# integration without a record of a check is as its row says.
+_IN_USE: Final = "row.enabled AND row.status::text <> 'deleting'"
+_UNCHECKED: Final = """
     SELECT its.id FROM healthcare.integrations AS its
     WHERE its.status::text = 'disconnected' AND its.enabled
       AND its.type = 'whatsapp' AND its.provider = 'evolution'
+      -- For each by itself: to join all connections takes longer.
       AND (SELECT true FROM evosaga.connections WHERE integration_id = its.id) IS NULL
-    UNION ALL
-    SELECT its.id FROM healthcare.integrations AS its
-    WHERE its.config ->> 'instance_name' IN (
-        SELECT instance_name FROM evosaga.sightings
-        UNION ALL SELECT instance_name FROM evosaga.open_sagas WHERE status = 'failed')
-"""  # noqa: S608  # constants only
+"""
+_NAMED: Final = """
+    SELECT instance_name FROM evosaga.sightings
+    UNION ALL SELECT instance_name FROM evosaga.open_sagas WHERE status = 'failed'
+"""
+_MAYBE: Final = f"""
+    SELECT id, bool_or(certain) AS certain FROM (
+        SELECT integration_id AS id, false AS certain FROM evosaga.connections
+        WHERE state NOT IN {WELL}
+        UNION ALL SELECT id, true FROM ({_UNCHECKED}) AS unchecked
+        UNION ALL SELECT its.id, true FROM healthcare.integrations AS its
+        WHERE its.config ->> 'instance_name' IN ({_NAMED})
+    ) AS every GROUP BY id
+"""  # noqa: S608
+"""Each id once; one that is not certain needs attention if it is in use. By the partial index of
+connections; a LATERAL looks at each row, since to join the whole table takes four times as long."""
+_NEEDS: Final = f"""(
+    coalesce((SELECT state NOT IN {WELL} FROM evosaga.connections WHERE integration_id = row.id),
+             row.status::text = 'disconnected') AND {_IN_USE}
+    OR row.config ->> 'instance_name' IN ({_NAMED})
+)"""  # noqa: S608
+"""A condition of one row, for what a search has found and for reading in order."""
