@@ -16,9 +16,10 @@ from uuid import UUID
 import asyncpg
 
 from evosaga.events.database import Queryable
-from evosaga.migrations.search_indexes import AGE, INTEGRATION_WORDS, TITLE, WELL
+from evosaga.migrations.search_indexes import AGE, INTEGRATION_WORDS, TITLE
 from evosaga.orchestrator.queries.sagas import BadCursor, read_cursor
 from evosaga.orchestrator.whatsapp.integrations import words
+from evosaga.orchestrator.whatsapp.integrations.in_need import IN_USE, MAYBE, NEEDS
 from evosaga.orchestrator.whatsapp.integrations.queries import SELECT_VIEW, IntegrationView
 
 COUNTED: Final = 1_000
@@ -84,22 +85,22 @@ async def list_integrations(
     """A page and the count of all. Raises ``BadCursor``."""
     place = _read_place(cursor, wanted.sort) if cursor else None
     needy = wanted.attention and not wanted.search
-    query = _narrowed(wanted, "true" if needy else _NEEDS)
+    query = _narrowed(wanted, "true" if needy else NEEDS)
     if query is None:
         return IntegrationList([], 0, False, None, None)
     collected = bool(wanted.search or wanted.status or wanted.attention)
     if collected:
-        rows = await pool.fetch(*_collected(query, wanted.sort, place, limit + 1, needy))
-        count: int = rows[0]["count"] if rows else 0
+        hits = _hits(query, wanted.sort, needy)
+        rows = await pool.fetch(*_collected(hits, query, wanted.sort, place, limit + 1))
+        count: int = rows[0]["count"] if rows else await _count(pool, hits, query)
     else:
         rows, count = [], COUNTED + 1
     if count > COUNTED:  # so many that the page is found soon when they are read in order
-        query = _narrowed(wanted, _NEEDS) or query
+        query = _narrowed(wanted, NEEDS) or query
         rows = await pool.fetch(*_in_order(query, wanted.sort, place, limit + 1))
     if not collected:
         some = f"SELECT FROM {_ROWS} WHERE {query.where} LIMIT {COUNTED + 1}"
-        counted = f"SELECT count(*) FROM ({some}) AS n"  # noqa: S608  # values are parameters
-        count = await pool.fetchval(counted, *query.values)
+        count = await _count(pool, some, query)
     page, older, newer = _page(rows, wanted.sort, place, limit)
     return IntegrationList(page, min(count, COUNTED), count > COUNTED, older, newer)
 
@@ -129,21 +130,31 @@ def _narrowed(wanted: Wanted, needs: str) -> _Query | None:
     return query
 
 
-def _collected(
-    query: _Query, sort: Sort, place: _Place | None, limit: int, needy: bool
-) -> list[Any]:
-    """The query that collects all that fits and then sorts it, and its values.
+async def _count(pool: Queryable, found: str, query: _Query) -> int:
+    counted: int = await pool.fetchval(f"SELECT count(*) FROM ({found}) AS n", *query.values)  # noqa: S608
+    return counted
+
+
+def _hits(query: _Query, sort: Sort, needy: bool) -> str:
+    """All that fits, in no order, but one more than are counted at most.
 
     ``needy``: begins with what may need attention, and looks at those rows alone.
     """
-    way, beyond, values = _behind(query, sort, place)
     hits = f"SELECT row.id, {_ORDERS[sort][0]} AS sort_key FROM {_ROWS} WHERE {query.where}"  # noqa: S608
     if needy:
-        one = f"{hits} AND row.id = maybe.id AND (maybe.certain OR {_IN_USE}) LIMIT 1"
-        hits = f"SELECT hit.* FROM ({_MAYBE}) AS maybe CROSS JOIN LATERAL ({one}) AS hit"  # noqa: S608
+        one = f"{hits} AND row.id = maybe.id AND (maybe.certain OR {IN_USE}) LIMIT 1"
+        hits = f"SELECT hit.* FROM ({MAYBE}) AS maybe CROSS JOIN LATERAL ({one}) AS hit"  # noqa: S608
+    return f"{hits} LIMIT {COUNTED + 1}"
+
+
+def _collected(hits: str, query: _Query, sort: Sort, place: _Place | None, limit: int) -> list[Any]:
+    """The query that sorts what was collected, and its values. Where there are too many to count,
+    what is behind a place may be among those that were left out.
+    """
+    way, beyond, values = _behind(query, sort, place)
     narrowed = f"WHERE (sort_key, id) {beyond}" if beyond else ""
     page = (
-        f"WITH hits AS MATERIALIZED ({hits} LIMIT {COUNTED + 1}) "  # noqa: S608
+        f"WITH hits AS MATERIALIZED ({hits}) "  # noqa: S608
         f"SELECT *, (SELECT count(*) FROM hits) AS count FROM hits {narrowed} "
         f"ORDER BY sort_key {way}, id {way} LIMIT ${len(values) + 1}"
     )
@@ -237,35 +248,3 @@ _ORDERS: Final[dict[Sort, tuple[str, bool]]] = {
     "-name": (TITLE, True),
 }
 """The expression that is sorted by, and whether from the top down."""
-
-# What needs attention, as the front page counts it, in two forms that mean the same; an
-# integration without a record of a check is as its row says.
-_IN_USE: Final = "row.enabled AND row.status::text <> 'deleting'"
-_UNCHECKED: Final = """
-    SELECT its.id FROM healthcare.integrations AS its
-    WHERE its.status::text = 'disconnected' AND its.enabled
-      AND its.type = 'whatsapp' AND its.provider = 'evolution'
-      -- For each by itself: to join all connections takes longer.
-      AND (SELECT true FROM evosaga.connections WHERE integration_id = its.id) IS NULL
-"""
-_NAMED: Final = """
-    SELECT instance_name FROM evosaga.sightings
-    UNION ALL SELECT instance_name FROM evosaga.open_sagas WHERE status = 'failed'
-"""
-_MAYBE: Final = f"""
-    SELECT id, bool_or(certain) AS certain FROM (
-        SELECT integration_id AS id, false AS certain FROM evosaga.connections
-        WHERE state NOT IN {WELL}
-        UNION ALL SELECT id, true FROM ({_UNCHECKED}) AS unchecked
-        UNION ALL SELECT its.id, true FROM healthcare.integrations AS its
-        WHERE its.config ->> 'instance_name' IN ({_NAMED})
-    ) AS every GROUP BY id
-"""  # noqa: S608
-"""Each id once; one that is not certain needs attention if it is in use. By the partial index of
-connections; a LATERAL looks at each row, since to join the whole table takes four times as long."""
-_NEEDS: Final = f"""(
-    coalesce((SELECT state NOT IN {WELL} FROM evosaga.connections WHERE integration_id = row.id),
-             row.status::text = 'disconnected') AND {_IN_USE}
-    OR row.config ->> 'instance_name' IN ({_NAMED})
-)"""  # noqa: S608
-"""A condition of one row, for what a search has found and for reading in order."""
