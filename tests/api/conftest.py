@@ -22,7 +22,7 @@ THEIR_KEY: Final = "their-organizations-key-of-the-tests"
 API_KEYS: Final = f"operator:{OPERATOR},ours:{OUR_KEY}:{OURS},theirs:{THEIR_KEY}:{THEIRS}"
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _looked_at_soon() -> Iterator[None]:
     with removals_looked_at_soon():
         yield

@@ -9,7 +9,7 @@ import pytest
 from tests.support.cheaper import removals_looked_at_soon
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _looked_at_soon() -> Iterator[None]:
     with removals_looked_at_soon():
         yield

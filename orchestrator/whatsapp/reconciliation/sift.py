@@ -98,7 +98,7 @@ class Sieve:
         sifted.lists = {name: sifted.lists[name] for name in names}
         unseen = {name: told for name, told in sifted.lists.items() if isinstance(told, str)}
         refuse_blindness(sifted.lists, unseen)
-        self._take_samples(sifted)
+        await self._take_samples(sifted)
         return sifted
 
     async def _server(self, server: str, sifted: Sifted) -> OneList | str:
@@ -148,11 +148,13 @@ class Sieve:
         if row.status != "deleting":
             self._share.offer(one.checked or age, (server, row))
 
-    def _take_samples(self, sifted: Sifted) -> None:
+    async def _take_samples(self, sifted: Sifted) -> None:
         """Keep those, as if something were to be said of them."""
         every = (*self._asked.in_order(), *self._share.in_order())
         samples = {row.id: (server, row) for server, row in every}
-        for server, row in samples.values():
+        for number, (server, row) in enumerate(samples.values()):
+            if number % _PAGE == 0:  # the token of each is computed anew
+                await asyncio.sleep(0)
             restore(sifted, server, row, self._services)
 
 
