@@ -118,6 +118,7 @@ async def test_the_timeline_moves_while_one_looks(
     assert await page.js("document.querySelector('#e-1').open") is True
 
 
+@pytest.mark.long  # the stranger's tour goes the same way
 async def test_a_create_that_failed_is_understood_and_replayed_from_its_plan(
     page: Page, address_: str, parts: AppContext, evolution: SimulatedEvolution
 ) -> None:

@@ -19,6 +19,7 @@ def processes() -> set[str]:
     return set(told.stdout.splitlines())
 
 
+@pytest.mark.long
 def test_the_demo_keeps_every_claim_in_less_than_a_minute_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
