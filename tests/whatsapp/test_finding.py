@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -174,6 +175,15 @@ async def test_a_cursor_of_another_order_is_refused(pool: Pool) -> None:
     for cursor, sort in ((page.older, "newest"), ("nonsense", "name"), ("W10", "newest")):
         with pytest.raises(BadCursor):
             await list_integrations(pool, Wanted(sort=sort), cursor=cursor)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud800"])
+async def test_a_cursor_with_a_text_that_postgres_can_not_take_is_refused(
+    pool: Pool, key: str
+) -> None:
+    cursor = urlsafe_b64encode(json.dumps(["name", False, key, str(ID)]).encode()).decode()
+    with pytest.raises(BadCursor):
+        await list_integrations(pool, Wanted(sort="name"), cursor=cursor)
 
 
 NEEDY = ["as its row says", "drifted", "gone", "parked"]

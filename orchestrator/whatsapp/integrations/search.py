@@ -228,7 +228,8 @@ def _read_place(cursor: str, sort: Sort) -> _Place:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         match json.loads(text):
-            case [str(of), bool(back), str(key), str(id_)] if of == sort:
+            case [str(of), bool(back), str(key), str(id_)] if of == sort and "\0" not in key:
+                key.encode()  # a ValueError for half a surrogate pair; Postgres takes neither
                 at = key if "name" in sort else datetime.fromisoformat(key).astimezone(UTC)
                 return _Place(back, at, UUID(id_))
             case [str(), str()] if sort == "newest":
