@@ -39,7 +39,8 @@ async def fix(doctor: HealthMonitor) -> HealthReport:
     if done.aborted is not None:
         raise ObservationFailed(done.aborted)
     try:
-        if done.reconnects:
+        if any(one.judgement and one.judgement.reconnect for one in done.patients):
+            # Also where another process has asked Evolution: this one would ask again at once.
             await _until_back(doctor)
         again = await run_once(doctor, eager=True)
         if again.aborted is not None:

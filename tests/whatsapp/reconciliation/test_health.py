@@ -17,6 +17,7 @@ from evosaga.orchestrator.config.receivers import PHONES, Receiver
 from evosaga.orchestrator.config.settings import Settings
 from evosaga.orchestrator.local.evolution import SimulatedEvolution
 from evosaga.orchestrator.maintenance.alerts.dispatcher import Dispatcher, Posting
+from evosaga.orchestrator.whatsapp.health import fix
 from evosaga.orchestrator.whatsapp.health.monitor import (
     HealthMonitor,
     HealthReport,
@@ -164,6 +165,18 @@ async def test_two_that_check_at_once_connect_a_phone_once(
     asked = [request.path for request in evolution.journal.requests("connect")]
     assert len(asked) == len(set(asked)) == 5
     assert await count(pool, "SELECT count(*) FROM evosaga.connections WHERE reconnects = 1") == 5
+
+
+async def test_two_people_who_mend_at_once_connect_a_phone_once_and_both_see_it_connected(
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows
+) -> None:
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.hang_up("clinic-sol", 428)
+    evolution.arm("slow", operation="connect", seconds=1.0, times=None)
+    for told in await asyncio.gather(fix.fix(doctor), fix.fix(doctor)):
+        assert told.states == {"connected": 1}
+    assert len(evolution.journal.requests("connect")) == 1
 
 
 @pytest.mark.fault("n8")
