@@ -49,7 +49,7 @@ CURES: Final[dict[str, str]] = {
 }
 _SURE: Final = 2
 """Looks in a row that must agree before a lost connection is believed."""
-_STEADY: Final = 3
+STEADY: Final = 3
 """Looks in a row after which a connection counts as one that lasts."""
 _FIRST_PAUSE: Final = 60.0
 _LONGEST_PAUSE: Final = 3600.0
@@ -165,7 +165,7 @@ def _remembered(
     )
     if not well:
         return new
-    if new.looks < _STEADY:
+    if new.looks < STEADY:
         return replace(new, alerted_at=None)
     return replace(new, alerted_at=None, reconnects=0, next_reconnect_at=None)
 

@@ -7,7 +7,12 @@ from uuid import UUID, uuid4
 
 from evosaga.events.database import Connection, Pool
 from evosaga.orchestrator.whatsapp.health import alerts
-from evosaga.orchestrator.whatsapp.health.connection_state import Judgement, Record
+from evosaga.orchestrator.whatsapp.health.connection_state import (
+    STEADY,
+    WELL,
+    Judgement,
+    Record,
+)
 from evosaga.orchestrator.whatsapp.reconciliation.snapshot import Row
 from evosaga.sagas.whatsapp import integration_events
 from evosaga.sagas.whatsapp.arbitration import business_key
@@ -168,10 +173,10 @@ WHERE row.id = new.id AND row.updated_at IS NOT DISTINCT FROM new.updated_at
                      OR saga.business_key = new.business_key)
 RETURNING row.id
 """  # noqa: S608  # constants only
-# What another process has done since this one read stays done, or it would be done twice: a try
-# that it has claimed, unless the connection is steady again (no next_reconnect_at), and an alert of
-# the same disconnection.
-_REMEMBER: Final = """
+# What another process has done since this one read stays done, or it would be done twice: an alert
+# of the same disconnection, and a try that it has claimed, unless the connection is steady again.
+_IS_STEADY: Final = f"excluded.state IN {tuple(sorted(WELL))} AND excluded.looks >= {STEADY}"
+_REMEMBER: Final = f"""
 INSERT INTO evosaga.connections AS known (integration_id, state, since, looks, reason, connected_at,
     reconnects, next_reconnect_at, alerted_at, checked_at)
 SELECT id, state, since, looks, reason, connected_at, reconnects, next_reconnect_at, alerted_at,
@@ -183,15 +188,14 @@ FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::int[], $5::int[], $6:
 ORDER BY id
 ON CONFLICT (integration_id) DO UPDATE SET state = excluded.state, since = excluded.since,
     looks = excluded.looks, reason = excluded.reason, connected_at = excluded.connected_at,
-    reconnects = CASE WHEN excluded.next_reconnect_at IS NULL THEN excluded.reconnects
+    reconnects = CASE WHEN {_IS_STEADY} THEN excluded.reconnects
                       ELSE greatest(known.reconnects, excluded.reconnects) END,
-    next_reconnect_at = CASE WHEN known.reconnects > excluded.reconnects
-                              AND excluded.next_reconnect_at IS NOT NULL
+    next_reconnect_at = CASE WHEN known.reconnects > excluded.reconnects AND NOT ({_IS_STEADY})
                              THEN known.next_reconnect_at ELSE excluded.next_reconnect_at END,
     alerted_at = coalesce(
         excluded.alerted_at, CASE WHEN known.since = excluded.since THEN known.alerted_at END),
     checked_at = excluded.checked_at
-"""
+"""  # noqa: S608  # constants only
 _LOCK: Final = """
 SELECT integration_id, since, alerted_at FROM evosaga.connections
 WHERE integration_id = ANY($1) ORDER BY integration_id FOR UPDATE

@@ -179,6 +179,23 @@ async def test_two_people_who_mend_at_once_connect_a_phone_once_and_both_see_it_
     assert len(evolution.journal.requests("connect")) == 1
 
 
+async def test_a_look_from_before_a_try_does_not_take_it_back(
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    """A round has seen it down for the first time when a person has it connected."""
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.hang_up("clinic-sol", 428)
+    now = await pool.fetchval("SELECT now()")
+    eager = [await look_at(doctor, "default", Thoroughness(e), now) for e in (False, True)]
+    round_, person = (look for look in eager if isinstance(look, ServerLook))
+    assert (await act(doctor, person, now, lambda: True))[1] == 1
+    tried = "SELECT reconnects, next_reconnect_at FROM evosaga.connections"
+    before = await pool.fetchrow(tried)
+    await act(doctor, round_, now, lambda: True)
+    assert await pool.fetchrow(tried) == before
+
+
 @pytest.mark.fault("n8")
 async def test_when_all_are_down_they_are_reconnected_a_few_at_a_time(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
