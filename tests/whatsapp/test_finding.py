@@ -14,6 +14,7 @@ from evosaga.migrations.search_indexes import INTEGRATION_WORDS
 from evosaga.orchestrator.queries.sagas import BadCursor
 from evosaga.orchestrator.whatsapp.integrations import words
 from evosaga.orchestrator.whatsapp.integrations.find import find
+from evosaga.orchestrator.whatsapp.integrations.in_need import NEEDS
 from evosaga.orchestrator.whatsapp.integrations.search import (
     COUNTED,
     Sort,
@@ -240,6 +241,12 @@ async def test_what_needs_attention_is_paged_alike_when_it_is_more_than_is_count
     if sort in ("newest", "-name"):
         order = order[::-1]
     assert [one.name for one in (*first.integrations, *second.integrations)] == order
+
+
+async def test_a_look_at_very_many_rows_reads_those_in_need_once(pool: Pool) -> None:
+    rows = await pool.fetch(f"EXPLAIN SELECT id FROM healthcare.integrations AS row WHERE {NEEDS}")
+    conditions = "\n".join(row[0] for row in rows)
+    assert conditions.count("hashed SubPlan") == 2, conditions
 
 
 async def test_filters_narrow(pool: Pool) -> None:

@@ -31,8 +31,11 @@ MAYBE: Final = f"""
 """Each id once; one that is not certain needs attention if it is in use. By the partial index of
 connections; a LATERAL looks at each row, since to join the whole table takes four times as long."""
 NEEDS: Final = f"""(
-    coalesce((SELECT state NOT IN {WELL} FROM evosaga.connections WHERE integration_id = row.id),
-             row.status::text = 'disconnected') AND {IN_USE}
+    (row.id IN (SELECT integration_id FROM evosaga.connections WHERE state NOT IN {WELL})
+     OR row.status::text = 'disconnected'
+        AND (SELECT true FROM evosaga.connections WHERE integration_id = row.id) IS NULL)
+    AND {IN_USE}
     OR row.config ->> 'instance_name' IN ({_NAMED})
 )"""  # noqa: S608
-"""A condition of one row, for what a search has found and for reading in order."""
+"""A condition of one row, for what a search has found and for reading in order. Below OR, Postgres
+reads those in need once and hashes them: a look at each row took about 7 us, 0.7 s at 100,000."""

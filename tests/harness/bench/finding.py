@@ -16,6 +16,9 @@ from tests.harness.bench.rig import Rig
 _ROUNDS: Final = 30
 _MOST: Final = 20.0
 """Milliseconds that a search or a page may take."""
+_MOST_FAR: Final = 300.0
+"""The same where all rows are read, since those in need are the last of the order. Looked up for
+each row by itself they took 0.7 to 1.4 s on a loaded machine."""
 
 
 async def found(rig: Rig, count: int, say: Say) -> list[Result]:
@@ -48,14 +51,27 @@ async def found(rig: Rig, count: int, say: Say) -> list[Result]:
         ),
         "what needs attention": lambda: list_integrations(pool, Wanted(attention=True)),
     }
-    results = []
-    for name, ask in asked.items():
-        taken = await _median(ask)
-        values = {f"{count:,} integrations": taken}
-        results.append(Result("k", name, values, "ms", None, f"< {_MOST:g} ms", taken < _MOST))
+    far: dict[str, Callable[[], Awaitable[Any]]] = {
+        "1.5 % in need, the oldest": lambda: list_integrations(pool, Wanted(attention=True)),
+        "the same by a frequent name": lambda: list_integrations(
+            pool, Wanted(search="sol", attention=True)
+        ),
+    }
+    results = [await _measured(name, ask, count, _MOST) for name, ask in asked.items()]
+    await database.connection.execute(_FAR, count)
+    await database.connection.execute("VACUUM ANALYZE evosaga.connections")
+    results += [await _measured(name, ask, count, _MOST_FAR) for name, ask in far.items()]
     await pool.close()
     await database.connection.close()
     return results
+
+
+async def _measured(
+    name: str, ask: Callable[[], Awaitable[Any]], count: int, most: float
+) -> Result:
+    taken = await _median(ask)
+    values = {f"{count:,} integrations": taken}
+    return Result("k", name, values, "ms", None, f"< {most:g} ms", taken < most)
 
 
 async def _median(ask: Callable[[], Awaitable[Any]]) -> float:
@@ -79,6 +95,13 @@ WITH made AS (
     RETURNING id, whatsapp_number)
 INSERT INTO evosaga.connections (integration_id, state)
 SELECT id, CASE WHEN right(whatsapp_number, 2) = '00' THEN 'down' ELSE 'connected' END FROM made
+"""
+# Those in need are the oldest, and more than are counted (from 67,000 on).
+_FAR: Final = """
+UPDATE evosaga.connections AS seen
+SET state = CASE WHEN right(its.whatsapp_number, 8)::int > $1::int * 0.985
+                 THEN 'down' ELSE 'connected' END
+FROM healthcare.integrations AS its WHERE its.id = seen.integration_id
 """
 _EXPLAIN: Final = f"""
 EXPLAIN SELECT id FROM healthcare.integrations
