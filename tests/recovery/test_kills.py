@@ -44,10 +44,21 @@ class WorkerProcess(Protocol):
 
 Spawn = Callable[[], WorkerProcess]
 
+_ATTEMPTED = """
+SELECT count(*) FROM evosaga.saga_events AS one WHERE type = 'step.started' AND NOT EXISTS (
+    SELECT FROM evosaga.saga_events AS later
+    WHERE later.saga_id = one.saga_id AND later.sequence > one.sequence)
+"""
+
 
 async def heard_of(evolution: SimulatedEvolution, entries: int) -> None:
     """Wait until Evolution has been asked so often."""
     await eventually(lambda: len(evolution.journal.entries) >= entries, 20)
+
+
+async def any_is_attempted(pool: Pool) -> bool:
+    """Whether an attempt has no outcome yet."""
+    return await count(pool, _ATTEMPTED) > 0
 
 
 async def is_attempted(pool: Pool, saga_id: str, step: str = "evolution") -> None:
@@ -87,9 +98,10 @@ async def test_workers_that_are_killed_at_any_moment_lose_nothing_and_repeat_not
         workers[victim].kill()
         workers[victim] = spawn()
         if kill == kills // 2:  # and all at once
-            for i in range(3):
-                workers[i].kill()
-                workers[i] = spawn()
+            await eventually(lambda: any_is_attempted(pool), every=0.002)
+            for worker in workers:
+                worker.kill()
+            workers = [spawn() for _ in range(3)]
     views = [await outcome(pool, id_, 40) for id_ in ids]
     await eventually(lambda: nothing_pending(redis), 20)
     statuses = Counter(view.status for view in views)
