@@ -22,6 +22,7 @@ import random
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from evosaga.orchestrator.whatsapp.reconciliation.classify import Name
 from evosaga.sagas.whatsapp.row_status import (
@@ -54,6 +55,8 @@ STEADY: Final = 3
 _FIRST_PAUSE: Final = 60.0
 _LONGEST_PAUSE: Final = 3600.0
 _SPREAD: Final = 30.0
+COMES_BACK: Final = 15.0
+"""Seconds that a connection may take to come back before it counts as still down."""
 _CLOCKS: Final = timedelta(seconds=60)
 """How far Evolution's clock may be from ours."""
 
@@ -131,7 +134,8 @@ def next_state(
     reconnect = state == "down" and sure and not _passive(one)
     if reconnect:
         new = _scheduled(new, now)
-    due = eager or (new.next_reconnect_at is not None and new.next_reconnect_at <= now)
+    due = eager and not _just_asked(one.row.id, new, now)
+    due = due or (new.next_reconnect_at is not None and new.next_reconnect_at <= now)
     alert = _alert_is_due(new, now, alert_after)
     number = _number(one, state)
     return Judgement(
@@ -202,15 +206,33 @@ def _shown(state: ConnectionHealth, record: Record | None, whole: bool | None) -
     return state if whole else "incomplete"
 
 
-def after_reconnect(record: Record, now: datetime) -> Record:
+def after_reconnect(integration: UUID, record: Record, now: datetime) -> Record:
     """After asking Evolution to connect: the next time, should it be needed, is later."""
-    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(record.reconnects, 10))
-    pause *= random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
     return replace(
         record,
         reconnects=record.reconnects + 1,
-        next_reconnect_at=now + timedelta(seconds=pause),
+        next_reconnect_at=now + _pause_after(integration, record.reconnects),
     )
+
+
+def _pause_after(integration: UUID, reconnects: int) -> timedelta:
+    """How long to wait after one more than that many tries: spread over integrations, and the same
+    whenever it is asked for, so that the time of a try follows from that of the next one.
+    """
+    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(reconnects, 10))
+    spread = random.Random(f"{integration} {reconnects}").uniform(0.75, 1.25)  # noqa: S311
+    return timedelta(seconds=pause * spread)
+
+
+def _just_asked(integration: UUID, record: Record, now: datetime) -> bool:
+    """Whether Evolution was asked, perhaps by another process, and still has time to connect it.
+
+    ``now`` is when this look began, which may be before that.
+    """
+    if not record.reconnects or record.next_reconnect_at is None:
+        return False
+    asked = record.next_reconnect_at - _pause_after(integration, record.reconnects - 1)
+    return abs(now - asked) < timedelta(seconds=COMES_BACK)
 
 
 def _number(one: Name, state: ConnectionHealth) -> str | None:

@@ -5,9 +5,9 @@ The command line draws it; the HTTP API answers with the same.
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Any
 
-from evosaga.orchestrator.whatsapp.health.connection_state import CURES, WELL
+from evosaga.orchestrator.whatsapp.health.connection_state import COMES_BACK, CURES, WELL
 from evosaga.orchestrator.whatsapp.health.monitor import (
     CheckedIntegration,
     HealthMonitor,
@@ -18,9 +18,6 @@ from evosaga.orchestrator.whatsapp.health.monitor import (
 from evosaga.orchestrator.whatsapp.integrations.names import names_of_instances
 from evosaga.orchestrator.whatsapp.reconciliation.inventory import ObservationFailed
 from evosaga.sagas.whatsapp.types import CANT_BE_HANDLED, unaddressable
-
-_COMES_BACK: Final = 15.0
-"""Seconds that a connection may take to come back before it counts as still down."""
 
 
 class NotSeenAgain(Exception):
@@ -39,8 +36,9 @@ async def fix(doctor: HealthMonitor) -> HealthReport:
     if done.aborted is not None:
         raise ObservationFailed(done.aborted)
     try:
-        if any(one.judgement and one.judgement.reconnect for one in done.patients):
-            # Also where another process has asked Evolution: this one would ask again at once.
+        seen = [one.judgement.record for one in done.patients if one.judgement]
+        if any(record.state == "down" and record.next_reconnect_at for record in seen):
+            # Also where another process has asked Evolution.
             await _until_back(doctor)
         again = await run_once(doctor, eager=True)
         if again.aborted is not None:
@@ -53,7 +51,7 @@ async def fix(doctor: HealthMonitor) -> HealthReport:
 
 async def _until_back(doctor: HealthMonitor) -> None:
     """Give Evolution time to connect what it was asked to connect."""
-    deadline = time.monotonic() + _COMES_BACK
+    deadline = time.monotonic() + COMES_BACK
     while time.monotonic() < deadline:
         seen = await examine(doctor, webhooks=0)
         states = {p.judgement.record.state for p in seen.patients if p.judgement}

@@ -62,7 +62,7 @@ async def _reconnect_on(
             token = tokens.get(row.instance_name)
             if not token:
                 return
-            tried = after_reconnect(record, now)
+            tried = after_reconnect(row.id, record, now)
             if not await store.claim_try(pool, row.id, record, tried):
                 return
             answer = await evolution.connect(row.instance_name, token, None)

@@ -137,7 +137,7 @@ def test_who_is_connected_again_only_for_a_moment_waits_longer_for_the_next_try(
     record = judged(seen(CLOSED, "close"), judged(seen(CLOSED, "close")).record).record
     waits = []
     for _ in range(4):
-        record = after_reconnect(record, NOW)
+        record = after_reconnect(ROW.id, record, NOW)
         assert record.next_reconnect_at
         waits.append((record.next_reconnect_at - NOW).total_seconds())
         record = judged(seen(CONNECTED, "open"), record).record
@@ -152,7 +152,7 @@ def test_who_is_connected_again_only_for_a_moment_waits_longer_for_the_next_try(
 def test_tries_to_reconnect_become_rare_but_never_end() -> None:
     record = WELL
     for _ in range(50):
-        record = after_reconnect(record, NOW)
+        record = after_reconnect(ROW.id, record, NOW)
     assert record.next_reconnect_at
     assert 2700 <= (record.next_reconnect_at - NOW).total_seconds() <= 4500
 

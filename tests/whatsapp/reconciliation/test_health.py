@@ -179,6 +179,27 @@ async def test_two_people_who_mend_at_once_connect_a_phone_once_and_both_see_it_
     assert len(evolution.journal.requests("connect")) == 1
 
 
+async def test_who_mends_while_evolution_is_connecting_a_phone_for_another_does_not_ask_again(
+    doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
+) -> None:
+    """Unlike one who comes when it has had its time."""
+    await put(evolution, rows, "clinic-sol")
+    await rounds(doctor, 1)
+    evolution.hang_up("clinic-sol", 428)
+    evolution.arm("slow", operation="connect", seconds=1.0)
+    first = asyncio.ensure_future(run_once(doctor, eager=True))
+    tried = "SELECT count(*) FROM evosaga.connections WHERE reconnects = 1"
+    await eventually(lambda: count(pool, tried))
+    second = await run_once(doctor, eager=True)
+    assert (second.states, second.reconnects) == ({"down": 1}, 0)
+    assert (await first).reconnects == 1
+
+    evolution.hang_up("clinic-sol", 428)
+    ago = "next_reconnect_at - interval '15 seconds'"
+    await pool.execute(f"UPDATE evosaga.connections SET next_reconnect_at = {ago}")
+    assert (await run_once(doctor, eager=True)).reconnects == 1
+
+
 async def test_a_look_from_before_a_try_does_not_take_it_back(
     doctor: HealthMonitor, evolution: SimulatedEvolution, rows: Rows, pool: Pool
 ) -> None:
