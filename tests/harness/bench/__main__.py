@@ -94,7 +94,7 @@ async def measure(one: Rig, wanted: argparse.Namespace, say: Callable[[str], Non
         results.append(await upkeep.at_rest(one, 20 / tenth, say))
         results.append(await upkeep.crowded(one, 10_000 // tenth, say))
     if "i" in chosen:
-        results.append(await upkeep.delivery(one, count, say))
+        results += await upkeep.delivery(one, count, say)
     if "j" in chosen:
         results += await http.latency(one, 500 // tenth, say)
     if "k" in chosen:
