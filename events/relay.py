@@ -69,8 +69,8 @@ _LOOK: Final = 100
 _HELD_BACK: Final = 0.01
 """Seconds until the next look when an append under way holds back what was committed; it doubles
 with each look that published nothing, up to that of a relay at rest."""
-_GATHER: Final = 0.01
-"""Seconds that what was committed waits for what comes next: a saga commits every few of them."""
+_GATHER: Final = 0.002
+"""Seconds that what was committed waits for what comes next: batches commit close together."""
 _logger = structlog.get_logger("evosaga.relay")
 
 
@@ -101,6 +101,7 @@ class Relay:
         self._nudge = asyncio.Event()
         self._leads = False
         self._held_back = False
+        self._known: RelayPosition | None = None
         self._guard = log_loss.LogGuard(pool, redis)
 
     def nudge(self) -> None:
@@ -137,7 +138,9 @@ class Relay:
     async def pump(self) -> bool:
         """Publish one batch if this relay leads; True when there may be more."""
         # Before the cursor: nobody has told anything since, if it still is the note at the end.
-        told = await relay_position.read(self._redis)
+        # What was just written needn't be read while there is more to tell: the script compares it.
+        known, self._known = self._known, None
+        told = known or await relay_position.read(self._redis)
         last = self._guard.last
         lead = await self._pool.fetchrow(_LEAD, streams.EVENTS, self._me, _LEASE_SECONDS, *last)
         self._leads = lead is not None
@@ -146,6 +149,8 @@ class Relay:
             return False
         cursor, settled = lead["position"], lead["settled"] or 0
         self._held_back = settled < (lead["newest"] or 0)
+        if known and cursor >= settled:
+            told = await relay_position.read(self._redis)
         if await self._guard.went_back(lead, told.up_to):
             return False
         if _behind(told, cursor):
@@ -171,6 +176,7 @@ class Relay:
         except relay_position.OutOfStep:
             self._guard.forget()
             return True
+        self._known = relay_position.after_telling(self._redis, batch.last)
         self._guard.published(batch.newest, lead["epoch"])
         await syncpoints.reach("rel.xadd")
         await self._pool.execute(_MOVE, streams.EVENTS, self._me, batch.last)

@@ -89,6 +89,13 @@ async def tell(
         raise OutOfStep("Redis is not where it was")
 
 
+def after_telling(redis: "Redis", up_to: int) -> RelayPosition | None:
+    """The position that ``tell`` has written; None in a cluster, where what is beside it has to be
+    looked at each time.
+    """
+    return None if follow_up_position.apart(redis) else RelayPosition(str(up_to).encode(), up_to)
+
+
 async def replace(redis: "Redis", before: RelayPosition, position: int) -> None:
     """Write the position read from the stream, unless another relay did meanwhile. Repairs wrong
     ones.
