@@ -13,8 +13,8 @@ SAGAS =
 VERSION =
 TOPOLOGY =
 PYTEST = .venv/bin/python -m pytest
-# Most tests wait for a server, so four at a time keep two cores busy. Each has servers of its own.
-JOBS = 4
+# Most tests wait for a server, so six at a time keep two cores busy. Each has servers of its own.
+JOBS = 6
 
 # Without bytecode each of the many processes of a test run would compile what it imports.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV __PYVENV_LAUNCHER__ PYTHONDONTWRITEBYTECODE
