@@ -85,6 +85,40 @@ async def test_a_foreign_value_in_the_note_is_told_by_key_and_mended_and_ends_no
     assert "lost" not in str(lines)
 
 
+@pytest.mark.parametrize("lost", ["everything", "the stream", "the note", "the proof", "nothing"])
+async def test_what_redis_loses_between_two_batches_is_seen_by_who_wrote_the_note_itself(
+    log: EventLog, pool: Pool, redis: Redis, lost: str
+) -> None:
+    """It does not read it again first: the script compares. Nothing is skipped."""
+    relay, saga = await relayed(log, pool, redis, 5)
+    match lost:
+        case "everything":
+            await redis.flushall()
+        case "the stream":
+            await redis.delete(streams.EVENTS)
+        case "the note":
+            await redis.delete(relay_position.TOLD)
+        case "the proof":
+            await redis.delete(relay_position.PROOF)
+    await tell(log, saga, 5, 5)
+    await pumped(relay)
+    assert [event["id"] for event in await told(redis)] == await committed(pool)
+
+
+async def test_who_leads_again_goes_on_behind_what_another_told_meanwhile(
+    log: EventLog, pool: Pool, redis: Redis
+) -> None:
+    relay, saga = await relayed(log, pool, redis, 5)
+    await relay.resign()
+    heir = Relay(pool, redis, "heir")
+    await tell(log, saga, 5, 5)
+    await pumped(heir)
+    await heir.resign()
+    await tell(log, saga, 10, 5)
+    await pumped(relay)
+    assert [event["id"] for event in await told(redis)] == await committed(pool)
+
+
 async def test_a_foreign_value_before_anything_was_told_is_no_hindrance(
     log: EventLog, pool: Pool, redis: Redis
 ) -> None:
